@@ -1,0 +1,104 @@
+"""Atomic writes and content digests: a reader sees the whole of a file or folder, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from airtight.errors import TransientError
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; renames it to `path` when the block ends well, removes it otherwise.
+
+    Raises:
+      TransientError: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with full_disk_in_words(path):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a new empty folder beside `path`; renames it to `path` when the block ends well, removes it otherwise.
+
+    Raises:
+      FileExistsError: `path` is there already and is not empty.
+      TransientError: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with full_disk_in_words(path):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, "the folder is there already", str(path))
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file, UTF-8, or nothing."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_tree(path: Path) -> str:
+    """SHA-256 over the relative names and bytes of every file below `path`, hexadecimal."""
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            whole.update(f"{file.relative_to(path).as_posix()}\0{digest_of_file(file)}\n".encode())
+    return whole.hexdigest()
+
+
+@contextlib.contextmanager
+def full_disk_in_words(path: Path) -> Iterator[None]:
+    """Turns ENOSPC and EDQUOT into a fault that says which disk and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TransientError(
+            f"There is no room left to write {path}.",
+            expected="free space on that disk",
+            received=error.strerror or "no space left",
+            remedy="Free some space and retry the task; nothing half-written was left behind.",
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    """Flushes one file to disk, so that the rename never becomes visible before the bytes."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,64 @@
+"""Where state lives: one ignored folder, by default `.airtight` beside the code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: what is on PYTHONPATH."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths under the state folder.
+
+    Args:
+      path: The state folder, absolute.
+    """
+
+    path: Path
+
+    @classmethod
+    def current(cls) -> Home:
+        """The folder named by AIRTIGHT_HOME, or `.airtight` in the checkout."""
+        return cls(Path(os.environ.get("AIRTIGHT_HOME") or ROOT / ".airtight").resolve())
+
+    @property
+    def lake(self) -> Path:
+        """Tables by day, Parquet."""
+        return self.path / "lake"
+
+    @property
+    def bundles(self) -> Path:
+        """Compiled pipelines, `<pipeline>.json`: TFX's IR and what Airflow needs beside it."""
+        return self.path / "bundles"
+
+    @property
+    def metadata_db(self) -> Path:
+        """ML Metadata on SQLite."""
+        return self.path / "metadata.sqlite"
+
+    def pipeline_root(self, pipeline: str) -> Path:
+        """Artifacts of one pipeline."""
+        return self.path / "artifacts" / pipeline
+
+    def models(self, model: str) -> Path:
+        """The model server's base path of one model: a folder for each version."""
+        return self.path / "models" / model
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files and secrets; its mode is 0700."""
+        return self.path / "run"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the local services."""
+        return self.path / "logs"
+
+    @property
+    def launcher_socket(self) -> Path:
+        """The warm launcher's unix socket, owner only."""
+        return self.run / "launcher.sock"

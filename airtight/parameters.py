@@ -1,0 +1,72 @@
+"""A pipeline's runtime parameters as a person meets them: type, default, range, choices, description."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from airtight.errors import TerminalError
+
+Scalar = str | int | float
+_PYTHON = {"str": str, "int": int, "float": float}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a run, shown on the trigger form and substituted into the compiled pipeline.
+
+    Args:
+      name: The runtime parameter's name in the pipeline; units belong in it (`timeout_s`).
+      type: "str", "int" or "float", the three that TFX's runtime parameters know.
+      default: Its value when nobody says otherwise.
+      description: What it does, for the trigger form.
+      minimum: Smallest number allowed, or None.
+      maximum: Largest number allowed, or None.
+      choices: The only values allowed, or () for any.
+    """
+
+    name: str
+    type: Literal["str", "int", "float"]
+    default: Scalar
+    description: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Scalar, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.check(self.default)
+
+    def check(self, value: Any) -> Scalar:
+        """Returns `value` in the parameter's type.
+
+        Raises:
+          TerminalError: Another type, outside the range, or none of the choices.
+        """
+        python = _PYTHON[self.type]
+        right = isinstance(value, python) or (self.type == "float" and isinstance(value, int))
+        if not right or isinstance(value, bool):
+            raise self._refusal(f"a value of type {self.type}", f"{value!r} of type {type(value).__name__}")
+        if self.minimum is not None and value < self.minimum:
+            raise self._refusal(f"at least {self.minimum:g}", value)
+        if self.maximum is not None and value > self.maximum:
+            raise self._refusal(f"at most {self.maximum:g}", value)
+        if self.choices and value not in self.choices:
+            raise self._refusal(f"one of {', '.join(map(str, self.choices))}", repr(value))
+        return python(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Parameter:
+        """The inverse of `to_dict`."""
+        return cls(**{**told, "choices": tuple(told.get("choices", ()))})
+
+    def _refusal(self, expected: str, received: Any) -> TerminalError:
+        return TerminalError(
+            f"The parameter {self.name} has a value that it cannot take.",
+            expected=expected,
+            received=received,
+            remedy=f"Correct {self.name} on the trigger form or in the run's conf.",
+        )

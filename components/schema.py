@@ -1,0 +1,56 @@
+"""What an example is: its features, label, keys and time. Declared once by each pipeline, read by every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of the model, as it is requested and stored.
+
+    Args:
+      name: Column in the examples and input name of the served model.
+      kind: "category" is a string, "" when missing; "number" is float32, NaN when missing.
+      description: What it means and when it is known.
+      unit: Unit of a number ("minutes", "share", "count"); empty for a category.
+    """
+
+    name: str
+    kind: Literal["category", "number"]
+    description: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ExampleSchema:
+    """The columns of the examples of one pipeline.
+
+    Args:
+      features: The model's inputs, in order.
+      label: int64 column, 0 or 1.
+      time: Column of the event's instant (timestamp, UTC), by which examples are ordered and split.
+      keys: Columns that name a row for people (never inputs of the model).
+      slices: Columns, of features or keys, by which quality is told apart.
+    """
+
+    features: tuple[Feature, ...]
+    label: str
+    time: str
+    keys: tuple[str, ...]
+    slices: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def of_kind(self, kind: str) -> tuple[str, ...]:
+        """Names of the features of one kind, in order."""
+        return tuple(feature.name for feature in self.features if feature.kind == kind)
+
+
+PREDICTION = "probability"
+"""Name of the served model's output: float32, shape [batch], the probability that the label is 1."""
+
