@@ -1,5 +1,7 @@
 """The artifact types that TFX's standard ones do not cover. Every one carries the interval it speaks of."""
 
+from typing import ClassVar
+
 from tfx.types.artifact import Artifact, Property, PropertyType
 
 _INTERVAL = {
@@ -12,7 +14,7 @@ class Dataset(Artifact):
     """What one run reads from the lake: `manifest.json`, naming immutable files and their digests."""
 
     TYPE_NAME = "Dataset"
-    PROPERTIES = {
+    PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "rows": Property(type=PropertyType.INT),
         "digest": Property(type=PropertyType.STRING),
@@ -23,11 +25,11 @@ class ValidationReport(Artifact):
     """What Great Expectations found: `verdict.json`, `report.json`, `report.html`."""
 
     TYPE_NAME = "ValidationReport"
-    PROPERTIES = {**_INTERVAL, "passed": Property(type=PropertyType.INT)}
+    PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "passed": Property(type=PropertyType.INT)}
 
 
 class DriftReport(Artifact):
     """How the interval differs from the training reference: `verdict.json`, `report.html`."""
 
     TYPE_NAME = "DriftReport"
-    PROPERTIES = {**_INTERVAL, "drifted": Property(type=PropertyType.INT)}
+    PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "drifted": Property(type=PropertyType.INT)}

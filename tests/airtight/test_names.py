@@ -1,0 +1,32 @@
+"""User code is named by string; a wrong name is refused in words."""
+
+import sys
+
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.names import load
+
+
+def test_a_name_is_loaded():
+    assert load("airtight.names:load") is load
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("airtight.names", "package.module:attribute"),
+        ("airtight.nowhere:x", "no module named"),
+        ("airtight.names:laod", "did you mean 'load'"),
+    ],
+)
+def test_a_wrong_name_is_refused(name, said):
+    with pytest.raises(TerminalError, match=said):
+        load(name)
+
+
+def test_a_broken_import_inside_the_module_keeps_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import surely_not_installed\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
+        load("needs_more:x")
