@@ -1,0 +1,81 @@
+# Airtight's commands. `make help` prints this list; nothing here needs root.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+INTERVAL ?= 2013-06
+FORCE ?=
+PYTEST ?=
+# Spark and TensorFlow want a core each; more workers only share the same two.
+WORKERS ?= 2
+
+BIN := .venv/bin
+PY := PYTHONPATH=$(CURDIR) $(BIN)/python
+INSTALLED := .venv/.installed
+
+.PHONY: help
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Settings:  make demo INTERVAL=2013-09 FORCE=1;  make test-fast PYTEST='-k lake'"
+
+.PHONY: install
+install: $(INSTALLED) ## Install the locked environment into .venv
+
+# The stamp is written last: an install that was broken off is taken up again.
+# PYTHONDONTWRITEBYTECODE would leave the packages uncompiled, and importing TFX would take twice as long.
+$(INSTALLED): requirements.txt
+	@services/check-tools $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.txt)"
+	@echo "Installing $$(grep -cE '^[a-zA-Z0-9]' requirements.txt) locked packages into .venv ..."
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements.txt
+	@touch $@
+
+.PHONY: demo
+demo: install ## Start everything, train a month, and ask the served model about a real flight
+	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL) $(if $(FORCE),--force)
+
+.PHONY: start
+start: install ## Start the local services (Airflow, launcher, model server, Spark)
+	@$(PY) -m services up
+
+.PHONY: stop
+stop: ## Stop every local service, their children included
+	@test -x $(BIN)/python || { echo "Nothing is installed, so nothing runs."; exit 0; }; $(PY) -m services down
+
+.PHONY: status
+status: install ## Show what runs, on which port, and whether it is well
+	@$(PY) -m services status
+
+.PHONY: logs
+logs: install ## Follow the services' logs (ctrl-c ends it)
+	@$(PY) -m services logs
+
+.PHONY: test
+test: install ## Run all tests
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+.PHONY: test-fast
+test-fast: install ## Run the tests that start no Spark, TensorFlow, Airflow or server
+	$(PY) -m pytest -m "not slow" $(PYTEST)
+
+.PHONY: lint
+lint: install ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PY) -m mypy
+	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
+
+.PHONY: bench
+bench: install ## Measure one month, from trigger to served, node by node
+	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+
+.PHONY: lock
+lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt \
+		--custom-compile-command "make lock" requirements/requirements.in -o requirements.txt
+
+.PHONY: clean
+clean: stop ## Remove all state: lake, runs, models, logs (the environment stays)
+	@rm -rf "$${AIRTIGHT_HOME:-.airtight}"
