@@ -1,0 +1,148 @@
+"""The Spark session of a node: the machine's warm one over Spark Connect, or a local one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from airtight.errors import TerminalError, TransientError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_LOG = logging.getLogger(__name__)
+
+REMOTE = "SPARK_REMOTE"
+"""Environment variable that names a Spark Connect server, such as sc://127.0.0.1:15002."""
+DEFAULT_PORT = 15002
+PROBE_S = 5.0
+"""How long an unreachable server is waited for; Spark's own client would try for ten minutes."""
+
+SESSION_SETTINGS = {
+    # Instants are UTC everywhere; a local time is computed where it is needed, from the pipeline's zone.
+    "spark.sql.session.timeZone": "UTC",
+    # A bad cast or an overflow raises instead of becoming NULL.
+    "spark.sql.ansi.enabled": "true",
+    # Tables are small files, one for each day: listing them in the driver and packing many into one task is quickest.
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+    "spark.sql.files.openCostInBytes": "131072",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+}
+"""What every session is set to, local or remote."""
+
+
+def local_settings(folder: Path) -> dict[str, str]:
+    """Settings of a Spark driver on this machine, which listens on loopback only and writes below `folder` only.
+
+    Args:
+      folder: An existing folder for scratch files and the log configuration.
+    """
+    log4j = folder / "log4j2.properties"
+    log4j.write_text(
+        "rootLogger.level=error\nrootLogger.appenderRef.stderr.ref=stderr\n"
+        "appender.stderr.type=Console\nappender.stderr.name=stderr\nappender.stderr.target=SYSTEM_ERR\n"
+        "appender.stderr.layout.type=PatternLayout\nappender.stderr.layout.pattern=%p %c{1}: %m%n%ex\n",
+        encoding="utf-8",
+    )
+    return {
+        **SESSION_SETTINGS,
+        "spark.log.level": "ERROR",
+        "spark.driver.memory": os.environ.get("SPARK_DRIVER_MEMORY", "2g"),
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.warehouse.dir": f"{folder}/warehouse",
+        "spark.local.dir": f"{folder}/scratch",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={folder}",
+        "spark.pyspark.python": sys.executable,
+    }
+
+
+@contextlib.contextmanager
+def session(name: str) -> Iterator[SparkSession]:
+    """Opens a Spark session for the duration of the block.
+
+    With SPARK_REMOTE set it is a session on that Spark Connect server; otherwise a local one on all cores. A session
+    that this process has open already is lent and left open. Use the DataFrame API only: Connect has no RDDs.
+
+    Args:
+      name: The application's name, shown in Spark's logs.
+
+    Raises:
+      TerminalError: SPARK_REMOTE is no address of a Spark Connect server.
+      TransientError: Nothing answers at that address.
+    """
+    # It prints every analysis error with its whole JVM stack, which the exception carries anyway.
+    logging.getLogger("SQLQueryContextLogger").disabled = True
+    remote = os.environ.get(REMOTE, "")
+    if not remote:
+        with _local(name) as spark:
+            yield spark
+        return
+    _probe(remote)
+    from pyspark.sql import SparkSession
+
+    # create, not getOrCreate: a session of its own, so that settings and temporary views are nobody else's.
+    spark = SparkSession.builder.remote(remote).appName(name).create()
+    try:
+        for key, value in SESSION_SETTINGS.items():
+            spark.conf.set(key, value)
+        _LOG.info("Spark %s at %s, one session of the warm server.", spark.version, remote)
+        yield spark
+    finally:
+        spark.stop()
+
+
+@contextlib.contextmanager
+def _local(name: str) -> Iterator[SparkSession]:
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
+    # Without it Spark resolves the host's name, and may listen on another interface than loopback.
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    with tempfile.TemporaryDirectory(prefix="airtight-spark-", ignore_cleanup_errors=True) as folder:
+        builder = SparkSession.builder.master("local[*]").appName(name)
+        spark = builder.config(map=local_settings(Path(folder))).getOrCreate()
+        try:
+            _LOG.info("Spark %s in this process, on %d cores.", spark.version, os.cpu_count())
+            yield spark
+        finally:
+            spark.stop()
+
+
+def _probe(remote: str) -> None:
+    try:
+        address = urlsplit(remote)
+        host, port = address.hostname, address.port or DEFAULT_PORT
+    except ValueError:
+        address = host = port = None
+    if address is None or address.scheme != "sc" or not host or not port:
+        raise TerminalError(
+            f"{REMOTE} is no address of a Spark Connect server.",
+            expected="sc://host:port",
+            received=repr(remote),
+            remedy=f"Correct {REMOTE}, or unset it to use a local session.",
+        )
+    try:
+        socket.create_connection((host, port), PROBE_S).close()
+    except OSError as error:
+        raise TransientError(
+            "The Spark Connect server does not answer.",
+            expected=f"a server that listens at {remote}",
+            received=str(error),
+            remedy=f"Start it (make demo does), or unset {REMOTE} to use a local session; the task is tried again.",
+        ) from error

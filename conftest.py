@@ -1,0 +1,29 @@
+"""Fixtures that the tests of every folder share, those beside a pipeline too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees, or touches, the state of the checkout or the machine's warm services."""
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[object]:
+    """One small local Spark session for the whole run; tests that use it are marked slow."""
+    from components.spark import session
+
+    remote = os.environ.pop("SPARK_REMOTE", None)
+    with session("tests") as opened:
+        opened.conf.set("spark.sql.shuffle.partitions", "2")
+        yield opened
+    if remote is not None:
+        os.environ["SPARK_REMOTE"] = remote

@@ -1,0 +1,46 @@
+"""The Spark session: local settings, lending, and a server that is away."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from airtight.errors import TerminalError, TransientError
+from components.spark import session
+
+
+@pytest.mark.slow
+def test_local_session_is_strict_quiet_and_on_loopback(spark, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
+    assert spark.conf.get("spark.driver.bindAddress") == "127.0.0.1"
+    assert spark.conf.get("spark.ui.enabled") == "false"
+    assert spark.range(10).selectExpr("sum(id)").collect()[0][0] == 45
+    with pytest.raises(Exception, match="CAST_INVALID_INPUT"):
+        spark.sql("select cast('x' as int)").collect()
+    assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.slow
+def test_an_open_session_is_lent_and_left_open(spark):
+    with session("inner") as inner:
+        assert inner is spark
+    assert spark.range(1).count() == 1
+
+
+def test_a_server_that_is_away_is_a_transient_fault_in_words(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("SPARK_REMOTE", f"sc://127.0.0.1:{port}")
+    with pytest.raises(TransientError, match=rf"does not answer.*sc://127.0.0.1:{port}"), session("away"):
+        pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:15002", "http://127.0.0.1:15002", "sc://", "sc://host:port"])
+def test_an_address_of_another_form_is_a_terminal_fault(monkeypatch, address):
+    monkeypatch.setenv("SPARK_REMOTE", address)
+    with pytest.raises(TerminalError, match="no address of a Spark Connect server"), session("wrong"):
+        pass
