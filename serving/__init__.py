@@ -1,0 +1,1 @@
+"""The model server: TensorFlow Serving's REST and gRPC contract, in Python, for SavedModels."""

@@ -1,0 +1,242 @@
+"""Settings of the server and of each model: flags and config files of TensorFlow Serving."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from airtight.errors import TerminalError
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions on disk are served.
+
+    Args:
+      latest: Serve so many of the highest versions.
+      every: Serve all of them.
+      specific: Serve exactly these; it wins over the others when not empty.
+    """
+
+    latest: int = 1
+    every: bool = False
+    specific: frozenset[int] = frozenset()
+
+    def choose(self, versions: Iterable[int]) -> set[int]:
+        """The versions to serve, of those that are there."""
+        if self.specific:
+            return set(versions) & self.specific
+        ordered = sorted(versions)
+        return set(ordered if self.every else ordered[-self.latest :])
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One model: where its versions lie and which are served.
+
+    Args:
+      name: The model's name in requests.
+      base_path: Folder with one numeric sub-folder for each version.
+      policy: Which versions are served.
+      labels: Names for versions, such as {"stable": 2013070101}.
+    """
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy = VersionPolicy()
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one server process; the names are those of the flags.
+
+    Args:
+      host: Address to bind, loopback by default.
+      port: gRPC port, 0 for any free one.
+      rest_api_port: REST port, 0 for any free one.
+      models: Models named by flags or by a config file.
+      models_root: Folder whose every sub-folder is a model, or None.
+      file_system_poll_wait_seconds: Between two looks at the base paths; 0 looks once, a negative value never again.
+      config_poll_wait_seconds: Between two readings of the config file; 0 reads it once.
+      model_config_file: The file that `models` came from, or None.
+      servable_versions_always_present: Keep the last version when the base path is empty.
+      allow_version_labels_for_unavailable_models: A label may name a version that is not served yet.
+      max_num_load_retries: Further tries to load a version before it counts as broken.
+      load_retry_interval_s: Between those tries.
+      rest_api_timeout_s: A REST request that takes longer is answered with 504.
+      max_request_bytes: Larger requests are refused.
+      drain_s: After SIGTERM, running requests have so long to finish.
+      ready_file: JSON with pid and real ports, written when the server listens, or None.
+      workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    rest_api_port: int = 8501
+    models: tuple[ModelSettings, ...] = ()
+    models_root: Path | None = None
+    file_system_poll_wait_seconds: float = 1.0
+    config_poll_wait_seconds: float = 0.0
+    model_config_file: Path | None = None
+    servable_versions_always_present: bool = False
+    allow_version_labels_for_unavailable_models: bool = False
+    max_num_load_retries: int = 0
+    load_retry_interval_s: float = 1.0
+    rest_api_timeout_s: float = 30.0
+    max_request_bytes: int = 256 << 20
+    drain_s: float = 15.0
+    ready_file: Path | None = None
+    workers: int = 2
+
+
+def models_from_text(text: str, source: str) -> tuple[ModelSettings, ...]:
+    """Reads a ModelServerConfig in protobuf's text format.
+
+    Raises:
+      TerminalError: It cannot be read, or names a model badly.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError as error:
+        raise TerminalError(
+            "The model config file cannot be read.",
+            expected="a ModelServerConfig in protobuf's text format, such as "
+            'model_config_list { config { name: "m" base_path: "/models/m" model_platform: "tensorflow" } }',
+            received=f"{source}: {error}",
+            remedy="Correct the file.",
+        ) from error
+    return models_from_proto(config)
+
+
+def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> tuple[ModelSettings, ...]:
+    """Turns TensorFlow Serving's message into settings.
+
+    Raises:
+      TerminalError: A model without name or base path, named twice, or of another platform than TensorFlow.
+    """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise _refusal("custom_model_config is not supported", "model_config_list")
+    models = tuple(_model(entry) for entry in config.model_config_list.config)
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise _refusal(f"model names {sorted(names)}", "each model's name once")
+    return models
+
+
+def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
+    if not entry.name or not entry.base_path:
+        raise _refusal(f"name {entry.name!r}, base_path {entry.base_path!r}", "a name and a base_path for each model")
+    if entry.model_platform not in ("", "tensorflow"):
+        raise _refusal(f"model_platform {entry.model_platform!r}", 'model_platform "tensorflow"')
+    told = entry.model_version_policy
+    kind = told.WhichOneof("policy_choice")
+    if kind == "specific" and not told.specific.versions:
+        raise _refusal("a specific version policy without versions", "at least one version")
+    policy = VersionPolicy(
+        latest=max(told.latest.num_versions, 1) if kind == "latest" else 1,
+        every=kind == "all",
+        specific=frozenset(told.specific.versions) if kind == "specific" else frozenset(),
+    )
+    return ModelSettings(entry.name, Path(entry.base_path), policy, dict(entry.version_labels))
+
+
+def settings_from_flags(arguments: Sequence[str]) -> Settings:
+    """Reads the command line.
+
+    Raises:
+      TerminalError: Flags that contradict each other, or a config file that cannot be read.
+    """
+    flags = _parser().parse_args(arguments)
+    sources = [flag for flag in (flags.model_config_file, flags.model_base_path, flags.models_root) if flag]
+    if len(sources) != 1:
+        raise TerminalError(
+            "The server does not know what to serve.",
+            expected="exactly one of --model_base_path (with --model_name), --model_config_file, --models_root",
+            received=f"{len(sources)} of them",
+            remedy="Correct the flags.",
+        )
+    models: tuple[ModelSettings, ...] = ()
+    if flags.model_base_path:
+        models = (ModelSettings(flags.model_name, flags.model_base_path),)
+    elif flags.model_config_file:
+        models = models_from_file(flags.model_config_file)
+    return Settings(
+        host=flags.host,
+        port=flags.port,
+        rest_api_port=flags.rest_api_port,
+        models=models,
+        models_root=flags.models_root,
+        file_system_poll_wait_seconds=flags.file_system_poll_wait_seconds,
+        config_poll_wait_seconds=flags.model_config_file_poll_wait_seconds,
+        model_config_file=flags.model_config_file,
+        servable_versions_always_present=flags.servable_versions_always_present,
+        allow_version_labels_for_unavailable_models=flags.allow_version_labels_for_unavailable_models,
+        max_num_load_retries=flags.max_num_load_retries,
+        load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
+        rest_api_timeout_s=flags.rest_api_timeout_in_ms / 1e3,
+        max_request_bytes=flags.max_request_bytes,
+        drain_s=flags.drain_seconds,
+        ready_file=flags.ready_file,
+        workers=flags.tensorflow_session_parallelism or os.cpu_count() or 1,
+    )
+
+
+def models_from_file(path: Path) -> tuple[ModelSettings, ...]:
+    """Reads a config file.
+
+    Raises:
+      TerminalError: It is not there or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TerminalError(
+            "The model config file cannot be read.",
+            expected="a text file",
+            received=f"{path}: {error}",
+            remedy="Correct --model_config_file.",
+        ) from error
+    return models_from_text(text, str(path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m serving", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to bind")
+    add("--port", type=int, default=8500, help="gRPC port, 0 for any free one")
+    add("--rest_api_port", type=int, default=8501, help="REST port, 0 for any free one")
+    add("--model_name", default="default", help="the model's name, with --model_base_path")
+    add("--model_base_path", type=Path, help="folder with a numeric sub-folder for each version")
+    add("--model_config_file", type=Path, help="ModelServerConfig in protobuf's text format")
+    add("--model_config_file_poll_wait_seconds", type=float, default=0.0, help="read it again so often; 0 never")
+    add("--models_root", type=Path, help="folder whose every sub-folder is a model")
+    add("--file_system_poll_wait_seconds", type=float, default=1.0, help="look for versions so often; 0 looks once")
+    add("--servable_versions_always_present", **_boolean("keep the last version when the base path is empty"))
+    add("--allow_version_labels_for_unavailable_models", **_boolean("labels may name versions not served yet"))
+    add("--max_num_load_retries", type=int, default=0, help="further tries before a version counts as broken")
+    add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
+    add("--rest_api_timeout_in_ms", type=int, default=30_000, help="longer REST requests are answered with 504")
+    add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
+    add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
+    add("--ready_file", type=Path, help="JSON with pid and ports, written when the server listens")
+    add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
+    return parser
+
+
+def _boolean(text: str) -> dict[str, object]:
+    # As TensorFlow Serving's flags: --flag, --flag=true, --flag=false.
+    return {"type": lambda said: {"true": True, "false": False}[said], "nargs": "?", "const": True, "default": False}
+
+
+def _refusal(received: str, expected: str) -> TerminalError:
+    return TerminalError(
+        "The model config is not usable.", expected=expected, received=received, remedy="Correct the model config."
+    )

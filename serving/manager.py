@@ -1,0 +1,246 @@
+"""Keeps what is served equal to what lies on disk: a new version is loaded before an old one goes, never after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from airtight.errors import TerminalError
+from serving import config, metrics
+from serving.config import ModelSettings, Settings
+from serving.errors import Code, ServingError
+from serving.loader import LoadedModel, load
+from serving.versions import Model, Registry, State, Version
+
+logger = logging.getLogger(__name__)
+
+MAX_VERSION = 2**63 - 1
+
+
+class Manager:
+    """Loads and unloads.
+
+    Args:
+      settings: The server's settings.
+      registry: What requests see; only the manager changes it.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.settings = settings
+        self.registry = registry
+        self._configured = {model.name: model for model in settings.models}
+        # One thread: loading takes the processor from the requests, so versions are loaded one after the other.
+        self._loader = ThreadPoolExecutor(1, "load")
+        self._lock = asyncio.Lock()
+        self._config_read = time.monotonic()
+
+    async def run(self) -> None:
+        """Looks at the base paths again and again; ends only by cancellation."""
+        wait = self.settings.file_system_poll_wait_seconds
+        while wait > 0:
+            await asyncio.sleep(wait)
+            try:
+                await self._reread_config()
+                await self.poll()
+            except (OSError, TerminalError) as error:
+                # A look that fails (a folder that cannot be read now, a config file half edited) leaves all as it is.
+                logger.error("What is served was left as it is: %s", error)
+
+    async def poll(self) -> None:
+        """Looks at every base path once and brings each model to what it says."""
+        async with self._lock:
+            wanted = await asyncio.to_thread(self._wanted)
+            for name in self.registry.models.keys() - wanted.keys():
+                await self._remove(name)
+            for name, settings in wanted.items():
+                model = self.registry.models.setdefault(name, Model(settings))
+                model.settings = settings
+                await self._reconcile(model)
+
+    async def reload(self, models: tuple[ModelSettings, ...]) -> None:
+        """Replaces the list of models, and their labels (HandleReloadConfig).
+
+        Raises:
+          ServingError: FAILED_PRECONDITION, a label names a version that is not served; no label was changed.
+        """
+        if self.settings.models_root:
+            raise ServingError(Code.FAILED_PRECONDITION, "This server's models are the folders of --models_root")
+        self._check_labels(models, running_only=True)
+        self._configured = {model.name: model for model in models}
+        await self.poll()
+        self._check_labels(models, running_only=False)
+        for model in models:
+            self.registry.models[model.name].labels = dict(model.labels)
+
+    async def close(self) -> None:
+        """Unloads everything."""
+        async with self._lock:
+            for name in list(self.registry.models):
+                await self._remove(name)
+        self._loader.shutdown()
+
+    def apply_labels(self) -> None:
+        """Gives the config file's labels at start; one that names a version that did not load answers NOT_FOUND."""
+        for name, settings in self._configured.items():
+            self.registry.models[name].labels = dict(settings.labels)
+
+    def _check_labels(self, models: tuple[ModelSettings, ...], running_only: bool) -> None:
+        if self.settings.allow_version_labels_for_unavailable_models:
+            return
+        for settings in models:
+            model = self.registry.models.get(settings.name)
+            if model is None and running_only:
+                continue
+            for label, number in settings.labels.items():
+                if model is None or number not in model.available:
+                    raise ServingError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label {label} to version {number} of model {settings.name}, "
+                        "which is not currently available for inference",
+                    )
+
+    async def _reread_config(self) -> None:
+        path, wait = self.settings.model_config_file, self.settings.config_poll_wait_seconds
+        if path is None or wait <= 0 or time.monotonic() - self._config_read < wait:
+            return
+        self._config_read = time.monotonic()
+        models = await asyncio.to_thread(config.models_from_file, path)
+        if models != tuple(self._configured.values()):
+            try:
+                await self.reload(models)
+            except ServingError as error:
+                logger.error("The model config file was not applied in full: %s", error.message)
+
+    def _wanted(self) -> dict[str, ModelSettings]:
+        root = self.settings.models_root
+        if root is None:
+            return self._configured
+        folders = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        return {
+            entry.name: ModelSettings(entry.name, root / entry.name) for entry in sorted(folders, key=lambda e: e.name)
+        }
+
+    async def _reconcile(self, model: Model) -> None:
+        found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
+        broken: set[int] = set()
+        while True:
+            # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
+            wanted = model.settings.policy.choose(found.keys() - broken)
+            missing = sorted(number for number in wanted if not _is_served(model, number, found))
+            if not missing:
+                break
+            if not await self._bring_up(model, missing[0], found):
+                broken.add(missing[0])
+        if found and not wanted:
+            return  # Nothing that is wanted can be served: keep what answers.
+        if not found and self.settings.servable_versions_always_present:
+            return
+        for number in model.available.keys() - wanted:
+            await self._retire(model, model.versions[number])
+        for number in model.versions.keys() - found.keys():
+            del model.versions[number]
+
+    async def _bring_up(self, model: Model, number: int, found: Mapping[int, object]) -> bool:
+        """Loads one version beside the others and makes it available; False when it does not load."""
+        path = model.settings.base_path / str(number)
+        known = model.versions.get(number)
+        if known is not None and known.error is not None and known.identity == fingerprint(path):
+            return False
+        version = Version(model.name, number, found[number], State.LOADING)
+        if known is None or known.state != State.AVAILABLE:
+            model.versions[number] = version
+        logger.info("Loading version %d of %s from %s", number, model.name, path)
+        try:
+            version.loaded = await self._load(model, path)
+        except ServingError as error:
+            logger.error("Version %d of %s does not load and stays out: %s", number, model.name, error.message)
+            version.state, version.error, version.identity = State.END, error, fingerprint(path)
+            return False
+        version.state = State.AVAILABLE
+        model.versions[number] = version
+        model.changed()
+        logger.info("Version %d of %s is available", number, model.name)
+        if known is not None and known.state == State.AVAILABLE:
+            await self._unload(known)
+        return True
+
+    async def _load(self, model: Model, path: Path) -> LoadedModel:
+        loop = asyncio.get_running_loop()
+        for attempts_left in range(self.settings.max_num_load_retries, -1, -1):
+            started = time.perf_counter()
+            try:
+                loaded = await loop.run_in_executor(
+                    self._loader, load, path, model.settings.base_path, self.settings.workers
+                )
+            except ServingError as error:
+                metrics.LOADS.add(str(path), error.code.name)
+                if not attempts_left:
+                    raise
+                logger.warning("%s; trying again in %g s", error.message, self.settings.load_retry_interval_s)
+                await asyncio.sleep(self.settings.load_retry_interval_s)
+            else:
+                metrics.LOADS.add(str(path), "OK")
+                metrics.LOAD_LATENCY.add(str(path), amount=int(1e6 * (time.perf_counter() - started)))
+                return loaded
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _retire(self, model: Model, version: Version) -> None:
+        version.state = State.UNLOADING
+        model.changed()
+        await self._unload(version)
+        logger.info("Version %d of %s is unloaded", version.number, model.name)
+
+    async def _unload(self, version: Version) -> None:
+        version.state = State.UNLOADING
+        await version.drained()
+        if version.loaded is not None:
+            loaded, version.loaded = version.loaded, None
+            await asyncio.get_running_loop().run_in_executor(self._loader, loaded.close)
+        version.state = State.END
+
+    async def _remove(self, name: str) -> None:
+        model = self.registry.models[name]
+        for version in list(model.available.values()):
+            await self._retire(model, version)
+        del self.registry.models[name]
+
+
+def versions_on_disk(base_path: Path) -> dict[int, object]:
+    """The numeric folders of a base path and what each looks like; none when the base path is not there (yet).
+
+    Names that are not plain decimal numbers are ignored, so a publisher may copy under such a name and rename.
+    """
+    found: dict[int, object] = {}
+    try:
+        entries = list(os.scandir(base_path))
+    except FileNotFoundError:
+        return found
+    for entry in entries:
+        name = entry.name
+        if name.isascii() and name.isdigit() and name == str(int(name)) and int(name) <= MAX_VERSION and entry.is_dir():
+            seen = entry.stat()
+            found[int(name)] = (seen.st_ino, seen.st_mtime_ns)
+    return found
+
+
+def fingerprint(path: Path) -> object:
+    """What the files of a version look like: a broken one is tried again once this changes."""
+    files = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                seen = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
+            files.append((folder, name, seen.st_size, seen.st_mtime_ns))
+    return tuple(sorted(files))
+
+
+def _is_served(model: Model, number: int, found: Mapping[int, object]) -> bool:
+    version = model.versions.get(number)
+    return version is not None and version.state == State.AVAILABLE and version.identity == found[number]

@@ -1,0 +1,140 @@
+"""The REST API, as one ASGI application without a framework: the routes are few and the hot path is short."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from serving import metadata, metrics, tensors_json
+from serving.config import Settings
+from serving.errors import HTTP_STATUS, Code, ServingError, invalid
+from serving.inference import Runner
+from serving.versions import Registry, Version
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
+_CALL = re.compile(_MODEL + r":(?P<verb>predict|classify|regress)")
+_LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
+_JSON = (b"content-type", b"application/json")
+
+
+class RestApi:
+    """Answers HTTP requests.
+
+    Args:
+      registry: What is served.
+      runner: Runs inference.
+      settings: Limits.
+    """
+
+    def __init__(self, registry: Registry, runner: Runner, settings: Settings) -> None:
+        self._registry = registry
+        self._runner = runner
+        self._max_bytes = settings.max_request_bytes
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One request, as ASGI passes it."""
+        # Paths are matched as they were sent: an encoded slash or dot is no slash or dot.
+        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        verb = scope["method"]
+        try:
+            call = _CALL.fullmatch(path) if verb == "POST" else None
+            if call is not None:
+                answer = await self._call(call, await _body(receive, self._max_bytes))
+            else:
+                answer = self._look(verb, path)
+            status, kind = 200, _JSON
+            if path == METRICS_PATH:
+                kind = (b"content-type", metrics.CONTENT_TYPE.encode())
+        except ServingError as error:
+            status, kind = HTTP_STATUS[error.code], _JSON
+            answer = orjson.dumps({"error": _printable(error.message)})
+        except _Gone:
+            return
+        headers = [kind, (b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _call(self, route: re.Match[str], body: bytes) -> bytes:
+        started, name, status = time.perf_counter(), route["name"], "OK"
+        try:
+            if route["verb"] != "predict":
+                raise ServingError(Code.UNIMPLEMENTED, f"{route['verb']} is not supported")
+            return await self._predict(route, body)
+        except ServingError as error:
+            status = error.code.name
+            raise
+        finally:
+            name = name if name in self._registry.models else ""  # Names that people make up are no label values.
+            metrics.REQUESTS.add(name, status)
+            metrics.REQUEST_LATENCY.observe(1e6 * (time.perf_counter() - started), name, "Predict", "REST")
+
+    async def _predict(self, route: re.Match[str], body: bytes) -> bytes:
+        size, runner = len(body), self._runner
+        request = await runner.convert(size, tensors_json.parse, body)
+        signature_name = request.get("signature_name", "")
+        if type(signature_name) is not str:
+            raise invalid("'signature_name' key must be a string value.")
+        version = self._resolve(route)
+        with version as loaded:
+            signature = loaded.signature(signature_name)
+            arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
+            outputs = await runner.run(version.model, signature, arrays)
+            answered = sum(output.nbytes for output in outputs)
+            return await runner.convert(answered, tensors_json.encode, outputs, signature, rows)
+
+    def _look(self, verb: str, path: str) -> bytes:
+        if not path.startswith("/v1"):
+            if path == METRICS_PATH and verb == "GET":
+                return metrics.exposition()
+            raise ServingError(Code.NOT_FOUND, f"Not found: {verb} {path}")
+        if verb == "GET" and path in ("/v1/models", "/v1/models/"):
+            raise invalid("Missing model name in request.")
+        route = _LOOK.fullmatch(path) if verb == "GET" else None
+        if route is None:
+            raise invalid(f"Malformed request: {verb} {path}")
+        if route["metadata"]:
+            return metadata.metadata_json(self._resolve(route))
+        number = int(route["version"]) if route["version"] else None
+        if route["label"]:
+            number = self._registry.labelled(route["name"], route["label"])
+        return metadata.status_json(self._registry.states(route["name"], number))
+
+    def _resolve(self, route: re.Match[str]) -> Version:
+        number = int(route["version"]) if route["version"] else None
+        return self._registry.resolve(route["name"], number, route["label"])
+
+
+class _Gone(Exception):
+    """The client left before its request was whole."""
+
+
+async def _body(receive: Receive, max_bytes: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        return message["body"]
+    parts, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        parts.append(message["body"])
+        size += len(message["body"])
+        if size > max_bytes:
+            raise ServingError(Code.RESOURCE_EXHAUSTED, f"The request is larger than {max_bytes} bytes")
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

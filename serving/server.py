@@ -1,0 +1,140 @@
+"""Puts the parts together: loads, listens, says so, and on SIGTERM lets running requests finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import grpc
+import uvicorn
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from airtight.errors import TransientError
+from airtight.files import write_text
+from serving.config import Settings
+from serving.grpc_api import ModelService, PredictionService
+from serving.inference import Runner
+from serving.manager import Manager
+from serving.rest import RestApi
+from serving.versions import Registry
+
+logger = logging.getLogger(__name__)
+
+_HEALTHY = health_pb2.HealthCheckResponse.SERVING
+_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its own signal handlers: REST and gRPC are stopped together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+      TransientError: A port is taken.
+      TerminalError: The settings cannot be served.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    registry = Registry()
+    manager = Manager(settings, registry)
+    runner = Runner(settings.workers, settings.rest_api_timeout_s)
+    rest_socket = _bound(settings)
+    await manager.poll()
+    manager.apply_labels()
+    grpc_server, grpc_port, healthy = await _start_grpc(settings, registry, runner, manager)
+    http = _Http(
+        uvicorn.Config(
+            RestApi(registry, runner, settings),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        )
+    )
+    rest = asyncio.create_task(http.serve([rest_socket]))
+    while not http.started and not rest.done():
+        await asyncio.sleep(0.005)
+    _say_ready(settings, grpc_port, rest_socket.getsockname()[1])
+    polling = asyncio.create_task(manager.run())
+    await asyncio.wait([asyncio.create_task(stopping.wait()), polling, rest], return_when=asyncio.FIRST_COMPLETED)
+    logger.info("Stopping: no new requests are taken, running ones have %g s", settings.drain_s)
+    for service in _SERVICES:
+        await healthy.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    http.should_exit = True
+    await asyncio.gather(rest, grpc_server.stop(settings.drain_s))
+    polling.cancel()
+    failed = (await asyncio.gather(polling, return_exceptions=True))[0]
+    await manager.close()
+    runner.close()
+    if isinstance(failed, Exception):
+        raise failed
+
+
+async def _start_grpc(
+    settings: Settings, registry: Registry, runner: Runner, manager: Manager
+) -> tuple[grpc.aio.Server, int, health.aio.HealthServicer]:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(registry, runner), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry, manager), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    except RuntimeError as error:
+        raise _taken("gRPC", settings.port, error) from error
+    await server.start()
+    for service in _SERVICES:
+        await healthy.set(service, _HEALTHY)
+    return server, port, healthy
+
+
+def _bound(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.rest_api_port))
+    except OSError as error:
+        listener.close()
+        raise _taken("REST", settings.rest_api_port, error) from error
+    return listener
+
+
+def _say_ready(settings: Settings, grpc_port: int, rest_port: int) -> None:
+    logger.info("Serving gRPC on %s:%d and REST on %s:%d", settings.host, grpc_port, settings.host, rest_port)
+    if settings.ready_file is not None:
+        told = {"pid": os.getpid(), "host": settings.host, "port": grpc_port, "rest_api_port": rest_port}
+        write_text(settings.ready_file, json.dumps(told))
+
+
+def _taken(what: str, port: int, error: Exception) -> TransientError:
+    return TransientError(
+        f"The model server cannot listen for {what}.",
+        expected=f"port {port} to be free",
+        received=str(error),
+        remedy="Stop what listens there, or choose another port (0 for any free one).",
+    )

@@ -1,0 +1,86 @@
+"""A SavedModel's signatures, prepared once at load time so that a request only fills in values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from serving.errors import invalid
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Args:
+      name: Its name in requests.
+      tensor: Its name in the graph.
+      dtype: TensorFlow's data type.
+      numpy: The same for NumPy; object for strings.
+      shape: Sizes, None for one that varies; None as a whole for an unknown rank.
+    """
+
+    name: str
+    tensor: str
+    dtype: tf.DType
+    numpy: np.dtype
+    shape: tuple[int | None, ...] | None
+
+    @classmethod
+    def of(cls, name: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
+        """From a SavedModel's description."""
+        dtype = tf.dtypes.as_dtype(info.dtype)
+        sizes = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
+        shape = None if info.tensor_shape.unknown_rank else sizes
+        return cls(name, info.name, dtype, np.dtype(dtype.as_numpy_dtype), shape)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuses what the graph was not traced for, before its kernels see it.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT, with both shapes.
+        """
+        if self.shape is None:
+            return
+        if len(shape) != len(self.shape) or any(
+            want is not None and want != have for want, have in zip(self.shape, shape, strict=True)
+        ):
+            wanted = "[" + ",".join("?" if size is None else str(size) for size in self.shape) + "]"
+            raise invalid(f"input {self.name!r} must have the shape {wanted}, but got {_brackets(shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One way to call a model.
+
+    Args:
+      name: Its key in the SavedModel.
+      method: TensorFlow Serving's method name, such as "tensorflow/serving/predict"; may be empty.
+      inputs: In the order in which `run` takes them.
+      outputs: In the order in which `run` answers them.
+      run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
+      costs: Seconds that a call took lately, by the number of bits in the size of its first input.
+    """
+
+    name: str
+    method: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    run: Callable[..., list[np.ndarray]]
+    costs: dict[int, float] = field(default_factory=dict)
+
+
+def is_callable(definition: meta_graph_pb2.SignatureDef) -> bool:
+    """Whether every input and output is one dense tensor (the initialiser of a SavedModel, for one, is not)."""
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    return bool(definition.outputs) and all(info.WhichOneof("encoding") == "name" and info.dtype for info in infos)
+
+
+def _brackets(shape: Sequence[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

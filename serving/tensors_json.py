@@ -1,0 +1,320 @@
+"""Tensors in JSON: TensorFlow Serving's row and column formats, in both directions.
+
+Nested lists are flattened and checked level by level at C speed. Whatever is unusual there (base64, lists of uneven
+length, a wrong type) takes the slow way, which looks at each element and says what is wrong and where.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+import tensorflow as tf
+
+from serving.errors import invalid
+from serving.signature import Signature, TensorSpec
+
+MAX_SHOWN = 120
+"""Characters of a request that an error repeats."""
+MAX_DEPTH = 64
+"""NumPy's limit of dimensions, and more than any model has."""
+
+_INTEGERS, _FLOATS, _BOOLEANS = "iu", "fV", "b"
+_LEAVES: dict[str, set[type]] = {
+    **{kind: {int} for kind in _INTEGERS},
+    **{kind: {int, float} for kind in _FLOATS},
+    _BOOLEANS: {bool},
+    "O": {str},
+    "c": set(),
+}
+"""The JSON types that a tensor of a NumPy kind is made of (V is bfloat16 and its kin, O a string)."""
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Reads a request body.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, it is not a JSON object. NaN, Infinity and -Infinity count as numbers.
+    """
+    if not body or body.isspace():
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        if b"NaN" in body or b"Infinity" in body:
+            parsed = json.loads(body)  # orjson refuses them.
+        else:
+            parsed = orjson.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"JSON Parse error: {error}") from error
+    if not isinstance(parsed, dict):
+        raise invalid(f"JSON Value: {_shown(parsed)} Type: {_type(parsed)} is not object")
+    return parsed
+
+
+def decode(request: dict[str, Any], signature: Signature) -> tuple[list[np.ndarray], bool]:
+    """Turns a predict request into the signature's arrays.
+
+    Args:
+      request: The parsed body.
+      signature: Whose inputs are wanted.
+
+    Returns:
+      The arrays in the order of `signature.inputs`, and whether the request was in row format.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, saying what is wrong and where.
+    """
+    if "instances" in request:
+        if "inputs" in request:
+            raise invalid("Not formatted correctly: only one of the keys 'inputs' and 'instances' may be there")
+        columns, rows = _columns_of_rows(request["instances"], signature), True
+    elif "inputs" in request:
+        columns, rows = _columns(request["inputs"], signature), False
+    else:
+        raise invalid("Missing 'inputs' or 'instances' key")
+    arrays = [_array(column, spec) for column, spec in zip(columns, signature.inputs, strict=True)]
+    for array, spec in zip(arrays, signature.inputs, strict=True):
+        spec.check_shape(array.shape)
+    return arrays, rows
+
+
+def encode(arrays: Sequence[np.ndarray], signature: Signature, rows: bool) -> bytes:
+    """Writes a predict answer in the format of the request.
+
+    Args:
+      arrays: In the order of `signature.outputs`.
+      signature: Whose outputs they are.
+      rows: Row format (`predictions`) or column format (`outputs`).
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, the outputs have no common batch size and so no rows.
+    """
+    specs = signature.outputs
+    if rows:
+        _check_batch(arrays, specs)
+    finite = all(array.dtype.kind not in _FLOATS or np.isfinite(array).all() for array in arrays)
+    values = [_printable(array, spec, finite) for array, spec in zip(arrays, specs, strict=True)]
+    if len(specs) == 1:
+        answer: Any = values[0]
+    elif rows:
+        names = [spec.name for spec in specs]
+        answer = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    else:
+        answer = {spec.name: value for spec, value in zip(specs, values, strict=True)}
+    whole = {"predictions" if rows else "outputs": answer}
+    if finite:
+        return orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()  # Writes NaN, Infinity, -Infinity.
+
+
+def _columns_of_rows(instances: Any, signature: Signature) -> list[list[Any]]:
+    if not isinstance(instances, list):
+        raise invalid(f"Expecting 'instances' value to be an array/list, but got {_type(instances)}")
+    if not instances:
+        raise invalid("Empty array in 'instances': at least one is needed")
+    specs = signature.inputs
+    if not _is_object(instances[0]):
+        if len(specs) != 1:
+            raise invalid(
+                "instances is a plain list, but expecting list of objects as multiple input tensors required "
+                f"as per tensorinfo_map: {_names(specs)}"
+            )
+        for index, instance in enumerate(instances):
+            if type(instance) is dict and _is_object(instance):
+                raise _at(index, "expecting a value/list, but got an object")
+        return [instances]
+    count = len(specs)
+    for index, instance in enumerate(instances):
+        if type(instance) is not dict or len(instance) != count or not _is_object(instance):
+            raise _at(index, _keys_fault(instance, specs))
+    try:
+        return [[instance[spec.name] for instance in instances] for spec in specs]
+    except KeyError:
+        index = next(i for i, row in enumerate(instances) if any(spec.name not in row for spec in specs))
+        raise _at(index, _keys_fault(instances[index], specs)) from None
+
+
+def _columns(inputs: Any, signature: Signature) -> list[Any]:
+    specs = signature.inputs
+    if _is_object(inputs):
+        for spec in specs:
+            if spec.name not in inputs:
+                raise invalid(f"Missing named input: {spec.name} in 'inputs' object.")
+        return [inputs[spec.name] for spec in specs]
+    if len(specs) != 1:
+        raise invalid(
+            "inputs is a plain value/list, but expecting an object as multiple input tensors required "
+            f"as per tensorinfo_map: {_names(specs)}"
+        )
+    return [inputs]
+
+
+def _array(value: Any, spec: TensorSpec) -> np.ndarray:
+    quick = _quick(value, spec) if type(value) is list else None
+    if quick is not None:
+        return quick
+    flat: list[Any] = []
+    shape = _walk(value, spec, flat, 0)
+    if spec.dtype == tf.string:
+        return _objects(flat, shape)
+    try:
+        return np.array(flat, spec.numpy).reshape(shape)
+    except OverflowError as error:
+        raise invalid(f"input {spec.name!r}: a number is out of the range of {spec.dtype.name}") from error
+
+
+def _quick(level: list[Any], spec: TensorSpec) -> np.ndarray | None:
+    """Flattens one level after the other at C speed; None where anything is unusual, and the slow way decides."""
+    shape = [len(level)]
+    types = set(map(type, level))
+    while types == {list}:
+        sizes = set(map(len, level))
+        if len(sizes) != 1 or len(shape) == MAX_DEPTH:
+            return None
+        shape.append(sizes.pop())
+        level = list(chain.from_iterable(level))
+        types = set(map(type, level))
+    if not types or not types <= _LEAVES[spec.numpy.kind]:
+        return None
+    try:
+        if spec.dtype == tf.string:
+            return _objects([element.encode() for element in level], tuple(shape))
+        return np.array(level, spec.numpy).reshape(shape)
+    except (OverflowError, UnicodeEncodeError):
+        return None
+
+
+def _walk(value: Any, spec: TensorSpec, flat: list[Any], depth: int) -> tuple[int, ...]:
+    """Appends the elements of a nested list to `flat` and returns its shape."""
+    if not isinstance(value, list):
+        flat.append(_element(value, spec))
+        return ()
+    if depth == MAX_DEPTH:
+        raise invalid(f"input {spec.name!r} is nested more than {MAX_DEPTH} deep")
+    inner: tuple[int, ...] | None = None
+    for index, element in enumerate(value):
+        shape = _walk(element, spec, flat, depth + 1)
+        if inner is not None and shape != inner:
+            if len(shape) != len(inner):
+                raise invalid(
+                    f"input {spec.name!r}: Encountered list at unexpected level: element {index} has "
+                    f"{len(shape)} dimensions, expected {len(inner)}"
+                )
+            raise invalid(
+                f"input {spec.name!r}: Expecting tensor shape [{','.join(map(str, inner))}] but got "
+                f"[{','.join(map(str, shape))}] at element {index}"
+            )
+        inner = shape
+    return (len(value), *(inner or ()))
+
+
+def _element(value: Any, spec: TensorSpec) -> Any:
+    kind = spec.numpy.kind
+    if spec.dtype == tf.string:
+        if isinstance(value, str):
+            try:
+                return value.encode()
+            except UnicodeEncodeError as error:
+                raise invalid(f"input {spec.name!r}: a string is not valid Unicode: {error.reason}") from error
+        if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
+            try:
+                return base64.b64decode(value["b64"], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise invalid(f"input {spec.name!r}: Unable to base64 decode {_shown(value['b64'])}") from error
+    elif kind in _BOOLEANS:
+        if isinstance(value, bool):
+            return value
+    elif kind in _INTEGERS:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise invalid(
+        f"JSON Value: {_shown(value)} Type: {_type(value)} is not of expected type: {spec.dtype.name} "
+        f"(input {spec.name!r})"
+    )
+
+
+def _check_batch(arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]) -> None:
+    batch: int | None = None
+    for array, spec in zip(arrays, specs, strict=True):
+        if not array.ndim:
+            raise invalid(f"Tensor name: {spec.name} has no shape information; ask in column format ('inputs')")
+        if batch is not None and len(array) != batch:
+            raise invalid(f"Tensor name: {spec.name} has inconsistent batch size: {len(array)} expecting: {batch}")
+        batch = len(array)
+
+
+def _printable(array: np.ndarray, spec: TensorSpec, finite: bool) -> Any:
+    kind = array.dtype.kind
+    if kind in "OS":
+        texts = _objects(list(_texts(array, spec.name.endswith("_bytes"))), array.shape)
+        return texts.tolist() if texts.ndim else texts.item()
+    if kind == "V":
+        array = array.astype(np.float32)  # bfloat16 and its kin, which only ml_dtypes knows.
+    elif kind == "c":
+        raise invalid(f"Tensor name: {spec.name} is of type {spec.dtype.name}, which has no JSON form")
+    if not array.ndim:
+        array = array[()]
+        return array if finite else _shortest(array)
+    if finite:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f":
+        return array.tolist()
+    return _objects([_shortest(number) for number in array.ravel()], array.shape).tolist()
+
+
+def _shortest(number: Any) -> Any:
+    # The digits of a float32, not those of the float64 nearest to it.
+    return float(str(number)) if isinstance(number, np.floating) else number.item()
+
+
+def _texts(array: np.ndarray, as_bytes: bool) -> Iterator[Any]:
+    for value in array.ravel():
+        try:
+            yield {"b64": base64.b64encode(value).decode()} if as_bytes else value.decode()
+        except UnicodeDecodeError:
+            yield {"b64": base64.b64encode(value).decode()}
+
+
+def _objects(flat: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+    array = np.empty(len(flat), object)
+    array[:] = flat
+    return array.reshape(shape)
+
+
+def _is_object(value: Any) -> bool:
+    """A JSON object that is not a base64 string in disguise."""
+    return type(value) is dict and not (len(value) == 1 and "b64" in value)
+
+
+def _keys_fault(instance: Any, specs: Sequence[TensorSpec]) -> str:
+    if not _is_object(instance):
+        return f"expecting an object, but got {_type(instance)}"
+    return f"JSON object: {_shown(instance)} keys must be equal to: {_names(specs)}"
+
+
+def _at(index: int, fault: str) -> Exception:
+    return invalid(f"Failed to process element: {index} of 'instances' list. Error: {fault}")
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ",".join(spec.name for spec in specs)
+
+
+def _type(value: Any) -> str:
+    names = {dict: "Object", list: "Array", str: "String", bool: "Bool", type(None): "Null"}
+    return names.get(type(value), "Number")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "(nested very deep)"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

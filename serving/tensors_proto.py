@@ -1,0 +1,96 @@
+"""Tensors in protobuf, to NumPy and back; common types do without TensorFlow's general and slower helpers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+
+from serving.errors import invalid
+from serving.signature import TensorSpec
+
+MAX_ELEMENTS = 1 << 28
+"""A tensor may repeat its last value to fill its shape; this bounds what a few bytes of request can ask for."""
+MAX_RANK = 64
+"""NumPy's limit of dimensions."""
+
+_FIELDS: dict[int, str] = {
+    types_pb2.DT_FLOAT: "float_val",
+    types_pb2.DT_DOUBLE: "double_val",
+    types_pb2.DT_INT64: "int64_val",
+    types_pb2.DT_UINT64: "uint64_val",
+    types_pb2.DT_UINT32: "uint32_val",
+    types_pb2.DT_BOOL: "bool_val",
+    types_pb2.DT_STRING: "string_val",
+    **dict.fromkeys(
+        (types_pb2.DT_INT32, types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_UINT16, types_pb2.DT_UINT8), "int_val"
+    ),
+}
+
+
+def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
+    """Reads one input.
+
+    Args:
+      proto: `tensor_content`, or the field of its type; a last value is repeated to fill the shape.
+      spec: The input it is for.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, another type, or sizes that do not fit.
+    """
+    if proto.dtype != spec.dtype.as_datatype_enum:
+        known = proto.dtype in types_pb2.DataType.values()
+        received = types_pb2.DataType.Name(proto.dtype) if known else proto.dtype
+        expected = types_pb2.DataType.Name(spec.dtype.as_datatype_enum)
+        raise invalid(f"input {spec.name!r} must be of type {expected}, but got {received}")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape) or len(shape) > MAX_RANK:
+        raise invalid(f"input {spec.name!r} has no definite shape")
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS:
+        raise invalid(f"input {spec.name!r} has {count} elements; at most {MAX_ELEMENTS} are taken")
+    spec.check_shape(shape)
+    if proto.tensor_content and spec.dtype != tf.string:
+        if len(proto.tensor_content) != count * spec.numpy.itemsize:
+            raise invalid(
+                f"input {spec.name!r}: tensor_content holds {len(proto.tensor_content)} bytes, "
+                f"but its shape needs {count * spec.numpy.itemsize}"
+            )
+        return np.frombuffer(proto.tensor_content, spec.numpy).reshape(shape)
+    return _from_values(proto, spec, count).reshape(shape)
+
+
+def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
+    """Writes one output, in the field of its type as TensorFlow Serving does by default."""
+    field = _FIELDS.get(spec.dtype.as_datatype_enum)
+    if field is None:
+        return tf.make_tensor_proto(array)
+    proto = tensor_pb2.TensorProto(
+        dtype=spec.dtype.as_datatype_enum,
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(
+            dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
+        ),
+    )
+    getattr(proto, field).extend(array.ravel().tolist())
+    return proto
+
+
+def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) -> np.ndarray:
+    field = _FIELDS.get(proto.dtype)
+    if field is None:
+        try:
+            return tf.make_ndarray(proto)
+        except (TypeError, ValueError) as error:
+            raise invalid(f"input {spec.name!r}: {error}") from error
+    values = getattr(proto, field)
+    if len(values) > count or (count and not values):
+        raise invalid(f"input {spec.name!r}: {field} holds {len(values)} values, but its shape needs {count}")
+    try:
+        array = np.array(list(values), spec.numpy)
+    except OverflowError as error:
+        raise invalid(f"input {spec.name!r}: a number is out of the range of {spec.dtype.name}") from error
+    if len(array) < count:
+        array = np.concatenate([array, np.full(count - len(array), array[-1], spec.numpy)])
+    return array
