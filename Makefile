@@ -48,6 +48,10 @@ stop: ## Stop every local service, their children included
 status: install ## Show what runs, on which port, and whether it is well
 	@$(PY) -m services status
 
+.PHONY: password
+password: install ## Show the password of Airflow's UI
+	@$(PY) -m services password
+
 .PHONY: logs
 logs: install ## Follow the services' logs (ctrl-c ends it)
 	@$(PY) -m services logs

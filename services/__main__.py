@@ -1,0 +1,103 @@
+"""`python -m services up|down|status|logs|env|password`: the local services from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.home import Home
+from services import health
+from services.settings import USER, Settings, airflow_environment, environment, password, password_file
+from services.supervisor import PROGRAMS, Supervisor
+
+
+def up(home: Home, names: Sequence[str] = PROGRAMS) -> Settings:
+    """Starts the named programs and waits until they are well; what runs already is left alone.
+
+    Args:
+      home: The state folder.
+      names: Programs of supervisord.conf.
+
+    Returns:
+      The settings that the services run with.
+
+    Raises:
+      AirtightError: A port is taken, or a service does not come up.
+    """
+    supervisor = Supervisor(home)
+    if not supervisor.running():
+        print(f"Starting the local services (state and logs: {home.path}) ...", flush=True)
+    started = supervisor.start(Settings.from_environment(), names)
+    settings = Settings.of_running(home)
+    if not started:
+        print("The local services are up already.", flush=True)
+    chosen = [s for s in health.services(settings, home) if set(s.programs) <= set(names)]
+    health.wait(supervisor, chosen, (lambda line: print(line, flush=True)) if started else (lambda line: None))
+    return settings
+
+
+def status(home: Home) -> int:
+    """Prints each program and each service; 0 when all are well, 1 otherwise."""
+    supervisor = Supervisor(home)
+    programs = supervisor.programs()
+    if not programs:
+        print("The local services do not run. Start them: make start.")
+        return 1
+    for program in programs:
+        print(f"{program.name:14} {program.state:9} {program.told}")
+    print()
+    ill = 0
+    for service in health.services(Settings.of_running(home), home):
+        missing = service.missing()
+        ill += bool(missing)
+        print(f"{service.name:14} {missing or 'well':40} {service.address}")
+    print(f"\nLogs: {home.logs}/<name>.log. User of Airflow: {USER}, password: make password.")
+    return 1 if ill else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m services", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="start the services and wait until they are well")
+    starting.add_argument("names", nargs="*", default=PROGRAMS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
+    commands.add_parser("down", help="stop every service, their children included")
+    commands.add_parser("status", help="show every service")
+    commands.add_parser("logs", help="follow the logs")
+    commands.add_parser("env", help="print Airflow's settings, for `eval` in a shell")
+    commands.add_parser("password", help=f"print the password of {USER} in Airflow's UI")
+    told = parser.parse_args(arguments)
+    if told.command == "up" and (unknown := sorted(set(told.names) - set(PROGRAMS))):
+        parser.error(f"there is no {', '.join(unknown)}; the services are {', '.join(PROGRAMS)}")
+    try:
+        return _run(told, Home.current())
+    except AirtightError as error:
+        print(error, file=sys.stderr)
+        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+
+
+def _run(told: argparse.Namespace, home: Home) -> int:
+    if told.command == "up":
+        up(home, tuple(told.names))
+    elif told.command == "down":
+        ended = Supervisor(home).stop()
+        print(f"Stopped: {ended} processes ended." if ended else "Nothing runs.")
+    elif told.command == "status":
+        return status(home)
+    elif told.command == "logs":
+        logs = sorted(map(str, home.logs.glob("*.log")))
+        os.execvp("tail", ["tail", "-n", "5", "-F", *logs])
+    elif told.command == "env":
+        settings = Settings.of_running(home)
+        for key in [*sorted(airflow_environment(settings, home)), "AIRTIGHT_HOME", "PYTHONPATH"]:
+            print(f"export {key}='{environment(settings, home)[key]}'")
+    elif told.command == "password":
+        print(f"{password(home)}    (user {USER}, from {password_file(home)})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Waits until each service is well, and tells a person what it waits for."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from airtight.errors import TransientError
+from airtight.home import Home
+from services.settings import HOST, Settings
+from services.supervisor import AIRFLOW, Supervisor
+
+POLL_S = 0.25
+TELL_EVERY_S = 10.0
+PROBE_S = 2.0
+MAX_LIVES = 2
+"""A program that had to be started more often than this while it was waited for will not heal."""
+TIMEOUT_S = 180.0
+"""How long all services together may take; a cold disk on two cores needs about a minute."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One thing that people use, and the programs behind it.
+
+    Args:
+      name: For people.
+      programs: Programs of supervisord.conf that must run.
+      address: Where it listens.
+      missing: What is not there yet, in words; empty when it is well.
+    """
+
+    name: str
+    programs: tuple[str, ...]
+    address: str
+    missing: Callable[[], str]
+
+
+def services(settings: Settings, home: Home) -> tuple[Service, ...]:
+    """Every service, with the way to ask whether it is well."""
+    spark = f"{HOST}:{settings.spark_port}"
+    return (
+        Service("launcher", ("launcher",), str(home.launcher_socket), lambda: _unix(str(home.launcher_socket))),
+        Service("Spark", ("spark",), spark, lambda: _tcp(settings.spark_port)),
+        Service(
+            "model server", ("model-server",), settings.model_url, lambda: _http(f"{settings.model_url}/v1/models/-")
+        ),
+        Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings.airflow_url)),
+    )
+
+
+def wait(
+    supervisor: Supervisor, chosen: Sequence[Service], tell: Callable[[str], None], timeout_s: float = TIMEOUT_S
+) -> None:
+    """Returns when every service is well.
+
+    Args:
+      supervisor: Who runs them.
+      chosen: The services to wait for.
+      tell: Receives each line of progress.
+      timeout_s: For all of them together.
+
+    Raises:
+      TransientError: One gave up or was too slow; the end of its log is in the message.
+    """
+    start = told_at = time.monotonic()
+    waiting = {service.name: service for service in chosen}
+    lives: dict[str, set[int]] = {}
+    while waiting:
+        states = {program.name: program for program in supervisor.programs()}
+        for program in states.values():
+            lives.setdefault(program.name, set()).update({program.pid} - {0})
+        for service in list(waiting.values()):
+            for name in service.programs:
+                if name not in states or states[name].state in ("FATAL", "STOPPED") or len(lives[name]) > MAX_LIVES:
+                    raise _failure(supervisor, service, name, f"{name} keeps ending by itself")
+            if all(states[p].state == "RUNNING" for p in service.programs) and not service.missing():
+                tell(f"  {service.name} is up at {service.address} ({time.monotonic() - start:.0f} s)")
+                del waiting[service.name]
+        now = time.monotonic()
+        if waiting and now - start > timeout_s:
+            late = next(iter(waiting.values()))
+            raise _failure(supervisor, late, late.programs[0], f"not well after {timeout_s:.0f} s: {late.missing()}")
+        if waiting and now - told_at > TELL_EVERY_S:
+            told_at = now
+            said = "; ".join(f"{s.name}: {s.missing() or 'starting'}" for s in waiting.values())
+            tell(f"  waiting, {now - start:.0f} s: {said}")
+        time.sleep(POLL_S if waiting else 0)
+
+
+def _failure(supervisor: Supervisor, service: Service, program: str, why: str) -> TransientError:
+    log = supervisor.home.logs / f"{program}.log"
+    return TransientError(
+        f"{service.name} did not come up: {why}.\n--- the end of {log}\n{supervisor.log_tail(program)}\n---",
+        expected=f"{service.name} at {service.address}",
+        remedy="Correct what the log tells and start again: make start.",
+    )
+
+
+def _unix(path: str) -> str:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+        return ""
+    except OSError:
+        return "its socket is not open yet"
+
+
+def _tcp(port: int) -> str:
+    try:
+        socket.create_connection((HOST, port), PROBE_S).close()
+        return ""
+    except OSError:
+        return f"port {port} is not open yet"
+
+
+def _http(url: str) -> str:
+    """Any answer will do, also that there is no such model."""
+    try:
+        httpx.get(url, timeout=PROBE_S)
+        return ""
+    except httpx.TransportError:
+        return "it does not answer yet"
+
+
+def _airflow(url: str) -> str:
+    try:
+        answer = httpx.get(f"{url}/api/v2/monitor/health", timeout=PROBE_S)
+        answer.raise_for_status()
+    except httpx.HTTPError:
+        return "the API does not answer yet"
+    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    ill = [part for part in parts if answer.json()[part]["status"] != "healthy"]
+    return f"no heartbeat yet from the {', '.join(ill)}" if ill else ""

@@ -1,0 +1,72 @@
+"""Finds and ends every process of the local services, also those that left their parent's process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from airtight.home import Home
+from services.settings import MARK
+
+TERMINATE_S = 8.0
+"""How long a process may take to end by itself before it is killed."""
+
+
+def alive(home: Home) -> list[int]:
+    """Process ids of everything that the services of this state folder started and that still runs.
+
+    Airflow's tasks and the launcher's nodes are process groups of their own, and a killed parent leaves them behind;
+    what they cannot leave behind is the environment that they were started with.
+    """
+    mark = f"{MARK}={home.path}".encode()
+    return [pid for pid in _pids() if mark in _environment(pid) and _state(pid) not in ("Z", "X", "")]
+
+
+def end_all(home: Home) -> int:
+    """Ends what `alive` finds: asks first, kills what does not go.
+
+    Returns:
+      How many processes were found.
+    """
+    found: set[int] = set()
+    deadline = time.monotonic() + TERMINATE_S
+    while left := alive(home):
+        # Asked once each; a process that starts another one while it goes is met in the next round.
+        kill = time.monotonic() > deadline
+        for pid in left if kill else [pid for pid in left if pid not in found]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        found.update(left)
+        time.sleep(0.05)
+    return len(found)
+
+
+def name(pid: int) -> str:
+    """The command line of a process, shortened for a person; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:120]
+    except OSError:
+        return ""
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Empty for a process that is gone or is another user's."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
+    try:
+        # The name stands in brackets and may hold anything; the state is the letter after the last bracket.
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return ""

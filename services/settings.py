@@ -1,0 +1,240 @@
+"""Where the local services listen and keep their state, and Airflow's settings, all in this one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from airtight.errors import TerminalError
+from airtight.files import write_text
+from airtight.home import ROOT, Home
+
+USER = "admin"
+"""Whom a person logs in as in Airflow's UI."""
+HOST = "127.0.0.1"
+MARK = "AIRTIGHT_SERVICES"
+"""Environment variable that every process of these services inherits: by it the last one is found and ended."""
+LARGEST_PORT = 65535
+_PREFIX = "AIRTIGHT_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may set, each by the environment variable AIRTIGHT_ and its name in capitals.
+
+    Args:
+      airflow_port: Airflow's UI and REST API.
+      model_rest_port: The model server's REST API.
+      model_grpc_port: The model server's gRPC API.
+      spark_port: The Spark Connect server.
+      spark_memory: Heap of the Spark server, as Java writes it.
+      airflow_parallelism: Tasks that Airflow runs at once.
+      airflow_database: SQLAlchemy URL of Airflow's database; empty is SQLite under the state folder.
+    """
+
+    airflow_port: int = 8080
+    model_rest_port: int = 8501
+    model_grpc_port: int = 8500
+    spark_port: int = 15002
+    spark_memory: str = "3g"
+    airflow_parallelism: int = 8
+    airflow_database: str = ""
+
+    def __post_init__(self) -> None:
+        for name, port in self.ports.items():
+            if not 0 < port <= LARGEST_PORT:
+                raise TerminalError(
+                    f"{variable(name)} is no port.",
+                    expected=f"a number from 1 to {LARGEST_PORT}",
+                    received=port,
+                    remedy=f"Set {variable(name)} to a free port, or unset it.",
+                )
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Reads the AIRTIGHT_* variables.
+
+        Raises:
+          TerminalError: A port or a count that is no number.
+        """
+        told: dict[str, Any] = {}
+        for field in fields(cls):
+            text = os.environ.get(variable(field.name), "")
+            if not text:
+                continue
+            try:
+                told[field.name] = int(text) if isinstance(field.default, int) else text
+            except ValueError as error:
+                raise TerminalError(
+                    f"{variable(field.name)} is no whole number.",
+                    expected=f"a number such as {field.default}",
+                    received=repr(text),
+                    remedy=f"Correct {variable(field.name)}, or unset it.",
+                ) from error
+        return cls(**told)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Every port by the name of its setting."""
+        return {name: value for name, value in asdict(self).items() if name.endswith("_port")}
+
+    @property
+    def airflow_url(self) -> str:
+        """Airflow's UI."""
+        return f"http://{HOST}:{self.airflow_port}"
+
+    @property
+    def model_url(self) -> str:
+        """The model server's REST API."""
+        return f"http://{HOST}:{self.model_rest_port}"
+
+    @property
+    def spark_remote(self) -> str:
+        """The Spark Connect server, as SPARK_REMOTE wants it."""
+        return f"sc://{HOST}:{self.spark_port}"
+
+    def save(self, home: Home) -> None:
+        """Keeps the ports of the running services, so that later commands find them; never the database's password."""
+        kept = {name: value for name, value in asdict(self).items() if name != "airflow_database"}
+        write_text(_record(home), json.dumps(kept, indent=1))
+
+    @classmethod
+    def of_running(cls, home: Home) -> Settings:
+        """What the running services were started with, or the environment's settings when there is no record."""
+        if not _record(home).is_file():
+            return cls.from_environment()
+        return cls(**json.loads(_record(home).read_text(encoding="utf-8")))
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return _PREFIX + name.upper()
+
+
+def password_file(home: Home) -> Path:
+    """Airflow's users and their passwords, JSON, owner only."""
+    return home.run / "airflow-passwords.json"
+
+
+def password(home: Home) -> str:
+    """The password of `USER`.
+
+    Raises:
+      TerminalError: The services have never been started.
+    """
+    if not password_file(home).is_file():
+        raise TerminalError("There is no password yet.", remedy="Start the services first: make start.")
+    return str(json.loads(password_file(home).read_text(encoding="utf-8"))[USER])
+
+
+def prepare(home: Home) -> None:
+    """Makes the folders and, once, the secrets; what holds a secret or a socket is the owner's alone."""
+    for folder in (home.path, home.logs, home.path / "models", _airflow_home(home)):
+        folder.mkdir(parents=True, exist_ok=True)
+    home.run.mkdir(mode=0o700, exist_ok=True)
+    home.run.chmod(0o700)
+    for name in ("fernet_key", "jwt_secret", "secret_key"):
+        _write_secret(home.run / name, _url_safe_key())
+    _write_secret(password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
+
+
+def environment(settings: Settings, home: Home) -> dict[str, str]:
+    """The environment of every local service.
+
+    Args:
+      settings: Ports and sizes.
+      home: The state folder.
+
+    Returns:
+      The caller's environment, less what would make services differ from one shell to the next, and ours on top.
+    """
+    binaries = Path(sys.executable).parent
+    # Compiled once and kept: a task would otherwise compile plugins and pipeline anew each time it starts.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **inherited,
+        "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        # Airflow puts only the DAG folder on sys.path; a module must have one name everywhere.
+        "PYTHONPATH": str(ROOT),
+        "AIRTIGHT_ROOT": str(ROOT),
+        "AIRTIGHT_HOME": str(home.path),
+        MARK: str(home.path),
+        # Airflow renames its processes, and would write the new name over the environment in which the mark stands.
+        "SPT_NOENV": "1",
+        **{variable(k): str(v) for k, v in asdict(settings).items() if k != "airflow_database"},
+        "AIRTIGHT_MODEL_SERVER": settings.model_url,
+        "SPARK_REMOTE": settings.spark_remote,
+        "SPARK_LOCAL_IP": HOST,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        **airflow_environment(settings, home),
+    }
+
+
+def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
+    """Airflow's settings, each with its reason where it has one that does not show."""
+    told: dict[str, dict[str, Any]] = {
+        "core": {
+            "dags_folder": ROOT / "dags",
+            "plugins_folder": ROOT / "plugins",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": settings.airflow_parallelism,
+            "execution_api_server_url": f"{settings.airflow_url}/execution/",
+            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_passwords_file": password_file(home),
+            # Read from files at the time of use, so that no task finds a secret in its environment.
+            "fernet_key_cmd": f"cat {home.run / 'fernet_key'}",
+        },
+        "database": {
+            "sql_alchemy_conn": settings.airflow_database or f"sqlite:///{_airflow_home(home) / 'airflow.db'}",
+        },
+        "api": {
+            "host": HOST,
+            "port": settings.airflow_port,
+            "base_url": settings.airflow_url,
+            "workers": 1,
+            "secret_key_cmd": f"cat {home.run / 'secret_key'}",
+            "instance_name": "Airtight",
+        },
+        "api_auth": {"jwt_secret_cmd": f"cat {home.run / 'jwt_secret'}"},
+        # These three together take a chain of eight short tasks from 8 s to under 2 s (docs/services.md).
+        "scheduler": {"scheduler_idle_sleep_time": 0.02, "catchup_by_default": False},
+        "workers": {"min_heartbeat_interval": 1},
+        # A new file in dags/ is seen within this many seconds; one process is enough for a handful of files.
+        "dag_processor": {"refresh_interval": 20, "parsing_processes": 1, "min_file_process_interval": 10},
+        "logging": {"base_log_folder": home.logs / "airflow", "colored_console_log": False},
+    }
+    named = {f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in told.items() for k, v in options.items()}
+    return {"AIRFLOW_HOME": str(_airflow_home(home)), **named}
+
+
+def _airflow_home(home: Home) -> Path:
+    return home.path / "airflow"
+
+
+def _record(home: Home) -> Path:
+    return home.run / "services.json"
+
+
+def _url_safe_key() -> str:
+    """32 random bytes in URL-safe base64: the form that Fernet asks for, and good for the others."""
+    import base64
+
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read; one that is there stays as it is."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

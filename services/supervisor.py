@@ -1,0 +1,227 @@
+"""Starts and stops the local services: one supervisord, which restarts what dies (services/supervisord.conf)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import socket
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from airtight.errors import TerminalError, TransientError
+from airtight.files import write_text
+from airtight.home import ROOT, Home
+from services import processes
+from services.settings import HOST, Settings, environment, prepare
+
+CONFIGURATION = ROOT / "services" / "supervisord.conf"
+PORTS = {
+    "spark": ("spark_port",),
+    "model-server": ("model_grpc_port", "model_rest_port"),
+    "api-server": ("airflow_port",),
+}
+"""The settings whose ports a program opens."""
+PROGRAMS = ("launcher", "spark", "model-server", "api-server", "scheduler", "dag-processor", "triggerer")
+"""The programs of supervisord.conf, in the order in which they are started: the slowest to wake up first."""
+AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+START_S = 15.0
+STOP_S = 60.0
+LONGEST_SOCKET = 90
+"""Linux allows 107 bytes for a socket's path; supervisord binds a temporary name beside it first."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program as supervisord sees it.
+
+    Args:
+      name: As in supervisord.conf.
+      state: RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL...
+      pid: Process id, 0 when it does not run.
+      seconds: How long it has been up.
+      told: supervisord's own words.
+    """
+
+    name: str
+    state: str
+    pid: int
+    seconds: int
+    told: str
+
+
+class Supervisor:
+    """The supervisord of one state folder.
+
+    Args:
+      home: The state folder.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.socket = home.run / "supervisor.sock"
+
+    def running(self) -> bool:
+        """Whether a supervisord answers at the socket."""
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
+            return True
+        except OSError:
+            return False
+
+    def programs(self) -> list[Program]:
+        """Every program and its state; empty when no supervisord runs."""
+        if not self.running():
+            return []
+        with self._rpc() as rpc:
+            told = rpc.supervisor.getAllProcessInfo()
+        return sorted(
+            (
+                Program(p["name"], p["statename"], p["pid"], p["now"] - p["start"] if p["pid"] else 0, p["description"])
+                for p in told
+            ),
+            key=lambda program: PROGRAMS.index(program.name),
+        )
+
+    def start(self, settings: Settings, names: Sequence[str] = PROGRAMS) -> list[str]:
+        """Starts supervisord where it does not run, and those of the named programs that do not.
+
+        Args:
+          settings: Ports and sizes; ignored by a supervisord that runs already.
+          names: Programs to start.
+
+        Returns:
+          Names of the programs that were started now.
+
+        Raises:
+          TerminalError: A port is taken, or Airflow's database cannot be made.
+          TransientError: supervisord does not come up.
+        """
+        self._check_socket()
+        prepare(self.home)
+        with self._alone():
+            if not self.running():
+                processes.end_all(self.home)
+                _check_ports(settings, names)
+                self._spawn(settings)
+                settings.save(self.home)
+            stopped = {p.name for p in self.programs() if p.state in ("STOPPED", "EXITED", "FATAL")}
+            started = [name for name in PROGRAMS if name in names and name in stopped]
+            with self._rpc() as rpc:
+                # Those that need no database wake up while it is made.
+                for name in sorted(started, key=lambda each: each in AIRFLOW):
+                    if name in AIRFLOW:
+                        _migrate(settings, self.home)
+                    rpc.supervisor.startProcess(name, False)
+        return started
+
+    def stop(self) -> int:
+        """Ends supervisord, the programs, and whatever they left behind.
+
+        Returns:
+          How many processes were ended.
+        """
+        before = processes.alive(self.home)
+        if self.running():
+            with self._rpc() as rpc:
+                rpc.supervisor.shutdown()
+            deadline = time.monotonic() + STOP_S
+            while self.running() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return max(len(before), processes.end_all(self.home))
+
+    def log_tail(self, name: str, lines: int = 20) -> str:
+        """The last lines of a program's log."""
+        log = self.home.logs / f"{name}.log"
+        if not log.is_file():
+            return f"(no log yet at {log})"
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    @contextlib.contextmanager
+    def _rpc(self) -> Iterator[Any]:
+        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        # The host is not used: the transport speaks over the socket.
+        with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+            yield proxy
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two starts at once would start two supervisors; the second waits for the first."""
+        with (self.home.run / "start.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _check_socket(self) -> None:
+        if len(str(self.socket).encode()) > LONGEST_SOCKET:
+            raise TerminalError(
+                "The state folder's path is too long for a unix socket.",
+                expected=f"a path of at most {LONGEST_SOCKET - len('/run/supervisor.sock')} bytes",
+                received=str(self.home.path),
+                remedy="Set AIRTIGHT_HOME to a shorter path.",
+            )
+
+    def _spawn(self, settings: Settings) -> None:
+        told = subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(CONFIGURATION)],
+            env=environment(settings, self.home),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        deadline = time.monotonic() + START_S
+        while told.returncode == 0 and not self.running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not self.running():
+            raise TransientError(
+                "The supervisor did not start.",
+                received=(told.stderr or told.stdout or "no word from it").strip(),
+                remedy=f"See {self.home.logs / 'supervisord.log'}.",
+            )
+
+
+def _check_ports(settings: Settings, names: Sequence[str]) -> None:
+    for setting in (setting for name in names for setting in PORTS.get(name, ())):
+        port = settings.ports[setting]
+        with socket.socket() as probe:
+            # As servers do: a port that a connection of before still lingers on is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                raise TerminalError(
+                    f"Port {port} of {HOST} is taken by another program.",
+                    expected=f"a free port for the setting {setting}",
+                    received=error.strerror,
+                    remedy=f"Stop that program, or choose another port: AIRTIGHT_{setting.upper()}=... make start.",
+                ) from error
+
+
+def _migrate(settings: Settings, home: Home) -> None:
+    """Makes or upgrades Airflow's database, once for each version and database: it takes ten seconds."""
+    done = home.path / "airflow" / "migrated"
+    version = importlib.metadata.version("apache-airflow")
+    told = f"{version} {hashlib.sha256(settings.airflow_database.encode()).hexdigest()}"
+    if done.is_file() and done.read_text(encoding="utf-8") == told:
+        return
+    log = home.logs / "airflow-migrate.log"
+    with log.open("w", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "airflow", "db", "migrate"]
+        code = subprocess.call(command, env=environment(settings, home), cwd=ROOT, stdout=file, stderr=file)
+    if code:
+        raise TerminalError(
+            "Airflow's database could not be made.",
+            received=log.read_text(encoding="utf-8").strip()[-500:],
+            remedy=f"See {log}; AIRTIGHT_AIRFLOW_DATABASE names another database.",
+        )
+    write_text(done, told)
