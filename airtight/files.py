@@ -15,10 +15,15 @@ from airtight.errors import TransientError
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Yields a temporary name beside `path`; renames it to `path` when the block ends well, removes it otherwise.
 
+    Args:
+      path: The name under which the file becomes visible, whole.
+      exclusive: Refuse to replace a file of that name; of two writers exactly one gets it.
+
     Raises:
+      FileExistsError: `exclusive`, and the file is there already.
       TransientError: The disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +32,10 @@ def new_file(path: Path) -> Iterator[Path]:
         with full_disk_in_words(path):
             yield temporary
             _sync(temporary)
-            os.replace(temporary, path)
+            if exclusive:
+                os.link(temporary, path)  # Unlike a rename, a link fails when the name is taken.
+            else:
+                os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,0 +1,185 @@
+"""The lake: content-addressed files, versions, several writers, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airtight.errors import TerminalError
+from components.lake import Lake, Table
+
+DAY = date(2020, 5, 1)
+EVENTS = Table(
+    "events",
+    pa.schema({"id": pa.int64(), "at": pa.timestamp("us", tz="UTC"), "size": pa.float64()}),
+    key=("id",),
+    time="at",
+)
+
+
+def rows(*ids: int, day: date = DAY) -> pa.Table:
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    return pa.table({"id": ids, "at": [noon] * len(ids), "size": [i / 2 for i in ids]}, schema=EVENTS.schema)
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def test_a_version_lists_whole_files_named_by_their_digest(lake):
+    version = lake.write("events", {DAY: rows(1, 2)})
+    (file,) = version.files
+    assert (version.number, version.rows, file.day) == (1, 2, "2020-05-01")
+    assert file.path == f"events/date=2020-05-01/{file.sha256}.parquet"
+    assert pq.read_table(lake.path / file.path).column("id").to_pylist() == [1, 2]
+    lake.verify(EVENTS, file, digest=True)
+    assert lake.snapshot("events") == version
+
+
+def test_equal_content_is_the_same_file_and_no_new_version(lake):
+    first = lake.write("events", {DAY: rows(1, 2)})
+    split = pa.concat_tables([rows(1), rows(2)]).replace_schema_metadata({"writer": "another"})
+    assert lake.write("events", {DAY: split}) == first
+    assert lake.numbers("events") == [1]
+    assert len(list(lake.path.rglob("*.parquet"))) == 1
+
+
+def test_a_write_replaces_its_days_and_keeps_the_others_and_the_past(lake):
+    next_day = DAY + timedelta(days=1)
+    first = lake.write("events", {DAY: rows(1), next_day: rows(2, day=next_day)})
+    second = lake.write("events", {DAY: rows(1, 3)})
+    assert [file.rows for file in second.files] == [2, 1]
+    assert second.files[1] == first.files[1]
+    assert lake.snapshot("events", 1) == first
+    assert [file.day for file in lake.write("events", {DAY: rows()}).files] == [next_day.isoformat()]
+
+
+def test_a_static_table_has_one_file_and_no_day(lake):
+    version = lake.write("names", {None: pa.table({"name": ["a"]})})
+    (file,) = version.files
+    assert file.day is None
+    assert file.path == f"names/{file.sha256}.parquet"
+
+
+def test_a_damaged_file_is_healed_by_writing_it_again(lake):
+    (file,) = lake.write("events", {DAY: rows(1)}).files
+    (lake.path / file.path).write_bytes(b"x" * file.bytes)
+    lake.write("events", {DAY: rows(1)})
+    lake.verify(EVENTS, file, digest=True)
+
+
+def test_several_writers_lose_nothing(lake):
+    days = [DAY + timedelta(days=i) for i in range(12)]
+    writers = [threading.Thread(target=lake.write, args=("events", {day: rows(1, day=day)})) for day in days]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert lake.numbers("events") == list(range(1, 13))
+    assert [file.day for file in lake.snapshot("events").files] == [day.isoformat() for day in days]
+    assert not list(lake.path.rglob("*.tmp"))
+
+
+def test_a_lost_race_is_tried_again_on_top_of_the_winner(lake, monkeypatch):
+    lake.write("events", {DAY: rows(1)})
+    snapshot, other_day = lake.snapshot, DAY + timedelta(days=1)
+    looks = []
+
+    def overtaken(table):
+        seen = snapshot(table)
+        looks.append(seen.number)
+        if len(looks) == 1:
+            Lake(lake.path).write(table, {other_day: rows(9, day=other_day)})
+        return seen
+
+    monkeypatch.setattr(lake, "snapshot", overtaken)
+    # The winner comes between this writer's look at the log and its own version.
+    version = lake.write("events", {DAY: rows(1, 2)})
+    assert [(file.day, file.rows) for file in version.files] == [("2020-05-01", 2), ("2020-05-02", 1)]
+    assert (looks, version.number) == ([1, 2], 3)
+
+
+def test_as_of_reads_what_was_known_then(lake):
+    june, august = datetime(2020, 6, 1, tzinfo=UTC), datetime(2020, 8, 1, tzinfo=UTC)
+    base = lake.write("events", {DAY: rows(1)})
+    lake.write("events", {DAY: rows(1, 2)}, known_at=june)
+    late = lake.write("events", {DAY: rows(1, 2, 3)}, known_at=august)
+    assert lake.snapshot_as_of("events", june - timedelta(seconds=1)) == base
+    assert lake.snapshot_as_of("events", june).number == 2
+    assert lake.snapshot_as_of("events", august) == lake.snapshot("events") == late
+    inherits = lake.write("events", {DAY: rows(4)})
+    assert inherits.known_at == august.isoformat()
+
+
+def test_a_correction_cannot_become_known_before_the_one_it_corrects(lake):
+    lake.write("events", {DAY: rows(1)}, known_at=datetime(2020, 8, 1, tzinfo=UTC))
+    with pytest.raises(TerminalError, match="in order"):
+        lake.write("events", {DAY: rows(2)}, known_at=datetime(2020, 7, 1, tzinfo=UTC))
+    with pytest.raises(TerminalError, match="offset"):
+        lake.write("events", {DAY: rows(2)}, known_at=datetime(2020, 9, 1))
+    with pytest.raises(TerminalError, match=r"Nothing of the table events was known.*from 2020-08-01"):
+        lake.snapshot_as_of("events", datetime(2020, 7, 1, tzinfo=UTC))
+
+
+def test_an_absent_table_or_version_is_told_with_what_there_is(lake):
+    with pytest.raises(TerminalError, match=r"no table events.*no tables at all"):
+        lake.snapshot("events")
+    lake.write("events", {DAY: rows(1)})
+    with pytest.raises(TerminalError, match=r"no table event\..*one of events"):
+        lake.snapshot("event")
+    with pytest.raises(TerminalError, match=r"no version 7.*\[1\]"):
+        lake.snapshot("events", 7)
+
+
+def _missing(path):
+    path.unlink()
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("damage", "words"), [(_missing, "missing"), (_truncated, "bytes"), (_one_bit, "sha256")])
+def test_a_file_that_is_not_what_its_version_says(lake, damage, words):
+    (file,) = lake.write("events", {DAY: rows(1)}).files
+    damage(lake.path / file.path)
+    with pytest.raises(TerminalError, match=rf"2020-05-01, events/date=2020-05-01/\w+.parquet, is.*{words}"):
+        lake.verify(EVENTS, file, digest=True)
+
+
+def test_a_file_without_a_parquet_footer_is_found_without_reading_it_all(lake):
+    (file,) = lake.write("events", {DAY: rows(1)}).files
+    (lake.path / file.path).write_bytes(b"x" * file.bytes)
+    with pytest.raises(TerminalError, match="Parquet footer"):
+        lake.verify(EVENTS, file, digest=False)
+
+
+def test_a_missing_column_and_a_changed_type_are_named(lake):
+    (file,) = lake.write("events", {DAY: rows(1).drop_columns(["size"])}).files
+    with pytest.raises(TerminalError, match=r"no column size.*Expected: size double.*Received: the columns id, at"):
+        lake.verify(EVENTS, file, digest=True)
+    changed = rows(1).set_column(2, "size", pa.array(["0.5"]))
+    (file,) = lake.write("events", {DAY: changed}).files
+    with pytest.raises(TerminalError, match=r"another type.*size is string, not double"):
+        lake.verify(EVENTS, file, digest=True)
+
+
+def test_more_columns_than_declared_are_welcome(lake):
+    (file,) = lake.write("events", {DAY: rows(1).append_column("more", pa.array([1]))}).files
+    lake.verify(EVENTS, file, digest=True)
+
+
+def test_a_declaration_must_hold_together():
+    with pytest.raises(TerminalError, match=r"types among.*n decimal128.*no column when"):
+        Table("t", pa.schema({"n": pa.decimal128(5, 2)}), key=("n",), time="when")
