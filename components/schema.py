@@ -53,4 +53,3 @@ class ExampleSchema:
 
 PREDICTION = "probability"
 """Name of the served model's output: float32, shape [batch], the probability that the label is 1."""
-
