@@ -1,0 +1,1 @@
+"""TFX without Airflow: compile, launch, the warm launcher, run identity, resolvers."""

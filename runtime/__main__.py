@@ -1,0 +1,143 @@
+"""`python -m runtime compile | run | launch | serve`: TFX pipelines without Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.home import ROOT, Home
+from runtime.protocol import EXIT_SKIPPED, NodeRequest, Outcome, run_key
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      The exit status: 0, 64 for a fault that no retry heals, 75 for one that a retry may heal, 99 for a skipped node.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    told = _parser().parse_args(arguments)
+    try:
+        return int(told.command(told))
+    except AirtightError as error:
+        print(f"{'transient' if error.transient else 'terminal'} fault: {error}", file=sys.stderr)
+        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compile_ = commands.add_parser("compile", help="compile pipelines into bundles")
+    compile_.add_argument(
+        "pipelines",
+        nargs="+",
+        metavar="PIPELINE",
+        help="a folder of pipelines/, package.module:function, or an IR file",
+    )
+    compile_.set_defaults(command=_compile)
+
+    run = commands.add_parser("run", help="run all nodes of a pipeline here, without Airflow")
+    _add_values(run)
+    run.set_defaults(command=_run)
+
+    launch = commands.add_parser("launch", help="run one node in this process")
+    _add_values(launch)
+    launch.add_argument("node", metavar="NODE")
+    launch.set_defaults(command=_launch)
+
+    serve = commands.add_parser("serve", help="serve warm launches on the state folder's unix socket")
+    serve.add_argument("--socket", type=Path, default=None, help="another socket")
+    serve.set_defaults(command=_serve)
+
+    answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
+    answer.set_defaults(command=_answer)
+    return parser
+
+
+def _add_values(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", metavar="PIPELINE")
+    parser.add_argument("--interval", default="", help="the data interval, such as 2013-06")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a runtime parameter")
+    parser.add_argument("--run-id", default="", help="names the run; one that is there already gets further attempts")
+
+
+def _compile(told: argparse.Namespace) -> int:
+    from runtime.compile import compile_pipeline
+
+    for pipeline in told.pipelines:
+        print(f"Compiled {pipeline} to {compile_pipeline(pipeline)}.")
+    return 0
+
+
+def _run(told: argparse.Namespace) -> int:
+    from runtime import local, logs
+    from runtime.bundle import Bundle
+    from runtime.compile import compile_pipeline
+
+    logs.speak()
+    home = Home.current()
+    path = compile_pipeline(told.pipeline, home)
+    values = local.typed(Bundle.read(path), told.interval, told.set)
+    outcomes = local.run(path, home, told.run_id or _fresh_id(told.interval), values)
+    return _status([*outcomes.values()])
+
+
+def _launch(told: argparse.Namespace) -> int:
+    from runtime import local, logs
+    from runtime.bundle import Bundle
+    from runtime.compile import compile_pipeline
+    from runtime.launch import launch
+
+    logs.speak()
+    home = Home.current()
+    path = compile_pipeline(told.pipeline, home)
+    bundle = Bundle.read(path)
+    run_id = told.run_id or _fresh_id(told.interval)
+    request = NodeRequest(
+        bundle=str(path),
+        node=told.node,
+        run=run_key("local", bundle.pipeline, run_id),
+        attempt=uuid.uuid4().hex,
+        home=str(home.path),
+        parameters=local.typed(bundle, told.interval, told.set),
+        labels={"run_id": run_id},
+    )
+    outcome = launch(request)
+    return EXIT_SKIPPED if outcome.state == "skipped" else _status([outcome])
+
+
+def _serve(told: argparse.Namespace) -> int:
+    from runtime.warm import serve
+
+    serve(told.socket or Home.current().launcher_socket)
+    return 0
+
+
+def _answer(_: argparse.Namespace) -> int:
+    from runtime.node import answer
+
+    answer(socket.socket(fileno=os.dup(0)))
+    return 0
+
+
+def _fresh_id(interval: str) -> str:
+    return f"{interval or 'run'}.{uuid.uuid4().hex[:8]}"
+
+
+def _status(outcomes: list[Outcome]) -> int:
+    failures = [AirtightError.from_json(outcome.error) for outcome in outcomes if outcome.state == "failed"]
+    if not failures:
+        return 0
+    return EXIT_TERMINAL if any(not failure.transient for failure in failures) else EXIT_TRANSIENT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

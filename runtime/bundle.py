@@ -1,0 +1,170 @@
+"""A compiled pipeline on disk: TFX's intermediate representation and what Airflow needs beside it, as JSON.
+
+Standard library only: Airflow's side reads it at every parse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airtight.errors import TerminalError
+from airtight.files import digest_of_file, write_text
+from airtight.home import ROOT, Home
+from airtight.parameters import Parameter, Scalar
+
+FORMAT = 1
+"""Raised when the meaning of a field changes; an older bundle is compiled again."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a scheduler needs to know of one node.
+
+    Args:
+      id: Its id, which is also its task's id.
+      type: Its component's name.
+      upstream: Ids of the nodes that must have ended before.
+      doc: What it does, from the component's docstring.
+      outputs: Artifact type of each output key.
+      retries: How often a failed node is tried again, or None for the scheduler's own default.
+      timeout_s: Seconds after which it is given up, 0 for never.
+      trigger: TFX's trigger strategy, such as "ALL_UPSTREAM_NODES_COMPLETED"; empty for the usual one.
+      airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
+    """
+
+    id: str
+    type: str
+    upstream: tuple[str, ...]
+    doc: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+    retries: int | None = None
+    timeout_s: int = 0
+    trigger: str = ""
+    airflow: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One compiled pipeline.
+
+    Args:
+      source: What was compiled: a name, `package.module:function` or the path of an IR file.
+      pipeline: The pipeline's id in TFX.
+      doc: Documentation, Markdown.
+      zone: IANA time zone in which bare dates are meant.
+      parameters: The runtime parameters, without those of the interval.
+      required: Names of parameters that have no default.
+      interval: Whether the pipeline wants `interval_start` and `interval_end`.
+      nodes: The nodes, in topological order.
+      types: Modules of the artifact types that TFX does not bring.
+      sources: SHA-256 of each file of ours that was read, by path (relative to the checkout where it lies there).
+      tfx: Version of TFX that compiled it.
+      ir: The pipeline, as JSON of TFX's `Pipeline` proto.
+    """
+
+    source: str
+    pipeline: str
+    doc: str
+    zone: str
+    parameters: tuple[Parameter, ...]
+    required: tuple[str, ...]
+    interval: bool
+    nodes: tuple[Node, ...]
+    types: tuple[str, ...]
+    sources: dict[str, str]
+    tfx: str
+    ir: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Writes the bundle, whole or not at all."""
+        told = {"format": FORMAT, **asdict(self)}
+        write_text(path, json.dumps(told, indent=1, sort_keys=True))
+
+    @classmethod
+    def read(cls, path: Path) -> Bundle:
+        """Reads a bundle.
+
+        Raises:
+          TerminalError: It is not there, or of another format.
+        """
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise _unreadable(path, str(error)) from error
+        if told.pop("format", None) != FORMAT:
+            raise _unreadable(path, "a bundle of another format")
+        told["parameters"] = tuple(Parameter.from_dict(p) for p in told["parameters"])
+        told["nodes"] = tuple(Node(**{**n, "upstream": tuple(n["upstream"])}) for n in told["nodes"])
+        return cls(**{**told, "required": tuple(told["required"]), "types": tuple(told["types"])})
+
+    def node(self, node_id: str) -> Node:
+        """The node of that id.
+
+        Raises:
+          TerminalError: There is none.
+        """
+        for node in self.nodes:
+            if node.id == node_id:
+                return node
+        raise TerminalError(
+            f"The pipeline {self.pipeline} has no node {node_id!r}.",
+            expected=f"one of {', '.join(n.id for n in self.nodes)}",
+            received=repr(node_id),
+            remedy="Compile the pipeline again, or correct the node's name.",
+        )
+
+    def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
+        """Checks the values of a run and fills in the defaults.
+
+        Args:
+          given: Values by name, those of the interval too.
+
+        Raises:
+          TerminalError: An unknown name, a missing value, a wrong type or a value out of range.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        ends = ("interval_start", "interval_end") if self.interval else ()
+        unknown = sorted(set(given) - set(known) - {"interval_start", "interval_end"})
+        missing = [name for name in (*self.required, *ends) if given.get(name) is None]
+        if unknown or missing:
+            raise TerminalError(
+                f"The parameters of this run do not fit the pipeline {self.pipeline}.",
+                expected=f"values for {', '.join((*known, *ends)) or 'nothing'}",
+                received=f"unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}",
+                remedy="Correct them on the trigger form, in the run's conf or on the command line.",
+            )
+        bound = {name: p.check(given.get(name, p.default)) for name, p in known.items()}
+        return bound | {name: str(given[name]) for name in ends}
+
+    def stale(self) -> str:
+        """Why the bundle must be compiled again, in words; empty when it need not be."""
+        for name, digest in self.sources.items():
+            file = ROOT / name
+            if not file.is_file():
+                return f"{name} is gone"
+            if digest_of_file(file) != digest:
+                return f"{name} changed"
+        return ""
+
+
+def name_of(source: str) -> str:
+    """The file name of a pipeline's bundle, without suffix: `flight_delays`, or a safe form of a dotted name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", ".", source).strip(".")
+
+
+def path_of(source: str, home: Home) -> Path:
+    """Where a pipeline's bundle lies."""
+    return home.bundles / f"{name_of(source)}.json"
+
+
+def _unreadable(path: Path, why: str) -> TerminalError:
+    return TerminalError(
+        f"The compiled pipeline {path.name} cannot be read.",
+        expected=f"a bundle of format {FORMAT}",
+        received=why,
+        remedy="Run `python -m runtime compile` for the pipeline.",
+    )

@@ -1,0 +1,83 @@
+"""What a node raised, in one of the two families."""
+
+from __future__ import annotations
+
+import traceback
+
+import grpc
+from google.protobuf import json_format
+from ml_metadata import errors as mlmd_errors
+from ml_metadata.proto import metadata_store_pb2
+from tfx.proto.orchestration import execution_result_pb2
+
+from airtight.errors import AirtightError, TerminalError, TransientError
+
+_WILL_NOT_HEAL = (TypeError, AttributeError, NameError, ImportError, SyntaxError, NotImplementedError)
+_WILL_NOT_HEAL_CODES = {
+    code.value[0]
+    for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
+}
+_RESULT = "__execution_result__"
+
+
+class Cancelled(Exception):
+    """Somebody wants this node to end; an Exception, so that TFX's launcher cleans up and publishes the failure."""
+
+
+def in_words(error: BaseException, step: str) -> AirtightError:
+    """Gives any exception the form that crosses processes.
+
+    Args:
+      error: What was raised.
+      step: The node.
+    """
+    known = _first_of_ours(error)
+    if known:
+        known.step = known.step or step
+        return known
+    if isinstance(error, Cancelled):
+        return TransientError("The node was stopped before it ended.", received=str(error), step=step)
+    if isinstance(error, mlmd_errors.StatusError):
+        return TransientError(
+            "The metadata store did not answer as it should.",
+            expected="a store that can be reached and written",
+            received=f"{type(error).__name__}: {error}",
+            remedy="See whether the store runs; the task is tried again.",
+            step=step,
+        )
+    family = TerminalError if isinstance(error, _WILL_NOT_HEAL) else TransientError
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" at {where[-1].filename}, line {where[-1].lineno}" if where else ""
+    return family(
+        f"{type(error).__name__}: {error}",
+        received=f"an exception{place}",
+        remedy="See the traceback above.",
+        step=step,
+    )
+
+
+def swallowed(execution: metadata_store_pb2.Execution, step: str) -> AirtightError:
+    """The fault that TFX's launcher wrote into the execution and did not raise."""
+    result = execution_result_pb2.ExecutionResult()
+    told = execution.custom_properties.get(_RESULT)
+    if told is not None:
+        json_format.Parse(told.string_value, result)
+    lines = [line for line in result.result_message.splitlines() if line.strip()]
+    family = TerminalError if result.code in _WILL_NOT_HEAL_CODES else TransientError
+    state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
+    return family(
+        "TFX ended the node before its code ran.",
+        expected="inputs and parameters that can be resolved",
+        received=lines[-1] if lines else f"an execution that is {state}",
+        remedy="See the messages above: an upstream node may have been marked as done without running.",
+        step=step,
+    )
+
+
+def _first_of_ours(error: BaseException | None) -> AirtightError | None:
+    """TFX wraps what components and resolvers raise; the cause says more than the wrapping."""
+    while error is not None:
+        if isinstance(error, AirtightError):
+            return error
+        error = error.__cause__
+    return None

@@ -1,0 +1,196 @@
+"""Runs one node, once: the one function behind Airflow's tasks, local runs and cold processes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.io import fileio
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import data_types, launcher, outputs_utils, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import artifact_utils
+
+from airtight.errors import AirtightError, TerminalError
+from airtight.home import Home
+from runtime import attempts, faults, stores
+from runtime.bundle import Bundle
+from runtime.protocol import NodeRequest, Outcome
+
+log = logging.getLogger(__name__)
+
+_DONE = {metadata_store_pb2.Execution.COMPLETE: "complete", metadata_store_pb2.Execution.CACHED: "cached"}
+
+
+def launch(request: NodeRequest) -> Outcome:
+    """Runs one node and tells what became of it.
+
+    Args:
+      request: Which node of which bundle, in which run.
+
+    Returns:
+      The outcome; faults are in it, none is raised.
+    """
+    try:
+        outcome = _launch(request)
+    except Exception as error:  # noqa: BLE001 - the outcome carries every fault across the process boundary
+        if not isinstance(error, (AirtightError, faults.Cancelled)):
+            log.error("%s", "".join(traceback.format_exception(error)).rstrip())
+        outcome = Outcome.failure(faults.in_words(error, request.node))
+    log.log(logging.ERROR if outcome.state == "failed" else logging.INFO, "%s", outcome.summary)
+    return outcome
+
+
+def _launch(request: NodeRequest) -> Outcome:
+    bundle = Bundle.read(Path(request.bundle))
+    home = Home(Path(request.home))
+    for module in bundle.types:
+        importlib.import_module(module)
+    node, ir = _prepared(bundle, request, home)
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    connection = stores.connection(deployment, home)
+    with connection as handle:
+        attempts.bury(handle.store, request.run, request.node)
+        producers = attempts.pin_inputs(node, request.run, handle.store)
+        _check_inputs(handle, node, producers)
+    # The executor's flags would otherwise be those of the process that launches it.
+    sys.argv = sys.argv[:1]
+    info = launcher.Launcher(
+        pipeline_node=node,
+        mlmd_connection=connection,
+        pipeline_info=ir.pipeline_info,
+        pipeline_runtime_spec=ir.runtime_spec,
+        executor_spec=runner_utils.extract_executor_spec(deployment, request.node),
+        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
+    ).launch()
+    with connection as handle:
+        return _outcome(handle, node, info)
+
+
+def _prepared(
+    bundle: Bundle, request: NodeRequest, home: Home
+) -> tuple[pipeline_pb2.PipelineNode, pipeline_pb2.Pipeline]:
+    """A fresh copy of the IR with this run's values in it, and its node."""
+    installed = importlib.metadata.version("tfx")
+    if bundle.tfx != installed:
+        raise TerminalError(
+            f"The pipeline {bundle.pipeline} was compiled by another TFX.",
+            expected=f"TFX {installed}, which is installed",
+            received=f"TFX {bundle.tfx}",
+            remedy=f"Run `python -m runtime compile {bundle.source}`.",
+        )
+    bundle.node(request.node)
+    ir = json_format.ParseDict(bundle.ir, pipeline_pb2.Pipeline())
+    values: dict[str, Any] = bundle.bind(request.parameters)
+    values |= {"pipeline-root": stores.pipeline_root(ir, home), "pipeline-run-id": request.run}
+    runtime_parameter_utils.substitute_runtime_parameter(ir, values)
+    node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
+    folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
+    attempts.mark(node, request.run, request.attempt, folder, request.labels)
+    return node, ir
+
+
+def _check_inputs(
+    handle: metadata.Metadata,
+    node: pipeline_pb2.PipelineNode,
+    producers: dict[str, metadata_store_pb2.Execution | None],
+) -> None:
+    """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
+    needed = {
+        query.name.field_value.string_value.rpartition(".")[2]
+        for spec in node.inputs.inputs.values()
+        if spec.min_count > 0
+        for channel in spec.channels
+        for query in channel.context_queries
+        if query.type.name == "node"
+    }
+    for producer, execution in producers.items():
+        if execution is None:
+            if producer in needed and not node.inputs.conditionals:
+                raise TerminalError(
+                    f"The upstream node {producer} has no output in this run.",
+                    expected=f"a successful attempt of {producer}",
+                    received="none, though its task counts as done (it was skipped, or marked by hand)",
+                    remedy=f"Clear {producer} so that it runs.",
+                )
+            continue
+        for artifact in _artifacts(handle, execution.id):
+            if artifact["uri"] and artifact["state"] == "LIVE" and not fileio.exists(artifact["uri"]):
+                raise TerminalError(
+                    f"The output {artifact['key']} of {producer} is gone.",
+                    expected=artifact["uri"],
+                    received="nothing at that place; it was removed after it was published",
+                    remedy=f"Clear {producer}, which makes it again.",
+                )
+
+
+def _outcome(
+    handle: metadata.Metadata, node: pipeline_pb2.PipelineNode, info: data_types.ExecutionInfo | None
+) -> Outcome:
+    """Reads back what the launcher did: it returns normally on failures, too."""
+    name = node.node_info.id
+    if info is None or not info.execution_id:
+        attempts.record_skip(handle.store, node)
+        return Outcome(
+            "skipped", summary=f"{name} was skipped: its condition does not hold, or an input asked to skip."
+        )
+    (execution,) = handle.store.get_executions_by_id([info.execution_id])
+    state = _DONE.get(execution.last_known_state)
+    if state is None:
+        return Outcome.failure(faults.swallowed(execution, name), execution.id)
+    outputs: dict[str, list[dict[str, Any]]] = {}
+    for artifact in _artifacts(handle, execution.id):
+        outputs.setdefault(artifact.pop("key"), []).append(artifact)
+    where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, found in outputs.items() for a in found)
+    took = "was taken from the cache" if state == "cached" else "is done"
+    return Outcome(
+        state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, outputs
+    )
+
+
+def _artifacts(handle: metadata.Metadata, execution: int) -> list[dict[str, Any]]:
+    """The output artifacts of an execution, as JSON can tell them."""
+    events = [e for e in handle.store.get_events_by_execution_ids([execution]) if e.type in _OUTPUT_EVENTS]
+    keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
+    found = handle.store.get_artifacts_by_id(list(keys))
+    types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
+    told = []
+    for proto in found:
+        artifact = artifact_utils.deserialize_artifact(types[proto.type_id], proto)
+        properties = {**_scalars(proto.properties), **_scalars(proto.custom_properties)}
+        state = metadata_store_pb2.Artifact.State.Name(proto.state)
+        told.append(
+            {
+                "key": keys[proto.id],
+                "id": proto.id,
+                "type": artifact.type_name,
+                "uri": proto.uri,
+                "state": state,
+                "properties": properties,
+            }
+        )
+    return told
+
+
+_OUTPUT_EVENTS = (
+    metadata_store_pb2.Event.OUTPUT,
+    metadata_store_pb2.Event.INTERNAL_OUTPUT,
+    metadata_store_pb2.Event.DECLARED_OUTPUT,
+)
+
+
+def _scalars(properties: Any) -> dict[str, Any]:
+    return {
+        key: getattr(value, value.WhichOneof("value"))
+        for key, value in properties.items()
+        if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
+        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state"))
+    }

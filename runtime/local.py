@@ -1,0 +1,95 @@
+"""A whole run here and now, without Airflow: the same nodes through the same launch."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from airtight.interval import FORMS, Interval
+from runtime.bundle import Bundle
+from runtime.launch import launch
+from runtime.protocol import NodeRequest, Outcome, run_key
+
+log = logging.getLogger(__name__)
+
+
+def run(bundle_path: Path, home: Home, run_id: str, values: dict[str, Any]) -> dict[str, Outcome]:
+    """Runs all nodes in topological order; what comes after a failed or skipped node does not run.
+
+    Args:
+      bundle_path: The compiled pipeline.
+      home: The state folder.
+      run_id: Names the run; given again, it adds attempts to it.
+      values: The runtime parameters.
+
+    Returns:
+      The outcome of each node that ran.
+    """
+    bundle = Bundle.read(bundle_path)
+    parameters = bundle.bind(values)
+    outcomes: dict[str, Outcome] = {}
+    for number, node in enumerate(bundle.nodes, 1):
+        waiting_for = [
+            up for up in node.upstream if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
+        ]
+        progress = f"[{number}/{len(bundle.nodes)}] {node.id}"
+        if waiting_for and not node.trigger:
+            log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(waiting_for))
+            continue
+        log.info("%s starts.", progress)
+        outcomes[node.id] = launch(
+            NodeRequest(
+                bundle=str(bundle_path),
+                node=node.id,
+                run=run_key("local", bundle.pipeline, run_id),
+                attempt=uuid.uuid4().hex,
+                home=str(home.path),
+                parameters=parameters,
+                labels={"run_id": run_id},
+            )
+        )
+    return outcomes
+
+
+def typed(bundle: Bundle, interval: str, settings: list[str]) -> dict[str, Any]:
+    """Reads what was typed on the command line.
+
+    Args:
+      bundle: The compiled pipeline.
+      interval: A data interval, or "".
+      settings: `key=value` for each.
+
+    Raises:
+      TerminalError: A setting of another form, or of the wrong type.
+    """
+    kinds = {
+        parameter.name: {"str": str, "int": int, "float": float}[parameter.type] for parameter in bundle.parameters
+    }
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            values[name] = kinds.get(name, str)(text)
+        except ValueError as error:
+            raise _wrong(f"a value of {name} of type {kinds[name].__name__}", setting) from error
+        if not equals:
+            raise _wrong("--set key=value", setting)
+    if bundle.interval and not interval:
+        raise _wrong(f"--interval {FORMS}", "none")
+    if interval:
+        told = Interval.parse(interval, bundle.zone)
+        values |= {"interval_start": told.start.isoformat(), "interval_end": told.end.isoformat()}
+    return values
+
+
+def _wrong(expected: str, received: str) -> TerminalError:
+    return TerminalError(
+        "The command line cannot be read.",
+        expected=expected,
+        received=received,
+        remedy="Correct the command; `--help` shows its form.",
+    )

@@ -1,0 +1,96 @@
+"""The process that does one request: a child of the warm launcher, or a cold process of its own.
+
+Both speak over one socket: the request comes in, the outcome goes out, and when the other side closes, the work ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from airtight.errors import AirtightError
+from airtight.home import Home
+from runtime import logs
+from runtime.protocol import CompileRequest, Outcome, Request, decode_request, encode_outcome, receive_with_output
+
+GRACE_S = 4.0
+"""Seconds that a node has for cleaning up after it was told to stop."""
+_REQUEST_TIMEOUT_S = 10.0
+
+
+def answer(connection: socket.socket, *lifelines: int) -> None:
+    """Reads one request, does it, sends the outcome.
+
+    The process must lead its own process group: when the client or a lifeline goes away, the whole group is ended.
+
+    Args:
+      connection: The socket to the client.
+      *lifelines: Further file descriptors whose other side must stay open.
+    """
+    connection.settimeout(_REQUEST_TIMEOUT_S)
+    told, output = receive_with_output(connection)
+    connection.settimeout(None)
+    if told is None:
+        return
+    if output is not None:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+    logs.speak()
+    signal.signal(signal.SIGTERM, _cancel)
+    threading.Thread(target=_end_with, args=(connection.fileno(), *lifelines), daemon=True).start()
+    outcome = do(decode_request(told))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        connection.sendall(encode_outcome(outcome))
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def do(request: Request) -> Outcome:
+    """Does one request in this process.
+
+    Everything of the checkout is imported here and not before, so that the next node sees changed code.
+    """
+    from runtime import faults
+
+    step = "compile" if isinstance(request, CompileRequest) else request.node
+    try:
+        if isinstance(request, CompileRequest):
+            from runtime.compile import compile_pipeline
+
+            path = compile_pipeline(request.pipeline, Home(Path(request.home)))
+            return Outcome("complete", f"Compiled {request.pipeline} to {path}.")
+        from runtime.launch import launch
+
+        os.environ["AIRTIGHT_HOME"] = request.home
+        return launch(request)
+    except (AirtightError, faults.Cancelled) as error:
+        return Outcome.failure(faults.in_words(error, step))
+
+
+def _cancel(_number: int, _frame: FrameType | None) -> None:
+    from runtime.faults import Cancelled
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Cancelled("a signal to stop")
+
+
+def _end_with(*descriptors: int) -> None:
+    """Waits until the other side of one descriptor closes; then ends this process and all its children."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    poll.poll()
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.killpg(0, signal.SIGKILL)

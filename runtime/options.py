@@ -1,0 +1,59 @@
+"""Options of the Airflow task, chosen in the pipeline's code beside the node that they are for."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from tfx.dsl.components.base import base_node
+
+from airtight.errors import TerminalError
+
+ALLOWED = (
+    "pool",
+    "pool_slots",
+    "queue",
+    "priority_weight",
+    "retries",
+    "retry_delay_s",
+    "timeout_s",
+    "depends_on_past",
+    "trigger_rule",
+    "executor",
+    "executor_config",
+    "cold",
+)
+"""What may be chosen; each is named as Airflow's operators name it, but for times, which are in seconds, and
+`cold`, which runs the node in a process of its own instead of the warm launcher's child."""
+
+_ATTRIBUTE = "_airtight_task_options"
+_Node = TypeVar("_Node", bound=base_node.BaseNode)
+
+
+def task(node: _Node, **options: Any) -> _Node:
+    """Notes options for the Airflow task of a node; the pipeline stays an ordinary TFX pipeline.
+
+    Args:
+      node: The node.
+      **options: Names of `ALLOWED`, with JSON values.
+
+    Returns:
+      The node itself.
+
+    Raises:
+      TerminalError: An unknown option.
+    """
+    unknown = sorted(set(options) - set(ALLOWED))
+    if unknown:
+        raise TerminalError(
+            f"The node {node.id} has task options that do not exist.",
+            expected=f"some of {', '.join(ALLOWED)}",
+            received=", ".join(unknown),
+            remedy="Correct the names in the pipeline.",
+        )
+    setattr(node, _ATTRIBUTE, chosen_for(node) | options)
+    return node
+
+
+def chosen_for(node: base_node.BaseNode) -> dict[str, Any]:
+    """What `task` noted for a node."""
+    return getattr(node, _ATTRIBUTE, {})

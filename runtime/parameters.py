@@ -1,0 +1,73 @@
+"""From `airtight.parameters.Parameter` to TFX's runtime parameters, and back from a compiled pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import message
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.proto.orchestration import pipeline_pb2
+
+from airtight.parameters import Parameter
+
+INTERVAL = ("interval_start", "interval_end")
+"""The parameters that are filled from the run's data interval."""
+RESERVED = ("pipeline-root", "pipeline-run-id")
+"""The parameters that TFX itself puts into every pipeline."""
+
+_PYTHON = {"str": str, "int": int, "float": float}
+_NAMES = {
+    pipeline_pb2.RuntimeParameter.STRING: "str",
+    pipeline_pb2.RuntimeParameter.INT: "int",
+    pipeline_pb2.RuntimeParameter.DOUBLE: "float",
+}
+
+
+def runtime_parameter(parameter: Parameter) -> RuntimeParameter:
+    """Gives what a TFX component takes where the run decides.
+
+    Args:
+      parameter: The parameter as people see it; it belongs into the pipeline's PARAMETERS, too.
+    """
+    return RuntimeParameter(parameter.name, ptype=_PYTHON[parameter.type], default=parameter.default)
+
+
+def interval_parameters() -> tuple[RuntimeParameter, RuntimeParameter]:
+    """Gives `interval_start` and `interval_end`, ISO 8601 with offset, filled from the run's data interval."""
+    start, end = (RuntimeParameter(name, ptype=str) for name in INTERVAL)
+    return start, end
+
+
+def found_in(ir: pipeline_pb2.Pipeline) -> dict[str, tuple[Parameter, bool]]:
+    """Lists the runtime parameters that a compiled pipeline waits for, without the reserved ones.
+
+    Returns:
+      For each name the parameter and whether a value must be given (it has no default).
+    """
+    found: dict[str, tuple[Parameter, bool]] = {}
+    for proto in _walk(ir):
+        if proto.name in RESERVED or proto.name in found:
+            continue
+        kind = _NAMES[proto.type]
+        has_default = proto.HasField("default_value")
+        default: Any = _PYTHON[kind]()
+        if has_default:
+            default = getattr(proto.default_value, proto.default_value.WhichOneof("value"))
+        found[proto.name] = Parameter(proto.name, kind, _PYTHON[kind](default)), not has_default
+    return found
+
+
+def _walk(proto: message.Message) -> Iterator[pipeline_pb2.RuntimeParameter]:
+    if isinstance(proto, pipeline_pb2.RuntimeParameter):
+        yield proto
+        return
+    for field, value in proto.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            children = [v for v in value.values() if isinstance(v, message.Message)]
+        else:
+            children = list(value) if field.label == field.LABEL_REPEATED else [value]
+        for child in children:
+            yield from _walk(child)

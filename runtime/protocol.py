@@ -1,0 +1,179 @@
+"""What crosses between a client and the process that does the work: one request, lines of output, one reply.
+
+Standard library only: Airflow's side imports it. A frame is four bytes of length, big-endian, and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from airtight.errors import AirtightError
+
+EXIT_SKIPPED = 99
+"""Exit status of a node that had nothing to do (Airflow's shell operators read it as skipped, too)."""
+MAX_FRAME = 16 * 2**20
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True)
+class NodeRequest:
+    """Run one node, once.
+
+    Args:
+      bundle: Path of the compiled pipeline.
+      node: Id of the node.
+      run: Key of the run, as `run_key` makes it.
+      attempt: Names this attempt and no other; every attempt is an execution of its own in the lineage.
+      parameters: Values of the runtime parameters, by name; what is missing takes its default.
+      labels: What else the lineage should tell of the attempt (try number, Airflow's run id).
+      home: The state folder.
+    """
+
+    bundle: str
+    node: str
+    run: str
+    attempt: str
+    home: str
+    parameters: dict[str, str | int | float] = field(default_factory=dict)
+    labels: dict[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """Compile one pipeline into its bundle.
+
+    Args:
+      pipeline: Name of a folder of `pipelines/`, or `package.module:function`.
+      home: The state folder.
+    """
+
+    pipeline: str
+    home: str
+
+
+Request = NodeRequest | CompileRequest
+_REQUESTS: dict[str, type] = {"node": NodeRequest, "compile": CompileRequest}
+State = Literal["complete", "cached", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request.
+
+    Args:
+      state: "failed" comes with `error`.
+      summary: One line in words.
+      execution: Id of the execution in ML Metadata, or None.
+      outputs: For each output key its artifacts: `id`, `type`, `uri`, `properties`.
+      error: `AirtightError.to_json`, or "".
+    """
+
+    state: State
+    summary: str = ""
+    execution: int | None = None
+    outputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    error: str = ""
+
+    @classmethod
+    def failure(cls, error: AirtightError, execution: int | None = None) -> Outcome:
+        """The outcome of a fault."""
+        return cls("failed", summary=str(error), execution=execution, error=error.to_json())
+
+    def raise_if_failed(self) -> None:
+        """Raises the fault that the other side met, in its family.
+
+        Raises:
+          AirtightError: The state is "failed".
+        """
+        if self.state == "failed":
+            raise AirtightError.from_json(self.error)
+
+
+def run_key(*names: str) -> str:
+    """Names a run in URIs and in lineage: readable, safe everywhere, and different for different names.
+
+    Airflow's run ids hold ":" and "+", and two DAGs have runs of one id.
+
+    Args:
+      names: What tells the run apart, such as DAG id and run id.
+    """
+    whole = ".".join(names)
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "-", whole)
+    return safe if safe == whole else f"{safe}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def encode_request(request: Request) -> bytes:
+    """Serializes a request to a frame."""
+    kind = next(kind for kind, python in _REQUESTS.items() if isinstance(request, python))
+    return _frame({"kind": kind, **asdict(request)})
+
+
+def decode_request(told: dict[str, Any]) -> Request:
+    """The inverse of `encode_request`, from the frame's JSON."""
+    fields = dict(told)
+    return _REQUESTS[fields.pop("kind")](**fields)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Serializes an outcome to a frame."""
+    return _frame({"kind": "outcome", **asdict(outcome)})
+
+
+def encode_exit(status: int) -> bytes:
+    """Serializes the wait status of a process that ended, to a frame."""
+    return _frame({"kind": "exit", "status": status})
+
+
+def decode_outcome(told: dict[str, Any]) -> Outcome:
+    """The inverse of `encode_outcome`, from the frame's JSON."""
+    fields = dict(told)
+    fields.pop("kind")
+    return Outcome(**fields)
+
+
+def receive(connection: socket.socket) -> dict[str, Any] | None:
+    """Reads one frame; None when the other side has closed before it was whole."""
+    head = _receive_exactly(connection, _LENGTH.size)
+    if head is None:
+        return None
+    size = _LENGTH.unpack(head)[0]
+    if size > MAX_FRAME:
+        return None
+    body = _receive_exactly(connection, size)
+    return None if body is None else json.loads(body)
+
+
+def receive_with_output(connection: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
+    """Reads one frame and the file descriptor for output that travels with its first byte."""
+    head, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    output = descriptors[0] if descriptors else None
+    rest = _receive_exactly(connection, _LENGTH.size - 1) if head else None
+    if rest is None:
+        return None, output
+    size = _LENGTH.unpack(head + rest)[0]
+    body = _receive_exactly(connection, size) if size <= MAX_FRAME else None
+    return (None if body is None else json.loads(body)), output
+
+
+def _frame(told: dict[str, Any]) -> bytes:
+    body = json.dumps(told).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        try:
+            part = connection.recv(size - len(parts))
+        except ConnectionResetError:
+            return None
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
