@@ -1,0 +1,240 @@
+"""Airflow's REST API, as far as a person at a terminal needs it: unpause, trigger, follow, read a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from airtight.errors import TerminalError, TransientError
+from airtight.home import Home
+from services.settings import USER, Settings, password
+
+POLL_S = 0.25
+TIMEOUT_S = 30.0
+OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
+_TOKEN_AGAIN = httpx.codes.UNAUTHORIZED
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a run, as it stands.
+
+    Args:
+      id: Task id, which is the node's id.
+      state: Airflow's word for it; "" before it is scheduled.
+      tries: Number of the present try.
+      started: When the present try started, or None.
+      ended: When it ended, or None.
+    """
+
+    id: str
+    state: str
+    tries: int
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self.state in OVER
+
+    @property
+    def seconds(self) -> float:
+        """How long its last try ran, or has been running."""
+        return ((self.ended or datetime.now(UTC)) - self.started).total_seconds() if self.started else 0.0
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a task's log.
+
+    Args:
+      level: "info", "warning", "error"...; "" where Airflow tells none.
+      logger: Who said it.
+      text: What it said.
+    """
+
+    level: str
+    logger: str
+    text: str
+
+
+class Airflow:
+    """A client of the local Airflow.
+
+    Args:
+      url: Address of the UI.
+      user: Whom to log in as.
+      secret: The user's password.
+    """
+
+    def __init__(self, url: str, user: str, secret: str) -> None:
+        self.url = url
+        self._user = user
+        self._secret = secret
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+
+    @classmethod
+    def local(cls, settings: Settings, home: Home) -> Airflow:
+        """The Airflow of the local services."""
+        return cls(settings.airflow_url, USER, password(home))
+
+    def await_dag(self, dag_id: str, timeout_s: float) -> None:
+        """Returns when Airflow knows the DAG.
+
+        Raises:
+          TerminalError: Its file cannot be imported.
+          TransientError: It does not appear in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._call("GET", f"/api/v2/dags/{dag_id}", may_be_missing=True) is None:
+            errors = self._call("GET", "/api/v2/importErrors")["import_errors"]
+            if mine := [e for e in errors if e["filename"].endswith(f"{dag_id}.py")]:
+                raise TerminalError(
+                    f"Airflow cannot import the DAG {dag_id}.",
+                    received=mine[0]["stack_trace"].strip(),
+                    remedy=f"Correct {mine[0]['filename']}; Airflow reads it again by itself.",
+                )
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"Airflow does not show the DAG {dag_id} after {timeout_s:.0f} s.",
+                    expected=f"dags/{dag_id}.py, parsed",
+                    remedy="See the log of the dag-processor: make logs.",
+                )
+            time.sleep(POLL_S)
+
+    def unpause(self, dag_id: str) -> None:
+        """Lets the DAG run."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+        """Triggers the DAG by hand, as the trigger form does.
+
+        Returns:
+          The run's id.
+        """
+        told = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
+        return str(told["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """State of a run: queued, running, success or failed."""
+        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[Task]:
+        """Every task of a run, in the order in which they started; those that have not come last."""
+        told = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=100")
+        tasks = [
+            Task(t["task_id"], t["state"] or "", t["try_number"], _instant(t["start_date"]), _instant(t["end_date"]))
+            for t in told["task_instances"]
+        ]
+        return sorted(tasks, key=lambda task: task.started or datetime.max.replace(tzinfo=UTC))
+
+    def follow(self, dag_id: str, run_id: str) -> Iterator[Task]:
+        """Yields each task when it starts to run and when it is over, until the run has ended."""
+        seen: set[tuple[str, str, int]] = set()
+        while True:
+            # The run's state is asked for first: what its tasks say afterwards is then the last word.
+            ended = self.run_state(dag_id, run_id) in OVER
+            for task in self.tasks(dag_id, run_id):
+                mark = (task.id, task.state, task.tries)
+                if mark not in seen and (task.over or task.state in ("running", "up_for_retry")):
+                    seen.add(mark)
+                    yield task
+            if ended:
+                return
+            time.sleep(POLL_S)
+
+    def log(self, dag_id: str, run_id: str, task: Task) -> list[LogLine]:
+        """The log of a task's last try; empty when it never ran."""
+        if not task.tries:
+            return []
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task.id}/logs/{task.tries}"
+        told = self._call("GET", f"{path}?full_content=true", may_be_missing=True) or {"content": []}
+        return [
+            LogLine(line.get("level", ""), line.get("logger", ""), line["event"])
+            if isinstance(line, dict)
+            else LogLine("", "", line)
+            for line in told["content"]
+        ]
+
+    def task_url(self, dag_id: str, run_id: str, task: Task) -> str:
+        """Where the UI shows the log of a task's last try."""
+        return f"{self.url}/dags/{dag_id}/runs/{quote(run_id)}/tasks/{task.id}?try_number={task.tries}"
+
+    def run_url(self, dag_id: str, run_id: str) -> str:
+        """Where the UI shows a run."""
+        return f"{self.url}/dags/{dag_id}/runs/{quote(run_id)}"
+
+    def _call(self, method: str, path: str, *, may_be_missing: bool = False, json: Any = None) -> Any:
+        try:
+            answer = self._http.request(method, path, json=json)
+            if answer.status_code == _TOKEN_AGAIN:
+                self._log_in()
+                answer = self._http.request(method, path, json=json)
+        except httpx.TransportError as error:
+            raise TransientError(
+                "Airflow does not answer.",
+                expected=f"its API at {self.url}",
+                received=str(error),
+                remedy="See whether it runs: make status.",
+            ) from error
+        if may_be_missing and answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.is_error:
+            raise TerminalError(
+                f"Airflow refused {method} {path}.",
+                received=f"{answer.status_code}: {answer.text[:500]}",
+                remedy="Correct the request; for a run's conf, see the trigger form in the UI.",
+            )
+        return answer.json()
+
+    def _log_in(self) -> None:
+        told = self._http.post("/auth/token", json={"username": self._user, "password": self._secret})
+        if told.is_error:
+            raise TerminalError(
+                "Airflow does not accept the password of the local services.",
+                received=f"{told.status_code} for user {self._user}",
+                remedy="Another Airflow may listen on that port; see make status.",
+            )
+        self._http.headers["Authorization"] = f"Bearer {told.json()['access_token']}"
+
+
+def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]) -> bool:
+    """Tells a run's progress, one line for each task that ends, and in full what a failed one said.
+
+    Returns:
+      Whether the run succeeded.
+    """
+    for task in airflow.follow(dag_id, run_id):
+        if task.state == "running":
+            continue
+        log = airflow.log(dag_id, run_id, task)
+        tell(f"  {task.id:13} {task.state:15} {task.seconds:6.1f} s  {summary(log)}")
+        if task.state in ("failed", "up_for_retry"):
+            for line in errors(log):
+                tell(f"      {line}")
+            tell(f"      Log: {airflow.task_url(dag_id, run_id, task)}")
+    return airflow.run_state(dag_id, run_id) == "success"
+
+
+def summary(log: list[LogLine]) -> str:
+    """The last thing that a node of ours said of itself, one line; empty when it said nothing."""
+    own = ("components.", "pipelines.", "runtime.", "airtight.")
+    said = [line.text for line in log if line.level == "info" and line.logger.startswith(own)]
+    return said[-1].splitlines()[0] if said else ""
+
+
+def errors(log: list[LogLine], most: int = 12) -> list[str]:
+    """The lines of the last errors in a log, for a person."""
+    lines = [text for line in log if line.level in ("error", "critical") for text in line.text.splitlines()]
+    return lines[-most:]
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
