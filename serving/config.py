@@ -74,6 +74,7 @@ class Settings:
       max_request_bytes: Larger requests are refused.
       drain_s: After SIGTERM, running requests have so long to finish.
       ready_file: JSON with pid and real ports, written when the server listens, or None.
+      exit_with_stdin: Stop when standard input ends, so that the server does not outlive who started it.
       workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
     """
 
@@ -93,6 +94,7 @@ class Settings:
     max_request_bytes: int = 256 << 20
     drain_s: float = 15.0
     ready_file: Path | None = None
+    exit_with_stdin: bool = False
     workers: int = 2
 
 
@@ -185,6 +187,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         max_request_bytes=flags.max_request_bytes,
         drain_s=flags.drain_seconds,
         ready_file=flags.ready_file,
+        exit_with_stdin=flags.exit_with_stdin,
         workers=flags.tensorflow_session_parallelism or os.cpu_count() or 1,
     )
 
@@ -227,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
     add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
     add("--ready_file", type=Path, help="JSON with pid and ports, written when the server listens")
+    add("--exit_with_stdin", **_boolean("stop when standard input ends, with the process that started the server"))
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
     return parser
 

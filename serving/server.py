@@ -50,6 +50,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    if settings.exit_with_stdin:
+        loop.add_reader(0, _stop_at_end, loop, stopping)
     registry = Registry()
     manager = Manager(settings, registry)
     runner = Runner(settings.workers, settings.rest_api_timeout_s)
@@ -122,6 +124,12 @@ def _bound(settings: Settings) -> socket.socket:
         listener.close()
         raise _taken("REST", settings.rest_api_port, error) from error
     return listener
+
+
+def _stop_at_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    if not os.read(0, 4096):
+        loop.remove_reader(0)
+        stopping.set()
 
 
 def _say_ready(settings: Settings, grpc_port: int, rest_port: int) -> None:

@@ -1,0 +1,135 @@
+"""Asking a model server over REST: which versions it has, and does one answer. TensorFlow Serving speaks the same."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from airtight.errors import TerminalError, TransientError
+
+OK, NOT_FOUND, BAD_REQUEST, SERVER_ERROR = 200, 404, 400, 500
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """What a server says of one version.
+
+    Args:
+      state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+      error: Why it did not load; empty when nothing is wrong.
+    """
+
+    state: str
+    error: str
+
+
+class ModelServer:
+    """One connection to a server, kept open between requests; a proxy set in the environment is not used.
+
+    Args:
+      url: Such as http://127.0.0.1:8501.
+      timeout_s: For one request.
+
+    Raises:
+      TerminalError: `url` is no HTTP address.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise TerminalError(
+                "The model server's address is not usable.",
+                expected="http://host:port",
+                received=repr(url),
+                remedy="Correct server_url in the pipeline's settings.",
+            )
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._prefix = parts.path.rstrip("/")
+
+    def versions(self, model: str) -> dict[int, VersionState]:
+        """The versions of a model that the server knows; none for a model that it does not know (yet).
+
+        Raises:
+          TransientError: The server cannot be reached or answers with an error of its own.
+        """
+        status, answer = self.request("GET", f"/v1/models/{model}")
+        if status == NOT_FOUND:
+            return {}
+        if status != OK:
+            raise self._strange(status, answer)
+        return {
+            int(entry["version"]): VersionState(entry["state"], entry["status"]["error_message"])
+            for entry in answer["model_version_status"]
+        }
+
+    def refusal_of_a_row(self, model: str, version: int) -> str:
+        """Asks a version for one row in which every value is missing; the answer is not judged.
+
+        Returns:
+          Empty when it answers, else the message with which the model refuses such a row.
+
+        Raises:
+          TransientError: The version gives no answer, or the server cannot be reached.
+        """
+        path = f"/v1/models/{model}/versions/{version}"
+        status, told = self.request("GET", f"{path}/metadata")
+        if status != OK:
+            raise self._strange(status, told)
+        inputs = told["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
+        row = {name: _missing(info) for name, info in inputs.items()}
+        status, answer = self.request("POST", f"{path}:predict", json.dumps({"inputs": row}).encode())
+        if status == BAD_REQUEST:
+            return answer["error"]
+        if status != OK:
+            raise self._strange(status, answer)
+        return ""
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """One request.
+
+        Returns:
+          HTTP status and the parsed JSON answer.
+
+        Raises:
+          TransientError: The server cannot be reached, or what answers is no model server.
+        """
+        try:
+            self._connection.request(method, self._prefix + path, body, {"Content-Type": "application/json"})
+            response = self._connection.getresponse()
+            return response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            raise TransientError(
+                "The model server cannot be reached.",
+                expected=f"a model server that answers at {self.url}",
+                received=f"{type(error).__name__}: {error}",
+                remedy="Start the model server, or correct server_url, and retry the task.",
+            ) from error
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+    def _strange(self, status: int, answer: Any) -> TransientError:
+        return TransientError(
+            "The model server answers with an error.",
+            expected=f"status {OK} from {self.url}",
+            received=f"{status}: {json.dumps(answer)[:300]}",
+            remedy="Look at the model server's log and retry the task.",
+        )
+
+
+def _missing(info: dict[str, Any]) -> Any:
+    """A missing value in the form of an input: nested lists, one of each size that varies."""
+    value: Any = {"DT_STRING": "", "DT_FLOAT": float("nan"), "DT_DOUBLE": float("nan"), "DT_BOOL": False}.get(
+        info["dtype"], 0
+    )
+    for dim in reversed(info["tensor_shape"].get("dim", [])):
+        size = int(dim["size"])
+        value = [value] * (1 if size < 0 else size)
+    return value

@@ -1,0 +1,233 @@
+"""push: hands the judged model to the model server, as a version named by the data's interval."""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+
+from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.files import digest_of_tree, new_folder, write_text
+from airtight.interval import Interval
+from components.artifacts import Dataset
+from components.examples import interval_of
+from components.model_server import ModelServer
+
+log = logging.getLogger(__name__)
+
+RECORD = "push.json"
+"""What was done, inside a `PushedModel`."""
+ATTEMPTS = 100
+"""A version is the day times this, plus the attempt."""
+POLL_S = 0.1
+
+
+@component
+def push(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+    model: InputArtifact[standard_artifacts.Model],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
+    dataset: InputArtifact[Dataset],
+    pushed: OutputArtifact[standard_artifacts.PushedModel],
+    model_name: Parameter[str],
+    serving_root: Parameter[str],
+    zone: Parameter[str],
+    server_url: Parameter[str] = "",
+    timeout_s: Parameter[float] = 120.0,
+) -> None:
+    """Copies the SavedModel where the model server finds it, and waits until the server serves it.
+
+    What a gate did not bless is not pushed: that is recorded, and is no failure. The copy is made under a name
+    that the server ignores and renamed last. A version that the server cannot serve is taken back; the old one stays.
+
+    Args:
+      model: The model that was judged.
+      blessing: What evaluate decided.
+      infra_blessing: What try_serving decided.
+      dataset: Whose interval names the version.
+      pushed: Custom properties `pushed` (1 or 0), `reason`, `version` (0 when not pushed), `interval_start`,
+        `interval_end`, `model_uri`, `model_digest`; the same in `push.json`.
+      model_name: The name under which it is served.
+      serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`.
+      zone: IANA time zone in which the interval's end is a day.
+      server_url: The server's REST address; empty when there is none to ask.
+      timeout_s: The server has so long to serve the version.
+
+    Raises:
+      TransientError: The server cannot be reached or is not done in time, or another push took the version.
+      TerminalError: The server cannot load the model.
+    """
+    ends = interval_of(dataset)
+    record: dict[str, Any] = {
+        "pushed": 0,
+        "reason": _refusal(blessing, infra_blessing),
+        "version": 0,
+        "interval_start": ends[0],
+        "interval_end": ends[1],
+        "model_uri": model.uri,
+        "model_digest": "",
+    }
+    if not record["reason"]:
+        source = Path(path_utils.serving_model_dir(model.uri))
+        base_path = Path(serving_root) / model_name
+        server = ModelServer(server_url) if server_url else None
+        record["model_digest"] = digest_of_tree(source)
+        day = day_of(Interval.of(*ends), zone)
+        version, said = deliver(source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s)
+        record.update(pushed=1, version=version, reason=said)
+    log.info("%s", record["reason"])
+    write_text(Path(pushed.uri) / RECORD, json.dumps(record, indent=1))
+    for name, value in record.items():
+        set_property = pushed.set_int_custom_property if isinstance(value, int) else pushed.set_string_custom_property
+        set_property(name, value)
+
+
+def day_of(interval: Interval, zone: str) -> int:
+    """The local day on which an interval ends, as YYYYMMDD."""
+    return int(interval.end.astimezone(ZoneInfo(zone)).strftime("%Y%m%d"))
+
+
+def deliver(
+    source: Path, digest: str, base_path: Path, day: int, *, server: ModelServer | None, timeout_s: float
+) -> tuple[int, str]:
+    """Makes a version visible and sees it served, or leaves everything as it was.
+
+    Args:
+      source: The SavedModel.
+      digest: `digest_of_tree(source)`.
+      base_path: Folder of the model's versions.
+      day: The interval's end, YYYYMMDD.
+      server: The server to ask, or None.
+      timeout_s: It has so long.
+
+    Returns:
+      The version, and what was done in one sentence.
+
+    Raises:
+      TransientError: The server cannot be reached or is not done in time, or another push took the version.
+      TerminalError: The server cannot load the model.
+    """
+    if server is not None:
+        server.versions(base_path.name)  # A server that is away is noticed before anything is visible.
+    version, is_new = _version_for(digest, base_path, day)
+    if is_new:
+        _publish(source, digest, base_path / str(version))
+    try:
+        said = "" if server is None else await_served(server, base_path, version, timeout_s)
+    except AirtightError as error:
+        # One that was there before stays through an outage of the server, but not when it does not load.
+        if is_new or not error.transient:
+            _take_back(base_path / str(version))
+            log.warning("Version %d was taken back", version)
+        raise
+    done = f"Version {version} of {base_path.name} " + (
+        "is pushed" if is_new else "was there already, nothing was copied"
+    )
+    return version, f"{done}{said}."
+
+
+def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: float) -> str:
+    """Waits until the server serves a version, or need not because a later one is there.
+
+    Returns:
+      The rest of a sentence on what the server says.
+
+    Raises:
+      TransientError: The server cannot be reached, is not done in time, or gives no answer.
+      TerminalError: The server cannot load the version.
+    """
+    model = base_path.name
+    deadline = time.monotonic() + timeout_s
+    while True:
+        states = server.versions(model)
+        known = states.get(version)
+        later = [number for number, told in states.items() if number > version and told.state == "AVAILABLE"]
+        if known is not None and known.state == "AVAILABLE":
+            refusal = server.refusal_of_a_row(model, version)
+            return ", and the server answers with it" + (f" (a row of missing values: {refusal})" if refusal else "")
+        if known is not None and known.state == "END" and known.error:
+            raise TerminalError(
+                f"The model server cannot load version {version} of {model}; it was taken back.",
+                expected="a SavedModel that the server loads",
+                received=known.error,
+                remedy="Look at the training step; the version served before stays.",
+            )
+        if later:
+            return f", and registered only: version {max(later)} is of a later interval and stays the served one"
+        if time.monotonic() > deadline:
+            raise TransientError(
+                f"The model server did not serve version {version} of {model} in time.",
+                expected=f"state AVAILABLE within {timeout_s:g} s",
+                received=f"state {known.state}" if known else "a server that does not know the version",
+                remedy=f"See that the server at {server.url} watches {base_path}, and retry the task.",
+            )
+        time.sleep(POLL_S)
+
+
+def _refusal(blessing: Any, infra_blessing: Any) -> str:
+    for judge, artifact in (("evaluate", blessing), ("try_serving", infra_blessing)):
+        if artifact.get_int_custom_property("blessed") != 1:
+            return f"Not pushed: {judge} did not bless the model."
+    return ""
+
+
+def _version_for(digest: str, base_path: Path, day: int) -> tuple[int, bool]:
+    """The version of this content for this day, and whether it is still to be copied."""
+    attempts = sorted(number for number in _versions(base_path) if number // ATTEMPTS == day)
+    for number in attempts:
+        if digest_of_tree(base_path / str(number)) == digest:
+            return number, False
+    version = attempts[-1] + 1 if attempts else day * ATTEMPTS + 1
+    if version // ATTEMPTS != day:
+        raise TerminalError(
+            f"There is no version left for the interval that ends on {day}.",
+            expected=f"fewer than {ATTEMPTS} attempts for one day",
+            received=f"{len(attempts)} versions in {base_path}",
+            remedy="Remove versions of that day that are no longer needed.",
+        )
+    return version, True
+
+
+def _publish(source: Path, digest: str, target: Path) -> None:
+    try:
+        with new_folder(target) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+            if digest_of_tree(temporary) != digest:
+                raise TransientError(
+                    "The model changed while it was copied.",
+                    expected=f"the digest {digest}",
+                    received=f"another one in {temporary}",
+                    remedy="Retry the task; nothing was pushed.",
+                )
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise TransientError(
+            f"Another push took version {target.name} at the same time.",
+            expected=f"{target} not to be there",
+            received="a folder of that name",
+            remedy="Retry the task: it takes the next version, or finds its own content there.",
+        ) from error
+
+
+def _take_back(path: Path) -> None:
+    """Removes a version at once for whoever looks, then its files."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.taken-back")
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def _versions(base_path: Path) -> list[int]:
+    if not base_path.is_dir():
+        return []
+    return [int(entry.name) for entry in base_path.iterdir() if entry.name.isdecimal() and entry.is_dir()]

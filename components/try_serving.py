@@ -1,0 +1,301 @@
+"""try_serving: the real model server loads the candidate, alone, and answers real rows: right, and in time."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+
+from airtight.errors import TransientError
+from airtight.home import ROOT
+from airtight.interval import Interval
+from airtight.names import load
+from airtight.verdict import Check, Verdict
+from components.examples import features as raw_features
+from components.examples import interval_of, read_table
+from components.model_server import OK, ModelServer
+from components.saved_model import Predictor, serving_folder
+from components.schema import PREDICTION, ExampleSchema
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-6
+"""Largest difference between the answers of the same model, called in different ways."""
+CANDIDATE = "candidate"
+VERSION = 1
+POLL_S = 0.05
+LOG_TAIL = 2000
+"""Characters of the server's log that an error repeats."""
+
+Rows = dict[str, np.ndarray]
+
+
+@component
+def try_serving(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+    examples: InputArtifact[standard_artifacts.Examples],
+    model: InputArtifact[standard_artifacts.Model],
+    infra_blessing: OutputArtifact[standard_artifacts.InfraBlessing],
+    schema: Parameter[str],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing] = None,
+    requests: Parameter[int] = 200,
+    p99_limit_ms: Parameter[float] = 50.0,
+    start_timeout_s: Parameter[float] = 120.0,
+) -> None:
+    """Starts the model server on the candidate and asks it for rows of the split `test`, by REST and by gRPC.
+
+    Args:
+      examples: The rows.
+      model: The candidate.
+      infra_blessing: Custom property `blessed` (1 or 0) and TFX's marker file, with the verdict in words.
+      schema: Dotted name of the ExampleSchema.
+      blessing: What evaluate decided; a model that it did not bless is not tried.
+      requests: How many rows are sent, one by one, each way.
+      p99_limit_ms: The slowest hundredth of the answers may take so long, in milliseconds.
+      start_timeout_s: The server has so long to start and to load the candidate.
+
+    Raises:
+      TransientError: The server does not start.
+    """
+    ends = interval_of(examples)
+    if blessing is not None and blessing.get_int_custom_property("blessed") != 1:
+        checks = [Check("blessed by evaluate", False, note="Not tried: evaluate did not bless the model.")]
+    else:
+        wanted: ExampleSchema = load(schema)
+        table = read_table(Path(examples.uri), "test", wanted, wanted.names)
+        chosen = np.unique(np.linspace(0, table.num_rows - 1, min(requests, table.num_rows)).astype(np.int64))
+        rows = raw_features(table.take(chosen), wanted)
+        checks = trial(serving_folder(model.uri), wanted, rows, p99_limit_ms, start_timeout_s)
+    verdict = Verdict("try_serving", str(Interval.of(*ends)), tuple(checks))
+    _record(infra_blessing, verdict, ends)
+
+
+def trial(folder: Path, schema: ExampleSchema, rows: Rows, p99_limit_ms: float, start_timeout_s: float) -> list[Check]:
+    """Serves a SavedModel for a moment and judges it.
+
+    Args:
+      folder: The SavedModel.
+      schema: Its features.
+      rows: Raw features by name, each of shape [rows].
+      p99_limit_ms: The bound for each protocol.
+      start_timeout_s: For the server to start and load.
+
+    Returns:
+      What was looked at, in order.
+
+    Raises:
+      TransientError: The server does not start.
+    """
+    count = len(next(iter(rows.values())))
+    if not count:
+        return [Check("rows to try", False, 0, ">= 1", note="The split test has no rows.")]
+    with _served(folder, start_timeout_s) as server:
+        error = _await_loaded(server, start_timeout_s)
+        if error:
+            return [Check("loads", False, note=error)]
+        spoken = [
+            ask_all("REST", _rest(server.rest, rows), count),
+            ask_all("gRPC", _grpc(server.grpc_address, schema, rows), count),
+        ]
+    checks = [Check("loads", True, note="The model server loaded the candidate.")]
+    for answers in spoken:
+        checks += _judge(answers, p99_limit_ms)
+    if all(not answers.error for answers in spoken):
+        called = Predictor(folder, schema)(rows)
+        rest, grpc_ = (answers.values for answers in spoken)
+        checks.append(_equal("REST equals gRPC", rest, grpc_))
+        checks.append(_equal("served equals called in process", rest, called))
+    return checks
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one protocol gave.
+
+    Args:
+      protocol: "REST" or "gRPC".
+      values: Probabilities, float64 [rows]; shorter when a request failed.
+      latencies_ms: Of each request, milliseconds.
+      error: The first failure in words, or empty.
+    """
+
+    protocol: str
+    values: np.ndarray
+    latencies_ms: np.ndarray
+    error: str = ""
+
+
+def ask_all(protocol: str, ask: Callable[[int], float], count: int) -> Answers:
+    """Asks for each row in turn; the first failure ends it.
+
+    Args:
+      protocol: Its name.
+      ask: From the row's number to its probability; raises `Refused`.
+      count: How many rows.
+    """
+    values, latencies = [], []
+    error = ""
+    try:
+        for index in range(count):
+            started = time.perf_counter()
+            values.append(ask(index))
+            latencies.append(1e3 * (time.perf_counter() - started))
+    except Refused as refused:
+        error = f"Row {len(values)}: {refused}"
+    return Answers(protocol, np.array(values, np.float64), np.array(latencies), error)
+
+
+class Refused(Exception):
+    """The server answered a request with an error, or with something that is no probability."""
+
+
+def _rest(server: ModelServer, rows: Rows) -> Callable[[int], float]:
+    path = f"/v1/models/{CANDIDATE}:predict"
+
+    def ask(index: int) -> float:
+        # NaN stands for a missing number; JSON as TensorFlow Serving reads it has that word.
+        row = {name: column[index].item() if column.dtype != object else column[index] for name, column in rows.items()}
+        status, answer = server.request("POST", path, json.dumps({"instances": [row]}).encode())
+        if status != OK:
+            raise Refused(f"status {status}, {answer.get('error')}")
+        return _number(answer["predictions"][0])
+
+    return ask
+
+
+def _grpc(address: str, schema: ExampleSchema, rows: Rows) -> Callable[[int], float]:
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    types = {f.name: tf.string if f.kind == "category" else tf.float32 for f in schema.features}
+
+    def ask(index: int) -> float:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = CANDIDATE
+        for name, column in rows.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto([column[index]], types[name]))
+        try:
+            answer = stub.Predict(request, timeout=30)
+        except grpc.RpcError as error:
+            raise Refused(f"{error.code().name}, {error.details()}") from error
+        return _number(tf.make_ndarray(answer.outputs[PREDICTION]).item())
+
+    return ask
+
+
+def _number(answer: Any) -> float:
+    if isinstance(answer, (int, float)) and math.isfinite(answer):
+        return float(answer)
+    raise Refused(f"the answer {answer!r} is no finite number")
+
+
+def _judge(answers: Answers, p99_limit_ms: float) -> list[Check]:
+    name = answers.protocol
+    if answers.error:
+        return [Check(f"{name} answers", False, len(answers.values), note=answers.error)]
+    p50, p99 = np.percentile(answers.latencies_ms, [50, 99])
+    return [
+        Check(f"{name} answers", True, len(answers.values), note="Every row got a finite number."),
+        Check(f"{name} p50 in ms", True, float(p50)),
+        Check(f"{name} p99 in ms", bool(p99 <= p99_limit_ms), float(p99), f"<= {p99_limit_ms:g}"),
+    ]
+
+
+def _equal(name: str, left: np.ndarray, right: np.ndarray) -> Check:
+    difference = float(np.max(np.abs(left - right)))
+    return Check(name, difference <= TOLERANCE, difference, f"<= {TOLERANCE:g}", note="Largest absolute difference.")
+
+
+@dataclass(frozen=True)
+class _Server:
+    process: subprocess.Popen
+    rest: ModelServer
+    grpc_address: str
+
+
+@contextlib.contextmanager
+def _served(folder: Path, timeout_s: float) -> Iterator[_Server]:
+    """The model server as a process of its own; when the block ends, or this process dies, it is gone."""
+    with tempfile.TemporaryDirectory(prefix="try-serving-") as scratch:
+        base_path, ready, output = Path(scratch, CANDIDATE), Path(scratch, "ready.json"), Path(scratch, "log")
+        shutil.copytree(folder, base_path / str(VERSION))
+        command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", "--exit_with_stdin"]
+        command += [f"--model_name={CANDIDATE}", f"--model_base_path={base_path}", f"--ready_file={ready}"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with output.open("wb") as sink:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,  # Closed by the kernel when this process dies, however it dies.
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            ports = _await_ready(process, ready, output, timeout_s)
+            rest = ModelServer(f"http://127.0.0.1:{ports['rest_api_port']}", timeout_s=30)
+            yield _Server(process, rest, f"127.0.0.1:{ports['port']}")
+            rest.close()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _await_ready(process: subprocess.Popen, ready: Path, output: Path, timeout_s: float) -> dict[str, int]:
+    deadline = time.monotonic() + timeout_s
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            ended = "it ended" if process.returncode is not None else "it is still starting"
+            raise TransientError(
+                "The model server does not start.",
+                expected=f"a server that listens within {timeout_s:g} s",
+                received=f"{ended}; its log ends with: {output.read_text(errors='replace')[-LOG_TAIL:]}",
+                remedy="Read the server's log above; retry the task when the machine was busy.",
+            )
+        time.sleep(POLL_S)
+    return json.loads(ready.read_text())
+
+
+def _await_loaded(server: _Server, timeout_s: float) -> str:
+    """Waits for the candidate; returns why it does not load, or nothing."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        known = server.rest.versions(CANDIDATE).get(VERSION)
+        if known is not None and known.state == "AVAILABLE":
+            return ""
+        if known is not None and known.state == "END":
+            return known.error
+        time.sleep(POLL_S)
+    return f"It was not loaded within {timeout_s:g} s."
+
+
+def _record(infra_blessing: Any, verdict: Verdict, ends: tuple[str, str]) -> None:
+    for check in verdict.checks:
+        log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
+    log.info("%s", verdict)
+    folder = Path(infra_blessing.uri)
+    verdict.write(folder)
+    # TFX's own conventions, so that its Pusher and its conditions understand the artifact.
+    (folder / ("INFRA_BLESSED" if verdict.passed else "INFRA_NOT_BLESSED")).touch()
+    infra_blessing.set_int_custom_property("blessed", int(verdict.passed))
+    infra_blessing.set_string_custom_property("reason", str(verdict))
+    infra_blessing.set_string_custom_property("interval_start", ends[0])
+    infra_blessing.set_string_custom_property("interval_end", ends[1])

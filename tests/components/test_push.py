@@ -1,0 +1,204 @@
+"""push: versions from the interval, all or nothing, and a server that has the last word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tfx.types import standard_artifacts
+
+from airtight.errors import TerminalError, TransientError
+from airtight.files import digest_of_tree
+from components import push as module
+from components.artifacts import Dataset
+from components.model_server import ModelServer
+from tests.serving import models
+
+INTERVAL = ("2013-06-01T00:00:00-04:00", "2013-07-01T00:00:00-04:00")
+JULY = ("2013-07-01T00:00:00-04:00", "2013-08-01T00:00:00-04:00")
+JUNE_1 = 2013070101
+
+
+def artifact(kind, folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    new = kind()
+    new.uri = str(folder)
+    return new
+
+
+def model_of(folder: Path, content: str = "a graph") -> standard_artifacts.Model:
+    """A Model artifact whose SavedModel is any bytes: without a server nobody reads them."""
+    saved = folder / "Format-Serving"
+    (saved / "variables").mkdir(parents=True)
+    (saved / "saved_model.pb").write_text(content)
+    (saved / "variables" / "variables.index").write_text("variables")
+    return artifact(standard_artifacts.Model, folder)
+
+
+class Pusher:
+    """Calls the component's function as the launcher does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, 0
+        self.root = folder / "models"
+        self.base = self.root / "toy"
+
+    def __call__(self, model, interval=INTERVAL, blessed=(1, 1), **settings):
+        self.runs += 1
+        here = self.folder / f"run{self.runs}"
+        dataset = artifact(Dataset, here / "dataset")
+        dataset.interval_start, dataset.interval_end = interval
+        blessing = artifact(standard_artifacts.ModelBlessing, here / "blessing")
+        infra = artifact(standard_artifacts.InfraBlessing, here / "infra")
+        for judge, value in zip((blessing, infra), blessed, strict=True):
+            if value is not None:
+                judge.set_int_custom_property("blessed", value)
+        pushed = artifact(standard_artifacts.PushedModel, here / "pushed")
+        module.push.EXECUTOR_SPEC.executor_class._FUNCTION(
+            model=model,
+            blessing=blessing,
+            infra_blessing=infra,
+            dataset=dataset,
+            pushed=pushed,
+            model_name="toy",
+            serving_root=str(self.root),
+            zone="America/New_York",
+            **{"server_url": "", "timeout_s": 60.0} | settings,
+        )
+        return pushed
+
+    @property
+    def versions(self) -> list[str]:
+        return sorted(path.name for path in self.base.iterdir()) if self.base.is_dir() else []
+
+
+@pytest.fixture
+def pusher(tmp_path):
+    return Pusher(tmp_path)
+
+
+def test_the_version_is_the_local_day_on_which_the_interval_ends(pusher, tmp_path):
+    model = model_of(tmp_path / "model")
+    pushed = pusher(model)
+    assert pusher.versions == [str(JUNE_1)]
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert pushed.get_int_custom_property("version") == JUNE_1
+    assert pushed.get_string_custom_property("interval_end") == INTERVAL[1]
+    assert pushed.get_string_custom_property("model_uri") == model.uri
+    digest = digest_of_tree(pusher.base / str(JUNE_1))
+    assert pushed.get_string_custom_property("model_digest") == digest
+    record = json.loads((Path(pushed.uri) / module.RECORD).read_text())
+    assert (record["version"], record["model_digest"]) == (JUNE_1, digest)
+    # The same instant written in UTC is still midnight of 1 July in New York, and 30 June further west.
+    interval = module.Interval.of("2013-06-01T04:00:00+00:00", "2013-07-01T04:00:00+00:00")
+    assert module.day_of(interval, "America/New_York") == 20130701
+    assert module.day_of(interval, "America/Los_Angeles") == 20130630
+
+
+def test_the_same_content_is_pushed_once_and_other_content_is_the_next_attempt(pusher, tmp_path):
+    first = model_of(tmp_path / "a", "one")
+    pusher(first)
+    before = (pusher.base / str(JUNE_1) / "saved_model.pb").stat()
+    again = pusher(model_of(tmp_path / "b", "one"))
+    assert again.get_int_custom_property("version") == JUNE_1
+    assert "nothing was copied" in again.get_string_custom_property("reason")
+    assert (pusher.base / str(JUNE_1) / "saved_model.pb").stat().st_mtime_ns == before.st_mtime_ns
+    assert pusher(model_of(tmp_path / "c", "two")).get_int_custom_property("version") == JUNE_1 + 1
+    assert pusher(first).get_int_custom_property("version") == JUNE_1
+    assert pusher(first, JULY).get_int_custom_property("version") == 2013080101
+    assert pusher.versions == [str(JUNE_1), str(JUNE_1 + 1), "2013080101"]
+
+
+@pytest.mark.parametrize(
+    ("blessed", "judge"), [((0, 1), "evaluate"), ((1, 0), "try_serving"), ((None, 1), "evaluate"), ((1, None), "try_s")]
+)
+def test_what_a_gate_did_not_bless_is_not_pushed_and_says_why(pusher, tmp_path, blessed, judge):
+    pushed = pusher(model_of(tmp_path / "model"), blessed=blessed)
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_int_custom_property("version") == 0
+    assert judge in pushed.get_string_custom_property("reason")
+    assert pusher.versions == []
+    assert json.loads((Path(pushed.uri) / module.RECORD).read_text())["pushed"] == 0
+
+
+def test_a_crash_between_copy_and_rename_leaves_nothing_visible(pusher, tmp_path, monkeypatch):
+    model = model_of(tmp_path / "model")
+
+    def crash(*unused):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("airtight.files.os.rename", crash)
+        pusher(model)
+    assert pusher.versions == []
+    # A killed process leaves its temporary folder, under a name that no server takes for a version.
+    leftover = pusher.base / f".{JUNE_1}.0123.tmp"
+    shutil.copytree(Path(model.uri) / "Format-Serving", leftover)
+    assert pusher(model).get_int_custom_property("version") == JUNE_1
+    assert not leftover.name.isdecimal()
+
+
+def test_of_two_pushes_for_one_version_one_gets_it_and_the_other_is_told(pusher, tmp_path, monkeypatch):
+    contents = [model_of(tmp_path / name, name) for name in "ab"]
+    monkeypatch.setattr(module, "_version_for", lambda *unused: (JUNE_1, True))  # Both looked before either was there.
+
+    def outcome(model):
+        try:
+            return pusher(model).get_int_custom_property("version")
+        except TransientError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(outcome, contents))
+    assert said.count(JUNE_1) == 1
+    assert sum("Another push took version" in str(one) for one in said) == 1
+    assert pusher.versions == [str(JUNE_1)]
+
+
+def test_an_unreachable_server_fails_the_push_before_anything_is_visible(pusher, tmp_path):
+    with pytest.raises(TransientError, match="cannot be reached"):
+        pusher(model_of(tmp_path / "model"), server_url="http://127.0.0.1:9")
+    assert pusher.versions == []
+    with pytest.raises(TerminalError, match="address"):
+        pusher(model_of(tmp_path / "model2"), server_url="localhost")
+
+
+def test_a_day_has_a_hundred_attempts(pusher, tmp_path):
+    (pusher.base / f"{JUNE_1 + 98}").mkdir(parents=True)
+    with pytest.raises(TerminalError, match="no version left"):
+        pusher(model_of(tmp_path / "model"))
+
+
+@pytest.mark.slow
+def test_a_push_ends_when_the_server_serves_the_version_and_takes_back_what_it_cannot(pusher, tmp_path):
+    good = tmp_path / "good" / "Format-Serving"
+    good.parent.mkdir()
+    models.save_affine(good, 2.0)
+    broken = model_of(tmp_path / "broken", "no graph")
+    pusher.root.mkdir()
+    with models.running(tmp_path, f"--models_root={pusher.root}", "--file_system_poll_wait_seconds=0.1") as server:
+        there = {"server_url": f"http://127.0.0.1:{server.rest}"}
+        pushed = pusher(artifact(standard_artifacts.Model, good.parent), **there)
+        assert "the server answers with it" in pushed.get_string_custom_property("reason")
+        assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
+
+        with pytest.raises(TerminalError, match="cannot load version 2013080101"):
+            pusher(broken, JULY, **there)
+        assert pusher.versions == [str(JUNE_1)]
+        assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
+
+        # An earlier interval, pushed later: it is there to be compared, and the later one stays served.
+        late = pusher(
+            artifact(standard_artifacts.Model, good.parent),
+            ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00"),
+            **there,
+        )
+        assert late.get_int_custom_property("version") == 2013060101
+        assert "registered only" in late.get_string_custom_property("reason")
+        assert ModelServer(there["server_url"]).versions("toy")[JUNE_1].state == "AVAILABLE"
+
+        with pytest.raises(TransientError, match="did not serve"):
+            module.await_served(ModelServer(there["server_url"]), pusher.base, 2013090101, 0.3)

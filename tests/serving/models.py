@@ -1,0 +1,156 @@
+"""Small SavedModels for the tests of serving, and a server process to serve them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Affine(tf.Module):
+    """y = scale * x + shift; the scale tells versions apart."""
+
+    def __init__(self, scale: float, shift: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.shift = tf.Variable(scale), tf.Variable(shift)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def serve(self, x):
+        return {"y": self.scale * x + self.shift}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def matrix(self, x):
+        return {"y": self.scale * x}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    def scalar(self, x):
+        return {"y": self.scale * x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def uneven(self, x):
+        return {"long": tf.concat([x, x], 0), "short": x}
+
+
+def save_affine(folder: Path, scale: float, shift: float = 0.0) -> None:
+    """Writes a SavedModel under a name that servers ignore and renames it, as a publisher does."""
+    module = Affine(scale, shift)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    signatures = {
+        "serving_default": module.serve,
+        "matrix": module.matrix,
+        "scalar": module.scalar,
+        "uneven": module.uneven,
+    }
+    tf.saved_model.save(module, str(temporary), signatures=signatures)
+    temporary.rename(folder)
+
+
+class Mixed(tf.Module):
+    """One input of each kind, named so that their order is not the alphabet's, and a text as bytes and as a string."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 2], tf.float32, name="pair"),
+            tf.TensorSpec([None], tf.int32, name="count"),
+            tf.TensorSpec([None], tf.string, name="word"),
+            tf.TensorSpec([None], tf.bool, name="flag"),
+            tf.TensorSpec([None], tf.float64, name="exact"),
+        ]
+    )
+    def serve(self, pair, count, word, flag, exact):
+        return {
+            "sum": tf.reduce_sum(pair, 1) + tf.cast(count, tf.float32),
+            "count": count,
+            "word": word,
+            "word_bytes": word,
+            "flag": flag,
+            "exact": exact,
+            "pair": pair,
+        }
+
+
+def save_mixed(folder: Path) -> None:
+    """Writes the SavedModel of `Mixed`."""
+    module = Mixed()
+    tf.saved_model.save(module, str(folder), signatures=module.serve)
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Args:
+      process: Its process.
+      rest: REST port.
+      grpc: gRPC port.
+    """
+
+    process: subprocess.Popen
+    rest: int
+    grpc: int
+
+    def raw(self, method: str, path: str, body: bytes | str | None = None) -> tuple[int, bytes]:
+        """One HTTP request: status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest, timeout=60)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
+        """One HTTP request: status and parsed body; a body that is no text is sent as JSON."""
+        said = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+        status, answer = self.raw(method, path, said)
+        return status, json.loads(answer)
+
+    def states(self, model: str) -> dict[int, str]:
+        """State by version."""
+        status, answer = self.ask("GET", f"/v1/models/{model}")
+        return {int(v["version"]): v["state"] for v in answer["model_version_status"]} if status == 200 else {}
+
+    def await_states(self, model: str, **wanted: str) -> None:
+        """Waits until versions have these states: v2="AVAILABLE"."""
+        expected = {int(name[1:]): state for name, state in wanted.items()}
+        deadline = time.monotonic() + 60
+        while any(self.states(model).get(number) != state for number, state in expected.items()):
+            assert time.monotonic() < deadline, f"{self.states(model)} never became {expected}"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *flags: str):
+    """A server process on free ports, until the block ends."""
+    ready, output = folder / "ready.json", folder / "server.log"
+    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.05)
+        ports = json.loads(ready.read_text())
+        assert ports["pid"] == process.pid
+        yield Server(process, ports["rest_api_port"], ports["port"])
+    finally:
+        process.kill()
+        process.wait()
