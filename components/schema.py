@@ -51,5 +51,8 @@ class ExampleSchema:
         return tuple(feature.name for feature in self.features if feature.kind == kind)
 
 
+LABEL_KNOWN_AT = "label_known_at"
+"""Column (timestamp, UTC) that a pipeline's transform adds: when the label became known, null if it never did."""
+
 PREDICTION = "probability"
 """Name of the served model's output: float32, shape [batch], the probability that the label is 1."""
