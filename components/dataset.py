@@ -1,0 +1,208 @@
+"""A run's data set: which immutable files of the lake it reads, and the one way to read them.
+
+`manifest.json` is flat: the lake, the zone, both ends of the interval, the start of the history, the versions asked,
+and for each table its version, key, time, columns, missing days and files (path, day, rows, bytes, sha256).
+
+    history  = [history_start, interval_start)    what a run trains on
+    interval = [interval_start, interval_end)     what it is judged on
+
+A file holds a local day; where an end of the interval falls within a day, rows are cut by their instant when read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+
+from airtight.errors import TerminalError
+from airtight.files import write_text
+from airtight.interval import Interval
+from components.lake import SPARK_TYPES, File
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+MANIFEST = "manifest.json"
+"""The name of the manifest inside a `Dataset` artifact."""
+
+Part = Literal["interval", "history", "all"]
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """What a run reads of one table.
+
+    Args:
+      name: Name of the table.
+      version: Version of the table in the lake.
+      known_at: When that version became known, or None (see `components.lake.Version`).
+      time: Column of the instant by which rows belong to a part; None for a static table.
+      key: Columns that are unique together.
+      columns: Name and Arrow type of each declared column, in order.
+      missing_days: Local days of the interval of which the lake has nothing.
+      files: Every file of history and interval, by day.
+    """
+
+    name: str
+    version: int
+    known_at: str | None
+    time: str | None
+    key: tuple[str, ...]
+    columns: dict[str, str]
+    missing_days: tuple[str, ...]
+    files: tuple[File, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its files."""
+        return sum(file.rows for file in self.files)
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """The manifest of a run's data, and how to read what it names.
+
+    Args:
+      lake: Folder of the lake, absolute.
+      zone: IANA name of the zone whose days are the partitions.
+      interval: What the run is judged on.
+      history_start: First instant of the history; the history ends where the interval starts.
+      lake_version: Which versions were asked for: "now" or "then".
+      tables: The tables, by name.
+    """
+
+    lake: Path
+    zone: str
+    interval: Interval
+    history_start: datetime
+    lake_version: str
+    tables: dict[str, TableFiles]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> DatasetReader:
+        """Reads the manifest in the folder of a `Dataset` artifact.
+
+        Raises:
+          TerminalError: There is no manifest.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise TerminalError(
+                "The data set has no manifest.",
+                expected=f"{path}, as ingest writes it",
+                received="no such file",
+                remedy="Run ingest again; the artifact was deleted or never finished.",
+            )
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            Path(told["lake"]),
+            told["zone"],
+            Interval.of(told["interval_start"], told["interval_end"]),
+            datetime.fromisoformat(told["history_start"]),
+            told["lake_version"],
+            {name: _table_files(name, table) for name, table in told["tables"].items()},
+        )
+
+    def write(self, folder: Path | str) -> None:
+        """Writes the manifest into the folder of a `Dataset` artifact, atomically."""
+        said = {
+            "lake": str(self.lake),
+            "zone": self.zone,
+            "interval_start": self.interval.start.isoformat(),
+            "interval_end": self.interval.end.isoformat(),
+            "history_start": self.history_start.isoformat(),
+            "lake_version": self.lake_version,
+            "digest": self.digest,
+            "tables": {name: {**asdict(table), "rows": table.rows} for name, table in self.tables.items()},
+        }
+        write_text(Path(folder) / MANIFEST, json.dumps(said, indent=1))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is read: both spans, the columns and the bytes, wherever the lake lies."""
+        spans = f"{self.history_start.isoformat()} {self.interval}"
+        content = [[t.name, t.time, t.columns, [f.sha256 for f in t.files]] for t in self.tables.values()]
+        return hashlib.sha256(json.dumps([spans, content]).encode()).hexdigest()
+
+    def span(self, part: Part = "all") -> tuple[datetime, datetime]:
+        """First instant of a part, and the first after it."""
+        return (
+            self.interval.start if part == "interval" else self.history_start,
+            self.interval.start if part == "history" else self.interval.end,
+        )
+
+    def files(self, table: str, part: Part = "all") -> list[Path]:
+        """Absolute paths of a table's files that hold rows of a part, by day; of a static table, its file.
+
+        Raises:
+          TerminalError: The data set has no such table.
+        """
+        return [self.lake / file.path for file in self._files(table, part)]
+
+    def rows(self, table: str, part: Part = "all") -> int:
+        """Rows in the files of a part; where an end falls within a day, the rows read are fewer."""
+        return sum(file.rows for file in self._files(table, part))
+
+    def spark_frame(self, spark: SparkSession, table: str, part: Part = "all") -> DataFrame:
+        """The rows of a part as a Spark data frame, lazily: the declared columns, cut by instant.
+
+        Works over Spark Connect, when the server sees the lake's folder under the same path.
+        """
+        source = self._table(table)
+        schema = ", ".join(f"`{name}` {SPARK_TYPES[kind]}" for name, kind in source.columns.items())
+        paths = [str(path) for path in self.files(table, part)]
+        frame = spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
+        if source.time is None:
+            return frame
+        start, end = (moment.isoformat() for moment in self.span(part))
+        return frame.where(f"`{source.time}` >= timestamp'{start}' and `{source.time}` < timestamp'{end}'")
+
+    def arrow_table(self, table: str, part: Part = "all", columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a part in memory: the declared columns, or some of them, cut by instant."""
+        source = self._table(table)
+        schema = pa.schema({name: _arrow_type(kind) for name, kind in source.columns.items()})
+        data = pa.dataset.dataset([str(path) for path in self.files(table, part)], schema=schema, format="parquet")
+        cut = None
+        if source.time is not None:
+            start, end = (pa.scalar(moment, schema.field(source.time).type) for moment in self.span(part))
+            cut = (pc.field(source.time) >= start) & (pc.field(source.time) < end)
+        return data.to_table(columns=list(columns or schema.names), filter=cut)
+
+    def _table(self, table: str) -> TableFiles:
+        if table not in self.tables:
+            raise TerminalError(
+                f"The data set has no table {table}.",
+                expected=f"one of {', '.join(self.tables)}",
+                received=repr(table),
+                remedy="Declare the table where ingest finds the pipeline's tables.",
+            )
+        return self.tables[table]
+
+    def _files(self, table: str, part: Part) -> Iterator[File]:
+        source = self._table(table)
+        if source.time is None:
+            return iter(source.files)
+        start, end = self.span(part)
+        touched = {day.isoformat() for day in Interval(start, end).days(self.zone)} if start < end else set()
+        return (file for file in source.files if file.day in touched)
+
+
+def _table_files(name: str, told: dict[str, Any]) -> TableFiles:
+    files = tuple(File(**file) for file in told["files"])
+    fields = {k: told[k] for k in ("version", "known_at", "time", "columns")}
+    return TableFiles(name, key=tuple(told["key"]), missing_days=tuple(told["missing_days"]), files=files, **fields)
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    if kind.startswith("timestamp"):
+        return pa.timestamp("us", tz="UTC")
+    return pa.date32() if kind.startswith("date32") else pa.type_for_alias(kind)

@@ -1,0 +1,171 @@
+"""ingest: names what a run reads from the lake, and checks that it is there, whole and of the declared form."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from airtight.interval import Interval
+from airtight.names import load
+from components.artifacts import Dataset
+from components.dataset import DatasetReader, TableFiles
+from components.lake import Lake, Table, Version
+
+log = logging.getLogger(__name__)
+
+LAKE_VERSIONS = ("now", "then")
+"""Which versions of the tables to read: the newest, or the newest that was known at the interval's end."""
+
+
+@component
+def ingest(  # noqa: PLR0917
+    dataset: OutputArtifact[Dataset],
+    tables: Parameter[str],
+    zone: Parameter[str],
+    interval_start: Parameter[str],
+    interval_end: Parameter[str],
+    window_days: Parameter[int] = 0,
+    lake_version: Parameter[str] = "now",
+    lake: Parameter[str] = "",
+) -> None:
+    """Writes the manifest of the interval and of the history before it; no data is copied.
+
+    The files of the interval are read and digested; of the history, size and footer are checked.
+
+    Args:
+      dataset: Receives `manifest.json`; properties interval, rows, digest, and rows_<table> as custom properties.
+      tables: Dotted name of the pipeline's tables, a sequence of `components.lake.Table`.
+      zone: IANA name of the zone whose days are the lake's partitions.
+      interval_start: First instant of the interval, ISO 8601 with offset.
+      interval_end: First instant after it.
+      window_days: Length of the history in local days; 0 for everything before the interval.
+      lake_version: One of `LAKE_VERSIONS`.
+      lake: Folder of the lake; "" for that of the current home.
+
+    Raises:
+      TerminalError: The interval is no interval or has not ended, the lake has nothing of it or nothing before it, or a
+        file is missing, corrupt or of another form.
+    """
+    interval = Interval.of(interval_start, interval_end)
+    _check_parameters(interval, window_days, lake_version)
+    store = Lake(Path(lake) if lake else Home.current().lake)
+    reader = _select(store, load(tables), interval, zone, window_days=window_days, lake_version=lake_version)
+    reader.write(dataset.uri)
+    dataset.interval_start, dataset.interval_end = interval.start.isoformat(), interval.end.isoformat()
+    dataset.rows = sum(table.rows for table in reader.tables.values())
+    dataset.digest = reader.digest
+    dataset.set_string_custom_property("lake_version", lake_version)
+    for name, table in reader.tables.items():
+        dataset.set_int_custom_property(f"rows_{name}", table.rows)
+        dataset.set_int_custom_property(f"version_{name}", table.version)
+    _say(reader)
+    log.info("The manifest of these files, digest %s, lies in %s.", reader.digest[:12], dataset.uri)
+
+
+def _check_parameters(interval: Interval, window_days: int, lake_version: str) -> None:
+    now = datetime.now(UTC)
+    if interval.end > now:
+        raise TerminalError(
+            "The interval is not over yet.",
+            expected=f"an interval that ends by now, {now.isoformat(timespec='minutes')}",
+            received=str(interval),
+            remedy="Choose an interval of the past, or run this one after its end.",
+        )
+    if window_days < 0 or lake_version not in LAKE_VERSIONS:
+        raise TerminalError(
+            "A parameter of ingest has a value that it cannot take.",
+            expected=f"window_days of 0 or more, lake_version one of {', '.join(LAKE_VERSIONS)}",
+            received=f"window_days {window_days}, lake_version {lake_version!r}",
+            remedy="Correct it on the trigger form or in the run's conf.",
+        )
+
+
+def _select(
+    lake: Lake, tables: Sequence[Table], interval: Interval, zone: str, *, window_days: int, lake_version: str
+) -> DatasetReader:
+    """Chooses the versions and the files of every table, and checks them."""
+    versions = {
+        table: lake.snapshot_as_of(table.name, interval.end) if lake_version == "then" else lake.snapshot(table.name)
+        for table in tables
+    }
+    start = _history_start(versions, interval, zone, window_days)
+    chosen = {}
+    for table, version in versions.items():
+        chosen[table.name] = files = _files(table, version, interval, start, zone)
+        judged = {day.isoformat() for day in interval.days(zone)}
+        for file in files.files:
+            lake.verify(table, file, digest=file.day is None or file.day in judged)
+        if table.time is not None and table.required:
+            _check_not_empty(version, files, interval, start, zone)
+    return DatasetReader(lake.path.resolve(), zone, interval, start, lake_version, chosen)
+
+
+def _history_start(versions: dict[Table, Version], interval: Interval, zone: str, window_days: int) -> datetime:
+    """Midnight of the first day of the history: as far back as asked for, or as there are required data."""
+    local = interval.start.astimezone(ZoneInfo(zone))
+    days = [version.files[0].day for table, version in versions.items() if table.required and table.time]
+    first = min((date.fromisoformat(day) for day in days if day), default=local.date())
+    if window_days:
+        first = max(first, local.date() - timedelta(days=window_days))
+    return min(datetime.combine(first, time(), ZoneInfo(zone)), local)
+
+
+def _files(table: Table, version: Version, interval: Interval, start: datetime, zone: str) -> TableFiles:
+    days = {day.isoformat() for day in Interval(start, interval.end).days(zone)}
+    files = tuple(file for file in version.files if table.time is None or file.day in days)
+    held = {file.day for file in files}
+    missing = tuple(day.isoformat() for day in interval.days(zone) if day.isoformat() not in held)
+    columns = {field.name: str(field.type) for field in table.schema}
+    return TableFiles(
+        table.name,
+        version.number,
+        version.known_at,
+        table.time,
+        table.key,
+        columns,
+        missing if table.time else (),
+        files,
+    )
+
+
+def _check_not_empty(version: Version, files: TableFiles, interval: Interval, start: datetime, zone: str) -> None:
+    """A run needs rows to be judged on, and rows before them to be trained on."""
+    held = f"{version.table} from {version.files[0].day} to {version.files[-1].day}"
+    judged = [day.isoformat() for day in interval.days(zone)]
+    if len(files.missing_days) == len(judged):
+        beyond = version.files[-1].day < judged[0] or version.files[0].day > judged[-1]
+        raise TerminalError(
+            f"The lake has no {version.table} in the interval.",
+            expected=f"an interval within {held}" if beyond else f"{version.table} of {judged[0]} to {judged[-1]}",
+            received=str(interval) if beyond else f"a gap there; the lake holds {held}",
+            remedy="Choose another interval, or add these days to the lake and run again.",
+        )
+    if not any(file.day < judged[0] for file in files.files):
+        raise TerminalError(
+            f"The lake has no {version.table} in the window before the interval, so there is nothing to train on.",
+            expected=f"{version.table} before {judged[0]}"
+            + (f", from {start.date()} on" if start < interval.start else ""),
+            received=f"the lake holds {held}",
+            remedy="Choose a later interval or a longer window (window_days, 0 for everything before).",
+        )
+
+
+def _say(reader: DatasetReader) -> None:
+    log.info("Interval %s, history from %s.", reader.interval, reader.history_start.isoformat())
+    for name, table in reader.tables.items():
+        if table.time is None:
+            log.info("%s, version %d: %d rows.", name, table.version, table.rows)
+            continue
+        parts = [
+            f"{reader.rows(name, part)} rows in {len(reader.files(name, part))} files of the {part}"
+            for part in ("interval", "history")
+        ]
+        log.info("%s, version %d: %s.", name, table.version, ", ".join(parts))
+        if table.missing_days:
+            log.warning("%s has nothing of %s.", name, ", ".join(table.missing_days))
