@@ -1,0 +1,1 @@
+"""Airflow without TFX: DAGs and task groups from compiled pipelines, the operator, the plugin."""

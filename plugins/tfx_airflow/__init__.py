@@ -1,0 +1,6 @@
+"""TFX pipelines as Airflow DAGs: reads compiled bundles, imports no TFX."""
+
+from plugins.tfx_airflow.dag import TfxDag, TfxTaskGroup
+from plugins.tfx_airflow.operator import TfxNodeOperator
+
+__all__ = ["TfxDag", "TfxNodeOperator", "TfxTaskGroup"]

@@ -1,0 +1,106 @@
+"""Renders a compiled TFX pipeline: one task for each node, its edges, its options, a typed trigger form."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, TaskGroup
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+from airtight.errors import TerminalError
+from plugins.tfx_airflow.bundles import fresh
+from plugins.tfx_airflow.operator import TfxNodeOperator
+from plugins.tfx_airflow.params import form
+from runtime.bundle import Bundle, Node
+
+_TRIGGER_RULES = {
+    "ALL_UPSTREAM_NODES_COMPLETED": "all_done",
+    "LAZILY_ALL_UPSTREAM_NODES_COMPLETED": "all_done",
+    "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS": "all_done",
+}
+_SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
+
+
+def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = None, **kwargs: Any) -> DAG:
+    """Gives an Airflow DAG for a TFX pipeline.
+
+    Args:
+      pipeline: A folder of `pipelines/`, `package.module:function` that returns a TFX pipeline, or an IR file.
+      dag_id: The DAG's id; the pipeline's own by default.
+      params: Further params, or others in place of the pipeline's.
+      **kwargs: As for `airflow.sdk.DAG`.
+
+    Raises:
+      AirtightError: The pipeline does not compile; it names the pipeline and the cause.
+    """
+    bundle = fresh(pipeline)
+    kwargs.setdefault("doc_md", bundle.doc or None)
+    with DAG(dag_id or bundle.pipeline, params=form(bundle) | (params or {}), **kwargs) as dag:
+        _tasks(bundle, pipeline)
+    return dag
+
+
+def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwargs: Any) -> TaskGroup:
+    """Gives a task group for a TFX pipeline, inside the DAG that is being defined.
+
+    Args:
+      pipeline: As for `TfxDag`.
+      group_id: The group's id; the pipeline's own by default.
+      prefix: Put before the names of the pipeline's parameters in the DAG's params.
+      **kwargs: As for `airflow.sdk.TaskGroup`.
+
+    Raises:
+      TerminalError: There is no DAG around it.
+      AirtightError: The pipeline does not compile.
+    """
+    dag = kwargs.get("dag") or DagContext.get_current()
+    if dag is None:
+        raise TerminalError(
+            f"The task group of {pipeline} stands outside of a DAG.",
+            expected="`with DAG(...):` around TfxTaskGroup",
+            received="no current DAG",
+            remedy="Move it into the DAG, or use TfxDag.",
+        )
+    bundle = fresh(pipeline)
+    for name, param in form(bundle, prefix).items():
+        dag.params.setdefault(name, param)
+    with TaskGroup(group_id or bundle.pipeline, **kwargs) as group:
+        _tasks(bundle, pipeline, prefix=prefix, group=group.group_id or "")
+    return group
+
+
+def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> None:
+    tasks: dict[str, TfxNodeOperator] = {}
+    for node in bundle.nodes:
+        tasks[node.id] = TfxNodeOperator(
+            task_id=node.id,
+            pipeline=pipeline,
+            node=node.id,
+            node_type=node.type,
+            parameter_names=[parameter.name for parameter in bundle.parameters],
+            prefix=prefix,
+            group=group,
+            **_options(node),
+        )
+        for upstream in node.upstream:
+            tasks[upstream] >> tasks[node.id]
+
+
+def _options(node: Node) -> dict[str, Any]:
+    """The task's arguments: what TFX's own options say, then what the pipeline's code chose for Airflow."""
+    options: dict[str, Any] = {"doc_md": _doc(node)}
+    if node.retries is not None:
+        options["retries"] = node.retries
+    if node.timeout_s:
+        options["execution_timeout"] = timedelta(seconds=node.timeout_s)
+    if node.trigger in _TRIGGER_RULES:
+        options["trigger_rule"] = _TRIGGER_RULES[node.trigger]
+    for name, value in node.airflow.items():
+        options[_SECONDS.get(name, name)] = timedelta(seconds=value) if name in _SECONDS else value
+    return options
+
+
+def _doc(node: Node) -> str:
+    outputs = "".join(f"\n- `{key}`: {kind}" for key, kind in node.outputs.items())
+    return node.doc + (f"\n\nOutputs:\n{outputs}" if outputs else "")

@@ -1,0 +1,90 @@
+"""A pipeline's runtime parameters on Airflow's trigger form, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from airtight.errors import TerminalError
+from airtight.interval import FORMS, PATTERN, Interval
+from airtight.parameters import Parameter, Scalar
+from runtime.bundle import Bundle
+
+INTERVAL = "interval"
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number"}
+
+
+def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
+    """The typed fields of the trigger form.
+
+    Args:
+      bundle: The compiled pipeline.
+      prefix: Put before each name, where several pipelines share one DAG; the interval is shared by all.
+    """
+    fields = {}
+    if bundle.interval:
+        fields[INTERVAL] = Param(
+            None,
+            description=f"Data interval, {FORMS}, in {bundle.zone}. Left empty, it is the run's own data interval.",
+            type=["null", "string"],
+            pattern=PATTERN,
+            title="Data interval",
+        )
+    for parameter in bundle.parameters:
+        default = {} if parameter.name in bundle.required else {"default": parameter.default}
+        fields[prefix + parameter.name] = Param(**default, **_schema(parameter))
+    return fields
+
+
+def values(
+    bundle: Bundle, params: Mapping[str, Any], data_interval: tuple[Any, Any], prefix: str = ""
+) -> dict[str, Scalar]:
+    """What a run says, in the pipeline's types.
+
+    Args:
+      bundle: The compiled pipeline.
+      params: The run's params.
+      data_interval: Start and end of the run's own data interval, datetimes with a zone, or None.
+      prefix: As in `form`.
+
+    Raises:
+      TerminalError: A value that the parameter cannot take, or no interval at all.
+    """
+    told: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in bundle.parameters}
+    told = {name: value for name, value in told.items() if value is not None}
+    if bundle.interval:
+        interval = _interval(bundle, params.get(INTERVAL), data_interval)
+        told |= {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
+    return bundle.bind(told)
+
+
+def _interval(bundle: Bundle, typed: str | None, data_interval: tuple[Any, Any]) -> Interval:
+    if typed:
+        return Interval.parse(typed, bundle.zone)
+    start, end = data_interval
+    if start is None or end is None or start >= end:
+        raise TerminalError(
+            "This run has no data interval.",
+            expected=f"the interval on the trigger form: {FORMS}",
+            received="an empty interval, and a run that was triggered without a data interval of its own",
+            remedy="Trigger the DAG with an interval, or give it a schedule of data intervals.",
+        )
+    return Interval.of(start.isoformat(), end.isoformat())
+
+
+def _schema(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": _JSON_TYPES[parameter.type], "description": parameter.description or None}
+    if parameter.minimum is not None:
+        schema["minimum"] = parameter.minimum
+    if parameter.maximum is not None:
+        schema["maximum"] = parameter.maximum
+    if parameter.choices:
+        schema["enum"] = list(parameter.choices)
+    return schema
+
+
+def _whole(parameter: Parameter, value: Any) -> Any:
+    """JSON does not tell 3 from 3.0, and forms may send either."""
+    return int(value) if parameter.type == "int" and isinstance(value, float) and value.is_integer() else value
