@@ -122,6 +122,18 @@ class Airflow:
         told = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
         return str(told["dag_run_id"])
 
+    def runs(self, dag_id: str, state: str) -> list[dict[str, Any]]:
+        """The newest runs of a DAG in a state, newest first, as Airflow tells them; none for an unknown DAG."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after&limit=100"
+        told = self._call("GET", path, may_be_missing=True) or {"dag_runs": []}
+        return list(told["dag_runs"])
+
+    def outputs(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """The artifacts that a node's task made, by output key; empty when it made none."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
+        told = self._call("GET", path, may_be_missing=True)
+        return dict((told["value"] or {}).get("outputs", {})) if told else {}
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """State of a run: queued, running, success or failed."""
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
