@@ -1,0 +1,1 @@
+"""One folder for each ML pipeline: its graph, settings, features, expectations and model."""

@@ -1,0 +1,116 @@
+"""Policies of the whole checkout, discovered: a new step, DAG or module falls under them by being there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from airtight.home import ROOT
+
+GIVEN = ("dags", "pipelines", "components", "plugins", "tests", "docker-compose.yaml", "requirements.txt", "Makefile")
+SHARED = ("airtight", "plugins", "runtime", "services", "serving", "benchmarks", "docs", "docker")
+RUFF = [sys.executable, "-m", "ruff"]
+HEAVY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["flake8-tidy-imports"][
+    "banned-module-level-imports"
+]
+STEPS = sorted(
+    path.stem
+    for path in (ROOT / "components").glob("*.py")
+    if any(
+        "component" in ast.unparse(d)
+        for f in ast.parse(path.read_text()).body
+        for d in getattr(f, "decorator_list", [])
+    )
+)
+LIGHT = re.compile(r"pipelines\.\w+(\.(settings|features|clock)(\.\w+)?)?$")
+DAGS = sorted((ROOT / "dags").glob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, dotted."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return found
+
+
+def test_the_given_folders_and_files_are_there() -> None:
+    assert [name for name in (*GIVEN, *SHARED) if not (ROOT / name).exists()] == []
+
+
+def test_there_are_steps() -> None:
+    assert {"ingest", "push", "try_serving"} <= set(STEPS)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_imports_no_other_step_and_no_pipeline(step: str) -> None:
+    told = imports(ROOT / "components" / f"{step}.py")
+    assert not [m for m in told for other in STEPS if other != step and m.startswith(f"components.{other}")]
+    assert not [m for m in told if m.split(".")[0] in ("pipelines", "plugins", "services", "airflow", "dags")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_keeps_its_annotations(step: str) -> None:
+    """TFX reads them as objects; with the future import they would be strings."""
+    assert "__future__" not in imports(ROOT / "components" / f"{step}.py")
+
+
+def test_nothing_but_its_demo_and_dags_knows_about_flights() -> None:
+    generic = [
+        p
+        for folder in ("airtight", "components", "plugins", "runtime", "serving", "services")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    assert [str(p) for p in generic if any(m.startswith("pipelines.") for m in imports(p))] == []
+
+
+PARSED = (
+    "dags/x.py",
+    "plugins/tfx_airflow/x.py",
+    "airtight/x.py",
+    "services/x.py",
+    "runtime/client.py",
+    "runtime/bundle.py",
+    "pipelines/some/settings.py",
+    "pipelines/some/features.py",
+)
+RUN = ("components/x.py", "runtime/launch.py", "serving/x.py", "tests/x.py", "pipelines/some/transform.py")
+
+
+@pytest.mark.parametrize(("path", "banned"), [(p, len(HEAVY)) for p in PARSED] + [(p, 0) for p in RUN])
+def test_lint_bans_heavy_modules_where_airflow_parses_and_only_there(path: str, banned: int) -> None:
+    command = [*RUFF, "check", "--select", "TID253", "--output-format", "concise", "--stdin-filename", path, "-"]
+    code = "".join(f"import {module}\n" for module in HEAVY)
+    told = subprocess.run(command, input=code, cwd=ROOT, capture_output=True, text=True).stdout
+    assert told.count("TID253") == banned
+
+
+def test_what_must_be_light_is_light() -> None:
+    """The lint rule sees one file at a time; this sees what an import brings along."""
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("airtight", "services")
+        for p in (ROOT / folder).glob("*.py")
+        if not p.stem.startswith("__")
+    ] + [f"runtime.{name}" for name in ("bundle", "client", "logs", "protocol")]
+    code = f"import sys; [__import__(m) for m in {modules}]; print(sorted({{m.split('.')[0] for m in sys.modules}}))"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(ast.literal_eval(told)) & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("dag", DAGS, ids=lambda path: path.stem)
+def test_a_dag_file_is_documented_wiring(dag: Path) -> None:
+    assert ast.get_docstring(ast.parse(dag.read_text(encoding="utf-8"))), "people read it first"
+    told = {name for name in imports(dag) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in told} <= {"airflow", "airtight", "pipelines", "plugins"}
+    # Of a pipeline only what is light by the lint rule above.
+    assert not [name for name in told if name.startswith("pipelines.") and not LIGHT.match(name)]
