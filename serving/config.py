@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -235,9 +236,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _boolean(text: str) -> dict[str, object]:
+def _boolean(text: str) -> dict[str, Any]:
     # As TensorFlow Serving's flags: --flag, --flag=true, --flag=false.
-    return {"type": lambda said: {"true": True, "false": False}[said], "nargs": "?", "const": True, "default": False}
+    return {"type": _truth, "nargs": "?", "const": True, "default": False, "help": text}
+
+
+def _truth(said: str) -> bool:
+    if said.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {said!r}")
+    return said.lower() in ("true", "1")
 
 
 def _refusal(received: str, expected: str) -> TerminalError:

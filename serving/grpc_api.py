@@ -10,22 +10,28 @@ from typing import Any, NoReturn
 import grpc
 import numpy as np
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    input_pb2,
     model_management_pb2,
     model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from airtight.errors import TerminalError
-from serving import config, metadata, metrics, tensors_proto
-from serving.errors import ServingError, invalid
+from serving import config, examples, metadata, metrics, tensors_proto
+from serving.errors import Code, ServingError, invalid
 from serving.inference import Runner
 from serving.manager import Manager
 from serving.signature import Signature
 from serving.versions import Registry, Version
+
+_VERBS = {method: verb for verb, method in examples.METHODS.items()}
 
 Handler = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
@@ -51,7 +57,7 @@ def _answered(method: Handler) -> Handler:
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata.
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata.
 
     Args:
       registry: What is served.
@@ -74,10 +80,52 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with version as loaded:
             signature = loaded.signature(request.model_spec.signature_name)
             chosen = _filtered(request, signature)
-            arrays = await runner.convert(size, _arrays, request, signature)
+            arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays)
             answered = sum(output.nbytes for output in outputs)
             return await runner.convert(answered, _response, outputs, signature, chosen, version)
+
+    @_answered
+    async def Classify(
+        self, request: classification_pb2.ClassificationRequest, context: grpc.aio.ServicerContext
+    ) -> classification_pb2.ClassificationResponse:
+        """Runs a signature of the method classify on tf.Examples."""
+        told, spec = await self._on_examples(request.model_spec, request.input, "classify")
+        return classification_pb2.ClassificationResponse(result=told, model_spec=spec)
+
+    @_answered
+    async def Regress(
+        self, request: regression_pb2.RegressionRequest, context: grpc.aio.ServicerContext
+    ) -> regression_pb2.RegressionResponse:
+        """Runs a signature of the method regress on tf.Examples."""
+        told, spec = await self._on_examples(request.model_spec, request.input, "regress")
+        return regression_pb2.RegressionResponse(result=told, model_spec=spec)
+
+    @_answered
+    async def MultiInference(
+        self, request: inference_pb2.MultiInferenceRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Runs several such signatures of one model on the same examples."""
+        _check_tasks(request)
+        answer = inference_pb2.MultiInferenceResponse()
+        for task in request.tasks:
+            verb = _VERBS[task.method_name]
+            told, spec = await self._on_examples(task.model_spec, request.input, verb)
+            field = "classification_result" if verb == "classify" else "regression_result"
+            answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
+        return answer
+
+    async def _on_examples(
+        self, told: model_pb2.ModelSpec, given: input_pb2.Input, verb: str
+    ) -> tuple[examples.Result, model_pb2.ModelSpec]:
+        if not told.name:
+            raise invalid("Missing ModelSpec")
+        version = resolve(self.registry, told)
+        with version as loaded:
+            signature = loaded.signature(told.signature_name)
+            arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
+            outputs = await self._runner.run(version.model, signature, arrays)
+            return examples.result(outputs, signature, verb, len(arrays[0])), metadata.spec(version, signature.name)
 
     @_answered
     async def GetModelMetadata(
@@ -149,6 +197,20 @@ def resolve(registry: Registry, told: model_pb2.ModelSpec) -> Version:
     return registry.resolve(told.name, label=told.version_label if choice == "version_label" else None)
 
 
+def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:
+    if not request.tasks:
+        raise invalid("Inference request must have at least one task")
+    if len({task.model_spec.name for task in request.tasks}) > 1:
+        raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    names = [task.model_spec.signature_name for task in request.tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+    for task in request.tasks:
+        if task.method_name not in _VERBS:
+            raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+
+
 def _filtered(request: predict_pb2.PredictRequest, signature: Signature) -> frozenset[str]:
     chosen = frozenset(request.output_filter)
     if len(chosen) != len(request.output_filter):
@@ -157,18 +219,6 @@ def _filtered(request: predict_pb2.PredictRequest, signature: Signature) -> froz
     if unknown:
         raise invalid(f"output tensor alias not found in signature: {', '.join(sorted(unknown))}")
     return chosen
-
-
-def _arrays(request: predict_pb2.PredictRequest, signature: Signature) -> list[np.ndarray]:
-    given, wanted = request.inputs, signature.inputs
-    if len(given) != len(wanted) or any(spec.name not in given for spec in wanted):
-        names = {spec.name for spec in wanted}
-        raise invalid(
-            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
-            f"len({{{','.join(sorted(names))}}}). Sent extra: {{{','.join(sorted(given.keys() - names))}}}. "
-            f"Missing but required: {{{','.join(sorted(names - given.keys()))}}}."
-        )
-    return [tensors_proto.decode(given[spec.name], spec) for spec in wanted]
 
 
 def _response(

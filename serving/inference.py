@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-import tensorflow as tf
 
 from serving import metrics
-from serving.errors import BY_NUMBER, Code, ServingError
-from serving.loader import first_line
+from serving.errors import Code, ServingError
 from serving.signature import Signature
 
 INLINE_S = 0.001
@@ -87,8 +85,5 @@ class Runner:
 
 def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
     started = time.perf_counter()
-    try:
-        outputs = signature.run(*arrays)
-    except tf.errors.OpError as error:
-        raise ServingError(BY_NUMBER[error.error_code], first_line(error.message)) from error
+    outputs = signature.run(*arrays)
     return outputs, time.perf_counter() - started

@@ -68,7 +68,14 @@ class LoadedModel:
             run_options=config_pb2.RunOptions(inter_op_thread_pool=CALLER_THREAD),
         )
         # Session.make_callable, its public sister, takes no run options and hops to a thread pool: 30 times the cost.
-        run = self._session._make_callable_from_options(options)
+        call = self._session._make_callable_from_options(options)
+
+        def run(*arrays: np.ndarray) -> list[np.ndarray]:
+            try:
+                return call(*arrays)
+            except tf.errors.OpError as error:
+                raise from_tensorflow(error) from error
+
         return Signature(name, definition.method_name, inputs, outputs, run)
 
 
@@ -101,11 +108,11 @@ def load(path: Path, base_path: Path, threads: int) -> LoadedModel:
             _call_once(signature)
     except tf.errors.OpError as error:
         session.close()
-        raise ServingError(BY_NUMBER[error.error_code], first_line(error.message)) from error
+        raise from_tensorflow(error) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # What TensorFlow's Python side raises for a damaged graph.
         session.close()
-        raise ServingError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {first_line(str(error))}") from error
+        raise ServingError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {_first_line(str(error))}") from error
     return model
 
 
@@ -122,8 +129,12 @@ def refuse_escapes(path: Path, base_path: Path) -> None:
                 raise ServingError(Code.PERMISSION_DENIED, f"{entry} leads out of the base path {base}")
 
 
-def first_line(message: str) -> str:
-    """The part of TensorFlow's message that is meant for people, without the graph's stack."""
+def from_tensorflow(error: tf.errors.OpError) -> ServingError:
+    """TensorFlow's own code, and its message without the graph's stack."""
+    return ServingError(BY_NUMBER[error.error_code], _first_line(error.message))
+
+
+def _first_line(message: str) -> str:
     return message.split("\n", 1)[0].strip() or "no message"
 
 
@@ -137,5 +148,5 @@ def _call_once(signature: Signature) -> None:
         arrays.append(np.full(shape, b"", object) if spec.dtype == tf.string else np.zeros(shape, spec.numpy))
     try:
         signature.run(*arrays)
-    except tf.errors.InvalidArgumentError as error:
-        logger.info("The signature %s refuses a row of zeros: %s", signature.name, first_line(error.message))
+    except ServingError as error:
+        logger.info("The signature %s refuses a row of zeros: %s", signature.name, error.message)

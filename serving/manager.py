@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from airtight.errors import TerminalError
-from serving import config, metrics
+from serving import config, metrics, warmup
 from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError
 from serving.loader import LoadedModel, load
@@ -175,7 +175,7 @@ class Manager:
             started = time.perf_counter()
             try:
                 loaded = await loop.run_in_executor(
-                    self._loader, load, path, model.settings.base_path, self.settings.workers
+                    self._loader, _load_warm, path, model.settings.base_path, self.settings.workers
                 )
             except ServingError as error:
                 metrics.LOADS.add(str(path), error.code.name)
@@ -208,6 +208,18 @@ class Manager:
         for version in list(model.available.values()):
             await self._retire(model, version)
         del self.registry.models[name]
+
+
+def _load_warm(path: Path, base_path: Path, threads: int) -> LoadedModel:
+    loaded = load(path, base_path, threads)
+    try:
+        replayed = warmup.replay(loaded, path)
+    except ServingError:
+        loaded.close()
+        raise
+    if replayed:
+        logger.info("Replayed %d warm-up requests", replayed)
+    return loaded
 
 
 def versions_on_disk(base_path: Path) -> dict[int, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -10,10 +11,11 @@ from typing import Any
 
 import orjson
 
-from serving import metadata, metrics, tensors_json
+from serving import examples, metadata, metrics, tensors_json
 from serving.config import Settings
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
+from serving.signature import Signature
 from serving.versions import Registry, Version
 
 logger = logging.getLogger(__name__)
@@ -68,19 +70,19 @@ class RestApi:
     async def _call(self, route: re.Match[str], body: bytes) -> bytes:
         started, name, status = time.perf_counter(), route["name"], "OK"
         try:
-            if route["verb"] != "predict":
-                raise ServingError(Code.UNIMPLEMENTED, f"{route['verb']} is not supported")
-            return await self._predict(route, body)
+            return await self._answer(route, body)
         except ServingError as error:
             status = error.code.name
             raise
         finally:
             name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
-            metrics.REQUEST_LATENCY.observe(1e6 * (time.perf_counter() - started), name, "Predict", "REST")
+            metrics.REQUEST_LATENCY.observe(
+                1e6 * (time.perf_counter() - started), name, route["verb"].capitalize(), "REST"
+            )
 
-    async def _predict(self, route: re.Match[str], body: bytes) -> bytes:
-        size, runner = len(body), self._runner
+    async def _answer(self, route: re.Match[str], body: bytes) -> bytes:
+        size, runner, verb = len(body), self._runner, route["verb"]
         request = await runner.convert(size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
@@ -88,10 +90,18 @@ class RestApi:
         version = self._resolve(route)
         with version as loaded:
             signature = loaded.signature(signature_name)
+            if verb != "predict":
+                return await self._answer_examples(verb, request, version.model, signature)
             arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
             outputs = await runner.run(version.model, signature, arrays)
             answered = sum(output.nbytes for output in outputs)
             return await runner.convert(answered, tensors_json.encode, outputs, signature, rows)
+
+    async def _answer_examples(self, verb: str, request: dict[str, Any], model: str, signature: Signature) -> bytes:
+        arrays = examples.arrays(examples.input_from_json(request, verb), signature, verb)
+        outputs = await self._runner.run(model, signature, arrays)
+        told = examples.result(outputs, signature, verb, len(arrays[0]))
+        return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
 
     def _look(self, verb: str, path: str) -> bytes:
         if not path.startswith("/v1"):

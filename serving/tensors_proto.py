@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
 from serving.errors import invalid
-from serving.signature import TensorSpec
+from serving.signature import Signature, TensorSpec
 
 MAX_ELEMENTS = 1 << 28
 """A tensor may repeat its last value to fill its shape; this bounds what a few bytes of request can ask for."""
@@ -60,6 +61,23 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
             )
         return np.frombuffer(proto.tensor_content, spec.numpy).reshape(shape)
     return _from_values(proto, spec, count).reshape(shape)
+
+
+def decode_inputs(given: Mapping[str, tensor_pb2.TensorProto], signature: Signature) -> list[np.ndarray]:
+    """Reads all inputs of a request, in the order of `signature.inputs`.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, an input is missing, unknown, or of another type or shape.
+    """
+    wanted = signature.inputs
+    if len(given) != len(wanted) or any(spec.name not in given for spec in wanted):
+        names = {spec.name for spec in wanted}
+        raise invalid(
+            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
+            f"len({{{','.join(sorted(names))}}}). Sent extra: {{{','.join(sorted(given.keys() - names))}}}. "
+            f"Missing but required: {{{','.join(sorted(names - given.keys()))}}}."
+        )
+    return [decode(given[spec.name], spec) for spec in wanted]
 
 
 def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:

@@ -154,3 +154,35 @@ def running(folder: Path, *flags: str):
     finally:
         process.kill()
         process.wait()
+
+
+def save_half_plus_two(folder: Path) -> None:
+    """Writes TensorFlow Serving's own test model, y = x / 2 + 2, which also classifies and regresses tf.Examples."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        half, two = v1.get_variable("half", initializer=0.5), v1.get_variable("two", initializer=2.0)
+        x = v1.placeholder(tf.float32, [None, 1], name="x")
+        y = tf.identity(half * x + two, "y")
+        serialized = v1.placeholder(tf.string, [None], name="examples")
+        parsed = tf.io.parse_example(serialized, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        answer = tf.identity(half * parsed + two, "answer")
+        labels = tf.concat([tf.fill(tf.shape(answer), "low"), tf.fill(tf.shape(answer), "high")], 1)
+        scores = tf.concat([answer, answer * 10], 1)
+        describe = v1.saved_model.utils.build_tensor_info
+
+        def signature(inputs, outputs, method):
+            told = [{name: describe(tensor) for name, tensor in side.items()} for side in (inputs, outputs)]
+            return v1.saved_model.build_signature_def(*told, f"tensorflow/serving/{method}")
+
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            [tf.saved_model.SERVING],
+            {
+                "serving_default": signature({"x": x}, {"y": y}, "predict"),
+                "regress_x_to_y": signature({"inputs": serialized}, {"outputs": answer}, "regress"),
+                "classify_x": signature({"inputs": serialized}, {"classes": labels, "scores": scores}, "classify"),
+            },
+        )
+        builder.save()
