@@ -22,7 +22,7 @@ def alive(home: Home) -> list[int]:
     what they cannot leave behind is the environment that they were started with.
     """
     mark = f"{MARK}={home.path}".encode()
-    return [pid for pid in _pids() if mark in _environment(pid) and _state(pid) not in ("Z", "X", "")]
+    return [pid for pid in _pids() if mark in _environment(pid) and not _over(pid)]
 
 
 def end_all(home: Home) -> int:
@@ -33,7 +33,8 @@ def end_all(home: Home) -> int:
     """
     found: set[int] = set()
     deadline = time.monotonic() + TERMINATE_S
-    while left := alive(home):
+    # One that is ending has lost its environment before it closes its ports, so what was found is waited for by its id.
+    while left := {*alive(home), *(pid for pid in found if not _over(pid))}:
         # Asked once each; a process that starts another one while it goes is met in the next round.
         kill = time.monotonic() > deadline
         for pid in left if kill else [pid for pid in left if pid not in found]:
@@ -64,9 +65,11 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _state(pid: int) -> str:
+def _over(pid: int) -> bool:
+    """Whether a process is gone, with all its threads; a zombie that nobody has waited for counts as gone."""
     try:
         # The name stands in brackets and may hold anything; the state is the letter after the last bracket.
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        return told == "X" or (told == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1)
     except OSError:
-        return ""
+        return True

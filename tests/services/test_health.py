@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import http.server
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airtight.errors import TransientError
+from airtight.home import Home
+from services import health
+from services.supervisor import Program, Supervisor
+
+
+class Told(Supervisor):
+    """A supervisor that tells what a test says."""
+
+    def __init__(self, home: Home, states: Iterator[list[Program]]) -> None:
+        super().__init__(home)
+        self._states = states
+
+    def programs(self) -> list[Program]:
+        return next(self._states)
+
+
+def service(missing: Callable[[], str] = lambda: "") -> health.Service:
+    return health.Service("the server", ("server",), "127.0.0.1:1", missing)
+
+
+def forever(state: str, pids: Iterator[int] | None = None) -> Iterator[list[Program]]:
+    pids = pids or itertools.repeat(7)
+    return ([Program("server", state, pid, 1, "")] for pid in pids)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr(health, "POLL_S", 0.0)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "server.log").write_text("starting\nno such table: flights\n")
+    return Home(tmp_path)
+
+
+def test_it_waits_until_the_service_is_well(home: Home) -> None:
+    lacks = iter(["not yet", "not yet", ""])
+    told: list[str] = []
+    health.wait(Told(home, forever("RUNNING")), [service(lambda: next(lacks))], told.append)
+    assert [line.split(" (")[0] for line in told] == ["  the server is up at 127.0.0.1:1"]
+    assert list(lacks) == []
+
+
+def test_well_is_not_enough_when_the_program_does_not_run(home: Home) -> None:
+    states = itertools.chain(itertools.islice(forever("STARTING"), 3), forever("RUNNING"))
+    health.wait(Told(home, states), [service()], lambda line: None)
+
+
+@pytest.mark.parametrize("state", ["FATAL", "STOPPED"])
+def test_a_program_that_gave_up_fails_with_the_end_of_its_log(home: Home, state: str) -> None:
+    with pytest.raises(TransientError, match="no such table: flights"):
+        health.wait(Told(home, forever(state)), [service(lambda: "not yet")], lambda line: None)
+
+
+def test_a_program_that_keeps_dying_is_not_waited_for(home: Home) -> None:
+    with pytest.raises(TransientError, match="keeps ending by itself"):
+        health.wait(Told(home, forever("RUNNING", itertools.count(1))), [service(lambda: "no")], lambda line: None)
+
+
+def test_a_slow_service_fails_with_what_is_missing(home: Home) -> None:
+    with pytest.raises(TransientError, match="not well after 0 s: no socket"):
+        health.wait(Told(home, forever("RUNNING")), [service(lambda: "no socket")], lambda line: None, timeout_s=0.0)
+
+
+@pytest.fixture
+def airflow() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A server that answers as Airflow's health route does, with what the test puts in."""
+    answer: dict[str, Any] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if answer and self.path == "/api/v2/monitor/health" else 503)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", answer
+        server.shutdown()
+
+
+def test_airflow_is_well_when_all_its_parts_are(airflow: tuple[str, dict[str, Any]]) -> None:
+    url, answer = airflow
+    assert health._airflow(url) == "the API does not answer yet"
+    parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+    answer.update({part: {"status": "healthy"} for part in parts}, scheduler={"status": None})
+    assert health._airflow(url) == "no heartbeat yet from the scheduler"
+    answer["scheduler"] = {"status": "healthy"}
+    assert health._airflow(url) == ""
+
+
+def test_sockets_and_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert health._unix("s") != ""
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as tcp:
+        unix.bind("s")
+        unix.listen()
+        tcp.bind(("127.0.0.1", 0))
+        port = tcp.getsockname()[1]
+        assert health._tcp(port) != ""
+        tcp.listen()
+        assert (health._unix("s"), health._tcp(port)) == ("", "")
+    assert health._http(f"http://127.0.0.1:{port}/") != ""

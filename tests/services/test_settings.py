@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.home import ROOT, Home
+from services.settings import MARK, USER, Settings, airflow_environment, environment, password, password_file, prepare
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "state")
+
+
+def mode(path: Path) -> str:
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_PORT", "9090")
+    monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "1g")
+    told = Settings.from_environment()
+    assert (told.airflow_port, told.spark_memory, told.model_rest_port) == (9090, "1g", 8501)
+    assert told.airflow_url == "http://127.0.0.1:9090"
+
+
+@pytest.mark.parametrize("text", ["many", "80.5", "0", "70000", "-1"])
+def test_a_port_that_is_none_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("AIRTIGHT_MODEL_GRPC_PORT", text)
+    with pytest.raises(TerminalError, match="AIRTIGHT_MODEL_GRPC_PORT"):
+        Settings.from_environment()
+
+
+def test_secrets_are_made_once_for_the_owner_alone(home: Home) -> None:
+    prepare(home)
+    first = {path.name: path.read_text() for path in home.run.iterdir()}
+    assert mode(home.run) == "0o700"
+    assert {mode(path) for path in home.run.iterdir()} == {"0o600"}
+    assert len(set(first.values())) == len(first) == 4
+    assert password(home) == json.loads(first[password_file(home).name])[USER]
+    prepare(home)
+    assert {path.name: path.read_text() for path in home.run.iterdir()} == first
+
+
+def test_an_open_run_folder_is_closed(home: Home) -> None:
+    home.run.mkdir(parents=True, mode=0o755)
+    prepare(home)
+    assert mode(home.run) == "0o700"
+
+
+def test_two_state_folders_have_different_passwords(tmp_path: Path) -> None:
+    told = []
+    for name in ("one", "two"):
+        prepare(Home(tmp_path / name))
+        told.append(password(Home(tmp_path / name)))
+    assert told[0] != told[1]
+
+
+def test_no_password_before_the_first_start(home: Home) -> None:
+    with pytest.raises(TerminalError, match="make start"):
+        password(home)
+
+
+def test_no_secret_stands_in_the_environment_or_the_record(home: Home) -> None:
+    prepare(home)
+    settings = Settings(airflow_database="postgresql+psycopg2://airflow:hidden@127.0.0.1/airflow")
+    settings.save(home)
+    secrets = [path.read_text() for path in home.run.iterdir() if path.name != "services.json"]
+    told = "\n".join(environment(settings, home).values())
+    assert not [secret for secret in [*secrets, password(home)] if secret.strip() in told]
+    assert "hidden" not in (home.run / "services.json").read_text()
+
+
+def test_the_running_services_are_found_by_their_record(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(home)
+    Settings(airflow_port=9191).save(home)
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_PORT", "9292")
+    assert Settings.of_running(home).airflow_port == 9191
+    assert Settings.of_running(Home(home.path / "other")).airflow_port == 9292
+
+
+def test_the_environment_is_the_same_from_every_shell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "True")
+    monkeypatch.setenv("AIRFLOW_CONFIG", "/elsewhere/airflow.cfg")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    told = environment(Settings(), home)
+    assert told["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert "AIRFLOW_CONFIG" not in told
+    assert told["PYTHONPATH"] == str(ROOT)
+    assert told[MARK] == told["AIRTIGHT_HOME"] == str(home.path)
+    assert told["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+def test_everything_is_on_loopback(home: Home) -> None:
+    told = airflow_environment(Settings(), home)
+    assert told["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert not [key for key, value in told.items() if "0.0.0.0" in value or "://localhost" in value]
+
+
+@pytest.mark.slow
+def test_airflow_knows_every_setting(home: Home) -> None:
+    """Airflow ignores a misspelt setting without a word."""
+    prepare(home)
+    names = [k.removesuffix("_CMD") for k in airflow_environment(Settings(), home) if k.startswith("AIRFLOW__")]
+    code = (
+        "import sys; from airflow.configuration import conf; known = conf.configuration_description\n"
+        "for name in sys.argv[1:]:\n"
+        "    _, section, key = name.lower().split('__')\n"
+        "    if key not in known.get(section, {'options': {}})['options']: print(name)\n"
+        "print('fernet', len(conf.get('core', 'fernet_key')), 'jwt', len(conf.get('api_auth', 'jwt_secret')))"
+    )
+    command = [sys.executable, "-c", code, *names]
+    told = subprocess.run(command, env=environment(Settings(), home), capture_output=True, text=True, check=True)
+    assert told.stdout.split("\n")[:-1] == ["fernet 44 jwt 44"], told.stdout

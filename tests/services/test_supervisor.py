@@ -1,0 +1,126 @@
+"""Really starts services: those that need no database of Airflow, on ports of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from services import health, processes
+from services.__main__ import main, up
+from services.settings import Settings, variable
+from services.supervisor import Supervisor
+
+NAMES = ("model-server", "spark")
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A short path, because a unix socket's is limited; whatever runs there is ended."""
+    folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
+    monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
+    for name, port in zip(Settings().ports, free_ports(4), strict=True):
+        monkeypatch.setenv(variable(name), str(port))
+    monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
+    yield Home(folder)
+    Supervisor(Home(folder)).stop()
+    shutil.rmtree(folder)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+
+
+def pids(home: Home) -> dict[str, int]:
+    return {program.name: program.pid for program in Supervisor(home).programs() if program.pid}
+
+
+def answers(port: int) -> bool:
+    return not health._tcp(port)
+
+
+@pytest.mark.slow
+def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 1
+    settings = up(home, NAMES)
+    told = capsys.readouterr().out
+    assert "Spark is up at" in told and "model server is up at" in told
+    assert httpx.get(f"{settings.model_url}/v1/models/none").status_code == 404
+    assert oct((home.run / "supervisor.sock").stat().st_mode & 0o777) == "0o600"
+    listening = (settings.spark_port, settings.model_rest_port, settings.model_grpc_port)
+
+    first = pids(home)
+    assert set(first) == set(NAMES)
+    up(home, NAMES)
+    assert pids(home) == first, "what runs is left alone"
+    assert "up already" in capsys.readouterr().out
+
+    os.kill(first["model-server"], signal.SIGKILL)
+    until(lambda: pids(home).get("model-server", 0) not in (0, first["model-server"]))
+    until(lambda: answers(settings.model_rest_port))
+
+    assert main(["status"]) == 1, "Airflow does not run"
+    assert main(["down"]) == 0
+    assert processes.alive(home) == []
+    assert [port for port in listening if answers(port)] == []
+    assert main(["down"]) == 0
+    assert "Nothing runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_a_killed_supervisor_left_is_ended(home: Home) -> None:
+    settings = up(home, ("spark",))
+    daemon = int((home.run / "supervisord.pid").read_text())
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: not Supervisor(home).running())
+    assert answers(settings.spark_port), "its child lives on"
+    assert Supervisor(home).stop() >= 1
+    assert processes.alive(home) == []
+    assert not answers(settings.spark_port)
+
+
+def test_a_port_of_a_stranger_is_told_before_anything_starts(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(TerminalError, match=f"Port {port} .* is taken") as told:
+            Supervisor(home).start(Settings(model_rest_port=port), NAMES)
+        assert "AIRTIGHT_MODEL_REST_PORT" in told.value.remedy
+    assert processes.alive(home) == []
+
+
+def test_a_state_folder_whose_path_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TerminalError, match="too long for a unix socket"):
+        Supervisor(Home(tmp_path / ("x" * 80))).start(Settings(), NAMES)
+
+
+def test_an_unknown_service_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["up", "launcher", "webserver"])
+    assert "there is no webserver" in capsys.readouterr().err
+
+
+def test_the_exit_status_tells_the_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("AIRTIGHT_SPARK_PORT", "x")
+    assert main(["up"]) == 64
+    assert "AIRTIGHT_SPARK_PORT" in capsys.readouterr().err
