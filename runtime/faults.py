@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
 import grpc
@@ -17,6 +18,7 @@ _WILL_NOT_HEAL_CODES = {
     code.value[0]
     for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
 }
+_RAISED = re.compile(r"^[\w.]*(?:Error|Exception): .+$", re.MULTILINE)
 _RESULT = "__execution_result__"
 
 
@@ -62,13 +64,14 @@ def swallowed(execution: metadata_store_pb2.Execution, step: str) -> AirtightErr
     told = execution.custom_properties.get(_RESULT)
     if told is not None:
         json_format.Parse(told.string_value, result)
-    lines = [line for line in result.result_message.splitlines() if line.strip()]
+    # Of a chain of exceptions, Python prints the first cause first.
+    causes = _RAISED.findall(result.result_message) or result.result_message.splitlines()
     family = TerminalError if result.code in _WILL_NOT_HEAL_CODES else TransientError
     state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
     return family(
         "TFX ended the node before its code ran.",
         expected="inputs and parameters that can be resolved",
-        received=lines[-1] if lines else f"an execution that is {state}",
+        received=causes[0] if causes else f"an execution that is {state}",
         remedy="See the messages above: an upstream node may have been marked as done without running.",
         step=step,
     )

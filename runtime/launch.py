@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +63,27 @@ def _launch(request: NodeRequest) -> Outcome:
         attempts.bury(handle.store, request.run, request.node)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, producers)
-    # The executor's flags would otherwise be those of the process that launches it.
-    sys.argv = sys.argv[:1]
-    info = launcher.Launcher(
-        pipeline_node=node,
-        mlmd_connection=connection,
-        pipeline_info=ir.pipeline_info,
-        pipeline_runtime_spec=ir.runtime_spec,
-        executor_spec=runner_utils.extract_executor_spec(deployment, request.node),
-        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
-    ).launch()
+    with _no_flags():
+        info = launcher.Launcher(
+            pipeline_node=node,
+            mlmd_connection=connection,
+            pipeline_info=ir.pipeline_info,
+            pipeline_runtime_spec=ir.runtime_spec,
+            executor_spec=runner_utils.extract_executor_spec(deployment, request.node),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
+        ).launch()
     with connection as handle:
         return _outcome(handle, node, info)
+
+
+@contextlib.contextmanager
+def _no_flags() -> Iterator[None]:
+    """TFX hands the flags of this process to every Python executor; they are not meant for it."""
+    flags, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = flags
 
 
 def _prepared(

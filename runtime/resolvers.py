@@ -1,0 +1,71 @@
+"""Resolvers by data time. TFX's own go by artifact id, so a backfill of March would meet December's champion."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+import ml_metadata as mlmd
+from tfx import types
+from tfx.dsl.components.common.resolver import ResolverStrategy
+
+from airtight.errors import TerminalError
+
+log = logging.getLogger(__name__)
+
+
+class ChampionAsOf(ResolverStrategy):
+    """Gives the model that was champion when this run's interval began, or none yet.
+
+    Inputs of the Resolver node, by key:
+      dataset: This run's artifact with `interval_start`.
+      pushed: PushedModel across runs, with `pushed` (1 or 0), `interval_end`, `version`, `model_uri`.
+      model: Model across runs, among which the champion is.
+
+    The output `model` holds one artifact or none, so its consumer takes it as an optional input. Pushed models whose
+    interval ends after this run's begins do not count, whatever their ids; of several attempts the highest version.
+    """
+
+    def resolve_artifacts(
+        self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
+    ) -> dict[str, list[types.Artifact]]:
+        """Picks the champion.
+
+        Raises:
+          TerminalError: This run has no dataset.
+        """
+        if not input_dict["dataset"]:
+            raise TerminalError(
+                "The champion cannot be known without this run's data interval.",
+                expected="one artifact at the input `dataset`",
+                received="none",
+                remedy="Clear the node that makes the dataset, so that it runs.",
+            )
+        (dataset, *_) = input_dict["dataset"]
+        start = datetime.fromisoformat(_text(dataset, "interval_start"))
+        candidates = [pushed for pushed in input_dict["pushed"] if _was_pushed(pushed) and _end(pushed) <= start]
+        if not candidates:
+            log.info("There was no champion yet at %s.", start.isoformat())
+            return {**input_dict, "pushed": [], "model": []}
+        latest = max(candidates, key=lambda pushed: (_end(pushed), _version(pushed), pushed.id))
+        models = [model for model in input_dict["model"] if model.uri == _text(latest, "model_uri")]
+        log.info("The champion at %s was version %s.", start.isoformat(), _version(latest))
+        return {**input_dict, "pushed": [latest], "model": models[-1:]}
+
+
+def _text(artifact: types.Artifact, name: str) -> str:
+    if artifact.has_property(name):
+        return str(getattr(artifact, name))
+    return artifact.get_string_custom_property(name)
+
+
+def _was_pushed(artifact: types.Artifact) -> bool:
+    return artifact.get_int_custom_property("pushed") == 1
+
+
+def _end(artifact: types.Artifact) -> datetime:
+    return datetime.fromisoformat(_text(artifact, "interval_end"))
+
+
+def _version(artifact: types.Artifact) -> int:
+    return artifact.get_int_custom_property("version") or int(artifact.get_string_custom_property("version") or 0)

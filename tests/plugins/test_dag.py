@@ -1,0 +1,116 @@
+"""The DAG that a bundle becomes."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
+
+from airtight.errors import TerminalError
+from plugins.tfx_airflow import TfxDag, TfxTaskGroup, bundles
+from runtime.bundle import Bundle, path_of
+from runtime.protocol import Outcome
+from tests.tiny_pipeline.running import TINY
+
+
+def edges(dag: DAG) -> dict[str, set[str]]:
+    return {task.task_id: set(task.downstream_task_ids) for task in dag.tasks}
+
+
+def test_one_task_for_each_node_with_its_edges_and_documentation(home):
+    dag = TfxDag(TINY, schedule=None)
+    assert dag.dag_id == "tiny"
+    assert edges(dag) == {"write": {"copy"}, "copy": {"count"}, "count": set()}
+    assert dag.doc_md.startswith("# Words")
+    assert "Writes the text" in dag.get_task("write").doc_md
+    assert "`words`: Words" in dag.get_task("write").doc_md
+    assert "write" in dag.get_task("write").operator_name
+
+
+def test_it_can_be_serialized_as_the_scheduler_does(home):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    told = DagSerialization.to_dict(TfxDag(TINY, schedule=None))
+    json.dumps(told)
+    assert {task["__var"]["task_id"] for task in told["dag"]["tasks"]} == {"write", "copy", "count"}
+
+
+def test_the_trigger_form_is_typed(home):
+    params = TfxDag(TINY, schedule=None, params={"more": 1}).params
+    assert dict(params) == {"interval": None, "text": "word", "repeat": 3, "trouble": "none", "more": 1}
+    repeat = params.get_param("repeat")
+    assert repeat.schema == {"type": "integer", "minimum": 0, "maximum": 100}
+    assert repeat.description == "How often."
+    for name, wrong in [("repeat", 101), ("repeat", "3"), ("interval", "June"), ("text", 3)]:
+        with pytest.raises(ParamValidationError):
+            params.get_param(name).resolve(wrong)
+    for right in ("2013-06", "2013-06-14", "2013-06-01/2013-07-01", None):
+        assert params.get_param("interval").resolve(right) == right
+
+
+def test_options_of_nodes_reach_airflow(home):
+    path = path_of(TINY, home)
+    bundle = Bundle.read(path)
+    chosen = replace(
+        bundle.nodes[0],
+        retries=4,
+        timeout_s=60,
+        trigger="ALL_UPSTREAM_NODES_COMPLETED",
+        airflow={"pool": "gpu", "retry_delay_s": 5, "cold": True, "depends_on_past": True},
+    )
+    replace(bundle, nodes=(chosen, *bundle.nodes[1:])).write(path)
+    task = TfxDag(TINY, schedule=None, default_args={"retries": 1}).get_task("write")
+    assert (task.retries, task.execution_timeout, task.trigger_rule) == (4, timedelta(seconds=60), "all_done")
+    assert (task.pool, task.retry_delay, task.cold, task.depends_on_past) == ("gpu", timedelta(seconds=5), True, True)
+
+
+def test_a_task_group_stands_inside_a_dag(home):
+    with DAG("around", schedule=None) as dag:
+        first = TfxTaskGroup(TINY, group_id="first", prefix="first_")
+        second = TfxTaskGroup(TINY, group_id="second", prefix="second_")
+        first >> second
+    assert edges(dag)["first.count"] == {"second.write"}
+    assert {"interval", "first_text", "second_text"} <= set(dag.params)
+    assert dag.get_task("first.write").group != dag.get_task("second.write").group
+
+
+def test_a_task_group_outside_of_a_dag_is_refused(home):
+    with pytest.raises(TerminalError, match="outside of a DAG"):
+        TfxTaskGroup(TINY)
+
+
+def test_a_fresh_bundle_is_not_compiled_again(home, monkeypatch):
+    monkeypatch.setattr(bundles, "call", lambda *_: pytest.fail("compiled"))
+    TfxDag(TINY, schedule=None)
+
+
+@pytest.mark.parametrize("damage", ["missing", "stale", "format"])
+def test_a_missing_or_stale_bundle_is_compiled_again(home, monkeypatch, damage):
+    path = path_of(TINY, home)
+    whole = path.read_text()
+    told = json.loads(whole)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "stale":
+        path.write_text(json.dumps(told | {"sources": {"tests/tiny_pipeline/steps.py": "0"}}))
+    else:
+        path.write_text(json.dumps(told | {"format": 0}))
+    asked = []
+
+    def compile_again(request, _launcher):
+        asked.append(request.pipeline)
+        path.write_text(whole)
+        return Outcome("complete")
+
+    monkeypatch.setattr(bundles, "call", compile_again)
+    assert TfxDag(TINY, schedule=None).has_task("write")
+    assert asked == [TINY]
+
+
+def test_a_pipeline_that_does_not_compile_is_an_import_error_that_names_it(home, monkeypatch):
+    fault = TerminalError("The pipeline broken does not compile.", received="ValueError: no")
+    monkeypatch.setattr(bundles, "call", lambda *_: Outcome.failure(fault))
+    with pytest.raises(TerminalError, match=r"broken does not compile.*ValueError: no"):
+        TfxDag("broken", schedule=None)

@@ -1,0 +1,46 @@
+"""What Airflow parses is light, and the plugin loader meets the plugin only."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airtight.home import ROOT
+from tests.tiny_pipeline.running import TINY
+
+HEAVY = (
+    *("tensorflow", "keras", "tfx", "ml_metadata", "apache_beam"),
+    *("pyspark", "great_expectations", "pandas", "pyarrow"),
+)
+DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+
+
+def modules_after(code: str, home: Path) -> set[str]:
+    script = f"{code}\nimport sys\nprint('MODULES', *sorted({{n.split('.')[0] for n in sys.modules}}))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "AIRTIGHT_HOME": str(home), "AIRFLOW_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("MODULES")]
+    return set(line.split()[1:])
+
+
+def test_rendering_a_dag_imports_nothing_heavy(home):
+    code = f"from plugins.tfx_airflow import TfxDag\nassert TfxDag({TINY!r}, schedule=None).has_task('write')"
+    assert modules_after(code, home.path) & set(HEAVY) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
+def test_parsing_a_dag_file_imports_nothing_heavy(file, tmp_path):
+    # The first parse compiles what is missing, in a process of its own.
+    code = f"import runpy\nrunpy.run_path({str(file)!r})"
+    assert modules_after(code, tmp_path) & set(HEAVY) == set()
+
+
+def test_the_plugin_loader_sees_the_plugin_only(monkeypatch):
+    from airflow._shared.module_loading import find_path_from_directory
+
+    found = [Path(file).name for file in find_path_from_directory(str(ROOT / "plugins"), ".airflowignore", "glob")]
+    assert [name for name in found if name.endswith(".py")] == ["airtight_plugin.py"]

@@ -1,0 +1,163 @@
+"""What is compiled, what is refused, and when it is compiled again."""
+
+import json
+import sys
+import textwrap
+
+import pytest
+from google.protobuf import json_format, text_format
+from tfx.proto.orchestration import pipeline_pb2
+
+from airtight.errors import TerminalError
+from airtight.home import ROOT
+from runtime.bundle import Bundle, path_of
+from runtime.compile import compile_pipeline
+from tests.tiny_pipeline.running import TINY, Run
+
+MODULE = """
+'''Made for a test.'''
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact
+from tfx.dsl.component.experimental.decorators import component
+from tfx.orchestration.pipeline import ExecutionMode, Pipeline
+from tfx.types import standard_artifacts
+
+@component
+def make(made: OutputArtifact[standard_artifacts.Model]) -> None:
+    '''Makes.'''
+
+@component
+def use(made: InputArtifact[standard_artifacts.Model]) -> None:
+    '''Uses.'''
+
+def create_pipeline():
+    {body}
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes a module with a pipeline and gives the name under which it is compiled."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(body: str, name: str = "written_pipeline") -> str:
+        (tmp_path / f"{name}.py").write_text(MODULE.format(body=textwrap.indent(body, "    ").lstrip()))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return f"{name}:create_pipeline"
+
+    return write
+
+
+def test_a_bundle_tells_airflow_all_it_needs(home):
+    bundle = Bundle.read(Run(home).bundle)
+    assert [(node.id, node.upstream) for node in bundle.nodes] == [
+        ("write", ()),
+        ("copy", ("write",)),
+        ("count", ("copy",)),
+    ]
+    assert bundle.node("write").outputs == {"words": "Words"}
+    assert bundle.node("write").doc == "Writes the text, as often as asked."
+    assert bundle.doc.startswith("# Words")
+    assert bundle.zone == "America/New_York"
+    assert [parameter.name for parameter in bundle.parameters] == ["text", "repeat", "trouble"]
+    assert bundle.interval
+    assert "tests/tiny_pipeline/steps.py" in bundle.sources
+    assert not [name for name in bundle.sources if "site-packages" in name]
+
+
+def test_compiling_twice_gives_the_same_bundle(home):
+    first = Run(home).bundle.read_bytes()
+    assert Run(home).bundle.read_bytes() == first
+
+
+def test_a_changed_source_makes_the_bundle_stale(home, written, tmp_path):
+    source = written("return Pipeline('p', components=[make().with_id('make')])")
+    bundle = Bundle.read(compile_pipeline(source, home))
+    assert bundle.stale() == ""
+    (tmp_path / "written_pipeline.py").write_text("changed")
+    assert "written_pipeline.py changed" in bundle.stale()
+    (tmp_path / "written_pipeline.py").unlink()
+    assert "is gone" in bundle.stale()
+
+
+def test_an_ir_file_of_somebody_else_compiles(home, tmp_path):
+    ir = json_format.ParseDict(Bundle.read(Run(home).bundle).ir, pipeline_pb2.Pipeline())
+    (tmp_path / "ir.pbtxt").write_text(text_format.MessageToString(ir))
+    bundle = Bundle.read(compile_pipeline(str(tmp_path / "ir.pbtxt"), home))
+    assert [node.id for node in bundle.nodes] == ["write", "copy", "count"]
+    assert {parameter.name: parameter.default for parameter in bundle.parameters} == {
+        "text": "word",
+        "repeat": 3,
+        "trouble": "none",
+    }
+    assert bundle.stale() == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "node", "reason"),
+    [
+        (
+            "return Pipeline('p', components=[make()], execution_mode=ExecutionMode.ASYNC)",
+            "the pipeline",
+            "asynchronous",
+        ),
+        (
+            "inner = Pipeline('inner', components=[make()])\nreturn Pipeline('p', components=[inner])",
+            "the node inner",
+            "a pipeline in a pipeline",
+        ),
+        (
+            "from tfx.dsl.control_flow.for_each import ForEach\n"
+            "first = make().with_id('make')\n"
+            "with ForEach(first.outputs['made']) as one:\n"
+            "    second = use(made=one).with_id('use')\n"
+            "return Pipeline('p', components=[first, second])",
+            "the node use",
+            "ForEach",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_by_node_and_reason(home, written, body, node, reason):
+    with pytest.raises(TerminalError) as caught:
+        compile_pipeline(written(body), home)
+    assert node in caught.value.received
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "received"),
+    [("raise ValueError('no such thing')", "ValueError: no such thing"), ("return 3", "not a TFX Pipeline")],
+)
+def test_a_pipeline_that_does_not_compile_is_named_with_the_cause(home, written, body, received):
+    source = written(body)
+    with pytest.raises(TerminalError) as caught:
+        compile_pipeline(source, home)
+    assert source in caught.value.message
+    assert received in caught.value.received
+    assert not path_of(source, home).exists()
+
+
+def test_a_pipeline_that_is_not_there_is_named(home):
+    with pytest.raises(TerminalError, match="no_such_pipeline"):
+        compile_pipeline("no_such_pipeline", home)
+
+
+def test_declared_and_used_parameters_must_agree(home, monkeypatch):
+    from tests.tiny_pipeline import pipeline
+
+    monkeypatch.setattr(pipeline, "PARAMETERS", pipeline.PARAMETERS[:2])
+    with pytest.raises(TerminalError, match="other parameters than it uses") as caught:
+        compile_pipeline(TINY, home)
+    assert "trouble (str)" in caught.value.expected
+
+
+def test_a_bundle_of_another_format_is_told_apart(home):
+    path = Run(home).bundle
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    with pytest.raises(TerminalError, match="cannot be read"):
+        Bundle.read(path)
+
+
+def test_sources_are_named_relative_to_the_checkout(home):
+    for name in Bundle.read(Run(home).bundle).sources:
+        if not name.startswith("/"):
+            assert (ROOT / name).is_file()

@@ -1,0 +1,167 @@
+"""One node, once: what TFX's launcher does silently or not at all."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2
+
+from runtime import attempts, launch, stores
+from runtime.bundle import Bundle
+from tests.tiny_pipeline.running import Run, fault, uri
+
+State = metadata_store_pb2.Execution
+
+
+def words(folder: Path) -> str:
+    return (folder / "words.txt").read_text(encoding="utf-8")
+
+
+def states(run: Run) -> list[str]:
+    with stores.project_connection(run.home) as handle:
+        found = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
+        return [State.State.Name(execution.last_known_state) for execution in found]
+
+
+def test_nodes_pass_artifacts_on_and_tell_where_they_lie(home, caplog):
+    caplog.set_level(logging.INFO)
+    run = Run(home, text="hop", repeat=2)
+    written = run.node("write")
+    assert words(uri(written, "words")) == "hop hop"
+    assert written.outputs["words"][0]["properties"]["count"] == 2
+    assert words(uri(run.node("copy"), "copied")) == "hop hop"
+    assert run.node("count").state == "complete"
+    assert "Counted 2 words." in caplog.text
+    assert str(uri(written, "words")) in caplog.text
+    assert uri(written, "words").is_relative_to(home.pipeline_root("tiny"))
+
+
+def test_a_cleared_node_runs_again_and_the_others_see_its_new_output(home):
+    run = Run(home, text="old")
+    first = run.node("write")
+    run.node("copy")
+    again = run.node("write", text="new")
+    assert again.execution != first.execution
+    assert words(uri(first, "words")) == "old old old", "lineage keeps the attempt before"
+    assert words(uri(run.node("copy"), "copied")) == "new new new"
+    assert states(run) == ["COMPLETE"] * 4
+
+
+def test_a_node_cleared_alone_sees_the_unchanged_output_of_the_others(home):
+    run = Run(home)
+    for node in ("write", "copy", "count"):
+        run.node(node)
+    assert words(uri(run.node("copy"), "copied")) == "word word word"
+    assert run.node("count").state == "complete"
+
+
+def test_two_runs_do_not_see_each_other(home):
+    Run(home, run="a", text="a").node("write")
+    other = Run(home, run="b", text="b", repeat=1)
+    other.node("write")
+    assert words(uri(other.node("copy"), "copied")) == "b"
+    missing = fault(Run(home, run="c").node("copy"))
+    assert "write has no output in this run" in missing["message"]
+    assert not missing["transient"]
+
+
+def test_a_terminal_fault_keeps_its_words_and_leaves_nothing_half_written(home):
+    run = Run(home, trouble="terminal")
+    run.node("write")
+    told = fault(run.node("copy"))
+    assert told == {
+        "transient": False,
+        "message": "The words are wrong.",
+        "expected": "good words",
+        "received": "a, b",
+        "remedy": "Write others.",
+        "step": "copy",
+    }
+    assert not list(home.pipeline_root("tiny").glob("copy/copied/*"))
+    assert states(run) == ["COMPLETE", "FAILED"]
+
+
+@pytest.mark.parametrize(("trouble", "words_of"), [("transient", "not there yet"), ("exception", "no error of ours")])
+def test_what_may_heal_is_transient(home, trouble, words_of):
+    run = Run(home, trouble=trouble)
+    run.node("write")
+    told = fault(run.node("copy"))
+    assert told["transient"]
+    assert words_of in told["message"]
+    healed = run.node("copy", trouble="none")
+    assert words(uri(healed, "copied")) == "word word word"
+    assert len(list(home.pipeline_root("tiny").glob("copy/copied/*"))) == 1
+
+
+def test_a_failure_that_tfx_swallows_is_raised(home, monkeypatch):
+    run = Run(home)
+    run.node("write")
+    monkeypatch.setattr(launch, "_check_inputs", lambda *_: None)
+    monkeypatch.setattr(attempts, "current", lambda *_: None)
+    told = fault(run.node("copy"))
+    assert told["message"] == "TFX ended the node before its code ran."
+    assert "FailedPreconditionError" in told["received"] or "min_count" in told["received"]
+    assert not told["transient"]
+
+
+def test_an_output_removed_by_hand_is_named(home):
+    run = Run(home)
+    folder = uri(run.node("write"), "words")
+    (folder / "words.txt").unlink()
+    folder.rmdir()
+    told = fault(run.node("copy"))
+    assert "The output words of write is gone" in told["message"]
+    assert told["expected"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"repeat": "3"}, "type int"),
+        ({"repeat": 101}, "at most 100"),
+        ({"no_such": 1}, "unknown: no_such"),
+        ({"interval_start": None}, "missing: interval_start"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_runs(home, values, expected):
+    run = Run(home, **values)
+    told = fault(run.node("write"))
+    assert expected in told["expected"] + told["received"]
+    assert not told["transient"]
+    assert not home.pipeline_root("tiny").exists()
+
+
+def test_a_bundle_of_another_tfx_is_refused(home):
+    run = Run(home)
+    bundle = Bundle.read(run.bundle)
+    Bundle(**{**vars(bundle), "tfx": "1.0.0"}).write(run.bundle)
+    told = fault(run.node("write"))
+    assert told["received"] == "TFX 1.0.0"
+    assert "runtime compile" in told["remedy"]
+
+
+def test_an_attempt_that_died_is_ended_by_the_next(home):
+    run = Run(home)
+    run.node("write")
+    with stores.project_connection(home) as handle:
+        (done,) = handle.store.get_executions()
+        done.last_known_state = State.RUNNING
+        handle.store.put_executions([done])
+        half = home.pipeline_root("tiny") / "write" / "words" / str(done.id)
+        assert half.is_dir()
+        attempts.sweep(handle.store)
+    assert states(run) == ["RUNNING"], "its process lives: it is this one"
+    assert run.node("write").state == "complete"
+    assert states(run) == ["FAILED", "COMPLETE"]
+    assert not half.exists()
+
+
+def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "--not_a_flag_of_beam=1"])
+    assert Run(home).node("write").state == "complete"
+    assert sys.argv[1:] == ["--not_a_flag_of_beam=1"]
+
+
+def test_the_compiled_pipeline_holds_no_path_of_the_state(home):
+    assert str(home.path) not in Run(home).bundle.read_text(encoding="utf-8")

@@ -1,0 +1,41 @@
+"""The champion is that of the interval, in whatever order the intervals run."""
+
+import json
+
+from tests.tiny_pipeline.running import Run, uri
+
+SOURCE = "tests.tiny_pipeline.champion:create_pipeline"
+
+
+def month(home, number: int, run: str = "", **values: int) -> str | None:
+    """Runs one month of 2013 and gives the month of the champion that its evaluation met."""
+    ends = {f"interval_{end}": f"2013-{n:02}-01T00:00:00-05:00" for end, n in (("start", number), ("end", number + 1))}
+    started = Run(home, SOURCE, run or f"month-{number}", **ends, **values)
+    outcomes = {name: started.node(name) for name in ("ingest", "train", "champion", "evaluate", "push")}
+    assert all(outcome.state == "complete" for outcome in outcomes.values()), outcomes
+    met = json.loads((uri(outcomes["evaluate"], "evaluation") / "champion.json").read_text())
+    return met and met[:7]
+
+
+def test_without_a_champion_the_run_goes_on(home):
+    assert month(home, 3) is None
+
+
+def test_a_later_champion_is_never_met(home):
+    assert month(home, 11) is None
+    assert month(home, 3) is None, "November's model has a lower id, but it is not yet known in March"
+    assert month(home, 4) == "2013-03"
+    assert month(home, 11, run="again") == "2013-04"
+    assert month(home, 6) == "2013-04", "the month before that was pushed, not the newest id"
+
+
+def test_a_model_that_was_not_pushed_is_no_champion(home):
+    assert month(home, 3) is None
+    assert month(home, 4, push_it=0) == "2013-03"
+    assert month(home, 5) == "2013-03"
+
+
+def test_a_month_run_again_does_not_meet_itself(home):
+    assert month(home, 3) is None
+    assert month(home, 4) == "2013-03"
+    assert month(home, 4, run="again") == "2013-03"

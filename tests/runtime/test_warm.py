@@ -1,0 +1,167 @@
+"""The warm launcher and the cold process: the same result, and nothing outlives its end."""
+
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from airtight.errors import AirtightError
+from airtight.home import ROOT, Home
+from runtime.bundle import Bundle, path_of
+from runtime.client import Call, call
+from runtime.protocol import CompileRequest, NodeRequest
+from tests.tiny_pipeline.running import JUNE, TINY, uri
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 90
+
+
+def until(true, what: str):
+    """Waits for something to become true; the test fails when it never does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := true():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"never came true: {what}")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def start_server(home: Home) -> subprocess.Popen:
+    environment = os.environ | {"AIRTIGHT_HOME": str(home.path), "PYTHONPATH": f"{ROOT}:{home.path}/code"}
+    (home.path / "code").mkdir(exist_ok=True)
+    with (home.path / "serve.log").open("a") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    text = (home.path / "serve.log").read_text
+    until(lambda: "ready on" in text() or server.poll() is not None, "the launcher is ready")
+    assert server.poll() is None, text()
+    return server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A state folder, its launcher, and the tiny pipeline compiled by it."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    server = start_server(home)
+    call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
+    yield home
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0
+    assert not home.launcher_socket.exists()
+
+
+def request(home: Home, node: str, run: str, **values) -> NodeRequest:
+    attempt = f"{node}-{time.monotonic_ns()}"
+    return NodeRequest(str(path_of(TINY, home)), node, run, attempt, str(home.path), JUNE | values)
+
+
+def started_sleep(home: Home, run: str, tmp_path: Path, launcher: Path | None) -> tuple[Call, list[int]]:
+    """Starts a node that sleeps, and its child; gives the pids of both."""
+    call(request(home, "write", run), home.launcher_socket).raise_if_failed()
+    note = tmp_path / "pids"
+    running = Call(request(home, "copy", run, trouble=f"sleep:{note}"), launcher)
+    until(lambda: note.exists() and len(note.read_text().split()) == 2, "the node sleeps")
+    pids = [int(pid) for pid in note.read_text().split()]
+    assert all(alive(pid) for pid in pids)
+    return running, pids
+
+
+def test_warm_and_cold_give_the_same(served):
+    said = {}
+    for name, launcher in (("warm", served.launcher_socket), ("cold", None)):
+        with Call(request(served, "write", name, text=name[:1]), launcher) as running:
+            lines = list(running.lines())
+            assert running.warm == (name == "warm")
+            assert (uri(running.outcome, "words") / "words.txt").read_text() == " ".join(name[:1] * 3)
+            said[name] = [line for line in lines if "tests.tiny_pipeline" in line]
+    assert said["warm"] == said["cold"] == ["INFO tests.tiny_pipeline.steps: Wrote 3 words."]
+
+
+def test_faults_cross_the_process_boundary(served):
+    call(request(served, "write", "fault"), served.launcher_socket).raise_if_failed()
+    outcome = call(request(served, "copy", "fault", trouble="terminal"), served.launcher_socket)
+    with pytest.raises(AirtightError, match="The words are wrong") as caught:
+        outcome.raise_if_failed()
+    assert not caught.value.transient
+
+
+def test_a_killed_node_is_a_transient_fault_and_the_next_attempt_succeeds(served):
+    call(request(served, "write", "killed"), served.launcher_socket).raise_if_failed()
+    outcome = call(request(served, "copy", "killed", trouble="kill"), served.launcher_socket)
+    with pytest.raises(AirtightError, match="without an outcome") as caught:
+        outcome.raise_if_failed()
+    assert caught.value.transient
+    assert "SIGKILL" in caught.value.received
+    again = call(request(served, "copy", "killed"), served.launcher_socket)
+    assert not (uri(again, "copied") / "half.txt").exists()
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_client_that_goes_takes_the_node_and_its_children_along(served, tmp_path, warm):
+    running, pids = started_sleep(served, f"gone-{warm}", tmp_path, served.launcher_socket if warm else None)
+    running.cancel()
+    until(lambda: not any(alive(pid) for pid in pids), "node and child are gone")
+    assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
+
+
+def test_a_node_that_is_stopped_cleans_up_and_says_so(served, tmp_path):
+    running, pids = started_sleep(served, "stopped", tmp_path, served.launcher_socket)
+    running.stop()
+    with pytest.raises(AirtightError, match="stopped before it ended"):
+        running.outcome.raise_if_failed()
+    until(lambda: not any(alive(pid) for pid in pids), "node and child are gone")
+    assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
+
+
+def test_only_the_owner_reaches_the_socket(served):
+    assert stat.S_IMODE(served.launcher_socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(served.run.stat().st_mode) == 0o700
+
+
+def test_nonsense_does_not_hurt_the_launcher(served):
+    for sent in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\xff", struct.pack("!I", 2) + b"{}"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(served.launcher_socket))
+            connection.sendall(sent)
+    assert call(request(served, "write", "after"), served.launcher_socket).state == "complete"
+
+
+def test_changed_code_is_seen_by_the_next_request(served):
+    code = served.path / "code" / "changing.py"
+    for doc in ("First.", "Second."):
+        imports = "from tests.tiny_pipeline.pipeline import PARAMETERS, create_pipeline"
+        code.write_text(f"'{doc}'\n{imports}\n")
+        call(CompileRequest("changing:create_pipeline", str(served.path)), served.launcher_socket).raise_if_failed()
+        assert Bundle.read(path_of("changing:create_pipeline", served)).doc == doc
+
+
+def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path):
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    server = start_server(home)
+    call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
+    running, pids = started_sleep(home, "orphan", tmp_path, home.launcher_socket)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    with pytest.raises(AirtightError) as caught:
+        running.outcome.raise_if_failed()
+    assert caught.value.transient
+    until(lambda: not any(alive(pid) for pid in pids), "node and child are gone")
+    with Call(request(home, "copy", "orphan"), home.launcher_socket) as again:
+        assert not again.warm
+        assert again.outcome.state == "complete"

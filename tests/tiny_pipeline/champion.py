@@ -1,0 +1,84 @@
+"""A model for each interval, judged against the champion as of then, and pushed unless told otherwise."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import Channel, artifact, standard_artifacts
+
+from airtight.parameters import Parameter as RunParameter
+from runtime.parameters import interval_parameters, runtime_parameter
+from runtime.resolvers import ChampionAsOf
+
+PUSHED = RunParameter("push_it", "int", 1, "1 pushes the model.", minimum=0, maximum=1)
+PARAMETERS = (PUSHED,)
+
+
+class Rows(artifact.Artifact):
+    """An empty data set that knows its interval."""
+
+    TYPE_NAME = "Rows"
+    PROPERTIES = {  # noqa: RUF012 - TFX reads it so
+        "interval_start": artifact.Property(type=artifact.PropertyType.STRING),
+        "interval_end": artifact.Property(type=artifact.PropertyType.STRING),
+    }
+
+
+@component
+def ingest(dataset: OutputArtifact[Rows], interval_start: Parameter[str], interval_end: Parameter[str]) -> None:
+    """Reads nothing."""
+    dataset.interval_start, dataset.interval_end = interval_start, interval_end
+
+
+@component
+def train(dataset: InputArtifact[Rows], model: OutputArtifact[standard_artifacts.Model]) -> None:
+    """Trains nothing."""
+    (Path(model.uri) / "interval").write_text(dataset.interval_start, encoding="utf-8")
+
+
+@component
+def evaluate(
+    model: InputArtifact[standard_artifacts.Model],
+    evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
+    champion: InputArtifact[standard_artifacts.Model] = None,
+) -> None:
+    """Writes down which champion it met."""
+    told = None if champion is None else (Path(champion.uri) / "interval").read_text(encoding="utf-8")
+    (Path(evaluation.uri) / "champion.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+@component
+def push(
+    model: InputArtifact[standard_artifacts.Model],
+    dataset: InputArtifact[Rows],
+    pushed: OutputArtifact[standard_artifacts.PushedModel],
+    push_it: Parameter[int],
+) -> None:
+    """Says that it pushed."""
+    pushed.set_int_custom_property("pushed", push_it)
+    pushed.set_string_custom_property("interval_start", dataset.interval_start)
+    pushed.set_string_custom_property("interval_end", dataset.interval_end)
+    pushed.set_string_custom_property("model_uri", model.uri)
+    pushed.set_int_custom_property("version", int(datetime.fromisoformat(dataset.interval_end).strftime("%Y%m%d01")))
+
+
+def create_pipeline() -> Pipeline:
+    """Gives the pipeline."""
+    start, end = interval_parameters()
+    rows = ingest(interval_start=start, interval_end=end).with_id("ingest")
+    trained = train(dataset=rows.outputs["dataset"]).with_id("train")
+    champion = Resolver(
+        strategy_class=ChampionAsOf,
+        dataset=rows.outputs["dataset"],
+        pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
+        model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
+    ).with_id("champion")
+    judged = evaluate(model=trained.outputs["model"], champion=champion.outputs["model"]).with_id("evaluate")
+    pushed = push(
+        model=trained.outputs["model"], dataset=rows.outputs["dataset"], push_it=runtime_parameter(PUSHED)
+    ).with_id("push")
+    return Pipeline(pipeline_name="champions", components=[rows, trained, champion, judged, pushed])

@@ -1,0 +1,49 @@
+"""A run of a pipeline in this process, node by node, as tasks would do it."""
+
+import json
+import uuid
+from pathlib import Path
+
+from airtight.home import Home
+from runtime.compile import compile_pipeline
+from runtime.launch import launch
+from runtime.protocol import NodeRequest, Outcome
+
+TINY = "tests.tiny_pipeline.pipeline:create_pipeline"
+JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
+
+
+class Run:
+    """One run of a pipeline, node by node, as tasks would do it."""
+
+    def __init__(self, home: Home, source: str = TINY, run: str = "run", **values: str | int | float) -> None:
+        self.home = home
+        self.run = run
+        self.values = JUNE | values
+        self.bundle = compile_pipeline(source, home)
+
+    def request(self, node: str, **values: str | int | float) -> NodeRequest:
+        return NodeRequest(
+            bundle=str(self.bundle),
+            node=node,
+            run=self.run,
+            attempt=uuid.uuid4().hex,
+            home=str(self.home.path),
+            parameters=self.values | values,
+        )
+
+    def node(self, node: str, **values: str | int | float) -> Outcome:
+        return launch(self.request(node, **values))
+
+
+def uri(outcome: Outcome, key: str) -> Path:
+    """The folder of the only artifact of a key."""
+    assert outcome.state in ("complete", "cached"), outcome.summary
+    (artifact,) = outcome.outputs[key]
+    return Path(artifact["uri"])
+
+
+def fault(outcome: Outcome) -> dict:
+    """The fault of a failed outcome."""
+    assert outcome.state == "failed", outcome.summary
+    return json.loads(outcome.error)
