@@ -1,7 +1,7 @@
 """One month from trigger to served, node by node, through the running services.
 
-`python -m benchmarks.month --interval 2013-06 [--runs 3]`: a markdown table, and JSON with --json. Start the services and build the
-lake first (make demo does both). Figures taken while the machine does other work are worthless.
+`python -m benchmarks.month --interval 2013-06 [--runs 3]` prints a markdown table, or JSON with --json. Start the
+services and build the lake first (make demo does both). Figures taken while the machine does other work are worthless.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def main() -> None:
     if told.json:
         print(json.dumps({"interval": told.interval, "cores": os.cpu_count(), "seconds": seconds}, indent=1))
         return
-    print(
-        f"\n{told.interval} on {os.cpu_count()} cores, {told.runs} run(s); seconds. Tasks of parallel branches overlap.\n"
-    )
+    print(f"\n{told.interval} on {os.cpu_count()} cores, {told.runs} run(s), seconds; parallel tasks overlap.\n")
     print("| node | median | lowest | highest |\n|---|---:|---:|---:|")
     for node, values in seconds.items():
         print(f"| {node} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} |")
