@@ -1,0 +1,78 @@
+"""What a person may set for a run: each with a default, a range and a description, shown on the trigger form."""
+
+from __future__ import annotations
+
+from airtight.parameters import Parameter
+
+WINDOW_DAYS = Parameter(
+    "window_days",
+    "int",
+    0,
+    "How many days before the interval the model learns from; 0 is everything known before it.",
+    minimum=0,
+    maximum=3650,
+)
+VALIDATION_DAYS = Parameter(
+    "validation_days",
+    "int",
+    14,
+    "The last days before the interval are kept from training: they tell when to stop.",
+    minimum=3,
+    maximum=90,
+)
+LAKE_VERSION = Parameter(
+    "lake_version",
+    "str",
+    "now",
+    "Which state of the lake is read: as it is now with corrections, or as it was known then, at the interval's end.",
+    choices=("now", "then"),
+)
+EPOCHS = Parameter("epochs", "int", 20, "Passes over the training data, at most.", minimum=1, maximum=200)
+SEED = Parameter("seed", "int", 0, "Seed of every random choice of the training.", minimum=0, maximum=2**31 - 1)
+STRATEGY = Parameter(
+    "strategy",
+    "str",
+    "mirrored",
+    "Where it trains: mirrored over all GPUs (over two logical CPUs where there is none), a TPU, or one device.",
+    choices=("mirrored", "tpu", "one_device"),
+)
+REFIT = Parameter(
+    "refit",
+    "str",
+    "judged",
+    "judged pushes the very model that was stopped on the validation days; include_validation trains it once more "
+    "with those days, as many epochs. Both see nothing of the interval that judges them.",
+    choices=("judged", "include_validation"),
+)
+AUC_MINIMUM = Parameter(
+    "auc_minimum", "float", 0.65, "A model below this ROC AUC on the interval is not blessed.", minimum=0.5, maximum=1
+)
+CHAMPION_TOLERANCE = Parameter(
+    "champion_tolerance",
+    "float",
+    0.01,
+    "How much ROC AUC the model may lose against the champion of then and still be blessed.",
+    minimum=0,
+    maximum=0.5,
+)
+P99_LIMIT_MS = Parameter(
+    "p99_limit_ms",
+    "float",
+    100.0,
+    "99 of 100 trial requests must be answered within so many milliseconds.",
+    minimum=1,
+    maximum=10000,
+)
+
+PARAMETERS = (
+    WINDOW_DAYS,
+    VALIDATION_DAYS,
+    LAKE_VERSION,
+    EPOCHS,
+    SEED,
+    STRATEGY,
+    REFIT,
+    AUC_MINIMUM,
+    CHAMPION_TOLERANCE,
+    P99_LIMIT_MS,
+)
