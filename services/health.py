@@ -87,8 +87,7 @@ def wait(
             raise _failure(supervisor, late, late.programs[0], f"not well after {timeout_s:.0f} s: {late.missing()}")
         if waiting and now - told_at > TELL_EVERY_S:
             told_at = now
-            said = "; ".join(f"{s.name}: {s.missing() or 'starting'}" for s in waiting.values())
-            tell(f"  waiting, {now - start:.0f} s: {said}")
+            tell(f"  waiting for {', '.join(waiting)} ({now - start:.0f} s)")
         time.sleep(POLL_S if waiting else 0)
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from airtight.errors import TransientError
 from airtight.home import Home
 from services.settings import MARK
 
@@ -30,6 +31,9 @@ def end_all(home: Home) -> int:
 
     Returns:
       How many processes were found.
+
+    Raises:
+      TransientError: The machine does not let one go, such as while it waits for a disk.
     """
     found: set[int] = set()
     deadline = time.monotonic() + TERMINATE_S
@@ -42,6 +46,12 @@ def end_all(home: Home) -> int:
                 os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
         found.update(left)
         time.sleep(0.05)
+        if time.monotonic() > deadline + TERMINATE_S:
+            raise TransientError(
+                "Some processes of the local services do not end.",
+                received=[f"{pid} {name(pid)}" for pid in left],
+                remedy="Look at them (ps), and run make stop again.",
+            )
     return len(found)
 
 
