@@ -1,0 +1,157 @@
+"""The evaluation as one HTML file that needs nothing else: verdict, curves, table by slice."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from airtight.files import write_text
+from airtight.verdict import Check, Verdict
+from components.analysis import (
+    AUC,
+    CALIBRATION,
+    CANDIDATE,
+    CHAMPION,
+    COUNT,
+    LOG_LOSS,
+    MEAN_LABEL,
+    PR_AUC,
+    Analysis,
+    Slice,
+)
+from components.scores import calibration_bins
+
+_NAMES = {CANDIDATE: "candidate", CHAMPION: "champion"}
+_COLOURS = {CANDIDATE: "#1f5fa8", CHAMPION: "#c8781e"}
+_FIGURES = {AUC: "ROC AUC", PR_AUC: "PR AUC", LOG_LOSS: "log loss", CALIBRATION: "calibration"}
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.45 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 72rem;
+  padding: 0 1.5rem; }}
+h1 {{ font-size: 1.5rem; margin-bottom: .2rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+.verdict {{ padding: .8rem 1rem; border-radius: 6px; background: {background}; font-weight: 600; }}
+table {{ border-collapse: collapse; margin-top: .6rem; }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #dfe4ea; text-align: left; }}
+td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+tr.all td {{ font-weight: 600; }} .champion {{ color: #a2611a; }} .bad {{ color: #a8231f; }} .good {{ color: #1d7a3d; }}
+.warn {{ color: #9a6a00; }} img {{ max-width: 100%; }} p.small {{ color: #5a6573; font-size: .9rem; }}
+</style></head><body><h1>{title}</h1><p class="small">{interval}</p><p class="verdict">{summary}</p>
+<h2>What was checked</h2>{checks}{rest}</body></html>
+"""
+
+
+def write(
+    path: Path,
+    verdict: Verdict,
+    labels: np.ndarray | None = None,
+    probabilities: Mapping[str, np.ndarray] | None = None,
+    told: Analysis | None = None,
+) -> None:
+    """Writes the report, atomically.
+
+    Args:
+      path: The HTML file.
+      verdict: What was decided.
+      labels: 0 or 1, [rows], both present; None when nothing could be measured, and then no figures are shown.
+      probabilities: By model, each [rows].
+      told: Figures by model and slice.
+    """
+    rest = ""
+    if labels is not None and probabilities is not None and told is not None:
+        rest = f"<h2>Curves over all rows</h2>{_curves(labels, probabilities)}<h2>Quality by slice</h2>{_slices(told)}"
+    page = _PAGE.format(
+        title=f"Evaluation: {'blessed' if verdict.passed else 'not blessed'}",
+        background="#e2f3e6" if verdict.passed else "#fbe5e3",
+        interval=html.escape(f"Data interval {verdict.interval}"),
+        summary=html.escape(str(verdict)),
+        checks=_checks(verdict.checks),
+        rest=rest,
+    )
+    write_text(path, page)
+
+
+def _checks(checks: tuple[Check, ...]) -> str:
+    head = "<tr><th></th><th>check</th><th class=n>measured</th><th>bound</th><th class=n>champion</th><th></th></tr>"
+    rows = []
+    for check in checks:
+        mark, css = ("holds", "good") if check.passed else ("fails", "bad")
+        if not check.passed and check.severity == "warning":
+            mark, css = "warns", "warn"
+        cells = (
+            f"<td class={css}>{mark}</td><td>{html.escape(check.name)}</td><td class=n>{_number(check.value)}</td>"
+            f"<td>{html.escape(check.threshold)}</td><td class=n>{_number(check.baseline)}</td>"
+            f"<td>{html.escape(check.note)}</td>"
+        )
+        rows.append(f"<tr>{cells}</tr>")
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _slices(told: Analysis) -> str:
+    models = [model for model in (CANDIDATE, CHAMPION) if model in told.metrics]
+    head = "<th>slice</th><th class=n>rows</th><th class=n>share of label 1</th>"
+    for words in _FIGURES.values():
+        head += f"<th class=n>{words}</th>" + ("<th class='n champion'>champion</th>" if len(models) > 1 else "")
+    rows = []
+    for key in sorted(told.metrics[CANDIDATE], key=lambda key: (len(key), key)):
+        figures = told.metrics[CANDIDATE][key]
+        cells = f"<td>{html.escape(_words(key))}</td><td class=n>{figures[COUNT]:,.0f}</td>"
+        cells += f"<td class=n>{_number(figures[MEAN_LABEL], 3)}</td>"
+        for name in _FIGURES:
+            for model in models:
+                css = "n champion" if model == CHAMPION else "n"
+                cells += f"<td class='{css}'>{_number(told.metrics[model].get(key, {}).get(name))}</td>"
+        rows.append(f"<tr class={'all' if not key else 'slice'}>{cells}</tr>")
+    note = (
+        "<p class=small>Calibration is mean prediction / mean label. A dash: not defined, as for one class alone.</p>"
+    )
+    return f"{note}<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _curves(labels: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> str:
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    roc, pr, calibration = figure.subplots(1, 3)
+    roc.plot([0, 1], [0, 1], color="#b8c0c8", lw=1, ls="--")
+    calibration.plot([0, 1], [0, 1], color="#b8c0c8", lw=1, ls="--")
+    pr.axhline(labels.mean(), color="#b8c0c8", lw=1, ls="--")
+    most = 0.0
+    for model, values in probabilities.items():
+        style = {"color": _COLOURS[model], "label": _NAMES[model], "lw": 1.8}
+        false_rate, true_rate, _ = roc_curve(labels, values)
+        roc.plot(false_rate, true_rate, **style)
+        precision, recall, _ = precision_recall_curve(labels, values)
+        pr.plot(recall[:-1], precision[:-1], **style)
+        bins = calibration_bins(labels, values)
+        calibration.plot(bins[:, 0], bins[:, 1], marker="o", ms=4, **style)
+        most = max(most, bins[:, :2].max())
+    texts = (
+        (roc, "ROC", "false positive rate", "true positive rate"),
+        (pr, "Precision and recall", "recall", "precision"),
+        (calibration, "Calibration, bins of equal rows", "mean prediction", "share of label 1"),
+    )
+    for axes, title, x, y in texts:
+        axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(color="#e6eaee", lw=0.6)
+        axes.legend(frameon=False)
+    calibration.set(xlim=(0, min(1, most * 1.1)), ylim=(0, min(1, most * 1.1)))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    encoded = base64.b64encode(picture.getvalue()).decode()
+    return f'<img alt="ROC, precision-recall and calibration curves" src="data:image/png;base64,{encoded}">'
+
+
+def _words(key: Slice) -> str:
+    return ", ".join(f"{column} {value or '(missing)'}" for column, value in key) or "all rows"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.{digits}f}"

@@ -1,0 +1,145 @@
+"""Reading `Examples`: one Parquet split to Arrow and to NumPy, checked against the schema that every engine shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airtight.errors import TerminalError
+from components.schema import ExampleSchema
+
+Columns = Mapping[str, np.ndarray]
+"""Raw feature values by name, shape [rows]: object arrays of str for categories, float32 for numbers."""
+
+
+def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequence[str] | None = None) -> pa.Table:
+    """One split of an `Examples` artifact.
+
+    Args:
+      folder: The artifact's folder.
+      split: Name of the split, such as "train".
+      schema: What the rows must hold.
+      columns: Which columns to read; features, label and slices when None.
+
+    Returns:
+      The rows in the order of the file, only the columns asked for. An empty split has no rows.
+
+    Raises:
+      TerminalError: The split is not there, a file cannot be read, or a column is missing or of another type.
+    """
+    path = folder / f"Split-{split}"
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    if not files:
+        there = [p.name.removeprefix("Split-") for p in sorted(folder.glob("Split-*"))] if folder.is_dir() else []
+        raise TerminalError(
+            f"The examples have no split {split!r}.",
+            expected=f"Parquet files in {path}",
+            received=f"the splits {', '.join(there)}" if there else "no split at all",
+            remedy="Run the step that makes the examples again.",
+        )
+    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
+    tables = [_read_file(file, wanted) for file in files]
+    table = pa.concat_tables(tables)
+    _check_types(table, schema, path)
+    return table
+
+
+def features(table: pa.Table, schema: ExampleSchema) -> dict[str, np.ndarray]:
+    """The model's inputs, raw: "" stands for a missing category and NaN for a missing number."""
+    raw: dict[str, np.ndarray] = {}
+    for feature in schema.features:
+        column = table[feature.name]
+        if feature.kind == "category":
+            raw[feature.name] = column.fill_null("").to_numpy(zero_copy_only=False).astype(object)
+        else:
+            raw[feature.name] = column.fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float32)
+    return raw
+
+
+def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
+    """The labels, int64 [rows], 0 or 1.
+
+    Raises:
+      TerminalError: A label is missing or is another number.
+    """
+    column = table[schema.label]
+    values = column.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    strange = sorted(set(np.unique(values)) - {0, 1})
+    if strange:
+        raise TerminalError(
+            f"The label {schema.label} has values that are no label.",
+            expected="0 or 1 in every row",
+            received=["missing" if value == -1 and column.null_count else str(value) for value in strange],
+            remedy="Correct the step that makes the examples: rows without a known label are left out there.",
+        )
+    return values
+
+
+def concatenated(*parts: Columns) -> dict[str, np.ndarray]:
+    """Rows of several splits, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval_of(artifact: Any) -> tuple[str, str]:
+    """The data interval that an artifact carries, `(interval_start, interval_end)`, ISO 8601.
+
+    Raises:
+      TerminalError: It carries none.
+    """
+    ends = []
+    for name in ("interval_start", "interval_end"):
+        declared = (artifact.PROPERTIES or {}).get(name)
+        value = getattr(artifact, name) if declared else artifact.get_string_custom_property(name)
+        if not value:
+            raise TerminalError(
+                f"An artifact of type {artifact.type_name} does not say which data interval it speaks of.",
+                expected="the properties interval_start and interval_end",
+                received=f"no {name} on {artifact.uri}",
+                remedy="Run the step that made it again.",
+            )
+        ends.append(value)
+    return ends[0], ends[1]
+
+
+def _read_file(file: Path, columns: list[str]) -> pa.Table:
+    try:
+        there = set(pq.read_schema(file).names)
+        missing = [name for name in columns if name not in there]
+        if not missing:
+            return pq.read_table(file, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TerminalError(
+            f"The examples in {file} cannot be read.",
+            expected="a Parquet file",
+            received=str(error).splitlines()[0],
+            remedy="Run the step that makes the examples again.",
+        ) from error
+    raise TerminalError(
+        f"The examples in {file} lack columns.",
+        expected=columns,
+        received=f"no {', '.join(missing[:5])}",
+        remedy="Run the step that makes the examples again, with the schema that the model is trained with.",
+    )
+
+
+def _check_types(table: pa.Table, schema: ExampleSchema, path: Path) -> None:
+    kinds = {feature.name: feature.kind for feature in schema.features}
+    for name in table.column_names:
+        type_ = table.schema.field(name).type
+        string = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+        number = pa.types.is_floating(type_) or pa.types.is_integer(type_)
+        expected = {"category": string, "number": number}.get(kinds.get(name, ""), True)
+        if name == schema.label:
+            expected = pa.types.is_integer(type_)
+        if not expected:
+            raise TerminalError(
+                f"The column {name} of the examples in {path} has another type.",
+                expected={"category": "strings", "number": "numbers"}.get(kinds.get(name, ""), "whole numbers"),
+                received=str(type_),
+                remedy="Correct the schema or the step that makes the examples.",
+            )

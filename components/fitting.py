@@ -1,0 +1,348 @@
+"""Fitting one Keras network under a distribution strategy: deterministic, judged after each epoch, able to resume.
+
+A network answers logits of shape [batch, members]. Each member learns the label by itself, and their probabilities are
+averaged: one member is an ordinary network, several are an ensemble that shares its lower layers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from airtight.errors import TerminalError
+from airtight.files import new_file
+from components.scores import log_loss, roc_auc
+
+log = logging.getLogger(__name__)
+
+PREDICTION_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is fitted.
+
+    Args:
+      epochs: Passes over the rows at most; the learning rate falls along a cosine over all of them.
+      batch_size: Rows in one step, over all devices together.
+      learning_rate: The highest rate, reached after half an epoch.
+      weight_decay: AdamW's.
+      average: Momentum of the moving average of the weights that is judged and kept.
+      patience: Epochs without a better validation loss before it ends.
+      seed: Of weights, order and dropout.
+    """
+
+    epochs: int = 10
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    average: float = 0.99
+    patience: int = 2
+    seed: int = 0
+
+
+@dataclass
+class Progress:
+    """What is known after some epochs; all that a resumed fit needs beside the network's and optimizer's variables.
+
+    Args:
+      epochs: One record for each epoch done: losses, ROC AUC, seconds.
+      best_epoch: Epoch whose validation loss is least, counted from 1; 0 before the first.
+      best_weights: The network's averaged weights after that epoch.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_weights: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def best_loss(self) -> float:
+        """The least validation loss so far, infinite before the first epoch."""
+        return self.epochs[self.best_epoch - 1]["validation_log_loss"] if self.best_epoch else float("inf")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Preprocessed rows.
+
+    Args:
+      inputs: The network's inputs, any nest of arrays [rows, ...].
+      labels: 0 or 1, [rows].
+    """
+
+    inputs: Any
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The distribution strategy of this name.
+
+    Args:
+      name: "mirrored" (all GPUs, or two logical CPU devices where there is none), "one_device" or "tpu".
+
+    Raises:
+      TerminalError: Another name, or a TPU that is not there.
+    """
+    if name == "mirrored":
+        gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
+        devices = [device.name for device in gpus or _two_cpus()]
+        # One machine: reduce by plain copies, so that the order of a sum never depends on a collective's schedule.
+        return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
+    if name == "tpu":
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (ValueError, tf.errors.OpError) as error:
+            raise TerminalError(
+                "There is no TPU to train on.",
+                expected="a TPU, named by TPU_NAME",
+                received=str(error).splitlines()[0],
+                remedy="Choose the strategy mirrored, or run on a machine with a TPU.",
+            ) from error
+        return tf.distribute.TPUStrategy(resolver)
+    raise TerminalError(
+        "There is no such distribution strategy.",
+        expected="mirrored, one_device or tpu",
+        received=repr(name),
+        remedy="Correct the setting strategy.",
+    )
+
+
+def fit(
+    build: Callable[[], keras.Model],
+    train: Rows,
+    validation: Rows | None,
+    settings: FitSettings,
+    strategy: tf.distribute.Strategy,
+    *,
+    stop_after: int | None = None,
+    tensorboard: Path | None = None,
+    checkpoint: Path | None = None,
+) -> Progress:
+    """Fits a new network.
+
+    Args:
+      build: Builds the network; called inside the strategy's scope.
+      train: Rows to learn from.
+      validation: Rows that choose the epoch; without them the last epoch is kept.
+      settings: How.
+      strategy: Where.
+      stop_after: End after this epoch, with the learning rates of the whole schedule; for a refit.
+      tensorboard: Folder for TensorBoard's logs.
+      checkpoint: File that holds the state between epochs. If it is there, the fit goes on from it, and comes to the
+        same weights as one that was not interrupted.
+
+    Returns:
+      The epochs, and the averaged weights of the best one.
+
+    Raises:
+      TerminalError: Too few rows, or a loss that is no number.
+    """
+    batch = _batch_size(len(train), settings.batch_size, strategy.num_replicas_in_sync)
+    steps = len(train) // batch
+    keras.utils.set_random_seed(settings.seed)
+    with strategy.scope():
+        network = build()
+        network.compile(optimizer=_optimizer(settings, steps), loss=member_loss, jit_compile=False)
+        network.optimizer.build(network.trainable_variables)
+    progress = Progress()
+    first = _restore(checkpoint, network, progress) if checkpoint else 0
+    last = stop_after or settings.epochs
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    judge = _Judge(progress, validation, settings.patience, last)
+    # Order matters: the averaged weights are in when an epoch is judged, and out again when the state is kept.
+    callbacks: list[keras.callbacks.Callback] = [swap, judge]
+    callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
+    callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
+    if not judge.done(first):
+        data = _batches(train, batch, settings.seed, first, last)
+        network.fit(
+            data, epochs=last, initial_epoch=first, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False
+        )
+    return progress
+
+
+class Predictor:
+    """The members' mean probability of preprocessed rows, in batches, traced once.
+
+    Args:
+      network: Answers logits [batch, members].
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        def answer(inputs: Any) -> tf.Tensor:
+            return tf.reduce_mean(tf.sigmoid(network(inputs, training=False)), axis=-1)
+
+        self._answer = tf.function(answer, reduce_retracing=True)
+
+    def __call__(self, inputs: Any) -> np.ndarray:
+        """Probabilities, float64 [rows], of inputs, a nest of arrays [rows, ...]."""
+        rows = len(tf.nest.flatten(inputs)[0])
+        parts = []
+        for start in range(0, rows, PREDICTION_BATCH):
+            part = tf.nest.map_structure(lambda x, s=start: tf.convert_to_tensor(x[s : s + PREDICTION_BATCH]), inputs)
+            parts.append(self._answer(part).numpy())
+        return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+
+
+def member_loss(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Binary cross-entropy of each row, mean over the members; label [batch, 1], logits [batch, members]."""
+    each = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.broadcast_to(label, tf.shape(logits)), logits=logits)
+    return tf.reduce_mean(each, axis=-1)
+
+
+class _Judge(keras.callbacks.Callback):
+    """After each epoch: scores the averaged weights, keeps the best, says so in one line, and ends when it is time."""
+
+    def __init__(self, progress: Progress, validation: Rows | None, patience: int, last: int) -> None:
+        super().__init__()
+        self.progress, self.validation, self.patience, self.last = progress, validation, patience, last
+        self.started = 0.0
+        self.predict: Predictor | None = None
+
+    def done(self, epoch: int) -> bool:
+        return epoch >= self.last or (
+            self.validation is not None and epoch - self.progress.best_epoch >= self.patience > 0 and epoch > 0
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.started = time.monotonic()
+        self.predict = self.predict or Predictor(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs if logs is not None else {}
+        told = {"epoch": epoch + 1, "train_loss": float(logs["loss"])}
+        if not np.isfinite(told["train_loss"]):
+            raise TerminalError(
+                "The training loss is no longer a number.",
+                expected="a finite loss",
+                received=f"{told['train_loss']} in epoch {epoch + 1}",
+                remedy="Lower the learning rate, and look at the examples for extreme values.",
+            )
+        said = f"Epoch {epoch + 1} of at most {self.last}: training loss {told['train_loss']:.4f}"
+        if self.validation is not None:
+            probability = self.predict(self.validation.inputs)
+            told["validation_log_loss"] = log_loss(self.validation.labels, probability)
+            told["validation_roc_auc"] = roc_auc(self.validation.labels, probability)
+            logs |= {"val_loss": told["validation_log_loss"], "val_roc_auc": told["validation_roc_auc"]}
+            said += f", validation log loss {told['validation_log_loss']:.4f}, ROC AUC {told['validation_roc_auc']:.4f}"
+        told["seconds"] = round(time.monotonic() - self.started, 3)
+        better = self.validation is None or told["validation_log_loss"] < self.progress.best_loss
+        self.progress.epochs.append(told)
+        if better:
+            self.progress.best_epoch = epoch + 1
+            self.progress.best_weights = [np.array(weight) for weight in self.model.get_weights()]
+        judged = ", the best so far" if better and self.validation is not None else ""
+        log.info("%s (%.1f s)%s", said, told["seconds"], judged)
+        self.model.stop_training = self.done(epoch + 1)
+
+
+class _Keep(keras.callbacks.Callback):
+    """Keeps the whole state before each epoch, so that a retry goes on from there."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__()
+        self.path, self.progress = path, progress
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not epoch:
+            return
+        state = {f"variable_{i}": np.array(v) for i, v in enumerate(_variables(self.model))}
+        state |= {f"best_{i}": w for i, w in enumerate(self.progress.best_weights)}
+        told = {"epochs": self.progress.epochs, "best_epoch": self.progress.best_epoch}
+        with new_file(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, told=np.array(json.dumps(told)), **state)
+
+
+def _restore(path: Path, network: keras.Model, progress: Progress) -> int:
+    """Puts a kept state back; answers the epoch to go on with, counted from 0."""
+    if not path.exists():
+        return 0
+    with np.load(path, allow_pickle=False) as state:
+        told = json.loads(str(state["told"]))
+        for i, variable in enumerate(_variables(network)):
+            variable.assign(state[f"variable_{i}"])
+        progress.best_weights = [state[f"best_{i}"] for i in range(len(network.get_weights()))]
+    progress.epochs, progress.best_epoch = told["epochs"], told["best_epoch"]
+    log.info("Going on after epoch %d, from %s.", len(progress.epochs), path)
+    return len(progress.epochs)
+
+
+def _variables(network: keras.Model) -> list[Any]:
+    """All state of a fit in a fixed order: weights, states of the seed generators, the optimizer's variables."""
+    return [*network.variables, *network.optimizer.variables]
+
+
+def _optimizer(settings: FitSettings, steps: int) -> keras.optimizers.Optimizer:
+    rate = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=settings.epochs * steps,
+        alpha=0.02,
+        warmup_target=settings.learning_rate,
+        warmup_steps=max(1, steps // 2),
+    )
+    return keras.optimizers.AdamW(
+        rate, weight_decay=settings.weight_decay, beta_2=0.99, use_ema=True, ema_momentum=settings.average
+    )
+
+
+def _batch_size(rows: int, wanted: int, replicas: int) -> int:
+    size = min(wanted, rows) // replicas * replicas
+    if not size:
+        raise TerminalError(
+            "There are too few rows to train on.",
+            expected=f"at least {replicas}, one for each device",
+            received=str(rows),
+            remedy="Train on a longer history.",
+        )
+    return size
+
+
+def _batches(rows: Rows, batch: int, seed: int, first: int, last: int) -> tf.data.Dataset:
+    """Every epoch's batches, in an order that depends on the seed and the epoch alone; a rest of rows is left out."""
+    count, steps = len(rows), len(rows) // batch
+    inputs = tf.nest.map_structure(tf.convert_to_tensor, rows.inputs)
+    labels = tf.convert_to_tensor(rows.labels.astype(np.float32)[:, None])
+
+    def batch_of(step: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        epoch, position = step // steps, (step % steps) * batch
+        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+        places = tf.random.experimental.index_shuffle(position + tf.range(batch, dtype=tf.int64), seeds, count - 1)
+        return tf.nest.map_structure(lambda x: tf.gather(x, places), inputs), tf.gather(labels, places)
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    data = tf.data.Dataset.range(first * steps, last * steps).map(batch_of, num_parallel_calls=1)
+    return data.prefetch(4).with_options(options)
+
+
+def _two_cpus() -> list[tf.config.LogicalDevice]:
+    """Two logical CPU devices, if TensorFlow has not yet been started in this process."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if not tf.config.get_logical_device_configuration(cpu):
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        except RuntimeError:
+            log.warning("TensorFlow was started before this node could split the CPU in two; it trains on one device.")
+    return tf.config.list_logical_devices("CPU")
+
+
+def settings_as_record(settings: FitSettings) -> dict[str, Any]:
+    """As JSON keeps them."""
+    return asdict(settings)

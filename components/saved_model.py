@@ -1,0 +1,135 @@
+"""A trained model as a SavedModel that takes raw feature values, and calling one as a server does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tfx.utils import path_utils
+
+from airtight.errors import TerminalError
+from components.schema import PREDICTION, ExampleSchema
+
+BATCH = 8192
+
+
+def serving_folder(artifact_uri: str) -> Path:
+    """Where a `Model` artifact holds its SavedModel."""
+    return Path(path_utils.serving_model_dir(artifact_uri))
+
+
+class Served(tf.Module):
+    """Raw features to one probability: preprocess, network, mean of the members, calibration.
+
+    Args:
+      schema: Names and kinds of the features.
+      preprocess: Raw features by name, each [batch], to the network's inputs.
+      network: Logits [batch, members].
+      scale: Calibration: the probability's logit is multiplied by it.
+      shift: Calibration: and this is added.
+    """
+
+    def __init__(
+        self, schema: ExampleSchema, preprocess: keras.Model, network: keras.Model, scale: float, shift: float
+    ) -> None:
+        super().__init__()
+        self.preprocess, self.network = preprocess, network
+        self.scale = tf.Variable(scale, dtype=tf.float32, trainable=False, name="calibration_scale")
+        self.shift = tf.Variable(shift, dtype=tf.float32, trainable=False, name="calibration_shift")
+        self._kinds = {feature.name: feature.kind for feature in schema.features}
+
+    def probability(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Probability that the label is 1, float32 [batch], of raw features by name, each [batch]."""
+        logits = self.network(self.preprocess(features, training=False), training=False)
+        mean = tf.clip_by_value(tf.reduce_mean(tf.sigmoid(logits), axis=-1), 1e-6, 1 - 1e-6)
+        return tf.sigmoid(self.scale * (tf.math.log(mean) - tf.math.log1p(-mean)) + self.shift)
+
+    def signatures(self) -> dict[str, Any]:
+        """The two signatures of docs/architecture.md, traced."""
+        types = {name: tf.string if kind == "category" else tf.float32 for name, kind in self._kinds.items()}
+        missing = {name: "" if kind == "category" else float("nan") for name, kind in self._kinds.items()}
+        parsed = {name: tf.io.FixedLenFeature([], types[name], missing[name]) for name in types}
+
+        def serve(**features: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {PREDICTION: self.probability(features)}
+
+        def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {PREDICTION: self.probability(tf.io.parse_example(examples, parsed))}
+
+        specs = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
+        return {
+            "serving_default": tf.function(serve, autograph=False).get_concrete_function(**specs),
+            "serving_examples": tf.function(serve_examples, autograph=False).get_concrete_function(
+                tf.TensorSpec([None], tf.string, name="examples")
+            ),
+        }
+
+
+def save(folder: Path, served: Served) -> None:
+    """Writes the SavedModel with its signatures.
+
+    Args:
+      folder: A folder that is not there yet or is empty.
+      served: What to write.
+    """
+    tf.saved_model.save(served, str(folder), signatures=served.signatures())
+
+
+class Predictor:
+    """A SavedModel, called through its serving signature.
+
+    Args:
+      folder: The SavedModel.
+      schema: The features that the caller has.
+
+    Raises:
+      TerminalError: It cannot be loaded, has no such signature, or wants a feature that the schema does not have.
+    """
+
+    def __init__(self, folder: Path, schema: ExampleSchema) -> None:
+        try:
+            self._model = tf.saved_model.load(str(folder))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise TerminalError(
+                f"The model in {folder} cannot be loaded.",
+                expected="a SavedModel",
+                received=str(error).splitlines()[0],
+                remedy="Train it again.",
+            ) from error
+        self._signature = self._model.signatures.get("serving_default")
+        wanted = set(self._signature.structured_input_signature[1]) if self._signature else set()
+        self._kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
+        lacking = wanted - set(self._kinds)
+        if not wanted or lacking or PREDICTION not in self._signature.structured_outputs:
+            raise TerminalError(
+                f"The model in {folder} cannot answer for these examples.",
+                expected=f"a signature serving_default of features in the schema, answering {PREDICTION}",
+                received=f"inputs that the schema lacks: {', '.join(sorted(lacking))}"
+                if lacking
+                else "another signature",
+                remedy="Evaluate it with the schema that it was trained with.",
+            )
+
+    def __call__(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """The probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored."""
+        rows = len(next(iter(features.values())))
+        answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
+        return np.concatenate(answers) if answers else np.zeros(0, np.float32)
+
+    def _answer(self, features: dict[str, np.ndarray], part: slice) -> np.ndarray:
+        tensors = {
+            name: tf.constant(features[name][part], tf.string if kind == "category" else tf.float32)
+            for name, kind in self._kinds.items()
+        }
+        return self._signature(**tensors)[PREDICTION].numpy()
+
+
+def raw_tensors(columns: dict[str, np.ndarray], schema: ExampleSchema) -> dict[str, tf.Tensor]:
+    """Raw feature columns as the tensors that `preprocess` takes."""
+    return {
+        feature.name: tf.constant(columns[feature.name], tf.string if feature.kind == "category" else tf.float32)
+        for feature in schema.features
+    }

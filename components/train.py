@@ -1,0 +1,276 @@
+"""train: fits the pipeline's network on the examples and writes a SavedModel that takes raw feature values."""
+
+import inspect
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+
+from airtight.errors import TerminalError
+from airtight.files import digest_of_file, write_text
+from airtight.home import Home
+from airtight.names import load
+from components import calibration, fitting, saved_model
+from components import examples as reading
+from components.quiet import quiet
+from components.schema import ExampleSchema
+from components.scores import log_loss, roc_auc
+
+log = logging.getLogger(__name__)
+
+RECORD = "training.json"
+"""The training record inside a `ModelRun`."""
+TENSORBOARD = "tensorboard"
+"""TensorBoard's logs inside a `ModelRun`."""
+REFITS = ("judged", "include_validation")
+
+
+@component
+def train(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+    examples: InputArtifact[standard_artifacts.Examples],
+    model: OutputArtifact[standard_artifacts.Model],
+    model_run: OutputArtifact[standard_artifacts.ModelRun],
+    schema: Parameter[str],
+    model_fn: Parameter[str],
+    epochs: Parameter[int] = 10,
+    batch_size: Parameter[int] = 1024,
+    learning_rate: Parameter[float] = 2e-3,
+    weight_decay: Parameter[float] = 1e-2,
+    average: Parameter[float] = 0.99,
+    patience: Parameter[int] = 2,
+    seed: Parameter[int] = 0,
+    strategy: Parameter[str] = "mirrored",
+    refit: Parameter[str] = "judged",
+    calibrate: Parameter[str] = "none",
+) -> None:
+    """Fits the pipeline's network on the split `train`, choosing the epoch on `validation`, and exports it.
+
+    Vocabularies and normalisation are learned from the rows that are fitted, and live inside the SavedModel. Equal
+    examples and settings give equal metrics. A retry of the same training goes on after the last whole epoch.
+
+    Args:
+      examples: Splits `train` and `validation`, of the schema's columns.
+      model: The SavedModel; see docs/architecture.md for its signatures.
+      model_run: TensorBoard's logs and the training record.
+      schema: Names the pipeline's `ExampleSchema`.
+      model_fn: Names the pipeline's function `(schema, columns) -> (preprocess, build_network)`: of the raw feature
+        columns that are fitted, a Keras model from raw features by name, each [batch], to the network's inputs, and a
+        function that builds the network, from these inputs to logits [batch, members].
+      epochs: Passes over the rows at most.
+      batch_size: Rows in one step, over all devices together.
+      learning_rate: The highest learning rate.
+      weight_decay: AdamW's.
+      average: Momentum of the moving average of the weights.
+      patience: Epochs without a better validation loss before it ends.
+      seed: Of everything random.
+      strategy: "mirrored" (all GPUs, or the CPU in two), "one_device" or "tpu".
+      refit: "judged" exports the network that the validation rows chose; "include_validation" fits a new one on train
+        and validation rows together, for as many epochs as were found. Both know only what was before the interval.
+      calibrate: "none", "scale" or "scale_and_shift": how the validation rows correct the probabilities.
+    """
+    if refit not in REFITS:
+        raise TerminalError(
+            "There is no such kind of refit.",
+            expected=f"one of {', '.join(REFITS)}",
+            received=repr(refit),
+            remedy="Correct the setting refit.",
+        )
+    interval = reading.interval_of(examples)
+    settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, average, patience, seed)
+    training = _Training(load(schema), model_fn, settings, strategy, Path(model_run.uri))
+    parts = {split: _read(Path(examples.uri), split, training.schema) for split in ("train", "validation")}
+    _check_labels(parts["train"])
+    with quiet("absl", "tensorflow"):
+        record = training.run(parts, refit, calibrate, saved_model.serving_folder(model.uri))
+    record = {"interval": interval, "schema": schema, **record}
+    write_text(Path(model_run.uri) / RECORD, json.dumps(_without_nan(record), indent=1, allow_nan=False))
+    for artifact in (model, model_run):
+        artifact.set_string_custom_property("interval_start", interval[0])
+        artifact.set_string_custom_property("interval_end", interval[1])
+        artifact.set_string_custom_property("refit", refit)
+        artifact.set_int_custom_property("rows", record["rows"]["fitted"])
+    log.info("The model lies in %s, its record in %s.", model.uri, Path(model_run.uri) / RECORD)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split as read."""
+
+    name: str
+    columns: reading.Columns
+    labels: np.ndarray
+    first: str
+    last: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def described(self) -> dict[str, Any]:
+        share = float(self.labels.mean()) if len(self) else math.nan
+        return {"rows": len(self), "first": self.first, "last": self.last, "label_share": share, "digest": self.digest}
+
+
+class _Training:
+    """One training, from read splits to a written SavedModel."""
+
+    def __init__(
+        self, schema: ExampleSchema, model_fn: str, settings: fitting.FitSettings, strategy: str, run: Path
+    ) -> None:
+        self.schema, self.model_fn, self.settings, self.run_folder = schema, model_fn, settings, run
+        # Before the first operation: afterwards neither the devices nor determinism can be chosen.
+        tf.config.experimental.enable_op_determinism()
+        self.strategy = fitting.make_strategy(strategy)
+        self.strategy_name = strategy
+        self.make_model = load(model_fn)
+
+    def run(self, parts: dict[str, _Part], refit: str, calibrate: str, folder: Path) -> dict[str, Any]:
+        """Fits, calibrates, exports; answers the record."""
+        started = time.monotonic()
+        fitted, validation = parts["train"], parts["validation"] if len(parts["validation"]) else None
+        if validation is None:
+            log.warning("There are no validation rows: the last epoch is kept, and nothing is calibrated.")
+        log.info(
+            "Training on %d rows (%s to %s, %.1f %% positive), validating on %d, on %s.",
+            *(len(fitted), fitted.first, fitted.last, 100 * fitted.labels.mean()),
+            *(len(parts["validation"]), self._devices()),
+        )
+        preprocess, network, progress = self._fit(fitted, validation, "judged")
+        scale, shift = 1.0, 0.0
+        scores = {}
+        if validation is not None:
+            probability = fitting.Predictor(network)(self._inputs(preprocess, validation))
+            scale, shift = calibration.fit(validation.labels, probability, calibrate)
+            corrected = calibration.apply(probability, scale, shift)
+            scores = {
+                "log_loss": log_loss(validation.labels, corrected),
+                "roc_auc": roc_auc(validation.labels, corrected),
+                "log_loss_uncalibrated": log_loss(validation.labels, probability),
+            }
+        history = {"judged": progress.epochs}
+        if refit == "include_validation" and validation is not None:
+            fitted = _joined(fitted, validation)
+            preprocess, network, again = self._fit(fitted, None, "refit", stop_after=progress.best_epoch)
+            history["refit"] = again.epochs
+        served = saved_model.Served(self.schema, preprocess, network, scale, shift)
+        saved_model.save(folder, served)
+        seconds = time.monotonic() - started
+        log.info("Kept epoch %d of %d; %.0f s in all.", progress.best_epoch, len(progress.epochs), seconds)
+        return {
+            "model_fn": self.model_fn,
+            "settings": fitting.settings_as_record(self.settings),
+            "refit": refit,
+            "rows": {name: part.described() for name, part in parts.items()} | {"fitted": len(fitted)},
+            "strategy": self.strategy_name,
+            "devices": self._devices(),
+            "best_epoch": progress.best_epoch,
+            "epochs": history,
+            "validation": scores,
+            "calibration": {"kind": calibrate, "scale": scale, "shift": shift},
+            "weights": int(network.count_params()),
+            "seconds": round(seconds, 3),
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        }
+
+    def _fit(
+        self, fitted: _Part, validation: _Part | None, phase: str, stop_after: int | None = None
+    ) -> tuple[keras.Model, keras.Model, fitting.Progress]:
+        """Fits anew; answers preprocess and network with the kept weights, both outside the strategy."""
+        keras.utils.set_random_seed(self.settings.seed)
+        preprocess, build = self.make_model(self.schema, fitted.columns)
+        rows = fitting.Rows(self._inputs(preprocess, fitted), fitted.labels)
+        judges = fitting.Rows(self._inputs(preprocess, validation), validation.labels) if validation else None
+        checkpoint = self._checkpoint(phase, fitted, validation, stop_after)
+        progress = fitting.fit(
+            build,
+            rows,
+            judges,
+            self.settings,
+            self.strategy,
+            stop_after=stop_after,
+            tensorboard=self.run_folder / TENSORBOARD / phase,
+            checkpoint=checkpoint,
+        )
+        checkpoint.unlink(missing_ok=True)
+        network = build()
+        network.set_weights(progress.best_weights)
+        return preprocess, network, progress
+
+    def _inputs(self, preprocess: keras.Model, part: _Part) -> Any:
+        answer = preprocess(saved_model.raw_tensors(part.columns, self.schema), training=False)
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), answer)
+
+    def _checkpoint(self, phase: str, fitted: _Part, validation: _Part | None, stop_after: int | None) -> Path:
+        """A file named by everything that decides the fit's course, so that only the same training goes on from it."""
+        code = [inspect.getsourcefile(self.make_model), fitting.__file__]
+        decides = {
+            "phase": phase,
+            "rows": [fitted.digest, validation.digest if validation else ""],
+            "settings": fitting.settings_as_record(self.settings),
+            "stop_after": stop_after,
+            "model_fn": self.model_fn,
+            "schema": repr(self.schema),
+            "code": [digest_of_file(Path(file)) for file in code if file],
+            "devices": self._devices(),
+            "versions": [tf.__version__, keras.__version__],
+        }
+        key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return Home.current().path / "checkpoints" / f"{key}.npz"
+
+    def _devices(self) -> str:
+        return ", ".join(device.split("device:")[-1] for device in self.strategy.extended.worker_devices)
+
+
+def _read(folder: Path, split: str, schema: ExampleSchema) -> _Part:
+    table = reading.read_table(folder, split, schema, (*schema.names, schema.label, schema.time))
+    first, last = _time_span(table[schema.time])
+    digest = sha256("".join(digest_of_file(f) for f in sorted((folder / f"Split-{split}").glob("*.parquet"))).encode())
+    columns = reading.features(table, schema)
+    return _Part(split, columns, reading.labels(table, schema), first, last, digest.hexdigest())
+
+
+def _time_span(times: pa.ChunkedArray) -> tuple[str, str]:
+    if not len(times):
+        return "", ""
+    span = pc.min_max(times).as_py()
+    return str(span["min"]), str(span["max"])
+
+
+def _joined(one: _Part, other: _Part) -> _Part:
+    columns = reading.concatenated(one.columns, other.columns)
+    labels = np.concatenate([one.labels, other.labels])
+    name = f"{one.name}+{other.name}"
+    return _Part(name, columns, labels, one.first, other.last, sha256((one.digest + other.digest).encode()).hexdigest())
+
+
+def _check_labels(part: _Part) -> None:
+    found = set(np.unique(part.labels).tolist())
+    if found != {0, 1}:
+        raise TerminalError(
+            "There is nothing to learn from these training rows.",
+            expected="rows with the label 0 and rows with the label 1",
+            received=f"{len(part)} rows" + (f", all with the label {found.pop()}" if found else ""),
+            remedy="Train on a longer history.",
+        )
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a figure that does not exist is null."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

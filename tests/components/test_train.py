@@ -1,0 +1,214 @@
+"""Training on toy examples: what is exported, what is recorded, what is repeatable, what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.types import standard_artifacts
+
+from airtight.errors import TerminalError
+from airtight.home import ROOT
+from components import fitting, saved_model
+from components import train as training
+from components.examples import features, labels, read_table
+from components.schema import PREDICTION
+from components.scores import roc_auc
+from tests.components import toy
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    "schema": "tests.components.toy:SCHEMA",
+    "model_fn": "tests.components.toy:model",
+    "epochs": 5,
+    "batch_size": 64,
+    "learning_rate": 0.03,
+    "average": 0.9,
+}
+
+
+class Trained:
+    """A finished training and what it left."""
+
+    def __init__(self, folder: Path, examples=None, **settings):
+        self.examples = examples or toy.examples(folder / "examples")
+        self.model = toy.artifact(standard_artifacts.Model, folder / "model")
+        self.run = toy.artifact(standard_artifacts.ModelRun, folder / "run")
+        training.train.test_call(
+            examples=self.examples, model=self.model, model_run=self.run, **{**SETTINGS, **settings}
+        )
+        self.record = json.loads((folder / "run" / training.RECORD).read_text())
+        table = read_table(Path(self.examples.uri), "test", toy.SCHEMA)
+        self.raw, self.labels = features(table, toy.SCHEMA), labels(table, toy.SCHEMA)
+        self.folder = saved_model.serving_folder(self.model.uri)
+        self.answers = saved_model.Predictor(self.folder, toy.SCHEMA)(self.raw)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRTIGHT_HOME", str(folder / "home"))
+        yield Trained(folder, calibrate="scale_and_shift")
+
+
+def test_it_learns(trained):
+    assert roc_auc(trained.labels, trained.answers) > 0.75
+
+
+def test_both_signatures_answer_the_same_for_raw_values(trained):
+    served = tf.saved_model.load(str(trained.folder)).signatures
+    inputs = served["serving_default"].structured_input_signature[1]
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
+        "colour": (tf.string, [None]),
+        "size": (tf.float32, [None]),
+        "weight": (tf.float32, [None]),
+    }
+    rows = [{"colour": "red", "size": 1.5, "weight": -1.0}, {"colour": "never seen", "weight": 2.0}, {}]
+    serialized = []
+    for row in rows:
+        example = tf.train.Example()
+        for name, value in row.items():
+            if isinstance(value, str):
+                example.features.feature[name].bytes_list.value.append(value.encode())
+            else:
+                example.features.feature[name].float_list.value.append(value)
+        serialized.append(example.SerializeToString())
+    parsed = served["serving_examples"](examples=tf.constant(serialized))[PREDICTION]
+    named = served["serving_default"](
+        colour=tf.constant([row.get("colour", "") for row in rows]),
+        size=tf.constant([row.get("size", float("nan")) for row in rows]),
+        weight=tf.constant([row.get("weight", float("nan")) for row in rows]),
+    )[PREDICTION]
+    assert parsed.shape == (3,) and parsed.dtype == tf.float32
+    assert np.isfinite(parsed).all() and len(set(parsed.numpy().tolist())) == 3
+    np.testing.assert_allclose(parsed, named, atol=1e-7)
+
+
+def test_the_record_tells_all(trained):
+    record = trained.record
+    assert record["interval"] == list(toy.INTERVAL)
+    assert record["refit"] == "judged" and record["rows"]["fitted"] == 600
+    assert record["rows"]["validation"]["rows"] == 200
+    assert record["rows"]["train"]["first"].startswith("2020-01-01 00:00:00")
+    epochs = record["epochs"]["judged"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4, 5]
+    best = min(epochs, key=lambda epoch: epoch["validation_log_loss"])
+    assert record["best_epoch"] == best["epoch"]
+    assert record["validation"]["log_loss_uncalibrated"] == pytest.approx(best["validation_log_loss"], abs=1e-6)
+    assert record["validation"]["log_loss"] <= record["validation"]["log_loss_uncalibrated"]
+    assert record["calibration"]["scale"] != 1
+    assert list(Path(trained.run.uri).glob("tensorboard/judged/*/events*"))
+    assert trained.model.get_string_custom_property("interval_end") == toy.INTERVAL[1]
+
+
+def test_equal_examples_and_settings_give_equal_models(trained, tmp_path):
+    again = Trained(tmp_path, calibrate="scale_and_shift")
+    np.testing.assert_allclose(again.answers, trained.answers, atol=1e-7)
+    other = Trained(tmp_path / "other", calibrate="scale_and_shift", seed=1)
+    assert np.abs(other.answers - trained.answers).max() > 1e-3
+
+
+def test_a_retry_goes_on_where_the_last_attempt_died_and_comes_to_the_same(
+    trained, tmp_path, home, monkeypatch, caplog
+):
+    judged = fitting._Judge.on_epoch_end
+
+    def dies(self, epoch, logs=None):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        judged(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting._Judge, "on_epoch_end", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Trained(tmp_path / "first", calibrate="scale_and_shift")
+    assert not saved_model.serving_folder(str(tmp_path / "first" / "model")).exists()
+    assert len(list(home.glob("checkpoints/*.npz"))) == 1
+    with caplog.at_level(logging.INFO):
+        again = Trained(tmp_path / "second", calibrate="scale_and_shift")
+    assert "Going on after epoch 3" in caplog.text
+    np.testing.assert_allclose(again.answers, trained.answers, atol=1e-7)
+    without_seconds = [
+        [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.record["epochs"]["judged"]]
+        for run in (again, trained)
+    ]
+    for one, other in zip(*without_seconds, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    assert not list(home.glob("checkpoints/*.npz"))
+
+
+def test_another_training_does_not_go_on_from_this_checkpoint(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    Trained(tmp_path / "one", epochs=2)
+    Trained(tmp_path / "two", epochs=2, seed=3)
+    Trained(tmp_path / "three", epochs=2, examples=toy.examples(tmp_path / "more", train=toy.table(601, 1)))
+    assert len(list(home.glob("checkpoints/[!.]*.npz"))) == 3
+
+
+def test_a_refit_learns_from_the_validation_rows_too(trained, tmp_path):
+    refit = Trained(tmp_path, refit="include_validation")
+    assert refit.record["refit"] == "include_validation"
+    assert refit.record["rows"]["fitted"] == 800
+    assert len(refit.record["epochs"]["refit"]) == refit.record["best_epoch"]
+    assert refit.record["epochs"]["judged"][0]["train_loss"] == pytest.approx(
+        trained.record["epochs"]["judged"][0]["train_loss"], abs=1e-6
+    )
+    assert np.abs(refit.answers - trained.answers).max() > 1e-3
+
+
+def test_it_ends_early_and_keeps_the_best_epoch(tmp_path):
+    noise = toy.table(600, 1)
+    rng = np.random.default_rng(0)
+    shuffled = noise.set_column(3, "broken", [rng.permutation(noise["broken"].to_numpy())])
+    run = Trained(tmp_path, toy.examples(tmp_path / "noise", train=shuffled), epochs=12, learning_rate=0.2, patience=2)
+    told = [epoch["validation_log_loss"] for epoch in run.record["epochs"]["judged"]]
+    assert len(told) < 12
+    assert run.record["best_epoch"] == len(told) - 2 == int(np.argmin(told)) + 1
+
+
+def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
+    run = Trained(tmp_path, toy.examples(tmp_path / "e", validation=toy.table(0, 1)), epochs=2, calibrate="scale")
+    assert run.record["best_epoch"] == 2 and run.record["validation"] == {}
+    assert run.record["calibration"] == {"kind": "scale", "scale": 1.0, "shift": 0.0}
+    assert np.isfinite(run.answers).all()
+
+
+@pytest.mark.parametrize(
+    ("splits", "settings", "said"),
+    [
+        ({"train": toy.table(50, 1, label=0)}, {}, "nothing to learn.*all with the label 0"),
+        ({"train": toy.table(0, 1)}, {}, "nothing to learn.*0 rows"),
+        ({}, {"strategy": "magic"}, "no such distribution strategy"),
+        ({}, {"strategy": "tpu"}, "no TPU"),
+        ({}, {"refit": "always"}, "no such kind of refit"),
+        ({}, {"learning_rate": 1e30, "epochs": 1}, "no longer a number"),
+        ({}, {"model_fn": "tests.components.toy:modell"}, "did you mean 'model'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_leaves_no_model(tmp_path, splits, settings, said):
+    with pytest.raises(TerminalError, match=said):
+        Trained(tmp_path, toy.examples(tmp_path / "e", **splits), **settings)
+    assert not saved_model.serving_folder(str(tmp_path / "model")).exists()
+
+
+def test_a_fresh_process_mirrors_over_two_cpus(tmp_path):
+    code = "import sys, pathlib, tests.components.test_train as t; t.Trained(pathlib.Path(sys.argv[1]), epochs=1)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment, cwd=ROOT, timeout=300)
+    record = json.loads((tmp_path / "run" / training.RECORD).read_text())
+    assert record["devices"] == "CPU:0, CPU:1" and record["strategy"] == "mirrored"
