@@ -29,7 +29,7 @@ class LogLoss(metric_types.Metric):
         super().__init__(metric_util.merge_per_key_computations(_computations), name=name)
 
 
-def _computations(  # noqa: PLR0917 - called by TensorFlow Model Analysis
+def _computations(
     name: str = "",
     eval_config: Any = None,
     model_name: str = "",

@@ -31,7 +31,7 @@ ANALYSIS = "tfma"
 
 
 @component
-def evaluate(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+def evaluate(
     examples: InputArtifact[standard_artifacts.Examples],
     model: InputArtifact[standard_artifacts.Model],
     evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],

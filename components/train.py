@@ -39,7 +39,7 @@ REFITS = ("judged", "include_validation")
 
 
 @component
-def train(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+def train(
     examples: InputArtifact[standard_artifacts.Examples],
     model: OutputArtifact[standard_artifacts.Model],
     model_run: OutputArtifact[standard_artifacts.ModelRun],
