@@ -6,7 +6,7 @@ import http.client
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airtight.errors import TerminalError, TransientError
 
@@ -57,7 +57,7 @@ class ModelServer:
         Raises:
           TransientError: The server cannot be reached or answers with an error of its own.
         """
-        status, answer = self.request("GET", f"/v1/models/{model}")
+        status, answer = self.request("GET", f"/v1/models/{quote(model)}")
         if status == NOT_FOUND:
             return {}
         if status != OK:
@@ -75,12 +75,21 @@ class ModelServer:
 
         Raises:
           TransientError: The version gives no answer, or the server cannot be reached.
+          TerminalError: The model has no signature `serving_default`.
         """
-        path = f"/v1/models/{model}/versions/{version}"
+        path = f"/v1/models/{quote(model)}/versions/{version}"
         status, told = self.request("GET", f"{path}/metadata")
         if status != OK:
             raise self._strange(status, told)
-        inputs = told["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
+        signatures = told["metadata"]["signature_def"]["signature_def"]
+        if "serving_default" not in signatures:
+            raise TerminalError(
+                f"Version {version} of {model} cannot be called.",
+                expected="a signature serving_default",
+                received=sorted(signatures),
+                remedy="Correct the step that exports the model.",
+            )
+        inputs = signatures["serving_default"]["inputs"]
         row = {name: _missing(info) for name, info in inputs.items()}
         status, answer = self.request("POST", f"{path}:predict", json.dumps({"inputs": row}).encode())
         if status == BAD_REQUEST:

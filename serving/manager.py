@@ -60,7 +60,10 @@ class Manager:
             for name, settings in wanted.items():
                 model = self.registry.models.setdefault(name, Model(settings))
                 model.settings = settings
-                await self._reconcile(model)
+                try:
+                    await self._reconcile(model)
+                except OSError as error:
+                    logger.error("The versions of %s were left as they are: %s", name, error)
 
     async def reload(self, models: tuple[ModelSettings, ...]) -> None:
         """Replaces the list of models, and their labels (HandleReloadConfig).
@@ -120,7 +123,12 @@ class Manager:
         root = self.settings.models_root
         if root is None:
             return self._configured
-        folders = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        try:
+            folders = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        except FileNotFoundError:
+            if self.registry.models:
+                raise  # A root that goes away later (an unmounted disk) takes nothing with it.
+            return {}
         return {
             entry.name: ModelSettings(entry.name, root / entry.name) for entry in sorted(folders, key=lambda e: e.name)
         }

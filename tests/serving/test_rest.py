@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import json
 import math
 import socket
+from random import Random
 
 import pytest
 
@@ -299,10 +302,49 @@ def test_metrics_have_tensorflow_servings_names(contract_server):
     assert "made-up-name" not in raw.decode()
 
 
-def test_a_broken_http_request_hurts_nobody_else(contract_server):
-    with socket.create_connection(("127.0.0.1", contract_server.rest), timeout=30) as slow:
-        slow.sendall(b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        with socket.create_connection(("127.0.0.1", contract_server.rest), timeout=30) as broken:
+def odd_value(random: Random, depth: int = 0) -> object:
+    if depth < 3 and random.random() < 0.5:
+        if random.random() < 0.5:
+            return [odd_value(random, depth + 1) for _ in range(random.randrange(4))]
+        return {random.choice([*ROW, "b64"]): odd_value(random, depth + 1) for _ in range(random.randrange(4))}
+    return random.choice([None, True, 1, 1.5, "x", 2**70, -1, b64(b"a"), math.nan, [], {}, ""])
+
+
+def odd_body(random: Random) -> bytes:
+    kind = random.randrange(4)
+    if kind == 0:
+        return random.randbytes(random.randrange(60))
+    body = json.dumps({"instances": [ROW]}).encode()
+    if kind == 1:
+        where = random.randrange(len(body))
+        return body[:where] + random.randbytes(1) + body[where + 1 :]
+    if kind == 2:
+        return json.dumps({"instances": [{**ROW, random.choice(list(ROW)): odd_value(random)}]}).encode()
+    return json.dumps({random.choice(["instances", "inputs", "signature_name"]): odd_value(random)}).encode()
+
+
+def test_random_bodies_get_answers_or_refusals_and_nothing_else(contract_server):
+    random = Random(0)
+    connection = http.client.HTTPConnection("127.0.0.1", contract_server.rest, timeout=60)
+    seen = set()
+    for _ in range(1000):
+        body = odd_body(random)
+        connection.request("POST", MIXED, body)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        assert response.status in (200, 400), (body, answer)
+        assert set(answer) <= {"predictions", "outputs", "error"}
+        seen.add(response.status)
+    assert seen == {200, 400}
+
+
+def test_slow_and_broken_clients_hurt_nobody_else(contract_server):
+    here = ("127.0.0.1", contract_server.rest)
+    with contextlib.ExitStack() as held:
+        for _ in range(200):
+            slow = held.enter_context(socket.create_connection(here, timeout=30))
+            slow.sendall(b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        with socket.create_connection(here, timeout=30) as broken:
             broken.sendall(b"\x00\x01nonsense\r\n\r\n")
             assert broken.recv(100).startswith(b"HTTP/1.1 400")
         assert contract_server.ask("POST", PREDICT, {"instances": [[1.0]]})[0] == 200
