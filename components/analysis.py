@@ -48,12 +48,12 @@ class Thresholds:
 
     Args:
       auc_minimum: Least ROC AUC.
-      max_auc_drop: By how much ROC AUC may be below the champion's.
+      champion_tolerance: By how much ROC AUC may be below the champion's.
       max_log_loss_rise: By how much log loss may be above the champion's, nats.
     """
 
     auc_minimum: float
-    max_auc_drop: float
+    champion_tolerance: float
     max_log_loss_rise: float
 
 
@@ -130,7 +130,9 @@ def _config(
     )
     loss = config_pb2.MetricThreshold()
     if CHAMPION in probabilities:
-        auc.change_threshold.CopyFrom(_change(-thresholds.max_auc_drop, config_pb2.MetricDirection.HIGHER_IS_BETTER))
+        auc.change_threshold.CopyFrom(
+            _change(-thresholds.champion_tolerance, config_pb2.MetricDirection.HIGHER_IS_BETTER)
+        )
         loss.change_threshold.CopyFrom(
             _change(thresholds.max_log_loss_rise, config_pb2.MetricDirection.LOWER_IS_BETTER)
         )

@@ -39,7 +39,7 @@ def evaluate(
     schema: Parameter[str],
     champion: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     auc_minimum: Parameter[float] = 0.65,
-    max_auc_drop: Parameter[float] = 0.01,
+    champion_tolerance: Parameter[float] = 0.01,
     max_log_loss_rise: Parameter[float] = 0.01,
     calibration_tolerance: Parameter[float] = 0.25,
     slice_auc_minimum: Parameter[float] = 0.55,
@@ -57,13 +57,13 @@ def evaluate(
       schema: Names the pipeline's `ExampleSchema`.
       champion: The champion as of the interval, if there is one. The changes are held against it alone.
       auc_minimum: Least ROC AUC.
-      max_auc_drop: By how much ROC AUC may be below the champion's.
+      champion_tolerance: By how much ROC AUC may be below the champion's.
       max_log_loss_rise: By how much log loss may be above the champion's, nats.
       calibration_tolerance: A warning when mean prediction / mean label is farther from 1 than this.
       slice_auc_minimum: A warning when a slice's ROC AUC is below this.
       slice_rows_minimum: Slices of fewer rows are not warned of.
     """
-    thresholds = analysis.Thresholds(auc_minimum, max_auc_drop, max_log_loss_rise)
+    thresholds = analysis.Thresholds(auc_minimum, champion_tolerance, max_log_loss_rise)
     warnings = _Warnings(calibration_tolerance, slice_auc_minimum, slice_rows_minimum)
     interval = reading.interval_of(examples)
     test = _read_test(Path(examples.uri), load(schema))
@@ -140,7 +140,7 @@ def _checks(told: analysis.Analysis, thresholds: analysis.Thresholds) -> list[Ch
     ]
     if CHAMPION in told.metrics:
         champion = told.overall(CHAMPION)
-        changes = ((AUC, f">= {-thresholds.max_auc_drop:g}"), (LOG_LOSS, f"<= {thresholds.max_log_loss_rise:g}"))
+        changes = ((AUC, f">= {-thresholds.champion_tolerance:g}"), (LOG_LOSS, f"<= {thresholds.max_log_loss_rise:g}"))
         for name, bound in changes:
             change = candidate[name] - champion[name]
             note = f"The candidate has {candidate[name]:.4f}."
