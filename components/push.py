@@ -18,6 +18,7 @@ from tfx.utils import path_utils
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree, new_folder, write_text
+from airtight.home import Home
 from airtight.interval import Interval
 from components.artifacts import Dataset
 from components.examples import interval_of
@@ -25,6 +26,7 @@ from components.model_server import ModelServer
 
 log = logging.getLogger(__name__)
 
+SERVER_VARIABLE = "AIRTIGHT_MODEL_SERVER"
 RECORD = "push.json"
 """What was done, inside a `PushedModel`."""
 ATTEMPTS = 100
@@ -33,15 +35,15 @@ POLL_S = 0.1
 
 
 @component
-def push(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+def push(
     model: InputArtifact[standard_artifacts.Model],
     blessing: InputArtifact[standard_artifacts.ModelBlessing],
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     dataset: InputArtifact[Dataset],
     pushed: OutputArtifact[standard_artifacts.PushedModel],
     model_name: Parameter[str],
-    serving_root: Parameter[str],
     zone: Parameter[str],
+    serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
     timeout_s: Parameter[float] = 120.0,
 ) -> None:
@@ -58,9 +60,11 @@ def push(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
       pushed: Custom properties `pushed` (1 or 0), `reason`, `version` (0 when not pushed), `interval_start`,
         `interval_end`, `model_uri`, `model_digest`; the same in `push.json`.
       model_name: The name under which it is served.
-      serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`.
       zone: IANA time zone in which the interval's end is a day.
-      server_url: The server's REST address; empty when there is none to ask.
+      serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`. Empty is the state
+        folder's `models/`, which the local model server watches.
+      server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
+        when that is empty too.
       timeout_s: The server has so long to serve the version.
 
     Raises:
@@ -79,8 +83,9 @@ def push(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
     }
     if not record["reason"]:
         source = Path(path_utils.serving_model_dir(model.uri))
-        base_path = Path(serving_root) / model_name
-        server = ModelServer(server_url) if server_url else None
+        base_path = Path(serving_root) / model_name if serving_root else Home.current().models(model_name)
+        address = server_url or os.environ.get(SERVER_VARIABLE, "")
+        server = ModelServer(address) if address else None
         record["model_digest"] = digest_of_tree(source)
         day = day_of(Interval.of(*ends), zone)
         version, said = deliver(source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s)

@@ -1,0 +1,94 @@
+"""Flight delays: from a month of the lake to a served model, every step a TFX component.
+
+ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
+                          |                    ^
+                          +-> monitor       champion
+"""
+
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import Channel, standard_artifacts
+
+from components.evaluate import evaluate
+from components.ingest import ingest
+from components.monitor import monitor
+from components.push import push
+from components.train import train
+from components.transform import transform
+from components.try_serving import try_serving
+from components.validate import validate
+from pipelines.flight_delays import clock, settings
+from runtime.parameters import interval_parameters, runtime_parameter
+from runtime.resolvers import ChampionAsOf
+
+NAME = "flight_delays"
+ZONE = clock.ZONE
+PARAMETERS = settings.PARAMETERS
+
+_HERE = "pipelines.flight_delays"
+_SCHEMA = f"{_HERE}.features:SCHEMA"
+
+
+def create_pipeline() -> Pipeline:
+    """Wires the nine nodes; what they need of flights they get by name."""
+    start, end = interval_parameters()
+    data = ingest(
+        tables=f"{_HERE}.lake:TABLES",
+        zone=ZONE,
+        interval_start=start,
+        interval_end=end,
+        window_days=runtime_parameter(settings.WINDOW_DAYS),
+        lake_version=runtime_parameter(settings.LAKE_VERSION),
+    ).with_id("ingest")
+    dataset = data.outputs["dataset"]
+    valid = validate(dataset=dataset, expectations=f"{_HERE}.expectations:subjects", pipeline=NAME).with_id("validate")
+    transformed = transform(
+        dataset=dataset,
+        report=valid.outputs["report"],
+        transform=f"{_HERE}.transform:transform",
+        schema=_SCHEMA,
+        validation_days=runtime_parameter(settings.VALIDATION_DAYS),
+    ).with_id("transform")
+    examples = transformed.outputs["examples"]
+    trained = train(
+        examples=examples,
+        schema=_SCHEMA,
+        model_fn=f"{_HERE}.model:build",
+        epochs=runtime_parameter(settings.EPOCHS),
+        seed=runtime_parameter(settings.SEED),
+        strategy=runtime_parameter(settings.STRATEGY),
+        refit=runtime_parameter(settings.REFIT),
+    ).with_id("train")
+    model = trained.outputs["model"]
+    champion = Resolver(
+        strategy_class=ChampionAsOf,
+        dataset=dataset,
+        pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
+        model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
+    ).with_id("champion")
+    judged = evaluate(
+        examples=examples,
+        model=model,
+        champion=champion.outputs["model"],
+        schema=_SCHEMA,
+        auc_minimum=runtime_parameter(settings.AUC_MINIMUM),
+        champion_tolerance=runtime_parameter(settings.CHAMPION_TOLERANCE),
+    ).with_id("evaluate")
+    tried = try_serving(
+        examples=examples,
+        model=model,
+        blessing=judged.outputs["blessing"],
+        schema=_SCHEMA,
+        p99_limit_ms=runtime_parameter(settings.P99_LIMIT_MS),
+    ).with_id("try_serving")
+    pushed = push(
+        model=model,
+        blessing=judged.outputs["blessing"],
+        infra_blessing=tried.outputs["infra_blessing"],
+        dataset=dataset,
+        model_name=NAME,
+        zone=ZONE,
+    ).with_id("push")
+    watched = monitor(examples=examples, schema=_SCHEMA).with_id("monitor")
+    nodes = [data, valid, transformed, trained, champion, judged, tried, pushed, watched]
+    return Pipeline(pipeline_name=NAME, components=nodes, enable_cache=False)
