@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import urllib.parse
 
 from ml_metadata.proto import metadata_store_pb2
@@ -20,6 +21,8 @@ from airtight.home import Home
 
 ENVIRONMENT = "AIRTIGHT_METADATA"
 """Names the metadata store when it is not the SQLite file of the state folder: postgresql://user:password@host:port/db."""
+
+_KEEP_S = 20.0
 
 
 def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home) -> str:
@@ -64,16 +67,32 @@ def _postgresql(address: str) -> metadata_store_pb2.ConnectionConfig:
     return config
 
 
+class _Kept(metadata.Metadata):
+    """A handle that keeps its connection for a short while: opening one costs as much as all that a small node asks.
+
+    One that was idle for long is opened anew, because servers close idle connections.
+    """
+
+    _last_use = 0.0
+
+    def __enter__(self) -> metadata.Metadata:
+        if self._store is None or time.monotonic() - self._last_use > _KEEP_S:
+            super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._last_use = time.monotonic()
+
+
 def _opened(config: metadata_store_pb2.ConnectionConfig) -> metadata.Metadata:
     """A handle on the store, whose tables exist.
 
     Two processes that make the tables of a new SQLite file at once get in each other's way, so one makes them alone.
     """
-    handle = metadata.Metadata(config)
     file = config.sqlite.filename_uri if config.HasField("sqlite") else ""
     if file and not (os.path.exists(file) and os.path.getsize(file)):
         with open(f"{file}.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with handle:
+            with metadata.Metadata(config):
                 pass
-    return handle
+    return _Kept(config)

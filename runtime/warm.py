@@ -32,6 +32,8 @@ LIBRARIES = (
     "tfx.orchestration.portable.launcher",
     "tfx.orchestration.local.runner_utils",
     "tfx.dsl.compiler.compiler",
+    # TFX's launcher starts a gRPC server for each node; gRPC loads this part at its first server only.
+    "grpc._server",
 )
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")

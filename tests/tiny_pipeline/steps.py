@@ -53,6 +53,9 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
         raise TerminalError("The words are wrong.", expected="good words", received=["a", "b"], remedy="Write others.")
     if trouble == "transient":
         raise TransientError("The words are not there yet.", remedy="Wait.")
+    if trouble.startswith("once:") and not Path(trouble.partition(":")[2]).exists():
+        Path(trouble.partition(":")[2]).touch()
+        raise TransientError("Not this time.", remedy="Try again.")
     if trouble == "exception":
         raise ValueError("no error of ours")
     if trouble == "kill":

@@ -1,0 +1,251 @@
+"""A real Airflow: retry, Clear, backfill and cancellation of the tiny pipeline mean what they say."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from airtight.home import ROOT, Home
+from services import settings
+from tests.tiny_pipeline.running import TINY
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 180
+DAGS = f"""
+import pendulum
+from airflow.sdk import CronDataIntervalTimetable
+from datetime import timedelta
+from plugins.tfx_airflow import TfxDag
+
+monthly = CronDataIntervalTimetable("0 0 1 * *", timezone="America/New_York")
+words = TfxDag({TINY!r}, dag_id="words", schedule=monthly, catchup=False,
+               start_date=pendulum.datetime(2013, 1, 1, tz="America/New_York"), is_paused_upon_creation=False,
+               default_args={{"retries": 2, "retry_delay": timedelta(seconds=1)}})
+"""
+BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
+
+
+def until(true, what: str):
+    """Waits for something to become true; the test fails when it never does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := true():
+            return value
+        time.sleep(0.2)
+    pytest.fail(f"never came true: {what}")
+
+
+class Airflow:
+    """The local services without supervisor, and Airflow's REST API."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        ports = iter(free_ports(4))
+        chosen = settings.Settings(next(ports), next(ports), next(ports), next(ports))
+        self.url = chosen.airflow_url
+        settings.prepare(home)
+        (home.path / "dags").mkdir()
+        (home.path / "dags" / "words.py").write_text(DAGS)
+        (home.path / "dags" / "broken.py").write_text(BROKEN)
+        self.environment = settings.environment(chosen, home) | {"AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags")}
+        self.processes: list[subprocess.Popen] = []
+        self._token = ""
+
+    def start(self) -> None:
+        self.start_one(sys.executable, "-m", "runtime", "serve")
+        until(self.home.launcher_socket.exists, "the launcher serves")
+        subprocess.run(["airflow", "db", "migrate"], env=self.environment, check=True, capture_output=True, cwd=ROOT)
+        for part in (["api-server"], ["scheduler", "--skip-serve-logs"], ["dag-processor"]):
+            self.start_one("airflow", *part)
+        until(self._answers, "Airflow's API answers")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == 1, "the DAG is there")
+
+    def start_one(self, *command: str) -> None:
+        with (self.home.path / "services.log").open("a") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+
+    def stop(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self.processes:
+                try:
+                    os.killpg(process.pid, number)
+                except ProcessLookupError:
+                    continue
+            if number == signal.SIGTERM:
+                time.sleep(2)
+        for process in self.processes:
+            process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            told = {"username": settings.USER, "password": settings.password(self.home)}
+            self._token = self._send("POST", f"{self.url}/auth/token", told)["access_token"]
+        except (urllib.error.URLError, ConnectionError, KeyError):
+            return False
+        return True
+
+    def ask(self, method: str, path: str, body: dict | None = None) -> dict:
+        return self._send(method, f"{self.url}/api/v2/{path}", body)
+
+    def _send(self, method: str, url: str, body: dict | None) -> dict:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
+            text = answer.read()
+            return json.loads(text) if text else {}
+
+    def trigger(self, run: str, **conf: str | int) -> str:
+        body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}
+        return self.ask("POST", "dags/words/dagRuns", body)["dag_run_id"]
+
+    def tasks(self, run: str) -> dict[str, dict]:
+        found = self.ask("GET", f"dags/words/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task for task in found}
+
+    def ended(self, run: str) -> dict[str, tuple[str, int]]:
+        """Waits for the run and gives state and tries of each task."""
+
+        def is_over() -> bool:
+            state = self.ask("GET", f"dags/words/dagRuns/{run}")["state"]
+            return state in ("success", "failed")
+
+        until(is_over, f"{run} ends")
+        return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run).items()}
+
+    def clear(self, run: str, *tasks: str, downstream: bool = False) -> None:
+        body = {
+            "dry_run": False,
+            "dag_run_id": run,
+            "task_ids": list(tasks),
+            "only_failed": False,
+            "reset_dag_runs": True,
+            "include_downstream": downstream,
+        }
+        self.ask("POST", "dags/words/clearTaskInstances", body)
+
+    def executions(self, task: str) -> list[str]:
+        """States of all executions of a node, from the metadata's own database."""
+        import sqlite3
+
+        query = (
+            "SELECT e.last_known_state FROM Execution e JOIN Association a ON a.execution_id = e.id "
+            "JOIN Context c ON c.id = a.context_id JOIN Type t ON t.id = c.type_id "
+            "WHERE t.name = 'node' AND c.name = ? ORDER BY e.id"
+        )
+        states = {2: "RUNNING", 3: "COMPLETE", 4: "FAILED", 5: "CACHED", 6: "CANCELED"}
+        with sqlite3.connect(self.home.metadata_db) as database:
+            return [states[state] for (state,) in database.execute(query, (f"tiny.{task}",))]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory):
+    started = Airflow(Home(tmp_path_factory.mktemp("home")))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+def test_a_pipeline_that_does_not_compile_hides_no_other(airflow):
+    errors = until(lambda: airflow.ask("GET", "importErrors")["import_errors"], "the import error")
+    assert [Path(error["filename"]).name for error in errors] == ["broken.py"]
+    assert "no_such_pipeline" in errors[0]["stack_trace"]
+
+
+def test_clear_runs_exactly_the_cleared_tasks_again(airflow):
+    run = airflow.trigger("clear")
+    assert airflow.ended(run) == {task: ("success", 1) for task in ("write", "copy", "count")}
+    before = {task: len(airflow.executions(task)) for task in ("write", "copy", "count")}
+    airflow.clear(run, "copy")
+    assert airflow.ended(run) == {"write": ("success", 1), "copy": ("success", 2), "count": ("success", 1)}
+    after = {task: len(airflow.executions(task)) for task in before}
+    assert after == before | {"copy": before["copy"] + 1}
+    airflow.clear(run, "copy", downstream=True)
+    assert airflow.ended(run) == {"write": ("success", 1), "copy": ("success", 3), "count": ("success", 2)}
+    assert set(airflow.executions("copy")[-2:]) == {"COMPLETE"}, "lineage keeps every attempt"
+
+
+def test_the_outputs_are_in_the_xcom(airflow):
+    run = airflow.trigger("xcom", repeat=2)
+    airflow.ended(run)
+    path = f"dags/words/dagRuns/{run}/taskInstances/write/xcomEntries/return_value?deserialize=true"
+    told = airflow.ask("GET", path)["value"]
+    (words,) = told["outputs"]["words"]
+    assert (Path(words["uri"]) / "words.txt").read_text() == "word word"
+    assert words["properties"]["interval_start"] == "2013-06-01T00:00:00-04:00"
+
+
+def test_a_transient_fault_is_retried_and_a_terminal_one_is_not(airflow):
+    once = airflow.trigger("once", trouble=f"once:{airflow.home.path / 'once'}")
+    terminal = airflow.trigger("terminal", trouble="terminal")
+    assert airflow.ended(once) == {"write": ("success", 1), "copy": ("success", 2), "count": ("success", 1)}
+    ended = airflow.ended(terminal)
+    assert (ended["copy"], ended["count"][0]) == (("failed", 1), "upstream_failed")
+    path = f"dags/words/dagRuns/{terminal}/taskInstances/copy/logs/1"
+    log = json.dumps(airflow.ask("GET", path))
+    assert "Expected: good words. Received: a, b. What to do: Write others." in log
+    assert "Trouble asked for: terminal" in log
+
+
+def test_a_node_that_is_killed_is_run_again(airflow):
+    run = airflow.trigger("kill", trouble="kill")
+    ended = airflow.ended(run)
+    assert ended["copy"] == ("failed", 3)
+    assert airflow.executions("copy")[-3:] == ["FAILED"] * 3
+    assert not list(airflow.home.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
+
+
+def test_marking_a_running_task_failed_stops_its_processes(airflow):
+    note = airflow.home.path / "pids"
+    run = airflow.trigger("cancel", trouble=f"sleep:{note}")
+    until(lambda: note.exists() and len(note.read_text().split()) == 2, "the node sleeps")
+    pids = note.read_text().split()
+    airflow.ask("PATCH", f"dags/words/dagRuns/{run}/taskInstances/copy", {"new_state": "failed"})
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "node and child are gone")
+    until(lambda: "RUNNING" not in airflow.executions("copy"), "no execution stays open")
+
+
+def test_marking_an_upstream_done_that_never_ran_is_told(airflow):
+    run = airflow.trigger("marked", trouble="terminal")
+    airflow.ended(run)
+    airflow.ask("PATCH", f"dags/words/dagRuns/{run}/taskInstances/copy", {"new_state": "success"})
+    airflow.clear(run, "count")
+    assert airflow.ended(run)["count"][0] == "failed"
+    log = json.dumps(airflow.ask("GET", f"dags/words/dagRuns/{run}/taskInstances/count/logs/1"))
+    assert "The upstream node copy has no output in this run" in log
+
+
+@pytest.mark.parametrize(("reprocess", "grows"), [("none", 0), ("completed", 2)])
+def test_backfill_reprocesses_what_it_says(airflow, reprocess, grows):
+    def backfill(behaviour: str) -> None:
+        span = {"from_date": "2013-03-01T05:00:00Z", "to_date": "2013-04-01T04:00:00Z"}
+        told = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
+        made = airflow.ask("POST", "backfills", told)
+        until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+
+    backfill("none")
+    before = len(airflow.executions("write"))
+    backfill(reprocess)
+    until(lambda: len(airflow.executions("write")) == before + grows, f"{grows} nodes more")
+    assert set(airflow.executions("write")) == {"COMPLETE"}
