@@ -49,7 +49,7 @@ Rows = dict[str, np.ndarray]
 
 
 @component
-def try_serving(  # noqa: PLR0917 - a TFX component takes no keyword-only parameters
+def try_serving(
     examples: InputArtifact[standard_artifacts.Examples],
     model: InputArtifact[standard_artifacts.Model],
     infra_blessing: OutputArtifact[standard_artifacts.InfraBlessing],
@@ -143,7 +143,7 @@ class Answers:
 
 
 def ask_all(protocol: str, ask: Callable[[int], float], count: int) -> Answers:
-    """Asks for each row in turn; the first failure ends it.
+    """Asks for each row in turn; the first failure ends it. The time to connect counts for no row.
 
     Args:
       protocol: Its name.
@@ -153,6 +153,7 @@ def ask_all(protocol: str, ask: Callable[[int], float], count: int) -> Answers:
     values, latencies = [], []
     error = ""
     try:
+        ask(0)
         for index in range(count):
             started = time.perf_counter()
             values.append(ask(index))

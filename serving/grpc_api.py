@@ -33,11 +33,13 @@ from serving.versions import Registry, Version
 
 _VERBS = {method: verb for verb, method in examples.METHODS.items()}
 
+_INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
+
 Handler = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
 def _answered(method: Handler) -> Handler:
-    """Turns a ServingError into the call's status, and counts and times the call."""
+    """Turns a ServingError into the call's status; counts and times inference, as REST does."""
 
     @functools.wraps(method)
     async def handle(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -48,10 +50,11 @@ def _answered(method: Handler) -> Handler:
             status = error.code.name
             await _abort(context, error)
         finally:
-            name = request.model_spec.name if hasattr(request, "model_spec") else ""
-            name = name if name in self.registry.models else ""
-            metrics.REQUESTS.add(name, status)
-            metrics.REQUEST_LATENCY.observe(1e6 * (time.perf_counter() - started), name, method.__name__, "GRPC")
+            if method.__name__ in _INFERENCE:
+                name = _model_name(request)
+                name = name if name in self.registry.models else ""  # Names that people make up are no label values.
+                metrics.REQUESTS.add(name, status)
+                metrics.REQUEST_LATENCY.observe(1e6 * (time.perf_counter() - started), name, method.__name__, "GRPC")
 
     return handle
 
@@ -195,6 +198,12 @@ def resolve(registry: Registry, told: model_pb2.ModelSpec) -> Version:
     if choice == "version":
         return registry.resolve(told.name, told.version.value)
     return registry.resolve(told.name, label=told.version_label if choice == "version_label" else None)
+
+
+def _model_name(request: Any) -> str:
+    if isinstance(request, inference_pb2.MultiInferenceRequest):
+        return request.tasks[0].model_spec.name if request.tasks else ""
+    return request.model_spec.name
 
 
 def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:

@@ -24,6 +24,9 @@ class TensorSpec:
       dtype: TensorFlow's data type.
       numpy: The same for NumPy; object for strings.
       shape: Sizes, None for one that varies; None as a whole for an unknown rank.
+      enum: The data type as protobuf has it.
+      text: Whether it holds strings.
+      fixed: The dimensions whose size is given, as (axis, size).
     """
 
     name: str
@@ -31,6 +34,15 @@ class TensorSpec:
     dtype: tf.DType
     numpy: np.dtype
     shape: tuple[int | None, ...] | None
+    # What each request asks of a tensor is worked out once: tf.DType compares and converts in slow Python.
+    enum: int = field(init=False)
+    text: bool = field(init=False)
+    fixed: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        fixed = tuple((axis, size) for axis, size in enumerate(self.shape or ()) if size is not None)
+        for name, value in (("enum", self.dtype.as_datatype_enum), ("text", self.dtype == tf.string), ("fixed", fixed)):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, name: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
@@ -48,9 +60,7 @@ class TensorSpec:
         """
         if self.shape is None:
             return
-        if len(shape) != len(self.shape) or any(
-            want is not None and want != have for want, have in zip(self.shape, shape, strict=True)
-        ):
+        if len(shape) != len(self.shape) or (self.fixed and any(shape[axis] != size for axis, size in self.fixed)):
             wanted = "[" + ",".join("?" if size is None else str(size) for size in self.shape) + "]"
             raise invalid(f"input {self.name!r} must have the shape {wanted}, but got {_brackets(shape)}")
 

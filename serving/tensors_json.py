@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import tensorflow as tf
 
 from serving.errors import invalid
 from serving.signature import Signature, TensorSpec
@@ -26,6 +25,7 @@ MAX_DEPTH = 64
 """NumPy's limit of dimensions, and more than any model has."""
 
 _INTEGERS, _FLOATS, _BOOLEANS = "iu", "fV", "b"
+_LISTS = {list}
 _LEAVES: dict[str, set[type]] = {
     **{kind: {int} for kind in _INTEGERS},
     **{kind: {int, float} for kind in _FLOATS},
@@ -161,7 +161,7 @@ def _array(value: Any, spec: TensorSpec) -> np.ndarray:
         return quick
     flat: list[Any] = []
     shape = _walk(value, spec, flat, 0)
-    if spec.dtype == tf.string:
+    if spec.text:
         return _objects(flat, shape)
     try:
         return np.array(flat, spec.numpy).reshape(shape)
@@ -169,11 +169,11 @@ def _array(value: Any, spec: TensorSpec) -> np.ndarray:
         raise invalid(f"input {spec.name!r}: a number is out of the range of {spec.dtype.name}") from error
 
 
-def _quick(level: list[Any], spec: TensorSpec) -> np.ndarray | None:
+def _quick(value: list[Any], spec: TensorSpec) -> np.ndarray | None:
     """Flattens one level after the other at C speed; None where anything is unusual, and the slow way decides."""
-    shape = [len(level)]
+    level, shape = value, [len(value)]
     types = set(map(type, level))
-    while types == {list}:
+    while types == _LISTS:
         sizes = set(map(len, level))
         if len(sizes) != 1 or len(shape) == MAX_DEPTH:
             return None
@@ -183,11 +183,10 @@ def _quick(level: list[Any], spec: TensorSpec) -> np.ndarray | None:
     if not types or not types <= _LEAVES[spec.numpy.kind]:
         return None
     try:
-        if spec.dtype == tf.string:
-            return _objects([element.encode() for element in level], tuple(shape))
-        return np.array(level, spec.numpy).reshape(shape)
+        flat = _objects([text.encode() for text in level], (len(level),)) if spec.text else np.array(level, spec.numpy)
     except (OverflowError, UnicodeEncodeError):
         return None
+    return flat if len(shape) == 1 else flat.reshape(shape)
 
 
 def _walk(value: Any, spec: TensorSpec, flat: list[Any], depth: int) -> tuple[int, ...]:
@@ -216,7 +215,7 @@ def _walk(value: Any, spec: TensorSpec, flat: list[Any], depth: int) -> tuple[in
 
 def _element(value: Any, spec: TensorSpec) -> Any:
     kind = spec.numpy.kind
-    if spec.dtype == tf.string:
+    if spec.text:
         if isinstance(value, str):
             try:
                 return value.encode()

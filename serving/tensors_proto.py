@@ -41,26 +41,28 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
     Raises:
       ServingError: INVALID_ARGUMENT, another type, or sizes that do not fit.
     """
-    if proto.dtype != spec.dtype.as_datatype_enum:
+    if proto.dtype != spec.enum:
         known = proto.dtype in types_pb2.DataType.values()
         received = types_pb2.DataType.Name(proto.dtype) if known else proto.dtype
-        expected = types_pb2.DataType.Name(spec.dtype.as_datatype_enum)
+        expected = types_pb2.DataType.Name(spec.enum)
         raise invalid(f"input {spec.name!r} must be of type {expected}, but got {received}")
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape) or len(shape) > MAX_RANK:
+    told = proto.tensor_shape
+    shape = [dim.size for dim in told.dim]
+    if told.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {spec.name!r} has no definite shape")
     count = math.prod(shape)
     if count > MAX_ELEMENTS:
         raise invalid(f"input {spec.name!r} has {count} elements; at most {MAX_ELEMENTS} are taken")
     spec.check_shape(shape)
-    if proto.tensor_content and spec.dtype != tf.string:
-        if len(proto.tensor_content) != count * spec.numpy.itemsize:
-            raise invalid(
-                f"input {spec.name!r}: tensor_content holds {len(proto.tensor_content)} bytes, "
-                f"but its shape needs {count * spec.numpy.itemsize}"
-            )
-        return np.frombuffer(proto.tensor_content, spec.numpy).reshape(shape)
-    return _from_values(proto, spec, count).reshape(shape)
+    content = proto.tensor_content
+    if content and not spec.text:
+        needed = count * spec.numpy.itemsize
+        if len(content) != needed:
+            raise invalid(f"input {spec.name!r}: tensor_content holds {len(content)} bytes, its shape needs {needed}")
+        array = np.frombuffer(content, spec.numpy)
+    else:
+        array = _from_values(proto, spec, count)
+    return array if len(shape) == 1 else array.reshape(shape)
 
 
 def decode_inputs(given: Mapping[str, tensor_pb2.TensorProto], signature: Signature) -> list[np.ndarray]:
@@ -82,11 +84,11 @@ def decode_inputs(given: Mapping[str, tensor_pb2.TensorProto], signature: Signat
 
 def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
     """Writes one output, in the field of its type as TensorFlow Serving does by default."""
-    field = _FIELDS.get(spec.dtype.as_datatype_enum)
+    field = _FIELDS.get(spec.enum)
     if field is None:
         return tf.make_tensor_proto(array)
     proto = tensor_pb2.TensorProto(
-        dtype=spec.dtype.as_datatype_enum,
+        dtype=spec.enum,
         tensor_shape=tensor_shape_pb2.TensorShapeProto(
             dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
         ),
@@ -99,14 +101,14 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
     field = _FIELDS.get(proto.dtype)
     if field is None:
         try:
-            return tf.make_ndarray(proto)
+            return tf.make_ndarray(proto).ravel()
         except (TypeError, ValueError) as error:
             raise invalid(f"input {spec.name!r}: {error}") from error
-    values = getattr(proto, field)
+    values = list(getattr(proto, field))
     if len(values) > count or (count and not values):
         raise invalid(f"input {spec.name!r}: {field} holds {len(values)} values, but its shape needs {count}")
     try:
-        array = np.array(list(values), spec.numpy)
+        array = np.array(values, spec.numpy)
     except OverflowError as error:
         raise invalid(f"input {spec.name!r}: a number is out of the range of {spec.dtype.name}") from error
     if len(array) < count:

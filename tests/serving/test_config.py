@@ -21,6 +21,19 @@ def test_flags_have_tensorflow_servings_names_and_defaults():
     assert settings_from_flags(["--models_root=/m", "--exit_with_stdin"]).exit_with_stdin
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--models_root=/m", "--model_base_path=/m"], ["--model_config_file=/nowhere"]],
+)
+def test_flags_that_leave_open_what_to_serve_are_refused(flags):
+    with pytest.raises(TerminalError):
+        settings_from_flags(flags)
+    with pytest.raises(SystemExit):
+        settings_from_flags(["--models_root=/m", "--port=x"])
+    with pytest.raises(SystemExit):
+        settings_from_flags(["--models_root=/m", "--exit_with_stdin=perhaps"])
+
+
 def test_a_config_file_is_read_whole():
     models = models_from_text(
         """model_config_list {
