@@ -86,21 +86,25 @@ class Airflow:
         return cls(settings.airflow_url, USER, password(home))
 
     def await_dag(self, dag_id: str, timeout_s: float) -> None:
-        """Returns when Airflow knows the DAG.
+        """Returns when Airflow has parsed the DAG and lets it run.
 
         Raises:
           TerminalError: Its file cannot be imported.
           TransientError: It does not appear in time.
         """
-        deadline = time.monotonic() + timeout_s
-        while self._call("GET", f"/api/v2/dags/{dag_id}", may_be_missing=True) is None:
-            errors = self._call("GET", "/api/v2/importErrors")["import_errors"]
-            if mine := [e for e in errors if e["filename"].endswith(f"{dag_id}.py")]:
-                raise TerminalError(
-                    f"Airflow cannot import the DAG {dag_id}.",
-                    received=mine[0]["stack_trace"].strip(),
-                    remedy=f"Correct {mine[0]['filename']}; Airflow reads it again by itself.",
-                )
+        asked, deadline = datetime.now(UTC), time.monotonic() + timeout_s
+        while True:
+            known = self._call("GET", f"/api/v2/dags/{dag_id}", may_be_missing=True)
+            if known and not known["is_stale"]:
+                return
+            for error in self._call("GET", "/api/v2/importErrors")["import_errors"]:
+                # One from before may be healed by now; Airflow parses again within seconds.
+                if error["filename"].endswith(f"{dag_id}.py") and datetime.fromisoformat(error["timestamp"]) > asked:
+                    raise TerminalError(
+                        f"Airflow cannot import the DAG {dag_id}.",
+                        received=error["stack_trace"].strip(),
+                        remedy=f"Correct {error['filename']} or what it imports; Airflow reads it again by itself.",
+                    )
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"Airflow does not show the DAG {dag_id} after {timeout_s:.0f} s.",

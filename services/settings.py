@@ -184,6 +184,8 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "dags_folder": ROOT / "dags",
             "plugins_folder": ROOT / "plugins",
             "load_examples": False,
+            # A pipeline whose sources have changed is compiled again while its DAG file is parsed.
+            "dagbag_import_timeout": 120,
             "executor": "LocalExecutor",
             "parallelism": settings.airflow_parallelism,
             "execution_api_server_url": f"{settings.airflow_url}/execution/",
@@ -208,7 +210,12 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
         "scheduler": {"scheduler_idle_sleep_time": 0.02, "catchup_by_default": False},
         "workers": {"min_heartbeat_interval": 1},
         # A new file in dags/ is seen within this many seconds; one process is enough for a handful of files.
-        "dag_processor": {"refresh_interval": 20, "parsing_processes": 1, "min_file_process_interval": 10},
+        "dag_processor": {
+            "refresh_interval": 20,
+            "parsing_processes": 1,
+            "min_file_process_interval": 10,
+            "dag_file_processor_timeout": 150,
+        },
         "logging": {"base_log_folder": home.logs / "airflow", "colored_console_log": False},
     }
     named = {f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in told.items() for k, v in options.items()}

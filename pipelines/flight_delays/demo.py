@@ -27,7 +27,7 @@ from components.schema import PREDICTION
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import LATE_MINUTES, SCHEMA
 from runtime.bundle import Bundle, path_of
-from runtime.client import Call
+from runtime.client import call
 from runtime.protocol import CompileRequest
 from services.__main__ import up
 from services.airflow_api import Airflow, show
@@ -113,10 +113,7 @@ def compile_pipeline(home: Home) -> None:
     if path.is_file() and not Bundle.read(path).stale():
         return
     start = time.monotonic()
-    with Call(CompileRequest(DAG, str(home.path)), home.launcher_socket) as call:
-        for line in call.lines():
-            print(f"  {line}")
-        call.outcome.raise_if_failed()
+    call(CompileRequest(DAG, str(home.path)), home.launcher_socket).raise_if_failed()
     nodes = " -> ".join(node.id for node in Bundle.read(path).nodes)
     print(f"Compiled the pipeline in {time.monotonic() - start:.1f} s: {nodes}", flush=True)
 

@@ -76,15 +76,31 @@ def test_a_trigger_sends_the_conf_as_the_form_does() -> None:
     assert client(answer).trigger("d", {"interval": "2013-06"}) == "manual__x"
 
 
+def error(when: str) -> dict[str, Any]:
+    stack = "ModuleNotFoundError: No module named 'tfx2'"
+    return {"import_errors": [{"filename": "dags/d.py", "stack_trace": stack, "timestamp": when}]}
+
+
 def test_a_dag_that_cannot_be_imported_is_told_with_its_cause() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/api/v2/importErrors":
-            broken = {"filename": "dags/d.py", "stack_trace": "ModuleNotFoundError: No module named 'tfx2'"}
-            return httpx.Response(200, json={"import_errors": [broken]})
+            return httpx.Response(200, json=error("2999-01-01T00:00:00Z"))
         return httpx.Response(404)
 
     with pytest.raises(TerminalError, match="tfx2"):
         client(answer).await_dag("d", timeout_s=10)
+
+
+def test_an_error_and_a_dag_from_before_are_waited_out() -> None:
+    states = iter([True, True, False])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/v2/importErrors":
+            return httpx.Response(200, json=error("2000-01-01T00:00:00Z"))
+        return httpx.Response(200, json={"is_stale": next(states)})
+
+    client(answer).await_dag("d", timeout_s=10)
+    assert list(states) == []
 
 
 def test_a_dag_that_never_comes_is_told() -> None:
