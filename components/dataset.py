@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,6 +148,11 @@ class DatasetReader:
         """
         return [self.lake / file.path for file in self._files(table, part)]
 
+    def days(self, part: Part = "all") -> list[date]:
+        """Every local day that a part touches."""
+        start, end = self.span(part)
+        return list(Interval(start, end).days(self.zone)) if start < end else []
+
     def rows(self, table: str, part: Part = "all") -> int:
         """Rows in the files of a part; where an end falls within a day, the rows read are fewer."""
         return sum(file.rows for file in self._files(table, part))
@@ -191,8 +196,7 @@ class DatasetReader:
         source = self._table(table)
         if source.time is None:
             return iter(source.files)
-        start, end = self.span(part)
-        touched = {day.isoformat() for day in Interval(start, end).days(self.zone)} if start < end else set()
+        touched = {day.isoformat() for day in self.days(part)}
         return (file for file in source.files if file.day in touched)
 
 

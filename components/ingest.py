@@ -24,7 +24,7 @@ LAKE_VERSIONS = ("now", "then")
 
 
 @component
-def ingest(  # noqa: PLR0917
+def ingest(
     dataset: OutputArtifact[Dataset],
     tables: Parameter[str],
     zone: Parameter[str],

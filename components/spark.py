@@ -85,6 +85,7 @@ def session(name: str) -> Iterator[SparkSession]:
     """
     # It prints every analysis error with its whole JVM stack, which the exception carries anyway.
     logging.getLogger("SQLQueryContextLogger").disabled = True
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     remote = os.environ.get(REMOTE, "")
     if not remote:
         with _local(name) as spark:
