@@ -64,9 +64,8 @@ class Pusher:
             dataset=dataset,
             pushed=pushed,
             model_name="toy",
-            serving_root=str(self.root),
             zone="America/New_York",
-            **{"server_url": "", "timeout_s": 60.0} | settings,
+            **{"serving_root": str(self.root), "server_url": "", "timeout_s": 60.0} | settings,
         )
         return pushed
 
@@ -76,7 +75,8 @@ class Pusher:
 
 
 @pytest.fixture
-def pusher(tmp_path):
+def pusher(tmp_path, monkeypatch):
+    monkeypatch.delenv(module.SERVER_VARIABLE, raising=False)
     return Pusher(tmp_path)
 
 
@@ -164,6 +164,15 @@ def test_an_unreachable_server_fails_the_push_before_anything_is_visible(pusher,
     assert pusher.versions == []
     with pytest.raises(TerminalError, match="address"):
         pusher(model_of(tmp_path / "model2"), server_url="localhost")
+
+
+def test_the_local_server_and_folder_are_found_in_the_environment(pusher, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
+    pusher(model_of(tmp_path / "model"), serving_root="")
+    assert (tmp_path / "home" / "models" / "toy" / str(JUNE_1) / "saved_model.pb").is_file()
+    monkeypatch.setenv(module.SERVER_VARIABLE, "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="cannot be reached"):
+        pusher(model_of(tmp_path / "model2"))
 
 
 def test_a_day_has_a_hundred_attempts(pusher, tmp_path):
