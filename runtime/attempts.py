@@ -79,7 +79,7 @@ def pin_inputs(
     pinned: dict[str, metadata_store_pb2.Execution | None] = {}
     for spec in node.inputs.inputs.values():
         for channel in spec.channels:
-            producer = _producer_in_run(channel, run)
+            producer = producer_in_run(channel, run)
             if not producer:
                 continue
             if producer not in pinned:
@@ -89,6 +89,15 @@ def pin_inputs(
             execution = pinned[producer]
             query.name.field_value.string_value = _context_name(store, execution) if execution else "none"
     return pinned
+
+
+def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
+    """Gives the node of this run that a channel comes from, or "" for a channel that looks across runs."""
+    names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
+    if names.get(_RUN_TYPE) != run:
+        return ""
+    pipeline = names.get("pipeline", "")
+    return names.get(_NODE_TYPE, "").removeprefix(f"{pipeline}.")
 
 
 def bury(store: mlmd.MetadataStore, run: str, node: str) -> None:
@@ -149,15 +158,6 @@ def _context_name(store: mlmd.MetadataStore, execution: metadata_store_pb2.Execu
 
 def _name(run: str, node: str, attempt: str) -> str:
     return f"{run}/{node}/{attempt}"
-
-
-def _producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
-    """The node of this run that a channel comes from, or "" for a channel that looks across runs."""
-    names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
-    if names.get(_RUN_TYPE) != run:
-        return ""
-    pipeline = names.get("pipeline", "")
-    return names.get(_NODE_TYPE, "").removeprefix(f"{pipeline}.")
 
 
 def _owner(pid: int) -> str:

@@ -114,7 +114,7 @@ class Call:
             # The process reads the request from its standard input, which is also how it notices our end.
             self._process = subprocess.Popen(
                 [os.environ.get(PYTHON) or sys.executable, "-m", "runtime", "answer"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
@@ -133,7 +133,8 @@ class Call:
     def _status(self) -> int | None:
         if self._process is None:
             return None
-        code = self._process.wait(_STOP_S)
+        _end(self._process)
+        code = self._process.returncode
         return -code if code < 0 else code << 8
 
 

@@ -25,11 +25,14 @@ from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from runtime import attempts, faults, stores
 from runtime.bundle import Bundle
-from runtime.protocol import NodeRequest, Outcome
+from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
 
-_DONE = {metadata_store_pb2.Execution.COMPLETE: "complete", metadata_store_pb2.Execution.CACHED: "cached"}
+_DONE: dict[int, State] = {
+    metadata_store_pb2.Execution.COMPLETE: "complete",
+    metadata_store_pb2.Execution.CACHED: "cached",
+}
 
 
 def launch(request: NodeRequest) -> Outcome:
@@ -62,7 +65,7 @@ def _launch(request: NodeRequest) -> Outcome:
     with connection as handle:
         attempts.bury(handle.store, request.run, request.node)
         producers = attempts.pin_inputs(node, request.run, handle.store)
-        _check_inputs(handle, node, producers)
+        _check_inputs(handle, node, request.run, producers)
     with _no_flags():
         info = launcher.Launcher(
             pipeline_node=node,
@@ -112,16 +115,15 @@ def _prepared(
 def _check_inputs(
     handle: metadata.Metadata,
     node: pipeline_pb2.PipelineNode,
+    run: str,
     producers: dict[str, metadata_store_pb2.Execution | None],
 ) -> None:
     """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
     needed = {
-        query.name.field_value.string_value.rpartition(".")[2]
+        attempts.producer_in_run(channel, run)
         for spec in node.inputs.inputs.values()
         if spec.min_count > 0
         for channel in spec.channels
-        for query in channel.context_queries
-        if query.type.name == "node"
     }
     for producer, execution in producers.items():
         if execution is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import message
 from tfx.orchestration.data_types import RuntimeParameter
@@ -17,7 +17,7 @@ RESERVED = ("pipeline-root", "pipeline-run-id")
 """The parameters that TFX itself puts into every pipeline."""
 
 _PYTHON = {"str": str, "int": int, "float": float}
-_NAMES = {
+_NAMES: dict[int, Literal["str", "int", "float"]] = {
     pipeline_pb2.RuntimeParameter.STRING: "str",
     pipeline_pb2.RuntimeParameter.INT: "int",
     pipeline_pb2.RuntimeParameter.DOUBLE: "float",
