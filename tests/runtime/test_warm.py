@@ -1,5 +1,6 @@
 """The warm launcher and the cold process: the same result, and nothing outlives its end."""
 
+import concurrent.futures
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from tests.tiny_pipeline.running import JUNE, TINY, uri
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 90
+NODES = ("write", "copy", "count")
 
 
 def until(true, what: str):
@@ -126,6 +128,17 @@ def test_a_node_that_is_stopped_cleans_up_and_says_so(served, tmp_path):
         running.outcome.raise_if_failed()
     until(lambda: not any(alive(pid) for pid in pids), "node and child are gone")
     assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
+
+
+def test_ten_runs_at_once_lose_and_double_nothing(served):
+    def nodes_of(number: int) -> list[str]:
+        return [call(request(served, node, f"many-{number}"), served.launcher_socket).summary for node in NODES]
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        said = list(pool.map(nodes_of, range(10)))
+    assert all("is done" in summary for summaries in said for summary in summaries), said
+    executions = {summary.partition("(execution ")[2].partition(")")[0] for run in said for summary in run}
+    assert len(executions) == 10 * len(NODES)
 
 
 def test_only_the_owner_reaches_the_socket(served):
