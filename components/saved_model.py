@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +20,7 @@ def serving_folder(artifact_uri: str) -> Path:
     return Path(path_utils.serving_model_dir(artifact_uri))
 
 
-class Served(tf.Module):
+class Served:
     """Raw features to one probability: preprocess, network, mean of the members, calibration.
 
     Args:
@@ -35,10 +34,8 @@ class Served(tf.Module):
     def __init__(
         self, schema: ExampleSchema, preprocess: keras.Model, network: keras.Model, scale: float, shift: float
     ) -> None:
-        super().__init__()
         self.preprocess, self.network = preprocess, network
-        self.scale = tf.Variable(scale, dtype=tf.float32, trainable=False, name="calibration_scale")
-        self.shift = tf.Variable(shift, dtype=tf.float32, trainable=False, name="calibration_shift")
+        self.scale, self.shift = scale, shift
         self._kinds = {feature.name: feature.kind for feature in schema.features}
 
     def probability(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -47,35 +44,34 @@ class Served(tf.Module):
         mean = tf.clip_by_value(tf.reduce_mean(tf.sigmoid(logits), axis=-1), 1e-6, 1 - 1e-6)
         return tf.sigmoid(self.scale * (tf.math.log(mean) - tf.math.log1p(-mean)) + self.shift)
 
-    def signatures(self) -> dict[str, Any]:
-        """The two signatures of docs/architecture.md, traced."""
+    def save(self, folder: Path) -> None:
+        """Writes the SavedModel with the two signatures of docs/architecture.md.
+
+        Keras's archive tracks the very variables that the signatures read. Saved as a plain module, the file would
+        restore copies of them: right in Python, uninitialized in a graph session, which is what model servers open.
+
+        Args:
+          folder: A folder that is not there yet or is empty.
+        """
         types = {name: tf.string if kind == "category" else tf.float32 for name, kind in self._kinds.items()}
         missing = {name: "" if kind == "category" else float("nan") for name, kind in self._kinds.items()}
         parsed = {name: tf.io.FixedLenFeature([], types[name], missing[name]) for name in types}
 
-        def serve(**features: tf.Tensor) -> dict[str, tf.Tensor]:
+        def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             return {PREDICTION: self.probability(features)}
 
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             return {PREDICTION: self.probability(tf.io.parse_example(examples, parsed))}
 
-        specs = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
-        return {
-            "serving_default": tf.function(serve, autograph=False).get_concrete_function(**specs),
-            "serving_examples": tf.function(serve_examples, autograph=False).get_concrete_function(
-                tf.TensorSpec([None], tf.string, name="examples")
-            ),
-        }
-
-
-def save(folder: Path, served: Served) -> None:
-    """Writes the SavedModel with its signatures.
-
-    Args:
-      folder: A folder that is not there yet or is empty.
-      served: What to write.
-    """
-    tf.saved_model.save(served, str(folder), signatures=served.signatures())
+        archive = keras.export.ExportArchive()
+        archive.track(self.preprocess)
+        archive.track(self.network)
+        rows = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
+        archive.add_endpoint("serving_default", serve, input_signature=[rows])
+        archive.add_endpoint(
+            "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]
+        )
+        archive.write_out(str(folder), verbose=False)
 
 
 class Predictor:

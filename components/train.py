@@ -165,8 +165,7 @@ class _Training:
             fitted = _joined(fitted, validation)
             preprocess, network, again = self._fit(fitted, None, "refit", stop_after=progress.best_epoch)
             history["refit"] = again.epochs
-        served = saved_model.Served(self.schema, preprocess, network, scale, shift)
-        saved_model.save(folder, served)
+        saved_model.Served(self.schema, preprocess, network, scale, shift).save(folder)
         seconds = time.monotonic() - started
         log.info("Kept epoch %d of %d; %.0f s in all.", progress.best_epoch, len(progress.epochs), seconds)
         return {

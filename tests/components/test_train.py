@@ -99,6 +99,16 @@ def test_both_signatures_answer_the_same_for_raw_values(trained):
     np.testing.assert_allclose(parsed, named, atol=1e-7)
 
 
+def test_a_graph_session_answers_like_python(trained):
+    # Model servers open a session on the graph; there every variable must be restored that a signature reads.
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(trained.folder))
+        signature = meta_graph.signature_def["serving_default"]
+        feed = {spec.name: trained.raw[name] for name, spec in signature.inputs.items()}
+        answers = session.run(signature.outputs[PREDICTION].name, feed)
+    np.testing.assert_allclose(answers, trained.answers, atol=1e-6)
+
+
 def test_the_record_tells_all(trained):
     record = trained.record
     assert record["interval"] == list(toy.INTERVAL)
