@@ -38,13 +38,15 @@ with DAG("plain", schedule=None) as plain:
         tasks.append(nothing())
         if number:
             tasks[-2] >> tasks[-1]
-durations = {{}}
-for dag in (plain, nodes, plain, nodes):
-    run = dag.test()
-    found = run.get_task_instances()
-    assert {{ti.state for ti in found}} == {{"success"}}, found
-    durations[dag.dag_id] = [(ti.end_date - ti.start_date).total_seconds() for ti in found]
-print("DURATIONS", json.dumps(durations))
+
+if __name__ == "__main__":
+    durations = {{}}
+    for dag in (plain, nodes, plain, nodes):
+        run = dag.test()
+        found = run.get_task_instances()
+        assert {{ti.state for ti in found}} == {{"success"}}, found
+        durations[dag.dag_id] = [(ti.end_date - ti.start_date).total_seconds() for ti in found]
+    print("DURATIONS", json.dumps(durations))
 """
 
 
@@ -76,16 +78,18 @@ def node_seconds(home: Home, warm: bool, rounds: int) -> float:
 
 def task_seconds(home: Home) -> dict[str, float]:
     """Seconds from start to end of a task in Airflow, for no-op nodes and for no-op tasks of the same shape."""
+    file = home.path / "dags" / "bench.py"
+    file.parent.mkdir()
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "AIRTIGHT_HOME": str(home.path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(file.parent),
         "AIRFLOW_HOME": str(home.path / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     }
     airflow = [sys.executable, "-m", "airflow"]
     subprocess.run([*airflow, "db", "migrate"], env=environment, cwd=ROOT, capture_output=True, check=True)
-    file = home.path / "dags.py"
     file.write_text(_DAGS)
     command = [sys.executable, str(file)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
