@@ -12,6 +12,8 @@ LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ([^\s:]+): (.*)$")
 _TALKATIVE = {
     "absl": logging.WARNING,
     "tensorflow": logging.WARNING,
+    "great_expectations": logging.WARNING,
+    "apache_beam": logging.WARNING,
     "py4j": logging.WARNING,
     "urllib3": logging.WARNING,
 }
