@@ -240,10 +240,12 @@ def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]
 
 
 def summary(log: list[LogLine]) -> str:
-    """The last thing that a node of ours said of itself, one line; empty when it said nothing."""
-    own = ("components.", "pipelines.", "runtime.", "airtight.")
-    said = [line.text for line in log if line.level == "info" and line.logger.startswith(own)]
-    return said[-1].splitlines()[0] if said else ""
+    """The last thing that a node said of itself, one line: the step's own words, or else the launcher's."""
+    for own in (("components.", "pipelines."), ("runtime.",)):
+        said = [line.text for line in log if line.level == "info" and line.logger.startswith(own)]
+        if said:
+            return said[-1].splitlines()[0]
+    return ""
 
 
 def errors(log: list[LogLine], most: int = 12) -> list[str]:

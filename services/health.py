@@ -20,7 +20,7 @@ PROBE_S = 2.0
 MAX_LIVES = 2
 """A program that had to be started more often than this while it was waited for will not heal."""
 TIMEOUT_S = 600.0
-"""How long all services together may take. Two idle cores need 40 s, busy ones minutes; what died is told at once anyway."""
+"""For all services together. Two idle cores need 40 s, busy ones minutes; what died is told at once anyway."""
 
 
 @dataclass(frozen=True)

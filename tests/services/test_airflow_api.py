@@ -184,9 +184,11 @@ def test_the_summary_is_the_nodes_own_last_word() -> None:
         LogLine("info", "components.train", "epoch 1"),
         LogLine("info", "components.train", "trained in 3 epochs\nand more"),
         LogLine("warning", "components.train", "few rows"),
+        LogLine("info", "runtime.launch", "train is done (execution 5)."),
         LogLine("info", "airflow.task", "Task instance in success state"),
     ]
     assert summary(log) == "trained in 3 epochs"
+    assert summary(log[3:]) == "train is done (execution 5)."
     assert summary([]) == ""
 
 
