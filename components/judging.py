@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
-# At INFO it tells of its own machinery, a hundred lines for each run.
-logging.getLogger("great_expectations").setLevel(logging.WARNING)
+
+# Both tell at INFO of their own machinery; the second sets its own level when it is imported.
+for _talkative in ("great_expectations", "great_expectations.data_context.types.base"):
+    logging.getLogger(_talkative).setLevel(logging.WARNING)
 
 _OF_ROWS = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)
 
@@ -93,8 +95,8 @@ class Finding:
         if self.unexpected is None:
             return "nothing to measure" if self.observed is None else f"{self.observed:.6g}"
         if self.unexpected == 0:
-            return f"all {self.rows} rows"
-        return f"{self.unexpected} of {self.rows} rows do not ({self.unexpected / self.rows:.2%})"
+            return f"all {self.rows:,} rows"
+        return f"{self.unexpected:,} of {self.rows:,} rows do not ({100 * self.unexpected / self.rows:.3g} %)"
 
     @property
     def bound(self) -> str:

@@ -48,7 +48,7 @@ def finding(**changes) -> Finding:
 def test_a_finding_says_what_was_measured_and_what_is_allowed():
     assert (finding().measured, finding().bound) == ("all 100 rows", "<= 0")
     some = finding(unexpected=3, settings={"mostly": 0.95})
-    assert (some.measured, some.bound) == ("3 of 100 rows do not (3.00%)", "<= 5")
+    assert (some.measured, some.bound) == ("3 of 100 rows do not (3 %)", "<= 5")
     share = finding(unexpected=None, observed=0.25, settings={"min_value": 0.1, "max_value": 0.5})
     assert (share.measured, share.bound) == ("0.25", ">= 0.1 and <= 0.5")
     failed = finding(passed=False, unexpected=2, examples=[{"name": "a", "size": 0.123456789}, {"name": "b"}])
@@ -137,7 +137,7 @@ def test_each_finding_belongs_to_its_expectation(things):
     assert {row["at"] for row in found["No thing is there twice"].examples} == {3, 99}
     assert found["Every thing is small"].severity == "warning"
     assert found["Every thing is small"].examples == [{"name": "n7", "at": 7, "size": 4.0}]
-    assert found["Every thing is red"].measured == "4 of 41 rows do not (9.76%)"
+    assert found["Every thing is red"].measured == "4 of 41 rows do not (9.76 %)"
     assert {row["name"] for row in found["Every thing is red"].examples} == {"n0", "n10", "n20", "n30"}
 
 
@@ -198,7 +198,7 @@ def test_data_that_do_not_are_refused_and_the_report_is_kept(run, tmp_path):
     kept = reports_folder("toy", INTERVAL)
     words = str(refused.value)
     assert "do not meet a blocking expectation and 1 more: Every thing is red" in words
-    assert "20 of 20 rows do not (100.00%), such as name 3/" in words
+    assert "20 of 20 rows do not (100 %), such as name 3/" in words
     assert words.count("name 3/") == 5
     assert f"Read {kept}/report.html" in words
     assert {file.name for file in kept.iterdir()} == {"verdict.json", "report.json", "report.html"}
