@@ -135,13 +135,26 @@ def run_month(airflow: Airflow, interval: str) -> str:
 
 
 def served_run(airflow: Airflow, home: Home, interval: str) -> str:
-    """The newest run that pushed a model for the interval, if the model is still there; otherwise empty."""
+    """The newest run that pushed a model for the interval, if the model is still there and still fits the pipeline."""
     for told in airflow.runs(DAG, state="success"):
-        if (told["conf"] or {}).get("interval") == interval and (
-            version := pushed_version(airflow, told["dag_run_id"])
-        ):
-            return str(told["dag_run_id"]) if (home.models(MODEL) / str(version)).is_dir() else ""
+        run_id = str(told["dag_run_id"])
+        if (told["conf"] or {}).get("interval") != interval or not (version := pushed_version(airflow, run_id)):
+            continue
+        fits = (home.models(MODEL) / str(version)).is_dir() and _has_features(examples_of(airflow, run_id))
+        return run_id if fits else ""
     return ""
+
+
+def examples_of(airflow: Airflow, run_id: str) -> Path | None:
+    """Folder of the examples that a run made; None when it tells of none."""
+    outputs = airflow.outputs(DAG, run_id, "transform").get("examples", [])
+    return Path(outputs[0]["uri"]) if outputs else None
+
+
+def _has_features(examples: Path | None) -> bool:
+    """Whether a run of before had the features that the pipeline has now."""
+    files = sorted(examples.glob("Split-test/*.parquet")) if examples else []
+    return bool(files) and set(SCHEMA.names) <= set(pq.read_schema(files[0]).names)
 
 
 def pushed_version(airflow: Airflow, run_id: str) -> int:
@@ -164,8 +177,8 @@ def ask(airflow: Airflow, server: ModelServer, home: Home, run_id: str, chosen: 
     Raises:
       TerminalError: The run has no examples, there is no such flight, or the server refuses.
     """
-    outputs = airflow.outputs(DAG, run_id, "transform").get("examples", [])
-    if not outputs:
+    examples = examples_of(airflow, run_id)
+    if examples is None:
         raise TerminalError(
             "The run tells no examples to draw a flight from.",
             expected="the examples of its task transform",
@@ -173,7 +186,7 @@ def ask(airflow: Airflow, server: ModelServer, home: Home, run_id: str, chosen: 
             remedy="Run the month again: make demo FORCE=1.",
         )
     columns = (*SCHEMA.keys, *SCHEMA.names, SCHEMA.label, SCHEMA.time)
-    flight = pick(read_table(Path(outputs[0]["uri"]), "test", SCHEMA, columns), chosen, named=named)
+    flight = pick(read_table(examples, "test", SCHEMA, columns), chosen, named=named)
     version = version_to_ask(server, pushed_version(airflow, run_id))
     body = json.dumps({"instances": [{name: flight[name] for name in SCHEMA.names}]}).encode()
     status, told = server.request("POST", f"/v1/models/{MODEL}/versions/{version}:predict", body)

@@ -156,6 +156,13 @@ def test_a_month_counts_as_served_only_while_its_model_is_there(home: Home, airf
     assert demo.served_run(airflow, home, "2013-07") == ""  # type: ignore[arg-type]
 
 
+def test_a_month_of_an_earlier_pipeline_does_not_count_as_served(home: Home, airflow: FakeAirflow) -> None:
+    (home.models("flight_delays") / "2013070101").mkdir(parents=True)
+    file = home.path / "examples" / "Split-test" / "examples-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["temp"]), file)
+    assert demo.served_run(airflow, home, "2013-06") == ""  # type: ignore[arg-type]
+
+
 def test_the_flight_in_words(home: Home, airflow: FakeAirflow) -> None:
     answer = ask(airflow, FakeServer({2013070101: "AVAILABLE"}, lambda row: 0.314), home, FLIGHT)
     assert demo.in_words(answer, home) == (
