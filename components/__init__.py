@@ -1,1 +1,1 @@
-"""The steps of pipelines, generic: each a TFX component, in the order of the flow; none knows a pipeline or another step."""
+"""The steps of pipelines, generic, each a TFX component; none knows a pipeline or another step."""
