@@ -171,6 +171,8 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         "SPARK_REMOTE": settings.spark_remote,
         "SPARK_LOCAL_IP": HOST,
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # Where there is no GPU, TensorFlow need not look for one and complain in each task's log.
+        **({} if Path("/dev/nvidiactl").exists() else {"CUDA_VISIBLE_DEVICES": "-1"}),
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
         **airflow_environment(settings, home),
