@@ -109,8 +109,8 @@ def _select(
 def _history_start(versions: dict[Table, Version], interval: Interval, zone: str, window_days: int) -> datetime:
     """Midnight of the first day of the history: as far back as asked for, or as there are required data."""
     local = interval.start.astimezone(ZoneInfo(zone))
-    days = [version.files[0].day for table, version in versions.items() if table.required and table.time]
-    first = min((date.fromisoformat(day) for day in days if day), default=local.date())
+    firsts = [version.days[0] for table, version in versions.items() if table.required and version.days]
+    first = min(map(date.fromisoformat, firsts), default=local.date())
     if window_days:
         first = max(first, local.date() - timedelta(days=window_days))
     return min(datetime.combine(first, time(), ZoneInfo(zone)), local)
@@ -136,17 +136,19 @@ def _files(table: Table, version: Version, interval: Interval, start: datetime, 
 
 def _check_not_empty(version: Version, files: TableFiles, interval: Interval, start: datetime, zone: str) -> None:
     """A run needs rows to be judged on, and rows before them to be trained on."""
-    held = f"{version.table} from {version.files[0].day} to {version.files[-1].day}"
-    judged = [day.isoformat() for day in interval.days(zone)]
+    days, judged = version.days, [day.isoformat() for day in interval.days(zone)]
+    held = f"{version.table} from {days[0]} to {days[-1]}" if days else f"no {version.table} at all"
     if len(files.missing_days) == len(judged):
-        beyond = version.files[-1].day < judged[0] or version.files[0].day > judged[-1]
+        gap = bool(days) and days[0] < judged[0] and judged[-1] < days[-1]
         raise TerminalError(
             f"The lake has no {version.table} in the interval.",
-            expected=f"an interval within {held}" if beyond else f"{version.table} of {judged[0]} to {judged[-1]}",
-            received=str(interval) if beyond else f"a gap there; the lake holds {held}",
+            expected=f"{version.table} of {judged[0]} to {judged[-1]}"
+            if gap
+            else "an interval within what the lake holds",
+            received=f"a gap there; the lake holds {held}" if gap else f"{interval}; the lake holds {held}",
             remedy="Choose another interval, or add these days to the lake and run again.",
         )
-    if not any(file.day < judged[0] for file in files.files):
+    if not any(file.day and file.day < judged[0] for file in files.files):
         raise TerminalError(
             f"The lake has no {version.table} in the window before the interval, so there is nothing to train on.",
             expected=f"{version.table} before {judged[0]}"

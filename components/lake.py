@@ -109,6 +109,11 @@ class Version:
         """Rows of all its files."""
         return sum(file.rows for file in self.files)
 
+    @property
+    def days(self) -> list[str]:
+        """The local days that it holds, in order; none in a static table."""
+        return [file.day for file in self.files if file.day]
+
 
 class Lake:
     """A folder of tables.
@@ -230,8 +235,9 @@ class Lake:
         pq.write_table(plain, buffer, compression="zstd", row_group_size=max(1, rows.num_rows), store_schema=False)
         content = buffer.getvalue()
         digest = hashlib.sha256(content).hexdigest()
-        folder = f"{table}/date={day.isoformat()}" if day else table
-        file = File(f"{folder}/{digest}.parquet", day and day.isoformat(), rows.num_rows, len(content), digest)
+        label = day.isoformat() if day else None
+        folder = f"{table}/date={label}" if label else table
+        file = File(f"{folder}/{digest}.parquet", label, rows.num_rows, len(content), digest)
         path = self.path / file.path
         if rows.num_rows and not (path.is_file() and digest_of_file(path) == digest):
             with new_file(path) as temporary:

@@ -128,10 +128,10 @@ def _local(name: str) -> Iterator[SparkSession]:
 def _probe(remote: str) -> None:
     try:
         address = urlsplit(remote)
-        host, port = address.hostname, address.port or DEFAULT_PORT
-    except ValueError:
-        address = host = port = None
-    if address is None or address.scheme != "sc" or not host or not port:
+        scheme, host, port = address.scheme, address.hostname, address.port or DEFAULT_PORT
+    except ValueError:  # A port that is no number.
+        scheme, host, port = "", None, 0
+    if scheme != "sc" or not host:
         raise TerminalError(
             f"{REMOTE} is no address of a Spark Connect server.",
             expected="sc://host:port",

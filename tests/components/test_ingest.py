@@ -166,8 +166,8 @@ def test_the_lake_of_the_home_is_read_when_none_is_named(run, lake, monkeypatch)
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
-        ("2013-05", r"no events in the interval.*within events from 2013-03-01 to 2013-04-30"),
-        ("2012-12", r"no events in the interval.*within events from 2013-03-01 to 2013-04-30"),
+        ("2013-05", r"no events in the interval.*holds events from 2013-03-01 to 2013-04-30"),
+        ("2012-12", r"no events in the interval.*holds events from 2013-03-01 to 2013-04-30"),
         ("2013-03", r"nothing to train on.*events before 2013-03-01\. .*holds events from 2013-03-01"),
         ("2999-01", r"not over yet.*ends by now.*2999-01-01"),
     ],
@@ -188,6 +188,13 @@ def test_a_gap_in_the_lake(run, lake):
         run("2013-04-15/2013-04-20", window_days=7)
     partly = DatasetReader.open(run("2013-04-10/2013-04-20").uri)
     assert partly.tables["events"].missing_days == tuple(day.isoformat() for day in days[9:])
+
+
+def test_a_lake_without_a_single_day(run, lake):
+    days = {date.fromisoformat(day): events(FIRST).slice(0, 0) for day in lake.snapshot("events").days}
+    assert lake.write("events", days).files == ()
+    with pytest.raises(TerminalError, match=r"no events in the interval.*holds no events at all"):
+        run("2013-04")
 
 
 @pytest.mark.parametrize("settings", [{"window_days": -1}, {"lake_version": "tomorrow"}])
