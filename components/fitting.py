@@ -42,9 +42,9 @@ class FitSettings:
       seed: Of weights, order and dropout.
     """
 
-    epochs: int = 10
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
+    epochs: int = 8
+    batch_size: int = 512
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     average: float = 0.99
     patience: int = 2

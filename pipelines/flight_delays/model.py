@@ -1,8 +1,9 @@
-"""The network: numbers as piecewise-linear embeddings, categories as embeddings, an ensemble of members on top.
+"""The network: piecewise-linear numbers, embedded categories, crosses, an ensemble of members on top.
 
 Every number is told by where it lies between quantiles of the rows that are fitted, so that its unit, its skew and its
-outliers do not matter, and a missing one has an embedding of its own. The members share the embeddings and the matrices
-and differ in how they scale what goes in and out of them (BatchEnsemble, as in TabM): a mean of many, at little cost.
+outliers do not matter, and a missing one has an embedding of its own. A wide part adds up what each number says alone;
+cross layers multiply embeddings with each other; the members of the ensemble share their matrices and differ in how
+they scale what goes in and out of them (BatchEnsemble, as in TabM): a mean of many, at little cost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ CATEGORIES, NUMBERS = "categories", "numbers"
 _register = keras.saving.register_keras_serializable("airtight.flight_delays")
 
 
+LEFT_OUT = ("temp", "dewp", "humid", "pressure")
+"""Numbers that the network does not look at: over a few months they tell which day it is rather than what is going on,
+and validation months up to May are predicted better without them."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of the network; chosen on validation months up to May, see docs/benchmarks.md.
@@ -31,22 +37,24 @@ class Shape:
       width: Size of a number's embedding.
       category_width: Largest size of a category's embedding.
       category_rows: A category of fewer rows than this counts as unknown.
-      hidden: Units of the hidden layers.
+      crosses: Cross layers (DCN-v2) over all embeddings.
+      cross_rank: Rank of a cross layer's matrix.
+      hidden: Units of the hidden layers; the first is one for all members.
       members: Of the ensemble.
-      crosses: Cross layers before the hidden ones.
       dropout: Share of hidden units left out in training.
       input_dropout: Share of the embeddings' units left out in training.
     """
 
-    bins: int = 16
-    width: int = 8
-    category_width: int = 8
+    bins: int = 64
+    width: int = 2
+    category_width: int = 4
     category_rows: int = 20
-    hidden: tuple[int, ...] = (192, 96)
+    crosses: int = 4
+    cross_rank: int = 32
+    hidden: tuple[int, ...] = (128, 64)
     members: int = 8
-    crosses: int = 0
-    dropout: float = 0.2
-    input_dropout: float = 0.1
+    dropout: float = 0.4
+    input_dropout: float = 0.2
 
 
 def build(schema: ExampleSchema, columns: Columns) -> tuple[keras.Model, Callable[[], keras.Model]]:
@@ -60,13 +68,9 @@ def build(schema: ExampleSchema, columns: Columns) -> tuple[keras.Model, Callabl
       `preprocess`, from raw features by name, each [batch], to {"categories": int64 [batch, categories],
       "numbers": float32 [batch, numbers]}; and a function that builds the network, to logits [batch, members].
     """
-    return shaped(schema, columns, Shape())
-
-
-def shaped(schema: ExampleSchema, columns: Columns, shape: Shape) -> tuple[keras.Model, Callable[[], keras.Model]]:
-    """`build`, of any shape."""
+    shape = Shape()
     vocabularies = [_vocabulary(columns[name], shape.category_rows) for name in schema.of_kind("category")]
-    edges = np.stack([quantile_edges(columns[name], shape.bins) for name in schema.of_kind("number")])
+    edges = [quantile_edges(columns[name], shape.bins).tolist() for name in _numbers(schema)]
 
     def build_network() -> keras.Model:
         return _network([len(words) + 1 for words in vocabularies], edges, shape)
@@ -92,6 +96,10 @@ def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
     return np.pad(unique, (0, bins + 1 - len(unique)), mode="edge")
 
 
+def _numbers(schema: ExampleSchema) -> list[str]:
+    return [name for name in schema.of_kind("number") if name not in LEFT_OUT]
+
+
 def _vocabulary(values: np.ndarray, rows: int) -> list[str]:
     words, counts = np.unique(values.astype(str), return_counts=True)
     return [str(word) for word, count in zip(words, counts, strict=True) if count >= rows and word]
@@ -106,69 +114,78 @@ def _preprocess(schema: ExampleSchema, vocabularies: list[list[str]]) -> keras.M
         layers.StringLookup(vocabulary=words, num_oov_indices=1)(inputs[name])
         for name, words in zip(schema.of_kind("category"), vocabularies, strict=True)
     ]
-    numbers = [inputs[name] for name in schema.of_kind("number")]
+    numbers = [inputs[name] for name in _numbers(schema)]
     return keras.Model(inputs, {CATEGORIES: ops.stack(codes, axis=-1), NUMBERS: ops.stack(numbers, axis=-1)})
 
 
-def _network(sizes: list[int], edges: np.ndarray, shape: Shape) -> keras.Model:
+def _network(sizes: list[int], edges: list[list[float]], shape: Shape) -> keras.Model:
     categories = keras.Input((len(sizes),), dtype="int64", name=CATEGORIES)
     numbers = keras.Input((len(edges),), name=NUMBERS)
-    embedded = [layers.Flatten()(PiecewiseLinear(edges.tolist(), shape.width)(numbers))]
+    embedded = [layers.Flatten()(PiecewiseLinear(edges, shape.width)(numbers))]
     for place, size in enumerate(sizes):
         width = min(shape.category_width, max(2, size // 2))
         start = keras.initializers.RandomNormal(stddev=0.3)
         embedded.append(layers.Embedding(size, width, embeddings_initializer=start)(categories[:, place]))
-    x = layers.Dropout(shape.input_dropout)(layers.Concatenate()(embedded))
-    first = x
+    x = first = layers.Dropout(shape.input_dropout)(layers.Concatenate()(embedded))
     for _ in range(shape.crosses):
-        low = layers.Dense(32, use_bias=False)(x)
+        low = layers.Dense(shape.cross_rank, use_bias=False)(x)
         x = layers.Add()([x, layers.Multiply()([first, layers.Dense(first.shape[-1])(low)])])
     x = layers.Dropout(shape.dropout)(layers.Dense(shape.hidden[0], activation="relu")(x))
     x = layers.Reshape((1, shape.hidden[0]))(x)
     for depth, units in enumerate(shape.hidden[1:]):
         x = layers.Activation("relu")(MemberDense(units, shape.members, differ=not depth)(x))
         x = layers.Dropout(shape.dropout)(x)
-    return keras.Model({CATEGORIES: categories, NUMBERS: numbers}, MemberHeads(shape.members)(x))
+    wide = layers.Flatten()(PiecewiseLinear(edges, 1, straight=True)(numbers))
+    logits = layers.Add()([MemberHeads(shape.members)(x), layers.Dense(1, kernel_initializer="ones")(wide)])
+    return keras.Model({CATEGORIES: categories, NUMBERS: numbers}, logits)
 
 
 @_register
 class PiecewiseLinear(layers.Layer):
-    """Numbers [batch, numbers] to embeddings [batch, numbers, width]: linear within each bin, continuous, then ReLU.
+    """Numbers [batch, numbers] to embeddings [batch, numbers, width]: linear within each bin, and continuous.
 
     Args:
       edges: For each number the edges of its bins, never falling.
       width: Size of an embedding.
+      straight: Starts at nothing and has no ReLU: each number's own share of a sum.
     """
 
-    def __init__(self, edges: list[list[float]], width: int, **kwargs: Any) -> None:
+    def __init__(self, edges: list[list[float]], width: int, straight: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.edges, self.width = edges, width
+        self.edges, self.width, self.straight = edges, width, straight
         table = np.array(edges, np.float32)
         widths = table[:, 1:] - table[:, :-1]
+        # A bin of no width adds nothing; the others share the way from 0 to 1 evenly.
+        share = 1 / np.maximum((widths > 0).sum(axis=1, keepdims=True), 1)
         self._low = table[:, :-1]
-        # A bin of no width adds nothing.
         self._slope = np.where(widths > 0, 1 / np.where(widths > 0, widths, 1), 0).astype(np.float32)
+        self._share = share.astype(np.float32)
 
     def build(self, _: Any) -> None:
-        """Makes the weights."""
+        """Makes the weights; every embedding starts as a straight line over the quantiles, and learns to bend."""
         numbers, bins = self._low.shape
-        spread = keras.initializers.RandomNormal(stddev=0.8 / bins**0.5)
-        self.steps = self.add_weight(name="steps", shape=(numbers, bins, self.width), initializer=spread)
-        self.bias = self.add_weight(name="bias", shape=(numbers, self.width), initializer="zeros")
-        missing = keras.initializers.RandomNormal(stddev=0.3)
-        self.missing = self.add_weight(name="missing", shape=(numbers, self.width), initializer=missing)
+        slope = keras.initializers.RandomNormal(stddev=0.0 if self.straight else 1.5)
+        spread = keras.initializers.RandomNormal(stddev=0.0 if self.straight else 0.5)
+
+        def line(shape: tuple[int, ...], dtype: Any = None) -> Any:
+            return ops.repeat(slope((shape[0], 1, shape[2]), dtype), shape[1], axis=1)
+
+        self.steps = self.add_weight(name="steps", shape=(numbers, bins, self.width), initializer=line)
+        self.bias = self.add_weight(name="bias", shape=(numbers, self.width), initializer=spread)
+        self.missing = self.add_weight(name="missing", shape=(numbers, self.width), initializer=spread)
 
     def call(self, numbers: Any) -> Any:
         """Embeds; NaN gets the number's own embedding of a missing value."""
         absent = ops.isnan(numbers)
         known = ops.where(absent, 0.0, numbers)[:, :, None]
-        within = ops.clip((known - self._low) * self._slope, 0.0, 1.0)
-        embedded = ops.einsum("bnk,nkw->bnw", within, self.steps) + self.bias
-        return ops.relu(ops.where(absent[:, :, None], self.missing, embedded))
+        within = ops.clip((known - self._low) * self._slope, 0.0, 1.0) * self._share
+        middle = self.bias - 0.5 * ops.mean(self.steps, axis=1)
+        embedded = ops.where(absent[:, :, None], self.missing, ops.einsum("bnk,nkw->bnw", within, self.steps) + middle)
+        return embedded if self.straight else ops.relu(embedded)
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""
-        return {**super().get_config(), "edges": self.edges, "width": self.width}
+        return {**super().get_config(), "edges": self.edges, "width": self.width, "straight": self.straight}
 
 
 @_register

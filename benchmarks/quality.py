@@ -1,0 +1,259 @@
+"""Quality of the served model beside LightGBM, logistic regression and simpler baselines, on the very same rows.
+
+    python -m benchmarks.quality 2013-06 2013-09 2013-12
+    python -m benchmarks.quality 2013-06 --examples FOLDER --json quality.json
+
+Each month is judged by models of everything before it. Examples are made by the pipeline's own functions from the lake
+(`python -m pipelines.flight_delays.lake` builds it), or read from FOLDER/<month>, an `Examples` artifact each. Ours is
+trained by the component `train` and answers through its SavedModel's serving signature. Every model gets the same
+features, and the same two chances: fitted on `train` and stopped on `validation`, and fitted again on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, QuantileTransformer
+from tfx.types import standard_artifacts
+
+from airtight.interval import Interval
+from components import examples as reading
+from components import saved_model, scores
+from components.artifacts import Dataset, ValidationReport
+from components.ingest import ingest
+from components.train import train
+from components.transform import transform
+from components.validate import validate
+from pipelines.flight_delays import clock, settings
+from pipelines.flight_delays.features import SCHEMA
+
+SINGLE = "departures_late_share_origin_1h"
+"""The baseline of one feature: the share of the origin's last hour that was late."""
+HERE = "pipelines.flight_delays"
+LIGHTGBM = {
+    "objective": "binary",
+    "learning_rate": 0.04,
+    "num_leaves": 63,
+    "min_child_samples": 100,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5,
+    "cat_smooth": 50,
+    "seed": 1,
+    "verbose": -1,
+}
+"""Tuned for this data in the research that the project starts from."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split."""
+
+    features: pd.DataFrame
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Month:
+    """One month's examples."""
+
+    name: str
+    artifact: standard_artifacts.Examples
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def history(self) -> Split:
+        """Train and validation rows together."""
+        both = pd.concat([self.train.features, self.validation.features], ignore_index=True)
+        return Split(_typed(both), np.concatenate([self.train.labels, self.validation.labels]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("months", nargs="*", default=["2013-06", "2013-09", "2013-12"])
+    parser.add_argument("--examples", type=Path, help="folder of one Examples artifact for each month")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    told = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("components.fitting").setLevel(logging.INFO)
+    figures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in told.months:
+            folder = told.examples / name if told.examples else make_examples(name, Path(scratch) / name)
+            month = read_month(name, folder)
+            for model, probability, seconds in answers(month, Path(scratch) / f"model-{name}"):
+                figures.append(
+                    {"month": name, "model": model, **judged(month.test.labels, probability), "seconds": seconds}
+                )
+                print(row(figures[-1]), flush=True)
+    print()
+    print("\n".join(table(figures)))
+    if told.json:
+        told.json.write_text(json.dumps(figures, indent=1))
+
+
+def make_examples(name: str, folder: Path) -> Path:
+    """Runs ingest, validate and transform of one month; answers the folder of the examples."""
+    interval = Interval.parse(name, clock.ZONE)
+    dataset = _artifact(Dataset, folder / "dataset")
+    report = _artifact(ValidationReport, folder / "report")
+    examples = _artifact(standard_artifacts.Examples, folder / "examples")
+    ends = {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
+    ingest.test_call(dataset=dataset, tables=f"{HERE}.lake:TABLES", zone=clock.ZONE, **ends)
+    validate.test_call(
+        dataset=dataset, report=report, expectations=f"{HERE}.expectations:EXPECTATIONS", pipeline="flight_delays"
+    )
+    transform.test_call(
+        dataset=dataset,
+        report=report,
+        examples=examples,
+        transform=f"{HERE}.transform:transform",
+        schema=f"{HERE}.features:SCHEMA",
+        validation_days=settings.VALIDATION_DAYS.default,
+    )
+    return folder / "examples"
+
+
+def read_month(name: str, folder: Path) -> Month:
+    """Reads the three splits."""
+    artifact = _artifact(standard_artifacts.Examples, folder)
+    interval = Interval.parse(name, clock.ZONE)
+    artifact.set_string_custom_property("interval_start", interval.start.isoformat())
+    artifact.set_string_custom_property("interval_end", interval.end.isoformat())
+    splits = []
+    for split in ("train", "validation", "test"):
+        rows = reading.read_table(folder, split, SCHEMA)
+        splits.append(Split(_typed(pd.DataFrame(reading.features(rows, SCHEMA))), reading.labels(rows, SCHEMA)))
+    return Month(name, artifact, *splits)
+
+
+def answers(month: Month, scratch: Path) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Every model's name, its probabilities for the test rows, and the seconds that fitting took."""
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "constant rate": lambda: np.full(len(month.test.labels), month.history.labels.mean()),
+        f"{SINGLE} alone": lambda: _single(month),
+        "logistic regression, refit": lambda: _logistic(month),
+        "LightGBM": lambda: _boosted(month, refit=False),
+        "LightGBM, refit": lambda: _boosted(month, refit=True),
+        "Airtight": lambda: _ours(month, scratch / "judged", "judged"),
+        "Airtight, refit": lambda: _ours(month, scratch / "refit", "include_validation"),
+    }
+    for name, way in ways.items():
+        started = time.monotonic()
+        probability = way()
+        yield name, probability, time.monotonic() - started
+
+
+def judged(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """The figures of one model."""
+    return {
+        "roc_auc": scores.roc_auc(labels, probability),
+        "pr_auc": float(average_precision_score(labels, probability)),
+        "log_loss": scores.log_loss(labels, probability),
+        "calibration": float(probability.mean() / labels.mean()),
+    }
+
+
+def table(figures: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table, models by month, and the mean over the months."""
+    lines = ["| month | model | ROC AUC | PR AUC | log loss | calibration | seconds |", "|---|---|---|---|---|---|---|"]
+    lines += [row(told) for told in figures]
+    months = {told["month"] for told in figures}
+    for model in dict.fromkeys(told["model"] for told in figures) if len(months) > 1 else ():
+        same = [told for told in figures if told["model"] == model]
+        names = ("roc_auc", "pr_auc", "log_loss", "calibration", "seconds")
+        mean = {name: float(np.mean([told[name] for told in same])) for name in names}
+        lines.append(row({"month": "mean", "model": model, **mean}))
+    return lines
+
+
+def row(told: dict[str, Any]) -> str:
+    return (
+        f"| {told['month']} | {told['model']} | {told['roc_auc']:.4f} | {told['pr_auc']:.4f} | "
+        f"{told['log_loss']:.4f} | {told['calibration']:.3f} | {told['seconds']:.0f} |"
+    )
+
+
+def _ours(month: Month, scratch: Path, refit: str) -> np.ndarray:
+    model = _artifact(standard_artifacts.Model, scratch / "model")
+    train.test_call(
+        examples=month.artifact,
+        model=model,
+        model_run=_artifact(standard_artifacts.ModelRun, scratch / "run"),
+        schema=f"{HERE}.features:SCHEMA",
+        model_fn=f"{HERE}.model:build",
+        epochs=settings.EPOCHS.default,
+        refit=refit,
+    )
+    raw = {name: month.test.features[name].to_numpy() for name in SCHEMA.names}
+    raw |= {name: raw[name].astype(object) for name in SCHEMA.of_kind("category")}
+    return saved_model.Predictor(saved_model.serving_folder(model.uri), SCHEMA)(raw).astype(np.float64)
+
+
+def _boosted(month: Month, *, refit: bool) -> np.ndarray:
+    categories = {name: pd.CategoricalDtype(sorted(set(month.history.features[name]))) for name in _categories()}
+    fitted, watched, test = (part.features.astype(categories) for part in (month.train, month.validation, month.test))
+    watch = lightgbm.Dataset(watched, month.validation.labels)
+    stop = lightgbm.early_stopping(50, verbose=False)
+    booster = lightgbm.train(
+        LIGHTGBM, lightgbm.Dataset(fitted, month.train.labels), 1000, valid_sets=[watch], callbacks=[stop]
+    )
+    if refit:
+        data = lightgbm.Dataset(month.history.features.astype(categories), month.history.labels)
+        booster = lightgbm.train(LIGHTGBM, data, booster.best_iteration)
+    return np.asarray(booster.predict(test))
+
+
+def _logistic(month: Month) -> np.ndarray:
+    numbers = make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True),
+        QuantileTransformer(output_distribution="normal", random_state=0),
+    )
+    encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20)
+    columns = make_column_transformer((numbers, list(SCHEMA.of_kind("number"))), (encoder, _categories()))
+    fitted = make_pipeline(columns, LogisticRegression(max_iter=300)).fit(month.history.features, month.history.labels)
+    return fitted.predict_proba(month.test.features)[:, 1]
+
+
+def _single(month: Month) -> np.ndarray:
+    known = month.history.features[SINGLE].mean()
+    fitted = LogisticRegression().fit(month.history.features[[SINGLE]].fillna(known), month.history.labels)
+    return fitted.predict_proba(month.test.features[[SINGLE]].fillna(known))[:, 1]
+
+
+def _categories() -> list[str]:
+    return list(SCHEMA.of_kind("category"))
+
+
+def _typed(features: pd.DataFrame) -> pd.DataFrame:
+    return features.astype(dict.fromkeys(_categories(), str))
+
+
+def _artifact(kind: type, folder: Path) -> Any:
+    folder.mkdir(parents=True, exist_ok=True)
+    artifact = kind()
+    artifact.uri = str(folder)
+    return artifact
+
+
+if __name__ == "__main__":
+    main()
