@@ -4,18 +4,35 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
-from services.settings import MARK, USER, Settings, airflow_environment, environment, password, password_file, prepare
+from services.settings import (
+    MARK,
+    USER,
+    Settings,
+    airflow_environment,
+    environment,
+    password,
+    password_file,
+    prepare,
+    variable,
+)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "state")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in asdict(Settings()):
+        monkeypatch.delenv(variable(name), raising=False)
 
 
 def mode(path: Path) -> str:
