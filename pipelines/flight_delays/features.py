@@ -43,7 +43,7 @@ class Window:
 
     Args:
       stream: Which events.
-      by: Columns of `flights` that event and flight share.
+      by: Columns of `flights` that event and flight share; () for all flights from New York.
       hours: Length: [cut-off - hours, cut-off).
       measures: "count" of events; "late_share", more than LATE_MINUTES late, and "mean_delay", missing without events.
     """
@@ -53,9 +53,14 @@ class Window:
     hours: int
     measures: tuple[Measure, ...]
 
+    @property
+    def length(self) -> str:
+        """The length as people say it: 2h, 28d."""
+        return f"{self.hours // 24}d" if self.hours >= _DAYS_FROM_HOURS else f"{self.hours}h"
+
     def feature(self, measure: Measure) -> str:
         """Name of the feature that holds one measure, such as `departures_late_share_origin_2h`."""
-        return f"{self.stream.name}_{measure}_{'_'.join(self.by)}_{self.hours}h"
+        return f"{self.stream.name}_{measure}_{_keys(self.by)}_{self.length}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Overdue:
     A flight counts from `AFTER_MINUTES` to `UNTIL_MINUTES` after its scheduled departure, as long as it has not left.
 
     Args:
-      by: Columns that the overdue flight and the one to predict share.
+      by: Columns that the overdue flight and the one to predict share; () for all flights from New York.
     """
 
     by: tuple[str, ...]
@@ -76,27 +81,43 @@ class Overdue:
     @property
     def count(self) -> str:
         """Name of the feature: how many are overdue."""
-        return f"overdue_count_{'_'.join(self.by)}"
+        return f"overdue_count_{_keys(self.by)}"
 
     @property
     def mean(self) -> str:
         """Name of the feature: by how many minutes on average, missing when none is."""
-        return f"overdue_mean_minutes_{'_'.join(self.by)}"
+        return f"overdue_mean_minutes_{_keys(self.by)}"
+
+
+_DAYS_FROM_HOURS = 48
+
+
+def _keys(by: tuple[str, ...]) -> str:
+    return "_".join(by) or "all"
+
+
+def _same(by: tuple[str, ...]) -> str:
+    return f"same {' and '.join(by)}" if by else "all flights from New York"
 
 
 _ALL: tuple[Measure, ...] = ("count", "late_share", "mean_delay")
 
-WINDOWS = tuple(
-    Window(stream, by, hours, _ALL)
-    for stream, by in (
-        (DEPARTURES, ("origin",)),
-        (DEPARTURES, ("origin", "carrier")),
-        (ARRIVALS, ("origin",)),
-        (ARRIVALS, ("dest",)),
-    )
-    for hours in (1, 2, 3)
+WINDOWS = (
+    # Three lengths tell whether it grows worse; where fewer events come, one length tells as much (docs/features.md).
+    Window(DEPARTURES, ("origin",), 1, ("late_share", "mean_delay")),
+    Window(DEPARTURES, ("origin",), 2, _ALL),
+    Window(DEPARTURES, ("origin",), 3, ("late_share", "mean_delay")),
+    Window(DEPARTURES, ("origin", "carrier"), 1, ("late_share", "mean_delay")),
+    Window(DEPARTURES, ("origin", "carrier"), 2, _ALL),
+    Window(DEPARTURES, ("origin", "carrier"), 3, ("late_share", "mean_delay")),
+    Window(DEPARTURES, ("dest",), 2, _ALL),
+    Window(DEPARTURES, (), 2, _ALL),
+    Window(ARRIVALS, ("origin",), 2, _ALL),
+    Window(ARRIVALS, ("dest",), 2, _ALL),
+    # The flight's own record.
+    Window(ARRIVALS, ("carrier", "flight"), 28 * 24, _ALL),
 )
-OVERDUE = (Overdue(("origin",)), Overdue(("origin", "carrier")))
+OVERDUE = tuple(Overdue(by) for by in (("origin",), ("origin", "carrier"), ("dest",), ()))
 
 TAIL_MEMORY_HOURS = 24
 """What an aircraft did longer ago than this before the cut-off is forgotten: it tells nothing of today."""
@@ -105,18 +126,21 @@ WIND_SPEED_LIMIT_MPH = 150.0
 """A faster wind than any ever measured in New York is an instrument's fault and counts as missing."""
 
 
+def _spoken(window: Window) -> str:
+    return window.length.replace("h", " h").replace("d", " days")
+
+
 def _windows() -> tuple[Feature, ...]:
     words = {
-        "count": ("number of {s} known", "count"),
-        "late_share": (f"share of the {{s}} known that were more than {LATE_MINUTES} minutes late", "share"),
-        "mean_delay": ("mean delay of the {s} known", "minutes"),
+        "count": ("number of", "count"),
+        "late_share": (f"share over {LATE_MINUTES} minutes late of the", "share"),
+        "mean_delay": ("mean delay of the", "minutes"),
     }
     return tuple(
         Feature(
             window.feature(measure),
             "number",
-            f"{words[measure][0].format(s=window.stream.name)} in the {window.hours} h before the cut-off, "
-            f"same {' and '.join(window.by)}",
+            f"{words[measure][0]} {window.stream.name} known in the last {_spoken(window)}, {_same(window.by)}",
             words[measure][1],
         )
         for window in WINDOWS
@@ -126,17 +150,15 @@ def _windows() -> tuple[Feature, ...]:
 
 def _overdue() -> tuple[Feature, ...]:
     told = (
-        f"flights {Overdue.AFTER_MINUTES} to {Overdue.UNTIL_MINUTES} minutes past their schedule "
-        "that have not left at the cut-off, same"
+        f"flights {Overdue.AFTER_MINUTES} to {Overdue.UNTIL_MINUTES} minutes past their scheduled departure "
+        "that have not left,"
     )
     return tuple(
         feature
         for overdue in OVERDUE
         for feature in (
-            Feature(overdue.count, "number", f"number of {told} {' and '.join(overdue.by)}", "count"),
-            Feature(
-                overdue.mean, "number", f"mean minutes past schedule of {told} {' and '.join(overdue.by)}", "minutes"
-            ),
+            Feature(overdue.count, "number", f"number of {told} {_same(overdue.by)}", "count"),
+            Feature(overdue.mean, "number", f"mean minutes past schedule of {told} {_same(overdue.by)}", "minutes"),
         )
     )
 
@@ -170,36 +192,42 @@ _PLANE = (
 )
 
 WEATHER = {
-    "temp": "degrees Fahrenheit",
-    "dewp": "degrees Fahrenheit",
-    "humid": "percent",
-    "wind_dir": "degrees",
-    "wind_speed": "miles per hour",
-    "wind_gust": "miles per hour",
-    "precip": "inches",
-    "pressure": "millibars",
-    "visib": "miles",
+    "temp": ("temperature", "degrees Fahrenheit"),
+    "dewp": ("dew point", "degrees Fahrenheit"),
+    "humid": ("relative humidity", "percent"),
+    "wind_dir": ("direction that the wind comes from", "degrees"),
+    "wind_speed": ("wind speed", "miles per hour"),
+    "wind_gust": ("speed of gusts, missing without gusts", "miles per hour"),
+    "precip": ("precipitation", "inches"),
+    "pressure": ("pressure at sea level", "millibars"),
+    "visib": ("visibility", "miles"),
 }
-"""Columns of `weather` that become features of the same name, with their units."""
+"""Columns of `weather` that become features of the same name: what they are, and their units."""
 
 _WEATHER = tuple(
-    Feature(name, "number", f"{name} at the origin, observed in the last full hour before the cut-off", unit)
-    for name, unit in WEATHER.items()
+    Feature(name, "number", f"{words} at the origin, observed in the last full hour before the cut-off", unit)
+    for name, (words, unit) in WEATHER.items()
 )
 
 _MEMORY = f"forgotten after {TAIL_MEMORY_HOURS} h"
 _TAIL = (
+    Feature("tail_departure_delay", "number", f"Last departure delay known of the aircraft, {_MEMORY}", "minutes"),
+    Feature("tail_departure_age", "number", "Minutes from that departure to the cut-off", "minutes"),
+    Feature("tail_arrival_delay", "number", f"Last arrival delay known of the aircraft, {_MEMORY}", "minutes"),
+    Feature("tail_arrival_age", "number", "Minutes from that arrival to the cut-off", "minutes"),
     Feature(
-        "tail_departure_delay",
+        "tail_previous_delay",
         "number",
-        f"Last departure delay of the aircraft known at the cut-off; {_MEMORY}",
+        "Delay, as known at the cut-off, of the aircraft's flight before this one in the plan: on arrival, else on "
+        f"departure, else how long it has been due; {_MEMORY}",
         "minutes",
     ),
-    Feature("tail_departure_age", "number", "Minutes from that departure to the cut-off", "minutes"),
     Feature(
-        "tail_arrival_delay", "number", f"Last arrival delay of the aircraft known at the cut-off; {_MEMORY}", "minutes"
+        "tail_slack",
+        "number",
+        "Time left for turning round twice, if the aircraft flies back as long as it flew out with that delay",
+        "minutes",
     ),
-    Feature("tail_arrival_age", "number", "Minutes from that arrival to the cut-off", "minutes"),
 )
 
 SCHEMA = ExampleSchema(

@@ -20,8 +20,8 @@ from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.features import Overdue, Window
 
 _MICROS_OF_MINUTE = 60_000_000
-_MICROS_OF_DAY = 24 * 60 * _MICROS_OF_MINUTE
 _CUTOFF = int(clock.CUTOFF.total_seconds() * 1_000_000)
+_RECENT: tuple[Window | Overdue, ...] = (*features.WINDOWS, *features.OVERDUE)
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -36,7 +36,7 @@ def transform(table: Callable[[str], DataFrame]) -> DataFrame:
     """
     flights = table("flights").withColumn("cutoff", F.unix_micros("scheduled_departure") - F.lit(_CUTOFF))
     examples = _with_weather(_with_plane(_with_schedule(flights), table("planes")), table("weather"))
-    for by in dict.fromkeys(declared.by for declared in (*features.WINDOWS, *features.OVERDUE)):
+    for by in dict.fromkeys(declared.by for declared in _RECENT):
         examples = examples.join(_recent(flights, by), "flight_id", "left")
     examples = examples.join(_tail(flights), "flight_id", "left")
     label = (F.col("arr_delay") > features.LATE_MINUTES).cast("long")
@@ -87,126 +87,139 @@ def _with_weather(examples: DataFrame, weather: DataFrame) -> DataFrame:
     return examples.withColumn("observed_at", observed).join(F.broadcast(weather), ["origin", "observed_at"], "left")
 
 
-def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
-    """Windows and overdue flights of one group of keys, one row for each flight."""
-    windows = [window for window in features.WINDOWS if window.by == by]
-    overdue = [late for late in features.OVERDUE if late.by == by]
-    totals = _at_cutoff(flights, by, [*map(_window_life, windows), *map(_overdue_life, overdue)])
-    measured = [
-        *(m for w in windows for m in _window_features(w)),
-        *(m for late in overdue for m in _overdue_features(late)),
-    ]
-    return totals.select("flight_id", *measured)
-
-
 @dataclass(frozen=True)
 class _Life:
-    """An event's life in a total: it counts at every instant t with enter < t <= leave, for a day at most.
+    """The life of an event in a total: it counts at every instant t with enter < t <= leave.
 
     Args:
-      enter: Microseconds since 1970; null when it never enters.
-      leave: Microseconds since 1970.
-      adds: What it adds to which totals, whole numbers.
+      enter: Microseconds since 1970; null when the event never enters.
+      leave: Microseconds since 1970, at most `longest` later.
+      late: 1 if it adds to the total of late events, or 0.
+      minutes: What it adds to the total of minutes; a whole number.
+      longest: Minutes.
     """
 
     enter: Column
     leave: Column
-    adds: dict[str, Column]
+    late: Column
+    minutes: Column
+    longest: int
 
 
-def _window_life(window: Window) -> _Life:
-    delay = F.col(window.stream.delay)
-    known = F.when(delay.isNotNull(), F.unix_micros(window.stream.known_at))
-    adds = {
-        _total(window, "count"): F.lit(1),
-        _total(window, "late"): (delay > features.LATE_MINUTES).cast("long"),
-        _total(window, "minutes"): delay.cast("long"),
-    }
-    return _Life(known, known + F.lit(window.hours * 60 * _MICROS_OF_MINUTE), adds)
-
-
-def _window_features(window: Window) -> list[Column]:
-    count = F.col(_total(window, "count"))
-    measures = {
-        "count": count,
-        "late_share": F.try_divide(_total(window, "late"), count),
-        "mean_delay": F.try_divide(_total(window, "minutes"), count),
-    }
-    return [measures[measure].alias(window.feature(measure)) for measure in window.measures]
-
-
-def _overdue_life(overdue: Overdue) -> _Life:
+def _life(declared: Window | Overdue) -> _Life:
+    if isinstance(declared, Window):
+        delay, minutes = F.col(declared.stream.delay), declared.hours * 60
+        known = F.when(delay.isNotNull(), F.unix_micros(declared.stream.known_at))
+        late = (delay > features.LATE_MINUTES).cast("int")
+        return _Life(known, known + F.lit(minutes * _MICROS_OF_MINUTE), late, delay.cast("long"), minutes)
     scheduled = F.unix_micros("scheduled_departure")
-    enter = scheduled + F.lit(overdue.AFTER_MINUTES * _MICROS_OF_MINUTE)
+    enter = scheduled + F.lit(declared.AFTER_MINUTES * _MICROS_OF_MINUTE)
     # least ignores nulls: a flight that never leaves is overdue to the end.
-    leave = F.least(F.unix_micros("departed_at"), scheduled + F.lit(overdue.UNTIL_MINUTES * _MICROS_OF_MINUTE))
-    adds = {overdue.count: F.lit(1), overdue.mean: F.floor(scheduled / _MICROS_OF_MINUTE)}
-    return _Life(F.when(enter < leave, enter), leave, adds)
+    leave = F.least(F.unix_micros("departed_at"), scheduled + F.lit(declared.UNTIL_MINUTES * _MICROS_OF_MINUTE))
+    return _Life(F.when(enter < leave, enter), leave, F.lit(0), _minute(scheduled), declared.UNTIL_MINUTES)
 
 
-def _overdue_features(overdue: Overdue) -> list[Column]:
-    count = F.col(overdue.count)
-    minutes = F.floor(F.col("cutoff") / _MICROS_OF_MINUTE) * count - F.col(overdue.mean)
-    return [count, F.try_divide(minutes, count).alias(overdue.mean)]
+def _measured(declared: Window | Overdue, count: Column, late: Column, minutes: Column) -> dict[str, Column]:
+    """The features of one declaration, from its totals at the cut-off."""
+    if isinstance(declared, Window):
+        measures = {
+            "count": count,
+            "late_share": F.try_divide(late, count),
+            "mean_delay": F.try_divide(minutes, count),
+        }
+        return {declared.feature(measure): measures[measure] for measure in declared.measures}
+    past = _minute(F.col("cutoff")) * count - minutes
+    return {declared.count: count, declared.mean: F.try_divide(past, count)}
 
 
-def _total(window: Window, what: str) -> str:
-    return f"{window.stream.name}_{window.hours}h_{what}"
+def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
+    """Windows and overdue flights of one group of keys, one row for each flight.
 
-
-def _at_cutoff(flights: DataFrame, by: tuple[str, ...], lives: list[_Life]) -> DataFrame:
-    """The totals of all lives at each flight's cut-off.
-
-    Rows are cut by key and day, so that a busy airport is many small sorts and not one large one; a life that reaches
-    into the next day enters there again.
-
-    Args:
-      flights: The table with `cutoff`.
-      by: Keys that event and flight share.
-      lives: What is counted.
-
-    Returns:
-      flight_id, cutoff and one column (long) for each total, 0 when nothing is alive.
+    The rows are sorted within one key and one span of time, as long as the longest life but a day at least, so that a
+    busy airport is many small sorts and not a large one; a life that reaches into the next span enters there again.
     """
-    names = [name for life in lives for name in life.adds]
-    steps = flights.select(*by, F.explode(F.concat(*(_steps(life, names) for life in lives))).alias("step"))
-    steps = steps.select(*by, "step.*").where("at IS NOT NULL").withColumn("flight_id", F.lit(None).cast("string"))
-    asked = flights.select(*by, F.col("cutoff").alias("at"), F.col("cutoff").alias("day_of"), "flight_id")
-    rows = asked.unionByName(steps, allowMissingColumns=True).withColumn(
-        "day", F.floor(F.col("day_of") / _MICROS_OF_DAY)
-    )
+    declared = [of for of in _RECENT if of.by == by]
+    lives = [_life(of) for of in declared]
+    span = F.lit(max(24 * 60, *(life.longest for life in lives)) * _MICROS_OF_MINUTE)
+    steps = F.explode(F.concat(*(_steps(number, life, span) for number, life in enumerate(lives))))
+    events = flights.select(*by, steps.alias("step")).select(*by, "step.*").where("at IS NOT NULL")
+    asked = flights.select(*by, "flight_id", F.col("cutoff").alias("at"), F.floor(F.col("cutoff") / span).alias("span"))
     # A flight comes before the events of its own instant: only what was known earlier counts.
-    before = Rows.partitionBy(*by, "day").orderBy("at", F.col("flight_id").isNull())
-    sums = [F.coalesce(F.sum(name).over(before), F.lit(0)).alias(name) for name in names]
-    return rows.select("flight_id", F.col("at").alias("cutoff"), *sums).where("flight_id IS NOT NULL")
+    before = Rows.partitionBy(*by, "span").orderBy("at", F.col("flight_id").isNull())
+    totals = {}
+    for number in range(len(lives)):
+        sign = F.when(F.col("life") == number, F.col("sign"))
+        for name, adds in (("count", F.lit(1)), ("late", F.col("late")), ("minutes", F.col("minutes"))):
+            totals[f"{name}_{number}"] = F.coalesce(F.sum(sign * adds).over(before), F.lit(0))
+    rows = asked.unionByName(events, allowMissingColumns=True)
+    rows = rows.select("flight_id", F.col("at").alias("cutoff"), *(total.alias(name) for name, total in totals.items()))
+    measured: dict[str, Column] = {}
+    for number, of in enumerate(declared):
+        measured |= _measured(of, *(F.col(f"{name}_{number}") for name in ("count", "late", "minutes")))
+    rows = rows.where("flight_id IS NOT NULL")
+    return rows.select("flight_id", *(column.alias(name) for name, column in measured.items()))
 
 
-def _steps(life: _Life, names: list[str]) -> Column:
-    """Enter, leave, and enter again on the day on which it leaves, if that is another one."""
+def _steps(number: int, life: _Life, span: Column) -> Column:
+    """Enter, leave, and enter again in the span in which it leaves, if that is another one."""
 
-    def step(at: Column, day_of: Column, sign: int) -> Column:
-        adds = [(life.adds[name] * sign if name in life.adds else F.lit(0)).cast("long").alias(name) for name in names]
-        return F.struct(at.alias("at"), day_of.alias("day_of"), *adds)
+    def step(at: Column, within: Column, sign: int) -> Column:
+        return F.struct(
+            F.lit(number).alias("life"),
+            at.alias("at"),
+            F.floor(within / span).alias("span"),
+            F.lit(sign).alias("sign"),
+            life.late.alias("late"),
+            life.minutes.alias("minutes"),
+        )
 
-    day = F.lit(_MICROS_OF_DAY)
-    next_day = F.floor(life.enter / day) < F.floor(life.leave / day)
+    reaches_over = F.floor(life.enter / span) < F.floor(life.leave / span)
     return F.array(
         step(life.enter, life.enter, 1),
         step(F.when(life.enter.isNotNull(), life.leave), life.leave, -1),
-        step(F.when(next_day, life.enter), life.leave, 1),
+        step(F.when(reaches_over, life.enter), life.leave, 1),
     )
 
 
+def _minute(micros: Column) -> Column:
+    return F.floor(micros / _MICROS_OF_MINUTE)
+
+
 def _tail(flights: DataFrame) -> DataFrame:
-    """The aircraft's last departure and arrival known at the cut-off; flights without a tail number are left out."""
+    """What the aircraft did, as known at the cut-off; flights without a tail number are left out."""
     flights = flights.where("tailnum IS NOT NULL")
-    no_flight = F.lit(None).cast("string").alias("flight_id")
-    asked = flights.select("tailnum", F.col("cutoff").alias("at"), "flight_id")
-    rows = asked
+    known = _last_known(flights)
+    plan = Rows.partitionBy("tailnum").orderBy("scheduled_departure", "flight_id")
+    columns = ("scheduled_departure", "scheduled_arrival", "departed_at", "arrived_at")
+    previous = {f"previous_{name}": F.lag(F.unix_micros(name)).over(plan) for name in columns}
+    block = F.lag("scheduled_minutes").over(plan)
+    flights = flights.withColumns({**previous, "previous_minutes": block})
+    cutoff, scheduled = F.col("cutoff"), F.col("previous_scheduled_departure")
+    delay = (
+        F.when(
+            cutoff - scheduled <= features.TAIL_MEMORY_HOURS * 60 * _MICROS_OF_MINUTE,
+            F.when(
+                F.col("previous_arrived_at") < cutoff,
+                F.col("previous_arrived_at") - F.col("previous_scheduled_arrival"),
+            )
+            .when(F.col("previous_departed_at") < cutoff, F.col("previous_departed_at") - scheduled)
+            .otherwise(F.greatest(cutoff - scheduled, F.lit(0))),
+        )
+        / _MICROS_OF_MINUTE
+    )
+    since = (F.unix_micros("scheduled_departure") - F.col("previous_scheduled_arrival")) / _MICROS_OF_MINUTE
+    slack = since - delay - F.col("previous_minutes")
+    rotation = flights.select("flight_id", delay.alias("tail_previous_delay"), slack.alias("tail_slack"))
+    return rotation.join(known, "flight_id")
+
+
+def _last_known(flights: DataFrame) -> DataFrame:
+    """The aircraft's last departure and arrival before the cut-off."""
+    rows = flights.select("tailnum", F.col("cutoff").alias("at"), "flight_id")
     for stream in features.STREAMS:
         known = F.unix_micros(stream.known_at).alias("at")
         event = F.struct(known, F.col(stream.delay).alias("delay")).alias(stream.name)
-        events = flights.where(F.col(stream.delay).isNotNull()).select("tailnum", known, no_flight, event)
+        events = flights.where(F.col(stream.delay).isNotNull()).select("tailnum", known, event)
         rows = rows.unionByName(events, allowMissingColumns=True)
     # The events themselves break ties, so that the answer is one: 126 times in 2013 an aircraft is in two places.
     before = Rows.partitionBy("tailnum").orderBy("at", F.col("flight_id").isNull(), *(s.name for s in features.STREAMS))
@@ -216,8 +229,6 @@ def _tail(flights: DataFrame) -> DataFrame:
     for stream, name in ((features.DEPARTURES, "tail_departure"), (features.ARRIVALS, "tail_arrival")):
         age = (F.col("at") - F.col(f"{stream.name}.at")) / _MICROS_OF_MINUTE
         fresh = age <= features.TAIL_MEMORY_HOURS * 60
-        told += [
-            F.when(fresh, F.col(f"{stream.name}.delay")).alias(f"{name}_delay"),
-            F.when(fresh, age).alias(f"{name}_age"),
-        ]
+        delay = F.when(fresh, F.col(f"{stream.name}.delay"))
+        told += [delay.alias(f"{name}_delay"), F.when(fresh, age).alias(f"{name}_age")]
     return rows.select("flight_id", *told)
