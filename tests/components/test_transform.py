@@ -1,0 +1,215 @@
+"""transform: any pipeline's function, checked, split by time and written as the same bytes again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import types
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+from tfx.components.util import examples_utils
+from tfx.proto import example_gen_pb2
+from tfx.types import standard_artifacts
+
+from airtight.errors import TerminalError
+from airtight.files import digest_of_tree
+from airtight.interval import Interval
+from airtight.verdict import Check, Verdict
+from components.artifacts import Dataset, ValidationReport
+from components.dataset import DatasetReader, TableFiles
+from components.lake import Lake
+from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
+from components.transform import FILE, transform
+
+pytestmark = pytest.mark.slow
+
+ZONE = "America/New_York"
+INTERVAL = Interval.parse("2013-03-12", ZONE)
+SCHEMA = ExampleSchema(
+    features=(Feature("colour", "category", "a colour"), Feature("size", "number", "a size", "m")),
+    label="broken",
+    time="at",
+    keys=("id", "colour_again"),
+    slices=("colour",),
+)
+INSTANT = pa.timestamp("us", tz="UTC")
+COLUMNS = {"id": pa.int32(), "at": INSTANT, "colour": pa.string(), "size": pa.float64(), "broken_at": INSTANT}
+DAYS = [date(2013, 3, 5) + timedelta(days=i) for i in range(8)]
+
+
+def make(table):
+    """The toy pipeline's function: what broke later is known as a label when it broke; what has no size never is."""
+    parts = table("parts")
+    return parts.select(
+        *("colour", "size", "at", "id"),
+        F.col("colour").alias("colour_again"),
+        F.when(F.col("broken_at").isNotNull(), F.col("id") % 2).alias("broken"),
+        F.col("broken_at").alias(LABEL_KNOWN_AT),
+    )
+
+
+def parts(day: date) -> pa.Table:
+    """Four parts a local day, at 0, 6, 12 and 18 o'clock; each gets its label nine hours later, one never."""
+    midnight = Interval.parse(day.isoformat(), ZONE).start.astimezone(UTC)
+    at = [midnight + timedelta(hours=6 * i) for i in range(4)]
+    known = [moment + timedelta(hours=9) for moment in at[:3]] + (
+        [at[3] + timedelta(hours=9)] if day.day % 2 else [None]
+    )
+    number = day.toordinal() * 4
+    rows = {
+        "id": [number + i for i in (3, 1, 0, 2)],
+        "at": [at[i] for i in (3, 1, 0, 2)],
+        "colour": ["red", None, "blue", "red"],
+        "size": [1.1, 2.2, None, 1e-3],
+        "broken_at": [known[i] for i in (3, 1, 0, 2)],
+    }
+    return pa.table(rows, schema=pa.schema(COLUMNS))
+
+
+@pytest.fixture
+def run(spark, tmp_path, monkeypatch):
+    """Runs transform over the parts, with another function or setting."""
+    code = types.ModuleType("toy_transform")
+    code.make, code.SCHEMA = make, SCHEMA
+    monkeypatch.setitem(sys.modules, "toy_transform", code)
+    version = Lake(tmp_path / "lake").write("parts", {day: parts(day) for day in DAYS})
+    columns = {name: str(kind) for name, kind in COLUMNS.items()}
+    files = TableFiles("parts", 1, None, "at", ("id",), columns, (), version.files)
+    start = datetime.combine(DAYS[0], datetime.min.time(), INTERVAL.start.tzinfo)
+
+    def run(out: str = "examples", verdict: Verdict | None = None, **settings) -> standard_artifacts.Examples:
+        artifacts = {}
+        for name, kind in (("dataset", Dataset), ("report", ValidationReport), (out, standard_artifacts.Examples)):
+            artifacts[name] = kind()
+            artifacts[name].uri = str(tmp_path / name)
+            (tmp_path / name).mkdir(exist_ok=True)
+        DatasetReader(tmp_path / "lake", ZONE, INTERVAL, start, "now", {"parts": files}).write(tmp_path / "dataset")
+        (verdict or Verdict("validate", str(INTERVAL), ())).write(tmp_path / "report")
+        given = {"transform": "toy_transform:make", "schema": "toy_transform:SCHEMA", "validation_days": 2} | settings
+        transform.EXECUTOR_SPEC.executor_class._FUNCTION(
+            dataset=artifacts["dataset"], report=artifacts["report"], examples=artifacts[out], **given
+        )
+        return artifacts[out]
+
+    run.code = code
+    return run
+
+
+def split(examples: standard_artifacts.Examples, name: str) -> pa.Table:
+    return pq.read_table(Path(examples.uri) / f"Split-{name}" / FILE)
+
+
+def test_rows_are_split_by_local_days_and_only_by_what_was_known(run):
+    examples = run()
+    days = {
+        name: sorted(
+            {moment.astimezone(INTERVAL.start.tzinfo).date() for moment in split(examples, name)["at"].to_pylist()}
+        )
+        for name in ("train", "validation", "test")
+    }
+    # March 10 has 23 hours, and 18 o'clock (19 by the clock) gets its label after midnight: too late at a part's end.
+    assert days["train"][0] == DAYS[0]
+    starts = [datetime(2013, 3, 10, 5, tzinfo=UTC), datetime(2013, 3, 12, 4, tzinfo=UTC)]
+    assert (
+        max(split(examples, "train")["at"].to_pylist())
+        < starts[0]
+        == min(split(examples, "validation")["at"].to_pylist())
+    )
+    assert (
+        max(split(examples, "validation")["at"].to_pylist())
+        < starts[1]
+        == min(split(examples, "test")["at"].to_pylist())
+    )
+    rows = {name: split(examples, name).num_rows for name in days}
+    # Three labels a day, and one more on the odd days 5, 7 and 9; on the 11th it comes too late.
+    assert rows == {"train": 18, "validation": 6, "test": 3}
+    known = {row["id"]: row["broken_at"] for day in DAYS for row in parts(day).to_pylist()}
+    assert all(known[int(i)] < INTERVAL.start for i in split(examples, "validation")["id"].to_pylist())
+    assert all(known[int(i)] < INTERVAL.end for i in split(examples, "test")["id"].to_pylist())
+    assert examples.get_int_custom_property("rows_left_out") == 32 - sum(rows.values())
+
+
+def test_columns_are_typed_filled_and_in_order(run):
+    table = split(run(), "train")
+    assert table.column_names == ["colour", "size", "broken", "at", "id", "colour_again"]
+    assert [str(kind) for kind in table.schema.types] == [
+        "string",
+        "float",
+        "int64",
+        "timestamp[us, tz=UTC]",
+        "string",
+        "string",
+    ]
+    assert {"", "red", "blue"} == set(table["colour"].to_pylist())
+    sizes = table["size"].to_pylist()
+    assert any(math.isnan(size) for size in sizes) and not table["size"].null_count
+    assert set(table["broken"].to_pylist()) == {0, 1}
+    assert table["at"].to_pylist() == sorted(table["at"].to_pylist())
+
+
+def test_the_same_input_gives_the_same_bytes(run, spark):
+    one = run("one")
+    spark.conf.set("spark.sql.shuffle.partitions", "5")
+    run.code.make = lambda table: make(table).orderBy(F.rand())
+    other = run("other")
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    digests = [examples.get_string_custom_property("digest") for examples in (one, other)]
+    assert digests[0] == digests[1] == digest_of_tree(Path(one.uri))
+
+
+def test_the_artifact_says_what_it_is(run, caplog):
+    caplog.set_level(logging.INFO)
+    examples = run()
+    assert examples.splits == ["train", "validation", "test"]
+    assert examples_utils.get_payload_format(examples) == example_gen_pb2.PayloadFormat.FORMAT_PARQUET
+    assert examples.get_string_custom_property("interval_start") == INTERVAL.start.isoformat()
+    assert examples.get_string_custom_property("interval_end") == INTERVAL.end.isoformat()
+    assert examples.get_int_custom_property("rows_train") == split(examples, "train").num_rows
+    assert "32 rows of 2 features from 32 parts" in caplog.text
+    assert "rows are left out" in caplog.text
+
+
+def test_other_columns_than_the_schema_are_refused(run, tmp_path):
+    run.code.make = lambda table: make(table).drop("size").withColumn("sise", F.lit(1.0))
+    with pytest.raises(TerminalError, match="no size, sise in excess"):
+        run()
+    assert not list((tmp_path / "examples").iterdir())
+
+
+def test_a_value_that_is_no_number_is_refused(run):
+    from pyspark.errors import NumberFormatException
+
+    run.code.make = lambda table: make(table).withColumn("size", F.lit("large"))
+    with pytest.raises(NumberFormatException):
+        run()
+
+
+def test_doubled_rows_are_refused(run):
+    run.code.make = lambda table: make(table).unionByName(make(table).where("id % 8 = 0"))
+    with pytest.raises(TerminalError, match="examples are there more than once"):
+        run()
+
+
+@pytest.mark.parametrize("days", [7, 30])
+def test_a_split_without_rows_is_refused(run, days):
+    with pytest.raises(TerminalError, match="no examples for train"):
+        run(validation_days=days)
+
+
+def test_no_validation_days_make_an_empty_split(run):
+    examples = run(validation_days=0)
+    assert split(examples, "validation").num_rows == 0
+    assert split(examples, "validation").column_names == split(examples, "train").column_names
+
+
+def test_data_that_did_not_pass_are_not_transformed(run, tmp_path):
+    failed = Verdict("validate", str(INTERVAL), (Check("ids are unique", False),))
+    with pytest.raises(TerminalError, match=r"did not pass validation.*ids are unique"):
+        run(verdict=failed)
+    assert not list((tmp_path / "examples").iterdir())
