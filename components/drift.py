@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
@@ -103,59 +104,59 @@ def sampling_noise(bins: int, reference_rows: int, interval_rows: int) -> float:
 
 def _number(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Drift:
     old, new = reference[~np.isnan(reference)].astype(np.float64), interval[~np.isnan(interval)].astype(np.float64)
-    missing = (1 - len(old) / len(reference), 1 - len(new) / len(interval))
     edges = np.unique(np.quantile(old, np.linspace(0, 1, BINS + 1)[1:-1])) if len(old) else np.empty(0)
-    shares = [
-        np.append(np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1), gone) / rows
-        for values, gone, rows in (
-            (old, len(reference) - len(old), len(reference)),
-            (new, len(interval) - len(new), len(interval)),
-        )
-    ]
+
+    def shares(values: np.ndarray, rows: int) -> np.ndarray:
+        counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+        return np.append(counts, rows - len(values)) / rows
+
     distances = {"KS": math.nan, "Wasserstein": math.nan}
     if len(old) and len(new):
         distances["KS"] = _ks(old, new)
         # Of a reference that never varies, any move is infinitely far.
-        moved = wasserstein_distance(old, new)
-        distances["Wasserstein"] = float(moved / old.std()) if old.std() > 0 else (math.inf if moved else 0.0)
-    return _drift(feature, (*_ranges(edges), MISSING), shares, (len(reference), len(interval)), distances, missing)
+        moved = float(wasserstein_distance(old, new))
+        distances["Wasserstein"] = moved / float(old.std()) if old.std() > 0 else (math.inf if moved else 0.0)
+    found = _Shares((*_ranges(edges), MISSING), shares(old, len(reference)), shares(new, len(interval)))
+    return _drift(feature, found, (len(reference), len(interval)), distances)
 
 
 def _category(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Drift:
     old, new = Counter(reference.tolist()), Counter(interval.tolist())
-    missing = (old.pop("", 0) / len(reference), new.pop("", 0) / len(interval))
-    # Frequencies first, then names: the same rows give the same bins.
-    known = sorted(old, key=lambda value: (-old[value], value))
+    # The most frequent first, then by name: the same rows give the same bins.
+    known = sorted((value for value in old if value), key=lambda value: (-old[value], value))
+    unseen = sorted((value for value in new if value and value not in old), key=lambda value: (-new[value], value))
     bins = known[:BINS]
-    unseen = sorted((value for value in new if value not in old), key=lambda value: (-new[value], value))
-    shares = []
-    for counts, gone, rows in ((old, missing[0], len(reference)), (new, missing[1], len(interval))):
-        of_bins = [counts[value] / rows for value in bins]
-        shares.append(np.array([*of_bins, max(0.0, 1 - gone - sum(of_bins)), gone]))
-    every = sorted({*old, *new, ""})
-    whole = [
-        np.array([counts[value] if value else gone * rows for value in every], dtype=np.float64)
-        for counts, gone, rows in ((old, missing[0], len(reference)), (new, missing[1], len(interval)))
-    ]
-    distances = {"Jensen-Shannon": float(jensenshannon(*whole, base=2))}
-    rows = (len(reference), len(interval))
+
+    def shares(counts: Counter[str], rows: int) -> np.ndarray:
+        of_bins = [counts[value] for value in bins]
+        return np.array([*of_bins, rows - sum(of_bins) - counts[""], counts[""]]) / rows
+
+    every = sorted({*old, *new})
+    whole = [np.array([counts[value] for value in every], dtype=np.float64) for counts in (old, new)]
+    distances = {"Jensen-Shannon": float(jensenshannon(whole[0], whole[1], base=2))}
+    found = _Shares((*bins, OTHERS, MISSING), shares(old, len(reference)), shares(new, len(interval)))
     share = sum(new[value] for value in unseen) / len(interval)
-    return _drift(feature, (*bins, OTHERS, MISSING), shares, rows, distances, missing, tuple(unseen), share)
+    return _drift(feature, found, (len(reference), len(interval)), distances, tuple(unseen), share)
+
+
+class _Shares(NamedTuple):
+    bins: tuple[str, ...]
+    reference: np.ndarray
+    interval: np.ndarray
 
 
 def _drift(
     feature: Feature,
-    bins: tuple[str, ...],
-    shares: list[np.ndarray],
+    found: _Shares,
     rows: tuple[int, int],
     distances: dict[str, float],
-    missing: tuple[float, float],
     new: tuple[str, ...] = (),
     new_share: float = 0.0,
 ) -> Drift:
-    used = int(np.count_nonzero(shares[0] + shares[1]))
-    noise = sampling_noise(used, *rows)
-    return Drift(feature, bins, *shares, psi(*shares), noise, distances, missing, new, new_share)
+    used = int(np.count_nonzero(found.reference + found.interval))
+    missing = (float(found.reference[-1]), float(found.interval[-1]))
+    moved = psi(found.reference, found.interval)
+    return Drift(feature, *found, moved, sampling_noise(used, *rows), distances, missing, new, new_share)
 
 
 def _ks(old: np.ndarray, new: np.ndarray) -> float:

@@ -67,10 +67,13 @@ def monitor(
     )
     raw = {name: reading.features(table, declared) for name, table in tables.items()}
     drifts = [measures.measure(f, raw[reference][f.name], raw[interval][f.name]) for f in declared.features]
-    labels = [reading.labels(tables[name], declared) for name in (reference, interval)]
+    labels = {name: reading.labels(table, declared) for name, table in tables.items()}
     checks = [_feature_check(found, psi_limit) for found in drifts]
     drifted = [check.name for check in checks if not check.passed]
-    overall = (_label_check(*labels, label_limit), _share_check(len(drifted), len(checks), share_limit))
+    overall = (
+        _label_check(labels[reference], labels[interval], label_limit),
+        _share_check(len(drifted), len(checks), share_limit),
+    )
     told = "; ".join(f"{check.name} {'holds' if check.passed else 'moved'}" for check in overall)
     reason = f"{len(drifted)} of {len(checks)} features drifted" + (
         f" ({measures.in_words(drifted)})" if drifted else ""
