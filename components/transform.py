@@ -59,8 +59,8 @@ def transform(
       report: The verdict on them.
       examples: Receives one Parquet file for each split. Custom properties: interval, history_start, rows_<split>,
         rows_left_out, digest.
-      transform: Names the pipeline's function `(table) -> DataFrame`: given a function from a table's name to its rows, it
-        makes a Spark data frame of the schema's columns and LABEL_KNOWN_AT, missing values null.
+      transform: Names the pipeline's function `(table) -> DataFrame`: given a function from a table's name to its
+        rows, it makes a Spark data frame of the schema's columns and LABEL_KNOWN_AT, missing values null.
       schema: Names the pipeline's `ExampleSchema`.
       validation_days: How many local days of the history, its last, are kept for validation.
 
