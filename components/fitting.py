@@ -214,16 +214,17 @@ class _Judge(keras.callbacks.Callback):
         super().__init__()
         self.progress, self.validation, self.patience, self.last = progress, validation, patience, last
         self.started = 0.0
-        self.predict: Predictor | None = None
 
     def done(self, epoch: int) -> bool:
         return epoch >= self.last or (
             self.validation is not None and epoch - self.progress.best_epoch >= self.patience > 0 and epoch > 0
         )
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.predict = Predictor(self.model)
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.started = time.monotonic()
-        self.predict = self.predict or Predictor(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs if logs is not None else {}
@@ -263,7 +264,7 @@ class _Keep(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not epoch:
             return
-        state = {f"variable_{i}": np.array(v) for i, v in enumerate(_variables(self.model))}
+        state: dict[str, Any] = {f"variable_{i}": np.array(v) for i, v in enumerate(_variables(self.model))}
         state |= {f"best_{i}": w for i, w in enumerate(self.progress.best_weights)}
         told = {"epochs": self.progress.epochs, "best_epoch": self.progress.best_epoch}
         with new_file(self.path) as temporary, temporary.open("wb") as file:

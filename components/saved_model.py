@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -109,13 +110,13 @@ class Predictor:
                 remedy="Evaluate it with the schema that it was trained with.",
             )
 
-    def __call__(self, features: dict[str, np.ndarray]) -> np.ndarray:
+    def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """The probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored."""
         rows = len(next(iter(features.values())))
         answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
         return np.concatenate(answers) if answers else np.zeros(0, np.float32)
 
-    def _answer(self, features: dict[str, np.ndarray], part: slice) -> np.ndarray:
+    def _answer(self, features: Mapping[str, np.ndarray], part: slice) -> np.ndarray:
         tensors = {
             name: tf.constant(features[name][part], tf.string if kind == "category" else tf.float32)
             for name, kind in self._kinds.items()
@@ -123,7 +124,7 @@ class Predictor:
         return self._signature(**tensors)[PREDICTION].numpy()
 
 
-def raw_tensors(columns: dict[str, np.ndarray], schema: ExampleSchema) -> dict[str, tf.Tensor]:
+def raw_tensors(columns: Mapping[str, np.ndarray], schema: ExampleSchema) -> dict[str, tf.Tensor]:
     """Raw feature columns as the tensors that `preprocess` takes."""
     return {
         feature.name: tf.constant(columns[feature.name], tf.string if feature.kind == "category" else tf.float32)
