@@ -19,7 +19,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
     """One small local Spark session for the whole run; tests that use it are marked slow."""
-    from components.spark import session
+    from components.data.spark import session
 
     remote = os.environ.pop("SPARK_REMOTE", None)
     with session("tests") as opened:

@@ -33,10 +33,11 @@ from sklearn.preprocessing import OneHotEncoder, QuantileTransformer
 from tfx.types import standard_artifacts
 
 from airtight.interval import Interval
-from components import examples as reading
-from components import saved_model, scores
 from components.artifacts import Dataset, ValidationReport
+from components.data import examples as reading
 from components.ingest import ingest
+from components.measures import scores
+from components.modelling import saved_model
 from components.train import train
 from components.transform import transform
 from components.validate import validate
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     told = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("components.fitting").setLevel(logging.INFO)
+    logging.getLogger("components.modelling.fitting").setLevel(logging.INFO)
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in told.months:

@@ -19,9 +19,9 @@ from tfx.types import standard_artifacts
 from airtight.interval import Interval
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport
-from components.dataset import DatasetReader
+from components.data.dataset import DatasetReader
+from components.data.spark import session
 from components.ingest import ingest
-from components.spark import session
 from components.transform import transform
 from pipelines.flight_delays import clock, lake
 from pipelines.flight_delays.transform import transform as make

@@ -17,11 +17,13 @@ from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.names import load
 from airtight.verdict import Check, Verdict
-from components import analysis, evaluation_report, saved_model
-from components import examples as reading
-from components.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, COUNT, LOG_LOSS
+from components.data import examples as reading
+from components.measures import analysis
+from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, COUNT, LOG_LOSS
+from components.measures.scores import expected_calibration_error
+from components.modelling import saved_model
+from components.reports import evaluation as evaluation_report
 from components.schema import ExampleSchema
-from components.scores import expected_calibration_error
 
 log = logging.getLogger(__name__)
 

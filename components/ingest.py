@@ -14,8 +14,8 @@ from airtight.home import Home
 from airtight.interval import Interval
 from airtight.names import load
 from components.artifacts import Dataset
-from components.dataset import DatasetReader, TableFiles
-from components.lake import Lake, Table, Version
+from components.data.dataset import DatasetReader, TableFiles
+from components.data.lake import Lake, Table, Version
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def ingest(
 
     Args:
       dataset: Receives `manifest.json`; properties interval, rows, digest, and rows_<table> as custom properties.
-      tables: Dotted name of the pipeline's tables, a sequence of `components.lake.Table`.
+      tables: Dotted name of the pipeline's tables, a sequence of `components.data.lake.Table`.
       zone: IANA name of the zone whose days are the lake's partitions.
       interval_start: First instant of the interval, ISO 8601 with offset.
       interval_end: First instant after it.

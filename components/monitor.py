@@ -14,11 +14,11 @@ from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.names import load
 from airtight.verdict import Check, Verdict
-from components import drift as measures
-from components import examples as reading
 from components.artifacts import DriftReport
-from components.drift import Drift
-from components.drift_report import page
+from components.data import examples as reading
+from components.measures import drift as measures
+from components.measures.drift import Drift
+from components.reports.drift import page
 from components.schema import ExampleSchema
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from airtight.files import digest_of_tree, new_folder, write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from components.artifacts import Dataset
-from components.examples import interval_of
-from components.model_server import ModelServer
+from components.data.examples import interval_of
+from components.modelling.model_server import ModelServer
 
 log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
 from airtight.home import Home
 from airtight.names import load
-from components import calibration, fitting, saved_model
-from components import examples as reading
-from components.quiet import quiet
+from components.data import examples as reading
+from components.measures.scores import log_loss, roc_auc
+from components.modelling import calibration, fitting, saved_model
+from components.modelling.quiet import quiet
 from components.schema import ExampleSchema
-from components.scores import log_loss, roc_auc
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from airtight.files import digest_of_tree, new_file
 from airtight.names import load
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport
-from components.dataset import DatasetReader
+from components.data.dataset import DatasetReader
+from components.data.spark import session
 from components.schema import LABEL_KNOWN_AT, ExampleSchema
-from components.spark import session
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

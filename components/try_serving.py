@@ -29,10 +29,10 @@ from airtight.home import ROOT
 from airtight.interval import Interval
 from airtight.names import load
 from airtight.verdict import Check, Verdict
-from components.examples import features as raw_features
-from components.examples import interval_of, read_table
-from components.model_server import OK, ModelServer
-from components.saved_model import Predictor, serving_folder
+from components.data.examples import features as raw_features
+from components.data.examples import interval_of, read_table
+from components.modelling.model_server import OK, ModelServer
+from components.modelling.saved_model import Predictor, serving_folder
 from components.schema import PREDICTION, ExampleSchema
 
 log = logging.getLogger(__name__)

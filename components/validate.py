@@ -11,10 +11,10 @@ from airtight.home import Home
 from airtight.interval import Interval
 from airtight.names import load
 from components.artifacts import Dataset, ValidationReport
-from components.dataset import DatasetReader
-from components.judging import in_words, judge
-from components.spark import session
-from components.validation_report import REPORT_HTML, ValidationSummary
+from components.data.dataset import DatasetReader
+from components.data.spark import session
+from components.measures.judging import in_words, judge
+from components.reports.validation import REPORT_HTML, ValidationSummary
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def validate(
       report: Receives `verdict.json`, `report.json` and `report.html`; properties interval and passed, and as custom
         properties how many expectations there were and how many warn.
       expectations: Dotted name of the pipeline's function (DatasetReader, SparkSession) -> subjects
-        (`components.judging.Subject`).
+        (`components.measures.judging.Subject`).
       pipeline: Name of the pipeline, under which the report of a failed run is kept.
 
     Raises:

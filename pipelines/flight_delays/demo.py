@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError
 from airtight.home import Home
 from airtight.interval import Interval
-from components.examples import read_table
-from components.lake import Lake
-from components.model_server import OK, ModelServer
+from components.data.examples import read_table
+from components.data.lake import Lake
+from components.modelling.model_server import OK, ModelServer
 from components.schema import PREDICTION
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import LATE_MINUTES, SCHEMA

@@ -15,8 +15,8 @@ from great_expectations.expectations.expectation import Expectation
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from components.dataset import DatasetReader, Part
-from components.judging import Subject
+from components.data.dataset import DatasetReader, Part
+from components.measures.judging import Subject
 from pipelines.flight_delays import clock
 
 ORIGINS = ["EWR", "JFK", "LGA"]

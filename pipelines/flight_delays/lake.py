@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from components.lake import Lake, Table, Version
+from components.data.lake import Lake, Table, Version
 from pipelines.flight_delays import clock
 
 _LOG = logging.getLogger(__name__)

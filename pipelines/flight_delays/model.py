@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from components.examples import Columns
+from components.data.examples import Columns
 from components.schema import ExampleSchema
 
 CATEGORIES, NUMBERS = "categories", "numbers"

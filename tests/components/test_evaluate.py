@@ -13,9 +13,11 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.verdict import Verdict
-from components import analysis, evaluate, saved_model
-from components.analysis import AUC, CANDIDATE, CHAMPION, COUNT, LOG_LOSS, MEAN_LABEL, PR_AUC
-from components.examples import labels, read_table
+from components import evaluate
+from components.data.examples import labels, read_table
+from components.measures import analysis
+from components.measures.analysis import AUC, CANDIDATE, CHAMPION, COUNT, LOG_LOSS, MEAN_LABEL, PR_AUC
+from components.modelling import saved_model
 from components.schema import PREDICTION
 from tests.components import toy
 

@@ -9,7 +9,7 @@ import pytest
 from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
-from components import examples as reading
+from components.data import examples as reading
 from tests.components import toy
 
 

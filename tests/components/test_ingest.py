@@ -15,9 +15,9 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from components.artifacts import Dataset
-from components.dataset import MANIFEST, DatasetReader
+from components.data.dataset import MANIFEST, DatasetReader
+from components.data.lake import Lake, Table
 from components.ingest import ingest
-from components.lake import Lake, Table
 
 ZONE = "America/New_York"
 TABLES = (

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError
-from components.lake import Lake, Table
+from components.data.lake import Lake, Table
 
 DAY = date(2020, 5, 1)
 EVENTS = Table(

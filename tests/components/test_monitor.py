@@ -14,8 +14,8 @@ from scipy.stats import ks_2samp
 
 from airtight.errors import TerminalError
 from airtight.verdict import Verdict
-from components import drift
 from components.artifacts import DriftReport
+from components.measures import drift
 from components.monitor import REPORT, monitor
 from components.schema import ExampleSchema, Feature
 from tests.components import toy

@@ -14,7 +14,7 @@ from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
 from components import push as module
 from components.artifacts import Dataset
-from components.model_server import ModelServer
+from components.modelling.model_server import ModelServer
 from tests.serving import models
 
 INTERVAL = ("2013-06-01T00:00:00-04:00", "2013-07-01T00:00:00-04:00")

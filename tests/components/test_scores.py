@@ -9,7 +9,8 @@ import pytest
 from sklearn import metrics
 
 from airtight.errors import TerminalError
-from components import calibration, scores
+from components.measures import scores
+from components.modelling import calibration
 
 
 @pytest.fixture

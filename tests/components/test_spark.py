@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from components.spark import session
+from components.data.spark import session
 
 
 @pytest.mark.slow

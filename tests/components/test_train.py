@@ -16,11 +16,11 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
-from components import fitting, saved_model
 from components import train as training
-from components.examples import features, labels, read_table
+from components.data.examples import features, labels, read_table
+from components.measures.scores import roc_auc
+from components.modelling import fitting, saved_model
 from components.schema import PREDICTION
-from components.scores import roc_auc
 from tests.components import toy
 
 pytestmark = pytest.mark.slow

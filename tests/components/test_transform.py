@@ -22,8 +22,8 @@ from airtight.files import digest_of_tree
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from components.artifacts import Dataset, ValidationReport
-from components.dataset import DatasetReader, TableFiles
-from components.lake import Lake
+from components.data.dataset import DatasetReader, TableFiles
+from components.data.lake import Lake
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
 from components.transform import FILE, transform
 

@@ -15,11 +15,11 @@ from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport
-from components.dataset import DatasetReader
-from components.judging import Finding, Subject, judge
-from components.lake import Lake, Table
+from components.data.dataset import DatasetReader
+from components.data.lake import Lake, Table
+from components.measures.judging import Finding, Subject, judge
+from components.reports.validation import ValidationSummary
 from components.validate import reports_folder, validate
-from components.validation_report import ValidationSummary
 
 TABLE = Table(
     "things",

@@ -12,8 +12,8 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from components.lake import Lake
-from components.model_server import ModelServer, VersionState
+from components.data.lake import Lake
+from components.modelling.model_server import ModelServer, VersionState
 from pipelines.flight_delays import demo
 from pipelines.flight_delays.features import SCHEMA
 from pipelines.flight_delays.lake import AIRLINES, AIRPORTS

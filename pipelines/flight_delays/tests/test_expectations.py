@@ -12,9 +12,9 @@ import pytest
 
 from airtight.interval import Interval
 from components import ingest
-from components.dataset import DatasetReader
-from components.judging import Finding, judge
-from components.lake import Lake
+from components.data.dataset import DatasetReader
+from components.data.lake import Lake
+from components.measures.judging import Finding, judge
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.expectations import subjects
 from pipelines.flight_delays.lake import TABLES

@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from airtight.errors import TerminalError
-from components.lake import Lake
+from components.data.lake import Lake
 from pipelines.flight_delays import clock
 from pipelines.flight_delays import lake as flight_lake_module
 from pipelines.flight_delays.lake import FLIGHTS, TABLES, WEATHER

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.saved_model import Served, raw_tensors
+from components.modelling.saved_model import Served, raw_tensors
 from pipelines.flight_delays import model
 from pipelines.flight_delays.features import SCHEMA
 

@@ -12,8 +12,8 @@ import jinja2
 
 from airtight.files import write_text
 from airtight.verdict import Verdict
-from components.dataset import DatasetReader
-from components.judging import Finding, in_words
+from components.data.dataset import DatasetReader
+from components.measures.judging import Finding, in_words
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"

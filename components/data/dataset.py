@@ -26,7 +26,7 @@ import pyarrow.dataset
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.interval import Interval
-from components.lake import SPARK_TYPES, File
+from components.data.lake import SPARK_TYPES, File
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -44,7 +44,7 @@ class TableFiles:
     Args:
       name: Name of the table.
       version: Version of the table in the lake.
-      known_at: When that version became known, or None (see `components.lake.Version`).
+      known_at: When that version became known, or None (see `components.data.lake.Version`).
       time: Column of the instant by which rows belong to a part; None for a static table.
       key: Columns that are unique together.
       columns: Name and Arrow type of each declared column, in order.

@@ -18,8 +18,8 @@ from tensorflow_model_analysis.extractors import slice_key_extractor
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.utils import update_eval_config_with_defaults
 
-from components import analysis_log_loss
-from components.quiet import quiet
+from components.measures import analysis_log_loss
+from components.modelling.quiet import quiet
 
 CANDIDATE, CHAMPION = tfma.CANDIDATE_KEY, tfma.BASELINE_KEY
 WEIGHT = "weight"

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from airtight.files import new_file
-from components.scores import log_loss, roc_auc
+from components.measures.scores import log_loss, roc_auc
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from airtight.files import write_text
 from airtight.verdict import Check, Verdict
-from components.analysis import (
+from components.measures.analysis import (
     AUC,
     CALIBRATION,
     CANDIDATE,
@@ -27,7 +27,7 @@ from components.analysis import (
     Analysis,
     Slice,
 )
-from components.scores import calibration_bins
+from components.measures.scores import calibration_bins
 
 _NAMES = {CANDIDATE: "candidate", CHAMPION: "champion"}
 _COLOURS = {CANDIDATE: "#1f5fa8", CHAMPION: "#c8781e"}

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from airtight.verdict import Check, Verdict
-from components.drift import Drift, in_words
+from components.measures.drift import Drift, in_words
 
 _STYLE = """
 :root { --old: #9aa5b1; --new: #2563eb; --warn: #b45309; --line: #e5e7eb; --ink: #1f2937; --dim: #6b7280; }

@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from components.scores import log_loss
+from components.measures.scores import log_loss
 
 Sums = tuple[float, float]
 """Sum of the losses of all rows, in nats, and their number."""

@@ -1,0 +1,1 @@
+"""How the steps read data: the lake, a run's dataset, Spark, examples."""

@@ -1,0 +1,1 @@
+"""What the gates measure: expectations, metrics, drift."""

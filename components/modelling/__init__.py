@@ -1,0 +1,1 @@
+"""What training and serving a model takes."""
