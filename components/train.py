@@ -188,6 +188,8 @@ class _Training:
         self, fitted: _Part, validation: _Part | None, phase: str, stop_after: int | None = None
     ) -> tuple[keras.Model, keras.Model, fitting.Progress]:
         """Fits anew; answers preprocess and network with the kept weights, both outside the strategy."""
+        # Names that Keras counts up in a process decide the order of sums: count anew, so that no earlier fit matters.
+        keras.utils.clear_session()
         keras.utils.set_random_seed(self.settings.seed)
         preprocess, build = self.make_model(self.schema, fitted.columns)
         rows = fitting.Rows(self._inputs(preprocess, fitted), fitted.labels)

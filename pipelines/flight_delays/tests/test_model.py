@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
+from tfx.types import standard_artifacts
 
 from components.modelling.saved_model import Served, raw_tensors
+from components.train import RECORD, train
 from pipelines.flight_delays import model
 from pipelines.flight_delays.features import SCHEMA
+from tests.components import toy
 
 pytestmark = pytest.mark.slow
 
@@ -139,3 +144,29 @@ def test_it_learns_a_threshold_and_an_interaction():
     network.fit(inputs, late.astype(np.float32)[:, None], epochs=40, batch_size=32, verbose=0)
     said = network(inputs).numpy().mean(axis=1) > 0
     assert (said == late).mean() > 0.95
+
+
+def test_what_was_trained_before_in_the_process_does_not_matter(tmp_path):
+    # Keras counts names up in a process; when they reach another digit, sums come in another order.
+    rows = {
+        name: pa.array(values.tolist(), pa.string() if values.dtype == object else pa.float32())
+        for name, values in columns().items()
+    }
+    rng = np.random.default_rng(0)
+    rows[SCHEMA.label] = pa.array(rng.integers(0, 2, ROWS))
+    rows[SCHEMA.time] = pa.array([datetime.datetime(2013, 1, 1, tzinfo=datetime.UTC)] * ROWS)
+    examples = toy.examples(tmp_path / "examples", train=pa.table(rows), validation=pa.table(rows))
+    losses = []
+    for attempt in range(3):
+        run = toy.artifact(standard_artifacts.ModelRun, tmp_path / f"run{attempt}")
+        train.test_call(
+            examples=examples,
+            model=toy.artifact(standard_artifacts.Model, tmp_path / f"model{attempt}"),
+            model_run=run,
+            schema="pipelines.flight_delays.features:SCHEMA",
+            model_fn="pipelines.flight_delays.model:build",
+            epochs=2,
+            batch_size=64,
+        )
+        losses.append(json.loads((tmp_path / f"run{attempt}" / RECORD).read_text())["validation"]["log_loss"])
+    assert losses == [losses[0]] * 3
