@@ -121,7 +121,7 @@ def make_examples(name: str, folder: Path) -> Path:
     ends = {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
     ingest.test_call(dataset=dataset, tables=f"{HERE}.lake:TABLES", zone=clock.ZONE, **ends)
     validate.test_call(
-        dataset=dataset, report=report, expectations=f"{HERE}.expectations:EXPECTATIONS", pipeline="flight_delays"
+        dataset=dataset, report=report, expectations=f"{HERE}.expectations:subjects", pipeline="flight_delays"
     )
     transform.test_call(
         dataset=dataset,

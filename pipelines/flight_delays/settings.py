@@ -27,7 +27,14 @@ LAKE_VERSION = Parameter(
     "Which state of the lake is read: as it is now with corrections, or as it was known then, at the interval's end.",
     choices=("now", "then"),
 )
-EPOCHS = Parameter("epochs", "int", 20, "Passes over the training data, at most.", minimum=1, maximum=200)
+EPOCHS = Parameter(
+    "epochs",
+    "int",
+    8,
+    "Passes over the training data, at most; the learning rate falls over all of them.",
+    minimum=1,
+    maximum=200,
+)
 SEED = Parameter("seed", "int", 0, "Seed of every random choice of the training.", minimum=0, maximum=2**31 - 1)
 STRATEGY = Parameter(
     "strategy",
