@@ -69,7 +69,7 @@ lint: install ## Check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PY) -m mypy
-	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
+	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports --no-logo
 
 .PHONY: bench
 bench: install ## Measure one month, from trigger to served, node by node

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import importlib.metadata
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
@@ -79,10 +80,9 @@ class Supervisor:
             return False
 
     def programs(self) -> list[Program]:
-        """Every program and its state; empty when no supervisord runs."""
-        if not self.running():
-            return []
-        with self._rpc() as rpc:
+        """Every program and its state; empty when no supervisord runs, or it is about to end."""
+        told: list[dict[str, Any]] = []
+        with self._rpc_while_it_lasts() as rpc:
             told = rpc.supervisor.getAllProcessInfo()
         return sorted(
             (
@@ -109,6 +109,8 @@ class Supervisor:
         self._check_socket()
         prepare(self.home)
         with self._alone():
+            if self.running() and not self.programs():
+                self._await_end()
             if not self.running():
                 processes.end_all(self.home)
                 _check_ports(settings, names)
@@ -130,14 +132,14 @@ class Supervisor:
         Returns:
           How many processes were ended.
         """
-        before = processes.alive(self.home)
-        if self.running():
-            with self._rpc() as rpc:
+        if not self.home.run.is_dir():
+            return 0
+        with self._alone():
+            before = processes.alive(self.home)
+            with self._rpc_while_it_lasts() as rpc:
                 rpc.supervisor.shutdown()
-            deadline = time.monotonic() + STOP_S
-            while self.running() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        return max(len(before), processes.end_all(self.home))
+            self._await_end()
+            return max(len(before), processes.end_all(self.home))
 
     def log_tail(self, name: str, lines: int = 20) -> str:
         """The last lines of a program's log."""
@@ -154,8 +156,25 @@ class Supervisor:
             yield proxy
 
     @contextlib.contextmanager
+    def _rpc_while_it_lasts(self) -> Iterator[Any]:
+        """As `_rpc`, but a supervisord that is away or ends ends the block, and is no fault."""
+        try:
+            with self._rpc() as rpc:
+                yield rpc
+        except (FileNotFoundError, ConnectionError, http.client.HTTPException):
+            return
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.SHUTDOWN_STATE:
+                raise
+
+    def _await_end(self) -> None:
+        deadline = time.monotonic() + STOP_S
+        while self.running() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Two starts at once would start two supervisors; the second waits for the first."""
+        """One start or stop after the other: two starts would start two supervisors, a stop would end half a start."""
         with (self.home.run / "start.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

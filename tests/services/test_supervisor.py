@@ -9,6 +9,8 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -81,7 +83,8 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
     until(lambda: answers(settings.model_rest_port))
 
     assert main(["status"]) == 1, "Airflow does not run"
-    assert main(["down"]) == 0
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda _: main(["down"]), range(3))) == [0, 0, 0], "three may stop it at once"
     assert processes.alive(home) == []
     assert [port for port in listening if answers(port)] == []
     assert main(["down"]) == 0
@@ -100,11 +103,22 @@ def test_what_a_killed_supervisor_left_is_ended(home: Home) -> None:
     assert not answers(settings.spark_port)
 
 
+@pytest.mark.slow
+def test_a_start_waits_for_the_stop_before_it(home: Home) -> None:
+    up(home, ("spark",))
+    with ThreadPoolExecutor() as pool:
+        stopping = pool.submit(Supervisor(home).stop)
+        until(lambda: Supervisor(home).programs() == [])
+        up(home, ("spark",))
+        assert stopping.result() >= 1
+    assert set(pids(home)) == {"spark"}
+
+
 def test_a_port_of_a_stranger_is_told_before_anything_starts(home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
         with pytest.raises(TerminalError, match=f"Port {port} .* is taken") as told:
-            Supervisor(home).start(Settings(model_rest_port=port), NAMES)
+            Supervisor(home).start(replace(Settings.from_environment(), model_rest_port=port), NAMES)
         assert "AIRTIGHT_MODEL_REST_PORT" in told.value.remedy
     assert processes.alive(home) == []
 
