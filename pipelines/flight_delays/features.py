@@ -103,7 +103,7 @@ def _same(by: tuple[str, ...]) -> str:
 _ALL: tuple[Measure, ...] = ("count", "late_share", "mean_delay")
 
 WINDOWS = (
-    # Three lengths tell whether it grows worse; where fewer events come, one length tells as much (docs/features.md).
+    # Three lengths where most is known, so that one sees whether it grows worse; elsewhere one (docs/features.md).
     Window(DEPARTURES, ("origin",), 1, ("late_share", "mean_delay")),
     Window(DEPARTURES, ("origin",), 2, _ALL),
     Window(DEPARTURES, ("origin",), 3, ("late_share", "mean_delay")),
