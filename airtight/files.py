@@ -93,14 +93,31 @@ def full_disk_in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
-        raise TransientError(
-            f"There is no room left to write {path}.",
-            expected="free space on that disk",
-            received=error.strerror or "no space left",
-            remedy="Free some space and retry the task; nothing half-written was left behind.",
-        ) from error
+        raise full_disk(f"to write {path}", error) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an exception says that a disk is full, in whichever library it was raised."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "database or disk is full"))
+
+
+def full_disk(what: str, error: BaseException) -> TransientError:
+    """The fault of a full disk in words.
+
+    Args:
+      what: What could not be done, such as "to write model/1".
+      error: What was raised.
+    """
+    return TransientError(
+        f"There is no room left {what}.",
+        expected="free space on that disk",
+        received=getattr(error, "strerror", None) or str(error).splitlines()[0],
+        remedy="Free some space and retry the task; nothing half-written was left behind.",
+    )
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 
 import grpc
 from google.protobuf import json_format
@@ -12,6 +13,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.proto.orchestration import execution_result_pb2
 
 from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.files import full_disk, is_full_disk
 
 _WILL_NOT_HEAL = (TypeError, AttributeError, NameError, ImportError, SyntaxError, NotImplementedError)
 _WILL_NOT_HEAL_CODES = {
@@ -33,7 +35,11 @@ def in_words(error: BaseException, step: str) -> AirtightError:
       error: What was raised.
       step: The node.
     """
-    known = _first_of_ours(error)
+    known = next((cause for cause in _chain(error) if isinstance(cause, AirtightError)), None)
+    # Spark, TensorFlow and SQLite say it each in their own exception.
+    full = next((cause for cause in _chain(error) if is_full_disk(cause)), None)
+    if known is None and full is not None:
+        known = full_disk(f"for {step}", full)
     if known:
         known.step = known.step or step
         return known
@@ -77,10 +83,8 @@ def swallowed(execution: metadata_store_pb2.Execution, step: str) -> AirtightErr
     )
 
 
-def _first_of_ours(error: BaseException | None) -> AirtightError | None:
-    """TFX wraps what components and resolvers raise; the cause says more than the wrapping."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and its causes: TFX wraps what components and resolvers raise, and the cause says more."""
     while error is not None:
-        if isinstance(error, AirtightError):
-            return error
+        yield error
         error = error.__cause__
-    return None
