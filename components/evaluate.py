@@ -21,7 +21,7 @@ from components.data import examples as reading
 from components.measures import analysis
 from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, COUNT, LOG_LOSS
 from components.measures.scores import expected_calibration_error
-from components.modelling import saved_model
+from components.modelling import judged, saved_model
 from components.reports import evaluation as evaluation_report
 from components.schema import ExampleSchema
 
@@ -210,8 +210,7 @@ def _bless(
     blessing.set_int_custom_property(
         constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
     )
-    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
-    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    judged.write(blessing, model)
     for champion in champions[:1]:
         blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, champion.uri)
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, champion.id)

@@ -22,6 +22,7 @@ from airtight.home import Home
 from airtight.interval import Interval
 from components.artifacts import Dataset
 from components.data.examples import interval_of
+from components.modelling import judged
 from components.modelling.model_server import ModelServer
 
 log = logging.getLogger(__name__)
@@ -69,12 +70,12 @@ def push(
 
     Raises:
       TransientError: The server cannot be reached or is not done in time, or another push took the version.
-      TerminalError: The server cannot load the model.
+      TerminalError: The server cannot load the model, or a blessing is of another model.
     """
     ends = interval_of(dataset)
     record: dict[str, Any] = {
         "pushed": 0,
-        "reason": _refusal(blessing, infra_blessing),
+        "reason": _refusal(model, blessing, infra_blessing),
         "version": 0,
         "interval_start": ends[0],
         "interval_end": ends[1],
@@ -129,9 +130,10 @@ def deliver(
         _publish(source, digest, base_path / str(version))
     try:
         said = "" if server is None else await_served(server, base_path, version, timeout_s)
-    except AirtightError as error:
-        # One that was there before stays through an outage of the server, but not when it does not load.
-        if is_new or not error.transient:
+    except BaseException as error:
+        # Also when the task is stopped: what no PushedModel tells of must not be served. A version that was there
+        # before stays through that and through an outage of the server, but not when it does not load.
+        if is_new or (isinstance(error, AirtightError) and not error.transient):
             _take_back(base_path / str(version))
             log.warning("Version %d was taken back", version)
         raise
@@ -168,7 +170,9 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
                 remedy="Look at the training step; the version served before stays.",
             )
         if later:
-            return f", and registered only: version {max(later)} is of a later interval and stays the served one"
+            same = max(later) // ATTEMPTS == version // ATTEMPTS
+            is_of = "a later attempt of the same interval" if same else "of a later interval"
+            return f", and registered only: version {max(later)} is {is_of} and stays the served one"
         if time.monotonic() > deadline:
             raise TransientError(
                 f"The model server did not serve version {version} of {model} in time.",
@@ -179,8 +183,9 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
         time.sleep(POLL_S)
 
 
-def _refusal(blessing: Any, infra_blessing: Any) -> str:
+def _refusal(model: Any, blessing: Any, infra_blessing: Any) -> str:
     for judge, artifact in (("evaluate", blessing), ("try_serving", infra_blessing)):
+        judged.check(judge, artifact, model)
         if artifact.get_int_custom_property("blessed") != 1:
             return f"Not pushed: {judge} did not bless the model."
     return ""
@@ -189,9 +194,9 @@ def _refusal(blessing: Any, infra_blessing: Any) -> str:
 def _version_for(digest: str, base_path: Path, day: int) -> tuple[int, bool]:
     """The version of this content for this day, and whether it is still to be copied."""
     attempts = sorted(number for number in _versions(base_path) if number // ATTEMPTS == day)
-    for number in attempts:
-        if digest_of_tree(base_path / str(number)) == digest:
-            return number, False
+    # The last attempt alone: an earlier one of this content would not be the one that is served.
+    if attempts and digest_of_tree(base_path / str(attempts[-1])) == digest:
+        return attempts[-1], False
     version = attempts[-1] + 1 if attempts else day * ATTEMPTS + 1
     if version // ATTEMPTS != day:
         raise TerminalError(

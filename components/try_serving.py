@@ -31,6 +31,7 @@ from airtight.names import load
 from airtight.verdict import Check, Verdict
 from components.data.examples import features as raw_features
 from components.data.examples import interval_of, read_table
+from components.modelling import judged
 from components.modelling.model_server import OK, ModelServer
 from components.modelling.saved_model import Predictor, serving_folder
 from components.schema import PREDICTION, ExampleSchema
@@ -64,7 +65,8 @@ def try_serving(
     Args:
       examples: The rows.
       model: The candidate.
-      infra_blessing: Custom property `blessed` (1 or 0) and TFX's marker file, with the verdict in words.
+      infra_blessing: Custom property `blessed` (1 or 0) and TFX's marker file, with the verdict in words, and which
+        model was tried.
       schema: Dotted name of the ExampleSchema.
       blessing: What evaluate decided; a model that it did not bless is not tried.
       requests: How many rows are sent, one by one, each way.
@@ -73,8 +75,11 @@ def try_serving(
 
     Raises:
       TransientError: The server does not start.
+      TerminalError: The blessing is of another model.
     """
     ends = interval_of(examples)
+    if blessing is not None:
+        judged.check("evaluate", blessing, model)
     if blessing is not None and blessing.get_int_custom_property("blessed") != 1:
         checks = [Check("blessed by evaluate", False, note="Not tried: evaluate did not bless the model.")]
     else:
@@ -84,6 +89,7 @@ def try_serving(
         rows = raw_features(table.take(chosen), wanted)
         checks = trial(serving_folder(model.uri), wanted, rows, p99_limit_ms, start_timeout_s)
     verdict = Verdict("try_serving", str(Interval.of(*ends)), tuple(checks))
+    judged.write(infra_blessing, model)
     _record(infra_blessing, verdict, ends)
 
 

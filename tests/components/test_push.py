@@ -14,7 +14,8 @@ from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
 from components import push as module
 from components.artifacts import Dataset
-from components.modelling.model_server import ModelServer
+from components.modelling import judged
+from components.modelling.model_server import ModelServer, VersionState
 from tests.serving import models
 
 INTERVAL = ("2013-06-01T00:00:00-04:00", "2013-07-01T00:00:00-04:00")
@@ -46,14 +47,15 @@ class Pusher:
         self.root = folder / "models"
         self.base = self.root / "toy"
 
-    def __call__(self, model, interval=INTERVAL, blessed=(1, 1), **settings):
+    def __call__(self, model, interval=INTERVAL, blessed=(1, 1), judged_models=(None, None), **settings):
         self.runs += 1
         here = self.folder / f"run{self.runs}"
         dataset = artifact(Dataset, here / "dataset")
         dataset.interval_start, dataset.interval_end = interval
         blessing = artifact(standard_artifacts.ModelBlessing, here / "blessing")
         infra = artifact(standard_artifacts.InfraBlessing, here / "infra")
-        for judge, value in zip((blessing, infra), blessed, strict=True):
+        for judge, value, other in zip((blessing, infra), blessed, judged_models, strict=True):
+            judged.write(judge, other or model)
             if value is not None:
                 judge.set_int_custom_property("blessed", value)
         pushed = artifact(standard_artifacts.PushedModel, here / "pushed")
@@ -107,9 +109,74 @@ def test_the_same_content_is_pushed_once_and_other_content_is_the_next_attempt(p
     assert "nothing was copied" in again.get_string_custom_property("reason")
     assert (pusher.base / str(JUNE_1) / "saved_model.pb").stat().st_mtime_ns == before.st_mtime_ns
     assert pusher(model_of(tmp_path / "c", "two")).get_int_custom_property("version") == JUNE_1 + 1
-    assert pusher(first).get_int_custom_property("version") == JUNE_1
     assert pusher(first, JULY).get_int_custom_property("version") == 2013080101
     assert pusher.versions == [str(JUNE_1), str(JUNE_1 + 1), "2013080101"]
+
+
+def test_content_that_another_attempt_replaced_is_a_new_attempt(pusher, tmp_path):
+    first = model_of(tmp_path / "a", "one")
+    for model in (first, model_of(tmp_path / "b", "two")):
+        pusher(model)
+    assert pusher(first).get_int_custom_property("version") == JUNE_1 + 2
+
+
+class Serves:
+    """A server that has these versions, and says `at_ask` when it is asked a second time."""
+
+    url = "http://models"
+
+    def __init__(self, *numbers: int, at_ask: BaseException | None = None) -> None:
+        self.numbers, self.at_ask, self.asked = numbers, at_ask, 0
+
+    def versions(self, model: str) -> dict[int, VersionState]:
+        self.asked += 1
+        if self.at_ask is not None and self.asked > 1:
+            raise self.at_ask
+        return {number: VersionState("AVAILABLE", "") for number in self.numbers}
+
+
+def test_a_version_that_is_registered_only_names_the_reason(tmp_path):
+    for number, reason in ((JUNE_1 + 1, "a later attempt of the same interval"), (2013080101, "of a later interval")):
+        assert reason in module.await_served(Serves(number), tmp_path / "toy", JUNE_1, 0.0)
+
+
+def test_a_push_that_is_stopped_takes_its_version_back_and_leaves_one_of_before(pusher, tmp_path):
+    model = model_of(tmp_path / "model")
+    source = Path(model.uri) / "Format-Serving"
+    digest = digest_of_tree(source)
+
+    def deliver():
+        server = Serves(at_ask=KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            module.deliver(source, digest, pusher.base, JUNE_1 // 100, server=server, timeout_s=1.0)
+
+    deliver()
+    assert pusher.versions == []
+    pusher(model)
+    deliver()
+    assert pusher.versions == [str(JUNE_1)]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_blessing_of_another_model_pushes_nothing(pusher, tmp_path, place):
+    model, other = model_of(tmp_path / "second", "two"), model_of(tmp_path / "first", "one")
+    judged_models = [None, None]
+    judged_models[place] = other
+    with pytest.raises(TerminalError, match="judged another model") as refused:
+        pusher(model, judged_models=judged_models)
+    assert ("evaluate", "try_serving")[place] in refused.value.remedy
+    assert pusher.versions == []
+    # A judgement of the same content under another artifact, such as the cache finds, is one of this model.
+    judged_models[place] = model_of(tmp_path / "again", "two")
+    assert pusher(model, judged_models=judged_models).get_int_custom_property("pushed") == 1
+
+
+def test_a_blessing_of_tfx_names_the_model_by_its_uri_alone(tmp_path):
+    model, blessing = model_of(tmp_path / "model"), standard_artifacts.ModelBlessing()
+    with pytest.raises(TerminalError, match="names no model"):
+        judged.check("evaluate", blessing, model)
+    blessing.set_string_custom_property(judged.URI, model.uri)
+    judged.check("evaluate", blessing, model)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
-from airtight.errors import TransientError
+from airtight.errors import TerminalError, TransientError
 from airtight.verdict import Verdict
 from components import try_serving as module
+from components.modelling import judged
 from components.schema import ExampleSchema, Feature
 from tests.serving import models
 
@@ -81,7 +82,7 @@ def examples(folder: Path, count: int) -> standard_artifacts.Examples:
     return artifact
 
 
-def run(folder: Path, model: Path, count: int, blessed: int | None = 1, **settings):
+def run(folder: Path, model: Path, count: int, blessed: int | None = 1, of: Path | None = None, **settings):
     artifacts = {}
     for name, kind in (("model", "Model"), ("infra_blessing", "InfraBlessing"), ("blessing", "ModelBlessing")):
         artifacts[name] = getattr(standard_artifacts, kind)()
@@ -91,6 +92,9 @@ def run(folder: Path, model: Path, count: int, blessed: int | None = 1, **settin
         artifacts["blessing"] = None
     else:
         artifacts["blessing"].set_int_custom_property("blessed", blessed)
+        other = standard_artifacts.Model()
+        other.uri = str(of or model)
+        judged.write(artifacts["blessing"], other)
     module.try_serving.EXECUTOR_SPEC.executor_class._FUNCTION(
         examples=examples(folder / "examples", count),
         schema="toy:SCHEMA",
@@ -152,10 +156,19 @@ def test_what_evaluate_did_not_bless_is_not_tried(tmp_path, candidate, monkeypat
     assert "Not tried" in verdict.checks[0].note
 
 
+def test_a_blessing_of_another_model_is_refused(tmp_path, candidate, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    (tmp_path / "other" / "Format-Serving").mkdir(parents=True)
+    with pytest.raises(TerminalError, match="evaluate judged another model"):
+        run(tmp_path, candidate, 5, of=tmp_path / "other")
+
+
 def test_an_empty_split_is_not_blessed_in_words(tmp_path, candidate):
     blessing, verdict = run(tmp_path, candidate, 0)
     assert blessing.get_int_custom_property("blessed") == 0
     assert "no rows" in verdict.checks[0].note
+    assert blessing.get_string_custom_property(judged.URI) == str(candidate)  # push compares it with its model.
+    assert blessing.get_string_custom_property(judged.DIGEST)
 
 
 def test_answers_that_differ_fail_the_comparison():
