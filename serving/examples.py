@@ -103,6 +103,8 @@ def _classification(named: dict[str, np.ndarray], count: int) -> classification_
     for name, output in ((CLASSES, classes), (SCORES, scores)):
         if output is not None and (output.ndim != 2 or len(output) != count):  # noqa: PLR2004 - [batch, classes]
             raise invalid(f"Expected {name} output to be of shape [{count}, classes]. Was: {list(output.shape)}")
+    if classes is not None and classes.dtype != object:
+        raise invalid(f"Expected classes Tensor of DT_STRING. Was: {classes.dtype}")
     if classes is not None and scores is not None and classes.shape != scores.shape:
         raise invalid(f"Tensors class and score should match in shape: {list(classes.shape)}, {list(scores.shape)}")
     shape = next(output.shape for output in (classes, scores) if output is not None)

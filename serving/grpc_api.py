@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -43,12 +44,17 @@ def _answered(method: Handler) -> Handler:
 
     @functools.wraps(method)
     async def handle(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        started, status = time.perf_counter(), "OK"
+        started, status = time.perf_counter(), Code.UNKNOWN.name
         try:
-            return await method(self, request, context)
+            answer = await method(self, request, context)
+            status = Code.OK.name
+            return answer
         except ServingError as error:
             status = error.code.name
             await _abort(context, error)
+        except asyncio.CancelledError:  # The client went away, or its deadline has passed.
+            status = Code.CANCELLED.name
+            raise
         finally:
             if method.__name__ in _INFERENCE:
                 name = _model_name(request)
@@ -76,9 +82,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs one signature on the request's tensors."""
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        version = resolve(self.registry, request.model_spec)
+        version = self.registry.resolve(*_chosen(request))
         runner, size = self._runner, request.ByteSize()
         with version as loaded:
             signature = loaded.signature(request.model_spec.signature_name)
@@ -93,7 +97,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: classification_pb2.ClassificationRequest, context: grpc.aio.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
         """Runs a signature of the method classify on tf.Examples."""
-        told, spec = await self._on_examples(request.model_spec, request.input, "classify")
+        told, spec = await self._on_examples(request, request.input, "classify")
         return classification_pb2.ClassificationResponse(result=told, model_spec=spec)
 
     @_answered
@@ -101,7 +105,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: regression_pb2.RegressionRequest, context: grpc.aio.ServicerContext
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature of the method regress on tf.Examples."""
-        told, spec = await self._on_examples(request.model_spec, request.input, "regress")
+        told, spec = await self._on_examples(request, request.input, "regress")
         return regression_pb2.RegressionResponse(result=told, model_spec=spec)
 
     @_answered
@@ -113,19 +117,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         answer = inference_pb2.MultiInferenceResponse()
         for task in request.tasks:
             verb = _VERBS[task.method_name]
-            told, spec = await self._on_examples(task.model_spec, request.input, verb)
+            told, spec = await self._on_examples(task, request.input, verb)
             field = "classification_result" if verb == "classify" else "regression_result"
             answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
         return answer
 
     async def _on_examples(
-        self, told: model_pb2.ModelSpec, given: input_pb2.Input, verb: str
+        self, asked: Any, given: input_pb2.Input, verb: str
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
-        if not told.name:
-            raise invalid("Missing ModelSpec")
-        version = resolve(self.registry, told)
+        version = self.registry.resolve(*_chosen(asked))
         with version as loaded:
-            signature = loaded.signature(told.signature_name)
+            signature = loaded.signature(asked.model_spec.signature_name)
             arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
             outputs = await self._runner.run(version.model, signature, arrays)
             return examples.result(outputs, signature, verb, len(arrays[0])), metadata.spec(version, signature.name)
@@ -135,14 +137,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Tells a version's signatures."""
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
+        chosen = _chosen(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        return metadata.metadata(resolve(self.registry, request.model_spec))
+        return metadata.metadata(self.registry.resolve(*chosen))
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -162,14 +163,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Tells the state of a model's versions."""
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        told = request.model_spec
-        choice = told.WhichOneof("version_choice")
-        number = told.version.value if choice == "version" else None
-        if choice == "version_label":
-            number = self.registry.labelled(told.name, told.version_label)
-        return metadata.status(self.registry.states(told.name, number))
+        return metadata.status(self.registry.states(*_chosen(request)))
 
     @_answered
     async def HandleReloadConfigRequest(
@@ -188,16 +182,21 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model_management_pb2.ReloadConfigResponse()
 
 
-def resolve(registry: Registry, told: model_pb2.ModelSpec) -> Version:
-    """Finds the version that a ModelSpec names.
+def _chosen(request: Any) -> tuple[str, int | None, str | None]:
+    """Name, version and label that a request asks for, as the registry takes them.
 
     Raises:
-      ServingError: There is none.
+      ServingError: INVALID_ARGUMENT, it names no model.
     """
+    told = request.model_spec
+    if not told.name:
+        raise invalid("Missing ModelSpec")
     choice = told.WhichOneof("version_choice")
-    if choice == "version":
-        return registry.resolve(told.name, told.version.value)
-    return registry.resolve(told.name, label=told.version_label if choice == "version_label" else None)
+    return (
+        told.name,
+        told.version.value if choice == "version" else None,
+        told.version_label if choice == "version_label" else None,
+    )
 
 
 def _model_name(request: Any) -> str:

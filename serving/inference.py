@@ -11,7 +11,6 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from serving import metrics
-from serving.errors import Code, ServingError
 from serving.signature import Signature
 
 INLINE_S = 0.001
@@ -28,12 +27,10 @@ class Runner:
 
     Args:
       workers: Number of threads.
-      timeout_s: A call in the pool that takes longer is given up with DEADLINE_EXCEEDED.
     """
 
-    def __init__(self, workers: int, timeout_s: float) -> None:
+    def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, "infer")
-        self._timeout_s = timeout_s
 
     async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Calls the signature.
@@ -47,7 +44,7 @@ class Runner:
           Arrays in the order of `signature.outputs`.
 
         Raises:
-          ServingError: With TensorFlow's own code and message, or DEADLINE_EXCEEDED.
+          ServingError: With TensorFlow's own code and message.
         """
         bucket = arrays[0].size.bit_length() if arrays else 0
         known = signature.costs.get(bucket)
@@ -67,16 +64,8 @@ class Runner:
         return await self.offload(function, *args, **kwargs)
 
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function in the pool.
-
-        Raises:
-          ServingError: DEADLINE_EXCEEDED.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
-        try:
-            return await asyncio.wait_for(future, self._timeout_s)
-        except TimeoutError as error:
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._timeout_s:g} s") from error
+        """Runs a function in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
         """Ends the threads after what they are doing."""

@@ -40,13 +40,15 @@ class Manager:
         self._config_read = time.monotonic()
 
     async def run(self) -> None:
-        """Looks at the base paths again and again; ends only by cancellation."""
-        wait = self.settings.file_system_poll_wait_seconds
-        while wait > 0:
-            await asyncio.sleep(wait)
+        """Looks at base paths and config file again and again, as often as is set; ends only by cancellation."""
+        looks = self.settings.file_system_poll_wait_seconds
+        waits = [wait for wait in (looks, self.settings.config_poll_wait_seconds) if wait > 0]
+        while True:
+            await (asyncio.sleep(min(waits)) if waits else asyncio.Event().wait())
             try:
                 await self._reread_config()
-                await self.poll()
+                if looks > 0:
+                    await self.poll()
             except (OSError, TerminalError) as error:
                 # A look that fails (a folder that cannot be read now, a config file half edited) leaves all as it is.
                 logger.error("What is served was left as it is: %s", error)
@@ -88,9 +90,16 @@ class Manager:
         self._loader.shutdown()
 
     def apply_labels(self) -> None:
-        """Gives the config file's labels at start; one that names a version that did not load answers NOT_FOUND."""
+        """Gives the configured labels. One whose version is not served stays where it was; a new one is NOT_FOUND."""
         for name, settings in self._configured.items():
-            self.registry.models[name].labels = dict(settings.labels)
+            model = self.registry.models.get(name)
+            if model is None:
+                continue  # A list of models that a request has just given, and that nobody has looked at yet.
+            held = {} if self.settings.allow_version_labels_for_unavailable_models else model.labels
+            model.labels = {
+                label: number if number in model.available else held.get(label, number)
+                for label, number in settings.labels.items()
+            }
 
     def _check_labels(self, models: tuple[ModelSettings, ...], running_only: bool) -> None:
         if self.settings.allow_version_labels_for_unavailable_models:
@@ -114,10 +123,9 @@ class Manager:
         self._config_read = time.monotonic()
         models = await asyncio.to_thread(config.models_from_file, path)
         if models != tuple(self._configured.values()):
-            try:
-                await self.reload(models)
-            except ServingError as error:
-                logger.error("The model config file was not applied in full: %s", error.message)
+            self._configured = {model.name: model for model in models}
+            await self.poll()
+        self.apply_labels()  # Also when the file is as it was: a version may have loaded since.
 
     def _wanted(self) -> dict[str, ModelSettings]:
         root = self.settings.models_root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from serving.config import Settings
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
 from serving.signature import Signature
-from serving.versions import Registry, Version
+from serving.versions import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class RestApi:
         self._registry = registry
         self._runner = runner
         self._max_bytes = settings.max_request_bytes
+        self._timeout_s = settings.rest_api_timeout_s
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One request, as ASGI passes it."""
@@ -68,12 +70,18 @@ class RestApi:
         await send({"type": "http.response.body", "body": answer})
 
     async def _call(self, route: re.Match[str], body: bytes) -> bytes:
-        started, name, status = time.perf_counter(), route["name"], "OK"
+        started, name, status = time.perf_counter(), route["name"], Code.UNKNOWN.name
         try:
-            return await self._answer(route, body)
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._answer(route, body)
+            status = Code.OK.name
+            return answer
         except ServingError as error:
             status = error.code.name
             raise
+        except TimeoutError as error:
+            status = Code.DEADLINE_EXCEEDED.name
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._timeout_s:g} s") from error
         finally:
             name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
@@ -87,7 +95,7 @@ class RestApi:
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
             raise invalid("'signature_name' key must be a string value.")
-        version = self._resolve(route)
+        version = self._registry.resolve(*_chosen(route))
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
@@ -114,15 +122,12 @@ class RestApi:
         if route is None:
             raise invalid(f"Malformed request: {verb} {path}")
         if route["metadata"]:
-            return metadata.metadata_json(self._resolve(route))
-        number = int(route["version"]) if route["version"] else None
-        if route["label"]:
-            number = self._registry.labelled(route["name"], route["label"])
-        return metadata.status_json(self._registry.states(route["name"], number))
+            return metadata.metadata_json(self._registry.resolve(*_chosen(route)))
+        return metadata.status_json(self._registry.states(*_chosen(route)))
 
-    def _resolve(self, route: re.Match[str]) -> Version:
-        number = int(route["version"]) if route["version"] else None
-        return self._registry.resolve(route["name"], number, route["label"])
+
+def _chosen(route: re.Match[str]) -> tuple[str, int | None, str | None]:
+    return route["name"], int(route["version"]) if route["version"] else None, route["label"]
 
 
 class _Gone(Exception):

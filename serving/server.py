@@ -54,7 +54,7 @@ async def serve(settings: Settings) -> None:
         loop.add_reader(0, _stop_at_end, loop, stopping)
     registry = Registry()
     manager = Manager(settings, registry)
-    runner = Runner(settings.workers, settings.rest_api_timeout_s)
+    runner = Runner(settings.workers)
     rest_socket = _bound(settings)
     await manager.poll()
     manager.apply_labels()

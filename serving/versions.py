@@ -101,30 +101,27 @@ class Registry:
             if model is not None and model.latest is not None:
                 return model.latest
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
-        if version is None:
-            version = self.labelled(name, str(label))
+        if label is not None:
+            version = self._labelled(name, label)
         found = model.versions.get(version) if model else None
         if found is None or found.state != State.AVAILABLE:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Specific({name}, {version})")
         return found
 
-    def labelled(self, name: str, label: str) -> int:
-        """The version behind a label.
-
-        Raises:
-          ServingError: INVALID_ARGUMENT, there is no such label.
-        """
+    def _labelled(self, name: str, label: str) -> int:
         model = self.models.get(name)
         if model is None or label not in model.labels:
             raise invalid(f"Unrecognized servable version label: {label}")
         return model.labels[label]
 
-    def states(self, name: str, version: int | None = None) -> list[Version]:
+    def states(self, name: str, version: int | None = None, label: str | None = None) -> list[Version]:
         """All versions of a model that are known, the highest first; or one of them.
 
         Raises:
-          ServingError: NOT_FOUND.
+          ServingError: NOT_FOUND for a model or version that is not known, INVALID_ARGUMENT for an unknown label.
         """
+        if label is not None:
+            version = self._labelled(name, label)
         model = self.models.get(name)
         if model is None or not model.versions:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")

@@ -28,9 +28,12 @@ from tensorflow_serving.apis import (
 )
 
 from airtight.errors import EXIT_TERMINAL, TransientError
+from serving import manager as manager_module
 from serving import server as server_module
-from serving.config import Settings
-from serving.manager import versions_on_disk
+from serving.config import Settings, models_from_file
+from serving.errors import Code, ServingError
+from serving.manager import Manager, versions_on_disk
+from serving.versions import Registry
 from tests.serving import models
 
 POLL = "--file_system_poll_wait_seconds=0.05"
@@ -298,6 +301,70 @@ def test_a_server_that_cannot_serve_says_why_and_ends(tmp_path):
     done = subprocess.run(command, cwd=models.ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == EXIT_TERMINAL
     assert "config file cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("wait", [0.0, -1.0])
+def test_a_server_that_is_to_look_once_goes_on_serving(wait):
+    async def run() -> None:
+        manager = Manager(Settings(file_system_poll_wait_seconds=wait), Registry())
+        await asyncio.wait_for(manager.run(), 0.2)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+
+
+def test_a_label_of_a_config_file_waits_for_its_version_alone(tmp_path, monkeypatch):
+    broken: set[str] = set()
+
+    def load(path: Path, *unused: object) -> object:
+        if path.name in broken:
+            raise ServingError(Code.INVALID_ARGUMENT, "broken")
+        return object()
+
+    monkeypatch.setattr(manager_module, "_load_warm", load)
+    file = tmp_path / "models.config"
+
+    def config(label: int) -> None:
+        entries = [
+            f"""config {{ name: "{name}" base_path: "{tmp_path}/{name}" model_version_policy {{ all {{}} }}
+            version_labels {{ key: "stable" value: {label} }} }}"""
+            for name in "ab"
+        ]
+        file.write_text("model_config_list {" + " ".join(entries) + "}")
+
+    def version(name: str, number: int) -> None:
+        (tmp_path / name / str(number)).mkdir(parents=True)
+        (tmp_path / name / str(number) / "saved_model.pb").touch()
+
+    async def run() -> None:
+        config(1)
+        settings = Settings(models=models_from_file(file), model_config_file=file, config_poll_wait_seconds=1e-9)
+        registry = Registry()
+        manager = Manager(settings, registry)
+
+        async def look() -> dict[str, int]:
+            await manager._reread_config()
+            await manager.poll()
+            return {name: model.labels["stable"] for name, model in registry.models.items()}
+
+        for name in "ab":
+            version(name, 1)
+        await manager.poll()
+        manager.apply_labels()
+        broken.add("2")
+        for name in "ab":
+            version(name, 2)
+        config(2)
+        assert await look() == {"a": 1, "b": 1}  # Neither version 2 loads.
+        broken.clear()
+        (tmp_path / "a" / "2" / "repaired").touch()
+        await look()
+        assert await look() == {"a": 2, "b": 1}
+        (tmp_path / "b" / "2" / "repaired").touch()
+        await look()
+        assert await look() == {"a": 2, "b": 2}
+
+    asyncio.run(run())
 
 
 def test_a_port_that_is_taken_is_a_fault_that_may_heal():

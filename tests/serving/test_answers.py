@@ -1,0 +1,85 @@
+"""What becomes of an answer that is late, refused or broken: status, and the same word in the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from tensorflow_serving.apis import predict_pb2
+
+from serving import examples, grpc_api, metrics, rest
+from serving.config import Settings
+from serving.errors import ServingError, invalid
+from serving.inference import Runner
+from serving.versions import Registry
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The statuses counted, in order."""
+    statuses: list[str] = []
+    monkeypatch.setattr(metrics.REQUESTS, "add", lambda name, status: statuses.append(status))
+    return statuses
+
+
+def call_rest(monkeypatch, answer, timeout_s: float = 30.0) -> int:
+    """The HTTP status of a prediction that `answer` gives."""
+    api = rest.RestApi(Registry(), Runner(1), Settings(rest_api_timeout_s=timeout_s))
+    monkeypatch.setattr(api, "_answer", answer)
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST"}, receive, send))
+    return sent[0]["status"]
+
+
+async def _fine(*unused):
+    return b"{}"
+
+
+async def _refused(*unused):
+    raise invalid("no")
+
+
+async def _slow(*unused):
+    await asyncio.sleep(5)
+
+
+async def _broken(*unused):
+    raise ValueError("a bug")
+
+
+def test_a_rest_request_has_its_time_and_its_status_is_counted(monkeypatch, counted):
+    assert call_rest(monkeypatch, _fine) == 200
+    assert call_rest(monkeypatch, _refused) == 400
+    assert call_rest(monkeypatch, _slow, 0.05) == 504
+    with pytest.raises(ValueError, match="a bug"):
+        call_rest(monkeypatch, _broken)
+    assert counted == ["OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "UNKNOWN"]
+
+
+def test_a_call_that_breaks_or_is_given_up_is_not_counted_as_answered(counted):
+    class Service:
+        registry = Registry()
+
+        @grpc_api._answered
+        async def Predict(self, request, context):
+            await context()
+
+    with pytest.raises(ValueError, match="a bug"):
+        asyncio.run(Service().Predict(predict_pb2.PredictRequest(), _broken))
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(Service().Predict(predict_pb2.PredictRequest(), _slow), 0.05))
+    asyncio.run(Service().Predict(predict_pb2.PredictRequest(), _fine))
+    assert counted == ["UNKNOWN", "CANCELLED", "OK"]
+
+
+def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():
+    with pytest.raises(ServingError, match="DT_STRING"):
+        examples._classification({"classes": np.zeros((1, 2), np.int64)}, 1)
