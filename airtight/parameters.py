@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from airtight.errors import TerminalError
 
-Scalar = str | int | float
-_PYTHON = {"str": str, "int": int, "float": float}
+Scalar = str | int | float | bool
+_PYTHON = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Parameter:
 
     Args:
       name: The runtime parameter's name in the pipeline; units belong in it (`timeout_s`).
-      type: "str", "int" or "float", the three that TFX's runtime parameters know.
+      type: "str", "int", "float" or "bool"; TFX's runtime parameters know the first three, and a component takes the
+        last as `Parameter[int]`, 0 or 1.
       default: Its value when nobody says otherwise.
       description: What it does, for the trigger form.
       minimum: Smallest number allowed, or None.
@@ -26,7 +27,7 @@ class Parameter:
     """
 
     name: str
-    type: Literal["str", "int", "float"]
+    type: Literal["str", "int", "float", "bool"]
     default: Scalar
     description: str = ""
     minimum: float | None = None
@@ -44,7 +45,8 @@ class Parameter:
         """
         python = _PYTHON[self.type]
         right = isinstance(value, python) or (self.type == "float" and isinstance(value, int))
-        if not right or isinstance(value, bool):
+        # To Python, True is an int; to a person, it is none.
+        if not right or isinstance(value, bool) != (self.type == "bool"):
             raise self._refusal(f"a value of type {self.type}", f"{value!r} of type {type(value).__name__}")
         if self.minimum is not None and value < self.minimum:
             raise self._refusal(f"at least {self.minimum:g}", value)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
@@ -68,6 +69,19 @@ def ingest(
     log.info("The manifest of these files, digest %s, lies in %s.", reader.digest[:12], dataset.uri)
 
 
+def lake_state(parameters: dict[str, Any]) -> str:
+    """What an earlier result of `ingest` rests on beside its parameters: the versions of the tables that it would read.
+
+    Args:
+      parameters: Those of the component, by name.
+    """
+    interval = Interval.of(parameters["interval_start"], parameters["interval_end"])
+    place = parameters.get("lake", "")
+    store = Lake(Path(place) if place else Home.current().lake)
+    found = _versions(store, load(parameters["tables"]), interval, parameters.get("lake_version", "now"))
+    return f"{store.path.resolve()}: " + ", ".join(f"{table.name} {version.number}" for table, version in found.items())
+
+
 def _check_parameters(interval: Interval, window_days: int, lake_version: str) -> None:
     now = datetime.now(UTC)
     if interval.end > now:
@@ -90,10 +104,7 @@ def _select(
     lake: Lake, tables: Sequence[Table], interval: Interval, zone: str, *, window_days: int, lake_version: str
 ) -> DatasetReader:
     """Chooses the versions and the files of every table, and checks them."""
-    versions = {
-        table: lake.snapshot_as_of(table.name, interval.end) if lake_version == "then" else lake.snapshot(table.name)
-        for table in tables
-    }
+    versions = _versions(lake, tables, interval, lake_version)
     start = _history_start(versions, interval, zone, window_days)
     chosen = {}
     for table, version in versions.items():
@@ -104,6 +115,13 @@ def _select(
         if table.time is not None and table.required:
             _check_not_empty(version, files, interval, start, zone)
     return DatasetReader(lake.path.resolve(), zone, interval, start, lake_version, chosen)
+
+
+def _versions(lake: Lake, tables: Sequence[Table], interval: Interval, lake_version: str) -> dict[Table, Version]:
+    return {
+        table: lake.snapshot_as_of(table.name, interval.end) if lake_version == "then" else lake.snapshot(table.name)
+        for table in tables
+    }
 
 
 def _history_start(versions: dict[Table, Version], interval: Interval, zone: str, window_days: int) -> datetime:

@@ -5,6 +5,7 @@ Standard library only: Airflow's side reads it at every parse.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -16,8 +17,40 @@ from airtight.files import digest_of_file, write_text
 from airtight.home import ROOT, Home
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a field changes; an older bundle is compiled again."""
+
+
+ENDED_ANYHOW = (
+    "ALL_UPSTREAM_NODES_COMPLETED",
+    "LAZILY_ALL_UPSTREAM_NODES_COMPLETED",
+    "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS",
+)
+"""TFX's trigger strategies of nodes that run when those before them have ended, well or not."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """When a node's earlier result may stand for a new one, and what its result rests on beside inputs and parameters.
+
+    Args:
+      enabled: Whether an earlier result may be used.
+      days: After so many days it may not; 0 for never.
+      on: `package.module:function` that tells of what else the result rests on, or "".
+      code: Files of the component's own code and of all that it imports, relative to the checkout where they lie there.
+      distributions: Installed packages that these files import.
+    """
+
+    enabled: bool = False
+    days: float = 0
+    on: str = ""
+    code: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Cache:
+        """The inverse of `asdict`, from JSON."""
+        return cls(**{**told, "code": tuple(told["code"]), "distributions": tuple(told["distributions"])})
 
 
 @dataclass(frozen=True)
@@ -34,6 +67,7 @@ class Node:
       timeout_s: Seconds after which it is given up, 0 for never.
       trigger: TFX's trigger strategy, such as "ALL_UPSTREAM_NODES_COMPLETED"; empty for the usual one.
       airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
+      cache: When an earlier result may stand for a new one.
     """
 
     id: str
@@ -45,6 +79,12 @@ class Node:
     timeout_s: int = 0
     trigger: str = ""
     airflow: dict[str, Any] = field(default_factory=dict)
+    cache: Cache = Cache()
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Node:
+        """The inverse of `asdict`, from JSON."""
+        return cls(**{**told, "upstream": tuple(told["upstream"]), "cache": Cache.from_dict(told["cache"])})
 
 
 @dataclass(frozen=True)
@@ -98,7 +138,7 @@ class Bundle:
         if told.pop("format", None) != FORMAT:
             raise _unreadable(path, "a bundle of another format")
         told["parameters"] = tuple(Parameter.from_dict(p) for p in told["parameters"])
-        told["nodes"] = tuple(Node(**{**n, "upstream": tuple(n["upstream"])}) for n in told["nodes"])
+        told["nodes"] = tuple(Node.from_dict(node) for node in told["nodes"])
         return cls(**{**told, "required": tuple(told["required"]), "types": tuple(told["types"])})
 
     def node(self, node_id: str) -> Node:
@@ -142,12 +182,23 @@ class Bundle:
 
     def stale(self) -> str:
         """Why the bundle must be compiled again, in words; empty when it need not be."""
+        installed = _installed("tfx")
+        if installed and installed != self.tfx:
+            return f"TFX {installed} is installed, and {self.tfx} compiled it"
         for name, digest in self.sources.items():
             file = ROOT / name
             if not file.is_file():
                 return f"{name} is gone"
             if digest_of_file(file) != digest:
                 return f"{name} changed"
+        return ""
+
+
+def _installed(package: str) -> str:
+    """The version here; "" where only Airflow is installed, whose launcher has the package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return ""
 
 

@@ -6,6 +6,7 @@ Standard library only: Airflow's tasks and DAG files use it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -13,13 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from airtight.errors import TransientError
-from airtight.home import ROOT
-from runtime.protocol import Outcome, Request, decode_outcome, encode_request, receive
+from airtight.errors import AirtightError, TransientError
+from airtight.home import ROOT, Home
+from runtime.bundle import Bundle, path_of
+from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive
+
+log = logging.getLogger(__name__)
 
 PYTHON = "AIRTIGHT_PYTHON"
 """Names the interpreter of cold processes when it is not the one that runs Airflow."""
@@ -147,6 +151,31 @@ def call(request: Request, launcher: Path | None) -> Outcome:
     """
     with Call(request, launcher) as started:
         return started.outcome
+
+
+def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -> Bundle:
+    """Reads the bundle of a pipeline; compiles it first when it is missing or no longer says what the sources say.
+
+    Args:
+      pipeline: A folder of `pipelines/`, `package.module:function`, or the path of an IR file.
+      home: The state folder.
+      say: Takes one line when it is compiled.
+
+    Raises:
+      AirtightError: The pipeline does not compile.
+    """
+    path = path_of(pipeline, home)
+    try:
+        bundle = Bundle.read(path)
+        reason = bundle.stale()
+    except AirtightError:
+        # Missing, or written by an older version: nothing is lost by making it again.
+        bundle, reason = None, "it was never compiled here"
+    if bundle is not None and not reason:
+        return bundle
+    say(f"Compiling the pipeline {pipeline}, because {reason}.")
+    call(CompileRequest(pipeline, str(home.path)), home.launcher_socket).raise_if_failed()
+    return Bundle.read(path)
 
 
 def _connect(launcher: Path) -> socket.socket | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import inspect
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,15 +16,18 @@ from google.protobuf import json_format, text_format
 from tfx.dsl.compiler import compiler
 from tfx.dsl.components.base import base_component, base_node
 from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.local import runner_utils
 from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentConfig
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
 from airtight.names import load
 from airtight.parameters import Parameter
-from runtime.bundle import Bundle, Node, path_of
-from runtime.options import chosen_for
+from runtime import code
+from runtime.bundle import Bundle, Cache, Node, path_of
+from runtime.options import CACHE, chosen_for
 from runtime.parameters import INTERVAL, found_in
 
 _IR_FILES = {".json": "JSON", ".pbtxt": "text", ".pb": "binary"}
@@ -94,6 +96,7 @@ def _bundle(
 ) -> Bundle:
     _refuse_what_cannot_run(ir)
     parameters, required = _parameters(source, ir, module)
+    deployment = runner_utils.extract_local_deployment_config(ir)
     return Bundle(
         source=source,
         pipeline=ir.pipeline_info.id,
@@ -102,7 +105,7 @@ def _bundle(
         parameters=parameters,
         required=required,
         interval=bool(set(INTERVAL) & set(found_in(ir))),
-        nodes=tuple(_node(n.pipeline_node, nodes.get(n.pipeline_node.node_info.id)) for n in ir.nodes),
+        nodes=tuple(_node(n.pipeline_node, nodes.get(n.pipeline_node.node_info.id), deployment) for n in ir.nodes),
         types=_modules_of_types(nodes.values()),
         sources=digests,
         tfx=tfx.version.__version__,
@@ -110,8 +113,9 @@ def _bundle(
     )
 
 
-def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None) -> Node:
+def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, deployment: LocalDeploymentConfig) -> Node:
     options = proto.execution_options
+    chosen = chosen_for(node) if node else {}
     return Node(
         id=proto.node_info.id,
         type=proto.node_info.type.name.rsplit(".", 1)[-1],
@@ -121,8 +125,26 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None) -> 
         retries=options.max_execution_retries if options.HasField("max_execution_retries") else None,
         timeout_s=options.execution_timeout_sec,
         trigger=_Trigger.Name(options.strategy) if options.strategy else "",
-        airflow=chosen_for(node) if node else {},
+        airflow={name: value for name, value in chosen.items() if name not in CACHE},
+        cache=_cache(proto, chosen, deployment),
     )
+
+
+def _cache(proto: pipeline_pb2.PipelineNode, chosen: dict[str, Any], deployment: LocalDeploymentConfig) -> Cache:
+    """The node's cache, and its component's code: its executor's, and what its parameters name as code."""
+    executor = runner_utils.extract_executor_spec(deployment, proto.node_info.id)
+    if executor is None:
+        # TFX runs resolvers and importers itself, and anew each time.
+        return Cache()
+    python = getattr(executor, "python_executor_spec", executor)
+    on = str(chosen.get("cache_on", ""))
+    modules = [getattr(python, "class_path", "").rpartition(".")[0], on.partition(":")[0]]
+    for value in proto.parameters.parameters.values():
+        told = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
+        modules.append(code.module_of(told.string_value))
+    files, distributions = code.closure(modules)
+    enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache))
+    return Cache(enabled, float(chosen.get("cache_days", 0)), on, files, distributions)
 
 
 def _modules_of_types(nodes: Iterable[base_node.BaseNode]) -> tuple[str, ...]:
@@ -142,7 +164,8 @@ def _parameters(
         return tuple(p for p, _ in found.values()), tuple(name for name, (_, must) in found.items() if must)
     kinds = {p.name: p.type for p in declared}
     used = {name: p.type for name, (p, _) in found.items()}
-    if kinds != used:
+    # A bool is an int to TFX.
+    if {name: "int" if kind == "bool" else kind for name, kind in kinds.items()} != used:
         raise TerminalError(
             f"The pipeline {source} declares other parameters than it uses.",
             expected=f"PARAMETERS with {', '.join(f'{n} ({t})' for n, t in sorted(used.items())) or 'nothing'}",
@@ -187,12 +210,11 @@ def _doc(node: base_node.BaseNode) -> str:
 
 def _digests() -> dict[str, str]:
     """Digests of every imported module that is neither Python's nor an installed package's."""
-    foreign = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     digests = {}
     for name, module in sorted(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
         tool = name.startswith(("runtime", "plugins", "__main__", "_virtualenv")) and name not in _OURS
-        if tool or file.suffix != ".py" or not file.is_file() or any(f in file.resolve().parents for f in foreign):
+        if tool or file.suffix != ".py" or not file.is_file() or code.is_foreign(file):
             continue
         inside = file.resolve().is_relative_to(ROOT)
         digests[str(file.resolve().relative_to(ROOT) if inside else file.resolve())] = digest_of_file(file)

@@ -23,8 +23,9 @@ from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, faults, stores
-from runtime.bundle import Bundle
+from runtime import attempts, cache, faults, stores
+from runtime.bundle import Bundle, Node
+from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def _launch(request: NodeRequest) -> Outcome:
         attempts.bury(handle.store, request.run, request.node)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, request.run, producers)
-    with _no_flags():
+        kept = _cache(handle, bundle.node(request.node), request)
+    node.execution_options.caching_options.enable_cache = not kept.why_not
+    with _no_flags(), _instead_of_tfx(kept):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -76,7 +79,29 @@ def _launch(request: NodeRequest) -> Outcome:
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
         ).launch()
     with connection as handle:
-        return _outcome(handle, node, info)
+        return _outcome(handle, node, info, kept)
+
+
+def _cache(handle: metadata.Metadata, node: Node, request: NodeRequest) -> cache.Cache:
+    """The cache for this node of this run."""
+    why_not = ""
+    if not node.cache.enabled:
+        why_not = "the pipeline wants this node to run each time"
+    elif not request.use_cache:
+        why_not = "this run was started without it"
+    elif attempts.current(handle.store, request.run, request.node):
+        why_not = "the node succeeded in this run before, and was asked to run again"
+    return cache.Cache(node, why_not)
+
+
+@contextlib.contextmanager
+def _instead_of_tfx(kept: cache.Cache) -> Iterator[None]:
+    """Puts our cache in the place of TFX's, which its launcher asks by the name of a module."""
+    theirs, launcher.cache_utils = launcher.cache_utils, kept
+    try:
+        yield
+    finally:
+        launcher.cache_utils = theirs
 
 
 @contextlib.contextmanager
@@ -103,7 +128,7 @@ def _prepared(
         )
     bundle.node(request.node)
     ir = json_format.ParseDict(bundle.ir, pipeline_pb2.Pipeline())
-    values: dict[str, Any] = bundle.bind(request.parameters)
+    values: dict[str, Any] = as_tfx(bundle.bind(request.parameters))
     values |= {"pipeline-root": stores.pipeline_root(ir, home), "pipeline-run-id": request.run}
     runtime_parameter_utils.substitute_runtime_parameter(ir, values)
     node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
@@ -136,17 +161,22 @@ def _check_inputs(
                 )
             continue
         for artifact in _artifacts(handle, execution.id):
-            if artifact["uri"] and artifact["state"] == "LIVE" and not fileio.exists(artifact["uri"]):
+            cleaned = artifact["state"] in ("DELETED", "MARKED_FOR_DELETION")
+            if cleaned or (artifact["state"] == "LIVE" and artifact["uri"] and not fileio.exists(artifact["uri"])):
                 raise TerminalError(
                     f"The output {artifact['key']} of {producer} is gone.",
                     expected=artifact["uri"],
-                    received="nothing at that place; it was removed after it was published",
+                    received="nothing at that place; it was removed after it was published"
+                    + (", by `python -m runtime clean`" if cleaned else ""),
                     remedy=f"Clear {producer}, which makes it again.",
                 )
 
 
 def _outcome(
-    handle: metadata.Metadata, node: pipeline_pb2.PipelineNode, info: data_types.ExecutionInfo | None
+    handle: metadata.Metadata,
+    node: pipeline_pb2.PipelineNode,
+    info: data_types.ExecutionInfo | None,
+    kept: cache.Cache,
 ) -> Outcome:
     """Reads back what the launcher did: it returns normally on failures, too."""
     name = node.node_info.id
@@ -159,8 +189,11 @@ def _outcome(
     state = _DONE.get(execution.last_known_state)
     if state is None:
         return Outcome.failure(faults.swallowed(execution, name), execution.id)
+    if kept.told:
+        execution.custom_properties[cache.TOLD].string_value = kept.told
+        handle.store.put_executions([execution])
     outputs: dict[str, list[dict[str, Any]]] = {}
-    for artifact in _artifacts(handle, execution.id):
+    for artifact in _artifacts(handle, execution.id, publish=bool(kept.told) and state == "complete"):
         outputs.setdefault(artifact.pop("key"), []).append(artifact)
     where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, found in outputs.items() for a in found)
     took = "was taken from the cache" if state == "cached" else "is done"
@@ -169,11 +202,13 @@ def _outcome(
     )
 
 
-def _artifacts(handle: metadata.Metadata, execution: int) -> list[dict[str, Any]]:
-    """The output artifacts of an execution, as JSON can tell them."""
+def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = False) -> list[dict[str, Any]]:
+    """The output artifacts of an execution, as JSON can tell them; `publish` notes what they hold."""
     events = [e for e in handle.store.get_events_by_execution_ids([execution]) if e.type in _OUTPUT_EVENTS]
     keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
     found = handle.store.get_artifacts_by_id(list(keys))
+    if publish:
+        cache.keep_digests(handle.store, found)
     types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
     told = []
     for proto in found:
@@ -205,5 +240,5 @@ def _scalars(properties: Any) -> dict[str, Any]:
         key: getattr(value, value.WhichOneof("value"))
         for key, value in properties.items()
         if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
-        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state"))
+        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state", cache.DIGEST))
     }

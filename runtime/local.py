@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import FORMS, Interval
-from runtime.bundle import Bundle
+from runtime.bundle import ENDED_ANYHOW, Bundle
 from runtime.launch import launch
 from runtime.protocol import NodeRequest, Outcome, run_key
 
 log = logging.getLogger(__name__)
 
 
-def run(bundle_path: Path, home: Home, run_id: str, values: dict[str, Any]) -> dict[str, Outcome]:
+def run(
+    bundle_path: Path, home: Home, run_id: str, values: dict[str, Any], *, use_cache: bool = True
+) -> dict[str, Outcome]:
     """Runs all nodes in topological order; what comes after a failed or skipped node does not run.
 
     Args:
@@ -25,6 +28,7 @@ def run(bundle_path: Path, home: Home, run_id: str, values: dict[str, Any]) -> d
       home: The state folder.
       run_id: Names the run; given again, it adds attempts to it.
       values: The runtime parameters.
+      use_cache: Whether earlier results may stand for new ones.
 
     Returns:
       The outcome of each node that ran.
@@ -37,7 +41,7 @@ def run(bundle_path: Path, home: Home, run_id: str, values: dict[str, Any]) -> d
             up for up in node.upstream if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
         ]
         progress = f"[{number}/{len(bundle.nodes)}] {node.id}"
-        if waiting_for and not node.trigger:
+        if waiting_for and node.trigger not in ENDED_ANYHOW:
             log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(waiting_for))
             continue
         log.info("%s starts.", progress)
@@ -50,6 +54,7 @@ def run(bundle_path: Path, home: Home, run_id: str, values: dict[str, Any]) -> d
                 home=str(home.path),
                 parameters=parameters,
                 labels={"run_id": run_id},
+                use_cache=use_cache,
             )
         )
     return outcomes
@@ -66,16 +71,15 @@ def typed(bundle: Bundle, interval: str, settings: list[str]) -> dict[str, Any]:
     Raises:
       TerminalError: A setting of another form, or of the wrong type.
     """
-    kinds = {
-        parameter.name: {"str": str, "int": int, "float": float}[parameter.type] for parameter in bundle.parameters
-    }
+    kinds = {parameter.name: _READ[parameter.type] for parameter in bundle.parameters}
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         try:
             values[name] = kinds.get(name, str)(text)
         except ValueError as error:
-            raise _wrong(f"a value of {name} of type {kinds[name].__name__}", setting) from error
+            kind = next(parameter.type for parameter in bundle.parameters if parameter.name == name)
+            raise _wrong(f"a value of {name} of type {kind}", setting) from error
         if not equals:
             raise _wrong("--set key=value", setting)
     if bundle.interval and not interval:
@@ -84,6 +88,15 @@ def typed(bundle: Bundle, interval: str, settings: list[str]) -> dict[str, Any]:
         told = Interval.parse(interval, bundle.zone)
         values |= {"interval_start": told.start.isoformat(), "interval_end": told.end.isoformat()}
     return values
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(text)
+    return text.lower() in ("true", "1")
+
+
+_READ: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _bool}
 
 
 def _wrong(expected: str, received: str) -> TerminalError:

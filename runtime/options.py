@@ -25,6 +25,11 @@ ALLOWED = (
 """What may be chosen; each is named as Airflow's operators name it, but for times, which are in seconds, and
 `cold`, which runs the node in a process of its own instead of the warm launcher's child."""
 
+CACHE = ("cache", "cache_days", "cache_on")
+"""What may be chosen of the cache: whether it is used, after how many days a result counts no longer (0 for never),
+and `package.module:function`, which tells of the node's parameters what else its result rests on, outside of its
+inputs: `(parameters: dict[str, Any]) -> str`."""
+
 _ATTRIBUTE = "_airtight_task_options"
 _Node = TypeVar("_Node", bound=base_node.BaseNode)
 
@@ -34,7 +39,7 @@ def task(node: _Node, **options: Any) -> _Node:
 
     Args:
       node: The node.
-      **options: Names of `ALLOWED`, with JSON values.
+      **options: Names of `ALLOWED` and `CACHE`, with JSON values.
 
     Returns:
       The node itself.
@@ -42,11 +47,11 @@ def task(node: _Node, **options: Any) -> _Node:
     Raises:
       TerminalError: An unknown option.
     """
-    unknown = sorted(set(options) - set(ALLOWED))
+    unknown = sorted(set(options) - set(ALLOWED) - set(CACHE))
     if unknown:
         raise TerminalError(
             f"The node {node.id} has task options that do not exist.",
-            expected=f"some of {', '.join(ALLOWED)}",
+            expected=f"some of {', '.join((*ALLOWED, *CACHE))}",
             received=", ".join(unknown),
             remedy="Correct the names in the pipeline.",
         )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from google.protobuf import message
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto.orchestration import pipeline_pb2
 
-from airtight.parameters import Parameter
+from airtight.parameters import Parameter, Scalar
 
 INTERVAL = ("interval_start", "interval_end")
 """The parameters that are filled from the run's data interval."""
 RESERVED = ("pipeline-root", "pipeline-run-id")
 """The parameters that TFX itself puts into every pipeline."""
 
-_PYTHON = {"str": str, "int": int, "float": float}
+# TFX has no bool: a component takes 0 or 1.
+_PYTHON = {"str": str, "int": int, "float": float, "bool": int}
 _NAMES: dict[int, Literal["str", "int", "float"]] = {
     pipeline_pb2.RuntimeParameter.STRING: "str",
     pipeline_pb2.RuntimeParameter.INT: "int",
@@ -30,7 +31,13 @@ def runtime_parameter(parameter: Parameter) -> RuntimeParameter:
     Args:
       parameter: The parameter as people see it; it belongs into the pipeline's PARAMETERS, too.
     """
-    return RuntimeParameter(parameter.name, ptype=_PYTHON[parameter.type], default=parameter.default)
+    python = _PYTHON[parameter.type]
+    return RuntimeParameter(parameter.name, ptype=python, default=python(parameter.default))
+
+
+def as_tfx(values: Mapping[str, Scalar]) -> dict[str, str | int | float]:
+    """The values of a run as TFX's runtime parameters take them."""
+    return {name: int(value) if isinstance(value, bool) else value for name, value in values.items()}
 
 
 def interval_parameters() -> tuple[RuntimeParameter, RuntimeParameter]:

@@ -33,6 +33,7 @@ class NodeRequest:
       parameters: Values of the runtime parameters, by name; what is missing takes its default.
       labels: What else the lineage should tell of the attempt (try number, Airflow's run id).
       home: The state folder.
+      use_cache: Whether an equal earlier result may stand for a new one, where the pipeline allows it.
     """
 
     bundle: str
@@ -40,8 +41,9 @@ class NodeRequest:
     run: str
     attempt: str
     home: str
-    parameters: dict[str, str | int | float] = field(default_factory=dict)
+    parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
     labels: dict[str, str | int] = field(default_factory=dict)
+    use_cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ def run_key(*names: str) -> str:
     """
     whole = ".".join(names)
     safe = re.sub(r"[^A-Za-z0-9_.-]", "-", whole)
-    return safe if safe == whole else f"{safe}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    # A name that holds a dot could be taken for two.
+    if safe == whole and not any("." in name for name in names[:-1]):
+        return safe
+    return f"{safe}-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
 
 
 def encode_request(request: Request) -> bytes:

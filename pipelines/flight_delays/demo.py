@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,9 +27,7 @@ from components.modelling.model_server import OK, ModelServer
 from components.schema import PREDICTION
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import LATE_MINUTES, SCHEMA
-from runtime.bundle import Bundle, path_of
-from runtime.client import call
-from runtime.protocol import CompileRequest
+from runtime.client import fresh
 from services.__main__ import up
 from services.airflow_api import Airflow, show
 from services.settings import USER, password_file
@@ -109,13 +108,8 @@ def compile_pipeline(home: Home) -> None:
     Raises:
       AirtightError: It does not compile.
     """
-    path = path_of(DAG, home)
-    if path.is_file() and not Bundle.read(path).stale():
-        return
-    start = time.monotonic()
-    call(CompileRequest(DAG, str(home.path)), home.launcher_socket).raise_if_failed()
-    nodes = " -> ".join(node.id for node in Bundle.read(path).nodes)
-    print(f"Compiled the pipeline in {time.monotonic() - start:.1f} s: {nodes}", flush=True)
+    bundle = fresh(DAG, home, say=partial(print, flush=True))
+    print(f"The pipeline: {' -> '.join(node.id for node in bundle.nodes)}", flush=True)
 
 
 def run_month(airflow: Airflow, interval: str) -> str:

@@ -9,16 +9,12 @@ from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airtight.errors import TerminalError
-from plugins.tfx_airflow.bundles import fresh
+from airtight.home import Home
 from plugins.tfx_airflow.operator import TfxNodeOperator
 from plugins.tfx_airflow.params import form
-from runtime.bundle import Bundle, Node
+from runtime.bundle import ENDED_ANYHOW, Bundle, Node
+from runtime.client import fresh
 
-_TRIGGER_RULES = {
-    "ALL_UPSTREAM_NODES_COMPLETED": "all_done",
-    "LAZILY_ALL_UPSTREAM_NODES_COMPLETED": "all_done",
-    "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS": "all_done",
-}
 _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
@@ -34,7 +30,7 @@ def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = N
     Raises:
       AirtightError: The pipeline does not compile; it names the pipeline and the cause.
     """
-    bundle = fresh(pipeline)
+    bundle = fresh(pipeline, Home.current())
     kwargs.setdefault("doc_md", bundle.doc or None)
     with DAG(dag_id or bundle.pipeline, params=form(bundle) | (params or {}), **kwargs) as dag:
         _tasks(bundle, pipeline)
@@ -62,7 +58,7 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
             received="no current DAG",
             remedy="Move it into the DAG, or use TfxDag.",
         )
-    bundle = fresh(pipeline)
+    bundle = fresh(pipeline, Home.current())
     for name, param in form(bundle, prefix).items():
         dag.params.setdefault(name, param)
     with TaskGroup(group_id or bundle.pipeline, **kwargs) as group:
@@ -94,8 +90,8 @@ def _options(node: Node) -> dict[str, Any]:
         options["retries"] = node.retries
     if node.timeout_s:
         options["execution_timeout"] = timedelta(seconds=node.timeout_s)
-    if node.trigger in _TRIGGER_RULES:
-        options["trigger_rule"] = _TRIGGER_RULES[node.trigger]
+    if node.trigger in ENDED_ANYHOW:
+        options["trigger_rule"] = "all_done"
     for name, value in node.airflow.items():
         options[_SECONDS.get(name, name)] = timedelta(seconds=value) if name in _SECONDS else value
     return options

@@ -105,6 +105,7 @@ class TfxNodeOperator(BaseOperator):
             attempt=str(task.id),
             home=str(home.path),
             parameters=params.values(bundle, context["params"], interval, self.prefix),
+            use_cache=params.use_cache(bundle, context["params"]),
             labels={
                 "dag_id": run.dag_id,
                 "run_id": run.run_id,

@@ -13,7 +13,8 @@ from airtight.parameters import Parameter, Scalar
 from runtime.bundle import Bundle
 
 INTERVAL = "interval"
-_JSON_TYPES = {"str": "string", "int": "integer", "float": "number"}
+USE_CACHE = "use_cache"
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
 def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
@@ -35,7 +36,24 @@ def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
     for parameter in bundle.parameters:
         default = {} if parameter.name in bundle.required else {"default": parameter.default}
         fields[prefix + parameter.name] = Param(**default, **_schema(parameter))
+    if any(node.cache.enabled for node in bundle.nodes):
+        fields.setdefault(
+            USE_CACHE,
+            Param(
+                True,
+                description="Take a step's earlier result where its code, versions, settings and inputs are equal. "
+                "Switched off, every step runs.",
+                type="boolean",
+                title="Use the cache",
+            ),
+        )
     return fields
+
+
+def use_cache(bundle: Bundle, params: Mapping[str, Any]) -> bool:
+    """Whether the run may use earlier results; a parameter of the pipeline's own of that name is none of ours."""
+    own = any(parameter.name == USE_CACHE for parameter in bundle.parameters)
+    return own or bool(params.get(USE_CACHE, True))
 
 
 def values(

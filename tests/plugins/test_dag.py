@@ -9,7 +9,8 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import TerminalError
-from plugins.tfx_airflow import TfxDag, TfxTaskGroup, bundles
+from plugins.tfx_airflow import TfxDag, TfxTaskGroup
+from runtime import client
 from runtime.bundle import Bundle, path_of
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import TINY
@@ -82,7 +83,7 @@ def test_a_task_group_outside_of_a_dag_is_refused(home):
 
 
 def test_a_fresh_bundle_is_not_compiled_again(home, monkeypatch):
-    monkeypatch.setattr(bundles, "call", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(client, "call", lambda *_: pytest.fail("compiled"))
     TfxDag(TINY, schedule=None)
 
 
@@ -104,13 +105,13 @@ def test_a_missing_or_stale_bundle_is_compiled_again(home, monkeypatch, damage):
         path.write_text(whole)
         return Outcome("complete")
 
-    monkeypatch.setattr(bundles, "call", compile_again)
+    monkeypatch.setattr(client, "call", compile_again)
     assert TfxDag(TINY, schedule=None).has_task("write")
     assert asked == [TINY]
 
 
 def test_a_pipeline_that_does_not_compile_is_an_import_error_that_names_it(home, monkeypatch):
     fault = TerminalError("The pipeline broken does not compile.", received="ValueError: no")
-    monkeypatch.setattr(bundles, "call", lambda *_: Outcome.failure(fault))
+    monkeypatch.setattr(client, "call", lambda *_: Outcome.failure(fault))
     with pytest.raises(TerminalError, match=r"broken does not compile.*ValueError: no"):
         TfxDag("broken", schedule=None)
