@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--socket", type=Path, default=None, help="another socket")
     serve.set_defaults(command=_serve)
 
+    clean = commands.add_parser("clean", help="remove old artifacts that nothing served or blessed rests on")
+    clean.add_argument("--days", type=float, default=30.0, help="keep what was made or used in so many days")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    clean.set_defaults(command=_clean)
+
     answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
     answer.set_defaults(command=_answer)
     return parser
@@ -66,6 +71,7 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE")
     parser.add_argument("--interval", default="", help="the data interval, such as 2013-06")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a runtime parameter")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="run every node, whatever is known")
     parser.add_argument("--run-id", default="", help="names the run; one that is there already gets further attempts")
 
 
@@ -86,7 +92,7 @@ def _run(told: argparse.Namespace) -> int:
     home = Home.current()
     path = compile_pipeline(told.pipeline, home)
     values = local.typed(Bundle.read(path), told.interval, told.set)
-    outcomes = local.run(path, home, told.run_id or _fresh_id(told.interval), values)
+    outcomes = local.run(path, home, told.run_id or _fresh_id(told.interval), values, use_cache=told.cache)
     return _status([*outcomes.values()])
 
 
@@ -109,6 +115,7 @@ def _launch(told: argparse.Namespace) -> int:
         home=str(home.path),
         parameters=local.typed(bundle, told.interval, told.set),
         labels={"run_id": run_id},
+        use_cache=told.cache,
     )
     outcome = launch(request)
     return EXIT_SKIPPED if outcome.state == "skipped" else _status([outcome])
@@ -118,6 +125,22 @@ def _serve(told: argparse.Namespace) -> int:
     from runtime.warm import serve
 
     serve(told.socket or Home.current().launcher_socket)
+    return 0
+
+
+def _clean(told: argparse.Namespace) -> int:
+    from runtime import cleaning, stores
+
+    home = Home.current()
+    with stores.project_connection(home) as handle:
+        found = cleaning.clean(handle.store, home, days=told.days, dry_run=told.dry_run)
+    for old in found.removed:
+        print(f"{'Would remove' if told.dry_run else 'Removed'} {old}.")
+    done = "would go" if told.dry_run else "are gone"
+    print(
+        f"{len(found.removed)} artifacts, {found.bytes / 2**20:.1f} MiB, {done}; "
+        f"{found.recent} are of the last {told.days:g} days, {found.needed} are what pushed or blessed models rest on."
+    )
     return 0
 
 
