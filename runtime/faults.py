@@ -44,7 +44,13 @@ def in_words(error: BaseException, step: str) -> AirtightError:
         known.step = known.step or step
         return known
     if isinstance(error, Cancelled):
-        return TransientError("The node was stopped before it ended.", received=str(error), step=step)
+        return TransientError(
+            "The node was stopped before it ended.",
+            expected="time to end by itself",
+            received=str(error),
+            remedy="Clear the task to run it again; nothing of it was kept.",
+            step=step,
+        )
     if isinstance(error, mlmd_errors.StatusError):
         return TransientError(
             "The metadata store did not answer as it should.",
@@ -58,6 +64,7 @@ def in_words(error: BaseException, step: str) -> AirtightError:
     place = f" at {where[-1].filename}, line {where[-1].lineno}" if where else ""
     return family(
         f"{type(error).__name__}: {error}",
+        expected=f"{step} to end without an exception",
         received=f"an exception{place}",
         remedy="See the traceback above.",
         step=step,

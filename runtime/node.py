@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -74,7 +75,9 @@ def do(request: Request) -> Outcome:
 
         os.environ["AIRTIGHT_HOME"] = request.home
         return launch(request)
-    except (AirtightError, faults.Cancelled) as error:
+    except Exception as error:  # noqa: BLE001 - the outcome carries every fault across the process boundary
+        if not isinstance(error, (AirtightError, faults.Cancelled)):
+            traceback.print_exc()
         return Outcome.failure(faults.in_words(error, step))
 
 

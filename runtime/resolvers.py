@@ -8,6 +8,7 @@ from datetime import datetime
 import ml_metadata as mlmd
 from tfx import types
 from tfx.dsl.components.common.resolver import ResolverStrategy
+from tfx.dsl.io import fileio
 
 from airtight.errors import TerminalError
 
@@ -32,7 +33,7 @@ class ChampionAsOf(ResolverStrategy):
         """Picks the champion.
 
         Raises:
-          TerminalError: This run has no dataset.
+          TerminalError: This run has no dataset, or the champion's model is gone.
         """
         if not input_dict["dataset"]:
             raise TerminalError(
@@ -49,6 +50,13 @@ class ChampionAsOf(ResolverStrategy):
             return {**input_dict, "pushed": [], "model": []}
         latest = max(candidates, key=lambda pushed: (_end(pushed), _version(pushed), pushed.id))
         models = [model for model in input_dict["model"] if model.uri == _text(latest, "model_uri")]
+        if not models or not fileio.exists(models[-1].uri):
+            raise TerminalError(
+                f"The champion at {start.isoformat()}, version {_version(latest)}, is gone.",
+                expected=f"its model at {_text(latest, 'model_uri')}",
+                received="a model that was removed" if models else "no model of that place in the metadata",
+                remedy="Run the champion's interval once more, so that it is made and pushed again.",
+            )
         log.info("The champion at %s was version %s.", start.isoformat(), _version(latest))
         return {**input_dict, "pushed": [latest], "model": models[-1:]}
 

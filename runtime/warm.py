@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from airtight.home import Home
 from runtime import logs, node
 from runtime.protocol import encode_exit
 
@@ -66,7 +67,7 @@ class Server:
                 signal.signal(number, self._stop)
             self._selector.register(listener, selectors.EVENT_READ)
             self._selector.register(waker, selectors.EVENT_READ)
-            self._sweep()
+            self._sweep(listener)
             log.info("The launcher is ready on %s.", self._path)
             while not self._stopping:
                 for key, _ in self._selector.select():
@@ -75,7 +76,7 @@ class Server:
                     else:
                         with contextlib.suppress(BlockingIOError):
                             waker.recv(4096)
-                self._reap()
+                self._reap(listener)
             self._end_children()
             signal.set_wakeup_fd(-1)
         self._path.unlink(missing_ok=True)
@@ -84,14 +85,24 @@ class Server:
         self._stopping = True
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            # Too many open files, say: the one who asks meets its own time-out, the nodes that run go on.
+            log.error("A connection could not be taken: %s.", error)
+            return
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, _ = _CREDENTIALS.unpack(credentials)
         if user != os.getuid():
             log.warning("Refused a connection of user %d; only user %d may ask.", user, os.getuid())
             connection.close()
             return
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("A node's process could not be started: %s.", error)
+            connection.close()
+            return
         if pid == 0:
             self._be_child(listener, connection)
         self._children[pid] = connection
@@ -100,15 +111,7 @@ class Server:
         """Does the one request; never returns."""
         status = 1
         try:
-            os.setsid()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listener.close()
-            os.close(self._alive)
-            for other in self._children.values():
-                other.close()
+            self._leave(listener)
             node.answer(connection, self._lifeline)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
@@ -118,7 +121,19 @@ class Server:
             sys.stderr.flush()
             os._exit(status)
 
-    def _reap(self) -> None:
+    def _leave(self, listener: socket.socket) -> None:
+        """Lets go, in a child, of all that is the server's: what a child held open would outlive the server."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        listener.close()
+        os.close(self._alive)
+        for other in self._children.values():
+            other.close()
+
+    def _reap(self, listener: socket.socket) -> None:
         for pid, connection in list(self._children.items()):
             if not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 continue
@@ -132,21 +147,23 @@ class Server:
                 connection.sendall(encode_exit(status))
             if status != 0:
                 log.warning("The node's process %d ended with status %d.", pid, status)
-                self._sweep()
+                self._sweep(listener)
 
-    def _sweep(self) -> None:
+    def _sweep(self, listener: socket.socket) -> None:
         """Ends, in a child, the executions that dead processes left open."""
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("No process could be started to look for dead attempts: %s.", error)
+            return
         if pid == 0:
-            self._be_sweeper()
+            self._be_sweeper(listener)
         # Not waited for here: the next SIGCHLD finds it among the children.
         self._children[pid] = socket.socket(socket.AF_UNIX)
 
-    def _be_sweeper(self) -> None:
+    def _be_sweeper(self, listener: socket.socket) -> None:
         try:
-            os.setsid()
-            signal.set_wakeup_fd(-1)
-            from airtight.home import Home
+            self._leave(listener)
             from runtime import attempts, stores
 
             with stores.project_connection(Home.current()) as handle:
@@ -159,16 +176,18 @@ class Server:
     def _end_children(self) -> None:
         os.close(self._alive)
         for pid in list(self._children):
-            _, _status = os.waitpid(pid, 0)
+            # A node ends when the lifeline closes; what it started is killed before its number is free again.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def serve(path: Path) -> None:
     """Imports the libraries and serves on a unix socket until SIGTERM.
 
     Args:
-      path: The socket; its folder becomes accessible to its owner only.
+      path: The socket, for its owner only; a folder that is made for it, and the state folder's, is its owner's, too.
     """
     logs.speak()
     for name in LIBRARIES:
@@ -182,8 +201,10 @@ def serve(path: Path) -> None:
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700)
+    elif path.parent == Home.current().run:
+        path.parent.chmod(0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
