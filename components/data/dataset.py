@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +129,9 @@ class DatasetReader:
     @property
     def digest(self) -> str:
         """SHA-256 of what is read: both spans, the columns and the bytes, wherever the lake lies."""
-        spans = f"{self.history_start.isoformat()} {self.interval}"
+        # In UTC: an interval is the same one whether a schedule or a person wrote its offset.
+        ends = (self.history_start, self.interval.start, self.interval.end)
+        spans = [moment.astimezone(UTC).isoformat() for moment in ends]
         content = [[t.name, t.time, t.columns, [f.sha256 for f in t.files]] for t in self.tables.values()]
         return hashlib.sha256(json.dumps([spans, content]).encode()).hexdigest()
 

@@ -19,10 +19,12 @@ from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, new_file
+from airtight.interval import Interval
 
 SPARK_TYPES = {
     "string": "string",
@@ -200,29 +202,44 @@ class Lake:
             remedy="Choose the lake as it is now, or a later interval.",
         )
 
-    def verify(self, declared: Table, file: File, *, digest: bool) -> None:
-        """Checks that a file is what its version says, and has the declared columns.
+    def verify(self, declared: Table, file: File, zone: str) -> None:
+        """Checks that a file is what its version says, and has the declared columns and rows of its day alone.
+
+        A row of another day, or of no time, is in no part of a run: it would be lost without a word.
 
         Args:
           declared: The pipeline's declaration of the table.
-          file: The file, from a version.
-          digest: Whether to read and digest all of it, and not only its size and footer.
+          file: The file, from a version; it is read and digested whole.
+          zone: IANA name of the zone whose days are the partitions.
 
         Raises:
-          TerminalError: It is absent, differs, is no Parquet, lacks a column, or has one of another type.
+          TerminalError: It is absent, differs, is no Parquet, lacks a column, has one of another type, or such rows.
         """
         path = self.path / file.path
         if not path.is_file():
             raise self._damaged(file, "is missing", f"{file.bytes} bytes", "no such file")
         if path.stat().st_size != file.bytes:
             raise self._damaged(file, "is corrupt", f"{file.bytes} bytes", f"{path.stat().st_size} bytes")
-        if digest and (found := digest_of_file(path)) != file.sha256:
+        if (found := digest_of_file(path)) != file.sha256:
             raise self._damaged(file, "is corrupt", f"sha256 {file.sha256}", f"sha256 {found}")
         try:
-            schema = pq.read_schema(path)
+            with pq.ParquetFile(path) as opened:
+                _same_columns(declared, opened.schema_arrow, path)
+                times = opened.read([declared.time])[declared.time] if declared.time and file.day else None
         except (pa.ArrowInvalid, OSError) as error:
-            raise self._damaged(file, "is corrupt", "a Parquet footer", str(error)) from error
-        _same_columns(declared, schema, path)
+            raise self._damaged(file, "is corrupt", "a Parquet file", str(error)) from error
+        if times is not None:
+            self._of_its_day(declared, file, times, zone)
+
+    def _of_its_day(self, declared: Table, file: File, times: pa.ChunkedArray, zone: str) -> None:
+        span, (first, last) = Interval.parse(str(file.day), zone), pc.min_max(times).as_py().values()
+        if times.null_count or not span.start <= first <= last < span.end:
+            raise self._damaged(
+                file,
+                "has rows of another day, or of none",
+                f"{declared.time} of every row within {span}",
+                f"{times.null_count} rows without it, the others from {first} to {last}",
+            )
 
     def _log(self, table: str) -> Path:
         return self.path / table / "_versions"

@@ -213,6 +213,27 @@ def test_a_corrupt_file_of_the_interval(run, lake, tmp_path):
     assert not list((tmp_path / "dataset").iterdir())
 
 
+def test_a_corrupt_page_of_the_history(run, lake):
+    file = lake.snapshot("events").files[0]
+    content = bytearray((lake.path / file.path).read_bytes())
+    content[20] ^= 1
+    (lake.path / file.path).write_bytes(content)
+    with pytest.raises(TerminalError, match=r"of 2013-03-01.*is corrupt.*sha256"):
+        run("2013-04")
+
+
+def test_rows_that_no_part_would_hold_are_told(run, lake):
+    day = date(2013, 4, 7)
+    lake.write("events", {day: pa.concat_tables([events(day), events(date(2014, 4, 7))])})
+    with pytest.raises(TerminalError, match=r"of 2013-04-07.*has rows of another day, or of none.*to 2014-04-08"):
+        run("2013-04")
+
+
+def test_the_digest_does_not_tell_how_an_interval_was_written(run):
+    typed = run("2013-04").digest
+    assert run("2013-04-01T04:00+00:00/2013-05-01T04:00+00:00").digest == typed
+
+
 def test_a_file_of_the_history_is_missing_or_cut(run, lake):
     first, second = lake.snapshot("events").files[:2]
     (lake.path / second.path).write_bytes(b"PAR1")

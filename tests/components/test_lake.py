@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError
+from airtight.files import digest_of_file
 from components.data.lake import Lake, Table
 
 DAY = date(2020, 5, 1)
@@ -37,7 +39,7 @@ def test_a_version_lists_whole_files_named_by_their_digest(lake):
     assert (version.number, version.rows, file.day) == (1, 2, "2020-05-01")
     assert file.path == f"events/date=2020-05-01/{file.sha256}.parquet"
     assert pq.read_table(lake.path / file.path).column("id").to_pylist() == [1, 2]
-    lake.verify(EVENTS, file, digest=True)
+    lake.verify(EVENTS, file, "UTC")
     assert lake.snapshot("events") == version
 
 
@@ -70,7 +72,7 @@ def test_a_damaged_file_is_healed_by_writing_it_again(lake):
     (file,) = lake.write("events", {DAY: rows(1)}).files
     (lake.path / file.path).write_bytes(b"x" * file.bytes)
     lake.write("events", {DAY: rows(1)})
-    lake.verify(EVENTS, file, digest=True)
+    lake.verify(EVENTS, file, "UTC")
 
 
 def test_several_writers_lose_nothing(lake):
@@ -155,29 +157,46 @@ def test_a_file_that_is_not_what_its_version_says(lake, damage, words):
     (file,) = lake.write("events", {DAY: rows(1)}).files
     damage(lake.path / file.path)
     with pytest.raises(TerminalError, match=rf"2020-05-01, events/date=2020-05-01/\w+.parquet, is.*{words}"):
-        lake.verify(EVENTS, file, digest=True)
+        lake.verify(EVENTS, file, "UTC")
 
 
-def test_a_file_without_a_parquet_footer_is_found_without_reading_it_all(lake):
+def test_a_file_that_was_never_parquet(lake):
     (file,) = lake.write("events", {DAY: rows(1)}).files
-    (lake.path / file.path).write_bytes(b"x" * file.bytes)
-    with pytest.raises(TerminalError, match="Parquet footer"):
-        lake.verify(EVENTS, file, digest=False)
+    path = lake.path / file.path
+    path.write_bytes(b"x" * file.bytes)
+    with pytest.raises(TerminalError, match="Expected: a Parquet file"):
+        lake.verify(EVENTS, replace(file, sha256=digest_of_file(path)), "UTC")
+
+
+def test_a_row_of_no_time_or_of_another_day_is_told(lake):
+    for number, (content, words) in enumerate(
+        (
+            (pa.concat_tables([rows(1), rows(2).set_column(1, "at", [pa.nulls(1, EVENTS.schema.types[1])])]), "1 rows"),
+            (rows(1).set_column(1, "at", [pa.nulls(1, EVENTS.schema.types[1])]), "1 rows"),
+            (pa.concat_tables([rows(1), rows(2, day=date(2020, 5, 2))]), "0 rows without it.*to 2020-05-02 12:00"),
+        )
+    ):
+        (file,) = Lake(lake.path / str(number)).write("events", {DAY: content}).files
+        with pytest.raises(TerminalError, match=f"of 2020-05-01.*of another day, or of none.*at of every row.*{words}"):
+            Lake(lake.path / str(number)).verify(EVENTS, file, "UTC")
+    (file,) = lake.write("events", {DAY: rows(1)}).files
+    with pytest.raises(TerminalError, match="another day"):
+        lake.verify(EVENTS, file, "Pacific/Kiritimati")  # There noon in Greenwich is the next day.
 
 
 def test_a_missing_column_and_a_changed_type_are_named(lake):
     (file,) = lake.write("events", {DAY: rows(1).drop_columns(["size"])}).files
     with pytest.raises(TerminalError, match=r"no column size.*Expected: size double.*Received: the columns id, at"):
-        lake.verify(EVENTS, file, digest=True)
+        lake.verify(EVENTS, file, "UTC")
     changed = rows(1).set_column(2, "size", pa.array(["0.5"]))
     (file,) = lake.write("events", {DAY: changed}).files
     with pytest.raises(TerminalError, match=r"another type.*size is string, not double"):
-        lake.verify(EVENTS, file, digest=True)
+        lake.verify(EVENTS, file, "UTC")
 
 
 def test_more_columns_than_declared_are_welcome(lake):
     (file,) = lake.write("events", {DAY: rows(1).append_column("more", pa.array([1]))}).files
-    lake.verify(EVENTS, file, digest=True)
+    lake.verify(EVENTS, file, "UTC")
 
 
 def test_a_declaration_must_hold_together():
