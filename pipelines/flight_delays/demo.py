@@ -44,12 +44,14 @@ class Answer:
     Args:
       flight: The flight's row of the examples: keys, features, label.
       version: Version of the model that answered.
+      pushed: Version that the run pushed, 0 when it pushed none.
       probability: That the flight arrives more than LATE_MINUTES late.
       arrival_delay: Minutes behind schedule as it came, negative when early.
     """
 
     flight: Mapping[str, Any]
     version: int
+    pushed: int
     probability: float
     arrival_delay: float
 
@@ -181,7 +183,8 @@ def ask(airflow: Airflow, server: ModelServer, home: Home, run_id: str, chosen: 
         )
     columns = (*SCHEMA.keys, *SCHEMA.names, SCHEMA.label, SCHEMA.time)
     flight = pick(read_table(examples, "test", SCHEMA, columns), chosen, named=named)
-    version = version_to_ask(server, pushed_version(airflow, run_id))
+    pushed = pushed_version(airflow, run_id)
+    version = version_to_ask(server, pushed)
     body = json.dumps({"instances": [{name: flight[name] for name in SCHEMA.names}]}).encode()
     status, told = server.request("POST", f"/v1/models/{MODEL}/versions/{version}:predict", body)
     if status != OK:
@@ -193,7 +196,7 @@ def ask(airflow: Airflow, server: ModelServer, home: Home, run_id: str, chosen: 
         )
     prediction = told["predictions"][0]
     probability = prediction[PREDICTION] if isinstance(prediction, dict) else prediction
-    return Answer(flight, version, float(probability), arrival_delay(home, flight))
+    return Answer(flight, version, pushed, float(probability), arrival_delay(home, flight))
 
 
 def pick(flights: pa.Table, chosen: str, *, named: bool) -> dict[str, Any]:
@@ -251,14 +254,29 @@ def in_words(answer: Answer, home: Home) -> str:
     minutes = round(answer.arrival_delay)
     came = f"{minutes} minutes late" if minutes > 0 else f"{-minutes} minutes early" if minutes else "on time"
     late = "so it was late" if flight[SCHEMA.label] else "so it was not late"
+    # A version begins with the day on which its data end: one of after the flight may have learned from it.
+    foresight = answer.version == answer.pushed or str(answer.version)[:8] <= f"{departure:%Y%m%d}"
+    stood = f", as it stood at {known:%H:%M}" if foresight else ""
     return (
         f"{airlines.get(flight['carrier'], flight['carrier'])} flight {flight['carrier']} {flight['flight']}, "
         f"{airports.get(flight['origin'], flight['origin'])} ({flight['origin']}) to "
         f"{airports.get(flight['dest'], flight['dest'])} ({flight['dest']}),\n"
-        f"planned for {departure:%A, %d %B %Y, %H:%M}, as it stood at {known:%H:%M}:\n"
+        f"planned for {departure:%A, %d %B %Y, %H:%M}{stood}:\n"
         f"  model {MODEL} {answer.version} says {answer.probability:.1%} "
         f"that it arrives more than {LATE_MINUTES} minutes late;\n"
-        f"  it really arrived {came}, {late}."
+        f"  it really arrived {came}, {late}.{_not_its_own(answer)}"
+    )
+
+
+def _not_its_own(answer: Answer) -> str:
+    """Why another model than the month's own was asked; empty when it is its own."""
+    if answer.version == answer.pushed:
+        return ""
+    if not answer.pushed:
+        return f"\nThe run pushed no model, so the served version {answer.version} was asked."
+    return (
+        f"\nThe month's own version {answer.pushed} is registered only: {answer.version}, of a later interval, is the "
+        "served one.\nThat one may have learned from this flight."
     )
 
 

@@ -173,6 +173,16 @@ def test_the_flight_in_words(home: Home, airflow: FakeAirflow) -> None:
     )
 
 
+def test_a_later_model_is_not_said_to_have_foreseen_the_flight(home: Home, airflow: FakeAirflow) -> None:
+    told = demo.in_words(ask(airflow, FakeServer({2013100101: "AVAILABLE"}), home, FLIGHT), home)
+    assert "as it stood" not in told
+    assert "own version 2013070101 is registered only: 2013100101, of a later interval, is the served one" in told
+    airflow._outputs.pop("push")
+    told = demo.in_words(ask(airflow, FakeServer({2013060101: "AVAILABLE"}), home, FLIGHT), home)
+    assert "as it stood at 17:15" in told, "its data end before the flight"
+    assert "pushed no model, so the served version 2013060101 was asked" in told
+
+
 def test_an_early_flight_in_words(home: Home, airflow: FakeAirflow) -> None:
     answer = ask(airflow, FakeServer({1: "AVAILABLE"}), home, "2013-06-14/B6/1/JFK")
     assert "it really arrived 7 minutes early, so it was not late." in demo.in_words(answer, home)
