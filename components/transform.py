@@ -48,10 +48,11 @@ def transform(
     """Makes the examples of history and interval, as they were known then, in the order of time.
 
     `train` is the history before its last days, `validation` those last days, `test` the interval. A row whose label
-    was not known when its part ended (no run could have learned from it, or been judged on it) is left out and counted.
+    was not known when the history ended, or of `test` when the interval ended (no run could have learned from it, or
+    been judged on it), is left out and counted.
 
     Spark does the work on the tables; the finished examples are collected here, so that their order and bytes are the
-    same for the same input. A year of 337,000 rows with 66 features is 200 MB. With fifty times as many, collect and
+    same for the same input. A year of 337,000 rows with 65 features is 200 MB. With fifty times as many, collect and
     write one split after the other, or a month at a time: the pipeline's function and the files stay as they are.
 
     Args:
@@ -82,7 +83,10 @@ def transform(
         _write(Path(examples.uri) / f"Split-{name}" / FILE, part, declared)
         _say(name, part, declared)
     kept = sum(part.num_rows for part in parts.values())
-    log.info("%d rows are left out: their label was not known when their part ended.", rows.num_rows - kept)
+    log.info(
+        "%d rows are left out: their label was not known when the history, or the interval, ended.",
+        rows.num_rows - kept,
+    )
     _describe(examples, reader, parts, rows.num_rows - kept)
     log.info("The examples, digest %s, lie in %s.", examples.get_string_custom_property("digest")[:12], examples.uri)
 
@@ -144,7 +148,7 @@ def _check_unique(rows: pa.Table, schema: ExampleSchema) -> None:
 def _split(
     rows: pa.Table, schema: ExampleSchema, reader: DatasetReader, validation_days: int
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Cuts rows by time, and leaves out those whose label was not known when their part ended."""
+    """Cuts rows by time, and leaves out those whose label was not known when history or interval ended."""
     start, end = reader.interval.start, reader.interval.end
     # Midnights of the pipeline's zone: a day of daylight saving has 23 or 25 hours.
     validation = start.astimezone(ZoneInfo(reader.zone)) - timedelta(days=validation_days)

@@ -8,6 +8,7 @@ from airtight.errors import TerminalError
 
 KINDS = ("none", "scale", "scale_and_shift")
 CLIP = 1e-6
+"""A probability is held this far from 0 and 1 before its logit is taken, here and in the exported model."""
 STEPS = 25
 SCALES = (0.1, 10.0)
 """A scale outside turns the order round or ran away: it is no calibration."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfx.utils import path_utils
 
 from airtight.errors import TerminalError
+from components.modelling.calibration import CLIP
 from components.schema import PREDICTION, ExampleSchema
 
 BATCH = 8192
@@ -42,7 +43,7 @@ class Served:
     def probability(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """Probability that the label is 1, float32 [batch], of raw features by name, each [batch]."""
         logits = self.network(self.preprocess(features, training=False), training=False)
-        mean = tf.clip_by_value(tf.reduce_mean(tf.sigmoid(logits), axis=-1), 1e-6, 1 - 1e-6)
+        mean = tf.clip_by_value(tf.reduce_mean(tf.sigmoid(logits), axis=-1), CLIP, 1 - CLIP)
         return tf.sigmoid(self.scale * (tf.math.log(mean) - tf.math.log1p(-mean)) + self.shift)
 
     def save(self, folder: Path) -> None:
