@@ -43,6 +43,11 @@ def test_secrets_are_files_whose_place_must_be_told() -> None:
     assert [s for s in COMPOSE["secrets"].values() if not s["file"].startswith("${AIRTIGHT_SECRETS:?")] == []
 
 
+def test_whoever_may_run_a_node_knows_the_metadata_store() -> None:
+    """The scheduler's tasks run nodes themselves while there is no launcher."""
+    assert [name for name in ("init", "launcher", "scheduler") if "metadata_url" not in SERVICES[name]["secrets"]] == []
+
+
 def test_images_are_pinned() -> None:
     assert [s["image"] for s in SERVICES.values() if "build" not in s and not re.search(r":\d", s["image"])] == []
 

@@ -6,6 +6,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from airtight.home import ROOT
 
 CHECK_TOOLS = ROOT / "services" / "check-tools"
@@ -56,6 +58,26 @@ def test_right_versions_pass(tmp_path: Path) -> None:
     make_program(tmp_path / "java", "echo 'openjdk version \"17.0.2\" 2022-01-18' >&2")
     told = subprocess.run(["/bin/bash", CHECK_TOOLS], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert (told.returncode, told.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("mark", ["run/fernet_key", "lake/flights/_versions/000001.json"])
+def test_clean_removes_a_state_folder_and_no_other(tmp_path: Path, mark: str) -> None:
+    home = tmp_path / "some state"
+    (home / "lake").mkdir(parents=True)
+    (home / "thesis.txt").touch()
+
+    def clean() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "AIRTIGHT_HOME": str(home)}
+        return subprocess.run(["make", "clean"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    refused = clean()
+    assert refused.returncode and "holds no state of Airtight" in refused.stderr
+    assert (home / "thesis.txt").exists()
+    (home / mark).parent.mkdir(parents=True, exist_ok=True)
+    (home / mark).touch()
+    assert clean().returncode == 0
+    assert not home.exists()
+    assert clean().returncode == 0, "nothing is there, and nothing is wrong"
 
 
 def test_the_lock_is_of_its_sources() -> None:
