@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -93,7 +94,7 @@ def _run(told: argparse.Namespace, home: Home) -> int:
     elif told.command == "env":
         settings = Settings.of_running(home)
         for key in [*sorted(airflow_environment(settings, home)), "AIRTIGHT_HOME", "PYTHONPATH"]:
-            print(f"export {key}='{environment(settings, home)[key]}'")
+            print(f"export {key}={shlex.quote(environment(settings, home)[key])}")
     elif told.command == "password":
         print(f"{password(home)}    (user {USER}, from {password_file(home)})")
     return 0

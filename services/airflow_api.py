@@ -102,6 +102,7 @@ class Airflow:
                 if error["filename"].endswith(f"{dag_id}.py") and datetime.fromisoformat(error["timestamp"]) > asked:
                     raise TerminalError(
                         f"Airflow cannot import the DAG {dag_id}.",
+                        expected="a DAG file that imports",
                         received=error["stack_trace"].strip(),
                         remedy=f"Correct {error['filename']} or what it imports; Airflow reads it again by itself.",
                     )
@@ -109,6 +110,7 @@ class Airflow:
                 raise TransientError(
                     f"Airflow does not show the DAG {dag_id} after {timeout_s:.0f} s.",
                     expected=f"dags/{dag_id}.py, parsed",
+                    received="a DAG that was parsed before and is gone since" if known else "no DAG of that name",
                     remedy="See the log of the dag-processor: make logs.",
                 )
             time.sleep(POLL_S)
@@ -205,6 +207,7 @@ class Airflow:
         if answer.is_error:
             raise TerminalError(
                 f"Airflow refused {method} {path}.",
+                expected="an answer without error",
                 received=f"{answer.status_code}: {answer.text[:500]}",
                 remedy="Correct the request; for a run's conf, see the trigger form in the UI.",
             )
@@ -215,6 +218,7 @@ class Airflow:
         if told.is_error:
             raise TerminalError(
                 "Airflow does not accept the password of the local services.",
+                expected=f"the Airflow of the local services at {self.url}",
                 received=f"{told.status_code} for user {self._user}",
                 remedy="Another Airflow may listen on that port; see make status.",
             )

@@ -96,6 +96,7 @@ def _failure(supervisor: Supervisor, service: Service, program: str, why: str) -
     return TransientError(
         f"{service.name} did not come up: {why}.\n--- the end of {log}\n{supervisor.log_tail(program)}\n---",
         expected=f"{service.name} at {service.address}",
+        received=service.missing() or f"{program} that does not stay up",
         remedy="Correct what the log tells and start again: make start.",
     )
 

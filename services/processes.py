@@ -49,6 +49,7 @@ def end_all(home: Home) -> int:
         if time.monotonic() > deadline + TERMINATE_S:
             raise TransientError(
                 "Some processes of the local services do not end.",
+                expected=f"every process gone {2 * TERMINATE_S:g} s after it was asked to end",
                 received=[f"{pid} {name(pid)}" for pid in left],
                 remedy="Look at them (ps), and run make stop again.",
             )

@@ -108,7 +108,9 @@ class Settings:
         """What the running services were started with, or the environment's settings when there is no record."""
         if not _record(home).is_file():
             return cls.from_environment()
-        return cls(**json.loads(_record(home).read_text(encoding="utf-8")))
+        kept = json.loads(_record(home).read_text(encoding="utf-8"))
+        # The record leaves the database out, because its URL holds a password.
+        return cls(**kept, airflow_database=cls.from_environment().airflow_database)
 
 
 def variable(name: str) -> str:
@@ -128,7 +130,12 @@ def password(home: Home) -> str:
       TerminalError: The services have never been started.
     """
     if not password_file(home).is_file():
-        raise TerminalError("There is no password yet.", remedy="Start the services first: make start.")
+        raise TerminalError(
+            "There is no password yet.",
+            expected=f"{password_file(home)}, as the first start writes it",
+            received="no such file",
+            remedy="Start the services first: make start.",
+        )
     return str(json.loads(password_file(home).read_text(encoding="utf-8"))[USER])
 
 

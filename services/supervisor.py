@@ -204,6 +204,7 @@ class Supervisor:
         if not self.running():
             raise TransientError(
                 "The supervisor did not start.",
+                expected=f"a supervisord that answers at {self.socket} within {START_S:g} s",
                 received=(told.stderr or told.stdout or "no word from it").strip(),
                 remedy=f"See {self.home.logs / 'supervisord.log'}.",
             )
@@ -240,6 +241,7 @@ def _migrate(settings: Settings, home: Home) -> None:
     if code:
         raise TerminalError(
             "Airflow's database could not be made.",
+            expected="exit status 0 of airflow db migrate",
             received=log.read_text(encoding="utf-8").strip()[-500:],
             remedy=f"See {log}; AIRTIGHT_AIRFLOW_DATABASE names another database.",
         )

@@ -15,6 +15,7 @@ from airtight.home import ROOT
 
 GIVEN = ("dags", "pipelines", "components", "plugins", "tests", "docker-compose.yaml", "requirements.txt", "Makefile")
 SHARED = ("airtight", "plugins", "runtime", "services", "serving", "benchmarks", "docs", "docker")
+PYTHON = ("airtight", "components", "dags", "pipelines", "plugins", "runtime", "services", "serving")
 RUFF = [sys.executable, "-m", "ruff"]
 HEAVY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["flake8-tidy-imports"][
     "banned-module-level-imports"
@@ -71,6 +72,17 @@ def test_nothing_but_its_demo_and_dags_knows_about_flights() -> None:
         for p in (ROOT / folder).rglob("*.py")
     ]
     assert [str(p) for p in generic if any(m.startswith("pipelines.") for m in imports(p))] == []
+
+
+def test_every_fault_says_what_was_expected_what_came_and_what_to_do() -> None:
+    lacking = []
+    for path in (p for folder in PYTHON for p in sorted((ROOT / folder).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("TerminalError", "TransientError"):
+                told = {keyword.arg for keyword in node.keywords}
+                if not {"expected", "received", "remedy"} <= told:
+                    lacking.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert lacking == []
 
 
 PARSED = (

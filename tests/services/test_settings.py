@@ -11,6 +11,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
+from services.__main__ import main
 from services.settings import (
     MARK,
     USER,
@@ -100,6 +101,20 @@ def test_the_running_services_are_found_by_their_record(home: Home, monkeypatch:
     monkeypatch.setenv("AIRTIGHT_AIRFLOW_PORT", "9292")
     assert Settings.of_running(home).airflow_port == 9191
     assert Settings.of_running(Home(home.path / "other")).airflow_port == 9292
+
+
+def test_the_running_services_keep_the_database_that_the_environment_names(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(home)
+    database = "postgresql+psycopg2://airflow:it's $secret@127.0.0.1/airflow"
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_DATABASE", database)
+    monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
+    Settings.from_environment().save(home)
+    assert Settings.of_running(home).airflow_database == database
+    assert main(["env"]) == 0
+    printed = f'{capsys.readouterr().out}\nprintf %s "$AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"'
+    assert subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout == database
 
 
 def test_the_environment_is_the_same_from_every_shell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
