@@ -28,6 +28,7 @@ _NODE_TYPE = "node"
 _DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
 _SKIPPED = metadata_store_pb2.Execution.CANCELED
 _OWNER_PARTS = 4
+_CLEARED = "clear_number"
 _OPEN = (metadata_store_pb2.Execution.NEW, metadata_store_pb2.Execution.RUNNING)
 
 
@@ -58,6 +59,34 @@ def current(store: mlmd.MetadataStore, run: str, node: str) -> metadata_store_pb
         for execution in store.get_executions_by_context(context.id):
             if execution.last_known_state in _DONE:
                 return execution
+            if execution.last_known_state == _SKIPPED:
+                return None
+    return None
+
+
+def untold(
+    store: mlmd.MetadataStore, run: str, node: str, labels: dict[str, str | int]
+) -> metadata_store_pb2.Execution | None:
+    """The success of an earlier try whose end the scheduler never heard of, because its task died in between.
+
+    A scheduler that tries again by itself keeps `clear_number`, and one that a person told to run the node again raises
+    it: only in the first case the earlier success is the answer. Without that label nobody can tell, and none is.
+
+    Args:
+      store: The metadata store.
+      run: Key of the run.
+      node: The node's id.
+      labels: Of the present attempt.
+    """
+    if _CLEARED not in labels:
+        return None
+    for context in _attempts(store, run, node):
+        same = _CLEARED in context.custom_properties and (
+            context.custom_properties[_CLEARED].int_value == labels[_CLEARED]
+        )
+        for execution in store.get_executions_by_context(context.id):
+            if execution.last_known_state in _DONE:
+                return execution if same else None
             if execution.last_known_state == _SKIPPED:
                 return None
     return None

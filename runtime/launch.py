@@ -65,6 +65,9 @@ def _launch(request: NodeRequest) -> Outcome:
     connection = stores.connection(deployment, home)
     with connection as handle:
         attempts.bury(handle.store, request.run, request.node)
+        if done := attempts.untold(handle.store, request.run, request.node, request.labels):
+            log.warning("An earlier try of %s had ended well, and its task died before it could tell.", request.node)
+            return _told(handle, node, done)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, request.run, producers)
         kept = _cache(handle, bundle.node(request.node), request)
@@ -186,14 +189,25 @@ def _outcome(
             "skipped", summary=f"{name} was skipped: its condition does not hold, or an input asked to skip."
         )
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
-    state = _DONE.get(execution.last_known_state)
-    if state is None:
+    if execution.last_known_state not in _DONE:
         return Outcome.failure(faults.swallowed(execution, name), execution.id)
     if kept.told:
         execution.custom_properties[cache.TOLD].string_value = kept.told
         handle.store.put_executions([execution])
+    return _told(handle, node, execution, publish=bool(kept.told))
+
+
+def _told(
+    handle: metadata.Metadata,
+    node: pipeline_pb2.PipelineNode,
+    execution: metadata_store_pb2.Execution,
+    *,
+    publish: bool = False,
+) -> Outcome:
+    """The outcome of an execution that succeeded; `publish` notes what its new outputs hold."""
+    name, state = node.node_info.id, _DONE[execution.last_known_state]
     outputs: dict[str, list[dict[str, Any]]] = {}
-    for artifact in _artifacts(handle, execution.id, publish=bool(kept.told) and state == "complete"):
+    for artifact in _artifacts(handle, execution.id, publish=publish and state == "complete"):
         outputs.setdefault(artifact.pop("key"), []).append(artifact)
     where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, found in outputs.items() for a in found)
     took = "was taken from the cache" if state == "cached" else "is done"

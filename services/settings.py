@@ -19,6 +19,8 @@ USER = "admin"
 HOST = "127.0.0.1"
 MARK = "AIRTIGHT_SERVICES"
 """Environment variable that every process of these services inherits: by it the last one is found and ended."""
+SPARK_TOKEN = "spark_token"
+"""File beside the other secrets with what the Spark server wants to hear: who may use it runs code as its owner."""
 LARGEST_PORT = 65535
 _PREFIX = "AIRTIGHT_"
 
@@ -34,6 +36,7 @@ class Settings:
       spark_port: The Spark Connect server.
       spark_memory: Heap of the Spark server, as Java writes it.
       airflow_parallelism: Tasks that Airflow runs at once.
+      dags_folder: What Airflow parses; empty is the checkout's `dags`.
       airflow_database: SQLAlchemy URL of Airflow's database; empty is SQLite under the state folder.
     """
 
@@ -43,6 +46,7 @@ class Settings:
     spark_port: int = 15002
     spark_memory: str = "3g"
     airflow_parallelism: int = 8
+    dags_folder: str = ""
     airflow_database: str = ""
 
     def __post_init__(self) -> None:
@@ -145,7 +149,7 @@ def prepare(home: Home) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     home.run.mkdir(mode=0o700, exist_ok=True)
     home.run.chmod(0o700)
-    for name in ("fernet_key", "jwt_secret", "secret_key"):
+    for name in ("fernet_key", "jwt_secret", "secret_key", SPARK_TOKEN):
         _write_secret(home.run / name, _url_safe_key())
     _write_secret(password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
 
@@ -176,6 +180,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         **{variable(k): str(v) for k, v in asdict(settings).items() if k != "airflow_database"},
         "AIRTIGHT_MODEL_SERVER": settings.model_url,
         "SPARK_REMOTE": settings.spark_remote,
+        "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),
         "SPARK_LOCAL_IP": HOST,
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # Where there is no GPU, TensorFlow need not look for one and complain in each task's log.
@@ -190,7 +195,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
     """Airflow's settings, each with its reason where it has one that does not show."""
     told: dict[str, dict[str, Any]] = {
         "core": {
-            "dags_folder": ROOT / "dags",
+            "dags_folder": settings.dags_folder or ROOT / "dags",
             "plugins_folder": ROOT / "plugins",
             "load_examples": False,
             # A pipeline whose sources have changed is compiled again while its DAG file is parsed.
@@ -216,7 +221,16 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
         },
         "api_auth": {"jwt_secret_cmd": f"cat {home.run / 'jwt_secret'}"},
         # These three together take a chain of eight short tasks from 8 s to under 2 s (docs/services.md).
-        "scheduler": {"scheduler_idle_sleep_time": 0.02, "catchup_by_default": False},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.02,
+            "catchup_by_default": False,
+            # A task whose process died is tried again after a minute at most; Airflow's own default is five.
+            "task_instance_heartbeat_timeout": 60,
+            "task_instance_heartbeat_sec": 10,
+            "orphaned_tasks_check_interval": 30,
+            "task_queued_timeout": 120,
+            "task_queued_timeout_check_interval": 20,
+        },
         "workers": {"min_heartbeat_interval": 1},
         # A new file in dags/ is seen within this many seconds; one process is enough for a handful of files.
         "dag_processor": {

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,19 @@ def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):
 
 def test_the_compiled_pipeline_holds_no_path_of_the_state(home):
     assert str(home.path) not in Run(home).bundle.read_text(encoding="utf-8")
+
+
+def test_a_try_whose_task_died_before_it_could_tell_is_not_run_again(home):
+    run = Run(home)
+    request = run.request("write")
+
+    def tried(clear_number: int) -> launch.Outcome:
+        labels = {"clear_number": clear_number}
+        return launch.launch(type(request)(**vars(request) | {"attempt": uuid.uuid4().hex, "labels": labels}))
+
+    first = tried(0)
+    again = tried(0)
+    assert (again.state, again.execution, again.outputs) == ("complete", first.execution, first.outputs)
+    cleared = tried(1)
+    assert cleared.execution != first.execution
+    assert states(run) == ["COMPLETE", "COMPLETE"]

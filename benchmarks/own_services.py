@@ -1,0 +1,53 @@
+"""The local services with a state folder, ports and DAGs of their own, for a measurement; gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from airtight.home import Home
+from services import health
+from services.airflow_api import Airflow
+from services.settings import Settings, prepare
+from services.supervisor import AIRFLOW, Supervisor
+
+PROGRAMS = ("launcher", *AIRFLOW)
+
+
+@contextlib.contextmanager
+def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
+    """Starts the launcher and Airflow with the settings that the demo ships, but for a DAG file of one's own.
+
+    Args:
+      dags: Text of the DAG file.
+    """
+    # So that a measurement that is told to end leaves nothing behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="airtight-") as folder:
+        home = Home(Path(folder).resolve())
+        (home.path / "dags").mkdir()
+        (home.path / "dags" / "measured.py").write_text(dags, encoding="utf-8")
+        os.environ["AIRTIGHT_HOME"] = str(home.path)
+        prepare(home)
+        settings = Settings(*_free_ports(4), dags_folder=str(home.path / "dags"))
+        supervisor = Supervisor(home)
+        try:
+            supervisor.start(settings, PROGRAMS)
+            wanted = [s for s in health.services(settings, home) if set(s.programs) <= set(PROGRAMS)]
+            health.wait(supervisor, wanted, lambda line: print(line, flush=True))
+            yield home, Airflow.local(settings, home)
+        finally:
+            supervisor.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
