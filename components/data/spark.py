@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airtight.errors import TerminalError, TransientError
 
@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 REMOTE = "SPARK_REMOTE"
 """Environment variable that names a Spark Connect server, such as sc://127.0.0.1:15002."""
+TOKEN_FILE = "SPARK_TOKEN_FILE"
+"""Environment variable that names the file with the server's token; unset for a server that wants none."""
 DEFAULT_PORT = 15002
 PROBE_S = 5.0
 """How long an unreachable server is waited for; Spark's own client would try for ten minutes."""
@@ -80,7 +82,7 @@ def session(name: str) -> Iterator[SparkSession]:
       name: The application's name, shown in Spark's logs.
 
     Raises:
-      TerminalError: SPARK_REMOTE is no address of a Spark Connect server.
+      TerminalError: SPARK_REMOTE is no address of a Spark Connect server, or its token cannot be read.
       TransientError: Nothing answers at that address.
     """
     # It prints every analysis error with its whole JVM stack, which the exception carries anyway.
@@ -95,7 +97,7 @@ def session(name: str) -> Iterator[SparkSession]:
     from pyspark.sql import SparkSession
 
     # create, not getOrCreate: a session of its own, so that settings and temporary views are nobody else's.
-    spark = SparkSession.builder.remote(remote).appName(name).create()
+    spark = SparkSession.builder.remote(_with_token(remote)).appName(name).create()
     try:
         for key, value in SESSION_SETTINGS.items():
             spark.conf.set(key, value)
@@ -123,6 +125,24 @@ def _local(name: str) -> Iterator[SparkSession]:
             yield spark
         finally:
             spark.stop()
+
+
+def _with_token(remote: str) -> str:
+    """The address with the server's token, if there is one; it is for Spark's client alone and never logged."""
+    file = os.environ.get(TOKEN_FILE, "")
+    if not file:
+        return remote
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise TerminalError(
+            "The token of the Spark Connect server cannot be read.",
+            expected=f"the file that {TOKEN_FILE} names",
+            received=str(error),
+            remedy=f"Start the services again (make stop start), or unset {TOKEN_FILE} for a server without a token.",
+        ) from error
+    # As a header: Spark's own parameter `token` wants TLS to every host that is not called localhost.
+    return f"{remote.rstrip('/')}{';' if ';' in remote else '/;'}authorization=Bearer%20{quote(token, safe='')}"
 
 
 def _probe(remote: str) -> None:

@@ -6,9 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from pyspark.sql.connect.client import DefaultChannelBuilder
 
 from airtight.errors import TerminalError, TransientError
-from components.data.spark import session
+from components.data.spark import _with_token, session
 
 
 @pytest.mark.slow
@@ -37,6 +38,19 @@ def test_a_server_that_is_away_is_a_transient_fault_in_words(monkeypatch):
     monkeypatch.setenv("SPARK_REMOTE", f"sc://127.0.0.1:{port}")
     with pytest.raises(TransientError, match=rf"does not answer.*sc://127.0.0.1:{port}"), session("away"):
         pass
+
+
+def test_the_token_joins_the_address_for_the_client_alone(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPARK_TOKEN_FILE", raising=False)
+    assert _with_token("sc://host:1") == "sc://host:1"
+    monkeypatch.setenv("SPARK_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(TerminalError, match="token of the Spark Connect server cannot be read"):
+        _with_token("sc://host:1")
+    (tmp_path / "token").write_text("a_-=\n")
+    for address in ("sc://host:1", "sc://host:1/", "sc://host:1/;use_ssl=true"):
+        joined = DefaultChannelBuilder(_with_token(address))
+        assert ("authorization", "Bearer a_-=") in joined.metadata()
+        assert (joined.endpoint, joined.use_ssl) == ("host:1", "ssl" in address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:15002", "http://127.0.0.1:15002", "sc://", "sc://host:port"])

@@ -60,7 +60,7 @@ def test_secrets_are_made_once_for_the_owner_alone(home: Home) -> None:
     first = {path.name: path.read_text() for path in home.run.iterdir()}
     assert mode(home.run) == "0o700"
     assert {mode(path) for path in home.run.iterdir()} == {"0o600"}
-    assert len(set(first.values())) == len(first) == 4
+    assert len(set(first.values())) == len(first) == 5
     assert password(home) == json.loads(first[password_file(home).name])[USER]
     prepare(home)
     assert {path.name: path.read_text() for path in home.run.iterdir()} == first

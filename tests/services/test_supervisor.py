@@ -13,14 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from components.data.spark import session
 from services import health, processes
 from services.__main__ import main, up
-from services.settings import Settings, variable
+from services.settings import Settings, environment, variable
 from services.supervisor import Supervisor
 
 NAMES = ("model-server", "spark")
@@ -89,6 +91,23 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
     assert [port for port in listening if answers(port)] == []
     assert main(["down"]) == 0
     assert "Nothing runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_spark_answers_its_owner_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = environment(up(home, ("spark",)), home)
+    for name in ("SPARK_REMOTE", "SPARK_TOKEN_FILE"):
+        monkeypatch.setenv(name, told[name])
+    with session("owner") as spark:
+        assert spark.range(3).count() == 3
+    token = (home.run / "spark_token").read_text()
+    assert token.encode() not in Path(f"/proc/{pids(home)['spark']}/cmdline").read_bytes()
+    # Not with Spark's own client: it would try for minutes to take leave of a server that is gone by then.
+    with grpc.insecure_channel(told["SPARK_REMOTE"].removeprefix("sc://")) as channel:
+        ask = channel.unary_unary("/spark.connect.SparkConnectService/AnalyzePlan")
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(b"", timeout=30)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.slow
