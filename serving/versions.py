@@ -97,12 +97,12 @@ class Registry:
           ServingError: NOT_FOUND for a model or version that is not available, INVALID_ARGUMENT for an unknown label.
         """
         model = self.models.get(name)
-        if version is None and label is None:
+        if label is not None:
+            version = self._labelled(name, label)
+        if version is None:
             if model is not None and model.latest is not None:
                 return model.latest
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
-        if label is not None:
-            version = self._labelled(name, label)
         found = model.versions.get(version) if model else None
         if found is None or found.state != State.AVAILABLE:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Specific({name}, {version})")
