@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     clean.set_defaults(command=_clean)
 
     answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
+    answer.add_argument("--socket", type=Path, default=None, help="a socket to make, and to take the request from")
     answer.set_defaults(command=_answer)
     return parser
 
@@ -144,10 +145,10 @@ def _clean(told: argparse.Namespace) -> int:
     return 0
 
 
-def _answer(_: argparse.Namespace) -> int:
-    from runtime.node import answer
+def _answer(told: argparse.Namespace) -> int:
+    from runtime.node import answer, first_connection
 
-    answer(socket.socket(fileno=os.dup(0)))
+    answer(first_connection(told.socket) if told.socket else socket.socket(fileno=os.dup(0)))
     return 0
 
 

@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 PYTHON = "AIRTIGHT_PYTHON"
 """Names the interpreter of cold processes when it is not the one that runs Airflow."""
+ENGINE = "AIRTIGHT_CONTAINER_ENGINE"
+"""Names the command that runs containers; docker by default."""
+_PASSED = ("AIRTIGHT_METADATA", "AIRTIGHT_MODEL_SERVER", "SPARK_REMOTE", "TF_CPP_MIN_LOG_LEVEL", "DO_NOT_TRACK")
+_CONTAINER_S = 120.0
 _CONNECT_TIMEOUT_S = 5.0
 _DRAIN_S = 0.2
 _STOP_S = 8.0
@@ -40,15 +46,19 @@ class Call:
     Args:
       request: What to do.
       launcher: The warm launcher's socket, or None for a process of its own.
+      interpreter: A Python to do it with, by its path, instead of the launcher.
+      image: An image, in a container of which it is done, instead of by the launcher.
     """
 
-    def __init__(self, request: Request, launcher: Path | None) -> None:
-        self.warm = False
+    def __init__(self, request: Request, launcher: Path | None, *, interpreter: str = "", image: str = "") -> None:
         self._outcome: Outcome | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        connection = _connect(launcher) if launcher else None
-        self.warm = connection is not None
-        self._connection = connection or self._start()
+        self._container = ""
+        connection = _connect(launcher) if launcher and not interpreter and not image else None
+        self.where = "the warm launcher" if connection else f"a container of {image}" if image else "a new process"
+        if image:
+            connection = self._start_container(image, Home(Path(request.home)))
+        self._connection = connection or self._start(interpreter)
         self._output, theirs = os.pipe()
         try:
             socket.send_fds(self._connection, [encode_request(request)], [theirs])
@@ -111,13 +121,15 @@ class Call:
         self._connection.close()
         if self._process is not None:
             _end(self._process)
+        if self._container:
+            subprocess.run([_engine(), "rm", "--force", self._container], capture_output=True, check=False)
 
-    def _start(self) -> socket.socket:
+    def _start(self, interpreter: str) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             # The process reads the request from its standard input, which is also how it notices our end.
             self._process = subprocess.Popen(
-                [os.environ.get(PYTHON) or sys.executable, "-m", "runtime", "answer"],
+                [interpreter or os.environ.get(PYTHON) or sys.executable, "-m", "runtime", "answer"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -126,6 +138,36 @@ class Call:
                 start_new_session=True,
             )
         return ours
+
+    def _start_container(self, image: str, home: Home) -> socket.socket:
+        """Starts a container that serves one request on a socket in the state folder, and connects to it."""
+        name = f"airtight-{uuid.uuid4().hex}"
+        path = home.run / f"{name[:20]}.sock"
+        passed = [option for key in _PASSED if os.environ.get(key) for option in ("--env", key)]
+        command = [
+            *(_engine(), "run", "--rm", "--init", "--name", name, "--network", "host"),
+            *("--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{home.path}:{home.path}"),
+            *("--env", f"AIRTIGHT_HOME={home.path}", *passed, image),
+            *("python", "-m", "runtime", "answer", "--socket", str(path)),
+        ]
+        said = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+        except FileNotFoundError as error:
+            raise _no_container(image, str(error)) from error
+        self._container = name
+        deadline = time.monotonic() + _CONTAINER_S
+        while time.monotonic() < deadline and not _has_ended(self._process):
+            if connection := _connect(path):
+                path.unlink(missing_ok=True)
+                return connection
+            time.sleep(0.05)
+        said.seek(0)
+        told = said.read().decode(errors="replace").strip()[-500:]
+        _end(self._process)
+        raise _no_container(image, told or f"nothing on its socket within {_CONTAINER_S:.0f} s")
 
     def _receive(self) -> Outcome:
         told = receive(self._connection)
@@ -190,12 +232,30 @@ def _connect(launcher: Path) -> socket.socket | None:
     return connection
 
 
+def _engine() -> str:
+    return os.environ.get(ENGINE) or "docker"
+
+
+def _no_container(image: str, received: str) -> TransientError:
+    return TransientError(
+        f"No container of {image} came up.",
+        expected=f"`{_engine()} run` to start it, with this project and its packages in it",
+        received=received,
+        remedy=f"See that the engine runs and has the image; {ENGINE} names another engine.",
+    )
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has, without reaping it: until then nobody else can have its number."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Gives the process the time to clean up, then ends its whole group."""
     deadline = time.monotonic() + _STOP_S
     # Not reaped before its group is killed: until then nobody else can have its number.
     while time.monotonic() < deadline:
-        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if _has_ended(process):
             break
         time.sleep(0.02)
     try:

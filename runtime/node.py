@@ -57,6 +57,27 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
         return
 
 
+def first_connection(path: Path) -> socket.socket:
+    """Makes a unix socket for the owner alone and waits for whoever connects first.
+
+    Raises:
+      TimeoutError: Nobody does.
+    """
+    # The whole group is ended with the request, and whoever started this process must not be in it.
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    before = os.umask(0o177)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            listener.settimeout(_REQUEST_TIMEOUT_S)
+            connection, _ = listener.accept()
+    finally:
+        os.umask(before)
+    return connection
+
+
 def do(request: Request) -> Outcome:
     """Does one request in this process.
 

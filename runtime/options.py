@@ -21,9 +21,14 @@ ALLOWED = (
     "executor",
     "executor_config",
     "cold",
+    "interpreter",
+    "image",
 )
-"""What may be chosen; each is named as Airflow's operators name it, but for times, which are in seconds, and
-`cold`, which runs the node in a process of its own instead of the warm launcher's child."""
+"""What may be chosen; each is named as Airflow's operators name it, but for times, which are in seconds, and for where
+the node runs instead of in the warm launcher's child: `cold` (True) in a process of its own, `interpreter` in one of
+another Python, by its path, `image` in a container of that image."""
+WHERE = ("cold", "interpreter", "image")
+"""Of these, one at most."""
 
 CACHE = ("cache", "cache_days", "cache_on")
 """What may be chosen of the cache: whether it is used, after how many days a result counts no longer (0 for never),
@@ -45,7 +50,7 @@ def task(node: _Node, **options: Any) -> _Node:
       The node itself.
 
     Raises:
-      TerminalError: An unknown option.
+      TerminalError: An unknown option, or several places to run in.
     """
     unknown = sorted(set(options) - set(ALLOWED) - set(CACHE))
     if unknown:
@@ -55,7 +60,16 @@ def task(node: _Node, **options: Any) -> _Node:
             received=", ".join(unknown),
             remedy="Correct the names in the pipeline.",
         )
-    setattr(node, _ATTRIBUTE, chosen_for(node) | options)
+    chosen = chosen_for(node) | options
+    where = [name for name in WHERE if chosen.get(name)]
+    if len(where) > 1:
+        raise TerminalError(
+            f"The node {node.id} cannot run in several places.",
+            expected=f"one of {', '.join(WHERE)}, or none",
+            received=", ".join(where),
+            remedy="Leave one of them in the pipeline.",
+        )
+    setattr(node, _ATTRIBUTE, chosen)
     return node
 
 

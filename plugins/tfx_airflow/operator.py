@@ -31,6 +31,8 @@ class TfxNodeOperator(BaseOperator):
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
       group: Names the task group, where a DAG holds one pipeline twice.
       cold: Run it in a process of its own, though the warm launcher is there.
+      interpreter: Run it in a process of this Python, a path.
+      image: Run it in a container of this image.
       **kwargs: As for every operator.
     """
 
@@ -46,6 +48,8 @@ class TfxNodeOperator(BaseOperator):
         prefix: str = "",
         group: str = "",
         cold: bool = False,
+        interpreter: str = "",
+        image: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,6 +58,8 @@ class TfxNodeOperator(BaseOperator):
         self.prefix = prefix
         self.group = group
         self.cold = cold
+        self.interpreter = interpreter
+        self.image = image
         # Shown under "Rendered Templates"; the run itself takes the typed values.
         self.parameters = {name: f"{{{{ params['{prefix}{name}'] }}}}" for name in parameter_names}
         self.interval = (
@@ -115,8 +121,9 @@ class TfxNodeOperator(BaseOperator):
         )
 
     def _run(self, request: NodeRequest, home: Home) -> Outcome:
-        with Call(request, None if self.cold else home.launcher_socket) as self._call:
-            self.log.info("%s runs %s.", self.node, "in the warm launcher" if self._call.warm else "in a new process")
+        launcher = None if self.cold else home.launcher_socket
+        with Call(request, launcher, interpreter=self.interpreter, image=self.image) as self._call:
+            self.log.info("%s runs in %s.", self.node, self._call.where)
             _log_lines(self._call.lines())
             return self._call.outcome
 

@@ -21,11 +21,12 @@ class Answering:
     """Stands for the launcher: notes requests, gives one outcome and some lines."""
 
     def __init__(self, outcome: Outcome, lines=()) -> None:
-        self.outcome, self._lines, self.warm = outcome, lines, True
+        self.outcome, self._lines, self.where = outcome, lines, "the warm launcher"
         self.requests, self.launchers, self.stopped = [], [], 0
 
-    def __call__(self, request, launcher):
+    def __call__(self, request, launcher, **places):
         self.requests.append(request)
+        self.places = places
         self.launchers.append(launcher)
         return self
 
@@ -159,3 +160,19 @@ def test_cold_asks_for_a_process_of_its_own(home, monkeypatch):
         answering = Answering(Outcome("complete"))
         run(monkeypatch, answering, cold=cold)
         assert answering.launchers == [None if cold else home.launcher_socket]
+
+
+def test_a_node_is_sent_where_the_pipeline_wants_it(home, monkeypatch):
+    answering = Answering(Outcome("complete"))
+    run(monkeypatch, answering, image="an/image:1")
+    assert answering.places == {"interpreter": "", "image": "an/image:1"}
+    run(monkeypatch, answering, interpreter="/other/python", cold=True)
+    assert answering.places == {"interpreter": "/other/python", "image": ""}
+    assert answering.launchers[-1] is None
+
+
+def test_the_cache_is_switched_off_on_the_form(home, monkeypatch):
+    answering = Answering(Outcome("complete"))
+    run(monkeypatch, answering)
+    run(monkeypatch, answering, context(params={"use_cache": False}))
+    assert [request.use_cache for request in answering.requests] == [True, False]

@@ -161,3 +161,10 @@ def test_sources_are_named_relative_to_the_checkout(home):
     for name in Bundle.read(Run(home).bundle).sources:
         if not name.startswith("/"):
             assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("options", ["image='an/image', cold=True", "interpreter='/python', image='an/image'"])
+def test_a_node_runs_in_one_place(home, written, options):
+    body = f"from runtime.options import task\nreturn Pipeline('p', components=[task(make(), {options})])"
+    with pytest.raises(TerminalError, match="cannot run in several places"):
+        compile_pipeline(written(body), home)

@@ -1,6 +1,7 @@
 """The warm launcher and the cold process: the same result, and nothing outlives its end."""
 
 import concurrent.futures
+import json
 import os
 import signal
 import socket
@@ -88,7 +89,7 @@ def test_warm_and_cold_give_the_same(served):
     for name, launcher in (("warm", served.launcher_socket), ("cold", None)):
         with Call(request(served, "write", name, text=name[:1]), launcher) as running:
             lines = list(running.lines())
-            assert running.warm == (name == "warm")
+            assert running.where == ("the warm launcher" if name == "warm" else "a new process")
             assert (uri(running.outcome, "words") / "words.txt").read_text() == " ".join(name[:1] * 3)
             said[name] = [line for line in lines if "tests.tiny_pipeline" in line]
     assert said["warm"] == said["cold"] == ["INFO tests.tiny_pipeline.steps: Wrote 3 words."]
@@ -176,5 +177,64 @@ def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path
     assert caught.value.transient
     until(lambda: not any(alive(pid) for pid in pids), "node and child are gone")
     with Call(request(home, "copy", "orphan"), home.launcher_socket) as again:
-        assert not again.warm
+        assert again.where == "a new process"
         assert again.outcome.state == "complete"
+
+
+def test_a_node_runs_in_another_interpreter(served, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Call(request(served, "write", "elsewhere"), served.launcher_socket, interpreter=str(python)) as running:
+        assert running.where == "a new process"
+        assert "Wrote 3 words." in "\n".join(running.lines())
+        assert running.outcome.state == "complete"
+    assert (tmp_path / "asked").read_text() == "-m runtime answer\n"
+
+
+ENGINE = """#!/usr/bin/env python3
+# Stands for a container engine, which cannot run here: takes the command line of `run`, and does without the walls.
+import os, sys, json, pathlib
+asked = pathlib.Path(__file__).with_name("asked.jsonl")
+with asked.open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[1] != "run":
+    sys.exit(0)
+place = sys.argv.index("an/image:1")
+os.environ["PYTHONPATH"] = {root!r}
+os.chdir({root!r})
+os.execv({python!r}, [{python!r}, *sys.argv[place + 2:]])
+"""
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    path = tmp_path / "engine"
+    path.write_text(ENGINE.replace("{root!r}", repr(str(ROOT))).replace("{python!r}", repr(sys.executable)))
+    path.chmod(0o755)
+    monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", str(path))
+    return tmp_path / "asked.jsonl"
+
+
+def test_a_node_runs_in_a_container(served, engine):
+    with Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1") as running:
+        assert running.where == "a container of an/image:1"
+        assert "Wrote 3 words." in "\n".join(running.lines())
+        assert running.outcome.state == "complete"
+    started, removed = (json.loads(line) for line in engine.read_text().splitlines())
+    assert started[:3] == ["run", "--rm", "--init"]
+    assert f"{served.path}:{served.path}" in started
+    assert f"{os.getuid()}:{os.getgid()}" in started
+    assert removed[:2] == ["rm", "--force"]
+    assert call(request(served, "copy", "boxed"), served.launcher_socket).state == "complete"
+    assert not list(served.run.glob("airtight-*.sock"))
+
+
+def test_a_container_that_does_not_come_up_is_told(served, engine, monkeypatch):
+    engine.with_name("engine").write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
+    with pytest.raises(AirtightError, match=r"No container of an/image:1 came up\..*no such image") as caught:
+        Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
+    assert caught.value.transient
+    monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", "no-such-engine")
+    with pytest.raises(AirtightError, match="no-such-engine"):
+        Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
