@@ -1,13 +1,14 @@
 """train: fits the pipeline's network on the examples and writes a SavedModel that takes raw feature values."""
 
-import inspect
 import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -25,7 +26,8 @@ from airtight.home import Home
 from airtight.names import load
 from components.data import examples as reading
 from components.measures.scores import log_loss, roc_auc
-from components.modelling import calibration, fitting, saved_model
+from components.modelling import calibration, fitting, saved_model, sources
+from components.modelling.parts import Labelled, Parts
 from components.modelling.quiet import quiet
 from components.schema import ExampleSchema
 
@@ -66,9 +68,10 @@ def train(
       model: The SavedModel; see docs/architecture.md for its signatures.
       model_run: TensorBoard's logs and the training record.
       schema: Names the pipeline's `ExampleSchema`.
-      model_fn: Names the pipeline's function `(schema, columns) -> (preprocess, build_network)`: of the raw feature
-        columns that are fitted, a Keras model from raw features by name, each [batch], to the network's inputs, and a
-        function that builds the network, from these inputs to logits [batch, members].
+      model_fn: Names the pipeline's function `(schema, fitted, validation, chosen, seed) -> Parts`; see
+        `components.modelling.parts`. `fitted` are the raw rows that are learned from and `validation` those that judge,
+        both `Labelled`; there are none of the latter in a refit, or where the split is empty. `chosen` is in a refit
+        what the parts before it chose on the validation rows, else empty. Equal arguments must give equal parts.
       epochs: Passes over the rows at most.
       batch_size: Rows in one step, over all devices together.
       learning_rate: The highest learning rate.
@@ -77,7 +80,7 @@ def train(
       patience: Epochs without a better validation loss before it ends.
       seed: Of everything random.
       strategy: "mirrored" (all GPUs, or the CPU in two), "one_device" or "tpu".
-      refit: "judged" exports the network that the validation rows chose; "include_validation" fits a new one on train
+      refit: "judged" exports the model that the validation rows chose; "include_validation" makes a new one of train
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: "none", "scale" or "scale_and_shift": how the validation rows correct the probabilities.
     """
@@ -119,6 +122,9 @@ class _Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def labelled(self) -> Labelled:
+        return Labelled(self.columns, self.labels)
+
     def described(self) -> dict[str, Any]:
         share = float(self.labels.mean()) if len(self) else math.nan
         return {"rows": len(self), "first": self.first, "last": self.last, "label_share": share, "digest": self.digest}
@@ -148,11 +154,13 @@ class _Training:
             *(len(fitted), fitted.first, fitted.last, 100 * fitted.labels.mean()),
             *(len(parts["validation"]), self._devices()),
         )
-        preprocess, network, progress = self._fit(fitted, validation, "judged")
+        made, network, progress = self._fit(fitted, validation, "judged")
+        chosen = made.chosen
         scale, shift = 1.0, 0.0
         scores = {}
         if validation is not None:
-            probability = fitting.Predictor(network)(self._inputs(preprocess, validation))
+            rows = self._rows(made, validation)
+            probability = fitting.mixed(fitting.Predictor(network)(rows.inputs), rows.companion)
             scale, shift = calibration.fit(validation.labels, probability, calibrate)
             corrected = calibration.apply(probability, scale, shift)
             scores = {
@@ -163,9 +171,9 @@ class _Training:
         history = {"judged": progress.epochs}
         if refit == "include_validation" and validation is not None:
             fitted = _joined(fitted, validation)
-            preprocess, network, again = self._fit(fitted, None, "refit", stop_after=progress.best_epoch)
+            made, network, again = self._fit(fitted, None, "refit", stop_after=progress.best_epoch, chosen=chosen)
             history["refit"] = again.epochs
-        saved_model.Served(self.schema, preprocess, network, scale, shift).save(folder)
+        saved_model.Served(self.schema, made, network, scale, shift).save(folder)
         seconds = time.monotonic() - started
         log.info("Kept epoch %d of %d; %.0f s in all.", progress.best_epoch, len(progress.epochs), seconds)
         return {
@@ -176,29 +184,35 @@ class _Training:
             "strategy": self.strategy_name,
             "devices": self._devices(),
             "best_epoch": progress.best_epoch,
+            "chosen": dict(chosen),
             "epochs": history,
             "validation": scores,
             "calibration": {"kind": calibrate, "scale": scale, "shift": shift},
             "weights": int(network.count_params()),
             "seconds": round(seconds, 3),
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+            "versions": self._versions(),
         }
 
     def _fit(
-        self, fitted: _Part, validation: _Part | None, phase: str, stop_after: int | None = None
-    ) -> tuple[keras.Model, keras.Model, fitting.Progress]:
-        """Fits anew; answers preprocess and network with the kept weights, both outside the strategy."""
+        self,
+        fitted: _Part,
+        validation: _Part | None,
+        phase: str,
+        *,
+        stop_after: int | None = None,
+        chosen: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[Parts, keras.Model, fitting.Progress]:
+        """Fits anew; answers the parts and the network with the kept weights, all outside the strategy."""
         # Names that Keras counts up in a process decide the order of sums: count anew, so that no earlier fit matters.
         keras.utils.clear_session()
         keras.utils.set_random_seed(self.settings.seed)
-        preprocess, build = self.make_model(self.schema, fitted.columns)
-        rows = fitting.Rows(self._inputs(preprocess, fitted), fitted.labels)
-        judges = fitting.Rows(self._inputs(preprocess, validation), validation.labels) if validation else None
-        checkpoint = self._checkpoint(phase, fitted, validation, stop_after)
+        judges = validation.labelled() if validation else None
+        parts = self.make_model(self.schema, fitted.labelled(), judges, chosen, self.settings.seed)
+        checkpoint = self._checkpoint(phase, fitted, validation, stop_after, chosen)
         progress = fitting.fit(
-            build,
-            rows,
-            judges,
+            parts.build_network,
+            fitting.Rows(self._inputs(parts, fitted), fitted.labels),
+            self._rows(parts, validation) if validation else None,
             self.settings,
             self.strategy,
             stop_after=stop_after,
@@ -206,30 +220,44 @@ class _Training:
             checkpoint=checkpoint,
         )
         checkpoint.unlink(missing_ok=True)
-        network = build()
+        network = parts.build_network()
         network.set_weights(progress.best_weights)
-        return preprocess, network, progress
+        return parts, network, progress
 
-    def _inputs(self, preprocess: keras.Model, part: _Part) -> Any:
-        answer = preprocess(saved_model.raw_tensors(part.columns, self.schema), training=False)
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), answer)
+    def _inputs(self, parts: Parts, part: _Part) -> Any:
+        preprocess = fitting.Batched(lambda raw: parts.preprocess(raw, training=False))
+        return preprocess(saved_model.raw_tensors(part.columns, self.schema))
 
-    def _checkpoint(self, phase: str, fitted: _Part, validation: _Part | None, stop_after: int | None) -> Path:
+    def _rows(self, parts: Parts, part: _Part) -> fitting.Rows:
+        """Rows to judge by, with what the companion says of them."""
+        companion = None
+        if parts.companion is not None:
+            companion = fitting.Predictor(parts.companion)(saved_model.raw_tensors(part.columns, self.schema))
+        return fitting.Rows(self._inputs(parts, part), part.labels, companion)
+
+    def _checkpoint(
+        self, phase: str, fitted: _Part, validation: _Part | None, stop_after: int | None, chosen: Mapping[str, Any]
+    ) -> Path:
         """A file named by everything that decides the fit's course, so that only the same training goes on from it."""
-        code = [inspect.getsourcefile(self.make_model), fitting.__file__]
+        code = [*sources.files(self.make_model), Path(fitting.__file__)]
         decides = {
             "phase": phase,
             "rows": [fitted.digest, validation.digest if validation else ""],
             "settings": fitting.settings_as_record(self.settings),
             "stop_after": stop_after,
+            "chosen": dict(chosen),
             "model_fn": self.model_fn,
             "schema": repr(self.schema),
-            "code": [digest_of_file(Path(file)) for file in code if file],
+            "code": [digest_of_file(file) for file in code],
             "devices": self._devices(),
-            "versions": [tf.__version__, keras.__version__],
+            "versions": self._versions(),
         }
         key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return Home.current().path / "checkpoints" / f"{key}.npz"
+
+    def _versions(self) -> dict[str, str]:
+        ours = {"tensorflow": tf.__version__, "keras": keras.__version__}
+        return sources.versions(self.make_model) | ours
 
     def _devices(self) -> str:
         return ", ".join(device.split("device:")[-1] for device in self.strategy.extended.worker_devices)

@@ -78,10 +78,12 @@ class Rows:
     Args:
       inputs: The network's inputs, any nest of arrays [rows, ...].
       labels: 0 or 1, [rows].
+      companion: What the network's companion says of them, probabilities [rows]; it counts where they are judged.
     """
 
     inputs: Any
     labels: np.ndarray
+    companion: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -178,27 +180,44 @@ def fit(
     return progress
 
 
-class Predictor:
-    """The members' mean probability of preprocessed rows, in batches, traced once.
+class Batched:
+    """A function of rows, called in batches, traced once.
 
     Args:
-      network: Answers logits [batch, members].
+      function: From a nest of tensors [batch, ...] to another.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._answer = tf.function(function, reduce_retracing=True)
+
+    def __call__(self, inputs: Any) -> Any:
+        """The answers, a nest of arrays [rows, ...], of inputs, a nest of arrays or tensors [rows, ...]."""
+        rows = len(tf.nest.flatten(inputs)[0])
+        parts = []
+        for start in range(0, max(rows, 1), PREDICTION_BATCH):
+            part = tf.nest.map_structure(lambda x, s=start: tf.convert_to_tensor(x[s : s + PREDICTION_BATCH]), inputs)
+            parts.append(tf.nest.map_structure(lambda x: x.numpy(), self._answer(part)))
+        return tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
+
+
+class Predictor(Batched):
+    """The members' mean probability, in batches, traced once.
+
+    Args:
+      network: From a nest of tensors [batch, ...] to logits [batch, members].
     """
 
     def __init__(self, network: keras.Model) -> None:
-        def answer(inputs: Any) -> tf.Tensor:
-            return tf.reduce_mean(tf.sigmoid(network(inputs, training=False)), axis=-1)
-
-        self._answer = tf.function(answer, reduce_retracing=True)
+        super().__init__(lambda inputs: tf.reduce_mean(tf.sigmoid(network(inputs, training=False)), axis=-1))
 
     def __call__(self, inputs: Any) -> np.ndarray:
-        """Probabilities, float64 [rows], of inputs, a nest of arrays [rows, ...]."""
-        rows = len(tf.nest.flatten(inputs)[0])
-        parts = []
-        for start in range(0, rows, PREDICTION_BATCH):
-            part = tf.nest.map_structure(lambda x, s=start: tf.convert_to_tensor(x[s : s + PREDICTION_BATCH]), inputs)
-            parts.append(self._answer(part).numpy())
-        return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+        """Probabilities, float64 [rows], of inputs, a nest of arrays or tensors [rows, ...]."""
+        return super().__call__(inputs).astype(np.float64)
+
+
+def mixed(probability: Any, companion: Any | None) -> Any:
+    """The network's probabilities [rows] and its companion's, half and half; without one the network's alone."""
+    return probability if companion is None else 0.5 * (probability + companion)
 
 
 def member_loss(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -238,7 +257,7 @@ class _Judge(keras.callbacks.Callback):
             )
         said = f"Epoch {epoch + 1} of at most {self.last}: training loss {told['train_loss']:.4f}"
         if self.validation is not None:
-            probability = self.predict(self.validation.inputs)
+            probability = mixed(self.predict(self.validation.inputs), self.validation.companion)
             told["validation_log_loss"] = log_loss(self.validation.labels, probability)
             told["validation_roc_auc"] = roc_auc(self.validation.labels, probability)
             logs |= {"val_loss": told["validation_log_loss"], "val_roc_auc": told["validation_roc_auc"]}

@@ -12,6 +12,8 @@ from tfx.utils import path_utils
 
 from airtight.errors import TerminalError
 from components.modelling.calibration import CLIP
+from components.modelling.fitting import mixed
+from components.modelling.parts import Parts
 from components.schema import PREDICTION, ExampleSchema
 
 BATCH = 8192
@@ -23,27 +25,27 @@ def serving_folder(artifact_uri: str) -> Path:
 
 
 class Served:
-    """Raw features to one probability: preprocess, network, mean of the members, calibration.
+    """Raw features to one probability: preprocess, network, mean of the members and the companion, calibration.
 
     Args:
       schema: Names and kinds of the features.
-      preprocess: Raw features by name, each [batch], to the network's inputs.
-      network: Logits [batch, members].
+      parts: The model as the pipeline's function made it.
+      network: Its network, fitted: logits [batch, members].
       scale: Calibration: the probability's logit is multiplied by it.
       shift: Calibration: and this is added.
     """
 
-    def __init__(
-        self, schema: ExampleSchema, preprocess: keras.Model, network: keras.Model, scale: float, shift: float
-    ) -> None:
-        self.preprocess, self.network = preprocess, network
+    def __init__(self, schema: ExampleSchema, parts: Parts, network: keras.Model, scale: float, shift: float) -> None:
+        self.parts, self.network = parts, network
         self.scale, self.shift = scale, shift
         self._kinds = {feature.name: feature.kind for feature in schema.features}
 
     def probability(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """Probability that the label is 1, float32 [batch], of raw features by name, each [batch]."""
-        logits = self.network(self.preprocess(features, training=False), training=False)
-        mean = tf.clip_by_value(tf.reduce_mean(tf.sigmoid(logits), axis=-1), CLIP, 1 - CLIP)
+        mean = _mean(self.network(self.parts.preprocess(features, training=False), training=False))
+        if self.parts.companion is not None:
+            mean = mixed(mean, _mean(self.parts.companion(features, training=False)))
+        mean = tf.clip_by_value(mean, CLIP, 1 - CLIP)
         return tf.sigmoid(self.scale * (tf.math.log(mean) - tf.math.log1p(-mean)) + self.shift)
 
     def save(self, folder: Path) -> None:
@@ -66,14 +68,19 @@ class Served:
             return {PREDICTION: self.probability(tf.io.parse_example(examples, parsed))}
 
         archive = keras.export.ExportArchive()
-        archive.track(self.preprocess)
-        archive.track(self.network)
+        for model in (self.parts.preprocess, self.network, self.parts.companion):
+            if model is not None:
+                archive.track(model)
         rows = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
         archive.add_endpoint("serving_default", serve, input_signature=[rows])
         archive.add_endpoint(
             "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]
         )
         archive.write_out(str(folder), verbose=False)
+
+
+def _mean(logits: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.sigmoid(logits), axis=-1)
 
 
 class Predictor:

@@ -1,31 +1,37 @@
-"""The network: piecewise-linear numbers, embedded categories, crosses, an ensemble of members on top.
+"""The model: a network of piecewise-linear numbers, embedded categories and crosses, and boosted trees beside it.
 
 Every number is told by where it lies between quantiles of the rows that are fitted, so that its unit, its skew and its
 outliers do not matter, and a missing one has an embedding of its own. A wide part adds up what each number says alone;
 cross layers multiply embeddings with each other; the members of the ensemble share their matrices and differ in how
-they scale what goes in and out of them (BatchEnsemble, as in TabM): a mean of many, at little cost.
+they scale what goes in and out of them (BatchEnsemble, as in TabM): a mean of many, at little cost. The trees err
+elsewhere than the network does, and the mean of both is better than either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from components.data.examples import Columns
+from components.modelling.fitting import Batched
+from components.modelling.parts import Labelled, Parts
+from components.modelling.saved_model import raw_tensors
 from components.schema import ExampleSchema
+from pipelines.flight_delays import forest
 
-CATEGORIES, NUMBERS = "categories", "numbers"
+CATEGORIES, PLACES, WAYS = "categories", "places", "ways"
 _register = keras.saving.register_keras_serializable("airtight.flight_delays")
 
 
 LEFT_OUT = ("temp", "dewp", "humid", "pressure")
 """Numbers that the network does not look at: over a few months they tell which day it is rather than what is going on,
-and validation months up to May are predicted better without them."""
+and validation months up to May are predicted better without them. The trees do."""
 
 
 @dataclass(frozen=True)
@@ -57,47 +63,77 @@ class Shape:
     input_dropout: float = 0.2
 
 
-def build(schema: ExampleSchema, columns: Columns) -> tuple[keras.Model, Callable[[], keras.Model]]:
-    """As `components.train` wants it: what prepares raw features, and what builds the network.
+def build(
+    schema: ExampleSchema, fitted: Labelled, validation: Labelled | None, chosen: Mapping[str, Any], seed: int
+) -> Parts:
+    """As `components.train` wants it.
 
     Args:
       schema: The features, by name and kind.
-      columns: The rows that are fitted, raw; vocabularies and quantiles are learned from them alone.
+      fitted: The rows that are fitted; vocabularies, quantiles and trees are learned from them alone.
+      validation: Rows that choose the number of trees.
+      chosen: {"trees": how many} of an earlier fit, which counts where there are no validation rows.
+      seed: Of the trees.
 
     Returns:
-      `preprocess`, from raw features by name, each [batch], to {"categories": int64 [batch, categories],
-      "numbers": float32 [batch, numbers]}; and a function that builds the network, to logits [batch, members].
+      `preprocess`, to {"categories": int64 [batch, categories], "places": int32 [batch, numbers], "ways": float32
+      [batch, numbers]}, the network on them, the trees as the companion, and how many trees were chosen.
     """
     shape = Shape()
-    vocabularies = [_vocabulary(columns[name], shape.category_rows) for name in schema.of_kind("category")]
-    edges = [quantile_edges(columns[name], shape.bins).tolist() for name in _numbers(schema)]
+    inputs = {
+        feature.name: keras.Input((), dtype="string" if feature.kind == "category" else "float32", name=feature.name)
+        for feature in schema.features
+    }
+    vocabularies = [_vocabulary(fitted.columns[name], shape.category_rows) for name in schema.of_kind("category")]
+    codes = [
+        layers.StringLookup(vocabulary=words, num_oov_indices=1)(inputs[name])
+        for name, words in zip(schema.of_kind("category"), vocabularies, strict=True)
+    ]
+    coded = ops.stack(codes, axis=-1)
+    looked_at = [name for name in schema.of_kind("number") if name not in LEFT_OUT]
+    edges = [quantile_edges(fitted.columns[name], shape.bins).tolist() for name in looked_at]
+    places, ways = Places(edges)(ops.stack([inputs[name] for name in looked_at], axis=-1))
+
+    code = Batched(keras.Model(inputs, coded))
+
+    def seen(rows: Labelled) -> forest.Seen:
+        return forest.Seen(_numbers(schema, rows.columns), code(raw_tensors(rows.columns, schema)), rows.labels)
+
+    booster = forest.grow(
+        seen(fitted), seen(validation) if validation else None, chosen.get("trees", forest.UNWATCHED), seed
+    )
+    numbers = ops.stack([inputs[name] for name in schema.of_kind("number")], axis=-1)
+    trees = forest.planted(booster, len(schema.of_kind("number")))
 
     def build_network() -> keras.Model:
-        return _network([len(words) + 1 for words in vocabularies], edges, shape)
+        return _network([len(words) + 1 for words in vocabularies], [len(each) - 1 for each in edges], shape)
 
-    return _preprocess(schema, vocabularies), build_network
+    return Parts(
+        preprocess=keras.Model(inputs, {CATEGORIES: coded, PLACES: places, WAYS: ways}),
+        build_network=build_network,
+        companion=keras.Model(inputs, trees(numbers, coded)),
+        chosen={"trees": booster.num_trees()},
+    )
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
-    """Edges of quantile bins, float32 [bins + 1], never falling; equal ones bound a bin of no width.
+    """Edges of quantile bins, float32, rising: at least 1 and at most `bins` + 1 of them.
 
     Args:
       values: A number's values, [rows]; NaN where missing.
-      bins: How many.
+      bins: How many bins at most; a value so common that it fills several quantiles leaves fewer.
     """
     known = values[~np.isnan(values)]
     if not len(known):
-        return np.zeros(bins + 1, np.float32)
-    unique = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)).astype(np.float32))
-    # A value so common that it fills several quantiles frees bins: the rest is spread over the other values.
+        return np.zeros(1, np.float32)
     others = np.unique(known)
     if len(others) <= bins + 1:
-        unique = others.astype(np.float32)
-    return np.pad(unique, (0, bins + 1 - len(unique)), mode="edge")
+        return others.astype(np.float32)
+    return np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)).astype(np.float32))
 
 
-def _numbers(schema: ExampleSchema) -> list[str]:
-    return [name for name in schema.of_kind("number") if name not in LEFT_OUT]
+def _numbers(schema: ExampleSchema, columns: Columns) -> np.ndarray:
+    return np.stack([columns[name] for name in schema.of_kind("number")], axis=1).astype(np.float32)
 
 
 def _vocabulary(values: np.ndarray, rows: int) -> list[str]:
@@ -105,27 +141,15 @@ def _vocabulary(values: np.ndarray, rows: int) -> list[str]:
     return [str(word) for word, count in zip(words, counts, strict=True) if count >= rows and word]
 
 
-def _preprocess(schema: ExampleSchema, vocabularies: list[list[str]]) -> keras.Model:
-    inputs = {
-        feature.name: keras.Input((), dtype="string" if feature.kind == "category" else "float32", name=feature.name)
-        for feature in schema.features
-    }
-    codes = [
-        layers.StringLookup(vocabulary=words, num_oov_indices=1)(inputs[name])
-        for name, words in zip(schema.of_kind("category"), vocabularies, strict=True)
-    ]
-    numbers = [inputs[name] for name in _numbers(schema)]
-    return keras.Model(inputs, {CATEGORIES: ops.stack(codes, axis=-1), NUMBERS: ops.stack(numbers, axis=-1)})
-
-
-def _network(sizes: list[int], edges: list[list[float]], shape: Shape) -> keras.Model:
+def _network(sizes: list[int], bins: list[int], shape: Shape) -> keras.Model:
     categories = keras.Input((len(sizes),), dtype="int64", name=CATEGORIES)
-    numbers = keras.Input((len(edges),), name=NUMBERS)
-    embedded = [layers.Flatten()(PiecewiseLinear(edges, shape.width)(numbers))]
-    for place, size in enumerate(sizes):
+    places = keras.Input((len(bins),), dtype="int32", name=PLACES)
+    ways = keras.Input((len(bins),), name=WAYS)
+    embedded = [layers.Flatten()(PiecewiseLinear(bins, shape.width)(places, ways))]
+    for number, size in enumerate(sizes):
         width = min(shape.category_width, max(2, size // 2))
         start = keras.initializers.RandomNormal(stddev=0.3)
-        embedded.append(layers.Embedding(size, width, embeddings_initializer=start)(categories[:, place]))
+        embedded.append(layers.Embedding(size, width, embeddings_initializer=start)(categories[:, number]))
     x = first = layers.Dropout(shape.input_dropout)(layers.Concatenate()(embedded))
     for _ in range(shape.crosses):
         low = layers.Dense(shape.cross_rank, use_bias=False)(x)
@@ -135,57 +159,105 @@ def _network(sizes: list[int], edges: list[list[float]], shape: Shape) -> keras.
     for depth, units in enumerate(shape.hidden[1:]):
         x = layers.Activation("relu")(MemberDense(units, shape.members, differ=not depth)(x))
         x = layers.Dropout(shape.dropout)(x)
-    wide = layers.Flatten()(PiecewiseLinear(edges, 1, straight=True)(numbers))
+    wide = layers.Flatten()(PiecewiseLinear(bins, 1, straight=True)(places, ways))
     logits = layers.Add()([MemberHeads(shape.members)(x), layers.Dense(1, kernel_initializer="ones")(wide)])
-    return keras.Model({CATEGORIES: categories, NUMBERS: numbers}, logits)
+    return keras.Model({CATEGORIES: categories, PLACES: places, WAYS: ways}, logits)
+
+
+@_register
+class Places(layers.Layer):
+    """Where numbers [batch, numbers] lie: in which bin, int32 [batch, numbers], and how far in it, float32, 0 to 1.
+
+    It has no weights, so it is done once for all epochs. A missing number lies in a bin of its own behind all others.
+
+    Args:
+      edges: For each number the edges of its bins, rising.
+    """
+
+    def __init__(self, edges: list[list[float]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.edges = edges
+        self._last = np.array([max(len(each) - 2, 0) for each in edges], np.int32)
+        self._most = int(self._last.max()) + 1
+        table = np.full((len(edges), self._most + 1), np.inf, np.float32)
+        for row, each in zip(table, edges, strict=True):
+            row[: len(each)] = each
+        self._inner, self._low = table[:, 1:-1], table[:, :-1]
+        with np.errstate(invalid="ignore"):
+            widths = table[:, 1:] - table[:, :-1]
+        self._width = np.where(np.isfinite(widths), widths, 1).astype(np.float32)
+
+    def call(self, numbers: Any) -> tuple[Any, Any]:
+        """Bins and ways; below the first edge it is the first bin's start, above the last the last bin's end."""
+        absent = tf.math.is_nan(numbers)
+        known = tf.where(absent, self._low[:, 0], numbers)
+        inner = tf.constant(self._inner)
+        places = tf.transpose(tf.searchsorted(inner, tf.transpose(known), side="right"))
+        places = tf.minimum(places, self._last)
+        bins = places + self._most * np.arange(len(self.edges), dtype=np.int32)
+        low, width = tf.gather(self._low.reshape(-1), bins), tf.gather(self._width.reshape(-1), bins)
+        ways = tf.clip_by_value((known - low) / width, 0.0, 1.0)
+        return tf.where(absent, self._most, places), tf.where(absent, 0.0, ways)
+
+    def compute_output_spec(self, numbers: Any) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Both as long as the numbers."""
+        return keras.KerasTensor(numbers.shape, "int32"), keras.KerasTensor(numbers.shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras keeps it."""
+        return {**super().get_config(), "edges": self.edges}
 
 
 @_register
 class PiecewiseLinear(layers.Layer):
-    """Numbers [batch, numbers] to embeddings [batch, numbers, width]: linear within each bin, and continuous.
+    """Bins and ways [batch, numbers], of `Places`, to embeddings [batch, numbers, width]: linear in a bin, continuous.
+
+    An embedding is looked up: where its bin starts, and what the way through the bin adds. All bins of a number share
+    evenly what lies between its ends.
 
     Args:
-      edges: For each number the edges of its bins, never falling.
+      bins: For each number how many bins it has; 0 where it has one value alone.
       width: Size of an embedding.
       straight: Starts at nothing and has no ReLU: each number's own share of a sum.
     """
 
-    def __init__(self, edges: list[list[float]], width: int, straight: bool = False, **kwargs: Any) -> None:
+    def __init__(self, bins: list[int], width: int, straight: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.edges, self.width, self.straight = edges, width, straight
-        table = np.array(edges, np.float32)
-        widths = table[:, 1:] - table[:, :-1]
-        # A bin of no width adds nothing; the others share the way from 0 to 1 evenly.
-        share = 1 / np.maximum((widths > 0).sum(axis=1, keepdims=True), 1)
-        self._low = table[:, :-1]
-        self._slope = np.where(widths > 0, 1 / np.where(widths > 0, widths, 1), 0).astype(np.float32)
-        self._share = share.astype(np.float32)
+        self.bins, self.width, self.straight = bins, width, straight
+        known = np.arange(max(1, *bins)) < np.array(bins)[:, None]
+        self._share = (known / np.maximum(np.array(bins), 1)[:, None])[:, :, None].astype(np.float32)
 
-    def build(self, _: Any) -> None:
+    def build(self, *_: Any) -> None:
         """Makes the weights; every embedding starts as a straight line over the quantiles, and learns to bend."""
-        numbers, bins = self._low.shape
+        numbers, bins, _ = self._share.shape
         slope = keras.initializers.RandomNormal(stddev=0.0 if self.straight else 1.5)
         spread = keras.initializers.RandomNormal(stddev=0.0 if self.straight else 0.5)
+        # One unit rises and the next falls: so after the ReLU they see both ends of every number.
+        signs = np.where(np.arange(self.width) % 2, -1, 1).astype(np.float32)
 
         def line(shape: tuple[int, ...], dtype: Any = None) -> Any:
-            return ops.repeat(slope((shape[0], 1, shape[2]), dtype), shape[1], axis=1)
+            return ops.repeat(ops.abs(slope((shape[0], 1, shape[2]), dtype)) * signs, shape[1], axis=1)
 
         self.steps = self.add_weight(name="steps", shape=(numbers, bins, self.width), initializer=line)
         self.bias = self.add_weight(name="bias", shape=(numbers, self.width), initializer=spread)
         self.missing = self.add_weight(name="missing", shape=(numbers, self.width), initializer=spread)
 
-    def call(self, numbers: Any) -> Any:
-        """Embeds; NaN gets the number's own embedding of a missing value."""
-        absent = ops.isnan(numbers)
-        known = ops.where(absent, 0.0, numbers)[:, :, None]
-        within = ops.clip((known - self._low) * self._slope, 0.0, 1.0) * self._share
-        middle = self.bias - 0.5 * ops.mean(self.steps, axis=1)
-        embedded = ops.where(absent[:, :, None], self.missing, ops.einsum("bnk,nkw->bnw", within, self.steps) + middle)
+    def call(self, places: Any, ways: Any) -> Any:
+        """Embeds; a missing number gets its own embedding."""
+        numbers, bins, _ = self._share.shape
+        step = self.steps * self._share
+        start = ops.cumsum(step, axis=1) - step + (self.bias - 0.5 * ops.mean(self.steps, axis=1))[:, None, :]
+        absent = ops.stack([self.missing, ops.zeros_like(self.missing)], axis=1)
+        absent = ops.reshape(absent, (numbers, 1, 2 * self.width))
+        table = ops.concatenate([ops.concatenate([start, step], axis=2), absent], axis=1)
+        rows = places + (bins + 1) * np.arange(numbers, dtype=np.int32)
+        found = ops.take(ops.reshape(table, (-1, 2 * self.width)), rows, axis=0)
+        embedded = found[:, :, : self.width] + ways[:, :, None] * found[:, :, self.width :]
         return embedded if self.straight else ops.relu(embedded)
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""
-        return {**super().get_config(), "edges": self.edges, "width": self.width, "straight": self.straight}
+        return {**super().get_config(), "bins": self.bins, "width": self.width, "straight": self.straight}
 
 
 @_register

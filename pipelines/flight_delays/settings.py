@@ -46,9 +46,9 @@ STRATEGY = Parameter(
 REFIT = Parameter(
     "refit",
     "str",
-    "judged",
-    "judged pushes the very model that was stopped on the validation days; include_validation trains it once more "
-    "with those days, as many epochs. Both see nothing of the interval that judges them.",
+    "include_validation",
+    "include_validation trains once more with the validation days, as many epochs and trees as they chose; judged "
+    "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
     choices=("judged", "include_validation"),
 )
 AUC_MINIMUM = Parameter(

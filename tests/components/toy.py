@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import math
 from pathlib import Path
 
 import keras
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tfx.types import standard_artifacts
 
+from components.modelling.parts import Parts
 from components.schema import ExampleSchema, Feature
 
 INTERVAL = ("2020-03-01T00:00:00+00:00", "2020-04-01T00:00:00+00:00")
@@ -39,9 +42,9 @@ class Filled(keras.layers.Layer):
         )
 
 
-def model(schema, columns):
+def model(schema, fitted, validation, chosen, seed):
     """A small network with dropout and three members."""
-    colours = sorted(set(columns["colour"]) - {""})
+    colours = sorted(set(fitted.columns["colour"]) - {""})
     inputs = {
         f.name: keras.Input((), dtype="string" if f.kind == "category" else "float32", name=f.name)
         for f in schema.features
@@ -57,7 +60,17 @@ def model(schema, columns):
         hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(16, activation="relu")(both))
         return keras.Model({"colour": colour, "numbers": numbers}, keras.layers.Dense(3)(hidden))
 
-    return preprocess, build
+    return Parts(preprocess, build)
+
+
+def model_with_companion(schema, fitted, validation, chosen, seed):
+    """The same, and beside it a companion that says one probability of every row: the share of rows with label 1."""
+    share = float((validation or fitted).labels.mean())
+    chosen = {"share": chosen.get("share", share)}
+    parts = model(schema, fitted, validation, chosen, seed)
+    logit = math.log(chosen["share"] / (1 - chosen["share"]))
+    size = keras.ops.nan_to_num(parts.preprocess.input["size"])[:, None]
+    return dataclasses.replace(parts, companion=keras.Model(parts.preprocess.input, 0.0 * size + logit), chosen=chosen)
 
 
 def table(rows: int, seed: int, label: int | None = None) -> pa.Table:

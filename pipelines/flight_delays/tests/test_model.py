@@ -1,8 +1,9 @@
-"""The network: what it learns from the rows that are fitted, and what it does with the strange ones."""
+"""The model: what it learns from the rows that are fitted, and what it does with the strange ones."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
+from components.modelling.parts import Labelled, Parts
 from components.modelling.saved_model import Served, raw_tensors
 from components.train import RECORD, train
 from pipelines.flight_delays import model
@@ -21,7 +23,6 @@ from tests.components import toy
 pytestmark = pytest.mark.slow
 
 ROWS = 400
-NUMBERS = len(set(SCHEMA.of_kind("number")) - set(model.LEFT_OUT))
 
 
 def columns(seed: int = 0) -> dict[str, np.ndarray]:
@@ -36,11 +37,18 @@ def columns(seed: int = 0) -> dict[str, np.ndarray]:
     return raw
 
 
+def labels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed + 1000).integers(0, 2, ROWS)
+
+
+def build(raw: dict[str, np.ndarray]) -> Parts:
+    keras.utils.set_random_seed(0)
+    return model.build(SCHEMA, Labelled(raw, labels()), None, {"trees": 3}, 0)
+
+
 @pytest.fixture(scope="module")
 def parts():
-    keras.utils.set_random_seed(0)
-    preprocess, build_network = model.build(SCHEMA, columns())
-    return preprocess, build_network
+    return build(columns())
 
 
 def test_quantile_edges_rise_and_hold_the_range():
@@ -57,89 +65,123 @@ def test_quantile_edges_rise_and_hold_the_range():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([np.nan, np.nan], [0, 0, 0, 0, 0]),
-        ([3.0, 3.0, np.nan], [3, 3, 3, 3, 3]),
-        ([0.0] * 90 + [1.0] * 9 + [2.0], [0, 1, 2, 2, 2]),
+        ([np.nan, np.nan], [0]),
+        ([3.0, 3.0, np.nan], [3]),
+        ([0.0] * 90 + [1.0] * 9 + [2.0], [0, 1, 2]),
+        ([0.0] * 90 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0, 6]),
     ],
 )
 def test_quantile_edges_of_few_values(values, expected):
     assert model.quantile_edges(np.array(values, np.float32), 4).tolist() == expected
 
 
+EDGES = [[0.0, 1.0, 3.0], [5.0], [-2.0, 7.0]]
+
+
+def embedded(numbers: np.ndarray, layer: model.PiecewiseLinear) -> np.ndarray:
+    return layer(*model.Places(EDGES)(np.asarray(numbers, np.float32))).numpy()
+
+
 def test_piecewise_linear_is_continuous_flat_outside_and_knows_missing():
-    layer = model.PiecewiseLinear([[0.0, 1.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0]], 4)
-    inside = layer(np.array([[x, 5.0] for x in np.linspace(-2, 5, 701)], np.float32)).numpy()
+    layer = model.PiecewiseLinear([2, 0, 1], 4)
+    inside = embedded([[x, x, x] for x in np.linspace(-2, 5, 701)], layer)
     assert np.abs(np.diff(inside, axis=0)).max() < 0.05
-    assert (inside[0] == inside[200]).all() and (inside[-1] == inside[500]).all()
-    missing = layer(np.array([[np.nan, np.nan]], np.float32)).numpy()
+    assert (inside[:201, 0] == inside[0, 0]).all() and (inside[500:, 0] == inside[500, 0]).all()
+    assert (inside[:, 1] == inside[0, 1]).all(), "a number of one value says nothing"
+    missing = embedded([[np.nan] * 3], layer)
     np.testing.assert_allclose(missing[0], np.maximum(layer.missing.numpy(), 0))
-    assert np.isfinite(missing).all()
+    assert np.isfinite(embedded([[np.inf] * 3, [-np.inf] * 3, [1e30] * 3], layer)).all()
+
+
+def test_the_look_up_is_the_sum_of_all_bins():
+    layer = model.PiecewiseLinear([2, 0, 1], 2, straight=True)
+    numbers = np.random.default_rng(0).normal(1, 3, (200, 3)).astype(np.float32)
+    embedded(numbers[:1], layer)
+    rng = np.random.default_rng(1)
+    layer.set_weights([rng.normal(size=w.shape) for w in layer.get_weights()])
+    steps, bias, _ = (np.asarray(w) for w in layer.get_weights())
+    expected = np.zeros((200, 3, 2)) + bias - 0.5 * steps.mean(axis=1)
+    for number, edges in enumerate(EDGES):
+        for place, (low, high) in enumerate(itertools.pairwise(edges)):
+            way = np.clip((numbers[:, number] - low) / (high - low), 0, 1)
+            expected[:, number] += way[:, None] * steps[number, place] / (len(edges) - 1)
+    np.testing.assert_allclose(embedded(numbers, layer), expected, atol=1e-5)
+
+
+def test_every_second_unit_of_an_embedding_starts_falling():
+    layer = model.PiecewiseLinear([2, 0, 1], 4)
+    embedded([[0.0] * 3], layer)
+    assert (np.sign(layer.steps.numpy()) == [1, -1, 1, -1]).all()
 
 
 def test_preprocess_knows_its_vocabulary_and_nothing_else(parts):
-    preprocess, _ = parts
     raw = columns()
     raw["carrier"][:4] = ["AA", "ZZ", "", "UA"]
-    codes = preprocess(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()[:4, 0]
+    codes = parts.preprocess(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()[:4, 0]
     assert codes[1] == codes[2] == 0, "unknown and missing are out of the vocabulary"
     assert codes[0] != codes[3] and min(codes[0], codes[3]) > 0
-    again, _ = model.build(SCHEMA, {**columns(), "carrier": np.array(["ZZ"] * ROWS, object)})
-    assert again(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()[1, 0] == 1
+    again = build({**columns(), "carrier": np.array(["ZZ"] * ROWS, object)})
+    assert again.preprocess(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()[1, 0] == 1
 
 
 def test_a_rare_category_counts_as_unknown():
     raw = columns()
     raw["dest"][:] = "BOS"
     raw["dest"][:5] = "ANC"
-    preprocess, _ = model.build(SCHEMA, raw)
-    codes = preprocess(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()[:, SCHEMA.of_kind("category").index("dest")]
+    coded = build(raw).preprocess(raw_tensors(raw, SCHEMA))[model.CATEGORIES].numpy()
+    codes = coded[:, SCHEMA.of_kind("category").index("dest")]
     assert set(codes[:5]) == {0} and set(codes[5:]) == {1}
 
 
 def test_members_differ_and_every_row_has_an_answer(parts):
-    preprocess, build_network = parts
-    network = build_network()
+    network = parts.build_network()
     raw = columns(1)
     for name in SCHEMA.of_kind("number"):
-        raw[name][:3] = np.nan, 1e30, -1e30
+        raw[name][:5] = np.nan, 1e30, -1e30, np.inf, -np.inf
     for name in SCHEMA.of_kind("category"):
         raw[name][:3] = ""
-    logits = network(preprocess(raw_tensors(raw, SCHEMA)), training=False).numpy()
+    tensors = raw_tensors(raw, SCHEMA)
+    logits = network(parts.preprocess(tensors), training=False).numpy()
     assert logits.shape == (ROWS, model.Shape().members)
     assert np.isfinite(logits).all()
     assert logits.std(axis=1).min() > 0
-    served = Served(SCHEMA, preprocess, network, 1.0, 0.0)
-    probability = served.probability(raw_tensors(raw, SCHEMA)).numpy()
-    np.testing.assert_allclose(probability, tf.sigmoid(logits).numpy().mean(axis=1), atol=1e-5)
+    probability = Served(SCHEMA, parts, network, 1.0, 0.0).probability(tensors).numpy()
+    trees = tf.sigmoid(parts.companion(tensors)).numpy()[:, 0]
+    expected = (tf.sigmoid(logits).numpy().mean(axis=1) + trees) / 2
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+
+
+def test_validation_rows_choose_the_trees_and_a_refit_takes_as_many(parts):
+    raw = columns()
+    watched = model.build(SCHEMA, Labelled(raw, labels()), Labelled(columns(1), labels(1)), {}, 0)
+    assert 1 <= watched.chosen["trees"] < 50, "noise is not learned"
+    assert parts.chosen == {"trees": 3}
 
 
 def test_the_same_seed_builds_the_same_network(parts):
-    _, build_network = parts
     weights = []
     for seed in (3, 3, 4):
         keras.utils.set_random_seed(seed)
-        weights.append(np.concatenate([w.ravel() for w in build_network().get_weights()]))
+        weights.append(np.concatenate([w.ravel() for w in parts.build_network().get_weights()]))
     assert (weights[0] == weights[1]).all() and (weights[0] != weights[2]).any()
 
 
-def test_it_is_read_back_in_safe_mode(parts):
-    _, build_network = parts
-    network = build_network()
-    again = keras.Model.from_config(json.loads(json.dumps(network.get_config())))
-    again.set_weights(network.get_weights())
-    inputs = {
-        model.CATEGORIES: np.zeros((2, len(SCHEMA.of_kind("category"))), np.int64),
-        model.NUMBERS: np.full((2, NUMBERS), np.nan, np.float32),
-    }
-    np.testing.assert_allclose(again(inputs), network(inputs), atol=1e-6)
+def test_it_is_read_back_in_safe_mode(parts, tmp_path):
+    raw = raw_tensors(columns(3), SCHEMA)
+    network = parts.build_network()
+    for made, inputs in ((network, parts.preprocess(raw)), (parts.preprocess, raw), (parts.companion, raw)):
+        made.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+        tf.nest.map_structure(
+            lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), again(inputs), made(inputs)
+        )
 
 
 def test_it_learns_a_threshold_and_an_interaction():
-    keras.utils.set_random_seed(0)
     raw = columns(2)
     late = (np.nan_to_num(raw["tail_departure_delay"]) > 60) ^ (raw["carrier"] == "AA")
-    preprocess, build_network = model.build(SCHEMA, raw)
-    network, inputs = build_network(), preprocess(raw_tensors(raw, SCHEMA))
+    parts = build(raw)
+    network, inputs = parts.build_network(), parts.preprocess(raw_tensors(raw, SCHEMA))
     network.compile(keras.optimizers.Adam(3e-3), lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(y + 0 * z, z))
     network.fit(inputs, late.astype(np.float32)[:, None], epochs=40, batch_size=32, verbose=0)
     said = network(inputs).numpy().mean(axis=1) > 0

@@ -1,0 +1,236 @@
+"""Boosted trees beside the network: grown by LightGBM, walked by TensorFlow, so that they live in the SavedModel.
+
+Trees see numbers as they are, NaN where missing, and categories as the network's codes, 0 for unknown and rare ones.
+The walk is gathers over arrays of nodes, all trees of all rows at once, one step for each level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import lightgbm
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from airtight.errors import TerminalError
+
+SETTINGS = {
+    "objective": "binary",
+    "learning_rate": 0.04,
+    "num_leaves": 63,
+    "max_depth": 10,  # Each level is a step of the walk, for every row; trees without a limit are no better.
+    "min_child_samples": 100,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5,
+    "cat_smooth": 50,
+    "verbose": -1,
+    # Equal rows and settings give equal trees, whatever the machine.
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+}
+"""Tuned for this data in the research that the project starts from; chosen without the test months."""
+MOST = 1000
+"""Trees at most."""
+PATIENCE = 50
+"""Trees without a better validation loss before no more are grown."""
+UNWATCHED = 150
+"""Trees where no validation rows tell how many."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What trees see of rows.
+
+    Args:
+      numbers: float32 [rows, numbers], NaN where missing.
+      codes: int64 [rows, categories], from 0.
+      labels: 0 or 1, [rows].
+    """
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def table(self) -> np.ndarray:
+        """As LightGBM takes them, float32 [rows, numbers + categories]."""
+        return np.concatenate([self.numbers, self.codes.astype(np.float32)], axis=1)
+
+
+def grow(fitted: Seen, watched: Seen | None, trees: int, seed: int) -> lightgbm.Booster:
+    """Grows trees.
+
+    Args:
+      fitted: Rows to learn from.
+      watched: Validation rows, which choose how many trees are kept; None grows `trees`.
+      trees: How many, where nothing is watched.
+      seed: Of the rows and features that a tree looks at.
+
+    Returns:
+      The booster, of the trees that are kept.
+    """
+    first = fitted.numbers.shape[1]
+    categories = list(range(first, first + fitted.codes.shape[1]))
+    data = lightgbm.Dataset(fitted.table, fitted.labels, categorical_feature=categories)
+    settings = {**SETTINGS, "seed": seed}
+    if watched is None:
+        return lightgbm.train(settings, data, trees)
+    judge = lightgbm.Dataset(watched.table, watched.labels, reference=data)
+    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+    booster = lightgbm.train(settings, data, MOST, valid_sets=[judge], callbacks=[stop])
+    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+@keras.saving.register_keras_serializable("airtight.flight_delays")
+class Trees(layers.Layer):
+    """Logit, float32 [batch, 1], of grown trees, of numbers [batch, numbers] and codes [batch, categories].
+
+    Its weights are arrays of nodes, and are not trained: make it by `planted`.
+
+    Every node asks whether one column is at most its limit. Columns are the numbers with NaN as infinite, again with
+    NaN as minus infinite (so a node chooses where a missing value goes by which of both it asks), and for each set of
+    codes whether a row's code is outside.
+
+    Args:
+      nodes: How many nodes there are in all trees.
+      trees: How many trees.
+      sets: How many sets of codes.
+      words: Codes that the sets tell apart; the last stands for all that are larger.
+      depth: Levels below the root of the deepest tree.
+    """
+
+    def __init__(self, nodes: int, trees: int, sets: int, words: int, depth: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.nodes, self.trees, self.sets, self.words, self.depth = nodes, trees, sets, words, depth
+
+    def build(self, *_: Any) -> None:
+        """Makes the arrays, all zero."""
+
+        def array(name: str, kind: str, *shape: int) -> Any:
+            # Without autocast: logits are summed in float64, as LightGBM does.
+            return self.add_weight(
+                name=name, shape=shape, dtype=kind, initializer="zeros", trainable=False, autocast=False
+            )
+
+        self.column = array("column", "int32", self.nodes)
+        self.limit = array("limit", "float32", self.nodes)
+        self.children = array("children", "int32", 2 * self.nodes)
+        self.value = array("value", "float64", self.nodes)
+        self.roots = array("roots", "int32", self.trees)
+        self.category = array("category", "int32", self.sets)
+        self.outside = array("outside", "float32", self.sets * self.words)
+
+    def call(self, numbers: Any, codes: Any) -> Any:
+        """Walks down from all roots; a leaf's children are itself, so that shallow trees wait for deep ones."""
+        missing = tf.math.is_nan(numbers)
+        words = tf.gather(tf.cast(tf.minimum(codes, self.words - 1), tf.int32), self.category, axis=1)
+        outside = tf.gather(self.outside, words + self.words * tf.range(self.sets))
+        columns = tf.concat([tf.where(missing, np.inf, numbers), tf.where(missing, -np.inf, numbers), outside], axis=1)
+        rows, width = tf.shape(columns)[0], tf.shape(columns)[1]
+        first = width * tf.range(rows)[:, None]
+        asked = tf.reshape(columns, [-1])
+        at = tf.tile(self.roots[None, :], [rows, 1])
+        for _ in range(self.depth):
+            left = tf.gather(asked, first + tf.gather(self.column, at)) <= tf.gather(self.limit, at)
+            at = tf.gather(self.children, 2 * at + tf.cast(left, tf.int32))
+        return tf.cast(tf.reduce_sum(tf.gather(self.value, at), axis=1, keepdims=True), tf.float32)
+
+    def compute_output_spec(self, numbers: Any, codes: Any) -> keras.KerasTensor:
+        """One logit for each row."""
+        return keras.KerasTensor((numbers.shape[0], 1), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras keeps it."""
+        sizes = {name: getattr(self, name) for name in ("nodes", "trees", "sets", "words", "depth")}
+        return {**super().get_config(), **sizes}
+
+
+def planted(booster: lightgbm.Booster, numbers: int) -> Trees:
+    """The trees of a booster as a layer.
+
+    Args:
+      booster: Grown by `grow`.
+      numbers: How many of its features are numbers; the others, behind them, are categories.
+
+    Raises:
+      TerminalError: A node that this layer does not know.
+    """
+    flat = _Flat(numbers)
+    roots = [flat.add(tree["tree_structure"], 0) for tree in booster.dump_model()["tree_info"]]
+    # One set is there in any case, so that no array is empty.
+    sets = list(flat.sets) or [(0, ())]
+    words = 2 + max((code for _, codes in sets for code in codes), default=0)
+    outside = np.ones((len(sets), words), np.float32)
+    for place, (_, codes) in enumerate(sets):
+        outside[place, list(codes)] = 0
+    layer = Trees(len(flat.column), len(roots), len(sets), words, flat.depth)
+    layer.build()
+    layer.set_weights(
+        [
+            np.array(flat.column, np.int32),
+            np.array(flat.limit, np.float32),
+            np.array(flat.children, np.int32).reshape(-1),
+            np.array(flat.value, np.float64),
+            np.array(roots, np.int32),
+            np.array([category for category, _ in sets], np.int32),
+            outside.reshape(-1),
+        ]
+    )
+    return layer
+
+
+@dataclass
+class _Flat:
+    """Arrays of nodes as they fill: which column is asked, up to what, the right and the left child, a leaf's value."""
+
+    numbers: int
+    column: list[int] = field(default_factory=list)
+    limit: list[np.float32] = field(default_factory=list)
+    children: list[tuple[int, int]] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    sets: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
+    depth: int = 0
+
+    def add(self, node: dict[str, Any], level: int) -> int:
+        """Adds a node of LightGBM's dump and all below it; answers its place."""
+        place, self.depth = len(self.column), max(self.depth, level)
+        column, limit = (0, np.float32(0)) if "leaf_value" in node else self._question(node)
+        self.column.append(column)
+        self.limit.append(limit)
+        self.children.append((place, place))
+        self.value.append(node.get("leaf_value", 0.0))
+        if "leaf_value" not in node:
+            left = self.add(node["left_child"], level + 1)
+            self.children[place] = self.add(node["right_child"], level + 1), left
+        return place
+
+    def _question(self, node: dict[str, Any]) -> tuple[int, np.float32]:
+        feature = node["split_feature"]
+        if node["decision_type"] == "==":
+            codes = tuple(int(code) for code in node["threshold"].split("||"))
+            number = self.sets.setdefault((feature - self.numbers, codes), len(self.sets))
+            return 2 * self.numbers + number, np.float32(0)
+        if node["missing_type"] not in ("NaN", "None"):
+            raise TerminalError(
+                "A tree treats missing values in a way that the exported model does not know.",
+                expected="missing_type NaN or None",
+                received=node["missing_type"],
+                remedy="Leave zero_as_missing and use_missing of LightGBM as they are.",
+            )
+        limit = float(node["threshold"])
+        # Where no fitted row lacked the number, LightGBM takes a missing one for 0.
+        left = node["default_left"] if node["missing_type"] == "NaN" else limit >= 0
+        return feature + self.numbers * int(left), _at_most(limit)
+
+
+def _at_most(limit: float) -> np.float32:
+    """The largest float32 at most a float64: of float32 values, exactly the same are at most either."""
+    with np.errstate(over="ignore"):
+        near = np.float32(limit)
+    return near if float(near) <= limit else np.nextafter(near, np.float32(-np.inf))
