@@ -112,6 +112,7 @@ def states(outcomes: dict[str, Outcome]) -> list[str]:
     return [outcome.state for outcome in outcomes.values()]
 
 
+@pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
 def test_equal_runs_share_their_results_and_say_whose(numbers):
     first, second = numbers.run("a"), numbers.run("b")
     assert states(first) == ["complete", "complete"]
@@ -124,6 +125,7 @@ def test_equal_runs_share_their_results_and_say_whose(numbers):
     assert "was taken from the cache" in second["make"].summary
 
 
+@pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
 def test_a_miss_names_the_parameter_that_changed(numbers):
     numbers.run("a")
     changed = numbers.run("b", start=5)

@@ -12,6 +12,7 @@ from runtime import attempts, launch, stores
 from runtime.bundle import Bundle
 from tests.tiny_pipeline.running import Run, fault, uri
 
+pytestmark = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
 State = metadata_store_pb2.Execution
 
 

@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from ml_metadata.proto.metadata_store_pb2 import Event
 
 from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
+from runtime import stores
 from runtime.bundle import Bundle, path_of
 from runtime.client import Call, call
 from runtime.protocol import CompileRequest, NodeRequest
@@ -43,8 +45,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def start_server(home: Home) -> subprocess.Popen:
-    environment = os.environ | {"AIRTIGHT_HOME": str(home.path), "PYTHONPATH": f"{ROOT}:{home.path}/code"}
+def start_server(home: Home, **further: str) -> subprocess.Popen:
+    environment = os.environ | {"AIRTIGHT_HOME": str(home.path), "PYTHONPATH": f"{ROOT}:{home.path}/code"} | further
     (home.path / "code").mkdir(exist_ok=True)
     with (home.path / "serve.log").open("a") as log:
         server = subprocess.Popen(
@@ -59,8 +61,30 @@ def start_server(home: Home) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A state folder, its launcher, and the tiny pipeline compiled by it."""
-    home = Home(tmp_path_factory.mktemp("home"))
-    server = start_server(home)
+    yield from serving(Home(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def database(postgresql):
+    """A database that nobody has used."""
+    return postgresql.address()
+
+
+@pytest.fixture(scope="module")
+def served_on_postgresql(tmp_path_factory, database):
+    """The same, with its metadata in the database."""
+    yield from serving(Home(tmp_path_factory.mktemp("home")), AIRTIGHT_METADATA=database)
+
+
+@pytest.fixture(params=["served", "served_on_postgresql"])
+def on_each(request, monkeypatch):
+    if request.param == "served_on_postgresql":
+        monkeypatch.setenv("AIRTIGHT_METADATA", request.getfixturevalue("database"))
+    return request.getfixturevalue(request.param)
+
+
+def serving(home: Home, **further: str):
+    server = start_server(home, **further)
     call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
     yield home
     server.terminate()
@@ -103,14 +127,14 @@ def test_faults_cross_the_process_boundary(served):
     assert not caught.value.transient
 
 
-def test_a_killed_node_is_a_transient_fault_and_the_next_attempt_succeeds(served):
-    call(request(served, "write", "killed"), served.launcher_socket).raise_if_failed()
-    outcome = call(request(served, "copy", "killed", trouble="kill"), served.launcher_socket)
+def test_a_killed_node_is_a_transient_fault_and_the_next_attempt_succeeds(on_each):
+    call(request(on_each, "write", "killed"), on_each.launcher_socket).raise_if_failed()
+    outcome = call(request(on_each, "copy", "killed", trouble="kill"), on_each.launcher_socket)
     with pytest.raises(AirtightError, match="without an outcome") as caught:
         outcome.raise_if_failed()
     assert caught.value.transient
     assert "SIGKILL" in caught.value.received
-    again = call(request(served, "copy", "killed"), served.launcher_socket)
+    again = call(request(on_each, "copy", "killed"), on_each.launcher_socket)
     assert not (uri(again, "copied") / "half.txt").exists()
 
 
@@ -131,15 +155,22 @@ def test_a_node_that_is_stopped_cleans_up_and_says_so(served, tmp_path):
     assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
 
 
-def test_ten_runs_at_once_lose_and_double_nothing(served):
+def test_ten_runs_at_once_lose_and_double_nothing(on_each):
     def nodes_of(number: int) -> list[str]:
-        return [call(request(served, node, f"many-{number}"), served.launcher_socket).summary for node in NODES]
+        return [call(request(on_each, node, f"many-{number}"), on_each.launcher_socket).summary for node in NODES]
 
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         said = list(pool.map(nodes_of, range(10)))
     assert all("is done" in summary for summaries in said for summary in summaries), said
     executions = {summary.partition("(execution ")[2].partition(")")[0] for run in said for summary in run}
     assert len(executions) == 10 * len(NODES)
+    with stores.project_connection(on_each) as handle:
+        attempts = [c for c in handle.store.get_contexts_by_type("node_attempt") if c.name.startswith("many-")]
+        made = [e for context in attempts for e in handle.store.get_executions_by_context(context.id)]
+        assert {str(execution.id) for execution in made} == executions
+        assert len(made) == len(attempts) == len(executions)
+        outputs = [e for e in handle.store.get_events_by_execution_ids([e.id for e in made]) if e.type == Event.OUTPUT]
+        assert len(outputs) == len({event.artifact_id for event in outputs}) == 10 * 2
 
 
 def test_only_the_owner_reaches_the_socket(served):
