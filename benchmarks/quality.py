@@ -5,8 +5,10 @@
 
 Each month is judged by models of everything before it. Examples are made by the pipeline's own functions from the lake
 (`python -m pipelines.flight_delays.lake` builds it), or read from FOLDER/<month>, an `Examples` artifact each. Ours is
-trained by the component `train` and answers through its SavedModel's serving signature. Every model gets the same
-features, and the same two chances: fitted on `train` and stopped on `validation`, and fitted again on both.
+trained by the component `train` and answers through its SavedModel's serving signature; it holds trees by LightGBM
+beside its network, while the LightGBM in the table stands alone, with trees of any depth and categories as they are.
+Every model gets the same features, and the same two chances: fitted on `train` and stopped on `validation`, and fitted
+again on both, which is what the pipeline does unless told otherwise.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ and validation months up to May are predicted better without them. The trees do.
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the network; chosen on validation months up to May, see docs/benchmarks.md.
+    """Sizes of the network; chosen on validation months up to May, see docs/benchmarks-quality.md.
 
     Args:
       bins: Quantile bins of a number.

@@ -30,7 +30,7 @@ LAKE_VERSION = Parameter(
 EPOCHS = Parameter(
     "epochs",
     "int",
-    8,
+    6,
     "Passes over the training data, at most; the learning rate falls over all of them.",
     minimum=1,
     maximum=200,
