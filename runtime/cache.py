@@ -44,7 +44,6 @@ _TOLD = 5
 _CANDIDATES = 20
 _DAY_MS = 86_400_000
 _OF_THE_RUN = ("name", "state", "tfx_version", "pipeline_name", "producer_component", DIGEST)
-_FILES = ("module_file", "module_path", "run_fn", "preprocessing_fn")
 _COMPLETE = metadata_store_pb2.Execution.COMPLETE
 _SPOKEN = {"code": "code", "version": "versions", "parameter": "parameters", "input": "inputs"}
 _Parts = dict[str, dict[str, str]]
@@ -79,10 +78,11 @@ class Cache:
         """Gives the context whose name is the key; its custom property keeps the key's parts."""
         self._pipeline = pipeline_info.id
         given = dict(parameters or {})
+        files, distributions = self._rests_on(given)
         self._parts = {
             "component": {pipeline_node.node_info.type.name: _digest(executor_spec)},
-            "code": code.digests(self._files(given)),
-            "version": code.versions(self.node.cache.distributions) | {"python": platform.python_version()},
+            "code": code.digests(files),
+            "version": code.versions(distributions) | {"python": platform.python_version()},
             "parameter": {name: _short(value) for name, value in given.items()},
             "input": _inputs(input_artifacts or {}),
             "output": {key: str(len(found)) for key, found in (output_artifacts or {}).items()},
@@ -121,17 +121,21 @@ class Cache:
         log.info("The cache %s.", self.told)
         return found
 
-    def _files(self, parameters: Mapping[str, Any]) -> list[str]:
-        """The component's code, and files and code that its parameters name now."""
-        files = set(self.node.cache.code)
+    def _rests_on(self, parameters: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """The component's code, files and code that its parameters name now, and what is installed that these use."""
+        files, distributions = set(self.node.cache.code), set(self.node.cache.distributions)
         for name, value in parameters.items():
             if not isinstance(value, str):
                 continue
-            if name in _FILES and Path(value).is_file():
-                files.add(value)
-            if module := code.module_of(value):
+            if name == "module_file" and Path(value).is_file():
+                own, theirs = code.closure_of_file(Path(value))
+                files.update(own)
+                distributions.update(theirs)
+            # TFX names a function with dots alone: `run_fn="package.module.run_fn"`.
+            dotted = value.rpartition(".")[0] if name.endswith("_fn") else ""
+            if module := code.module_of(value) or dotted:
                 files.update(code.closure([module])[0])
-        return sorted(files)
+        return sorted(files), sorted(distributions)
 
     def _difference(self, store: mlmd.MetadataStore, context: metadata_store_pb2.Context) -> str:
         """What differs from the nearest earlier result of this node, in words."""

@@ -55,6 +55,14 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(told)), tuple(sorted(distributions))
 
 
+def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The code that a file outside of every package rests on, as `closure` gives it; the file itself is in it."""
+    # Modules beside the file may be found now that were asked for in vain before.
+    _spec.cache_clear()
+    files, distributions = closure(_imported("", file))
+    return tuple(sorted({_told(file), *files})), distributions
+
+
 def module_of(value: str) -> str:
     """The module of a parameter that names code, `package.module:attribute`; "" for any other text."""
     found = _NAMED.fullmatch(value)

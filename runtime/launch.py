@@ -23,7 +23,7 @@ from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, stores
+from runtime import attempts, cache, faults, modules, stores
 from runtime.bundle import Bundle, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
@@ -70,9 +70,11 @@ def _launch(request: NodeRequest) -> Outcome:
             return _told(handle, node, done)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, request.run, producers)
+        modules.check(node)
+        _check_folder(ir, node)
         kept = _cache(handle, bundle.node(request.node), request)
     node.execution_options.caching_options.enable_cache = not kept.why_not
-    with _no_flags(), _instead_of_tfx(kept):
+    with _no_flags(), _instead_of_tfx(kept), modules.importable(node):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -138,6 +140,15 @@ def _prepared(
     folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
     attempts.mark(node, request.run, request.attempt, folder, request.labels)
     return node, ir
+
+
+def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) -> None:
+    """Says at once that outputs cannot be written, where they lie on this machine's disk."""
+    folder = outputs_utils.get_node_dir(ir.runtime_spec, node.node_info.id)
+    if "://" not in folder:
+        stores.make_folder(Path(folder).parent, "pipeline root")
+        if Path(folder).exists():
+            stores.make_folder(Path(folder), f"folder of {node.node_info.id}")
 
 
 def _check_inputs(

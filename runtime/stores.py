@@ -71,12 +71,11 @@ def make_folder(folder: Path, what: str) -> None:
     received = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        received = f"a file at {error.filename if error.filename else folder}"
     except OSError as error:
-        if error.errno not in _NOT_ALLOWED:
+        in_its_place = next((str(p) for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), "")
+        if not in_its_place and error.errno not in _NOT_ALLOWED:
             raise
-        received = str(error.strerror)
+        received = f"a file at {in_its_place}" if in_its_place else str(error.strerror)
     else:
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             received = "a folder that this user may not write"

@@ -117,6 +117,30 @@ def test_an_output_removed_by_hand_is_named(home):
     assert told["expected"] == str(folder)
 
 
+def test_a_pipeline_root_that_cannot_be_written_is_named(home):
+    run = Run(home)
+    root = home.pipeline_root("tiny")
+    root.parent.parent.mkdir(exist_ok=True)
+    root.parent.write_text("a file where the artifacts should lie")
+    told = fault(run.node("write"))
+    assert not told["transient"]
+    assert told["message"] == "The pipeline root cannot be written."
+    assert str(root) in told["expected"]
+    assert told["received"] == f"a file at {root.parent}"
+    assert states(run) == [], "nothing was begun"
+    root.parent.unlink()
+    assert run.node("write").state == "complete"
+
+
+def test_a_file_in_the_place_of_a_node_s_folder_is_named(home):
+    run = Run(home)
+    run.node("write")
+    (home.pipeline_root("tiny") / "copy").write_text("a file")
+    told = fault(run.node("copy"))
+    assert not told["transient"]
+    assert told["message"] == "The folder of copy cannot be written."
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
