@@ -17,15 +17,11 @@ from airtight.files import digest_of_file, write_text
 from airtight.home import ROOT, Home
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the meaning of a field changes; an older bundle is compiled again."""
 
 
-ENDED_ANYHOW = (
-    "ALL_UPSTREAM_NODES_COMPLETED",
-    "LAZILY_ALL_UPSTREAM_NODES_COMPLETED",
-    "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS",
-)
+ENDED_ANYHOW = ("ALL_UPSTREAM_NODES_COMPLETED", "LAZILY_ALL_UPSTREAM_NODES_COMPLETED")
 """TFX's trigger strategies of nodes that run when those before them have ended, well or not."""
 
 
@@ -66,6 +62,7 @@ class Node:
       retries: How often a failed node is tried again, or None for the scheduler's own default.
       timeout_s: Seconds after which it is given up, 0 for never.
       trigger: TFX's trigger strategy, such as "ALL_UPSTREAM_NODES_COMPLETED"; empty for the usual one.
+      ends: The node whose resource this one gives back: it runs when that one succeeded and all between have ended.
       airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
       cache: When an earlier result may stand for a new one.
     """
@@ -78,6 +75,7 @@ class Node:
     retries: int | None = None
     timeout_s: int = 0
     trigger: str = ""
+    ends: str = ""
     airflow: dict[str, Any] = field(default_factory=dict)
     cache: Cache = Cache()
 

@@ -57,10 +57,14 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The code that a file outside of every package rests on, as `closure` gives it; the file itself is in it."""
-    # Modules beside the file may be found now that were asked for in vain before.
-    _spec.cache_clear()
+    look_again()
     files, distributions = closure(_imported("", file))
     return tuple(sorted({_told(file), *files})), distributions
+
+
+def look_again() -> None:
+    """Forgets where modules were found, or were not: files and the places where Python looks may have changed."""
+    _spec.cache_clear()
 
 
 def module_of(value: str) -> str:

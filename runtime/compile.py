@@ -26,7 +26,7 @@ from airtight.home import ROOT, Home
 from airtight.names import load
 from airtight.parameters import Parameter
 from runtime import code
-from runtime.bundle import Bundle, Cache, Node, path_of
+from runtime.bundle import ENDED_ANYHOW, Bundle, Cache, Node, path_of
 from runtime.options import CACHE, chosen_for
 from runtime.parameters import INTERVAL, found_in
 
@@ -52,6 +52,7 @@ def compile_pipeline(source: str, home: Home | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        code.look_again()
         bundle = _of_file(Path(source)) if Path(source).suffix in _IR_FILES else _of_code(source)
         bundle.write(path)
     return path
@@ -125,6 +126,7 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, dep
         retries=options.max_execution_retries if options.HasField("max_execution_retries") else None,
         timeout_s=options.execution_timeout_sec,
         trigger=_Trigger.Name(options.strategy) if options.strategy else "",
+        ends=options.resource_lifetime.lifetime_start,
         airflow={name: value for name, value in chosen.items() if name not in CACHE},
         cache=_cache(proto, chosen, deployment),
     )
@@ -190,14 +192,56 @@ def _refuse_what_cannot_run(ir: pipeline_pb2.Pipeline) -> None:
             if kind == pipeline_pb2.InputGraph.DataType.ARTIFACT_MULTIMAP_LIST:
                 reason = "it runs once for each element of a list (ForEach), which TFX's open launcher cannot run"
                 raise _refusal(ir, f"the node {node.node_info.id}", reason)
+    for entry in ir.nodes:
+        if why := _cannot_be_timed(ir, entry.pipeline_node):
+            raise _refusal(ir, f"the node {entry.pipeline_node.node_info.id}", *why)
 
 
-def _refusal(ir: pipeline_pb2.Pipeline, what: str, why: str) -> TerminalError:
+def _cannot_be_timed(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) -> tuple[str, str] | None:
+    """Why a node cannot run when its execution options say, and what to do."""
+    options, nodes = node.execution_options, {n.pipeline_node.node_info.id: n.pipeline_node for n in ir.nodes}
+    if options.node_success_optional:
+        return (
+            "its success is optional (success_optional), and the run would be green over its failure",
+            "Catch in the component what may fail, and write what became of it into an artifact.",
+        )
+    start = options.resource_lifetime.lifetime_start
+    if start and options.strategy != _Trigger.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS:
+        return (
+            f"it ends what {start} begins (lifetime_start), but has another trigger strategy",
+            "Give it the trigger strategy LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS.",
+        )
+    before, waiting = set(), [*node.upstream_nodes] if start else []
+    while waiting:
+        name = waiting.pop()
+        if name not in before:
+            before.add(name)
+            waiting += nodes[name].upstream_nodes
+    if start and start not in before:
+        return (
+            f"it ends what {start} begins (lifetime_start), and does not come after it",
+            f"Add {start}, or what comes after it, to its upstream nodes.",
+        )
+    begins = {n.execution_options.resource_lifetime.lifetime_start for n in nodes.values()}
+    if _Trigger.Name(options.strategy) in ENDED_ANYHOW and begins & set(node.upstream_nodes):
+        return (
+            f"it runs though {', '.join(begins & set(node.upstream_nodes))}, whose resource it uses, may have failed",
+            "Give it the usual trigger strategy.",
+        )
+    return None
+
+
+def _refusal(
+    ir: pipeline_pb2.Pipeline,
+    what: str,
+    why: str,
+    remedy: str = "Write the step as one component that handles the list, or as a pipeline of its own.",
+) -> TerminalError:
     return TerminalError(
         f"The pipeline {ir.pipeline_info.id} cannot run as a DAG: {what} cannot be mapped, because {why}.",
         expected="a synchronous pipeline of components, resolvers, importers and conditions",
         received=what,
-        remedy="Write the step as one component that handles the list, or as a pipeline of its own.",
+        remedy=remedy,
     )
 
 

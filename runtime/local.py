@@ -37,8 +37,10 @@ def run(
     parameters = bundle.bind(values)
     outcomes: dict[str, Outcome] = {}
     for number, node in enumerate(bundle.nodes, 1):
+        # What gives a resource back does so whatever became of those that used it.
+        needed = [node.ends] if node.ends else node.upstream
         waiting_for = [
-            up for up in node.upstream if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
+            up for up in needed if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
         ]
         progress = f"[{number}/{len(bundle.nodes)}] {node.id}"
         if waiting_for and node.trigger not in ENDED_ANYHOW:

@@ -81,6 +81,9 @@ def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> 
         )
         for upstream in node.upstream:
             tasks[upstream] >> tasks[node.id]
+        if node.ends:
+            # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
+            tasks[node.id].as_teardown(setups=tasks[node.ends], on_failure_fail_dagrun=True)
 
 
 def _options(node: Node) -> dict[str, Any]:

@@ -67,6 +67,23 @@ def test_options_of_nodes_reach_airflow(home):
     assert (task.pool, task.retry_delay, task.cold, task.depends_on_past) == ("gpu", timedelta(seconds=5), True, True)
 
 
+def test_what_ends_a_resource_is_a_teardown_and_a_failure_of_the_run(home):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    path = path_of(TINY, home)
+    bundle = Bundle.read(path)
+    last = replace(bundle.nodes[2], ends="write", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
+    replace(bundle, nodes=(*bundle.nodes[:2], last)).write(path)
+    dag = TfxDag(TINY, schedule=None)
+    assert edges(dag) == {"write": {"copy", "count"}, "copy": {"count"}, "count": set()}
+    begins, ends = dag.get_task("write"), dag.get_task("count")
+    assert begins.is_setup
+    assert (ends.is_teardown, ends.trigger_rule, ends.on_failure_fail_dagrun) == (True, "all_done_setup_success", True)
+    dag.check_cycle()
+    dag.validate()
+    json.dumps(DagSerialization.to_dict(dag))
+
+
 def test_a_task_group_stands_inside_a_dag(home):
     with DAG("around", schedule=None) as dag:
         first = TfxTaskGroup(TINY, group_id="first", prefix="first_")

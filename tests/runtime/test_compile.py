@@ -29,8 +29,19 @@ def make(made: OutputArtifact[standard_artifacts.Model]) -> None:
 def use(made: InputArtifact[standard_artifacts.Model]) -> None:
     '''Uses.'''
 
+@component
+def end() -> None:
+    '''Ends.'''
+
 def create_pipeline():
     {body}
+"""
+OPTIONS = """
+from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
+END = TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS
+COMPLETED = TriggerStrategy.ALL_UPSTREAM_NODES_COMPLETED
+first, last = make().with_id('make'), end().with_id('end')
+second = use(made=first.outputs['made']).with_id('use')
 """
 
 
@@ -121,6 +132,54 @@ def test_what_cannot_run_is_refused_by_node_and_reason(home, written, body, node
         compile_pipeline(written(body), home)
     assert node in caught.value.received
     assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "node", "reason"),
+    [
+        ("first.node_execution_options = NodeExecutionOptions(success_optional=True)", "make", "success is optional"),
+        (
+            "last.add_upstream_node(second)\nlast.node_execution_options = NodeExecutionOptions(lifetime_start='make')",
+            "end",
+            "another trigger strategy",
+        ),
+        (
+            "last.node_execution_options = NodeExecutionOptions(trigger_strategy=END, lifetime_start='make')",
+            "end",
+            "does not come after it",
+        ),
+        (
+            "other = end().with_id('other')\n"
+            "other.add_upstream_node(first)\n"
+            "other.node_execution_options = NodeExecutionOptions(trigger_strategy=COMPLETED)\n"
+            "last.add_upstream_nodes([second, other])\n"
+            "last.node_execution_options = NodeExecutionOptions(trigger_strategy=END, lifetime_start='make')\n"
+            "return Pipeline('p', components=[first, second, other, last])",
+            "other",
+            "whose resource it uses",
+        ),
+    ],
+)
+def test_options_that_no_dag_run_can_follow_are_refused_by_node_and_reason(home, written, body, node, reason):
+    consumer = "second = end().with_id('use')\n" if "success_optional" in body else ""
+    source = written(f"{OPTIONS}{consumer}{body}\nreturn Pipeline('p', components=[first, second, last])")
+    with pytest.raises(TerminalError) as caught:
+        compile_pipeline(source, home)
+    assert caught.value.received == f"the node {node}"
+    assert reason in caught.value.message
+    assert "list" not in caught.value.remedy
+
+
+def test_what_a_node_ends_is_in_the_bundle(home, written):
+    body = (
+        "last.add_upstream_node(second)\n"
+        "last.node_execution_options = NodeExecutionOptions(\n"
+        "    trigger_strategy=END, lifetime_start='make', max_execution_retries=2, execution_timeout_sec=30)\n"
+        "return Pipeline('p', components=[first, second, last])"
+    )
+    node = Bundle.read(compile_pipeline(written(OPTIONS + body), home)).node("end")
+    assert (node.ends, node.trigger) == ("make", "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
+    assert (node.retries, node.timeout_s, node.upstream) == (2, 30, ("use",))
 
 
 @pytest.mark.parametrize(

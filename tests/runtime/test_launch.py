@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from runtime import attempts, launch, stores
+from runtime import attempts, launch, local, stores
 from runtime.bundle import Bundle
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -191,6 +191,22 @@ def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):
 
 def test_the_compiled_pipeline_holds_no_path_of_the_state(home):
     assert str(home.path) not in Run(home).bundle.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        ("", {"begin": "complete", "use": "complete", "end": "complete"}),
+        ("use", {"begin": "complete", "use": "failed", "end": "complete"}),
+        ("begin", {"begin": "failed"}),
+    ],
+)
+def test_a_resource_is_given_back_whatever_became_of_those_that_used_it(home, monkeypatch, trouble, expected):
+    monkeypatch.setenv("LIFETIME_TROUBLE", trouble)
+    run = Run(home, "tests.tiny_pipeline.lifetime:create_pipeline")
+    outcomes = local.run(run.bundle, home, "here", {})
+    assert {node: outcome.state for node, outcome in outcomes.items()} == expected
+    assert not list(home.pipeline_root("lifetime").glob("**/taken"))
 
 
 def test_a_try_whose_task_died_before_it_could_tell_is_not_run_again(home):
