@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status: 0, 64 for a fault that no retry heals, 75 for one that a retry may heal, 99 for a skipped node.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # ML Metadata would tell of each connection to PostgreSQL, twice.
+    os.environ.setdefault("GLOG_minloglevel", "1")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     told = _parser().parse_args(arguments)

@@ -51,11 +51,12 @@ def in_words(error: BaseException, step: str) -> AirtightError:
             remedy="Clear the task to run it again; nothing of it was kept.",
             step=step,
         )
-    if isinstance(error, mlmd_errors.StatusError):
+    store = next((cause for cause in _chain(error) if isinstance(cause, mlmd_errors.StatusError)), None)
+    if store:
         return TransientError(
             "The metadata store did not answer as it should.",
             expected="a store that can be reached and written",
-            received=f"{type(error).__name__}: {error}",
+            received=f"{type(store).__name__}: {store}",
             remedy="See whether the store runs; the task is tried again.",
             step=step,
         )

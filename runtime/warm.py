@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import logs, node
 from runtime.protocol import encode_exit
@@ -168,6 +169,9 @@ class Server:
 
             with stores.project_connection(Home.current()) as handle:
                 attempts.sweep(handle.store)
+        except AirtightError as error:
+            # The next attempt of each node looks for itself, and so does the next sweep.
+            log.warning("No dead attempts were looked for. %s", error)
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
             traceback.print_exc()
         finally:

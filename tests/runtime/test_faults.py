@@ -4,6 +4,7 @@ import errno
 import sqlite3
 
 import pytest
+from ml_metadata import errors as mlmd_errors
 
 from airtight.errors import TerminalError, TransientError
 from runtime import faults
@@ -30,6 +31,13 @@ def test_a_full_disk_is_told_as_one_and_may_be_tried_again(cause):
     assert isinstance(fault, TransientError)
     assert str(fault).startswith("train: There is no room left for train.")
     assert "Free some space" in str(fault)
+
+
+def test_a_metadata_store_that_fails_inside_of_tfx_is_told_as_one():
+    told = faults.in_words(wrapped(mlmd_errors.AbortedError("Concurrent writes aborted.")), "train")
+    assert told.transient
+    assert told.message == "The metadata store did not answer as it should."
+    assert told.received == "AbortedError: Concurrent writes aborted"
 
 
 def test_what_a_component_says_in_words_is_kept_and_gets_its_step():
