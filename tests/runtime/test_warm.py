@@ -21,6 +21,7 @@ from runtime import stores
 from runtime.bundle import Bundle, path_of
 from runtime.client import Call, call
 from runtime.protocol import CompileRequest, NodeRequest
+from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import JUNE, TINY, uri
 
 pytestmark = pytest.mark.slow
@@ -171,6 +172,39 @@ def test_ten_runs_at_once_lose_and_double_nothing(on_each):
         assert len(made) == len(attempts) == len(executions)
         outputs = [e for e in handle.store.get_events_by_execution_ids([e.id for e in made]) if e.type == Event.OUTPUT]
         assert len(outputs) == len({event.artifact_id for event in outputs}) == 10 * 2
+
+
+def test_a_launcher_outlives_its_metadata_store(served_on_postgresql, postgresql):
+    home = served_on_postgresql
+    call(request(home, "write", "away"), home.launcher_socket).raise_if_failed()
+    postgresql.stop()
+    try:
+        with Call(request(home, "copy", "away"), home.launcher_socket) as running:
+            lines = list(running.lines())
+            with pytest.raises(AirtightError, match="metadata store cannot be reached") as caught:
+                running.outcome.raise_if_failed()
+    finally:
+        postgresql.start()
+    assert caught.value.transient
+    assert PASSWORD not in f"{lines}{caught.value}{(home.path / 'serve.log').read_text()}"
+    assert call(request(home, "copy", "away"), home.launcher_socket).state == "complete"
+
+
+def test_a_launcher_that_starts_without_its_metadata_store_serves_when_it_comes(tmp_path, postgresql):
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    postgresql.stop()
+    try:
+        server = start_server(home, AIRTIGHT_METADATA=postgresql.address())
+        told = (home.path / "serve.log").read_text
+        until(lambda: "No dead attempts were looked for" in told(), "the launcher says what it could not do")
+    finally:
+        postgresql.start()
+    assert "Traceback" not in told()
+    call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
+    assert call(request(home, "write", "late"), home.launcher_socket).state == "complete"
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0
 
 
 def test_only_the_owner_reaches_the_socket(served):
