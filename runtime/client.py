@@ -31,7 +31,14 @@ PYTHON = "AIRTIGHT_PYTHON"
 """Names the interpreter of cold processes when it is not the one that runs Airflow."""
 ENGINE = "AIRTIGHT_CONTAINER_ENGINE"
 """Names the command that runs containers; docker by default."""
-_PASSED = ("AIRTIGHT_METADATA", "AIRTIGHT_MODEL_SERVER", "SPARK_REMOTE", "TF_CPP_MIN_LOG_LEVEL", "DO_NOT_TRACK")
+_PASSED = (
+    "AIRTIGHT_METADATA",
+    "AIRTIGHT_MODEL_SERVER",
+    "SPARK_REMOTE",
+    "SPARK_TOKEN_FILE",
+    "TF_CPP_MIN_LOG_LEVEL",
+    "DO_NOT_TRACK",
+)
 _CONTAINER_S = 120.0
 _CONNECT_TIMEOUT_S = 5.0
 _DRAIN_S = 0.2

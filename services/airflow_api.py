@@ -195,6 +195,11 @@ class Airflow:
             if answer.status_code == _TOKEN_AGAIN:
                 self._log_in()
                 answer = self._http.request(method, path, json=json)
+            deadline = time.monotonic() + TIMEOUT_S
+            # So Airflow says that its database was locked by another writer, and that it did nothing.
+            while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                answer = self._http.request(method, path, json=json)
         except httpx.TransportError as error:
             raise TransientError(
                 "Airflow does not answer.",

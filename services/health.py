@@ -49,7 +49,7 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service(
             "model server", ("model-server",), settings.model_url, lambda: _http(f"{settings.model_url}/v1/models/-")
         ),
-        Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings.airflow_url)),
+        Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings)),
     )
 
 
@@ -127,9 +127,11 @@ def _http(url: str) -> str:
         return "it does not answer yet"
 
 
-def _airflow(url: str) -> str:
+def _airflow(settings: Settings) -> str:
+    if missing := _http(settings.execution_url):
+        return f"the API for tasks: {missing}"
     try:
-        answer = httpx.get(f"{url}/api/v2/monitor/health", timeout=PROBE_S)
+        answer = httpx.get(f"{settings.airflow_url}/api/v2/monitor/health", timeout=PROBE_S)
         answer.raise_for_status()
     except httpx.HTTPError:
         return "the API does not answer yet"

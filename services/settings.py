@@ -31,6 +31,7 @@ class Settings:
 
     Args:
       airflow_port: Airflow's UI and REST API.
+      execution_port: The API that Airflow's tasks speak to.
       model_rest_port: The model server's REST API.
       model_grpc_port: The model server's gRPC API.
       spark_port: The Spark Connect server.
@@ -41,6 +42,7 @@ class Settings:
     """
 
     airflow_port: int = 8080
+    execution_port: int = 8081
     model_rest_port: int = 8501
     model_grpc_port: int = 8500
     spark_port: int = 15002
@@ -91,6 +93,11 @@ class Settings:
     def airflow_url(self) -> str:
         """Airflow's UI."""
         return f"http://{HOST}:{self.airflow_port}"
+
+    @property
+    def execution_url(self) -> str:
+        """The API that Airflow's tasks speak to."""
+        return f"http://{HOST}:{self.execution_port}/execution/"
 
     @property
     def model_url(self) -> str:
@@ -202,7 +209,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "dagbag_import_timeout": 120,
             "executor": "LocalExecutor",
             "parallelism": settings.airflow_parallelism,
-            "execution_api_server_url": f"{settings.airflow_url}/execution/",
+            "execution_api_server_url": settings.execution_url,
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": password_file(home),
             # Read from files at the time of use, so that no task finds a secret in its environment.

@@ -29,11 +29,12 @@ PORTS = {
     "spark": ("spark_port",),
     "model-server": ("model_grpc_port", "model_rest_port"),
     "api-server": ("airflow_port",),
+    "execution-api": ("execution_port",),
 }
 """The settings whose ports a program opens."""
-PROGRAMS = ("launcher", "spark", "model-server", "api-server", "scheduler", "dag-processor", "triggerer")
+AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
+PROGRAMS = ("launcher", "spark", "model-server", *AIRFLOW)
 """The programs of supervisord.conf, in the order in which they are started: the slowest to wake up first."""
-AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_S = 15.0
 STOP_S = 60.0
 LONGEST_SOCKET = 90

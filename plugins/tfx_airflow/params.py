@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import Param
 
@@ -74,7 +75,10 @@ def values(
     told = {name: value for name, value in told.items() if value is not None}
     if bundle.interval:
         interval = _interval(bundle, params.get(INTERVAL), data_interval)
-        told |= {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
+        # In one spelling, however the run came by its interval: the cache goes by what is written.
+        zone = ZoneInfo(bundle.zone)
+        ends = {"interval_start": interval.start, "interval_end": interval.end}
+        told |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
     return bundle.bind(told)
 
 

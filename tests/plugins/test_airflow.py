@@ -1,5 +1,6 @@
 """A real Airflow: retry, Clear, backfill and cancellation of the tiny pipeline mean what they say."""
 
+import http
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT, Home
+from runtime.protocol import run_key
 from services import settings
 from tests.tiny_pipeline.running import TINY
 
@@ -49,14 +51,18 @@ class Airflow:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        ports = iter(free_ports(4))
-        chosen = settings.Settings(next(ports), next(ports), next(ports), next(ports))
-        self.url = chosen.airflow_url
+        chosen = settings.Settings(*free_ports(5))
+        self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
         (home.path / "dags").mkdir()
         (home.path / "dags" / "words.py").write_text(DAGS)
         (home.path / "dags" / "broken.py").write_text(BROKEN)
-        self.environment = settings.environment(chosen, home) | {"AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags")}
+        self.environment = settings.environment(chosen, home) | {
+            "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
+            # So that a test need not wait a minute until a dead task is noticed.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+        }
         self.processes: list[subprocess.Popen] = []
         self._token = ""
 
@@ -64,18 +70,24 @@ class Airflow:
         self.start_one(sys.executable, "-m", "runtime", "serve")
         until(self.home.launcher_socket.exists, "the launcher serves")
         subprocess.run(["airflow", "db", "migrate"], env=self.environment, check=True, capture_output=True, cwd=ROOT)
-        for part in (["api-server"], ["scheduler", "--skip-serve-logs"], ["dag-processor"]):
-            self.start_one("airflow", *part)
+        self.start_one("airflow", "api-server", "--apps", "core")
+        self.start_one("airflow", "api-server", "--apps", "execution", "--port", str(self.execution_port))
+        self.start_one("airflow", "dag-processor")
+        self.start_scheduler()
         until(self._answers, "Airflow's API answers")
         until(lambda: self.ask("GET", "dags")["total_entries"] == 1, "the DAG is there")
 
-    def start_one(self, *command: str) -> None:
+    def start_one(self, *command: str) -> subprocess.Popen:
         with (self.home.path / "services.log").open("a") as log:
             self.processes.append(
                 subprocess.Popen(
                     command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
                 )
             )
+        return self.processes[-1]
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self.start_one("airflow", "scheduler", "--skip-serve-logs")
 
     def stop(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -98,7 +110,15 @@ class Airflow:
         return True
 
     def ask(self, method: str, path: str, body: dict | None = None) -> dict:
-        return self._send(method, f"{self.url}/api/v2/{path}", body)
+        """Asks, and asks again where Airflow says that SQLite was busy and nothing was done (503)."""
+        for _ in range(20):
+            try:
+                return self._send(method, f"{self.url}/api/v2/{path}", body)
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(0.5)
+        pytest.fail(f"SQLite was never free for {method} {path}")
 
     def _send(self, method: str, url: str, body: dict | None) -> dict:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
@@ -146,6 +166,16 @@ class Airflow:
         states = {2: "RUNNING", 3: "COMPLETE", 4: "FAILED", 5: "CACHED", 6: "CANCELED"}
         with sqlite3.connect(self.home.metadata_db) as database:
             return [states[state] for (state,) in database.execute(query, (f"words.{run}%/{task}/%",))]
+
+
+def descendants(pid: int) -> list[int]:
+    told = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in told.splitlines())}
+    found, front = [], [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found
 
 
 def free_ports(count: int) -> list[int]:
@@ -236,6 +266,57 @@ def test_marking_an_upstream_done_that_never_ran_is_told(airflow):
     assert state == "failed"
     log = json.dumps(airflow.ask("GET", f"dags/words/dagRuns/{run}/taskInstances/count/logs/{tries}"))
     assert "The upstream node copy has no output in this run" in log
+
+
+def test_a_task_skipped_by_hand_stops_and_what_comes_after_says_so(airflow):
+    note = airflow.home.path / "skipped_pids"
+    run = airflow.trigger("skipped", trouble=f"sleep:{note}")
+    until(lambda: note.exists() and len(note.read_text().split()) == 2, "the node sleeps")
+    pids = note.read_text().split()
+    airflow.ask("PATCH", f"dags/words/dagRuns/{run}/taskInstances/copy", {"new_state": "skipped"})
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "node and child are gone")
+    ended = airflow.ended(run)
+    assert (ended["copy"][0], ended["count"][0]) == ("skipped", "skipped")
+    until(lambda: airflow.executions(run, "copy") == ["FAILED"], "the stopped attempt is closed")
+    airflow.clear(run, "count")
+    state, _ = airflow.ended(run)["count"]
+    # Airflow skips it again for its upstream's sake, or lets it run and fail in words; never is it green.
+    assert state in ("skipped", "failed"), state
+
+
+def test_when_the_scheduler_and_its_tasks_are_killed_the_next_one_brings_the_run_home(airflow):
+    note = airflow.home.path / "interrupted"
+    run = airflow.trigger("interrupted", trouble=f"long_once:{note}")
+    until(lambda: note.exists() and note.read_text(), "the node is at work")
+    # As when the machine goes down: its tasks, too, which are in process groups of their own.
+    for pid in (airflow.scheduler.pid, *descendants(airflow.scheduler.pid)):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{note.read_text()}").exists(), "the node ends with its task")
+    airflow.start_scheduler()
+    ended = airflow.ended(run)
+    assert {task: state for task, (state, _) in ended.items()} == dict.fromkeys(("write", "copy", "count"), "success")
+    assert airflow.executions(run, "copy") == ["FAILED", "COMPLETE"]
+    assert airflow.executions(run, "write") == ["COMPLETE"]
+
+
+def test_backfill_reprocesses_failed_runs_alone(airflow):
+    def backfill(behaviour: str) -> None:
+        span = {"from_date": "2013-07-01T04:00:00Z", "to_date": "2013-08-01T04:00:00Z"}
+        told = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
+        made = airflow.ask("POST", "backfills", told)
+        until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+
+    backfill("none")
+    found = airflow.ask("GET", "dags/words/dagRuns?run_type=backfill&limit=100")["dag_runs"]
+    # Airflow names a run after the end of its interval.
+    ends = ("backfill__2013-08-01", "backfill__2013-09-01")
+    july, august = sorted(run["dag_run_id"] for run in found if run["dag_run_id"].startswith(ends))
+    airflow.ask("PATCH", f"dags/words/dagRuns/{july}", {"state": "failed"})
+    backfill("failed")
+    attempts = {
+        run: len(airflow.executions(run_key("words", run).removeprefix("words."), "write")) for run in (july, august)
+    }
+    assert attempts == {july: 2, august: 1}
 
 
 @pytest.mark.parametrize(("reprocess", "grows"), [("none", 0), ("completed", 2)])

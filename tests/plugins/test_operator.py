@@ -68,8 +68,8 @@ def asked(monkeypatch, told, **arguments):
 
 def test_the_interval_comes_from_the_run_or_from_the_form(home, monkeypatch):
     request = asked(monkeypatch, context())
-    assert request.parameters["interval_start"] == "2013-05-01T00:00:00+00:00"
-    assert request.parameters["interval_end"] == "2013-06-01T00:00:00+00:00"
+    assert request.parameters["interval_start"] == "2013-04-30T20:00:00-04:00", "in the pipeline's zone"
+    assert request.parameters["interval_end"] == "2013-05-31T20:00:00-04:00"
     request = asked(monkeypatch, context({"interval": "2013-06"}))
     assert request.parameters["interval_start"] == "2013-06-01T00:00:00-04:00"
     assert request.parameters["interval_end"] == "2013-07-01T00:00:00-04:00"

@@ -33,7 +33,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A short path, because a unix socket's is limited; whatever runs there is ended."""
     folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
     monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
-    for name, port in zip(Settings().ports, free_ports(4), strict=True):
+    for name, port in zip(Settings().ports, free_ports(5), strict=True):
         monkeypatch.setenv(variable(name), str(port))
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
     yield Home(folder)

@@ -56,6 +56,9 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
     if trouble.startswith("once:") and not Path(trouble.partition(":")[2]).exists():
         Path(trouble.partition(":")[2]).touch()
         raise TransientError("Not this time.", remedy="Try again.")
+    if trouble.startswith("long_once:") and not Path(trouble.partition(":")[2]).exists():
+        Path(trouble.partition(":")[2]).write_text(str(os.getpid()), encoding="utf-8")
+        time.sleep(600)
     if trouble == "exception":
         raise ValueError("no error of ours")
     if trouble == "kill":
