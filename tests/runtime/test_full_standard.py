@@ -9,7 +9,9 @@ import pytest
 from airtight.home import ROOT
 from runtime import cache, stores
 from runtime.bundle import Bundle
+from runtime.client import call
 from runtime.local import run as run_locally
+from tests.runtime.serving import PATIENCE_S, start_server
 from tests.tiny_pipeline.running import Run, fault, uri
 
 SOURCE = "tests.tiny_pipeline.full_standard:create_pipeline"
@@ -93,6 +95,19 @@ def test_all_nodes_run_hit_the_cache_and_miss_when_the_module_file_changes(home,
     states, changed = ran("changed beside")
     assert states["Trainer"] == "complete"
     assert "beside.py changed" in told(home, changed["Trainer"])
+
+
+@pytest.mark.slow
+def test_all_nodes_run_in_the_warm_launcher(home, folder):
+    run = Run(home, SOURCE)
+    server = start_server(home)
+    try:
+        outcomes = {node: call(run.request(node), home.launcher_socket) for node in NODES}
+    finally:
+        server.terminate()
+        assert server.wait(PATIENCE_S) == 0
+    assert {node: outcome.state for node, outcome in outcomes.items()} == dict.fromkeys(NODES, "complete")
+    assert list((folder / "pushed").glob("*/saved_model.pb"))
 
 
 @pytest.mark.slow

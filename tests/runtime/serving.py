@@ -1,0 +1,43 @@
+"""A warm launcher for a test."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from airtight.home import ROOT, Home
+
+PATIENCE_S = 90
+
+
+def until(true, what: str):
+    """Waits for something to become true; the test fails when it never does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := true():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"never came true: {what}")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def start_server(home: Home, **further: str) -> subprocess.Popen:
+    environment = os.environ | {"AIRTIGHT_HOME": str(home.path), "PYTHONPATH": f"{ROOT}:{home.path}/code"} | further
+    (home.path / "code").mkdir(exist_ok=True)
+    with (home.path / "serve.log").open("a") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    text = (home.path / "serve.log").read_text
+    until(lambda: "ready on" in text() or server.poll() is not None, "the launcher is ready")
+    assert server.poll() is None, text()
+    return server
