@@ -68,6 +68,7 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
 
 def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> None:
     tasks: dict[str, TfxNodeOperator] = {}
+    nodes = {node.id: node for node in bundle.nodes}
     for node in bundle.nodes:
         tasks[node.id] = TfxNodeOperator(
             task_id=node.id,
@@ -79,11 +80,31 @@ def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> 
             group=group,
             **_options(node),
         )
-        for upstream in node.upstream:
+        for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]
         if node.ends:
             # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
             tasks[node.id].as_teardown(setups=tasks[node.ends], on_failure_fail_dagrun=True)
+
+
+def _direct(node: Node, nodes: dict[str, Node]) -> list[str]:
+    """The upstream nodes that no other stands between, so that the graph shows what follows what and no more.
+
+    Only where every node on the way waits for success: there the longer way says all that the shorter one does.
+    """
+    if not _waits_for_success(node):
+        return list(node.upstream)
+    implied: set[str] = set()
+    front = [nodes[up] for up in node.upstream]
+    while front:
+        waiting = [between for between in front if _waits_for_success(between)]
+        implied.update(up for between in waiting for up in between.upstream)
+        front = [nodes[up] for between in waiting for up in between.upstream]
+    return [up for up in node.upstream if up not in implied]
+
+
+def _waits_for_success(node: Node) -> bool:
+    return node.trigger not in ENDED_ANYHOW and "trigger_rule" not in node.airflow and not node.ends
 
 
 def _options(node: Node) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from airtight.errors import TerminalError
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 from runtime import client
 from runtime.bundle import Bundle, path_of
+from runtime.compile import compile_pipeline
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import TINY
 
@@ -132,3 +133,19 @@ def test_a_pipeline_that_does_not_compile_is_an_import_error_that_names_it(home,
     monkeypatch.setattr(client, "call", lambda *_: Outcome.failure(fault))
     with pytest.raises(TerminalError, match=r"broken does not compile.*ValueError: no"):
         TfxDag("broken", schedule=None)
+
+
+def test_the_graph_shows_no_edge_that_another_way_says(home):
+    compile_pipeline("tests.tiny_pipeline.champion:create_pipeline", home)
+    dag = TfxDag("tests.tiny_pipeline.champion:create_pipeline", schedule=None)
+    assert dag.get_task("push").upstream_task_ids == {"train"}, "ingest comes before train"
+    assert dag.get_task("evaluate").upstream_task_ids == {"train", "champion"}
+    assert dag.get_task("train").upstream_task_ids == {"ingest"}
+
+
+def test_the_form_asks_whether_to_use_the_cache(home):
+    compile_pipeline("benchmarks.steps:create_five", home)
+    fields = TfxDag("benchmarks.steps:create_five", schedule=None).params
+    assert fields["use_cache"] is True
+    assert fields.get_param("use_cache").schema["type"] == "boolean"
+    assert "use_cache" not in TfxDag(TINY, schedule=None).params, "nothing of that pipeline is cached"
