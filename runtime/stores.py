@@ -36,6 +36,7 @@ _PATIENCE_S = 60.0
 _PROBE_S = 3.0
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_CONNECTION = "connection pointer is NULL"
+_LOCKED = ("a subset of tables", "Concurrent writes aborted")
 _NO_DATABASE = "file is not a database"
 
 
@@ -195,7 +196,9 @@ def _unreachable(config: metadata_store_pb2.ConnectionConfig, why: str) -> Airti
         return family(
             "The metadata store cannot be opened.",
             expected=f"a SQLite file of ML Metadata that is not locked, at {file}",
-            received=why.removeprefix("Error when executing query: ").partition(" query:")[0].strip(),
+            received="a file that another process holds, or whose tables are not all there"
+            if any(told in why for told in _LOCKED)
+            else why.removeprefix("Error when executing query: ").partition(" query:")[0].strip(),
             remedy="End what holds it, or put another file in its place.",
         )
     server = config.postgresql

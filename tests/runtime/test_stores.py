@@ -221,7 +221,8 @@ def test_a_file_that_is_locked_for_a_while_is_a_transient_fault_and_nothing_is_l
         holder.kill()
         holder.wait()
     assert told["transient"]
-    assert "metadata store" in told["message"]
+    assert told["message"] == "The metadata store cannot be opened."
+    assert "another process holds" in told["received"]
     assert run.node("copy").state == "complete"
     assert states(home) == ["COMPLETE", "COMPLETE"]
 
