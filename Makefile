@@ -72,8 +72,17 @@ lint: install ## Check style, types and layers
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports --no-logo
 
 .PHONY: bench
-bench: install ## Measure one month, from trigger to served, node by node
+bench: install ## Measure parsing, launching, cached runs, and one month node by node (some 15 minutes)
+	@$(PY) -m benchmarks.parse
+	@$(PY) -m benchmarks.launch
+	@$(PY) -m benchmarks.cached
+	@$(PY) -m services up
+	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
 	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+
+.PHONY: soak
+soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random
+	@$(PY) -m benchmarks.kills --runs 100
 
 .PHONY: lock
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt

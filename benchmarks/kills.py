@@ -30,6 +30,7 @@ from services.airflow_api import Airflow
 from services.supervisor import Supervisor
 
 NODES = 5
+_AIM_S = 5.0
 PATIENCE_S = 3600.0
 WEIGHTS = {"node": 12, "task": 8, "launcher": 1, "scheduler": 1}
 """How often each is hit; the last two take 10 to 20 s to come back, and all work stands still meanwhile."""
@@ -60,22 +61,30 @@ class Killer:
         return self._random.expovariate(1 / mean_s)
 
     def strike(self) -> None:
-        """Kills something that lives; nothing when nothing of the drawn kind does."""
+        """Waits a moment for something of the drawn kind that lives, and kills it."""
         kind = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        deadline = time.monotonic() + _AIM_S
+        while not (living := self._living(kind)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._random.choice(living), signal.SIGKILL)
+                self.killed[kind] += 1
+
+    def _living(self, kind: str) -> list[int]:
         pids = {program.name: program.pid for program in self._supervisor.programs() if program.pid}
-        launcher, scheduler = pids.get("launcher", 0), pids.get("scheduler", 0)
-        living = {
-            "node": _descendants(launcher),
-            "task": _descendants(scheduler),
-            "launcher": [launcher],
-            "scheduler": [scheduler],
-        }[kind]
-        living = sorted(pid for pid in living if pid)
-        if not living:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._random.choice(living), signal.SIGKILL)
-            self.killed[kind] += 1
+        if kind in pids:
+            return [pids[kind]]
+        if kind == "node":
+            return sorted(_descendants(pids.get("launcher", 0)))
+        return sorted(pid for pid in _descendants(pids.get("scheduler", 0)) if not _is_idle(pid))
+
+
+def _is_idle(pid: int) -> bool:
+    """Whether a process is a worker of Airflow's that has no task."""
+    with contextlib.suppress(OSError):
+        return b"<idle>" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return True
 
 
 def _descendants(pid: int) -> list[int]:

@@ -22,7 +22,20 @@ def test_help_tells_every_target_and_is_the_default() -> None:
     targets = set(re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     told = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[1] for line in told.splitlines() if line.startswith("  make ")} == targets
-    assert {"demo", "test", "test-fast", "lint", "stop", "clean", "start", "status", "logs", "bench", "lock"} <= targets
+    assert {
+        "demo",
+        "test",
+        "test-fast",
+        "lint",
+        "stop",
+        "clean",
+        "start",
+        "status",
+        "logs",
+        "bench",
+        "soak",
+        "lock",
+    } <= targets
 
 
 def test_ci_runs_lint_and_tests() -> None:
