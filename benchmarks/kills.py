@@ -39,7 +39,7 @@ from datetime import timedelta
 from plugins.tfx_airflow import TfxDag
 
 five = TfxDag("benchmarks.steps:create_five", dag_id="five", schedule=None, is_paused_upon_creation=False,
-              max_active_runs=6, default_args={"retries": 20, "retry_delay": timedelta(seconds=1)})
+              max_active_runs=20, default_args={"retries": 20, "retry_delay": timedelta(seconds=1)})
 """
 
 

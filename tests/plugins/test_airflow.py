@@ -33,6 +33,11 @@ words = TfxDag({TINY!r}, dag_id="words", schedule=monthly, catchup=False,
                start_date=pendulum.datetime(2013, 1, 1, tz="America/New_York"), is_paused_upon_creation=False,
                default_args={{"retries": 2, "retry_delay": timedelta(seconds=1)}})
 """
+STANDARD = """
+from plugins.tfx_airflow import TfxDag
+standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="standard", schedule=None,
+                  is_paused_upon_creation=False)
+"""
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
 
 
@@ -57,14 +62,29 @@ class Airflow:
         (home.path / "dags").mkdir()
         (home.path / "dags" / "words.py").write_text(DAGS)
         (home.path / "dags" / "broken.py").write_text(BROKEN)
+        (home.path / "dags" / "standard.py").write_text(STANDARD)
         self.environment = settings.environment(chosen, home) | {
             "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
+            **self.standard(),
             # So that a test need not wait a minute until a dead task is noticed.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
         }
         self.processes: list[subprocess.Popen] = []
         self._token = ""
+
+    def standard(self) -> dict[str, str]:
+        """Makes what the pipeline of standard components reads; gives its environment."""
+        sizes = [(width, height) for width in range(15) for height in range(15)]
+        rows = "".join(f"{width},{height},{int(width + height > 14)}\n" for width, height in sizes)
+        (self.home.path / "table").mkdir()
+        (self.home.path / "table" / "rows.csv").write_text(f"width,height,large\n{rows}")
+        return {
+            "STANDARD_DATA": str(self.home.path / "table"),
+            "STANDARD_MODULE": str(ROOT / "tests" / "tiny_pipeline" / "full_standard_module.py"),
+            "STANDARD_PUSHED": str(self.home.path / "pushed"),
+            "STANDARD_THRESHOLD": "0.5",
+        }
 
     def start(self) -> None:
         self.start_one(sys.executable, "-m", "runtime", "serve")
@@ -75,7 +95,7 @@ class Airflow:
         self.start_one("airflow", "dag-processor")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 1, "the DAG is there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == 2, "the DAGs are there")
 
     def start_one(self, *command: str) -> subprocess.Popen:
         with (self.home.path / "services.log").open("a") as log:
@@ -131,19 +151,19 @@ class Airflow:
         body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}
         return self.ask("POST", "dags/words/dagRuns", body)["dag_run_id"]
 
-    def tasks(self, run: str) -> dict[str, dict]:
-        found = self.ask("GET", f"dags/words/dagRuns/{run}/taskInstances")["task_instances"]
+    def tasks(self, run: str, dag: str = "words") -> dict[str, dict]:
+        found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {task["task_id"]: task for task in found}
 
-    def ended(self, run: str) -> dict[str, tuple[str, int]]:
+    def ended(self, run: str, dag: str = "words") -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""
 
         def is_over() -> bool:
-            state = self.ask("GET", f"dags/words/dagRuns/{run}")["state"]
+            state = self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"]
             return state in ("success", "failed")
 
         until(is_over, f"{run} ends")
-        return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run).items()}
+        return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run, dag).items()}
 
     def clear(self, run: str, *tasks: str, downstream: bool = False) -> None:
         body = {
@@ -215,6 +235,18 @@ def test_clear_runs_exactly_the_cleared_tasks_again(airflow):
     airflow.clear(run, "copy", downstream=True)
     assert airflow.ended(run) == {"write": ("success", 1), "copy": ("success", 3), "count": ("success", 2)}
     assert airflow.executions(run, "copy") == ["COMPLETE"] * 3, "lineage keeps every attempt"
+
+
+def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
+    run = airflow.ask("POST", "dags/standard/dagRuns", {"dag_run_id": "first", "logical_date": None})["dag_run_id"]
+    states = {task: state for task, (state, _) in airflow.ended(run, "standard").items()}
+    nodes = ("CsvExampleGen", "StatisticsGen", "SchemaGen", "Trainer", "baseline", "Evaluator", "decide", "Pusher")
+    assert states == dict.fromkeys(nodes, "success")
+    assert list((airflow.home.path / "pushed").iterdir())
+    airflow.ask("POST", "dags/standard/dagRuns", {"dag_run_id": "second", "logical_date": None})
+    assert {state for state, _ in airflow.ended("second", "standard").values()} == {"success"}
+    told = airflow.ask("GET", "dags/standard/dagRuns/second/taskInstances/Trainer/xcomEntries/return_value")["value"]
+    assert (told if isinstance(told, dict) else json.loads(told))["state"] == "cached"
 
 
 def test_the_outputs_are_in_the_xcom(airflow):
