@@ -41,6 +41,8 @@ _PASSED = (
 )
 _CONTAINER_S = 120.0
 _CONNECT_TIMEOUT_S = 5.0
+_PATIENCE_S = 30.0
+_AGAIN_S = 0.2
 _DRAIN_S = 0.2
 _STOP_S = 8.0
 
@@ -228,13 +230,23 @@ def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -
 
 
 def _connect(launcher: Path) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(_CONNECT_TIMEOUT_S)
-    try:
-        connection.connect(str(launcher))
-    except (FileNotFoundError, ConnectionRefusedError, TimeoutError, PermissionError):
-        connection.close()
-        return None
+    """Connects; None where no launcher is.
+
+    A socket that refuses is what a launcher left behind that was killed. Its supervisor starts it again within some
+    15 s, which costs less than that many processes of their own that import TFX each.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            connection.connect(str(launcher))
+            break
+        except (FileNotFoundError, ConnectionRefusedError, TimeoutError, PermissionError) as error:
+            connection.close()
+            if not isinstance(error, ConnectionRefusedError) or time.monotonic() > deadline:
+                return None
+            time.sleep(_AGAIN_S)
     connection.settimeout(None)
     return connection
 

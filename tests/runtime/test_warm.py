@@ -16,7 +16,7 @@ from ml_metadata.proto.metadata_store_pb2 import Event
 
 from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
-from runtime import stores
+from runtime import client, stores
 from runtime.bundle import Bundle, path_of
 from runtime.client import Call, call
 from runtime.protocol import CompileRequest, NodeRequest
@@ -198,7 +198,8 @@ def test_changed_code_is_seen_by_the_next_request(served):
         assert Bundle.read(path_of("changing:create_pipeline", served)).doc == doc
 
 
-def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path):
+def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "_PATIENCE_S", 1.0)
     home = Home(tmp_path / "home")
     home.path.mkdir()
     server = start_server(home)
@@ -272,3 +273,22 @@ def test_a_container_that_does_not_come_up_is_told(served, engine, monkeypatch):
     monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", "no-such-engine")
     with pytest.raises(AirtightError, match="no-such-engine"):
         Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
+
+
+def test_a_launcher_that_was_killed_is_waited_for(tmp_path):
+    """What it left behind refuses; the next one takes the place."""
+    path = tmp_path / "launcher.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+    def start_again() -> None:
+        time.sleep(0.5)
+        path.unlink()
+        again.bind(str(path))
+        again.listen()
+
+    with socket.socket(socket.AF_UNIX) as again, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(start_again)
+        connection = client._connect(path)
+        assert connection is not None
+        connection.close()
