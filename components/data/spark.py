@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
 REMOTE = "SPARK_REMOTE"
 """Environment variable that names a Spark Connect server, such as sc://127.0.0.1:15002."""
 TOKEN_FILE = "SPARK_TOKEN_FILE"
@@ -97,14 +98,20 @@ def session(name: str) -> Iterator[SparkSession]:
     from pyspark.sql import SparkSession
 
     # create, not getOrCreate: a session of its own, so that settings and temporary views are nobody else's.
-    spark = SparkSession.builder.remote(_with_token(remote)).appName(name).create()
+    before = _CONNECT_MODE in os.environ
     try:
-        for key, value in SESSION_SETTINGS.items():
-            spark.conf.set(key, value)
-        _LOG.info("Spark %s at %s, one session of the warm server.", spark.version, remote)
-        yield spark
+        spark = SparkSession.builder.remote(_with_token(remote)).appName(name).create()
+        try:
+            for key, value in SESSION_SETTINGS.items():
+                spark.conf.set(key, value)
+            _LOG.info("Spark %s at %s, one session of the warm server.", spark.version, remote)
+            yield spark
+        finally:
+            spark.stop()
     finally:
-        spark.stop()
+        # Spark leaves it behind, and a local session afterwards would take its columns for remote ones.
+        if not before:
+            os.environ.pop(_CONNECT_MODE, None)
 
 
 @contextlib.contextmanager

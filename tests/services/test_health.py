@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from airtight.errors import TransientError
 from airtight.home import Home
 from services import health
+from services.settings import Settings
 from services.supervisor import Program, Supervisor
 
 
@@ -96,12 +98,15 @@ def airflow() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_airflow_is_well_when_all_its_parts_are(airflow: tuple[str, dict[str, Any]]) -> None:
     url, answer = airflow
-    assert health._airflow(url) == "the API does not answer yet"
+    settings = Settings(airflow_port=int(url.rpartition(":")[2]), execution_port=1)
+    assert health._airflow(settings) == "the API for tasks: it does not answer yet"
+    settings = replace(settings, execution_port=settings.airflow_port)
+    assert health._airflow(settings) == "the API does not answer yet"
     parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
     answer.update({part: {"status": "healthy"} for part in parts}, scheduler={"status": None})
-    assert health._airflow(url) == "no heartbeat yet from the scheduler"
+    assert health._airflow(settings) == "no heartbeat yet from the scheduler"
     answer["scheduler"] = {"status": "healthy"}
-    assert health._airflow(url) == ""
+    assert health._airflow(settings) == ""
 
 
 def test_sockets_and_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
