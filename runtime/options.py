@@ -20,6 +20,7 @@ ALLOWED = (
     "trigger_rule",
     "executor",
     "executor_config",
+    "resources",
     "cold",
     "interpreter",
     "image",

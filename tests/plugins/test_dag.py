@@ -60,12 +60,13 @@ def test_options_of_nodes_reach_airflow(home):
         retries=4,
         timeout_s=60,
         trigger="ALL_UPSTREAM_NODES_COMPLETED",
-        airflow={"pool": "gpu", "retry_delay_s": 5, "cold": True, "depends_on_past": True},
+        airflow={"pool": "gpu", "retry_delay_s": 5, "cold": True, "depends_on_past": True, "resources": {"gpus": 1}},
     )
     replace(bundle, nodes=(chosen, *bundle.nodes[1:])).write(path)
     task = TfxDag(TINY, schedule=None, default_args={"retries": 1}).get_task("write")
     assert (task.retries, task.execution_timeout, task.trigger_rule) == (4, timedelta(seconds=60), "all_done")
     assert (task.pool, task.retry_delay, task.cold, task.depends_on_past) == ("gpu", timedelta(seconds=5), True, True)
+    assert task.resources.gpus.qty == 1
 
 
 def test_what_ends_a_resource_is_a_teardown_and_a_failure_of_the_run(home):
