@@ -49,9 +49,11 @@ class Killer:
     Args:
       home: Their state folder.
       seed: Decides what is killed, and when.
+      most: Kills at most.
     """
 
-    def __init__(self, home: Home, seed: int) -> None:
+    def __init__(self, home: Home, seed: int, most: int) -> None:
+        self._most = most
         self._supervisor = Supervisor(home)
         self._random = random.Random(seed)
         self.killed: Counter[str] = Counter()
@@ -62,6 +64,8 @@ class Killer:
 
     def strike(self) -> None:
         """Waits a moment for something of the drawn kind that lives, and kills it."""
+        if self.killed.total() >= self._most:
+            return
         kind = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         deadline = time.monotonic() + _AIM_S
         while not (living := self._living(kind)) and time.monotonic() < deadline:
@@ -77,23 +81,29 @@ class Killer:
             return [pids[kind]]
         if kind == "node":
             return sorted(_descendants(pids.get("launcher", 0)))
-        return sorted(pid for pid in _descendants(pids.get("scheduler", 0)) if not _is_idle(pid))
+        # Not the executor's own workers: one that dies while it takes a task from their queue keeps the queue's lock,
+        # and Airflow's LocalExecutor then stands still until the scheduler starts anew.
+        workers = _children(pids.get("scheduler", 0))
+        return sorted(set(_descendants(pids.get("scheduler", 0))) - set(workers))
 
 
-def _is_idle(pid: int) -> bool:
-    """Whether a process is a worker of Airflow's that has no task."""
-    with contextlib.suppress(OSError):
-        return b"<idle>" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return True
+def _children(pid: int) -> list[int]:
+    return _family().get(pid, []) if pid else []
 
 
-def _descendants(pid: int) -> list[int]:
+def _family() -> dict[int, list[int]]:
+    """The children of every process."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
+    return children
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _family()
     found, front = [], [pid] if pid else []
     while front:
         front = [child for parent in front for child in children.get(parent, [])]
@@ -145,12 +155,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=3.0, help="mean seconds between two kills")
+    parser.add_argument("--most", type=int, default=10**6, help="kills at most")
     told = parser.parse_args()
     with own_services(DAGS) as (home, airflow):
         airflow.await_dag("five", timeout_s=120)
         start = time.monotonic()
         runs = [airflow.trigger("five", {"number": number}) for number in range(told.runs)]
-        killer = Killer(home, told.seed)
+        killer = Killer(home, told.seed, told.most)
         states = _until_over(airflow, runs, killer, told.every, start)
         seconds = time.monotonic() - start
         # What was killed last is buried when the launcher next starts or its nodes next run.
