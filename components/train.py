@@ -20,13 +20,14 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
+from airtight import code
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
 from airtight.home import Home
 from airtight.names import load
 from components.data import examples as reading
 from components.measures.scores import log_loss, roc_auc
-from components.modelling import calibration, fitting, saved_model, sources
+from components.modelling import calibration, fitting, saved_model
 from components.modelling.parts import Labelled, Parts
 from components.modelling.quiet import quiet
 from components.schema import ExampleSchema
@@ -142,6 +143,7 @@ class _Training:
         self.strategy = fitting.make_strategy(strategy)
         self.strategy_name = strategy
         self.make_model = load(model_fn)
+        self.code, self.packages = code.closure([code.module_of(model_fn), fitting.__name__])
 
     def run(self, parts: dict[str, _Part], refit: str, calibrate: str, folder: Path) -> dict[str, Any]:
         """Fits, calibrates, exports; answers the record."""
@@ -239,7 +241,6 @@ class _Training:
         self, phase: str, fitted: _Part, validation: _Part | None, stop_after: int | None, chosen: Mapping[str, Any]
     ) -> Path:
         """A file named by everything that decides the fit's course, so that only the same training goes on from it."""
-        code = [*sources.files(self.make_model), Path(fitting.__file__)]
         decides = {
             "phase": phase,
             "rows": [fitted.digest, validation.digest if validation else ""],
@@ -248,7 +249,7 @@ class _Training:
             "chosen": dict(chosen),
             "model_fn": self.model_fn,
             "schema": repr(self.schema),
-            "code": [digest_of_file(file) for file in code],
+            "code": code.digests(self.code),
             "devices": self._devices(),
             "versions": self._versions(),
         }
@@ -256,8 +257,7 @@ class _Training:
         return Home.current().path / "checkpoints" / f"{key}.npz"
 
     def _versions(self) -> dict[str, str]:
-        ours = {"tensorflow": tf.__version__, "keras": keras.__version__}
-        return sources.versions(self.make_model) | ours
+        return code.versions(self.packages)
 
     def _devices(self) -> str:
         return ", ".join(device.split("device:")[-1] for device in self.strategy.extended.worker_devices)

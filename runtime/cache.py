@@ -27,9 +27,9 @@ from tfx.orchestration.portable import cache_utils
 from tfx.orchestration.portable.mlmd import context_lib
 from tfx.proto.orchestration import pipeline_pb2
 
+from airtight import code
 from airtight.files import digest_of_file, digest_of_tree
 from airtight.names import load
-from runtime import code
 from runtime.bundle import Node
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,12 @@ class Cache:
                 distributions.update(theirs)
             # TFX names a function with dots alone: `run_fn="package.module.run_fn"`.
             dotted = value.rpartition(".")[0] if name.endswith("_fn") else ""
-            if module := code.module_of(value) or dotted:
-                files.update(code.closure([module])[0])
+            module = code.module_of(value) or dotted
+            # What the pipeline itself names was found when it was compiled.
+            if module and not code.is_in(module, files):
+                own, theirs = code.closure([module])
+                files.update(own)
+                distributions.update(theirs)
         return sorted(files), sorted(distributions)
 
     def _difference(self, store: mlmd.MetadataStore, context: metadata_store_pb2.Context) -> str:

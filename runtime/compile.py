@@ -20,12 +20,12 @@ from tfx.orchestration.local import runner_utils
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentConfig
 
+from airtight import code
 from airtight.errors import AirtightError, TerminalError
 from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
 from airtight.names import load
 from airtight.parameters import Parameter
-from runtime import code
 from runtime.bundle import ENDED_ANYHOW, Bundle, Cache, Node, path_of
 from runtime.options import CACHE, chosen_for
 from runtime.parameters import INTERVAL, found_in

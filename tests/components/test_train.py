@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,11 +16,10 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
-from airtight.names import load
 from components import train as training
 from components.data.examples import features, labels, read_table
 from components.measures.scores import roc_auc
-from components.modelling import fitting, saved_model, sources
+from components.modelling import fitting, saved_model
 from components.schema import PREDICTION
 from tests.components import toy
 
@@ -162,23 +160,6 @@ def test_a_retry_goes_on_where_the_last_attempt_died_and_comes_to_the_same(
     for one, other in zip(*without_seconds, strict=True):
         assert one == pytest.approx(other, abs=1e-6)
     assert not list(home.glob("checkpoints/*.npz"))
-
-
-def test_the_code_of_a_model_function_is_its_module_and_what_it_names_in_the_package(tmp_path, monkeypatch):
-    (tmp_path / "ours").mkdir()
-    for name, text in {
-        "__init__": "",
-        "model": "import keras\nfrom ours import trees\nfrom ours.words import say\ndef build(): trees.grow(say)",
-        "trees": "import numpy as np\nfrom ours import roots\ndef grow(x): roots",
-        "words": "def say(): pass",
-        "roots": "",
-        "other": "",
-    }.items():
-        (tmp_path / "ours" / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    build = load("ours.model:build")
-    assert [file.stem for file in sources.files(build)] == ["model", "roots", "trees", "words"]
-    assert sources.versions(build) == {"keras": keras.__version__, "numpy": np.__version__}
 
 
 def test_a_companion_is_half_of_what_is_judged_and_served(tmp_path):

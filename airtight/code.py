@@ -1,4 +1,4 @@
-"""What a component's code consists of: every file of ours that it imports, and the packages that these import.
+"""What a module's code consists of: every file of ours that it imports, and the packages that these import.
 
 Found by reading the import statements, not by importing: what a node happens to import while it runs is too late, and
 what one process has imported is too much.
@@ -53,6 +53,12 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     ours = {name.partition(".")[0] for name in files}
     distributions = {d for p in packages - ours if (d := _distribution(p))}
     return tuple(sorted(told)), tuple(sorted(distributions))
+
+
+def is_in(module: str, files: Iterable[str]) -> bool:
+    """Whether a module is one of the files that `closure` gave, or none of ours at all."""
+    file = _source(module)
+    return file is None or _told(file) in files
 
 
 def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,0 +1,64 @@
+"""What a module's code consists of, found without importing it."""
+
+import sys
+
+import pytest
+
+from airtight import code
+
+FILES = {
+    "ours_code/__init__.py": "",
+    "ours_code/model.py": "import keras, json\nfrom ours_code import trees\nfrom .words import say\n",
+    "ours_code/trees.py": "def grow():\n    import numpy as np\n    from ours_code import roots\n",
+    "ours_code/words.py": "def say(): pass\n",
+    "ours_code/roots.py": "import ours_code_no_such\n",
+    "ours_code/other.py": "",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "ours_code").mkdir()
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    code.look_again()
+    return tmp_path
+
+
+def test_it_is_the_module_and_all_that_this_imports_wherever_the_import_stands(folder):
+    files, packages = code.closure(["ours_code.model"])
+    names = [file.rpartition("/")[2] for file in files]
+    assert names == ["__init__.py", "model.py", "roots.py", "trees.py", "words.py"]
+    assert packages == ("keras", "numpy")
+    assert "ours_code" not in sys.modules, "nothing is imported to find out"
+
+
+def test_what_was_found_is_recognised(folder):
+    files, _ = code.closure(["ours_code.model"])
+    assert code.is_in("ours_code.trees", files)
+    assert not code.is_in("ours_code.other", files)
+    assert code.is_in("numpy", files), "none of ours"
+
+
+def test_a_changed_file_has_another_digest_and_a_removed_one_is_told(folder):
+    files, packages = code.closure(["ours_code.words"])
+    before = code.digests(files)
+    (folder / "ours_code" / "words.py").write_text("def say(): return 1\n")
+    after = code.digests(files)
+    assert [name.rpartition("/")[2] for name in files if before[name] != after[name]] == ["words.py"]
+    (folder / "ours_code" / "words.py").unlink()
+    assert "gone" in code.digests(files).values()
+    assert packages == ()
+    assert code.versions(["pytest", "no-such-distribution"]) == {
+        "pytest": pytest.__version__,
+        "no-such-distribution": "gone",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "module"),
+    [("a.b:c", "a.b"), ("a:c", "a"), ("a.b", ""), ("a b:c", ""), ("http://x", ""), ("2013-06:x", "")],
+)
+def test_a_parameter_names_code_or_does_not(value, module):
+    assert code.module_of(value) == module
