@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -47,13 +48,14 @@ class Parameter:
         right = isinstance(value, python) or (self.type == "float" and isinstance(value, int))
         # To Python, True is an int; to a person, it is none.
         if not right or isinstance(value, bool) != (self.type == "bool"):
-            raise self._refusal(f"a value of type {self.type}", f"{value!r} of type {type(value).__name__}")
+            received = f"{value!r} of type {type(value).__name__}"
+            raise _refusal(self.name, f"a value of type {self.type}", received)
         if self.minimum is not None and value < self.minimum:
-            raise self._refusal(f"at least {self.minimum:g}", value)
+            raise _refusal(self.name, f"at least {self.minimum:g}", value)
         if self.maximum is not None and value > self.maximum:
-            raise self._refusal(f"at most {self.maximum:g}", value)
-        if self.choices and value not in self.choices:
-            raise self._refusal(f"one of {', '.join(map(str, self.choices))}", repr(value))
+            raise _refusal(self.name, f"at most {self.maximum:g}", value)
+        if self.choices:
+            check_choice(self.name, value, self.choices)
         return python(value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,10 +67,26 @@ class Parameter:
         """The inverse of `to_dict`."""
         return cls(**{**told, "choices": tuple(told.get("choices", ()))})
 
-    def _refusal(self, expected: str, received: Any) -> TerminalError:
-        return TerminalError(
-            f"The parameter {self.name} has a value that it cannot take.",
-            expected=expected,
-            received=received,
-            remedy=f"Correct {self.name} on the trigger form or in the run's conf.",
-        )
+
+def check_choice(name: str, value: Any, choices: Sequence[Scalar]) -> None:
+    """Refuses a parameter's value that is none of its choices.
+
+    Args:
+      name: The parameter's name.
+      value: What was said.
+      choices: The only values allowed.
+
+    Raises:
+      TerminalError: None of the choices.
+    """
+    if value not in choices:
+        raise _refusal(name, f"one of {', '.join(map(str, choices))}", repr(value))
+
+
+def _refusal(name: str, expected: str, received: Any) -> TerminalError:
+    return TerminalError(
+        f"The parameter {name} has a value that it cannot take.",
+        expected=expected,
+        received=received,
+        remedy=f"Correct {name} on the trigger form, in the run's conf or in the pipeline.",
+    )

@@ -14,6 +14,7 @@ from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import Interval
 from airtight.names import load
+from airtight.parameters import check_choice
 from components.artifacts import Dataset
 from components.data.dataset import DatasetReader, TableFiles
 from components.data.lake import Lake, Table, Version
@@ -91,12 +92,13 @@ def _check_parameters(interval: Interval, window_days: int, lake_version: str) -
             received=str(interval),
             remedy="Choose an interval of the past, or run this one after its end.",
         )
-    if window_days < 0 or lake_version not in LAKE_VERSIONS:
+    check_choice("lake_version", lake_version, LAKE_VERSIONS)
+    if window_days < 0:
         raise TerminalError(
-            "A parameter of ingest has a value that it cannot take.",
-            expected=f"window_days of 0 or more, lake_version one of {', '.join(LAKE_VERSIONS)}",
-            received=f"window_days {window_days}, lake_version {lake_version!r}",
-            remedy="Correct it on the trigger form or in the run's conf.",
+            "The window has a negative length.",
+            expected="window_days of 0 or more",
+            received=window_days,
+            remedy="Correct window_days on the trigger form, in the run's conf or in the pipeline.",
         )
 
 

@@ -25,6 +25,7 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
 from airtight.home import Home
 from airtight.names import load
+from airtight.parameters import check_choice
 from components.data import examples as reading
 from components.measures.scores import log_loss, roc_auc
 from components.modelling import calibration, fitting, saved_model
@@ -85,13 +86,7 @@ def train(
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: "none", "scale" or "scale_and_shift": how the validation rows correct the probabilities.
     """
-    if refit not in REFITS:
-        raise TerminalError(
-            "There is no such kind of refit.",
-            expected=f"one of {', '.join(REFITS)}",
-            received=repr(refit),
-            remedy="Correct the setting refit.",
-        )
+    check_choice("refit", refit, REFITS)
     interval = reading.interval_of(examples)
     settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, average, patience, seed)
     training = _Training(load(schema), model_fn, settings, strategy, Path(model_run.uri))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from airtight.errors import TerminalError
+from airtight.parameters import check_choice
 
 KINDS = ("none", "scale", "scale_and_shift")
 CLIP = 1e-6
@@ -28,13 +28,7 @@ def fit(labels: np.ndarray, probability: np.ndarray, kind: str) -> tuple[float, 
     Raises:
       TerminalError: Another kind.
     """
-    if kind not in KINDS:
-        raise TerminalError(
-            "There is no such calibration.",
-            expected=f"one of {', '.join(KINDS)}",
-            received=repr(kind),
-            remedy="Correct the setting calibrate.",
-        )
+    check_choice("calibrate", kind, KINDS)
     if kind == "none" or len(np.unique(labels)) < len((0, 1)):
         return 1.0, 0.0
     columns = np.stack([_logit(probability), np.ones(len(labels))], axis=1)[:, : 1 if kind == "scale" else 2]

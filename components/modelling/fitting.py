@@ -21,11 +21,13 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from airtight.files import new_file
+from airtight.parameters import check_choice
 from components.measures.scores import log_loss, roc_auc
 
 log = logging.getLogger(__name__)
 
 PREDICTION_BATCH = 8192
+STRATEGIES = ("mirrored", "one_device", "tpu")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
       TerminalError: Another name, or a TPU that is not there.
     """
+    check_choice("strategy", name, STRATEGIES)
     if name == "mirrored":
         gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
         devices = [device.name for device in gpus or _two_cpus()]
@@ -105,25 +108,18 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
-    if name == "tpu":
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-        except (ValueError, tf.errors.OpError) as error:
-            raise TerminalError(
-                "There is no TPU to train on.",
-                expected="a TPU, named by TPU_NAME",
-                received=str(error).splitlines()[0],
-                remedy="Choose the strategy mirrored, or run on a machine with a TPU.",
-            ) from error
-        return tf.distribute.TPUStrategy(resolver)
-    raise TerminalError(
-        "There is no such distribution strategy.",
-        expected="mirrored, one_device or tpu",
-        received=repr(name),
-        remedy="Correct the setting strategy.",
-    )
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise TerminalError(
+            "There is no TPU to train on.",
+            expected="a TPU, named by TPU_NAME",
+            received=str(error).splitlines()[0],
+            remedy="Choose the strategy mirrored, or run on a machine with a TPU.",
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def fit(

@@ -197,9 +197,12 @@ def test_a_lake_without_a_single_day(run, lake):
         run("2013-04")
 
 
-@pytest.mark.parametrize("settings", [{"window_days": -1}, {"lake_version": "tomorrow"}])
-def test_a_setting_out_of_range(run, settings):
-    with pytest.raises(TerminalError, match="cannot take"):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"window_days": -1}, "window_days of 0 or more"), ({"lake_version": "tomorrow"}, "one of now, then")],
+)
+def test_a_setting_out_of_range(run, settings, said):
+    with pytest.raises(TerminalError, match=said):
         run("2013-04", **settings)
 
 

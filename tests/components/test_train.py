@@ -217,9 +217,9 @@ def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
     [
         ({"train": toy.table(50, 1, label=0)}, {}, "nothing to learn.*all with the label 0"),
         ({"train": toy.table(0, 1)}, {}, "nothing to learn.*0 rows"),
-        ({}, {"strategy": "magic"}, "no such distribution strategy"),
+        ({}, {"strategy": "magic"}, "strategy .* one of mirrored, one_device, tpu"),
         ({}, {"strategy": "tpu"}, "no TPU"),
-        ({}, {"refit": "always"}, "no such kind of refit"),
+        ({}, {"refit": "always"}, "refit .* one of judged, include_validation"),
         ({}, {"learning_rate": 1e30, "epochs": 1}, "no longer a number"),
         ({}, {"model_fn": "tests.components.toy:modell"}, "did you mean 'model'"),
     ],
