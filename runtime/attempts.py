@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_metadata as mlmd
@@ -53,48 +54,43 @@ def mark(node: pipeline_pb2.PipelineNode, run: str, attempt: str, folder: str, l
             target.string_value = value
 
 
-def current(store: mlmd.MetadataStore, run: str, node: str) -> metadata_store_pb2.Execution | None:
-    """The execution whose outputs count for a node: the latest that succeeded, unless one was skipped since."""
-    for context in _attempts(store, run, node):
-        for execution in store.get_executions_by_context(context.id):
-            if execution.last_known_state in _DONE:
-                return execution
-            if execution.last_known_state == _SKIPPED:
-                return None
-    return None
-
-
-def untold(
-    store: mlmd.MetadataStore, run: str, node: str, labels: dict[str, str | int]
-) -> metadata_store_pb2.Execution | None:
-    """The success of an earlier try whose end the scheduler never heard of, because its task died in between.
-
-    A scheduler that tries again by itself keeps `clear_number`, and one that a person told to run the node again raises
-    it: only in the first case the earlier success is the answer. Without that label nobody can tell, and none is.
+@dataclass(frozen=True)
+class Success:
+    """An execution that succeeded.
 
     Args:
-      store: The metadata store.
-      run: Key of the run.
-      node: The node's id.
-      labels: Of the present attempt.
+      execution: It, complete or from the cache.
+      attempt: The context of its attempt.
     """
-    if _CLEARED not in labels:
-        return None
-    for context in _attempts(store, run, node):
-        same = _CLEARED in context.custom_properties and (
-            context.custom_properties[_CLEARED].int_value == labels[_CLEARED]
-        )
-        for execution in store.get_executions_by_context(context.id):
+
+    execution: metadata_store_pb2.Execution
+    attempt: metadata_store_pb2.Context
+
+    def is_untold(self, labels: dict[str, str | int]) -> bool:
+        """Whether its task died before the scheduler heard of it, so that it is the answer to the present attempt.
+
+        A scheduler that tries again by itself keeps `clear_number`, and one that a person told to run the node again
+        raises it: only in the first case the earlier success is the answer. Without that label nobody can tell.
+
+        Args:
+          labels: Of the present attempt.
+        """
+        mine = self.attempt.custom_properties
+        return _CLEARED in labels and _CLEARED in mine and mine[_CLEARED].int_value == labels[_CLEARED]
+
+
+def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
+    """The success whose outputs count for a node: the latest, unless the node was skipped since."""
+    for attempt in _attempts(store, run, node):
+        for execution in store.get_executions_by_context(attempt.id):
             if execution.last_known_state in _DONE:
-                return execution if same else None
+                return Success(execution, attempt)
             if execution.last_known_state == _SKIPPED:
                 return None
     return None
 
 
-def pin_inputs(
-    node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataStore
-) -> dict[str, metadata_store_pb2.Execution | None]:
+def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataStore) -> dict[str, Success | None]:
     """Asks each input of this run for the outputs of its producer's current attempt only.
 
     Args:
@@ -103,20 +99,20 @@ def pin_inputs(
       store: The metadata store.
 
     Returns:
-      The current execution of every node of this run that an input comes from; None where there is none.
+      The success that counts of every node of this run that an input comes from; None where there is none.
     """
-    pinned: dict[str, metadata_store_pb2.Execution | None] = {}
+    pinned: dict[str, Success | None] = {}
     for spec in node.inputs.inputs.values():
         for channel in spec.channels:
             producer = producer_in_run(channel, run)
             if not producer:
                 continue
             if producer not in pinned:
-                pinned[producer] = current(store, run, producer)
+                pinned[producer] = latest(store, run, producer)
             query = channel.context_queries.add()
             query.type.name = CONTEXT_TYPE
-            execution = pinned[producer]
-            query.name.field_value.string_value = _context_name(store, execution) if execution else "none"
+            success = pinned[producer]
+            query.name.field_value.string_value = success.attempt.name if success else "none"
     return pinned
 
 
@@ -178,11 +174,6 @@ def _attempts(store: mlmd.MetadataStore, run: str, node: str) -> list[metadata_s
     return sorted(
         (c for c in found if c.name.startswith(_name(run, node, ""))), key=lambda context: context.id, reverse=True
     )
-
-
-def _context_name(store: mlmd.MetadataStore, execution: metadata_store_pb2.Execution) -> str:
-    type_id = store.get_context_type(CONTEXT_TYPE).id
-    return next(c.name for c in store.get_contexts_by_execution(execution.id) if c.type_id == type_id)
 
 
 def _name(run: str, node: str, attempt: str) -> str:

@@ -65,14 +65,15 @@ def _launch(request: NodeRequest) -> Outcome:
     connection = stores.connection(deployment, home)
     with connection as handle:
         attempts.bury(handle.store, request.run, request.node)
-        if done := attempts.untold(handle.store, request.run, request.node, request.labels):
+        earlier = attempts.latest(handle.store, request.run, request.node)
+        if earlier and earlier.is_untold(request.labels):
             log.warning("An earlier try of %s had ended well, and its task died before it could tell.", request.node)
-            return _told(handle, node, done)
+            return _told(handle, node, earlier.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, request.run, producers)
         modules.check(node)
         _check_folder(ir, node)
-        kept = _cache(handle, bundle.node(request.node), request)
+        kept = _cache(bundle.node(request.node), request, again=earlier is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
     with _no_flags(), _instead_of_tfx(kept), modules.importable(node):
         info = launcher.Launcher(
@@ -87,14 +88,14 @@ def _launch(request: NodeRequest) -> Outcome:
         return _outcome(handle, node, info, kept)
 
 
-def _cache(handle: metadata.Metadata, node: Node, request: NodeRequest) -> cache.Cache:
-    """The cache for this node of this run."""
+def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
+    """The cache for this node of this run, which succeeded in it before if it runs `again`."""
     why_not = ""
     if not node.cache.enabled:
         why_not = "the pipeline wants this node to run each time"
     elif not request.use_cache:
         why_not = "this run was started without it"
-    elif attempts.current(handle.store, request.run, request.node):
+    elif again:
         why_not = "the node succeeded in this run before, and was asked to run again"
     return cache.Cache(node, why_not)
 
@@ -155,7 +156,7 @@ def _check_inputs(
     handle: metadata.Metadata,
     node: pipeline_pb2.PipelineNode,
     run: str,
-    producers: dict[str, metadata_store_pb2.Execution | None],
+    producers: dict[str, attempts.Success | None],
 ) -> None:
     """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
     needed = {
@@ -164,8 +165,8 @@ def _check_inputs(
         if spec.min_count > 0
         for channel in spec.channels
     }
-    for producer, execution in producers.items():
-        if execution is None:
+    for producer, success in producers.items():
+        if success is None:
             if producer in needed and not node.inputs.conditionals:
                 raise TerminalError(
                     f"The upstream node {producer} has no output in this run.",
@@ -174,7 +175,7 @@ def _check_inputs(
                     remedy=f"Clear {producer} so that it runs.",
                 )
             continue
-        for artifact in _artifacts(handle, execution.id):
+        for artifact in _artifacts(handle, success.execution.id):
             cleaned = artifact["state"] in ("DELETED", "MARKED_FOR_DELETION")
             if cleaned or (artifact["state"] == "LIVE" and artifact["uri"] and not fileio.exists(artifact["uri"])):
                 raise TerminalError(

@@ -100,7 +100,7 @@ def test_a_failure_that_tfx_swallows_is_raised(home, monkeypatch):
     run = Run(home)
     run.node("write")
     monkeypatch.setattr(launch, "_check_inputs", lambda *_: None)
-    monkeypatch.setattr(attempts, "current", lambda *_: None)
+    monkeypatch.setattr(attempts, "latest", lambda *_: None)
     told = fault(run.node("copy"))
     assert told["message"] == "TFX ended the node before its code ran."
     assert "FailedPreconditionError" in told["received"] or "min_count" in told["received"]
