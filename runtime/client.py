@@ -128,6 +128,9 @@ class Call:
     def cancel(self) -> None:
         """Ends the work and every process of it; harmless when it has ended."""
         self._connection.close()
+        self._end_processes()
+
+    def _end_processes(self) -> None:
         if self._process is not None:
             _end(self._process)
         if self._container:
@@ -168,15 +171,20 @@ class Call:
             raise _no_container(image, str(error)) from error
         self._container = name
         deadline = time.monotonic() + _CONTAINER_S
-        while time.monotonic() < deadline and not _has_ended(self._process):
-            if connection := _connect(path):
-                path.unlink(missing_ok=True)
-                return connection
-            time.sleep(0.05)
-        said.seek(0)
-        told = said.read().decode(errors="replace").strip()[-500:]
-        _end(self._process)
-        raise _no_container(image, told or f"nothing on its socket within {_CONTAINER_S:.0f} s")
+        try:
+            while time.monotonic() < deadline and not _has_ended(self._process):
+                if connection := _connect(path):
+                    return connection
+                time.sleep(0.05)
+            said.seek(0)
+            told = said.read().decode(errors="replace").strip()[-500:]
+            raise _no_container(image, told or f"nothing on its socket within {_CONTAINER_S:.0f} s")
+        except BaseException:
+            # Whatever broke the waiting off, a task's timeout included: nobody else knows the container's name.
+            self._end_processes()
+            raise
+        finally:
+            path.unlink(missing_ok=True)
 
     def _receive(self) -> Outcome:
         told = receive(self._connection)

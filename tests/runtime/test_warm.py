@@ -265,11 +265,22 @@ def test_a_node_runs_in_a_container(served, engine):
     assert not list(served.run.glob("airtight-*.sock"))
 
 
-def test_a_container_that_does_not_come_up_is_told(served, engine, monkeypatch):
-    engine.with_name("engine").write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
-    with pytest.raises(AirtightError, match=r"No container of an/image:1 came up\..*no such image") as caught:
+@pytest.mark.parametrize(
+    ("trouble", "words"), [("echo 'no such image' >&2; exit 125", "no such image"), ("exec sleep 60", "nothing on its")]
+)
+def test_a_container_that_does_not_come_up_is_told_and_removed(served, engine, monkeypatch, trouble, words):
+    monkeypatch.setattr(client, "_CONTAINER_S", 1.0)
+    monkeypatch.setattr(client, "_STOP_S", 0.1)
+    engine.with_name("engine").write_text(f'#!/bin/sh\necho "$@" >>{engine}\n[ $1 = rm ] || {{ {trouble}; }}\n')
+    with pytest.raises(AirtightError, match=rf"No container of an/image:1 came up\..*{words}") as caught:
         Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
     assert caught.value.transient
+    started, removed = engine.read_text().splitlines()
+    assert removed.startswith("rm --force airtight-")
+    assert removed.split()[-1] in started.split()
+
+
+def test_an_engine_that_is_not_there_is_told(served, monkeypatch):
     monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", "no-such-engine")
     with pytest.raises(AirtightError, match="no-such-engine"):
         Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
