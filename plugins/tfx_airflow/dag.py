@@ -95,11 +95,13 @@ def _direct(node: Node, nodes: dict[str, Node]) -> list[str]:
     if not _waits_for_success(node):
         return list(node.upstream)
     implied: set[str] = set()
-    front = [nodes[up] for up in node.upstream]
+    seen: set[str] = set()
+    front = set(node.upstream)
     while front:
-        waiting = [between for between in front if _waits_for_success(between)]
+        seen |= front
+        waiting = [nodes[between] for between in front if _waits_for_success(nodes[between])]
         implied.update(up for between in waiting for up in between.upstream)
-        front = [nodes[up] for between in waiting for up in between.upstream]
+        front = implied - seen
     return [up for up in node.upstream if up not in implied]
 
 

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from airtight.errors import TerminalError
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 from runtime import client
-from runtime.bundle import Bundle, path_of
+from runtime.bundle import Bundle, Node, path_of
 from runtime.compile import compile_pipeline
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import TINY
@@ -142,6 +142,17 @@ def test_the_graph_shows_no_edge_that_another_way_says(home):
     assert dag.get_task("push").upstream_task_ids == {"train"}, "ingest comes before train"
     assert dag.get_task("evaluate").upstream_task_ids == {"train", "champion"}
     assert dag.get_task("train").upstream_task_ids == {"ingest"}
+
+
+def test_a_dense_graph_is_walked_once(home):
+    path = path_of(TINY, home)
+    bundle = Bundle.read(path)
+    names = [f"step_{number}" for number in range(40)]
+    nodes = tuple(Node(name, "Step", tuple(names[:place])) for place, name in enumerate(names))
+    replace(bundle, nodes=nodes).write(path)
+    assert edges(TfxDag(TINY, schedule=None)) == {
+        name: {after} if after else set() for name, after in zip(names, [*names[1:], ""], strict=True)
+    }
 
 
 def test_the_form_asks_whether_to_use_the_cache(home):
