@@ -80,11 +80,11 @@ class Killer:
         if kind in pids:
             return [pids[kind]]
         if kind == "node":
-            return sorted(_descendants(pids.get("launcher", 0)))
+            return sorted(descendants(pids.get("launcher", 0)))
         # Not the executor's own workers: one that dies while it takes a task from their queue keeps the queue's lock,
         # and Airflow's LocalExecutor then stands still until the scheduler starts anew.
         workers = _children(pids.get("scheduler", 0))
-        return sorted(set(_descendants(pids.get("scheduler", 0))) - set(workers))
+        return sorted(set(descendants(pids.get("scheduler", 0))) - set(workers))
 
 
 def _children(pid: int) -> list[int]:
@@ -102,7 +102,8 @@ def _family() -> dict[int, list[int]]:
     return children
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """A process's children, their children, and so on; none for 0."""
     children = _family()
     found, front = [], [pid] if pid else []
     while front:

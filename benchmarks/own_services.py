@@ -34,7 +34,7 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
         (home.path / "dags" / "measured.py").write_text(dags, encoding="utf-8")
         os.environ["AIRTIGHT_HOME"] = str(home.path)
         prepare(home)
-        settings = Settings(*_free_ports(5), dags_folder=str(home.path / "dags"))
+        settings = Settings(*free_ports(5), dags_folder=str(home.path / "dags"))
         supervisor = Supervisor(home)
         try:
             supervisor.start(settings, PROGRAMS)
@@ -45,7 +45,8 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
             supervisor.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
     with contextlib.ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

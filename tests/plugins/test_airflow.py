@@ -4,7 +4,6 @@ import http
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT, Home
+from benchmarks.kills import descendants
+from benchmarks.own_services import free_ports
 from runtime.protocol import run_key
 from services import settings
 from tests.tiny_pipeline.running import TINY
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 180
 DAGS = f"""
 import pendulum
 from airflow.sdk import CronDataIntervalTimetable
@@ -39,16 +40,6 @@ standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="s
                   is_paused_upon_creation=False)
 """
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
-
-
-def until(true, what: str):
-    """Waits for something to become true; the test fails when it never does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.2)
-    pytest.fail(f"never came true: {what}")
 
 
 class Airflow:
@@ -186,24 +177,6 @@ class Airflow:
         states = {2: "RUNNING", 3: "COMPLETE", 4: "FAILED", 5: "CACHED", 6: "CANCELED"}
         with sqlite3.connect(self.home.metadata_db) as database:
             return [states[state] for (state,) in database.execute(query, (f"words.{run}%/{task}/%",))]
-
-
-def descendants(pid: int) -> list[int]:
-    told = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in told.splitlines())}
-    found, front = [], [pid]
-    while front:
-        front = [child for child, parent in parents.items() if parent in front]
-        found += front
-    return found
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,10 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pytest
-
 from airtight.home import ROOT, Home
-
-PATIENCE_S = 90
-
-
-def until(true, what: str):
-    """Waits for something to become true; the test fails when it never does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.05)
-    pytest.fail(f"never came true: {what}")
+from tests.waiting import until
 
 
 def alive(pid: int) -> bool:

@@ -11,8 +11,9 @@ from runtime import cache, stores
 from runtime.bundle import Bundle
 from runtime.client import call
 from runtime.local import run as run_locally
-from tests.runtime.serving import PATIENCE_S, start_server
+from tests.runtime.serving import start_server
 from tests.tiny_pipeline.running import Run, fault, uri
+from tests.waiting import PATIENCE_S
 
 SOURCE = "tests.tiny_pipeline.full_standard:create_pipeline"
 NODES = ("CsvExampleGen", "baseline", "StatisticsGen", "SchemaGen", "Trainer", "Evaluator", "decide", "Pusher")

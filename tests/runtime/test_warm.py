@@ -21,8 +21,9 @@ from runtime.bundle import Bundle, path_of
 from runtime.client import Call, call
 from runtime.protocol import CompileRequest, NodeRequest
 from tests.runtime.postgresql import PASSWORD
-from tests.runtime.serving import PATIENCE_S, alive, start_server, until
+from tests.runtime.serving import alive, start_server
 from tests.tiny_pipeline.running import JUNE, TINY, uri
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 NODES = ("write", "copy", "count")

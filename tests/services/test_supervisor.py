@@ -7,8 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,13 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from benchmarks.own_services import free_ports
 from components.data.spark import session
 from services import health, processes
 from services.__main__ import main, up
 from services.settings import Settings, environment, variable
 from services.supervisor import Supervisor
+from tests.waiting import until
 
 NAMES = ("model-server", "spark")
 
@@ -39,21 +40,6 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     yield Home(folder)
     Supervisor(Home(folder)).stop()
     shutil.rmtree(folder)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def pids(home: Home) -> dict[str, int]:
@@ -81,8 +67,8 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
     assert "up already" in capsys.readouterr().out
 
     os.kill(first["model-server"], signal.SIGKILL)
-    until(lambda: pids(home).get("model-server", 0) not in (0, first["model-server"]))
-    until(lambda: answers(settings.model_rest_port))
+    until(lambda: pids(home).get("model-server", 0) not in (0, first["model-server"]), "another model server runs")
+    until(lambda: answers(settings.model_rest_port), "it answers")
 
     assert main(["status"]) == 1, "Airflow does not run"
     with ThreadPoolExecutor() as pool:
@@ -115,7 +101,7 @@ def test_what_a_killed_supervisor_left_is_ended(home: Home) -> None:
     settings = up(home, ("spark",))
     daemon = int((home.run / "supervisord.pid").read_text())
     os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Supervisor(home).running())
+    until(lambda: not Supervisor(home).running(), "the supervisor is gone")
     assert answers(settings.spark_port), "its child lives on"
     assert Supervisor(home).stop() >= 1
     assert processes.alive(home) == []
@@ -127,7 +113,7 @@ def test_a_start_waits_for_the_stop_before_it(home: Home) -> None:
     up(home, ("spark",))
     with ThreadPoolExecutor() as pool:
         stopping = pool.submit(Supervisor(home).stop)
-        until(lambda: Supervisor(home).programs() == [])
+        until(lambda: Supervisor(home).programs() == [], "its programs are gone")
         up(home, ("spark",))
         assert stopping.result() >= 1
     assert set(pids(home)) == {"spark"}
