@@ -12,24 +12,14 @@ import json
 import time
 from statistics import median
 
+from benchmarks import plain
 from benchmarks.own_services import own_services
 from services.airflow_api import Airflow
 
-STEPS = 8
-DAGS = f"""
-from airflow.sdk import DAG, task
+DAGS = f"""{plain.DAG}
 from plugins.tfx_airflow import TfxDag
 
 cached = TfxDag("benchmarks.steps:create_eight", dag_id="cached", schedule=None, is_paused_upon_creation=False)
-with DAG("plain", schedule=None, is_paused_upon_creation=False) as plain:
-    tasks = []
-    for number in range({STEPS}):
-        @task(task_id=f"step_{{number}}")
-        def nothing():
-            pass
-        tasks.append(nothing())
-        if number:
-            tasks[-2] >> tasks[-1]
 """
 
 

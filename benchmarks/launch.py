@@ -17,27 +17,18 @@ from pathlib import Path
 from statistics import median
 
 from airtight.home import ROOT, Home
+from benchmarks import plain
 from runtime.bundle import path_of
 from runtime.client import call
 from runtime.protocol import CompileRequest, NodeRequest
 
 ROUNDS = 20
 SOURCE = "benchmarks.noop:create_pipeline"
-_DAGS = f"""
-import json, sys
-from airflow.sdk import DAG, task
+_DAGS = f"""{plain.DAG}
+import json
 from plugins.tfx_airflow import TfxDag
 
 nodes = TfxDag({SOURCE!r}, dag_id="nodes", schedule=None)
-with DAG("plain", schedule=None) as plain:
-    tasks = []
-    for number in range(8):
-        @task(task_id=f"step_{{number}}")
-        def nothing():
-            pass
-        tasks.append(nothing())
-        if number:
-            tasks[-2] >> tasks[-1]
 
 if __name__ == "__main__":
     durations = {{}}
