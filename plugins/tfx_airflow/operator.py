@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
@@ -30,13 +30,14 @@ class TfxNodeOperator(BaseOperator):
       node_type: Its component's name, shown in the graph.
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
       group: Names the task group, where a DAG holds one pipeline twice.
+      overrides: Values of the pipeline's parameters that other tasks know, as templates; they win over the form's.
       cold: Run it in a process of its own, though the warm launcher is there.
       interpreter: Run it in a process of this Python, a path.
       image: Run it in a container of this image.
       **kwargs: As for every operator.
     """
 
-    template_fields = ("pipeline", "node", "parameters", "interval")
+    template_fields = ("pipeline", "node", "parameters", "overrides", "interval")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class TfxNodeOperator(BaseOperator):
         parameter_names: Iterable[str] = (),
         prefix: str = "",
         group: str = "",
+        overrides: Mapping[str, str] | None = None,
         cold: bool = False,
         interpreter: str = "",
         image: str = "",
@@ -57,6 +59,7 @@ class TfxNodeOperator(BaseOperator):
         self.node = node
         self.prefix = prefix
         self.group = group
+        self.overrides = dict(overrides or {})
         self.cold = cold
         self.interpreter = interpreter
         self.image = image
@@ -103,6 +106,7 @@ class TfxNodeOperator(BaseOperator):
         run = context["dag_run"]
         task = context["ti"]
         interval = (run.data_interval_start, run.data_interval_end)
+        given = {**context["params"], **{self.prefix + name: value for name, value in self.overrides.items()}}
         return NodeRequest(
             bundle=str(path),
             node=self.node,
@@ -110,7 +114,7 @@ class TfxNodeOperator(BaseOperator):
             # Airflow gives every try of a task an id of its own, after a retry and after a Clear.
             attempt=str(task.id),
             home=str(home.path),
-            parameters=params.values(bundle, context["params"], interval, self.prefix),
+            parameters=params.values(bundle, given, interval, self.prefix),
             use_cache=params.use_cache(bundle, context["params"]),
             labels={
                 "dag_id": run.dag_id,

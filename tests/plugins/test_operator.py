@@ -75,6 +75,12 @@ def test_the_interval_comes_from_the_run_or_from_the_form(home, monkeypatch):
     assert request.parameters["interval_end"] == "2013-07-01T00:00:00-04:00"
 
 
+def test_what_another_task_tells_wins_over_the_form(home, monkeypatch):
+    form = {"interval": "2013-06", "text": "typed"}
+    assert asked(monkeypatch, context(form)).parameters["text"] == "typed"
+    assert asked(monkeypatch, context(form), overrides={"text": "told"}).parameters["text"] == "told"
+
+
 @pytest.mark.parametrize("interval", [(None, None), (JUNE, JUNE)])
 def test_without_any_interval_the_task_fails_at_once(home, monkeypatch, interval):
     with pytest.raises(AirflowFailException, match="no data interval"):
