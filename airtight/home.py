@@ -44,9 +44,14 @@ class Home:
         """Artifacts of one pipeline."""
         return self.path / "artifacts" / pipeline
 
+    @property
+    def models_root(self) -> Path:
+        """All served models, and `models.config`, which says what is served of each."""
+        return self.path / "models"
+
     def models(self, model: str) -> Path:
         """The model server's base path of one model: a folder for each version."""
-        return self.path / "models" / model
+        return self.models_root / model
 
     @property
     def run(self) -> Path:

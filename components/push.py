@@ -24,10 +24,10 @@ from components.artifacts import Dataset
 from components.data.examples import interval_of
 from components.modelling import judged
 from components.modelling.model_server import ModelServer
+from components.modelling.served import Choice, Served, versions_in
 
 log = logging.getLogger(__name__)
 
-SERVER_VARIABLE = "AIRTIGHT_MODEL_SERVER"
 RECORD = "push.json"
 """What was done, inside a `PushedModel`."""
 ATTEMPTS = 100
@@ -52,6 +52,8 @@ def push(
 
     What a gate did not bless is not pushed: that is recorded, and is no failure. The copy is made under a name
     that the server ignores and renamed last. A version that the server cannot serve is taken back; the old one stays.
+    A model's first version enters the model into what is served (`models.config`). While a person's choice of another
+    version holds, a new one is registered only.
 
     Args:
       model: The model that was judged.
@@ -85,8 +87,7 @@ def push(
     if not record["reason"]:
         source = Path(path_utils.serving_model_dir(model.uri))
         base_path = Path(serving_root) / model_name if serving_root else Home.current().models(model_name)
-        address = server_url or os.environ.get(SERVER_VARIABLE, "")
-        server = ModelServer(address) if address else None
+        server = ModelServer.named(server_url)
         record["model_digest"] = digest_of_tree(source)
         day = day_of(Interval.of(*ends), zone)
         version, said = deliver(source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s)
@@ -129,7 +130,13 @@ def deliver(
     if is_new:
         _publish(source, digest, base_path / str(version))
     try:
-        said = "" if server is None else await_served(server, base_path, version, timeout_s)
+        served = Served(base_path.parent)
+        # After the version is there: TensorFlow Serving complains of a model that has none.
+        served.enter(base_path.name)
+        if server is None:
+            said = _kept_back(served.choice(base_path.name), version)
+        else:
+            said = await_served(server, base_path, version, timeout_s)
     except BaseException as error:
         # Also when the task is stopped: what no PushedModel tells of must not be served. A version that was there
         # before stays through that and through an outage of the server, but not when it does not load.
@@ -144,7 +151,7 @@ def deliver(
 
 
 def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: float) -> str:
-    """Waits until the server serves a version, or need not because a later one is there.
+    """Waits until the server serves a version, or need not because a later one is there or a person chose another.
 
     Returns:
       The rest of a sentence on what the server says.
@@ -156,6 +163,8 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
     model = base_path.name
     deadline = time.monotonic() + timeout_s
     while True:
+        if said := _kept_back(Served(base_path.parent).choice(model), version):
+            return said
         states = server.versions(model)
         known = states.get(version)
         later = [number for number, told in states.items() if number > version and told.state == "AVAILABLE"]
@@ -183,6 +192,17 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
         time.sleep(POLL_S)
 
 
+def _kept_back(choice: Choice, version: int) -> str:
+    """Why a version is not served, as the rest of a sentence; empty where no person chose another one."""
+    if choice.pinned in (0, version):
+        return ""
+    when = f" on {choice.at}" if choice.at else ""
+    return (
+        f", and registered only: version {choice.pinned} was promoted by hand{when} and stays; `promote latest` lets "
+        "newer versions be served again. The server has not loaded this one: that it can be served, try_serving found"
+    )
+
+
 def _refusal(model: Any, blessing: Any, infra_blessing: Any) -> str:
     for judge, artifact in (("evaluate", blessing), ("try_serving", infra_blessing)):
         judged.check(judge, artifact, model)
@@ -193,7 +213,7 @@ def _refusal(model: Any, blessing: Any, infra_blessing: Any) -> str:
 
 def _version_for(digest: str, base_path: Path, day: int) -> tuple[int, bool]:
     """The version of this content for this day, and whether it is still to be copied."""
-    attempts = sorted(number for number in _versions(base_path) if number // ATTEMPTS == day)
+    attempts = [number for number in versions_in(base_path) if number // ATTEMPTS == day]
     # The last attempt alone: an earlier one of this content would not be the one that is served.
     if attempts and digest_of_tree(base_path / str(attempts[-1])) == digest:
         return attempts[-1], False
@@ -235,9 +255,3 @@ def _take_back(path: Path) -> None:
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.taken-back")
     os.rename(path, hidden)
     shutil.rmtree(hidden)
-
-
-def _versions(base_path: Path) -> list[int]:
-    if not base_path.is_dir():
-        return []
-    return [int(entry.name) for entry in base_path.iterdir() if entry.name.isdecimal() and entry.is_dir()]

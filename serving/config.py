@@ -170,7 +170,8 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
     if flags.model_base_path:
         models = (ModelSettings(flags.model_name, flags.model_base_path),)
     elif flags.model_config_file:
-        models = models_from_file(flags.model_config_file)
+        comes_later = flags.model_config_file_poll_wait_seconds > 0 and not flags.model_config_file.exists()
+        models = () if comes_later else models_from_file(flags.model_config_file)
     return Settings(
         host=flags.host,
         port=flags.port,

@@ -121,6 +121,8 @@ class Manager:
         if path is None or wait <= 0 or time.monotonic() - self._config_read < wait:
             return
         self._config_read = time.monotonic()
+        if not self._configured and not path.exists():
+            return  # Whoever brings the first model writes it.
         models = await asyncio.to_thread(config.models_from_file, path)
         if models != tuple(self._configured.values()):
             self._configured = {model.name: model for model in models}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -11,6 +12,8 @@ from urllib.parse import quote, urlsplit
 from airtight.errors import TerminalError, TransientError
 
 OK, NOT_FOUND, BAD_REQUEST, SERVER_ERROR = 200, 404, 400, 500
+SERVER_VARIABLE = "AIRTIGHT_MODEL_SERVER"
+"""Environment variable with the REST address of the server to ask."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class ModelServer:
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._prefix = parts.path.rstrip("/")
 
+    @classmethod
+    def named(cls, url: str) -> ModelServer | None:
+        """The server of that address; of none, what $AIRTIGHT_MODEL_SERVER names, and there is nobody to ask else.
+
+        Raises:
+          TerminalError: It is no HTTP address.
+        """
+        address = url or os.environ.get(SERVER_VARIABLE, "")
+        return cls(address) if address else None
+
     def versions(self, model: str) -> dict[int, VersionState]:
         """The versions of a model that the server knows; none for a model that it does not know (yet).
 
@@ -66,6 +79,23 @@ class ModelServer:
             int(entry["version"]): VersionState(entry["state"], entry["status"]["error_message"])
             for entry in answer["model_version_status"]
         }
+
+    def available(self, model: str) -> set[int]:
+        """The versions that answer requests.
+
+        Raises:
+          TransientError: The server cannot be reached or answers with an error of its own.
+        """
+        return {number for number, told in self.versions(model).items() if told.state == "AVAILABLE"}
+
+    def labelled(self, model: str, label: str) -> int:
+        """The version that has a label, 0 where the server does not know the label (yet).
+
+        Raises:
+          TransientError: The server cannot be reached.
+        """
+        status, answer = self.request("GET", f"/v1/models/{quote(model)}/labels/{quote(label)}")
+        return int(answer["model_version_status"][0]["version"]) if status == OK else 0
 
     def refusal_of_a_row(self, model: str, version: int) -> str:
         """Asks a version for one row in which every value is missing; the answer is not judged.

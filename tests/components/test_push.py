@@ -15,7 +15,9 @@ from airtight.files import digest_of_tree
 from components import push as module
 from components.artifacts import Dataset
 from components.modelling import judged
-from components.modelling.model_server import ModelServer, VersionState
+from components.modelling.model_server import SERVER_VARIABLE, ModelServer, VersionState
+from components.modelling.served import FILE, HIGHEST, Choice, Served
+from serving.config import models_from_file
 from tests.serving import models
 
 INTERVAL = ("2013-06-01T00:00:00-04:00", "2013-07-01T00:00:00-04:00")
@@ -78,7 +80,7 @@ class Pusher:
 
 @pytest.fixture
 def pusher(tmp_path, monkeypatch):
-    monkeypatch.delenv(module.SERVER_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     return Pusher(tmp_path)
 
 
@@ -138,6 +140,39 @@ class Serves:
 def test_a_version_that_is_registered_only_names_the_reason(tmp_path):
     for number, reason in ((JUNE_1 + 1, "a later attempt of the same interval"), (2013080101, "of a later interval")):
         assert reason in module.await_served(Serves(number), tmp_path / "toy", JUNE_1, 0.0)
+
+
+def test_the_first_push_of_a_model_enters_it_and_a_later_one_leaves_a_persons_choice(pusher, tmp_path):
+    served = Served(pusher.root)
+    pusher(model_of(tmp_path / "a", "one"))
+    assert 'name: "toy"' in served.file.read_text()
+    assert served.choice("toy") == HIGHEST
+    choice = Choice.only(JUNE_1, at="2013-08-02T10:00:00+00:00", by="admin", reason="July is worse")
+    served.choose("toy", choice)
+    pushed = pusher(model_of(tmp_path / "b", "two"), JULY)
+    assert pushed.get_int_custom_property("pushed") == 1
+    said = pushed.get_string_custom_property("reason")
+    assert f"registered only: version {JUNE_1} was promoted by hand on 2013-08-02T10:00:00+00:00 and stays" in said
+    assert "promote latest" in said
+    assert served.choice("toy") == choice
+    # The very version that was promoted is no other one.
+    assert "registered only" not in pusher(model_of(tmp_path / "c", "one")).get_string_custom_property("reason")
+
+
+def test_a_version_beside_a_promoted_one_is_not_waited_for(tmp_path):
+    Served(tmp_path).choose("toy", Choice.only(JUNE_1))
+    assert "promoted by hand and stays" in module.await_served(Serves(JUNE_1), tmp_path / "toy", JUNE_1 + 1, 0.0)
+
+
+def test_two_first_pushes_of_two_models_at_once_are_both_served(tmp_path):
+    def push(name: str) -> None:
+        source = Path(model_of(tmp_path / name, name).uri) / "Format-Serving"
+        module.deliver(source, digest_of_tree(source), tmp_path / "models" / name, 20130701, server=None, timeout_s=1)
+
+    names = [f"model{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(push, names))
+    assert {model.name for model in models_from_file(Served(tmp_path / "models").file)} == set(names)
 
 
 def test_a_push_that_is_stopped_takes_its_version_back_and_leaves_one_of_before(pusher, tmp_path):
@@ -237,7 +272,7 @@ def test_the_local_server_and_folder_are_found_in_the_environment(pusher, tmp_pa
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
     pusher(model_of(tmp_path / "model"), serving_root="")
     assert (tmp_path / "home" / "models" / "toy" / str(JUNE_1) / "saved_model.pb").is_file()
-    monkeypatch.setenv(module.SERVER_VARIABLE, "http://127.0.0.1:9")
+    monkeypatch.setenv(SERVER_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(TransientError, match="cannot be reached"):
         pusher(model_of(tmp_path / "model2"))
 
@@ -246,6 +281,26 @@ def test_a_day_has_a_hundred_attempts(pusher, tmp_path):
     (pusher.base / f"{JUNE_1 + 98}").mkdir(parents=True)
     with pytest.raises(TerminalError, match="no version left"):
         pusher(model_of(tmp_path / "model"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [None, ""], ids=["no config file", "an empty one"])
+def test_a_server_that_starts_before_anything_was_pushed_picks_the_first_model_up(pusher, tmp_path, before):
+    good = tmp_path / "good" / "Format-Serving"
+    good.parent.mkdir()
+    models.save_affine(good, 2.0)
+    pusher.root.mkdir()
+    config = pusher.root / FILE
+    if before is not None:
+        config.write_text(before)
+    polling = ("--model_config_file_poll_wait_seconds=0.1", "--file_system_poll_wait_seconds=0.1")
+    with models.running(tmp_path, f"--model_config_file={config}", *polling) as server:
+        assert server.states("toy") == {}
+        model = artifact(standard_artifacts.Model, good.parent)
+        pushed = pusher(model, server_url=f"http://127.0.0.1:{server.rest}")
+        assert "the server answers with it" in pushed.get_string_custom_property("reason")
+        assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
+    assert "left as it was" not in (tmp_path / "server.log").read_text()
 
 
 @pytest.mark.slow
