@@ -1,4 +1,4 @@
-"""`python -m runtime compile | run | launch | serve`: TFX pipelines without Airflow."""
+"""`python -m runtime compile | run | launch | replay | serve`: TFX pipelines without Airflow."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_values(launch)
     launch.add_argument("node", metavar="NODE")
     launch.set_defaults(command=_launch)
+
+    replay = commands.add_parser("replay", help="execute a past run's nodes again, and compare what they make")
+    replay.add_argument("run", metavar="RUN", help="Airflow's run id, or a local run's")
+    replay.add_argument("--pipeline", default="", help="the pipeline, where several have a run of that id")
+    replay.add_argument("--node", action="append", default=[], metavar="NODE", help="only this node; may be repeated")
+    replay.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep what the replay makes there")
+    replay.set_defaults(command=_replay)
 
     serve = commands.add_parser("serve", help="serve warm launches on the state folder's unix socket")
     serve.add_argument("--socket", type=Path, default=None, help="another socket")
@@ -122,6 +129,18 @@ def _launch(told: argparse.Namespace) -> int:
     )
     outcome = launch(request)
     return EXIT_SKIPPED if outcome.state == "skipped" else _status([outcome])
+
+
+def _replay(told: argparse.Namespace) -> int:
+    from runtime.replay import replay
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    replayed = replay(told.run, Home.current(), pipeline=told.pipeline, nodes=told.node, keep=told.keep, say=say)
+    equal = sum(result.state == "equal" for result in replayed)
+    print(f"The run is repeatable: {equal} nodes are equal, {len(replayed) - equal} were not replayed.")
+    return 0
 
 
 def _serve(told: argparse.Namespace) -> int:

@@ -46,7 +46,8 @@ _DAY_MS = 86_400_000
 _OF_THE_RUN = ("name", "state", "tfx_version", "pipeline_name", "producer_component", DIGEST)
 _COMPLETE = metadata_store_pb2.Execution.COMPLETE
 _SPOKEN = {"code": "code", "version": "versions", "parameter": "parameters", "input": "inputs"}
-_Parts = dict[str, dict[str, str]]
+Parts = dict[str, dict[str, str]]
+"""What a key is made of: for each kind of thing the digest or the value of each thing, by name."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Cache:
     node: Node
     why_not: str = ""
     told: str = ""
-    _parts: _Parts = field(default_factory=dict)
+    _parts: Parts = field(default_factory=dict)
     _pipeline: str = ""
 
     def get_cache_context(  # noqa: PLR0917 - as TFX's launcher calls it
@@ -146,13 +147,13 @@ class Cache:
         earlier = _earlier(store, self._pipeline, self.node.id)
         if not earlier:
             return "this node has no earlier result"
-        nearest, parts = min(earlier, key=lambda candidate: len(_differences(candidate[1], self._parts)))
-        differences = _differences(parts, self._parts)
-        if not differences:
+        nearest, parts = min(earlier, key=lambda candidate: len(differences(candidate[1], self._parts)))
+        found = differences(parts, self._parts)
+        if not found:
             return f"the outputs of execution {nearest}, which is equal, are gone"
         equal = [name for kind, name in _SPOKEN.items() if self._parts[kind] and self._parts[kind] == parts.get(kind)]
-        more = f" and {len(differences) - _TOLD} more" if len(differences) > _TOLD else ""
-        told = f"{', '.join(differences[:_TOLD])}{more}; {', '.join(equal) or 'nothing else'} equal"
+        more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+        told = f"{', '.join(found[:_TOLD])}{more}; {', '.join(equal) or 'nothing else'} equal"
         return f"{told} (nearest: execution {nearest})"
 
 
@@ -165,12 +166,26 @@ def keep_digests(store: mlmd.MetadataStore, artifacts: Sequence[metadata_store_p
     """
     noted = []
     for artifact in artifacts:
-        contents = _contents(artifact.uri)
-        if contents and DIGEST not in artifact.custom_properties:
-            artifact.custom_properties[DIGEST].string_value = contents
+        digest = contents(artifact.uri)
+        if digest and DIGEST not in artifact.custom_properties:
+            artifact.custom_properties[DIGEST].string_value = digest
             noted.append(artifact)
     if noted:
         store.put_artifacts(noted)
+
+
+def parts_of(store: mlmd.MetadataStore, execution: int) -> Parts | None:
+    """The parts of the key under which an execution's result lies; None where it has no key.
+
+    Args:
+      store: The metadata store.
+      execution: Id of the execution.
+    """
+    for context in store.get_contexts_by_execution(execution):
+        if _PARTS in context.custom_properties:
+            parts: Parts = json.loads(context.custom_properties[_PARTS].string_value)
+            return parts
+    return None
 
 
 def _inputs(given: Mapping[str, Sequence[types.Artifact]]) -> dict[str, str]:
@@ -190,18 +205,19 @@ def _fingerprint(artifact: metadata_store_pb2.Artifact, type_name: str) -> str:
         if name not in _OF_THE_RUN and value.WhichOneof("value") in ("int_value", "double_value", "string_value")
     }
     noted = artifact.custom_properties[DIGEST].string_value if DIGEST in artifact.custom_properties else ""
-    contents = noted or _contents(artifact.uri) or artifact.uri
-    return sha256(json.dumps([type_name, properties, contents], sort_keys=True).encode()).hexdigest()
+    held = noted or contents(artifact.uri) or artifact.uri
+    return sha256(json.dumps([type_name, properties, held], sort_keys=True).encode()).hexdigest()
 
 
-def _contents(uri: str) -> str:
+def contents(uri: str) -> str:
+    """SHA-256 of what lies at a place of this machine's disk; "" for nothing there, and for any other place."""
     path = Path(uri) if uri.startswith("/") else None
     if path is None or not path.exists():
         return ""
     return digest_of_file(path) if path.is_file() else digest_of_tree(path)
 
 
-def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[int, _Parts]]:
+def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[int, Parts]]:
     """Executions of this node that succeeded, newest first, and the parts of their keys."""
     context = store.get_context_by_type_and_name("node", f"{pipeline}.{node}")
     if context is None:
@@ -211,14 +227,14 @@ def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[
     for execution in store.get_executions_by_context(context.id, list_options=newest):
         if execution.last_known_state not in (_COMPLETE, metadata_store_pb2.Execution.CACHED):
             continue
-        for candidate in store.get_contexts_by_execution(execution.id):
-            if _PARTS in candidate.custom_properties:
-                found.append((execution.id, json.loads(candidate.custom_properties[_PARTS].string_value)))
+        parts = parts_of(store, execution.id)
+        if parts is not None:
+            found.append((execution.id, parts))
     return found
 
 
-def _differences(before: _Parts, now: _Parts) -> list[str]:
-    """Each thing that differs, as people say it."""
+def differences(before: Parts, now: Parts) -> list[str]:
+    """Each thing that differs between the parts of two keys, as people say it."""
     told = []
     for kind, values in now.items():
         old = before.get(kind, {})

@@ -1,0 +1,397 @@
+"""A past run, replayed: what is equal, what differs and why, and what is left alone."""
+
+import hashlib
+import importlib
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from runtime import __main__ as command
+from runtime import cache, local, node, recorded, replay, stores
+from runtime.bundle import Bundle
+from runtime.compile import compile_pipeline
+from runtime.protocol import Outcome, Request
+
+PIPELINE = '''
+"""A number, its double, and what is done with it."""
+from tfx.dsl.components.common.importer import Importer
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.experimental.conditionals import conditional
+from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestArtifactStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import standard_artifacts
+from airtight.parameters import Parameter
+from runtime.options import task
+from runtime.parameters import runtime_parameter
+from {name} import steps
+
+START = Parameter("start", "int", 1)
+PARAMETERS = (START,)
+
+
+def create_pipeline() -> Pipeline:
+    imported = Importer(source_uri="{data}", artifact_type=standard_artifacts.Schema).with_id("imported")
+    made = steps.make(start=runtime_parameter(START), data=imported.outputs["result"]).with_id("make")
+    latest = Resolver(strategy_class=LatestArtifactStrategy, number=made.outputs["number"]).with_id("latest")
+    doubled = steps.double(number=latest.outputs["number"], times=2).with_id("double")
+    asked = steps.ask(number=made.outputs["number"]).with_id("ask")
+    with conditional.Cond(asked.outputs["answer"].future()[0].value == 1):
+        told = steps.tell(doubled=doubled.outputs["doubled"], number=made.outputs["number"]).with_id("tell")
+    pushed = steps.push(doubled=doubled.outputs["doubled"], folder="{folder}").with_id("push")
+    measured = task(steps.measure(number=made.outputs["number"]).with_id("measure"), cache=False)
+    {options}
+    nodes = [imported, made, latest, doubled, asked, told, pushed, measured]
+    return Pipeline(pipeline_name="numbers", components=nodes, enable_cache=True)
+'''
+STEPS = '''
+import json
+import os
+import time
+from pathlib import Path
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+from {name} import helping
+
+
+@component
+def make(
+    number: OutputArtifact[standard_artifacts.Model],
+    data: InputArtifact[standard_artifacts.Schema],
+    start: Parameter[int],
+) -> None:
+    """Makes it."""
+    value = helping.text(start) + (Path(data.uri) / "more").read_text()
+    Path(number.uri, "number").write_text(value)
+    number.set_int_custom_property("start", start)
+
+
+@component
+def double(
+    number: InputArtifact[standard_artifacts.Model],
+    doubled: OutputArtifact[standard_artifacts.ModelEvaluation],
+    times: Parameter[int],
+) -> None:
+    """Doubles it."""
+    value = int(Path(number.uri, "number").read_text()) * times
+    told = {"value": value, "seconds": time.time(), "place": number.uri}
+    Path(doubled.uri, "told.json").write_text(json.dumps(told))
+
+
+@component
+def ask(number: InputArtifact[standard_artifacts.Model], answer: OutputArtifact[standard_artifacts.Integer]) -> None:
+    """Asks."""
+    answer.value = 1
+
+
+@component
+def tell(
+    doubled: InputArtifact[standard_artifacts.ModelEvaluation],
+    number: InputArtifact[standard_artifacts.Model],
+    told: OutputArtifact[standard_artifacts.ModelRun],
+) -> None:
+    """Tells."""
+    helping.trouble(number.uri)
+    Path(told.uri, "a").write_bytes(helping.random())
+
+
+@component
+def push(
+    doubled: InputArtifact[standard_artifacts.ModelEvaluation],
+    pushed: OutputArtifact[standard_artifacts.PushedModel],
+    folder: Parameter[str],
+) -> None:
+    """Acts on the world."""
+    with Path(folder, "pushed").open("a") as file:
+        file.write("x")
+
+
+@component
+def measure(
+    number: InputArtifact[standard_artifacts.Model], measured: OutputArtifact[standard_artifacts.ModelRun]
+) -> None:
+    """Depends on the machine."""
+    Path(measured.uri, "time").write_text(str(time.time()))
+'''
+HELPING = """
+import os
+
+
+def text(number):
+    return str(number)
+
+
+def random():
+    return b"not at all"
+
+
+def trouble(place):
+    pass
+"""
+NODES = ["imported", "make", "latest", "double", "ask", "tell", "push", "measure"]
+
+
+class Numbers:
+    """A pipeline whose files a test may change, as a person would after a run."""
+
+    def __init__(self, home: Home, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.name, self.options = home, name, "pass"
+        self.folder, self.data = folder / name, folder / "data"
+        self.monkeypatch = monkeypatch
+        self.lines: list[str] = []
+        self.data.mkdir()
+        (self.data / "more").write_text("0")
+        self.write("__init__", "")
+        self.write("steps", STEPS)
+        self.write("helping", HELPING)
+
+    def write(self, module: str, text: str) -> None:
+        self.folder.mkdir(exist_ok=True)
+        given = {"{name}": self.name, "{data}": str(self.data), "{folder}": str(self.folder)}
+        for name, value in (given | {"{options}": self.options}).items():
+            text = text.replace(name, value)
+        (self.folder / f"{module}.py").write_text(text, encoding="utf-8")
+        for known in [m for m in sys.modules if m == self.name or m.startswith(f"{self.name}.")]:
+            del sys.modules[known]
+        importlib.invalidate_caches()
+
+    def run(self, run: str, **values: int) -> dict[str, Outcome]:
+        self.write("pipeline", PIPELINE)
+        bundle = compile_pipeline(f"{self.name}.pipeline:create_pipeline", self.home)
+        outcomes = local.run(bundle, self.home, run, values)
+        assert {outcome.state for outcome in outcomes.values()} <= {"complete", "cached"}, outcomes
+        return outcomes
+
+    def here(self, request: Request) -> Outcome:
+        """Does a request in this process, which keeps its environment."""
+        with self.monkeypatch.context() as patched:
+            patched.setenv("AIRTIGHT_HOME", request.home)
+            return node.do(request)
+
+    def replay(self, run: str, **options: object) -> dict[str, replay.Replayed]:
+        self.lines.clear()
+        done = replay.replay(run, self.home, say=self.lines.append, do=self.here, **options)
+        return {result.node: result for result in done}
+
+    def refused(self, run: str, **options: object) -> str:
+        with pytest.raises(TerminalError) as raised:
+            self.replay(run, **options)
+        return str(raised.value)
+
+    def line(self, node: str) -> str:
+        (line,) = [line for line in self.lines if line.split()[0] == node]
+        return " ".join(line.split())
+
+
+@pytest.fixture
+def numbers(home, tmp_path, monkeypatch, request):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return Numbers(home, tmp_path, f"numbers_{abs(hash(request.node.name))}", monkeypatch)
+
+
+def told_of_store(home: Home) -> dict[str, int]:
+    """How much there is of everything in the metadata store."""
+    with stores.project_connection(home) as handle:
+        store = handle.store
+        executions = store.get_executions()
+        return {
+            "executions": len(executions),
+            "artifacts": len(store.get_artifacts()),
+            "contexts": len(store.get_contexts()),
+            "events": len(store.get_events_by_execution_ids([e.id for e in executions])),
+            "types": len(store.get_artifact_types()) + len(store.get_execution_types()),
+        }
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file but the SQLite store's, with the digest of its bytes and its time."""
+    return {
+        str(file): f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.stat().st_mtime_ns}"
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("metadata.sqlite")
+    }
+
+
+def rows(home: Home) -> list[str]:
+    with sqlite3.connect(home.metadata_db) as store:
+        return list(store.iterdump())
+
+
+@pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
+def test_a_run_that_is_repeatable_is_equal_and_leaves_nothing_behind(numbers, tmp_path):
+    numbers.run("past", start=4)
+    before, files = told_of_store(numbers.home), tree(tmp_path)
+    done = numbers.replay("past")
+    assert {name: result.state for name, result in done.items()} == dict.fromkeys(
+        NODES, "not replayed"
+    ) | dict.fromkeys(["make", "double", "ask", "tell"], "equal")
+    assert numbers.lines[0] == (
+        "The run past of numbers (local.numbers.past): 4 of 8 nodes to replay. "
+        "Its code and its packages are as they were."
+    )
+    assert numbers.line("push") == "push not replayed it acts on the world: it pushes models"
+    assert "its cache is off" in numbers.line("measure")
+    assert "TFX finds what is there" in numbers.line("latest")
+    assert (numbers.folder / "pushed").read_text() == "x"
+    assert told_of_store(numbers.home) == before
+    assert tree(tmp_path) == files
+
+
+def test_the_store_is_not_written(numbers):
+    numbers.run("past")
+    before = rows(numbers.home)
+    numbers.replay("past")
+    assert rows(numbers.home) == before
+
+
+def test_what_is_pushed_is_never_replayed_even_when_asked_for(numbers):
+    numbers.run("past")
+    assert "Nothing of the run past" in numbers.refused("past", nodes=["push"])
+    assert (numbers.folder / "pushed").read_text() == "x"
+    # Nor in a pipeline that lets it be cached, as the node above, or that does not.
+    assert numbers.replay("past", nodes=["push", "ask"])["push"].state == "not replayed"
+
+
+def test_a_node_that_is_not_repeatable_is_the_first_and_the_others_go_on(numbers):
+    numbers.write("helping", HELPING.replace('b"not at all"', "os.urandom(8)"))
+    numbers.run("past")
+    told = numbers.refused("past")
+    assert told.startswith(
+        "The run past of numbers (local.numbers.past) is not repeated: tell differs, the first of 1."
+    )
+    assert "told/a: other bytes from" in told
+    assert "With the same code, versions, parameters and inputs it must not: seed what is random in tell" in told
+    states = {line.split()[0]: line.split()[1] for line in numbers.lines[1:]}
+    assert states == dict.fromkeys(NODES, "not") | dict.fromkeys(["make", "double", "ask"], "equal") | {
+        "tell": "differs"
+    }
+    assert numbers.line("tell").endswith("- same code, versions, parameters and inputs")
+
+
+def test_code_that_changed_explains_a_difference_and_is_told_first(numbers):
+    numbers.run("past")
+    numbers.write("helping", HELPING.replace("str(number)", "'7'"))
+    told = numbers.refused("past")
+    helping = numbers.folder / "helping.py"
+    assert f"It was made with other code than now: code {helping} changed." in numbers.lines[0]
+    assert "make differs, the first of 1" in told
+    assert "Received: number/number: other bytes from 0 on (2 bytes then, 2 now)." in told
+    assert f"See whether this explains it: code {helping} changed." in told
+    # The others are given what they were given then, not what the replay made.
+    assert numbers.line("double").split()[1] == "equal"
+
+
+def test_another_version_explains_a_difference(numbers, monkeypatch):
+    numbers.run("past")
+    known = cache.code.versions
+    monkeypatch.setattr(cache.code, "versions", lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names else {}))
+    assert {result.state for result in numbers.replay("past").values()} == {"equal", "not replayed"}
+    assert "It was made with other code than now: version tfx was" in numbers.lines[0]
+    assert "; version tfx was" in numbers.line("make")
+
+
+def test_a_run_is_replayed_with_its_own_parameters_and_a_new_one_is_told(numbers):
+    numbers.run("past", start=4)
+    numbers.run("later", start=5)
+    assert numbers.replay("past", nodes=["make"])["make"].state == "equal"
+    numbers.write("steps", STEPS.replace("times", "factor"))
+    numbers.write("pipeline", PIPELINE.replace("times=2", "factor=3"))
+    told = numbers.refused("past", nodes=["double"])
+    assert "Received: doubled/told.json: value was 80, is 120." in told
+    assert "parameter factor was not there, is 3" in told
+    assert "parameter times was 2, is not there" in told
+
+
+def test_an_input_that_changed_on_disk_explains_a_difference(numbers):
+    outcomes = numbers.run("past")
+    (made,) = outcomes["make"].outputs["number"]
+    Path(made["uri"], "number").write_text("77")
+    told = numbers.refused("past", nodes=["double"])
+    assert "doubled/told.json: value was 20, is 154" in told
+    assert "input number changed on disk since" in told
+
+
+def test_what_is_gone_is_told_and_the_others_go_on(numbers):
+    outcomes = numbers.run("past")
+    (made,) = outcomes["double"].outputs["doubled"]
+    Path(made["uri"], "told.json").unlink()
+    Path(made["uri"]).rmdir()
+    told = numbers.refused("past")
+    assert "cannot be replayed: of double something is gone" in told
+    assert f"its recorded output doubled is gone from {made['uri']}" in told
+    assert numbers.line("tell") == f"tell lost its input doubled is gone from {made['uri']}"
+    assert numbers.line("ask").split()[1] == "equal"
+
+
+def test_a_node_that_fails_now_differs(numbers):
+    numbers.run("past")
+    numbers.write("helping", HELPING.replace("    pass", "    raise ValueError('no more')"))
+    told = numbers.refused("past")
+    assert "tell differs" in told
+    assert "it fails: tell: ValueError: no more" in told
+
+
+def test_a_node_that_writes_into_its_input_is_found_out(numbers):
+    numbers.run("past")
+    numbers.write("helping", HELPING.replace("    pass", "    open(place + '/new', 'w').close()"))
+    assert "it wrote into its input number" in numbers.refused("past", nodes=["tell"])
+
+
+def test_a_run_that_is_not_there_names_those_that_are(numbers):
+    numbers.run("past")
+    told = numbers.refused("other")
+    assert told.startswith("There is no run other.")
+    assert "the newest are: past of numbers (local.numbers.past)" in told
+    assert "There is no run past of the pipeline else" in numbers.refused("past", pipeline="else")
+    assert "has no node 'nothing'" in numbers.refused("past", nodes=["nothing"])
+
+
+def test_a_run_of_several_pipelines_must_be_chosen(numbers, tmp_path):
+    numbers.run("it's_100%")
+    numbers.run("past")
+    numbers.write("pipeline", PIPELINE.replace('"numbers"', '"digits"'))
+    source = f"{numbers.name}.pipeline:create_pipeline"
+    path = compile_pipeline(source, numbers.home)
+    local.run(path, numbers.home, "past", {})
+    assert "Received: past of digits (local.digits.past), past of numbers (local.numbers.past)" in numbers.refused(
+        "past"
+    )
+    assert numbers.replay("past", pipeline="digits", nodes=["ask"])["ask"].state == "equal"
+    assert numbers.replay("local.digits.past", nodes=["ask"])["ask"].state == "equal"
+    with stores.project_connection(numbers.home) as handle:
+        assert recorded.find(handle.store, "it's_100%").id == "it's_100%"
+        with pytest.raises(TerminalError):
+            recorded.find(handle.store, "itXs_100%")
+
+
+def test_what_the_replay_makes_can_be_kept(numbers, tmp_path):
+    numbers.run("past")
+    kept = tmp_path / "kept"
+    numbers.replay("past", nodes=["make"], keep=kept)
+    (made,) = kept.glob("artifacts/numbers/make/number/*/number")
+    assert made.read_text() == "10"
+    assert "a folder that does not exist yet" in numbers.refused("past", keep=kept)
+
+
+def test_the_command_says_it_by_its_exit_status(numbers, monkeypatch, capsys):
+    numbers.run("past")
+    known = replay.replay
+    monkeypatch.setattr(replay, "replay", lambda *a, **k: known(*a, **k, do=numbers.here))
+    assert command.main(["replay", "past"]) == 0
+    assert capsys.readouterr().out.endswith("The run is repeatable: 4 nodes are equal, 4 were not replayed.\n")
+    numbers.write("helping", HELPING.replace("str(number)", "'7'"))
+    assert command.main(["replay", "past", "--node", "make"]) == 64
+    assert capsys.readouterr().err.startswith("terminal fault: The run past of numbers")
+
+
+@pytest.mark.slow
+def test_nodes_run_in_processes_of_their_own(numbers, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(numbers.folder.parent))
+    numbers.run("past")
+    done = replay.replay("past", numbers.home, nodes=["make"], say=numbers.lines.append)
+    assert [result.state for result in done] == ["equal"]
+    assert f"{numbers.name}.steps" not in Bundle.read(next(numbers.home.bundles.glob("*.json"))).stale()
