@@ -28,6 +28,41 @@ class ValidationReport(Artifact):
     PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "passed": Property(type=PropertyType.INT)}
 
 
+class Proposal(Artifact):
+    """Which version of a model would be served, for a person to decide: `proposal.json`, `proposal.md`.
+
+    The interval is that of the proposed version; `served` and `pinned` are what the person saw (0 is none).
+    """
+
+    TYPE_NAME = "Proposal"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "version": Property(type=PropertyType.INT),
+        "pin": Property(type=PropertyType.INT),
+        "served": Property(type=PropertyType.INT),
+        "pinned": Property(type=PropertyType.INT),
+        "reason": Property(type=PropertyType.STRING),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class Promotion(Artifact):
+    """What is served of a model since a person wanted it: `promotion.json`. The interval is the version's."""
+
+    TYPE_NAME = "Promotion"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "from_version": Property(type=PropertyType.INT),
+        "to_version": Property(type=PropertyType.INT),
+        "changed": Property(type=PropertyType.INT),
+        "reason": Property(type=PropertyType.STRING),
+        "approval": Property(type=PropertyType.STRING),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
 class DriftReport(Artifact):
     """How the interval differs from the training reference: `verdict.json`, `report.html`."""
 

@@ -54,7 +54,7 @@ def evaluate(
     Args:
       examples: The split `test` holds the interval's rows.
       model: The candidate; it is called through its serving signature.
-      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files.
+      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, and names the model.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0.
       schema: Names the pipeline's `ExampleSchema`.
       champion: The champion as of the interval, if there is one. The changes are held against it alone.
@@ -82,6 +82,7 @@ def evaluate(
         evaluation_report.write(folder / REPORT, verdict, test.labels, probabilities, told)
     verdict.write(folder)
     _bless(blessing, model, champion or [], verdict)
+    judged.write(evaluation, model)
     for output in (evaluation, blessing):
         output.set_string_custom_property("interval_start", interval[0])
         output.set_string_custom_property("interval_end", interval[1])

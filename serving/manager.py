@@ -158,7 +158,12 @@ class Manager:
             return  # Nothing that is wanted can be served: keep what answers.
         if not found and self.settings.servable_versions_always_present:
             return
-        for number in model.available.keys() - wanted:
+        going = model.available.keys() - wanted
+        for label, number in model.settings.labels.items():
+            # A label moves before the version goes that it was on, so that a request by label always has an answer.
+            if model.labels.get(label) in going and number in model.available:
+                model.labels[label] = number
+        for number in going:
             await self._retire(model, model.versions[number])
         for number in model.versions.keys() - found.keys():
             del model.versions[number]

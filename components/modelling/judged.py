@@ -1,4 +1,4 @@
-"""Which model a gate judged: written into its blessing, and compared where the blessing is relied on.
+"""Which model a gate judged: written into its blessing and evaluation, and compared where these are relied on.
 
 After a retry of some tasks and not of others, a run's current blessing may be of an earlier attempt's model.
 """
@@ -14,14 +14,14 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
 
 URI, ID, DIGEST = "current_model", "current_model_id", "current_model_digest"
-"""Custom properties of a blessing; the first two are those of TFX's Evaluator."""
+"""Custom properties of a judgement; the first two are those of TFX's Evaluator."""
 
 
-def write(blessing: artifact.Artifact, model: artifact.Artifact) -> None:
-    """Notes in a blessing of which model it speaks: uri, id, and digest of the SavedModel."""
-    blessing.set_string_custom_property(URI, model.uri)
-    blessing.set_int_custom_property(ID, model.id)
-    blessing.set_string_custom_property(DIGEST, _digest(model))
+def write(judgement: artifact.Artifact, model: artifact.Artifact) -> None:
+    """Notes in a blessing or an evaluation of which model it speaks: uri, id, and digest of the SavedModel."""
+    judgement.set_string_custom_property(URI, model.uri)
+    judgement.set_int_custom_property(ID, model.id)
+    judgement.set_string_custom_property(DIGEST, _digest(model))
 
 
 def check(judge: str, blessing: artifact.Artifact, model: artifact.Artifact) -> None:
