@@ -17,7 +17,7 @@ from airtight.files import digest_of_file, write_text
 from airtight.home import ROOT, Home
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the meaning of a field changes; an older bundle is compiled again."""
 
 
@@ -63,6 +63,7 @@ class Node:
       timeout_s: Seconds after which it is given up, 0 for never.
       trigger: TFX's trigger strategy, such as "ALL_UPSTREAM_NODES_COMPLETED"; empty for the usual one.
       ends: The node whose resource this one gives back: it runs when that one succeeded and all between have ended.
+      after_previous: The node of the run of the interval before that must have ended before this one begins, or "".
       airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
       cache: When an earlier result may stand for a new one.
     """
@@ -76,6 +77,7 @@ class Node:
     timeout_s: int = 0
     trigger: str = ""
     ends: str = ""
+    after_previous: str = ""
     airflow: dict[str, Any] = field(default_factory=dict)
     cache: Cache = Cache()
 

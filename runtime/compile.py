@@ -27,7 +27,7 @@ from airtight.home import ROOT, Home
 from airtight.names import load
 from airtight.parameters import Parameter
 from runtime.bundle import ENDED_ANYHOW, Bundle, Cache, Node, path_of
-from runtime.options import CACHE, chosen_for
+from runtime.options import AFTER_PREVIOUS, CACHE, chosen_for
 from runtime.parameters import INTERVAL, found_in
 
 _IR_FILES = {".json": "JSON", ".pbtxt": "text", ".pb": "binary"}
@@ -127,7 +127,8 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, dep
         timeout_s=options.execution_timeout_sec,
         trigger=_Trigger.Name(options.strategy) if options.strategy else "",
         ends=options.resource_lifetime.lifetime_start,
-        airflow={name: value for name, value in chosen.items() if name not in CACHE},
+        after_previous=chosen.get(AFTER_PREVIOUS, ""),
+        airflow={name: value for name, value in chosen.items() if name not in (*CACHE, AFTER_PREVIOUS)},
         cache=_cache(proto, chosen, deployment),
     )
 

@@ -36,6 +36,9 @@ CACHE = ("cache", "cache_days", "cache_on")
 and `package.module:function`, which tells of the node's parameters what else its result rests on, outside of its
 inputs: `(parameters: dict[str, Any]) -> str`."""
 
+AFTER_PREVIOUS = "after_previous"
+"""Kept by `in_order`: the node of the run before that must have ended."""
+
 _ATTRIBUTE = "_airtight_task_options"
 _Node = TypeVar("_Node", bound=base_node.BaseNode)
 
@@ -72,6 +75,20 @@ def task(node: _Node, **options: Any) -> _Node:
         )
     setattr(node, _ATTRIBUTE, chosen)
     return node
+
+
+def in_order(*nodes: base_node.BaseNode, until: str) -> None:
+    """Lets nodes wait for the run of the interval before, so that runs side by side pass them one after the other.
+
+    What comes before the nodes runs in parallel; they themselves begin when the node `until` of the run before has
+    ended, whatever was decided there.
+
+    Args:
+      *nodes: What waits, such as the gates and the resolver of what they compare with.
+      until: Id of the node of the run before that must have ended; one of these nodes, or one that comes after them.
+    """
+    for node in nodes:
+        setattr(node, _ATTRIBUTE, chosen_for(node) | {AFTER_PREVIOUS: until})
 
 
 def chosen_for(node: base_node.BaseNode) -> dict[str, Any]:

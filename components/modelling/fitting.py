@@ -27,7 +27,7 @@ from components.measures.scores import log_loss, roc_auc
 log = logging.getLogger(__name__)
 
 PREDICTION_BATCH = 8192
-STRATEGIES = ("mirrored", "one_device", "tpu")
+STRATEGIES = ("mirrored", "mirrored_cpus", "one_device", "tpu")
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,16 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     """The distribution strategy of this name.
 
     Args:
-      name: "mirrored" (all GPUs, or two logical CPU devices where there is none), "one_device" or "tpu".
+      name: "mirrored" (all GPUs, or the CPU where there is none), "mirrored_cpus" (two logical CPU devices, which share
+        the cores: slower, but as many devices behave), "one_device" or "tpu".
 
     Raises:
       TerminalError: Another name, or a TPU that is not there.
     """
     check_choice("strategy", name, STRATEGIES)
-    if name == "mirrored":
-        gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
-        devices = [device.name for device in gpus or _two_cpus()]
+    if name in ("mirrored", "mirrored_cpus"):
+        found = _two_cpus() if name == "mirrored_cpus" else tf.config.list_logical_devices("GPU")
+        devices = [device.name for device in found or tf.config.list_logical_devices("CPU")]
         # One machine: reduce by plain copies, so that the order of a sum never depends on a collective's schedule.
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
     if name == "one_device":

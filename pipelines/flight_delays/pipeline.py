@@ -18,7 +18,7 @@ from components.transform import transform
 from components.try_serving import try_serving
 from components.validate import validate
 from pipelines.flight_delays import clock, settings
-from runtime.options import task
+from runtime.options import in_order, task
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
 
@@ -95,6 +95,8 @@ def create_pipeline() -> Pipeline:
     # Whether a model answers in time, and whether it is served, is asked anew in each run.
     task(tried, cache=False)
     task(pushed, cache=False)
+    # In a backfill, months are learned side by side, and judged one after the other.
+    in_order(champion, judged, until=pushed.id)
     watched = monitor(examples=examples, schema=_SCHEMA).with_id("monitor")
     nodes = [data, valid, transformed, trained, champion, judged, tried, pushed, watched]
     return Pipeline(pipeline_name=NAME, components=nodes, enable_cache=True)

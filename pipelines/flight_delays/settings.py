@@ -40,8 +40,9 @@ STRATEGY = Parameter(
     "strategy",
     "str",
     "mirrored",
-    "Where it trains: mirrored over all GPUs (over two logical CPUs where there is none), a TPU, or one device.",
-    choices=("mirrored", "tpu", "one_device"),
+    "Where it trains: mirrored over all GPUs, or the CPU where there is none; over two logical CPUs; a TPU; one "
+    "device.",
+    choices=("mirrored", "mirrored_cpus", "tpu", "one_device"),
 )
 REFIT = Parameter(
     "refit",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import DAG, BaseOperator, TaskGroup
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airtight.errors import TerminalError
 from airtight.home import Home
 from plugins.tfx_airflow.operator import TfxNodeOperator
+from plugins.tfx_airflow.order import AwaitPrevious
 from plugins.tfx_airflow.params import form
 from runtime.bundle import ENDED_ANYHOW, Bundle, Node
 from runtime.client import fresh
@@ -67,8 +69,7 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
 
 
 def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> None:
-    tasks: dict[str, TfxNodeOperator] = {}
-    nodes = {node.id: node for node in bundle.nodes}
+    tasks: dict[str, BaseOperator] = {}
     for node in bundle.nodes:
         tasks[node.id] = TfxNodeOperator(
             task_id=node.id,
@@ -80,11 +81,37 @@ def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> 
             group=group,
             **_options(node),
         )
+    nodes, gates = _with_gates(bundle.nodes)
+    for gate, until in gates.items():
+        tasks[gate] = AwaitPrevious(task_id=gate, until=tasks[until].task_id, zone=bundle.zone)
+    for node in nodes.values():
         for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]
         if node.ends:
             # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
             tasks[node.id].as_teardown(setups=tasks[node.ends], on_failure_fail_dagrun=True)
+
+
+def _with_gates(nodes: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str]]:
+    """The nodes, and one more before all that wait for the same node of the run before.
+
+    The gate comes after all that those nodes need beside each other, so that it asks as late as it can.
+
+    Returns:
+      The nodes by id, and for each gate's id the node that it waits for.
+    """
+    found = {node.id: node for node in nodes}
+    gates = {}
+    for until in dict.fromkeys(node.after_previous for node in nodes if node.after_previous):
+        gate = f"await_previous_{until}"
+        waiting = [node for node in nodes if node.after_previous == until]
+        inside = {node.id for node in waiting}
+        needed = dict.fromkeys(up for node in waiting for up in node.upstream if up not in inside)
+        found[gate] = Node(gate, AwaitPrevious.__name__, tuple(needed))
+        for node in waiting:
+            found[node.id] = replace(node, upstream=(gate, *node.upstream))
+        gates[gate] = until
+    return found, gates
 
 
 def _direct(node: Node, nodes: dict[str, Node]) -> list[str]:

@@ -15,6 +15,8 @@ from runtime.bundle import Bundle
 
 INTERVAL = "interval"
 USE_CACHE = "use_cache"
+WHEN_PREVIOUS_FAILED = "when_previous_failed"
+STOP, GO_ON = "stop", "go_on"
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
@@ -48,6 +50,18 @@ def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
                 title="Use the cache",
             ),
         )
+    if any(node.after_previous for node in bundle.nodes):
+        fields.setdefault(
+            WHEN_PREVIOUS_FAILED,
+            Param(
+                STOP,
+                description="What becomes of this run's gates when those of the run of the interval before failed: "
+                f"{STOP} fails them, too; {GO_ON} compares with the champion of an earlier interval.",
+                type="string",
+                enum=[STOP, GO_ON],
+                title="When the run before failed",
+            ),
+        )
     return fields
 
 
@@ -74,7 +88,7 @@ def values(
     told: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in bundle.parameters}
     told = {name: value for name, value in told.items() if value is not None}
     if bundle.interval:
-        interval = _interval(bundle, params.get(INTERVAL), data_interval)
+        interval = interval_of(bundle.zone, params.get(INTERVAL), data_interval)
         # In one spelling, however the run came by its interval: the cache goes by what is written.
         zone = ZoneInfo(bundle.zone)
         ends = {"interval_start": interval.start, "interval_end": interval.end}
@@ -82,9 +96,19 @@ def values(
     return bundle.bind(told)
 
 
-def _interval(bundle: Bundle, typed: str | None, data_interval: tuple[Any, Any]) -> Interval:
+def interval_of(zone: str, typed: str | None, data_interval: tuple[Any, Any]) -> Interval:
+    """The interval of a run.
+
+    Args:
+      zone: IANA time zone in which bare dates are meant.
+      typed: What the form says, or nothing.
+      data_interval: The run's own data interval, which counts where the form says nothing.
+
+    Raises:
+      TerminalError: There is none.
+    """
     if typed:
-        return Interval.parse(typed, bundle.zone)
+        return Interval.parse(typed, zone)
     start, end = data_interval
     if start is None or end is None or start >= end:
         raise TerminalError(

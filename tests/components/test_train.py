@@ -217,7 +217,7 @@ def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
     [
         ({"train": toy.table(50, 1, label=0)}, {}, "nothing to learn.*all with the label 0"),
         ({"train": toy.table(0, 1)}, {}, "nothing to learn.*0 rows"),
-        ({}, {"strategy": "magic"}, "strategy .* one of mirrored, one_device, tpu"),
+        ({}, {"strategy": "magic"}, "strategy .* one of mirrored, mirrored_cpus, one_device, tpu"),
         ({}, {"strategy": "tpu"}, "no TPU"),
         ({}, {"refit": "always"}, "refit .* one of judged, include_validation"),
         ({}, {"learning_rate": 1e30, "epochs": 1}, "no longer a number"),
@@ -231,8 +231,9 @@ def test_what_cannot_be_trained_is_refused_and_leaves_no_model(tmp_path, splits,
 
 
 def test_a_fresh_process_mirrors_over_two_cpus(tmp_path):
-    code = "import sys, pathlib, tests.components.test_train as t; t.Trained(pathlib.Path(sys.argv[1]), epochs=1)"
+    code = "import sys, pathlib, tests.components.test_train as t; "
+    code += "t.Trained(pathlib.Path(sys.argv[1]), epochs=1, strategy='mirrored_cpus')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment, cwd=ROOT, timeout=300)
     record = json.loads((tmp_path / "run" / training.RECORD).read_text())
-    assert record["devices"] == "CPU:0, CPU:1" and record["strategy"] == "mirrored"
+    assert record["devices"] == "CPU:0, CPU:1" and record["strategy"] == "mirrored_cpus"

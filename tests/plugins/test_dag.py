@@ -161,3 +161,36 @@ def test_the_form_asks_whether_to_use_the_cache(home):
     assert fields["use_cache"] is True
     assert fields.get_param("use_cache").schema["type"] == "boolean"
     assert "use_cache" not in TfxDag(TINY, schedule=None).params, "nothing of that pipeline is cached"
+
+
+def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(home):
+    path = path_of(TINY, home)
+    bundle = Bundle.read(path)
+
+    def node(name, *upstream, waits=False):
+        return Node(name, "Step", upstream, after_previous="push" if waits else "")
+
+    nodes = (
+        node("ingest"),
+        node("champion", "ingest", waits=True),
+        node("train", "ingest"),
+        node("evaluate", "ingest", "train", "champion", waits=True),
+        node("push", "evaluate"),
+        node("monitor", "train"),
+    )
+    replace(bundle, nodes=nodes).write(path)
+    dag = TfxDag(TINY, schedule=None)
+    assert edges(dag) == {
+        "ingest": {"train"},
+        "train": {"await_previous_push", "monitor"},
+        "await_previous_push": {"champion"},
+        "champion": {"evaluate"},
+        "evaluate": {"push"},
+        "push": set(),
+        "monitor": set(),
+    }
+    assert dag.get_task("await_previous_push").until == "push"
+    assert dag.params.get_param("when_previous_failed").schema["enum"] == ["stop", "go_on"]
+    with DAG("several", schedule=None):
+        group = TfxTaskGroup(TINY, group_id="ours")
+    assert group["await_previous_push"].until == "ours.push"

@@ -1,0 +1,159 @@
+"""The gate between runs of one DAG: what it waits for, when it goes on, and what it says when it cannot."""
+
+import asyncio
+from datetime import datetime
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.execution_time import comms, task_runner
+
+from plugins.tfx_airflow import order
+from plugins.tfx_airflow.order import AwaitPrevious, TaskEnded
+from plugins.tfx_airflow.params import GO_ON, STOP
+
+ZONE = "America/New_York"
+
+
+def month(number: int) -> datetime:
+    return datetime(2013, number, 1, tzinfo=ZoneInfo(ZONE))
+
+
+def run(number: int, *, months: int = 1, conf: dict | None = None) -> SimpleNamespace:
+    start = month(number)
+    return SimpleNamespace(
+        dag_id="flights",
+        run_id=f"run-{number}",
+        logical_date=start,
+        data_interval_start=start,
+        data_interval_end=month(number + months),
+        conf=conf,
+    )
+
+
+class Airflow:
+    """What the task's supervisor would answer."""
+
+    def __init__(self, runs: list[SimpleNamespace]) -> None:
+        self.runs = {run.run_id: run for run in runs}
+        self.tasks: dict[str, str | None] = {}
+        self.states: dict[str, str] = {}
+
+    def send(self, asked: comms.GetPreviousDagRun) -> SimpleNamespace:
+        earlier = [run for run in self.runs.values() if run.logical_date < asked.logical_date]
+        return SimpleNamespace(dag_run=max(earlier, key=lambda run: run.logical_date, default=None))
+
+    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict:
+        return {run_id: {task_ids[0]: self.tasks.get(run_id)} for run_id in run_ids}
+
+    def get_dagrun_state(self, *, dag_id: str, run_id: str) -> str:
+        return self.states.get(run_id, "running")
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    there = Airflow([run(number) for number in (2, 3, 4, 5)])
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", there, raising=False)
+    monkeypatch.setattr(
+        task_runner,
+        "RuntimeTaskInstance",
+        SimpleNamespace(get_task_states=there.get_task_states, get_dagrun_state=there.get_dagrun_state),
+    )
+    return there
+
+
+def wait(of: SimpleNamespace, *, event: dict | None = None, **params):
+    gate = AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE)
+    return gate.execute({"dag_run": of, "params": {"interval": None, "when_previous_failed": STOP, **params}}, event)
+
+
+@pytest.mark.parametrize("state", ["success", "skipped"])
+def test_it_goes_on_when_the_task_of_the_run_before_has_ended(airflow, state):
+    airflow.tasks = {"run-3": state, "run-2": "failed"}
+    assert wait(run(4)) == {"run": "run-3", "state": state}
+
+
+def test_the_first_run_waits_for_nothing(airflow):
+    assert wait(run(2)) == {"run": "", "state": ""}
+
+
+@pytest.mark.parametrize("state", [None, "running", "up_for_retry", "queued", "deferred", "restarting"])
+def test_it_waits_without_a_worker_while_the_task_has_not_ended(airflow, state):
+    airflow.tasks = {"run-3": state}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(4))
+    assert deferred.value.method_name == "execute"
+    kind, settings = deferred.value.trigger.serialize()
+    assert kind == "plugins.tfx_airflow.order.TaskEnded"
+    assert settings == {"dag_id": "flights", "run_id": "run-3", "task_id": "push"}
+    airflow.tasks = {"run-3": "success"}
+    assert wait(run(4), event={"stuck": False})["state"] == "success"
+
+
+@pytest.mark.parametrize("state", ["failed", "upstream_failed"])
+def test_a_failed_run_before_stops_it_and_says_how_to_go_on(airflow, state):
+    airflow.tasks = {"run-3": state}
+    with pytest.raises(AirflowFailException) as refused:
+        wait(run(4))
+    for said in ("await_previous_push", "run-3 (2013-03-01", state, "mark its task push as success", GO_ON):
+        assert said in str(refused.value)
+    assert wait(run(4), when_previous_failed=GO_ON) == {"run": "run-3", "state": state}
+
+
+def test_a_gap_is_no_obstacle_and_is_told(airflow, capsys):
+    del airflow.runs["run-4"]
+    airflow.tasks = {"run-3": "success"}
+    assert wait(run(5))["run"] == "run-3"
+    assert "No run covers 2013-04-01T00:00:00-04:00 to 2013-05-01T00:00:00-04:00" in capsys.readouterr().out
+
+
+def test_runs_with_an_interval_of_the_form_wait_for_the_schedule_and_are_not_waited_for(airflow):
+    by_hand = run(4, conf={"interval": "2013-09"})
+    airflow.runs["run-4"] = by_hand
+    airflow.tasks = {"run-3": "success", "run-4": "running"}
+    assert wait(run(5))["run"] == "run-3"
+    assert wait(by_hand, interval="2013-04")["run"] == "run-3"
+
+
+def test_a_run_whose_interval_overlaps_is_not_before(airflow):
+    airflow.runs["run-3"] = run(3, months=2)
+    airflow.tasks = {"run-2": "success", "run-3": "running"}
+    assert wait(run(4))["run"] == "run-2"
+
+
+@pytest.mark.parametrize(("of_run", "outcome"), [("success", "success"), ("failed", "refused")])
+def test_of_a_run_that_was_marked_by_hand_its_own_state_counts(airflow, of_run, outcome):
+    airflow.states = {"run-3": of_run}
+    if outcome == "refused":
+        with pytest.raises(AirflowFailException):
+            wait(run(4))
+    else:
+        assert wait(run(4))["state"] == "success"
+
+
+def test_a_run_before_that_cannot_start_is_told(airflow, monkeypatch):
+    monkeypatch.setattr(order, "QUEUED_S", 0.05)
+    monkeypatch.setattr(order, "POLL_S", 0.02)
+    airflow.states = {"run-3": "queued"}
+
+    async def first():
+        async for event in TaskEnded("flights", "run-3", "push").run():
+            return event.payload
+
+    assert asyncio.run(asyncio.wait_for(first(), 5)) == {"stuck": True}
+    with pytest.raises(AirflowFailException, match=r"run-3 .* does not start.*max_active_runs"):
+        wait(run(4), event={"stuck": True})
+
+
+def test_the_trigger_fires_once_the_task_has_ended(airflow, monkeypatch):
+    monkeypatch.setattr(order, "POLL_S", 0.01)
+    states = iter([None, "running", "success"])
+    airflow.get_task_states = lambda **_: {"run-3": {"push": next(states)}}
+    monkeypatch.setattr(task_runner.RuntimeTaskInstance, "get_task_states", airflow.get_task_states)
+
+    async def first():
+        async for event in TaskEnded("flights", "run-3", "push").run():
+            return event.payload
+
+    assert asyncio.run(asyncio.wait_for(first(), 5)) == {"stuck": False}
