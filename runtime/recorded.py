@@ -50,6 +50,12 @@ class Artifact:
     type: metadata_store_pb2.ArtifactType
 
     @property
+    def digest(self) -> str:
+        """Of what it held when it was published; "" where that was not noted."""
+        noted = self.proto.custom_properties
+        return str(noted[cache.DIGEST].string_value) if cache.DIGEST in noted else ""
+
+    @property
     def properties(self) -> dict[str, Any]:
         """Texts and numbers, by name."""
         return {
@@ -70,7 +76,7 @@ class Execution:
       parts: The parts of its key in the cache; empty where it has none.
       inputs: Artifacts by key, in their order.
       outputs: Likewise.
-      seconds: From its beginning to its end.
+      seconds: From its beginning to its end; 0 where it was taken from the cache.
     """
 
     id: int
@@ -134,13 +140,14 @@ def execution(store: mlmd.MetadataStore, proto: metadata_store_pb2.Execution) ->
     told = {a.id: a for a in store.get_artifacts_by_id(sorted({event.artifact_id for event in events}))}
     types = {t.id: t for t in store.get_artifact_types_by_id(sorted({a.type_id for a in told.values()}))}
     artifacts = {number: Artifact(artifact, types[artifact.type_id]) for number, artifact in told.items()}
+    seconds = (proto.last_update_time_since_epoch - proto.create_time_since_epoch) / 1000
     return Execution(
         proto.id,
         dict(proto.custom_properties),
         cache.parts_of(store, proto.id) or {},
         _by_key([event for event in events if event.type in _INPUTS], artifacts),
         _by_key([event for event in events if event.type in _OUTPUTS], artifacts),
-        (proto.last_update_time_since_epoch - proto.create_time_since_epoch) / 1000,
+        0.0 if proto.last_known_state == proto.CACHED else seconds,
     )
 
 

@@ -58,6 +58,10 @@ from tfx.types import standard_artifacts
 from {name} import helping
 
 
+def outside(parameters):
+    return Path(__file__).with_name("outside.txt").read_text()
+
+
 @component
 def make(
     number: OutputArtifact[standard_artifacts.Model],
@@ -277,10 +281,10 @@ def test_code_that_changed_explains_a_difference_and_is_told_first(numbers):
     numbers.write("helping", HELPING.replace("str(number)", "'7'"))
     told = numbers.refused("past")
     helping = numbers.folder / "helping.py"
-    assert f"It was made with other code than now: code {helping} changed." in numbers.lines[0]
+    assert f"It was made with other code than now: code changed: {helping}." in numbers.lines[0]
     assert "make differs, the first of 1" in told
     assert "Received: number/number: other bytes from 0 on (2 bytes then, 2 now)." in told
-    assert f"See whether this explains it: code {helping} changed." in told
+    assert f"See whether this explains it: code changed: {helping}." in told
     # The others are given what they were given then, not what the replay made.
     assert numbers.line("double").split()[1] == "equal"
 
@@ -313,6 +317,26 @@ def test_an_input_that_changed_on_disk_explains_a_difference(numbers):
     told = numbers.refused("past", nodes=["double"])
     assert "doubled/told.json: value was 20, is 154" in told
     assert "input number changed on disk since" in told
+    told = numbers.refused("past", nodes=["make"])
+    assert "number/number: other bytes from 0 on (2 bytes then, 2 now)" in told
+    assert "See whether this explains it: output number changed on disk since." in told
+
+
+def test_what_lies_outside_of_the_inputs_is_told_as_it_was_and_as_it_is(numbers):
+    numbers.options = f'task(made, cache_on="{numbers.name}.steps:outside")'
+    (numbers.folder / "outside.txt").write_text("version 1")
+    numbers.run("past")
+    (numbers.folder / "outside.txt").write_text("version 2")
+    (numbers.data / "more").write_text("3")
+    told = numbers.refused("past", nodes=["make"])
+    assert f"{numbers.name}.steps:outside told 'version 1', tells 'version 2'; input data changed on disk since" in told
+
+
+def test_a_run_that_took_its_results_from_the_cache_is_replayed_like_any_other(numbers):
+    numbers.run("past")
+    assert numbers.run("later")["double"].state == "cached"
+    assert numbers.replay("later", nodes=["double"])["double"].state == "equal"
+    assert numbers.line("double").endswith("from the cache then")
 
 
 def test_what_is_gone_is_told_and_the_others_go_on(numbers):
@@ -332,7 +356,8 @@ def test_a_node_that_fails_now_differs(numbers):
     numbers.write("helping", HELPING.replace("    pass", "    raise ValueError('no more')"))
     told = numbers.refused("past")
     assert "tell differs" in told
-    assert "it fails: tell: ValueError: no more" in told
+    assert "it fails: ValueError: no more (an exception at " in told
+    assert "Correct what it says (code changed: " in told
 
 
 def test_a_node_that_writes_into_its_input_is_found_out(numbers):
