@@ -66,13 +66,13 @@ def transform(
       validation_days: How many local days of the history, its last, are kept for validation.
 
     Raises:
-      TerminalError: The data did not pass validation, the function's columns are not the schema's, rows are doubled, or
-        a split would be empty.
+      TerminalError: The data did not pass validation, a file is no longer what ingest saw, the function's columns are
+        not the schema's, rows are doubled, or a split would be empty.
     """
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
-    with session("transform") as spark:
+    with session("transform") as spark, reader.unchanged():
         made = load(transform)(lambda table: reader.spark_frame(spark, table))
         rows = _typed(made, declared, transform).toArrow()
     log.info("%d rows of %d features from %s.", rows.num_rows, len(declared.features), _in_words(reader))

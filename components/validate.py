@@ -37,13 +37,13 @@ def validate(
       pipeline: Name of the pipeline, under which the report of a failed run is kept.
 
     Raises:
-      TerminalError: A blocking expectation is not met. A failed node keeps no artifact, so the report then lies
-        in the home, under `reports/<pipeline>/<interval>/validate/`.
+      TerminalError: A file is no longer what ingest saw, or a blocking expectation is not met. A failed node keeps no
+        artifact, so the report then lies in the home, under `reports/<pipeline>/<interval>/validate/`.
       TransientError: The Spark server does not answer, or the disk is full.
     """
     reader = DatasetReader.open(dataset.uri)
     declared = load(expectations)
-    with session(f"{pipeline} validate") as spark:
+    with session(f"{pipeline} validate") as spark, reader.unchanged():
         summary = ValidationSummary(pipeline, reader, list(judge(declared(reader, spark))))
     verdict, warnings = summary.verdict, summary.unmet("warning")
     for finding in warnings:

@@ -7,10 +7,13 @@ and for each table its version, key, time, columns, missing days and files (path
     interval = [interval_start, interval_end)     what it is judged on
 
 A file holds a local day; where an end of the interval falls within a day, rows are cut by their instant when read.
+
+Whoever reads, digests first what he reads: a node computes with the bytes that ingest saw, or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from airtight.errors import TerminalError
-from airtight.files import write_text
+from airtight.files import digest_of_file, write_text
 from airtight.interval import Interval
 from components.data.lake import SPARK_TYPES, File
 
@@ -150,6 +153,37 @@ class DatasetReader:
         """
         return [self.lake / file.path for file in self._files(table, part)]
 
+    def check(self, *tables: str, part: Part = "all") -> None:
+        """Holds files to the manifest: each is there, and is byte for byte what ingest saw.
+
+        Args:
+          tables: Names of the tables; all of them when none is given.
+          part: Of which part.
+
+        Raises:
+          TerminalError: A file was removed or replaced, or the data set has no such table.
+        """
+        for table in tables or self.tables:
+            for file in self._files(table, part):
+                path = self.lake / file.path
+                found = digest_of_file(path) if path.is_file() else None
+                if found != file.sha256:
+                    raise _changed(file, found, self.lake)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Holds all files to the manifest once more when the block ends, because Spark reads when it computes.
+
+        Raises:
+          TerminalError: A file was removed or replaced meanwhile; this is said, too, in place of what came of it.
+        """
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+        self.check()
+
     def days(self, part: Part = "all") -> list[date]:
         """Every local day that a part touches."""
         start, end = self.span(part)
@@ -162,8 +196,13 @@ class DatasetReader:
     def spark_frame(self, spark: SparkSession, table: str, part: Part = "all") -> DataFrame:
         """The rows of a part as a Spark data frame, lazily: the declared columns, cut by instant.
 
-        Works over Spark Connect, when the server sees the lake's folder under the same path.
+        Works over Spark Connect, when the server sees the lake's folder under the same path. The files are checked now;
+        compute within `unchanged`, so that they are checked after it, too.
+
+        Raises:
+          TerminalError: The data set has no such table, or a file was removed or replaced since ingest.
         """
+        self.check(table, part=part)
         source = self._table(table)
         schema = ", ".join(f"`{name}` {SPARK_TYPES[kind]}" for name, kind in source.columns.items())
         paths = [str(path) for path in self.files(table, part)]
@@ -174,7 +213,12 @@ class DatasetReader:
         return frame.where(f"`{source.time}` >= timestamp'{start}' and `{source.time}` < timestamp'{end}'")
 
     def arrow_table(self, table: str, part: Part = "all", columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a part in memory: the declared columns, or some of them, cut by instant."""
+        """The rows of a part in memory: the declared columns, or some of them, cut by instant.
+
+        Raises:
+          TerminalError: The data set has no such table, or a file was removed or replaced since ingest.
+        """
+        self.check(table, part=part)
         source = self._table(table)
         schema = pa.schema({name: _arrow_type(kind) for name, kind in source.columns.items()})
         data = pa.dataset.dataset([str(path) for path in self.files(table, part)], schema=schema, format="parquet")
@@ -200,6 +244,17 @@ class DatasetReader:
             return iter(source.files)
         touched = {day.isoformat() for day in self.days(part)}
         return (file for file in source.files if file.day in touched)
+
+
+def _changed(file: File, found: str | None, lake: Path) -> TerminalError:
+    day = f" of {file.day}" if file.day else ""
+    return TerminalError(
+        f"The lake's file{day}, {file.path}, was {'replaced' if found else 'removed'} after ingest had seen it.",
+        expected=f"sha256 {file.sha256}, as the manifest says",
+        received=f"sha256 {found}" if found else "no such file",
+        remedy=f"Put the file back, or write that day again from its source (the lake is {lake}), and clear this task. "
+        "To take the lake as it is now, clear from ingest on.",
+    )
 
 
 def _table_files(name: str, told: dict[str, Any]) -> TableFiles:

@@ -213,3 +213,30 @@ def test_data_that_did_not_pass_are_not_transformed(run, tmp_path):
     with pytest.raises(TerminalError, match=r"did not pass validation.*ids are unique"):
         run(verdict=failed)
     assert not list((tmp_path / "examples").iterdir())
+
+
+def _removed(path: Path) -> None:
+    path.unlink()
+
+
+def _replaced(path: Path) -> None:
+    pq.write_table(parts(DAYS[0]).slice(1), path)
+
+
+LOST = [(_removed, "was removed after ingest"), (_replaced, r"was replaced after ingest.*Expected: sha256 \w{64}")]
+
+
+@pytest.mark.parametrize(("lose", "said"), LOST)
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_file_that_is_no_longer_what_ingest_saw_stops_the_node(run, lose, said, when, tmp_path):
+    def lost(table):
+        (path,) = (tmp_path / "lake").glob(f"parts/date={DAYS[0]}/*.parquet")
+        made = None if when == "before" else make(table)
+        lose(path)
+        # Spark is lazy: it reads what lies there when it computes.
+        return made or make(table)
+
+    run.code.make = lost
+    with pytest.raises(TerminalError, match=rf"of {DAYS[0]}, parts/date={DAYS[0]}/\w+.parquet, {said}"):
+        run()
+    assert not list((tmp_path / "examples").iterdir())

@@ -192,6 +192,15 @@ def test_data_that_meet_what_is_expected_pass_with_their_report(run, tmp_path, c
 
 
 @pytest.mark.slow
+def test_data_that_are_no_longer_what_ingest_saw_are_not_judged(run, reader):
+    (path,) = reader.files("things", "history")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TerminalError, match=r"of 2020-02-05, things/date=2020-02-05/\w+.parquet, was replaced"):
+        run()
+    assert not reports_folder("toy", INTERVAL).exists()
+
+
+@pytest.mark.slow
 def test_data_that_do_not_are_refused_and_the_report_is_kept(run, tmp_path):
     with pytest.raises(TerminalError) as refused:
         run(colours=("green",))
