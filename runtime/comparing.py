@@ -1,7 +1,7 @@
 """Whether two executions wrote the same, by what it says where the bytes differ.
 
-Places and times are no result, and what only draws a result for people (pages, TensorBoard's logs) has to be there.
-Numbers are equal within `CLOSE`.
+Places, times and how much was read are no result. What only draws a result for people (pages, TensorBoard's logs) has
+to be there. Numbers are equal within `CLOSE`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from airtight.files import digest_of_file
 
 CLOSE = 1e-6
 """Numbers that differ by less, relative to the larger or at all, are equal."""
-_OF_THE_RUN = re.compile(r"(.*_)?(seconds|uri)")
-"""Names of values in JSON, and of properties, that tell of a place or of the clock."""
+_OF_THE_RUN = re.compile(r"(.*_)?(seconds|uri|read)")
+"""Names of values in JSON, and of properties, that tell of a place, of the clock, or of how much was read."""
 _OF_THE_STORE = re.compile(
     r"name|state|tfx_version|pipeline_name|producer_component|is_external|__.*|(.*_)?(id|digest)|content_digest"
 )

@@ -97,7 +97,7 @@ def replay(
             past = {
                 node.id: recorded.succeeded(handle.store, found, node.id) for node in bundle.nodes if node in chosen
             }
-        stage = Stage(bundle, found, place, home.launcher_socket, do)
+        stage = Stage(bundle, found, place, home, do)
         again = [past[node.id] for node in bundle.nodes if node.id in past and not stage.why_not(node)]
         say(f"The run {found}: {len(again)} of {len(past)} nodes to replay. {_changes(again)}")
         width = max(len(name) for name in past)

@@ -34,7 +34,7 @@ _PUSHED = "PushedModel"
 
 @contextlib.contextmanager
 def scratch(home: Home, keep: Path | None) -> Iterator[Home]:
-    """Makes a state folder with nothing but the lake of the real one, and that by a link.
+    """Makes a state folder with nothing but the tables of the real one's lake, and these by links.
 
     Args:
       home: The real one.
@@ -52,9 +52,13 @@ def scratch(home: Home, keep: Path | None) -> Iterator[Home]:
         )
     folder = Path(tempfile.mkdtemp(prefix="airtight-replay-")) if keep is None else keep.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lake").symlink_to(home.lake)
-        yield Home(folder)
+        place = Home(folder)
+        place.lake.mkdir(parents=True)
+        # Notes that a step keeps in the lake's own folder are written beside the links.
+        for table in home.lake.iterdir() if home.lake.is_dir() else ():
+            if table.is_dir():
+                (place.lake / table.name).symlink_to(table)
+        yield place
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -67,12 +71,13 @@ class Stage:
       bundle: The pipeline as it is now.
       run: The run.
       place: The scratch state folder.
-      launcher: The socket of the warm launcher, if there is one.
+      home: The real one, whose lake is read and whose warm launcher is asked, if there is one.
       do: Does a request instead of the launcher or a new process.
     """
 
-    def __init__(self, bundle: Bundle, run: recorded.Run, place: Home, launcher: Path, do: Do | None) -> None:
-        self._bundle, self._run, self._place, self._launcher, self._do = bundle, run, place, launcher, do
+    def __init__(self, bundle: Bundle, run: recorded.Run, place: Home, home: Home, do: Do | None) -> None:
+        self._bundle, self._run, self._place, self._do = bundle, run, place, do
+        self._launcher, self._lake = home.launcher_socket, home.lake
         self._ir = json_format.ParseDict(bundle.ir, pipeline_pb2.Pipeline())
         self._deployment = runner_utils.extract_local_deployment_config(self._ir)
         chosen = self._deployment.metadata_connection_config.database_connection_config
@@ -111,8 +116,14 @@ class Stage:
             # One that failed is in the store, too, though its outcome does not name it.
             name = "/".join((request.run, request.node, request.attempt))
             attempt = store.get_context_by_type_and_name(attempts.CONTEXT_TYPE, name)
-            made = store.get_executions_by_context(attempt.id) if attempt else []
-            return outcome, recorded.execution(store, made[0]) if made else None
+            made = (
+                [recorded.execution(store, e) for e in store.get_executions_by_context(attempt.id)] if attempt else []
+            )
+        for execution in made:
+            outside = execution.parts.get("outside", {})
+            # The lake's tables are the real ones, wherever the links to them lie.
+            outside |= {key: told.replace(str(self._place.lake), str(self._lake)) for key, told in outside.items()}
+        return outcome, made[0] if made else None
 
     def _request(self, node: Node, past: recorded.Execution) -> NodeRequest:
         return NodeRequest(

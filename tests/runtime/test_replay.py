@@ -55,11 +55,13 @@ from pathlib import Path
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
+from airtight.home import Home
 from {name} import helping
 
 
 def outside(parameters):
-    return Path(__file__).with_name("outside.txt").read_text()
+    (Home.current().lake / "_note").write_text("read")
+    return f"{Home.current().lake.resolve()}: " + (Home.current().lake / "table" / "version").read_text()
 
 
 @component
@@ -322,14 +324,22 @@ def test_an_input_that_changed_on_disk_explains_a_difference(numbers):
     assert "See whether this explains it: output number changed on disk since." in told
 
 
-def test_what_lies_outside_of_the_inputs_is_told_as_it_was_and_as_it_is(numbers):
+def test_the_lake_is_read_and_not_written_and_told_as_it_was_and_as_it_is(numbers):
     numbers.options = f'task(made, cache_on="{numbers.name}.steps:outside")'
-    (numbers.folder / "outside.txt").write_text("version 1")
+    lake = numbers.home.lake
+    version = lake / "table" / "version"
+    version.parent.mkdir(parents=True)
+    version.write_text("version 1")
     numbers.run("past")
-    (numbers.folder / "outside.txt").write_text("version 2")
+    (lake / "_note").unlink()
+    assert numbers.replay("past", nodes=["make"])["make"].why == ""
+    version.write_text("version 2")
     (numbers.data / "more").write_text("3")
     told = numbers.refused("past", nodes=["make"])
-    assert f"{numbers.name}.steps:outside told 'version 1', tells 'version 2'; input data changed on disk since" in told
+    assert (
+        f"steps:outside told '{lake}: version 1', tells '{lake}: version 2'; input data changed on disk since" in told
+    )
+    assert [file.name for file in lake.iterdir()] == ["table"]
 
 
 def test_a_run_that_took_its_results_from_the_cache_is_replayed_like_any_other(numbers):
