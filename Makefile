@@ -6,6 +6,9 @@ SHELL := bash
 PYTHON ?= python3.11
 INTERVAL ?= 2013-06
 FORCE ?=
+PARALLEL ?= 2
+REPROCESS ?= failed
+VERSION ?=
 PYTEST ?=
 # Spark and TensorFlow want a core each; more workers only share the same two.
 WORKERS ?= 2
@@ -36,6 +39,10 @@ $(INSTALLED): requirements.txt
 demo: install ## Start everything, train a month, and ask the served model about a real flight
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL) $(if $(FORCE),--force)
 
+.PHONY: year
+year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once)
+	@$(PY) -m pipelines.flight_delays.year backfill --parallel $(PARALLEL) --reprocess $(REPROCESS)
+
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
 	@$(PY) -m services up
@@ -55,6 +62,14 @@ password: install ## Show the password of Airflow's UI
 .PHONY: logs
 logs: install ## Follow the services' logs (ctrl-c ends it)
 	@$(PY) -m services logs
+
+.PHONY: rollback
+rollback: VERSION := previous
+rollback: promote ## Have the model server serve the version before the one that it serves
+
+.PHONY: promote
+promote: install ## Serve another version: VERSION=2013070101 or latest, REASON="..."; without VERSION, list them
+	@$(PY) -m pipelines.flight_delays.promote $(if $(VERSION),'$(VERSION)' --reason "$${REASON:-}",--list)
 
 .PHONY: test
 test: install ## Run all tests

@@ -274,6 +274,8 @@ def _not_its_own(answer: Answer) -> str:
         return ""
     if not answer.pushed:
         return f"\nThe run pushed no model, so the served version {answer.version} was asked."
+    if answer.version < answer.pushed:
+        return f"\nThe month's own version {answer.pushed} is registered only: {answer.version} was promoted by hand."
     return (
         f"\nThe month's own version {answer.pushed} is registered only: {answer.version}, of a later interval, is the "
         "served one.\nThat one may have learned from this flight."

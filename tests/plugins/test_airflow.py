@@ -3,6 +3,7 @@
 import http
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,8 +18,10 @@ import pytest
 from airtight.home import ROOT, Home
 from benchmarks.kills import descendants
 from benchmarks.own_services import free_ports
+from components.modelling.served import Served
 from runtime.protocol import run_key
 from services import settings
+from tests.serving.models import save_affine
 from tests.tiny_pipeline.running import TINY
 from tests.waiting import until
 
@@ -54,8 +57,12 @@ class Airflow:
         (home.path / "dags" / "words.py").write_text(DAGS)
         (home.path / "dags" / "broken.py").write_text(BROKEN)
         (home.path / "dags" / "standard.py").write_text(STANDARD)
+        shutil.copy(ROOT / "dags" / "flight_delays_promote.py", home.path / "dags")
+        self.served = Served(home.models_root)
+        self.model_server = ("--port", str(chosen.model_grpc_port), "--rest_api_port", str(chosen.model_rest_port))
         self.environment = settings.environment(chosen, home) | {
             "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             **self.standard(),
             # So that a test need not wait a minute until a dead task is noticed.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
@@ -86,7 +93,11 @@ class Airflow:
         self.start_one("airflow", "dag-processor")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 2, "the DAGs are there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == 3, "the DAGs are there")
+
+    def start_model_server(self) -> None:
+        config = ("--model_config_file", str(self.served.file), "--model_config_file_poll_wait_seconds=0.2")
+        self.start_one(sys.executable, "-m", "serving", *config, *self.model_server)
 
     def start_one(self, *command: str) -> subprocess.Popen:
         with (self.home.path / "services.log").open("a") as log:
@@ -145,6 +156,19 @@ class Airflow:
     def tasks(self, run: str, dag: str = "words") -> dict[str, dict]:
         found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {task["task_id"]: task for task in found}
+
+    def propose(self, run: str, **conf: str) -> str:
+        """Starts a promotion and waits until it waits for a person; gives what the person sees."""
+        dag = "dags/flight_delays_promote/dagRuns"
+        self.ask("POST", dag, {"dag_run_id": run, "conf": conf, "logical_date": None})
+        until(lambda: self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input", "it waits")
+        return self.ask("GET", f"{dag}/{run}/taskInstances/approve/-1/hitlDetails")["body"]
+
+    def answer(self, run: str, option: str, note: str = "") -> dict[str, str]:
+        """Answers as a person does in the UI; gives the tasks' states in the end."""
+        path = f"dags/flight_delays_promote/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+        self.ask("PATCH", path, {"chosen_options": [option], "params_input": {"note": note}})
+        return {task: state for task, (state, _) in self.ended(run, "flight_delays_promote").items()}
 
     def ended(self, run: str, dag: str = "words") -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""
@@ -220,6 +244,36 @@ def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
     assert {state for state, _ in airflow.ended("second", "standard").values()} == {"success"}
     told = airflow.ask("GET", "dags/standard/dagRuns/second/taskInstances/Trainer/xcomEntries/return_value")["value"]
     assert (told if isinstance(told, dict) else json.loads(told))["state"] == "cached"
+
+
+def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow):
+    june, july = 2013070101, 2013080101
+    for version in (june, july):
+        folder = airflow.home.models("flight_delays") / str(version)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_affine(folder, float(version))
+    airflow.served.enter("flight_delays")
+    airflow.start_model_server()
+    body = airflow.propose("rejected", reason="July looks odd")
+    assert f"| version | {july} (the highest) | **{june}** |" in body
+    assert "Reason: July looks odd" in body
+    states = airflow.answer("rejected", "Reject")
+    assert states == {"propose": "success", "approve": "success", "promote": "skipped"}
+    assert airflow.served.choice("flight_delays").pinned == 0
+    airflow.propose("approved", version=str(june), reason="July is worse")
+    assert set(airflow.answer("approved", "Approve", note="seen").values()) == {"success"}
+    choice = airflow.served.choice("flight_delays")
+    assert (choice.pinned, choice.reason) == (june, "July is worse")
+    path = "dags/flight_delays_promote/dagRuns/approved/taskInstances/promote/xcomEntries/return_value?deserialize=true"
+    (promotion,) = airflow.ask("GET", path)["value"]["outputs"]["promotion"]
+    approval = promotion["properties"]["approval"]
+    assert approval.startswith(f"{settings.USER} at 20")
+    assert approval.endswith(": seen")
+    assert choice.by == approval
+    # Who approved is told by the approval, and by nobody on the form.
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        airflow.propose("pretended", approval="somebody else")
+    assert refused.value.code == http.HTTPStatus.BAD_REQUEST
 
 
 def test_the_outputs_are_in_the_xcom(airflow):

@@ -177,6 +177,8 @@ def test_a_later_model_is_not_said_to_have_foreseen_the_flight(home: Home, airfl
     told = demo.in_words(ask(airflow, FakeServer({2013100101: "AVAILABLE"}), home, FLIGHT), home)
     assert "as it stood" not in told
     assert "own version 2013070101 is registered only: 2013100101, of a later interval, is the served one" in told
+    told = demo.in_words(ask(airflow, FakeServer({2013060101: "AVAILABLE"}), home, FLIGHT), home)
+    assert "own version 2013070101 is registered only: 2013060101 was promoted by hand" in told
     airflow._outputs.pop("push")
     told = demo.in_words(ask(airflow, FakeServer({2013060101: "AVAILABLE"}), home, FLIGHT), home)
     assert "as it stood at 17:15" in told, "its data end before the flight"

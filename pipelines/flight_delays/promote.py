@@ -1,0 +1,112 @@
+"""Rolls the served model back or forward without Airflow: `make rollback`, `make promote VERSION=2013070101`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.home import Home
+from services.settings import Settings
+from services.supervisor import Supervisor
+
+PIPELINE = "flight_delays_promote"
+MODEL = "flight_delays"
+
+
+def promote(version: str, reason: str, home: Home) -> str:
+    """Runs the pipeline of the DAG `flight_delays_promote`, whose approval is that a person gave the command.
+
+    Args:
+      version: A number, `previous` or `latest`.
+      reason: Why.
+      home: The state folder.
+
+    Returns:
+      What was done, in one sentence.
+
+    Raises:
+      AirtightError: It cannot be done; what was served is served.
+    """
+    from runtime import local, logs
+    from runtime.compile import compile_pipeline
+
+    logs.speak()
+    values = {"version": version, "reason": reason}
+    outcomes = local.run(compile_pipeline(PIPELINE, home), home, uuid.uuid4().hex[:8], values)
+    for outcome in outcomes.values():
+        outcome.raise_if_failed()
+    return str(outcomes["promote"].outputs["promotion"][0]["properties"]["summary"])
+
+
+def table(home: Home) -> list[str]:
+    """Every version that could be served, the highest first: interval, ROC AUC, and whether it is served."""
+    from components.modelling.model_server import ModelServer
+    from components.modelling.registered import registered
+    from components.modelling.served import Served
+
+    served, server = Served(home.models_root), ModelServer.named("")
+    choice = served.choice(MODEL)
+    available = server.available(MODEL) if server else None
+    known = registered(home.models(MODEL), _of_all_runs(home, "PushedModel"), _of_all_runs(home, "ModelEvaluation"))
+    lines = [f"{'version':<11} {'judged on':<24} {'AUC':<6} served"]
+    for number, version in sorted(known.items(), reverse=True):
+        judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
+        said = [
+            "served" if available and number in available else "",
+            f"promoted by hand {choice.at}: {choice.reason or 'no reason given'}" if number == choice.pinned else "",
+            version.fault(),
+        ]
+        auc = f"{version.auc:.4f}" if version.auc is not None else "?"
+        lines.append(f"{number:<11} {judged_on:<24} {auc:<6} {', '.join(filter(None, said))}".rstrip())
+    if available is None:
+        lines.append("No model server was asked: the local services do not run.")
+    return lines
+
+
+def _of_all_runs(home: Home, kind: str) -> list[Any]:
+    """The artifacts of a type that the runs of the model's pipeline made."""
+    from ml_metadata import errors
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.types import artifact_utils
+
+    from runtime import stores
+
+    with stores.project_connection(home) as handle:
+        try:
+            type_ = handle.store.get_artifact_type(kind)
+        except errors.NotFoundError:
+            return []
+        runs = handle.store.get_context_by_type_and_name("pipeline", MODEL)
+        found = handle.store.get_artifacts_by_context(runs.id) if runs else []
+        live = [a for a in found if a.type_id == type_.id and a.state == metadata_store_pb2.Artifact.LIVE]
+        return [artifact_utils.deserialize_artifact(type_, artifact) for artifact in live]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line; the exit status is 0, 64 or 75 for a fault."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.flight_delays.promote", description=__doc__)
+    parser.add_argument("version", nargs="?", help="previous, latest, or a version such as 2013070101")
+    parser.add_argument("--reason", default="", help="why; it is kept")
+    parser.add_argument("--list", action="store_true", help="show the versions")
+    told = parser.parse_args(arguments)
+    if bool(told.version) == told.list:
+        parser.error("give a version, previous, latest, or --list")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    home = Home.current()
+    if Supervisor(home).running():
+        os.environ.setdefault("AIRTIGHT_MODEL_SERVER", Settings.of_running(home).model_url)
+    try:
+        print("\n".join(table(home)) if told.list else promote(told.version, told.reason, home))
+    except AirtightError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

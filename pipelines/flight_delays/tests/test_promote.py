@@ -1,0 +1,57 @@
+"""The command that rolls the served model back, over the metadata of real runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from airtight.errors import EXIT_TERMINAL
+from airtight.home import Home
+from components.modelling.served import Served
+from pipelines.flight_delays.promote import MODEL, main
+from runtime import local
+from runtime.compile import compile_pipeline
+
+JUNE, JULY = 2013070101, 2013080101
+ENDS = {JUNE: ("2013-06-01", "2013-07-01"), JULY: ("2013-07-01", "2013-08-01")}
+
+
+@pytest.fixture
+def home(monkeypatch) -> Home:
+    """A state folder in which June and July were pushed."""
+    monkeypatch.delenv("AIRTIGHT_MODEL_SERVER", raising=False)
+    home = Home.current()
+    bundle = compile_pipeline("tests.tiny_pipeline.pushes:create_pipeline", home)
+    for version, auc in ((JUNE, 0.71), (JULY, 0.69)):
+        start, end = (f"{day}T00:00:00-04:00" for day in ENDS[version])
+        values = {"interval_start": start, "interval_end": end, "version": version, "auc": auc}
+        outcomes = local.run(bundle, home, str(version), values)
+        assert {outcome.state for outcome in outcomes.values()} == {"complete"}, outcomes
+    return home
+
+
+@pytest.mark.slow
+def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
+    assert main(["previous", "--reason", "July is worse"]) == 0
+    told = capsys.readouterr().out
+    assert "| ROC AUC | 0.6900 | 0.7100 |" in told
+    assert "| judged on | 2013-07-01 up to but not 2013-08-01 | 2013-06-01 up to but not 2013-07-01 |" in told
+    assert f"Version {JUNE} of flight_delays is served in place of {JULY}" in told.splitlines()[-1]
+    choice = Served(home.models_root).choice(MODEL)
+    assert (choice.pinned, choice.reason) == (JUNE, "July is worse")
+
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{JULY}  2013-07-01 to 2013-08-01 0.6900")
+    assert lines[2].startswith(f"{JUNE}  2013-06-01 to 2013-07-01 0.7100 promoted by hand")
+    assert "July is worse" in lines[2]
+
+    assert main(["previous"]) == EXIT_TERMINAL
+    assert "There is no such version" in capsys.readouterr().err
+    assert Served(home.models_root).choice(MODEL) == choice
+
+
+@pytest.mark.parametrize("arguments", [[], ["previous", "--list"]])
+def test_it_wants_a_version_or_the_list(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--list" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Flight delays: rolling the served model back and forward."""

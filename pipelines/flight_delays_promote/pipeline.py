@@ -1,0 +1,37 @@
+"""Flight delays, rolled back and forward: which version of the model answers requests.
+
+propose -> promote; in Airflow a person approves between the two (dags/flight_delays_promote.py).
+"""
+
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import artifact, standard_artifacts
+from tfx.types.channel import ExternalPipelineChannel
+
+from components.promote import promote, propose
+from pipelines.flight_delays_promote import settings
+from runtime.parameters import runtime_parameter
+
+NAME = "flight_delays_promote"
+PARAMETERS = settings.PARAMETERS
+
+_MODEL = "flight_delays"
+"""Name of the served model, and of the pipeline that pushes it."""
+
+
+def create_pipeline() -> Pipeline:
+    """Wires the two nodes; what was pushed and how it was judged comes from all runs of the other pipeline."""
+    proposed = propose(
+        model_name=_MODEL,
+        version=runtime_parameter(settings.VERSION),
+        reason=runtime_parameter(settings.REASON),
+        pushed=_of_all_runs(standard_artifacts.PushedModel, "push", "pushed"),
+        evaluations=_of_all_runs(standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
+    ).with_id("propose")
+    promoted = promote(proposal=proposed.outputs["proposal"], approval=runtime_parameter(settings.APPROVAL)).with_id(
+        "promote"
+    )
+    return Pipeline(pipeline_name=NAME, components=[proposed, promoted], enable_cache=False)
+
+
+def _of_all_runs(kind: type[artifact.Artifact], node: str, key: str) -> ExternalPipelineChannel:
+    return ExternalPipelineChannel(kind, owner="", pipeline_name=_MODEL, producer_component_id=node, output_key=key)

@@ -1,0 +1,74 @@
+"""What flight_delays leaves of a month, without its work: a judged model that is pushed."""
+
+from pathlib import Path
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import standard_artifacts
+
+from airtight.files import digest_of_tree
+from airtight.home import Home
+from airtight.parameters import Parameter as RunParameter
+from airtight.verdict import Check, Verdict
+from components.modelling import judged
+from components.modelling.served import Served
+from runtime.parameters import interval_parameters, runtime_parameter
+
+VERSION = RunParameter("version", "int", 2013070101, "The version that it pushes.")
+AUC = RunParameter("auc", "float", 0.7, "How good it is.")
+PARAMETERS = (VERSION, AUC)
+
+
+@component
+def train(model: OutputArtifact[standard_artifacts.Model], version: Parameter[int]) -> None:
+    """Writes what no server would load."""
+    folder = Path(model.uri) / "Format-Serving"
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_text(str(version), encoding="utf-8")
+
+
+@component
+def evaluate(
+    model: InputArtifact[standard_artifacts.Model],
+    evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
+    interval_start: Parameter[str],
+    interval_end: Parameter[str],
+    auc: Parameter[float],
+) -> None:
+    """Judges as it is told."""
+    Verdict("evaluate", f"{interval_start}/{interval_end}", (Check("auc", True, auc),)).write(Path(evaluation.uri))
+    judged.write(evaluation, model)
+    evaluation.set_string_custom_property("interval_start", interval_start)
+    evaluation.set_string_custom_property("interval_end", interval_end)
+
+
+@component
+def push(
+    model: InputArtifact[standard_artifacts.Model],
+    pushed: OutputArtifact[standard_artifacts.PushedModel],
+    version: Parameter[int],
+    interval_start: Parameter[str],
+    interval_end: Parameter[str],
+) -> None:
+    """Lays the version where a server finds it."""
+    folder = Home.current().models("flight_delays") / str(version)
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_text(str(version), encoding="utf-8")
+    Served(Home.current().models_root).enter("flight_delays")
+    pushed.set_int_custom_property("pushed", 1)
+    pushed.set_int_custom_property("version", version)
+    pushed.set_string_custom_property("model_digest", digest_of_tree(folder))
+    pushed.set_string_custom_property("interval_start", interval_start)
+    pushed.set_string_custom_property("interval_end", interval_end)
+
+
+def create_pipeline() -> Pipeline:
+    """Gives the pipeline, under the name of the real one."""
+    start, end = interval_parameters()
+    version = runtime_parameter(VERSION)
+    ends = {"interval_start": start, "interval_end": end}
+    trained = train(version=version).with_id("train")
+    judge = evaluate(model=trained.outputs["model"], auc=runtime_parameter(AUC), **ends).with_id("evaluate")
+    pushed = push(model=trained.outputs["model"], version=version, **ends).with_id("push")
+    return Pipeline(pipeline_name="flight_delays", components=[trained, judge, pushed])
