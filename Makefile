@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3.11
 INTERVAL ?= 2013-06
 FORCE ?=
+FACTORS ?= 1 10 50
 PARALLEL ?= 2
 REPROCESS ?= failed
 VERSION ?=
@@ -94,6 +95,12 @@ bench: install ## Measure parsing, launching, cached runs, and one month node by
 	@$(PY) -m services up
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
 	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+
+.PHONY: bench-growth
+bench-growth: install ## Measure how the features' cost grows, FACTORS="1 10 50" times the year (an hour and more)
+	@$(BIN)/uv pip install --quiet --no-deps --target "$${AIRTIGHT_HOME:-.airtight}/bench" -r requirements/bench.txt || \
+		echo "Polars could not be installed, so it is not measured." >&2
+	@PYTHONPATH="$(CURDIR):$${AIRTIGHT_HOME:-$(CURDIR)/.airtight}/bench" $(BIN)/python -m benchmarks.growth --factors $(FACTORS)
 
 .PHONY: soak
 soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random

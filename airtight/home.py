@@ -53,6 +53,10 @@ class Home:
         """The model server's base path of one model: a folder for each version."""
         return self.models_root / model
 
+    def reports(self, pipeline: str) -> Path:
+        """Pages about a pipeline that belong to no single artifact."""
+        return self.path / "reports" / pipeline
+
     @property
     def run(self) -> Path:
         """Sockets, pid files and secrets; its mode is 0700."""

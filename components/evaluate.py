@@ -54,7 +54,8 @@ def evaluate(
     Args:
       examples: The split `test` holds the interval's rows.
       model: The candidate; it is called through its serving signature.
-      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, and names the model.
+      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
+        custom properties `roc_auc`, `log_loss` and, where there is a champion, `champion_roc_auc`, `champion_log_loss`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0.
       schema: Names the pipeline's `ExampleSchema`.
       champion: The champion as of the interval, if there is one. The changes are held against it alone.
@@ -80,6 +81,7 @@ def evaluate(
         checks = (rows, *incomparable, *_checks(told, thresholds), *warnings.checks(told, test.labels, probabilities))
         verdict = Verdict("evaluate", "/".join(interval), checks)
         evaluation_report.write(folder / REPORT, verdict, test.labels, probabilities, told)
+        _note_figures(evaluation, told)
     verdict.write(folder)
     _bless(blessing, model, champion or [], verdict)
     judged.write(evaluation, model)
@@ -200,6 +202,15 @@ class _Warnings:
             severity="warning",
             note=f"{column} {value}, of {len(slices)} with at least {self.slice_rows_minimum} rows.",
         )
+
+
+def _note_figures(evaluation: artifact.Artifact, told: analysis.Analysis) -> None:
+    """Where lineage can be asked for them without opening a file."""
+    for model, prefix in ((CANDIDATE, ""), (CHAMPION, "champion_")):
+        if model in told.metrics:
+            figures = told.overall(model)
+            evaluation.set_float_custom_property(f"{prefix}roc_auc", figures[AUC])
+            evaluation.set_float_custom_property(f"{prefix}log_loss", figures[LOG_LOSS])
 
 
 def _bless(

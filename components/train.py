@@ -81,7 +81,7 @@ def train(
       average: Momentum of the moving average of the weights.
       patience: Epochs without a better validation loss before it ends.
       seed: Of everything random.
-      strategy: "mirrored" (all GPUs, or the CPU in two), "one_device" or "tpu".
+      strategy: "mirrored" (all GPUs, or the CPU), "mirrored_cpus" (the CPU in two), "one_device" or "tpu".
       refit: "judged" exports the model that the validation rows chose; "include_validation" makes a new one of train
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: "none", "scale" or "scale_and_shift": how the validation rows correct the probabilities.

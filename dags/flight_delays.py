@@ -7,9 +7,11 @@ Trigger it with the month to be judged in **interval** (such as `2013-06`), or l
 interval. The model server then answers on `/v1/models/flight_delays`.
 """
 
+import sys
 from datetime import timedelta
 
 import pendulum
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronDataIntervalTimetable
 
 from plugins.tfx_airflow import TfxDag
@@ -30,3 +32,11 @@ dag = TfxDag(
     default_args={"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)},
     tags=["tfx", "flights"],
 )
+
+with dag:
+    report = BashOperator(
+        task_id="report",
+        bash_command=f"{sys.executable} -m pipelines.flight_delays.year report",
+        doc_md="Writes the page of all runs that the tab **Year** shows.",
+    )
+    [dag.get_task("push"), dag.get_task("monitor")] >> report

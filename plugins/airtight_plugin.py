@@ -1,14 +1,28 @@
-"""What Airflow loads from this folder: the plugin's name, so that `airflow plugins` shows that it is there.
+"""What Airflow loads from this folder: the plugin's name, so that `airflow plugins` shows it, and its pages in the UI.
 
 `.airflowignore` beside it keeps the plugin loader, which imports files by path, away from the package.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.plugins_manager import AirflowPlugin
+
+
+async def pages(scope: Any, receive: Any, send: Any) -> None:
+    """The pages, imported when the first is asked for: every process of Airflow loads this file, one serves."""
+    from plugins.tfx_airflow.pages import app
+
+    await app(scope, receive, send)
 
 
 class AirtightPlugin(AirflowPlugin):
     """Airtight: TFX pipelines as Airflow DAGs."""
 
     name = "airtight"
+    fastapi_apps = [{"app": pages, "url_prefix": "/airtight", "name": "Airtight"}]  # noqa: RUF012
+    external_views = [  # noqa: RUF012
+        {"name": "Year", "href": "/airtight/{DAG_ID}/year", "destination": place, "url_route": route}
+        for place, route in (("dag", "year"), ("dag_run", "year-of-run"))
+    ]

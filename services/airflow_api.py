@@ -45,6 +45,11 @@ class Task:
         return self.state in OVER
 
     @property
+    def active(self) -> bool:
+        """Whether it is at work, or waits without a worker."""
+        return self.state in ("running", "deferred", "awaiting_input")
+
+    @property
     def seconds(self) -> float:
         """How long its last try ran, or has been running."""
         return ((self.ended or datetime.now(UTC)) - self.started).total_seconds() if self.started else 0.0
@@ -132,6 +137,41 @@ class Airflow:
         """The newest runs of a DAG in a state, newest first, as Airflow tells them; none for an unknown DAG."""
         path = f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after&limit=100"
         told = self._call("GET", path, may_be_missing=True) or {"dag_runs": []}
+        return list(told["dag_runs"])
+
+    def backfill(self, dag_id: str, first: datetime, last: datetime, *, parallel: int, reprocess: str) -> int:
+        """Creates a backfill, as the UI's form does.
+
+        Args:
+          dag_id: The DAG.
+          first: Start of the first interval.
+          last: Start of the last interval.
+          parallel: So many runs at once.
+          reprocess: Which runs that are there already run again: "none", "failed" or "completed".
+
+        Returns:
+          The backfill's id.
+
+        Raises:
+          TerminalError: Airflow refuses it, for instance because another one of this DAG has not ended.
+        """
+        asked = {
+            "dag_id": dag_id,
+            "from_date": first.isoformat(),
+            "to_date": last.isoformat(),
+            "max_active_runs": parallel,
+            "reprocess_behavior": reprocess,
+        }
+        return int(self._call("POST", "/api/v2/backfills", json=asked)["id"])
+
+    def backfill_ended(self, number: int) -> bool:
+        """Whether a backfill has nothing more to do."""
+        return self._call("GET", f"/api/v2/backfills/{number}")["completed_at"] is not None
+
+    def runs_of_span(self, dag_id: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        """The runs whose own data intervals begin within a span, in order, as Airflow tells them."""
+        span = f"logical_date_gte={quote(start.isoformat())}&logical_date_lt={quote(end.isoformat())}"
+        told = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{span}&order_by=logical_date&limit=100")
         return list(told["dag_runs"])
 
     def outputs(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""A year of runs at a glance: one HTML file with its plots as SVG, no script, nothing fetched."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+BLUE, ORANGE, GREY, RED = "#1f5fa8", "#c8781e", "#9aa5b1", "#a8231f"
+_STYLE = """
+body { font: 14px/1.45 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 80rem; padding: 0 1.5rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p.dim, .dim { color: #5a6573; } svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #dfe4ea; text-align: left; }
+th { border-bottom: 2px solid #dfe4ea; vertical-align: bottom; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.yes { color: #1d7a3d; } .no { color: #a8231f; font-weight: 600; } .warn { color: #9a6a00; }
+.scroll { overflow-x: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a gate said.
+
+    Args:
+      passed: Whether it passed; None where it has not spoken.
+      said: Its verdict in words.
+    """
+
+    passed: bool | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Month:
+    """One interval's run. Figures that are not known are None.
+
+    Args:
+      name: The interval, short.
+      run: The run's id.
+      data: Which versions of the lake's tables were read.
+      rows: Rows of the interval's main table.
+      learned: Rows that the model learned from.
+      gates: What each gate said, by its node's id, in order.
+      version: Version that was pushed, 0 for none.
+      refusal: Why nothing was pushed, in words; empty where it was.
+      roc_auc: The candidate's ROC AUC on the interval.
+      log_loss: Its log loss, nats.
+      champion_roc_auc: ROC AUC of the champion of then.
+      champion_log_loss: Its log loss, nats.
+      drift: Share of the features that drifted.
+      drifted: Whether the drift report says so.
+      seconds: What each node took, by id, in seconds; nothing for what the cache answered.
+      warm: Whether the fit began with the champion's weights.
+    """
+
+    name: str
+    run: str
+    data: str = ""
+    rows: int | None = None
+    learned: int | None = None
+    gates: dict[str, Gate] = field(default_factory=dict)
+    version: int = 0
+    refusal: str = ""
+    roc_auc: float | None = None
+    log_loss: float | None = None
+    champion_roc_auc: float | None = None
+    champion_log_loss: float | None = None
+    drift: float | None = None
+    drifted: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warm: bool = False
+
+
+def page(title: str, months: Sequence[Month]) -> str:
+    """Renders the report.
+
+    Args:
+      title: What it is about.
+      months: The runs, in the order of their intervals.
+
+    Returns:
+      A whole HTML document.
+    """
+    pushed = sum(bool(month.version) for month in months)
+    stopped = [month.name for month in months if any(gate.passed is False for gate in month.gates.values())]
+    said = f"Intervals: {len(months)}, models pushed: {pushed}"
+    said += f"; stopped by a gate: {', '.join(stopped)}" if stopped else ""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
+<h1>{escape(title)}</h1><p>{escape(said)}.</p>
+{_plots(months) if months else ""}
+<h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
+<p class="dim">The champion is the model that had been pushed last when the interval began; both are measured on the
+interval itself. Seconds are those of the nodes that ran; several ran side by side.</p>
+</body></html>
+"""
+
+
+def _table(months: Sequence[Month]) -> str:
+    gates = list(dict.fromkeys(gate for month in months for gate in month.gates))
+    head = (
+        "<th>interval</th><th class=n>rows</th><th class=n>learned<br>from</th>"
+        + "".join(f"<th>{escape(gate)}</th>" for gate in gates)
+        + "<th class=n>ROC AUC</th><th class=n>of the<br>champion</th><th class=n>log loss</th>"
+        "<th class=n>of the<br>champion</th><th class=n>drifted<br>features</th><th>pushed</th>"
+        "<th class=n>node<br>seconds</th><th>data</th><th>run</th>"
+    )
+    rows = []
+    for month in months:
+        cells = [
+            f"<td>{escape(month.name)}{' (warm)' * month.warm}</td>",
+            _number(month.rows, ",d"),
+            _number(month.learned, ",d"),
+            *(_gate(month.gates.get(gate, Gate())) for gate in gates),
+            _number(month.roc_auc, ".4f"),
+            _number(month.champion_roc_auc, ".4f"),
+            _number(month.log_loss, ".4f"),
+            _number(month.champion_log_loss, ".4f"),
+            _number(month.drift, ".0%", "warn" if month.drifted else ""),
+            f"<td>{month.version}</td>" if month.version else f'<td class="dim">{escape(month.refusal or "no")}</td>',
+            _number(sum(month.seconds.values()) or None, ",.0f"),
+            f'<td class="dim">{escape(month.data)}</td>',
+            f'<td class="dim"><small>{escape(month.run)}</small></td>',
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _gate(gate: Gate) -> str:
+    word, css = {True: ("passed", "yes"), False: ("stopped", "no"), None: ("-", "dim")}[gate.passed]
+    return f'<td class="{css}" title="{escape(gate.said)}">{word}</td>'
+
+
+def _number(value: float | None, form: str, css: str = "") -> str:
+    return f'<td class="n {css}">{"-" if value is None else format(value, form)}</td>'
+
+
+def _plots(months: Sequence[Month]) -> str:
+    figure = Figure(figsize=(14, 8.4), layout="constrained")
+    rows, quality, drift, time = figure.subplots(2, 2).flat
+    places = range(len(months))
+    rows.bar(places, [month.rows or 0 for month in months], color=BLUE)
+    rows.set(title="Rows of the interval", ylim=(0, None))
+    _lines(quality, months, lambda month: month.champion_roc_auc, ORANGE, "champion of then")
+    _lines(quality, months, lambda month: month.roc_auc, BLUE, "candidate")
+    stopped = {p: month.roc_auc for p, month in enumerate(months) if month.roc_auc is not None and not month.version}
+    quality.plot([*stopped], [*stopped.values()], "x", color=RED, ms=11, mew=2, label="not pushed")
+    quality.set(title="ROC AUC on the interval")
+    quality.legend()
+    colours = [ORANGE if month.drifted else GREY for month in months]
+    drift.bar(places, [100 * (month.drift or 0) for month in months], color=colours)
+    drift.set(title="Drifted features, per cent (orange: over the limit)", ylim=(0, 100))
+    bottom = [0.0] * len(months)
+    nodes = list(dict.fromkeys(node for month in months for node in month.seconds))
+    for node in sorted(nodes, key=lambda node: -sum(month.seconds.get(node, 0) for month in months)):
+        heights = [month.seconds.get(node, 0) for month in months]
+        time.bar(places, heights, bottom=bottom, label=node)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    time.set(title="Seconds of each node")
+    time.legend(fontsize=8, ncols=2)
+    for axes in (rows, quality, drift, time):
+        axes.set_xticks(places, [month.name for month in months], rotation=45, ha="right")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e5e7eb")
+        axes.set_axisbelow(True)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    return _svg(figure)
+
+
+def _lines(axes: Axes, months: Sequence[Month], of: Callable[[Month], float | None], colour: str, name: str) -> None:
+    known = [(place, value) for place, month in enumerate(months) if (value := of(month)) is not None]
+    axes.plot([place for place, _ in known], [value for _, value in known], marker="o", color=colour, label=name)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG element, the same bytes for the same figure."""
+    buffer = io.StringIO()
+    # Ids from the content instead of by chance.
+    with mpl.rc_context({"svg.hashsalt": "airtight", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)

@@ -1,0 +1,223 @@
+"""`make year`: every month of 2013 by one backfill, and a page on which the year is seen at a glance.
+
+    python -m pipelines.flight_delays.year backfill --first 2013-02 --last 2013-12 --parallel 2
+    python -m pipelines.flight_delays.year report
+
+The page lies in the state folder under `reports/`, and Airflow's UI shows it beside the DAG and each of its runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from airtight import verdict
+from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.files import write_text
+from airtight.home import Home
+from airtight.interval import Interval
+from components.reports.year import Gate, Month, page
+from pipelines.flight_delays import clock
+
+if TYPE_CHECKING:
+    from runtime import history
+    from services.airflow_api import Airflow
+
+DAG = "flight_delays"
+"""Name of the DAG and of the pipeline."""
+GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_blessing"}
+"""The gates in order, each with the output that holds its verdict."""
+REPROCESS = ("none", "failed", "completed")
+LOOK_S = 2.0
+
+
+def report(home: Home, pipeline: str = DAG) -> Path:
+    """Writes the page of all runs that ML Metadata knows, the latest of each interval.
+
+    Args:
+      home: The state folder.
+      pipeline: The pipeline's id.
+
+    Returns:
+      The HTML file.
+    """
+    from runtime import history, stores
+
+    with stores.project_connection(home) as handle:
+        runs = history.latest_of_each_interval(history.runs(handle.store, pipeline))
+    path = page_of(home, pipeline)
+    write_text(path, page(f"{pipeline}, run by run", [month_of(run) for run in runs]))
+    return path
+
+
+def page_of(home: Home, pipeline: str = DAG) -> Path:
+    """Where the page lies."""
+    return home.reports(pipeline) / "year.html"
+
+
+def month_of(run: history.Run) -> Month:
+    """What one run did, as the page shows it."""
+    interval = run.interval
+    assert interval is not None, "runs without an interval are left out"
+    dataset, examples = run.output("ingest", "dataset"), run.output("transform", "examples")
+    model, pushed = run.output("train", "model"), run.output("push", "pushed")
+    figures = ((evaluation := run.output("evaluate", "evaluation")) and evaluation.properties) or {}
+    drift = run.output("monitor", "drift")
+    told = dataset.properties if dataset else {}
+    return Month(
+        name=short(interval),
+        run=str(run.labels.get("run_id", run.key)),
+        data=_versions(told),
+        rows=_whole(examples, "rows_test"),
+        learned=_whole(model, "rows"),
+        gates={node: _gate(run.output(node, key)) for node, key in GATES.items()},
+        version=int(pushed.properties.get("version", 0)) if pushed else 0,
+        refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
+        roc_auc=_number(figures.get("roc_auc")),
+        log_loss=_number(figures.get("log_loss")),
+        champion_roc_auc=_number(figures.get("champion_roc_auc")),
+        champion_log_loss=_number(figures.get("champion_log_loss")),
+        drift=_share(drift),
+        drifted=bool(drift.properties["drifted"]) if drift else None,
+        seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
+        warm=bool(model and model.properties.get("warm_start")),
+    )
+
+
+def short(interval: Interval) -> str:
+    """A month as 2013-06, anything else by its local days."""
+    first, last = (end.astimezone(ZoneInfo(clock.ZONE)) for end in (interval.start, interval.end))
+    month = f"{first:%Y-%m}"
+    return month if Interval.parse(month, clock.ZONE) == interval else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+
+
+def backfill(first: str, last: str, *, parallel: int, reprocess: str) -> bool:
+    """Runs every month from the first to the last, both included, and writes the page.
+
+    Args:
+      first: Such as 2013-02.
+      last: Such as 2013-12.
+      parallel: So many runs at once.
+      reprocess: One of `REPROCESS`: which of the runs that are there already run again.
+
+    Returns:
+      Whether every run succeeded.
+
+    Raises:
+      AirtightError: The services do not come up, or Airflow refuses the backfill.
+    """
+    from pipelines.flight_delays.demo import DAG_TIMEOUT_S, build_lake, compile_pipeline
+    from services.__main__ import up
+    from services.airflow_api import Airflow
+
+    span = Interval(Interval.parse(first, clock.ZONE).start, Interval.parse(last, clock.ZONE).end)
+    home = Home.current()
+    airflow = Airflow.local(up(home), home)
+    build_lake(home)
+    compile_pipeline(home)
+    airflow.await_dag(DAG, DAG_TIMEOUT_S)
+    airflow.unpause(DAG)
+    started = time.monotonic()
+    number = airflow.backfill(
+        DAG, span.start, Interval.parse(last, clock.ZONE).start, parallel=parallel, reprocess=reprocess
+    )
+    print(f"\nBackfill {number} of {DAG}, {first} to {last}, {parallel} at once: {airflow.url}/dags/{DAG}", flush=True)
+    states = _follow(airflow, number, span, started)
+    failed = sorted(name for name, state in states.items() if state != "success")
+    said = f"; FAILED: {', '.join(failed)}" if failed else ""
+    print(f"{len(states)} runs in {time.monotonic() - started:.0f} s{said}")
+    print(f"The year at a glance: {report(home)}")
+    print(f"In Airflow's UI:      {airflow.url}/dags/{DAG}/plugin/year")
+    return bool(states) and not failed
+
+
+def _follow(airflow: Airflow, number: int, span: Interval, started: float) -> dict[str, str]:
+    """Tells what each run does until the backfill has ended; answers each month's state."""
+    said: dict[str, str] = {}
+    while True:
+        ended = airflow.backfill_ended(number)
+        states = {}
+        for run in airflow.runs_of_span(DAG, span.start, span.end):
+            ends = (datetime.fromisoformat(run[f"data_interval_{end}"]) for end in ("start", "end"))
+            name, state = short(Interval(*ends)), str(run["state"])
+            states[name] = state
+            if state == "running":
+                state += f": {', '.join(t.id for t in airflow.tasks(DAG, run['dag_run_id']) if t.active)}"
+            if said.get(name) != state and not state.endswith(": "):
+                said[name] = state
+                print(f"{time.monotonic() - started:6.0f} s  {name}  {state}", flush=True)
+        if ended:
+            return states
+        time.sleep(LOOK_S)
+
+
+def _versions(told: dict[str, str | int | float]) -> str:
+    """Which state of the lake was read, as it is now or was known then, and each table's version where they differ."""
+    versions = {name.removeprefix("version_"): v for name, v in sorted(told.items()) if name.startswith("version_")}
+    if not versions:
+        return ""
+    each = "all" if len(set(versions.values())) == 1 else ""
+    numbers = f"{each} {next(iter(versions.values()))}" if each else ", ".join(f"{n} {v}" for n, v in versions.items())
+    return f"{told.get('lake_version', '')}: {numbers}"
+
+
+def _gate(output: history.Output | None) -> Gate:
+    path = Path(output.uri) / verdict.FILE_NAME if output else None
+    if path is None or not path.is_file():
+        return Gate()
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return Gate(bool(told["passed"]), str(told["summary"]))
+
+
+def _stopped_at(run: history.Run) -> str:
+    return next((f"{s.node} {s.state}" for s in run.steps.values() if s.state not in ("complete", "cached")), "")
+
+
+def _share(drift: history.Output | None) -> float | None:
+    """The share of drifted features, from the drift report's verdict."""
+    path = Path(drift.uri) / verdict.FILE_NAME if drift else None
+    if path is None or not path.is_file():
+        return None
+    checks = json.loads(path.read_text(encoding="utf-8"))["checks"]
+    return next((check["value"] for check in checks if check["name"] == "share of drifted features"), None)
+
+
+def _whole(output: history.Output | None, name: str) -> int | None:
+    return int(output.properties[name]) if output and name in output.properties else None
+
+
+def _number(value: str | float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line; the exit status is 0, 1 where a run failed, 64 or 75 for a fault."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.flight_delays.year", description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    fill = commands.add_parser("backfill", help="run every month, then write the page")
+    fill.add_argument("--first", default="2013-02", help="January has nothing before it to learn from")
+    fill.add_argument("--last", default="2013-12")
+    fill.add_argument("--parallel", type=int, default=2, help="so many runs at once")
+    fill.add_argument("--reprocess", choices=REPROCESS, default="failed", help="which runs that are there run again")
+    commands.add_parser("report", help="write the page")
+    told = parser.parse_args(arguments)
+    try:
+        if told.command == "report":
+            print(f"The year at a glance: {report(Home.current())}")
+            return 0
+        chosen = {"parallel": told.parallel, "reprocess": told.reprocess}
+        return 0 if backfill(told.first, told.last, **chosen) else 1
+    except AirtightError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

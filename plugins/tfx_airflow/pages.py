@@ -1,0 +1,29 @@
+"""Pages of ours in Airflow's UI, for whoever may see the DAG that they are about."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, FastAPI
+from fastapi.responses import HTMLResponse
+
+from airtight.home import Home
+
+_NONE_YET = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>No page yet</title></head>
+<body style="font: 15px system-ui, sans-serif; margin: 3rem">
+<h1 style="font-size: 1.3rem">There is no page about {dag_id} yet</h1>
+<p>It is written when a run of the DAG has pushed its model, by its task <code>report</code>, or by
+<code>make year</code>. DAGs that are no pipelines of ours have none.</p></body></html>"""
+
+app = FastAPI(title="Airtight", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.get("/{dag_id}/year", dependencies=[Depends(requires_access_dag(method="GET"))])
+def year(dag_id: str) -> Any:
+    """The page of all runs of a pipeline whose DAG has its name."""
+    file = Home.current().reports(dag_id) / "year.html"
+    # An id is a name, and names no other folder.
+    known = "/" not in dag_id and not dag_id.startswith(".") and file.is_file()
+    return HTMLResponse(file.read_text(encoding="utf-8") if known else _NONE_YET.format(dag_id=escape(dag_id)))

@@ -1,0 +1,65 @@
+"""The page on which a year of runs is seen at a glance."""
+
+import re
+from xml.etree import ElementTree
+
+from components.reports.year import Gate, Month, page
+
+FEBRUARY = Month(
+    "2013-02",
+    "backfill__2013-03-01",
+    data="now: all 1",
+    rows=23_557,
+    learned=26_308,
+    gates={"validate": Gate(True, "75 of 77 hold"), "evaluate": Gate(True)},
+    version=2013030101,
+    roc_auc=0.7366,
+    log_loss=0.4673,
+    drift=0.12,
+    drifted=False,
+    seconds={"train": 40.0, "transform": 20.5},
+)
+MARCH = Month(
+    "2013-03",
+    "<script>alert(1)</script>",
+    rows=28_000,
+    gates={"validate": Gate(True), "evaluate": Gate(False, "roc_auc fell"), "try_serving": Gate()},
+    refusal="Not pushed: evaluate did not bless the model.",
+    roc_auc=0.71,
+    champion_roc_auc=0.74,
+    drift=0.4,
+    drifted=True,
+    seconds={"train": 60.0},
+    warm=True,
+)
+
+
+def cells(text: str, name: str) -> list[str]:
+    row = next(row for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL) if f"<td>{name}" in row)
+    return [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)]
+
+
+def test_each_interval_has_its_row_and_nothing_is_made_up():
+    text = page("flight_delays", [FEBRUARY, MARCH])
+    assert "Intervals: 2, models pushed: 1; stopped by a gate: 2013-03." in text
+    assert cells(text, "2013-02") == [
+        *("2013-02", "23,557", "26,308", "passed", "passed", "-"),
+        *("0.7366", "-", "0.4673", "-", "12%", "2013030101", "60", "now: all 1", "backfill__2013-03-01"),
+    ]
+    march = cells(text, "2013-03")
+    assert march[:6] == ["2013-03 (warm)", "28,000", "-", "passed", "stopped", "-"]
+    assert march[6:8] == ["0.7100", "0.7400"] and march[11] == MARCH.refusal
+    assert "<script>" not in text
+
+
+def test_the_plots_are_whole_and_the_same_each_time():
+    text = page("t", [FEBRUARY, MARCH])
+    (svg,) = re.findall(r"<svg.*</svg>", text, re.DOTALL)
+    said = " ".join(ElementTree.fromstring(svg).itertext())
+    for word in ("2013-02", "2013-03", "candidate", "champion of then", "not pushed", "transform"):
+        assert word in said
+    assert page("t", [FEBRUARY, MARCH]) == text
+
+
+def test_without_runs_it_says_so():
+    assert "Intervals: 0, models pushed: 0." in page("t", [])

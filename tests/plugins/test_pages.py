@@ -1,0 +1,44 @@
+"""Our pages in Airflow's UI; what they need of Airflow is tried in test_airflow."""
+
+import asyncio
+import sys
+
+import httpx
+import pytest
+
+
+@pytest.fixture
+def client(home, monkeypatch):
+    from plugins.airtight_plugin import AirtightPlugin
+    from plugins.tfx_airflow import pages
+
+    (allowed,) = pages.app.routes[-1].dependencies
+    pages.app.dependency_overrides[allowed.dependency] = lambda: None
+    yield lambda path: asyncio.run(_get(AirtightPlugin.fastapi_apps[0]["app"], path))
+    pages.app.dependency_overrides.clear()
+
+
+async def _get(app, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://there") as browser:
+        return await browser.get(path)
+
+
+def test_the_page_of_a_dag_is_the_report_of_its_pipeline(home, client):
+    folder = home.reports("flights")
+    folder.mkdir(parents=True)
+    (folder / "year.html").write_text("<p>The year.</p>")
+    (home.path / "reports" / "year.html").write_text("<p>Not this.</p>")
+    told = client("/flights/year")
+    assert (told.status_code, told.text) == (200, "<p>The year.</p>")
+    assert told.headers["content-type"].startswith("text/html")
+    for other in ("/words/year", "/%2e/year", "/%2e%2e/year", "/<b>/year"):
+        assert "There is no page about" in (text := client(other).text) or "Not Found" in text
+        assert "Not this" not in text and "<b>" not in text
+
+
+def test_loading_the_plugin_imports_no_web_framework():
+    import subprocess
+
+    code = "import sys, plugins.airtight_plugin; print(sorted({'fastapi', 'starlette'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip().endswith("[]")
