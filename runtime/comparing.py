@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _PLACE = re.compile(r"(/|[a-z0-9]+://)\S+")
 """A text that is nothing but a path or an address."""
 _CONSTANTS = ("Const", "HostConst")
 _OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = b"VARIABLE_VALUE"
 _LONG = 60
 
 
@@ -226,32 +228,60 @@ def _is_of_saved_model(name: Path) -> bool:
 
 def _saved_model(then: Path, now: Path) -> list[str]:
     """How two SavedModels differ, in signatures, graphs and variables; a graph's names are counted up by a process."""
-    old, new = _graph(then), _graph(now)
+    old, new = _Model.read(then), _Model.read(now)
     told = []
-    if old != new:
-        other = sorted({operation for operation, _ in (old - new) + (new - old)})
-        told.append(f"other graph: {sum((old - new).values())} nodes are gone, {sum((new - old).values())} are new")
-        told[-1] += f" ({_short(', '.join(other))})"
-    return told + _variables(then, now)
+    if old.graph != new.graph:
+        gone, fresh = old.graph - new.graph, new.graph - old.graph
+        other = ", ".join(sorted({operation for operation, _ in gone + fresh}))
+        told.append(f"other graph: {gone.total()} nodes are gone, {fresh.total()} are new ({_short(other)})")
+    return told + list(_variables(old.variables, new.variables))
 
 
-def _graph(folder: Path) -> Counter[tuple[str, str]]:
-    """How often each operation is in a SavedModel, constants by their values, and its signatures."""
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
+@dataclass(frozen=True)
+class _Model:
+    """What a SavedModel computes, and with what.
 
-    model = saved_model_pb2.SavedModel.FromString((folder / _SAVED_MODEL).read_bytes())
-    found: Counter[tuple[str, str]] = Counter()
-    for meta in model.meta_graphs:
-        functions = [node for function in meta.graph_def.library.function for node in function.node_def]
-        for node in (*meta.graph_def.node, *functions):
-            held = tf.make_ndarray(node.attr["value"].tensor) if node.op in _CONSTANTS else None
-            found[node.op, "" if held is None else _told_of(held)] += 1
-        for name, signature in meta.signature_def.items():
-            for role, tensors in (("input", signature.inputs), ("output", signature.outputs)):
-                for key, tensor in tensors.items():
-                    found[f"{role} of {name}", f"{key}: {tensor.dtype} {tensor.tensor_shape}"] += 1
-    return found
+    Args:
+      graph: How often each operation is in it, constants by their values; and its signatures.
+      variables: By their names in the checkpoint.
+    """
+
+    graph: Counter[tuple[str, str]]
+    variables: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Model:
+        """Reads it without loading it: no code of it runs."""
+        import tensorflow as tf
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        variables: dict[str, np.ndarray] = {}
+        if (folder / "variables" / "variables.index").exists():
+            reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+            names = sorted(reader.get_variable_to_shape_map())
+            variables = {name: _array(reader.get_tensor(name)) for name in names}
+        variables.pop(_OBJECTS, None)
+        graph: Counter[tuple[str, str]] = Counter()
+        for meta in saved_model_pb2.SavedModel.FromString((folder / _SAVED_MODEL).read_bytes()).meta_graphs:
+            functions = [node for function in meta.graph_def.library.function for node in function.node_def]
+            for node in (*meta.graph_def.node, *functions):
+                held = tf.make_ndarray(node.attr["value"].tensor) if node.op in _CONSTANTS else None
+                graph[node.op, "" if held is None or _tells_order(held) else _told_of(held)] += 1
+            for name, signature in meta.signature_def.items():
+                for role, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+                    for key, tensor in tensors.items():
+                        graph[f"{role} of {name}", f"{key}: {tensor.dtype} {tensor.tensor_shape}"] += 1
+        return cls(graph, variables)
+
+
+def _array(held: Any) -> np.ndarray:
+    # NumPy's own type for bytes loses zeros at their end.
+    return np.array(held, dtype=object) if isinstance(held, bytes) else np.asarray(held)
+
+
+def _tells_order(held: np.ndarray) -> bool:
+    """Whether a constant is the list of the model's objects, whose order Keras takes from a set."""
+    return held.dtype == object and held.ndim == 0 and _VALUE in bytes(held.item())
 
 
 def _told_of(held: np.ndarray) -> str:
@@ -259,18 +289,29 @@ def _told_of(held: np.ndarray) -> str:
     return f"{held.dtype} {held.shape} {sha256(values).hexdigest()}"
 
 
-def _variables(then: Path, now: Path) -> list[str]:
-    import tensorflow as tf
+def _variables(then: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> Iterator[str]:
+    """The variables that differ. Of those whose names differ in numbers alone, any may stand for any."""
+    rest = dict(now)
 
-    if not (then / "variables" / "variables.index").exists() or not (now / "variables" / "variables.index").exists():
-        return []
-    old, new = (tf.train.load_checkpoint(str(folder / "variables" / "variables")) for folder in (then, now))
-    shapes = [reader.get_variable_to_shape_map() for reader in (old, new)]
-    if shapes[0] != shapes[1]:
-        other = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
-        return [f"other variables: {_short(', '.join(other))}"]
-    told = []
-    for name in sorted(set(shapes[0]) - {_OBJECTS}):
-        difference = _arrays(*(np.asarray(reader.get_tensor(name)) for reader in (old, new)))
-        told += [f"variable {name}, {difference}"] if difference else []
-    return told
+    def partner(name: str, fits: Callable[[np.ndarray], bool]) -> np.ndarray | None:
+        alike = [other for other in rest if _unnumbered(other) == _unnumbered(name)]
+        for other in sorted(alike, key=lambda other: other != name):
+            if fits(rest[other]):
+                return rest.pop(other)
+        return None
+
+    def is_like(value: np.ndarray) -> Callable[[np.ndarray], bool]:
+        return lambda other: other.shape == value.shape and other.dtype == value.dtype
+
+    def is_equal(value: np.ndarray) -> Callable[[np.ndarray], bool]:
+        return lambda other: is_like(value)(other) and not _arrays(value, other)
+
+    unlike = {name: value for name, value in then.items() if partner(name, is_equal(value)) is None}
+    for name, value in unlike.items():
+        other = partner(name, is_like(value))
+        yield f"variable {name} " + ("is there no longer" if other is None else f"differs in {_arrays(value, other)}")
+    yield from (f"variable {name} is new" for name in rest)
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"\d+", "0", name)

@@ -116,9 +116,22 @@ def test_saved_models_are_compared_by_graph_and_variables(tmp_path):
     assert compared(Module(0.5, 2.0), Module(0.5 + 1e-8, 2.0)) == []
     (told,) = compared(Module(0.5, 2.0), Module(0.75, 2.0))
     assert told.startswith(".: variable weight")
-    assert told.endswith("1 of 2 values, by up to 0.25")
+    assert told.endswith(" differs in 1 of 2 values, by up to 0.25")
     (told,) = compared(Module(0.5, 2.0), Module(0.5, 3.0))
     assert told.startswith(".: other graph: 1 nodes are gone, 1 are new")
+
+
+def test_variables_that_keras_numbered_in_another_order_are_the_same():
+    then = {"all/0/value": np.array([1.0, 2.0]), "all/1/value": np.array([1.0, 3.0]), "all/2/value": np.array([4])}
+    now = {"all/0/value": np.array([4]), "all/1/value": np.array([1.0, 2.0]), "all/2/value": np.array([1.0, 3.0])}
+    assert list(comparing._variables(then, now)) == []
+    now["all/2/value"] = np.array([1.0, 3.5])
+    assert list(comparing._variables(then, now)) == ["variable all/1/value differs in 1 of 2 values, by up to 0.5"]
+    assert list(comparing._variables({"a": np.array(1), "b": np.array(2)}, {"b": np.array(1), "c": np.array(2)})) == [
+        "variable a is there no longer",
+        "variable b differs in 1 of 1 values",
+        "variable c is new",
+    ]
 
 
 def test_properties_of_the_run_and_of_the_store_are_no_result():
