@@ -42,6 +42,16 @@ from plugins.tfx_airflow import TfxDag
 standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="standard", schedule=None,
                   is_paused_upon_creation=False)
 """
+ORDERED = """
+import pendulum
+from airflow.sdk import CronDataIntervalTimetable
+from plugins.tfx_airflow import TfxDag
+
+ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered", catchup=False,
+                 schedule=CronDataIntervalTimetable("0 0 1 * *", timezone="America/New_York"),
+                 start_date=pendulum.datetime(2013, 1, 1, tz="America/New_York"), is_paused_upon_creation=False,
+                 end_date=pendulum.datetime(2013, 2, 1, tz="America/New_York"))
+"""
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
 
 
@@ -57,6 +67,7 @@ class Airflow:
         (home.path / "dags" / "words.py").write_text(DAGS)
         (home.path / "dags" / "broken.py").write_text(BROKEN)
         (home.path / "dags" / "standard.py").write_text(STANDARD)
+        (home.path / "dags" / "ordered.py").write_text(ORDERED)
         shutil.copy(ROOT / "dags" / "flight_delays_promote.py", home.path / "dags")
         self.served = Served(home.models_root)
         self.model_server = ("--port", str(chosen.model_grpc_port), "--rest_api_port", str(chosen.model_rest_port))
@@ -91,9 +102,10 @@ class Airflow:
         self.start_one("airflow", "api-server", "--apps", "core")
         self.start_one("airflow", "api-server", "--apps", "execution", "--port", str(self.execution_port))
         self.start_one("airflow", "dag-processor")
+        self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 3, "the DAGs are there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == 4, "the DAGs are there")
 
     def start_model_server(self) -> None:
         config = ("--model_config_file", str(self.served.file), "--model_config_file_poll_wait_seconds=0.2")
@@ -391,3 +403,76 @@ def test_backfill_reprocesses_what_it_says(airflow, reprocess, grows):
     backfill(reprocess)
     until(lambda: len(airflow.executions("backfill", "write")) == before + grows, f"{grows} nodes more")
     assert set(airflow.executions("backfill", "write")) == {"COMPLETE"}
+
+
+class Ordered:
+    """The DAG whose steps note when they begin, and its backfills."""
+
+    def __init__(self, airflow: Airflow, notes: Path) -> None:
+        self.airflow = airflow
+        self.notes = notes
+        notes.mkdir()
+
+    def backfill(self, first: int, last: int, reprocess: str = "none") -> dict[int, str]:
+        """Backfills months of 2013, all at once; gives the state of each in the end."""
+        span = {"from_date": f"2013-{first:02}-01T04:00:00Z", "to_date": f"2013-{last:02}-01T04:00:00Z"}
+        told = {"dag_id": "ordered", **span, "reprocess_behavior": reprocess, "max_active_runs": 4}
+        made = self.airflow.ask("POST", "backfills", told | {"dag_run_conf": {"notes": str(self.notes)}})
+        until(lambda: self.airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+        return {month: state for month, (_, state) in self.runs().items() if first <= month <= last}
+
+    def runs(self) -> dict[int, tuple[str, str]]:
+        """Id and state of each month's run."""
+        found = self.airflow.ask("GET", "dags/ordered/dagRuns?limit=100")["dag_runs"]
+        return {int(run["data_interval_start"][5:7]): (run["dag_run_id"], run["state"]) for run in found}
+
+    def noted(self) -> list[str]:
+        return (self.notes / "order").read_text().splitlines()
+
+    def states(self, month: int) -> dict[str, str]:
+        return {name: task["state"] for name, task in self.airflow.tasks(self.runs()[month][0], "ordered").items()}
+
+
+def test_a_backfill_learns_side_by_side_and_its_gates_pass_in_order(airflow):
+    ordered = Ordered(airflow, airflow.home.path / "in_order")
+    assert ordered.backfill(4, 7) == dict.fromkeys((4, 5, 6, 7), "success")
+    noted = ordered.noted()
+    gates = [words for words in noted if not words.startswith("learn")]
+    assert gates == [f"{step} {month}" for month in (4, 5, 6, 7) for step in ("judge", "push")]
+    assert noted.index("learn 7") < noted.index("judge 4"), "what is before the gates runs side by side"
+
+
+def test_a_failed_month_stops_the_gates_behind_it_and_a_person_lets_them_go_on(airflow):
+    ordered = Ordered(airflow, airflow.home.path / "stopped")
+    (ordered.notes / "fail-9").touch()
+    assert ordered.backfill(8, 11) == {8: "success", 9: "failed", 10: "failed", 11: "failed"}
+    for month in (10, 11):
+        assert ordered.states(month) == {
+            "learn": "success",
+            "await_previous_push": "failed",
+            "judge": "upstream_failed",
+            "push": "upstream_failed",
+        }
+    october, september = ordered.runs()[10][0], ordered.runs()[9][0]
+    log = airflow.ask("GET", f"dags/ordered/dagRuns/{october}/taskInstances/await_previous_push/logs/1")
+    assert "push of the run before" in str(log) and "mark its task push as success" in str(log)
+    # As the message says: without September.
+    airflow.ask("PATCH", f"dags/ordered/dagRuns/{september}/taskInstances/push", {"new_state": "success"})
+    again = {"dag_run_id": october, "task_ids": ["await_previous_push"], "include_downstream": True}
+    told = {"dry_run": False, "only_failed": True, "include_future": True, "reset_dag_runs": True}
+    airflow.ask("POST", "dags/ordered/clearTaskInstances", again | told)
+    until(lambda: [ordered.runs()[month][1] for month in (10, 11)] == ["success"] * 2, "October and November go on")
+    assert [words for words in ordered.noted() if words.startswith("push")] == ["push 8", "push 10", "push 11"]
+    assert ordered.noted().count("learn 10") == 1, "what had been learned was not learned again"
+
+
+def test_two_backfills_of_one_dag_do_not_overlap_and_running_runs_are_left_alone(airflow):
+    ordered = Ordered(airflow, airflow.home.path / "overlap")
+    span = {"from_date": "2014-01-01T05:00:00Z", "to_date": "2014-02-01T05:00:00Z", "max_active_runs": 4}
+    body = {"dag_id": "ordered", **span, "dag_run_conf": {"notes": str(ordered.notes)}}
+    first = airflow.ask("POST", "backfills", body)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        airflow.ask("POST", "backfills", body)
+    assert refused.value.code == http.HTTPStatus.CONFLICT
+    until(lambda: airflow.ask("GET", f"backfills/{first['id']}")["completed_at"], "the first backfill ends")
+    assert [words for words in ordered.noted() if words.startswith("push")] == ["push 1", "push 2"]
