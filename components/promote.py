@@ -59,7 +59,7 @@ def propose(
     """
     served = _served(serving_root)
     server = ModelServer.named(server_url)
-    choice = served.choice(model_name)
+    choice = served.choice(model_name).settled
     current = _current(served, choice, server, model_name)
     known = registered(served.root / model_name, pushed or [], evaluations or [])
     wanted, passed_over = _wanted(version.strip(), known, current, model_name)
@@ -107,7 +107,7 @@ def promote(
         told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
         wanted = Choice.only(proposal.version, **told)
     with served.alone(model):
-        choice = served.choice(model)
+        choice = _settled(served, model)
         current = _current(served, choice, server, model)
         there_already = current == proposal.version and choice.versions == wanted.versions
         if there_already:
@@ -130,6 +130,15 @@ def promote(
 
 def _served(serving_root: str) -> Served:
     return Served(Path(serving_root) if serving_root else Home.current().models_root)
+
+
+def _settled(served: Served, model: str) -> Choice:
+    """What is chosen; what a promotion that was killed left half done is taken back."""
+    choice = served.choice(model)
+    if choice.trial:
+        log.warning("A promotion of %s to %d was broken off before; it is taken back.", model, choice.trial)
+        served.choose(model, choice.settled)
+    return choice.settled
 
 
 def _current(served: Served, choice: Choice, server: ModelServer | None, model: str) -> int:

@@ -15,12 +15,14 @@ from airflow.sdk import Param
 
 from plugins.tfx_airflow import TfxDag
 
+APPROVAL = "as the task approve tells"
+
 dag = TfxDag(
     "flight_delays_promote",
     doc_md=__doc__,
     description="Roll the served model back or forward, when a person approves.",
-    # A constant is not shown on the form: whoever triggers does not say who approved.
-    params={"approval": Param("", const="", type="string", description="Filled in from the approval.")},
+    # The form shows no constant (unless it is empty): whoever triggers does not say who approved.
+    params={"approval": Param(APPROVAL, const=APPROVAL, type="string")},
     schedule=None,
     default_args={"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)},
     tags=["tfx", "flights"],
@@ -32,7 +34,7 @@ with dag:
         subject="Serve version {{ ti.xcom_pull('propose')['outputs']['proposal'][0]['properties']['version'] }} "
         "of flight_delays?",
         body="{{ ti.xcom_pull('propose')['outputs']['proposal'][0]['properties']['summary'] }}",
-        params={"note": Param("", type="string", title="Note", description="Kept with the promotion.")},
+        params={"note": Param(None, type=["null", "string"], title="Note", description="Kept with the promotion.")},
         doc_md="Waits until a person approves or rejects; rejected, nothing is changed and promote is skipped.",
     )
     promote = dag.get_task("promote")

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -27,6 +28,7 @@ FILE = "models.config"
 STABLE = "stable"
 """The label of the version that a person promoted."""
 _HEAD = "# What the model server serves; push and promote write it (docs/serving.md).\n"
+_TOLD = ("at", "by", "reason", "trial")
 _CHOSEN = re.compile(r"^# chosen (\S+) (\{.*\})$", re.MULTILINE)
 
 
@@ -40,6 +42,7 @@ class Choice:
       at: When it was chosen, ISO 8601; empty where nobody chose.
       by: Who approved it, as far as that is known.
       reason: Why.
+      trial: One of `versions` that is only tried beside what was chosen, while a promotion is under way; 0 for none.
     """
 
     versions: tuple[int, ...] = ()
@@ -47,14 +50,25 @@ class Choice:
     at: str = ""
     by: str = ""
     reason: str = ""
+    trial: int = 0
+
+    @property
+    def settled(self) -> Choice:
+        """What was chosen, without the trial of a promotion that is under way or was killed."""
+        if not self.trial:
+            return self
+        if not self.labels:
+            return HIGHEST
+        return dataclasses.replace(self, versions=tuple(v for v in self.versions if v != self.trial), trial=0)
 
     @property
     def pinned(self) -> int:
         """The version that stays served whatever is pushed; 0 where the highest is served."""
-        return self.labels.get(STABLE) or max(self.versions, default=0)
+        chosen = self.settled
+        return chosen.labels.get(STABLE) or max(chosen.versions, default=0)
 
     @classmethod
-    def only(cls, version: int, **told: str) -> Choice:
+    def only(cls, version: int, **told: Any) -> Choice:
         """One version, under the label `stable`."""
         return cls((version,), {STABLE: version}, **told)
 
@@ -63,8 +77,8 @@ class Choice:
 
         A server gives a label only to a version that it has loaded, and TensorFlow Serving refuses the whole file else.
         """
-        both = sorted({version, served} - {0})
-        return dataclasses.replace(self, versions=tuple(both), labels={STABLE: served} if served else {})
+        both = tuple(sorted({version, served} - {0}))
+        return dataclasses.replace(self, versions=both, labels={STABLE: served} if self.pinned else {}, trial=version)
 
 
 HIGHEST = Choice()
@@ -129,7 +143,7 @@ class Served:
             entry.model_version_policy.specific.versions.extend(choice.versions)
             if not choice.versions:
                 entry.model_version_policy.latest.num_versions = 1
-            told[model] = {name: getattr(choice, name) for name in ("at", "by", "reason")} if choice.at else {}
+            told[model] = {name: value for name in _TOLD if (value := getattr(choice, name))}
             self._write(config, told)
 
     @contextlib.contextmanager
@@ -151,7 +165,7 @@ class Served:
         entry.model_version_policy.latest.num_versions = 1
         return entry
 
-    def _read(self) -> tuple[model_server_config_pb2.ModelServerConfig, dict[str, dict[str, str]]]:
+    def _read(self) -> tuple[model_server_config_pb2.ModelServerConfig, dict[str, dict[str, Any]]]:
         config = model_server_config_pb2.ModelServerConfig()
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         try:
@@ -166,7 +180,7 @@ class Served:
             ) from error
         return config, told
 
-    def _write(self, config: model_server_config_pb2.ModelServerConfig, told: Mapping[str, Mapping[str, str]]) -> None:
+    def _write(self, config: model_server_config_pb2.ModelServerConfig, told: Mapping[str, Mapping[str, Any]]) -> None:
         chosen = [f"# chosen {model} {json.dumps(why)}\n" for model, why in sorted(told.items()) if why]
         write_text(self.file, _HEAD + "".join(chosen) + text_format.MessageToString(config))
 

@@ -253,8 +253,21 @@ def test_what_the_server_does_not_serve_is_taken_back(site, monkeypatch, error, 
     proposal = site.propose(JUNE)
     with pytest.raises(fault):
         site.promote(proposal, timeout_s=0.3)
-    assert written == [Choice((JUNE, JULY), {STABLE: JULY}), HIGHEST], "beside the served one first"
+    assert written == [Choice((JUNE, JULY), trial=JUNE), HIGHEST], "beside the served one first"
     assert site.served.choice("toy") == HIGHEST
+
+
+@pytest.mark.parametrize("before", [HIGHEST, Choice.only(JULY, at="2013-08-02", reason="July is fine")])
+def test_what_a_killed_promotion_left_is_taken_back_by_the_next(site, before):
+    site.served.choose("toy", before)
+    proposal = site.propose(JUNE)
+    site.served.choose("toy", before.beside(JUNE, JULY))
+    assert site.served.choice("toy").pinned == before.pinned, "a push meanwhile goes by what was chosen"
+    assert site.propose(JUNE).summary == proposal.summary
+    assert site.promote(proposal).changed == 1
+    site.served.choose("toy", before.beside(JUNE, JULY))
+    promotion = site.go(JULY if before.pinned else "latest")
+    assert (promotion.changed, site.served.choice("toy")) == (0, before)
 
 
 def test_a_promotion_that_is_stopped_is_taken_back(site, monkeypatch):

@@ -54,7 +54,12 @@ def test_a_promoted_version_is_the_only_one_and_has_a_label_until_the_highest_is
 def test_beside_the_served_version_the_label_stays_where_it_is(served):
     beside = Choice.only(JULY).beside(JUNE, JULY)
     assert (beside.versions, beside.labels, beside.pinned) == ((JUNE, JULY), {STABLE: JULY}, JULY)
-    assert HIGHEST.beside(JUNE, 0) == Choice((JUNE,))
+    served.choose("toy", beside)
+    assert served.choice("toy") == beside
+    assert served.choice("toy").settled == Choice.only(JULY)
+    trial = HIGHEST.beside(JUNE, JULY)
+    assert (trial.versions, trial.pinned, trial.settled) == ((JUNE, JULY), 0, HIGHEST), "nobody has chosen July"
+    assert HIGHEST.beside(JUNE, 0).versions == (JUNE,)
 
 
 def test_what_others_wrote_by_hand_stays(served):
