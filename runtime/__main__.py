@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser("replay", help="execute a past run's nodes again, and compare what they make")
     replay.add_argument("run", metavar="RUN", help="Airflow's run id, or a local run's")
-    replay.add_argument("--pipeline", default="", help="the pipeline, where several have a run of that id")
+    replay.add_argument("--pipeline", default="", help="its id or source, where several have that run")
     replay.add_argument("--node", action="append", default=[], metavar="NODE", help="only this node; may be repeated")
     replay.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep what the replay makes there")
     replay.set_defaults(command=_replay)

@@ -76,7 +76,7 @@ def replay(
     Args:
       run: Airflow's run id, or the local run's, or the run's key.
       home: The state folder; nothing in it is changed.
-      pipeline: The pipeline, where several have a run of that name or several bundles are of one pipeline.
+      pipeline: The pipeline's id or source, where several have a run of that name or several bundles are of one.
       nodes: Only these; empty for all.
       keep: A folder that does not exist, to keep what the replay makes; None for a temporary one.
       say: Takes what is told, line by line.
@@ -88,10 +88,16 @@ def replay(
     Raises:
       TerminalError: There is no such run, nothing of it can be replayed, or a node differs.
     """
+    known = list(_known(home))
+    # A source that no bundle knows tells nothing of the id.
+    unknown = "" if ":" in pipeline or "/" in pipeline else pipeline
+    named = next((bundle.pipeline for bundle in known if bundle.source == pipeline), unknown)
     with stores.project_connection(home) as handle:
-        found = recorded.find(handle.store, run, pipeline if ":" not in pipeline else "")
+        found = recorded.find(handle.store, run, named)
     with scratch(home, keep) as place:
-        bundle = _bundle(found.pipeline, pipeline, home, place, do)
+        bundle = _bundle(
+            [b for b in known if b.pipeline == found.pipeline], pipeline or found.pipeline, home, place, do
+        )
         chosen = [bundle.node(name) for name in nodes] if nodes else list(bundle.nodes)
         with stores.project_connection(home) as handle:
             past = {
@@ -112,28 +118,44 @@ def replay(
     return replayed
 
 
-def _bundle(pipeline: str, wanted: str, home: Home, place: Home, do: Do | None) -> Bundle:
-    """The pipeline as its code is now; where the bundle is older, it is compiled anew in the scratch folder."""
-    known = []
+def _known(home: Home) -> Iterator[Bundle]:
+    """The bundles that can be read; one of another format is compiled again like one that is not there."""
     for path in sorted(home.bundles.glob("*.json")):
         with contextlib.suppress(TerminalError):
-            known.append(Bundle.read(path))
-    known = [bundle for bundle in known if bundle.pipeline == pipeline]
-    sources = [bundle.source for bundle in known if wanted in ("", bundle.source, bundle.pipeline)]
-    if len(sources) > 1:
+            yield Bundle.read(path)
+
+
+def _bundle(known: Sequence[Bundle], wanted: str, home: Home, place: Home, do: Do | None) -> Bundle:
+    """The pipeline as its code is now; where its bundle is older or gone, it is compiled in the scratch folder.
+
+    Args:
+      known: The bundles of the pipeline.
+      wanted: The source or the id of the pipeline.
+      home: The state folder.
+      place: The scratch state folder.
+      do: Does a request.
+    """
+    chosen = [bundle for bundle in known if bundle.source == wanted] or list(known)
+    if len(chosen) > 1:
         raise TerminalError(
-            f"Several bundles are of the pipeline {pipeline}.",
+            f"Several bundles are of the pipeline {wanted}.",
             expected="one",
-            received=sources,
+            received=[bundle.source for bundle in chosen],
             remedy="Name the one to replay with --pipeline.",
         )
-    # A bundle that is gone, or of another format: its pipeline is compiled by its name.
-    source = sources[0] if sources else wanted or pipeline
-    bundle = next((bundle for bundle in known if bundle.source == source), None)
-    if bundle is not None and not bundle.stale():
-        return bundle
+    if chosen and not chosen[0].stale():
+        return chosen[0]
+    source = chosen[0].source if chosen else wanted
     request = CompileRequest(source, str(place.path))
-    (do(request) if do else call(request, home.launcher_socket)).raise_if_failed()
+    outcome = do(request) if do else call(request, home.launcher_socket)
+    if outcome.state == "failed" and not chosen:
+        raise TerminalError(
+            f"The run's pipeline {wanted} is not known here.",
+            expected=f"its bundle in {home.bundles}, or its source",
+            received=AirtightError.from_json(outcome.error).message,
+            remedy="Name its source, a folder of pipelines/ or package.module:function, with --pipeline.",
+        )
+    outcome.raise_if_failed()
     return Bundle.read(path_of(source, place))
 
 

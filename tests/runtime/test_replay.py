@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import sqlite3
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -228,7 +229,8 @@ def rows(home: Home) -> list[str]:
 
 
 @pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
-def test_a_run_that_is_repeatable_is_equal_and_leaves_nothing_behind(numbers, tmp_path):
+def test_a_run_that_is_repeatable_is_equal_and_leaves_nothing_behind(numbers, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
     numbers.run("past", start=4)
     before, files = told_of_store(numbers.home), tree(tmp_path)
     done = numbers.replay("past")
@@ -245,6 +247,7 @@ def test_a_run_that_is_repeatable_is_equal_and_leaves_nothing_behind(numbers, tm
     assert (numbers.folder / "pushed").read_text() == "x"
     assert told_of_store(numbers.home) == before
     assert tree(tmp_path) == files
+    assert not list(Path(tempfile.gettempdir()).glob("airtight-replay-*"))
 
 
 def test_the_store_is_not_written(numbers):
@@ -397,10 +400,26 @@ def test_a_run_of_several_pipelines_must_be_chosen(numbers, tmp_path):
     )
     assert numbers.replay("past", pipeline="digits", nodes=["ask"])["ask"].state == "equal"
     assert numbers.replay("local.digits.past", nodes=["ask"])["ask"].state == "equal"
+    assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
     with stores.project_connection(numbers.home) as handle:
         assert recorded.find(handle.store, "it's_100%").id == "it's_100%"
         with pytest.raises(TerminalError):
             recorded.find(handle.store, "itXs_100%")
+
+
+def test_a_bundle_that_is_gone_is_compiled_again_and_of_several_one_is_chosen(numbers):
+    numbers.run("past")
+    (path,) = numbers.home.bundles.glob("*.json")
+    again = path.with_name("other.json")
+    again.write_text(path.read_text().replace(f'"source": "{numbers.name}', f'"source": "other.{numbers.name}'))
+    assert "Several bundles are of the pipeline numbers" in numbers.refused("past", nodes=["ask"])
+    for file in (path, again):
+        file.unlink()
+    source = f"{numbers.name}.pipeline:create_pipeline"
+    assert "The run's pipeline numbers is not known here." in numbers.refused("past", nodes=["ask"])
+    assert not list(numbers.home.bundles.glob("*.json"))
+    assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
+    assert not list(numbers.home.bundles.glob("*.json"))
 
 
 def test_what_the_replay_makes_can_be_kept(numbers, tmp_path):
