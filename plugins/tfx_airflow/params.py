@@ -38,7 +38,11 @@ def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
         )
     for parameter in bundle.parameters:
         default = {} if parameter.name in bundle.required else {"default": parameter.default}
-        fields[prefix + parameter.name] = Param(**default, **_schema(parameter))
+        schema = _schema(parameter)
+        if default.get("default") == "":
+            # The form demands a text of whoever triggers, unless it may be null, which is then the default.
+            schema["type"] = ["null", "string"]
+        fields[prefix + parameter.name] = Param(**default, **schema)
     if any(node.cache.enabled for node in bundle.nodes):
         fields.setdefault(
             USE_CACHE,

@@ -9,7 +9,9 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import TerminalError
+from airtight.parameters import Parameter
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
+from plugins.tfx_airflow.params import form, values
 from runtime import client
 from runtime.bundle import Bundle, Node, path_of
 from runtime.compile import compile_pipeline
@@ -50,6 +52,15 @@ def test_the_trigger_form_is_typed(home):
             params.get_param(name).resolve(wrong)
     for right in ("2013-06", "2013-06-14", "2013-06-01/2013-07-01", None):
         assert params.get_param("interval").resolve(right) == right
+
+
+def test_a_text_that_is_empty_by_default_may_stay_empty_on_the_form(home):
+    bundle = Bundle.read(path_of(TINY, home))
+    optional = replace(bundle, parameters=(Parameter("reason", "str", ""),))
+    reason = form(optional)["reason"]
+    assert (reason.resolve(), reason.resolve(None), reason.schema["type"]) == ("", None, ["null", "string"])
+    assert values(optional, {"reason": None, "interval": "2013-06"}, (None, None))["reason"] == ""
+    assert form(replace(optional, required=("reason",)))["reason"].schema["type"] == "string"
 
 
 def test_options_of_nodes_reach_airflow(home):
