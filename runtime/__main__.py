@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -133,6 +134,9 @@ def _launch(told: argparse.Namespace) -> int:
 
 def _replay(told: argparse.Namespace) -> int:
     from runtime.replay import replay
+
+    # TFX warns of what no pipeline of this project has.
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
     def say(line: str) -> None:
         print(line, flush=True)
