@@ -15,6 +15,7 @@ from great_expectations.expectations.expectation import Expectation
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from airtight.interval import Interval
 from components.data.dataset import DatasetReader, Part
 from components.measures.judging import Subject
 from pipelines.flight_delays import clock
@@ -141,14 +142,17 @@ def _with_checks(flights: DataFrame, weather: DataFrame, planes: DataFrame) -> D
 
 
 def _days(reader: DatasetReader, spark: SparkSession, flights: DataFrame, part: Part) -> DataFrame:
-    """One row for each local day of a part, also for a day without flights."""
-    calendar = spark.createDataFrame([(day.isoformat(),) for day in reader.days(part)], "day string")
+    """One row for each local day of a part, also for a whole day without flights; no flight leaves before five."""
+    start, end = reader.span(part)
+    days = [Interval.parse(day.isoformat(), clock.ZONE) for day in reader.days(part)]
+    whole = [(day.start.date().isoformat(),) for day in days if start <= day.start and day.end <= end]
+    calendar = spark.createDataFrame(whole, "day string")
     counted = flights.groupBy(F.col("local_date").cast("string").alias("day")).agg(
         F.count("*").alias("flights"),
         F.avg("has_label").alias("share_labelled"),
         F.avg("has_weather").alias("share_weather"),
     )
-    return calendar.join(counted, "day", "left").fillna(0, ["flights"])
+    return calendar.join(counted, "day", "full").fillna(0, ["flights"])
 
 
 def _agrees(actual: str, scheduled: str, delay: str) -> Column:

@@ -7,38 +7,31 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tfx.types import standard_artifacts
 
 from airtight.interval import Interval
-from airtight.verdict import Verdict
-from components.artifacts import Dataset, ValidationReport
 from components.data import examples as reading
-from components.data.lake import Lake
-from components.ingest import ingest
 from components.measures import drift
-from components.transform import FILE, transform
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.lake import FLIGHTS, TABLES
+from pipelines.flight_delays.tests import small_lake
+from pipelines.flight_delays.tests.small_lake import Rows, file_of, ingested, rows_of, transformed, write
 from pipelines.flight_delays.transform import transform as make
 
 pytestmark = pytest.mark.slow
 
-Rows = dict[str, list[dict[str, Any]]]
-
-HERE = "pipelines.flight_delays"
 INTERVAL = Interval.parse("2013-06-10/2013-06-13T16:10", clock.ZONE)
 """It ends in the midst of a day, of an hour and of thunderstorms: files, hours and delays reach over its end."""
+VALIDATION_DAYS = 4
 FIRST, LAST = date(2013, 5, 24), date(2013, 6, 16)
 LATER = datetime(2013, 12, 1, tzinfo=UTC)
 MINUTES = 10_000.0
@@ -50,61 +43,18 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture(scope="module")
 def real(flight_lake: Path) -> Rows:
     """Three and a half weeks of the lake."""
-    lake, days = Lake(flight_lake), {(FIRST + timedelta(days=i)).isoformat() for i in range((LAST - FIRST).days + 1)}
-    files = {t.name: [f for f in lake.snapshot(t.name).files if f.day is None or f.day in days] for t in TABLES}
-    return {
-        name: ds.dataset([flight_lake / file.path for file in held]).to_table().to_pylist()
-        for name, held in files.items()
-    }
-
-
-def select(lake: Path, folder: Path, **settings: Any) -> Dataset:
-    """Runs ingest on a lake, for `INTERVAL`."""
-    dataset = Dataset()
-    dataset.uri = str(folder / "dataset")
-    ingest.EXECUTOR_SPEC.executor_class._FUNCTION(
-        dataset=dataset,
-        tables=f"{HERE}.lake:TABLES",
-        zone=clock.ZONE,
-        interval_start=INTERVAL.start.isoformat(),
-        interval_end=INTERVAL.end.isoformat(),
-        lake=str(lake),
-        **settings,
-    )
-    return dataset
+    return small_lake.read(flight_lake, FIRST, LAST)
 
 
 @pytest.fixture(scope="module")
 def run(spark, tmp_path_factory) -> Callable[..., standard_artifacts.Examples]:
-    """Runs ingest and transform on a lake."""
+    """Runs ingest and transform on a lake, for `INTERVAL`."""
 
     def run(lake: Path, **settings: Any) -> standard_artifacts.Examples:
         folder = tmp_path_factory.mktemp("run")
-        report, examples = ValidationReport(), standard_artifacts.Examples()
-        report.uri, examples.uri = str(folder / "report"), str(folder / "examples")
-        Verdict("validate", str(INTERVAL), ()).write(folder / "report")
-        transform.EXECUTOR_SPEC.executor_class._FUNCTION(
-            dataset=select(lake, folder, **settings),
-            report=report,
-            examples=examples,
-            transform=f"{HERE}.transform:transform",
-            schema=f"{HERE}.features:SCHEMA",
-            validation_days=4,
-        )
-        return examples
+        return transformed(ingested(lake, INTERVAL, folder, **settings), folder, VALIDATION_DAYS)
 
     return run
-
-
-def write(path: Path, rows: Rows, known_at: datetime | None = None) -> Path:
-    """Writes rows into the lake: what the days hold that these rows are of."""
-    for table in TABLES:
-        days = defaultdict(list)
-        for row in rows[table.name]:
-            days[clock.local_day(row[table.time]) if table.time else None].append(row)
-        content = {day: pa.Table.from_pylist(held, table.schema) for day, held in days.items()}
-        Lake(path).write(table.name, content, known_at)
-    return path
 
 
 def as_it_was(rows: Rows, now: datetime) -> Rows:
@@ -149,12 +99,12 @@ def planted(rows: Rows, now: datetime) -> Rows:
     }
 
 
-def split(examples: standard_artifacts.Examples, name: str) -> pa.Table:
-    return pq.read_table(Path(examples.uri) / f"Split-{name}" / FILE)
-
-
 def contents(examples: standard_artifacts.Examples, *splits: str) -> dict[str, bytes]:
-    return {name: (Path(examples.uri) / f"Split-{name}" / FILE).read_bytes() for name in splits}
+    return {name: file_of(examples, name).read_bytes() for name in splits}
+
+
+def ids(examples: standard_artifacts.Examples, *splits: str) -> set[str]:
+    return {i for name in splits for i in rows_of(examples, name)["flight_id"].to_pylist()}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +124,25 @@ def test_a_run_in_time_and_a_backfill_make_the_same_bytes(run, real, then, absur
     # The plant reaches into the files of the interval: flights that were in the air, and the rest of its last day.
     late = [flight for flight in real["flights"] if INTERVAL.start <= flight["scheduled_departure"] < INTERVAL.end]
     assert sum(flight["arrived_at"] is not None and flight["arrived_at"] >= INTERVAL.end for flight in late) > 50
-    assert split(then, "test").num_rows > 2000
+    assert rows_of(then, "test").num_rows > 2000
+
+
+def test_a_split_holds_what_was_known_when_it_ended_and_all_of_it(real, then):
+    first = datetime.combine(FIRST, time(), INTERVAL.start.tzinfo)
+    validation = INTERVAL.start - timedelta(days=VALIDATION_DAYS)
+    spans = {
+        "train": (first, validation, INTERVAL.start),
+        "validation": (validation, INTERVAL.start, INTERVAL.start),
+        "test": (INTERVAL.start, INTERVAL.end, INTERVAL.end),
+    }
+    for name, (start, end, known_by) in spans.items():
+        assert ids(then, name) == {
+            flight["flight_id"]
+            for flight in real["flights"]
+            if start <= flight["scheduled_departure"] < end
+            and flight["arr_delay"] is not None
+            and flight["arrived_at"] < known_by
+        }
 
 
 def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run, real, then, tmp_path):
@@ -188,11 +156,11 @@ def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run
     }
     assert len(crossing) > 20
     for examples in (then, other):
-        assert not crossing & {i for name in examples.splits for i in split(examples, name)["flight_id"].to_pylist()}
-    assert "ZZ" in split(other, "test")["carrier"].to_pylist()
+        assert not crossing & ids(examples, *examples.splits)
+    assert "ZZ" in rows_of(other, "test")["carrier"].to_pylist()
     # What the monitor compares with, and what the network knows of words and numbers, is of the training rows alone.
-    reference = reading.features(split(then, "train"), features.SCHEMA)
-    watched = [reading.features(split(examples, "test"), features.SCHEMA) for examples in (then, other)]
+    reference = reading.features(rows_of(then, "train"), features.SCHEMA)
+    watched = [reading.features(rows_of(examples, "test"), features.SCHEMA) for examples in (then, other)]
     for feature in features.SCHEMA.features:
         found = [drift.measure(feature, reference[feature.name], interval[feature.name]) for interval in watched]
         assert found[0].bins == found[1].bins
@@ -202,8 +170,8 @@ def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run
 
 
 def test_corrections_are_read_by_those_who_ask_for_the_lake_of_now(run, absurd_lake, then, tmp_path):
-    before = select(absurd_lake, tmp_path, lake_version="then").digest
-    corrected = _first_days(Lake(absurd_lake))
+    before = ingested(absurd_lake, INTERVAL, tmp_path, lake_version="then").digest
+    corrected = small_lake.read(absurd_lake, FIRST, FIRST + timedelta(days=2))
     for flight in corrected["flights"]:
         flight.update(dep_delay=MINUTES, arr_delay=-MINUTES, distance=1e9, carrier="ZZ")
     for row in corrected["weather"]:
@@ -211,15 +179,9 @@ def test_corrections_are_read_by_those_who_ask_for_the_lake_of_now(run, absurd_l
     for plane in corrected["planes"]:
         plane.update(year=0.0, seats=10**6, model="corrected")
     write(absurd_lake, corrected, LATER)
-    assert select(absurd_lake, tmp_path, lake_version="then").digest == before
+    assert ingested(absurd_lake, INTERVAL, tmp_path, lake_version="then").digest == before
     assert contents(run(absurd_lake, lake_version="then"), *then.splits) == contents(then, *then.splits)
-    assert select(absurd_lake, tmp_path, lake_version="now").digest != before
-
-
-def _first_days(lake: Lake) -> Rows:
-    """The first three days of the history, and the static tables whole."""
-    files = {t.name: [f for f in lake.snapshot(t.name).files if f.day is None or f.day < "2013-05-27"] for t in TABLES}
-    return {name: ds.dataset([lake.path / f.path for f in held]).to_table().to_pylist() for name, held in files.items()}
+    assert ingested(absurd_lake, INTERVAL, tmp_path, lake_version="now").digest != before
 
 
 STORM = (date(2013, 6, 12), date(2013, 6, 13))
