@@ -98,7 +98,7 @@ bench: install ## Measure parsing, launching, cached runs, and one month node by
 
 .PHONY: bench-growth
 bench-growth: install ## Measure how the features' cost grows, FACTORS="1 10 50" times the year (an hour and more)
-	@$(BIN)/uv pip install --quiet --no-deps --target "$${AIRTIGHT_HOME:-.airtight}/bench" -r requirements/bench.txt || \
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target "$${AIRTIGHT_HOME:-.airtight}/bench" -r requirements/bench.txt || \
 		echo "Polars could not be installed, so it is not measured." >&2
 	@PYTHONPATH="$(CURDIR):$${AIRTIGHT_HOME:-$(CURDIR)/.airtight}/bench" $(BIN)/python -m benchmarks.growth --factors $(FACTORS)
 

@@ -19,6 +19,8 @@ from components.schema import LABEL_KNOWN_AT
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.features import Overdue, Window
 
+SPAN_MINUTES = 24 * 60
+"""The rows of a key are sorted within spans of time this long, longer where a window is."""
 _MICROS_OF_MINUTE = 60_000_000
 _CUTOFF = int(clock.CUTOFF.total_seconds() * 1_000_000)
 _RECENT: tuple[Window | Overdue, ...] = (*features.WINDOWS, *features.OVERDUE)
@@ -140,7 +142,7 @@ def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
     """
     declared = [of for of in _RECENT if of.by == by]
     lives = [_life(of) for of in declared]
-    span = F.lit(max(24 * 60, *(life.longest for life in lives)) * _MICROS_OF_MINUTE)
+    span = F.lit(max(SPAN_MINUTES, *(life.longest for life in lives)) * _MICROS_OF_MINUTE)
     steps = F.explode(F.concat(*(_steps(number, life, span) for number, life in enumerate(lives))))
     events = flights.select(*by, steps.alias("step")).select(*by, "step.*").where("at IS NOT NULL")
     asked = flights.select(*by, "flight_id", F.col("cutoff").alias("at"), F.floor(F.col("cutoff") / span).alias("span"))
