@@ -230,10 +230,21 @@ def test_what_cannot_be_trained_is_refused_and_leaves_no_model(tmp_path, splits,
     assert not saved_model.serving_folder(str(tmp_path / "model")).exists()
 
 
-def test_a_fresh_process_mirrors_over_two_cpus(tmp_path):
+def test_fresh_processes_mirror_over_two_cpus_and_write_the_same_bytes(tmp_path):
     code = "import sys, pathlib, tests.components.test_train as t; "
     code += "t.Trained(pathlib.Path(sys.argv[1]), epochs=1, strategy='mirrored_cpus')"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment, cwd=ROOT, timeout=300)
-    record = json.loads((tmp_path / "run" / training.RECORD).read_text())
+    folders = [tmp_path / "one", tmp_path / "other"]
+    running = []
+    for seed, folder in enumerate(folders):
+        told = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": str(seed)}
+        # Each with its own home, or the second would go on from the checkpoint of the first.
+        environment = {**os.environ, **told, "AIRTIGHT_HOME": str(folder / "home")}
+        folder.mkdir()
+        running.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, cwd=ROOT))
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    record = json.loads((folders[0] / "run" / training.RECORD).read_text())
     assert record["devices"] == "CPU:0, CPU:1" and record["strategy"] == "mirrored_cpus"
+    one, other = (saved_model.serving_folder(str(folder / "model")) for folder in folders)
+    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(other) for path in other.rglob("*") if path.is_file()}
+    assert [path for path in files if (one / path).read_bytes() != (other / path).read_bytes()] == []
