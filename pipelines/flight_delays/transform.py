@@ -107,6 +107,12 @@ class _Life:
     minutes: Column
     longest: int
 
+    def columns(self, number: int) -> list[Column]:
+        """All of it as columns, named by a number; a life that never begins does not end."""
+        leave = F.when(self.enter.isNotNull(), self.leave)
+        told = {"enter": self.enter, "leave": leave, "late": self.late, "minutes": self.minutes}
+        return [column.alias(f"{name}_{number}") for name, column in told.items()]
+
 
 def _life(declared: Window | Overdue) -> _Life:
     if isinstance(declared, Window):
@@ -143,8 +149,11 @@ def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
     declared = [of for of in _RECENT if of.by == by]
     lives = [_life(of) for of in declared]
     span = F.lit(max(SPAN_MINUTES, *(life.longest for life in lives)) * _MICROS_OF_MINUTE)
-    steps = F.explode(F.concat(*(_steps(number, life, span) for number, life in enumerate(lives))))
-    events = flights.select(*by, steps.alias("step")).select(*by, "step.*").where("at IS NOT NULL")
+    # The lives are columns before steps are made of them: Spark would compute them again for each step.
+    told = flights.select(*by, *(column for number, life in enumerate(lives) for column in life.columns(number)))
+    steps = F.explode(F.array(*(step for number in range(len(lives)) for step in _steps(number, span))))
+    events = told.select(*by, steps.alias("step")).select(*by, "step.*").where("at IS NOT NULL")
+    events = events.withColumn("span", F.floor(F.col("within") / span)).drop("within")
     asked = flights.select(*by, "flight_id", F.col("cutoff").alias("at"), F.floor(F.col("cutoff") / span).alias("span"))
     # A flight comes before the events of its own instant: only what was known earlier counts.
     before = Rows.partitionBy(*by, "span").orderBy("at", F.col("flight_id").isNull())
@@ -162,25 +171,22 @@ def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
     return rows.select("flight_id", *(column.alias(name) for name, column in measured.items()))
 
 
-def _steps(number: int, life: _Life, span: Column) -> Column:
+def _steps(number: int, span: Column) -> list[Column]:
     """Enter, leave, and enter again in the span in which it leaves, if that is another one."""
+    enter, leave = F.col(f"enter_{number}"), F.col(f"leave_{number}")
 
     def step(at: Column, within: Column, sign: int) -> Column:
         return F.struct(
             F.lit(number).alias("life"),
             at.alias("at"),
-            F.floor(within / span).alias("span"),
+            within.alias("within"),
             F.lit(sign).alias("sign"),
-            life.late.alias("late"),
-            life.minutes.alias("minutes"),
+            F.col(f"late_{number}").alias("late"),
+            F.col(f"minutes_{number}").alias("minutes"),
         )
 
-    reaches_over = F.floor(life.enter / span) < F.floor(life.leave / span)
-    return F.array(
-        step(life.enter, life.enter, 1),
-        step(F.when(life.enter.isNotNull(), life.leave), life.leave, -1),
-        step(F.when(reaches_over, life.enter), life.leave, 1),
-    )
+    reaches_over = F.floor(enter / span) < F.floor(leave / span)
+    return [step(enter, enter, 1), step(leave, leave, -1), step(F.when(reaches_over, enter), leave, 1)]
 
 
 def _minute(micros: Column) -> Column:
