@@ -22,6 +22,9 @@ MARK = "AIRTIGHT_SERVICES"
 SPARK_TOKEN = "spark_token"
 """File beside the other secrets with what the Spark server wants to hear: who may use it runs code as its owner."""
 LARGEST_PORT = 65535
+SQLITE = {"timeout": 30.0}
+"""How Airflow connects to SQLite, read by itself: a writer waits longer for another than SQLite's own 5 s, after which
+a scheduler in the middle of a backfill would give up and end."""
 _PREFIX = "AIRTIGHT_"
 
 
@@ -215,9 +218,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             # Read from files at the time of use, so that no task finds a secret in its environment.
             "fernet_key_cmd": f"cat {home.run / 'fernet_key'}",
         },
-        "database": {
-            "sql_alchemy_conn": settings.airflow_database or f"sqlite:///{_airflow_home(home) / 'airflow.db'}",
-        },
+        "database": _database(settings, home),
         "api": {
             "host": HOST,
             "port": settings.airflow_port,
@@ -250,6 +251,17 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
     }
     named = {f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in told.items() for k, v in options.items()}
     return {"AIRFLOW_HOME": str(_airflow_home(home)), **named}
+
+
+def _database(settings: Settings, home: Home) -> dict[str, str]:
+    if settings.airflow_database:
+        return {"sql_alchemy_conn": settings.airflow_database}
+    patient = f"{__name__}.SQLITE"
+    return {
+        "sql_alchemy_conn": f"sqlite:///{_airflow_home(home) / 'airflow.db'}",
+        "sql_alchemy_connect_args": patient,
+        "sql_alchemy_connect_args_async": patient,
+    }
 
 
 def _airflow_home(home: Home) -> Path:

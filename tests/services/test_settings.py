@@ -150,3 +150,15 @@ def test_airflow_knows_every_setting(home: Home) -> None:
     command = [sys.executable, "-c", code, *names]
     told = subprocess.run(command, env=environment(Settings(), home), capture_output=True, text=True, check=True)
     assert told.stdout.split("\n")[:-1] == ["fernet 44 jwt 44"], told.stdout
+
+
+@pytest.mark.slow
+def test_airflow_waits_for_a_busy_sqlite_and_asks_nothing_such_of_another_database(home: Home) -> None:
+    prepare(home)
+    code = "from airflow.settings import engine; connection = engine.raw_connection()\n"
+    code += "print(connection.execute('PRAGMA busy_timeout').fetchone()[0])"
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment(Settings(), home), check=True, capture_output=True, text=True)
+    assert told.stdout.split()[-1] == "30000"
+    other = airflow_environment(Settings(airflow_database="postgresql://there/airflow"), home)
+    assert not [name for name in other if "CONNECT_ARGS" in name]
