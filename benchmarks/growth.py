@@ -1,6 +1,6 @@
 """How the cost of the features grows with the data: the year of flights once, 10 and 50 times, evenly and skewed.
 
-    python -m benchmarks.growth [--factors 1 10 50] [--shapes even skewed] [--limit 600]
+    python -m benchmarks.growth [--factors 1 10 50] [--shapes even skewed] [--limit 600] [--memory 12]
 
 A copy of the year has carriers, airports, aircraft and flight numbers of its own, so that the keys multiply with the
 rows. Skewed, one airport and one carrier hold four fifths of all rows. Each case is a process of its own that reads
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -271,38 +272,48 @@ CASES: dict[str, Callable[[Path, Path], float]] = {
 }
 
 
-def measure(case: str, source: Path, out: Path, limit_s: float) -> dict[str, Any]:
+def measure(case: str, source: Path, out: Path, limit_s: float, memory: float = math.inf) -> dict[str, Any]:
     """Runs one case in a process of its own.
 
     Returns:
-      seconds (None when it failed or ran longer than the limit, and then why), peak_bytes, and bytes read and written.
+      seconds (None when it failed, or passed the limit of seconds or of bytes of memory, and then why), peak, and bytes
+      read and written.
     """
     command = [sys.executable, "-m", "benchmarks.growth", "--case", case, str(source), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak, ended = [0], threading.Event()
-        watch = threading.Thread(target=_watch, args=(process.pid, peak, ended))
+        watch = threading.Thread(target=_watch, args=(process.pid, peak, ended, memory))
         watch.start()
         seconds, why = None, ""
         try:
             told = process.communicate(timeout=limit_s)[0]
             seconds = float(told.split()[-1]) if process.returncode == 0 else None
-            why = f"failed, {process.returncode}"
+            why = f"over {memory / 2**30:.0f} GiB" if peak[0] > memory else f"failed, {process.returncode}"
         except subprocess.TimeoutExpired:
             why = f"over {limit_s:.0f} s"
         finally:
             if process.poll() is None:
-                for child in (*psutil.Process(process.pid).children(recursive=True), process):
-                    child.kill()
+                _kill(process.pid)
             ended.set()
             watch.join()
     return {"seconds": seconds, "why": why, "peak": peak[0], "read": _bytes(source), "written": _bytes(out)}
 
 
-def _watch(pid: int, peak: list[int], ended: threading.Event) -> None:
+def _kill(pid: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        top = psutil.Process(pid)
+        for each in (*top.children(recursive=True), top):
+            each.kill()
+
+
+def _watch(pid: int, peak: list[int], ended: threading.Event, memory: float) -> None:
     while not ended.wait(0.5):
         with contextlib.suppress(psutil.Error):
             top = psutil.Process(pid)
             peak[0] = max(peak[0], sum(p.memory_info().rss for p in (top, *top.children(recursive=True))))
+        if peak[0] > memory:
+            _kill(pid)
+            return
 
 
 def _bytes(folder: Path) -> int:
@@ -332,6 +343,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=tuple(CASES))
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a case is given up")
+    half = psutil.virtual_memory().total / 2**31
+    parser.add_argument("--memory", type=float, default=half, help="GiB beyond which a case is given up (half of all)")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.case:
@@ -352,7 +365,7 @@ def main() -> None:
                 multiply(root / "year", source, factor, shape)
                 rows, answers = ds.dataset(source / "flights").count_rows(), {}
                 for number, case in enumerate(cases):
-                    found = measure(case, source, root / f"answer{number}", told.limit)
+                    found = measure(case, source, root / f"answer{number}", told.limit, told.memory * 2**30)
                     sizes = " | ".join(f"{found[name] / 2**20:,.0f}" for name in ("peak", "read", "written"))
                     seconds = f"{found['seconds']:.1f}" if found["seconds"] else found["why"]
                     print(f"| {rows:,} | {shape} | {case} | {seconds} | {sizes} |", flush=True)
