@@ -116,24 +116,40 @@ def main() -> None:
 
 def make_examples(name: str, folder: Path) -> Path:
     """Runs ingest, validate and transform of one month; answers the folder of the examples."""
+    ingest_month(name, folder)
+    validate_month(name, folder)
+    transform_month(name, folder)
+    return folder / "examples"
+
+
+def ingest_month(name: str, folder: Path) -> None:
+    """Names the data of a month."""
     interval = Interval.parse(name, clock.ZONE)
-    dataset = _artifact(Dataset, folder / "dataset")
-    report = _artifact(ValidationReport, folder / "report")
-    examples = _artifact(standard_artifacts.Examples, folder / "examples")
     ends = {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
+    dataset = _artifact(Dataset, folder / "dataset")
     ingest.test_call(dataset=dataset, tables=f"{HERE}.lake:TABLES", zone=clock.ZONE, **ends)
+
+
+def validate_month(name: str, folder: Path) -> None:
+    """Judges the data that `ingest_month` named."""
+    dataset, report = _artifact(Dataset, folder / "dataset"), _artifact(ValidationReport, folder / "report")
+    interval = Interval.parse(name, clock.ZONE)
+    dataset.interval_start, dataset.interval_end = interval.start.isoformat(), interval.end.isoformat()
     validate.test_call(
         dataset=dataset, report=report, expectations=f"{HERE}.expectations:subjects", pipeline="flight_delays"
     )
+
+
+def transform_month(name: str, folder: Path) -> None:
+    """Makes examples of the data that `validate_month` judged."""
     transform.test_call(
-        dataset=dataset,
-        report=report,
-        examples=examples,
+        dataset=_artifact(Dataset, folder / "dataset"),
+        report=_artifact(ValidationReport, folder / "report"),
+        examples=_artifact(standard_artifacts.Examples, folder / "examples"),
         transform=f"{HERE}.transform:transform",
         schema=f"{HERE}.features:SCHEMA",
         validation_days=settings.VALIDATION_DAYS.default,
     )
-    return folder / "examples"
 
 
 def read_month(name: str, folder: Path) -> Month:
