@@ -5,11 +5,11 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
 import keras
 import numpy as np
@@ -31,6 +31,7 @@ from components.measures.scores import log_loss, roc_auc
 from components.modelling import calibration, fitting, saved_model
 from components.modelling.parts import Labelled, Parts
 from components.modelling.quiet import quiet
+from components.modelling.weights import Carried, Weights, file_of
 from components.schema import ExampleSchema
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ def train(
     model_run: OutputArtifact[standard_artifacts.ModelRun],
     schema: Parameter[str],
     model_fn: Parameter[str],
+    start_from: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     epochs: Parameter[int] = 8,
+    warm_epochs: Parameter[int] = 2,
     batch_size: Parameter[int] = 512,
     learning_rate: Parameter[float] = 4e-3,
     weight_decay: Parameter[float] = 1e-2,
@@ -65,16 +68,22 @@ def train(
     Vocabularies and normalisation are learned from the rows that are fitted, and live inside the SavedModel. Equal
     examples and settings give equal metrics. A retry of the same training goes on after the last whole epoch.
 
+    A warm start takes over the network's weights alone: the optimizer, the calibration and the companion begin anew.
+
     Args:
       examples: Splits `train` and `validation`, of the schema's columns.
-      model: The SavedModel; see docs/architecture.md for its signatures.
+      model: The SavedModel; see docs/architecture.md for its signatures. Beside it the network's weights, for a later
+        fit to start from.
       model_run: TensorBoard's logs and the training record.
       schema: Names the pipeline's `ExampleSchema`.
       model_fn: Names the pipeline's function `(schema, fitted, validation, chosen, seed) -> Parts`; see
         `components.modelling.parts`. `fitted` are the raw rows that are learned from and `validation` those that judge,
         both `Labelled`; there are none of the latter in a refit, or where the split is empty. `chosen` is in a refit
         what the parts before it chose on the validation rows, else empty. Equal arguments must give equal parts.
+      start_from: A model whose weights every fit of this training starts from, or none. One that has kept none is
+        warned of, and the training starts from scratch.
       epochs: Passes over the rows at most.
+      warm_epochs: The same where it starts from another's weights, if that is fewer.
       batch_size: Rows in one step, over all devices together.
       learning_rate: The highest learning rate.
       weight_decay: AdamW's.
@@ -89,11 +98,14 @@ def train(
     check_choice("refit", refit, REFITS)
     interval = reading.interval_of(examples)
     settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, average, patience, seed)
-    training = _Training(load(schema), model_fn, settings, strategy, Path(model_run.uri))
+    start = _start((start_from or [None])[0])
+    if start:
+        settings = replace(settings, epochs=min(epochs, warm_epochs))
+    training = _Training(load(schema), model_fn, settings, strategy, Path(model_run.uri), start)
     parts = {split: _read(Path(examples.uri), split, training.schema) for split in ("train", "validation")}
     _check_labels(parts["train"])
     with quiet("absl", "tensorflow"):
-        record = training.run(parts, refit, calibrate, saved_model.serving_folder(model.uri))
+        record = training.run(parts, refit, calibrate, model.uri)
     record = {"interval": interval, "schema": schema, **record}
     write_text(Path(model_run.uri) / RECORD, json.dumps(_without_nan(record), indent=1, allow_nan=False))
     for artifact in (model, model_run):
@@ -101,6 +113,7 @@ def train(
         artifact.set_string_custom_property("interval_end", interval[1])
         artifact.set_string_custom_property("refit", refit)
         artifact.set_int_custom_property("rows", record["rows"]["fitted"])
+        artifact.set_int_custom_property("warm_start", int(bool(start)))
     log.info("The model lies in %s, its record in %s.", model.uri, Path(model_run.uri) / RECORD)
 
 
@@ -126,13 +139,39 @@ class _Part:
         return {"rows": len(self), "first": self.first, "last": self.last, "label_share": share, "digest": self.digest}
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What the fits start from."""
+
+    weights: Weights
+    digest: str
+
+
+def _start(model: standard_artifacts.Model | None) -> _Start | None:
+    if model is None:
+        return None
+    path = file_of(model.uri)
+    if not path.is_file():
+        log.warning("The model in %s has kept no weights to start from: this one starts from scratch.", model.uri)
+        return None
+    log.info("The network starts from the weights of the model in %s; its companion does not.", model.uri)
+    return _Start(Weights.read(path), digest_of_file(path))
+
+
 class _Training:
     """One training, from read splits to a written SavedModel."""
 
     def __init__(
-        self, schema: ExampleSchema, model_fn: str, settings: fitting.FitSettings, strategy: str, run: Path
+        self,
+        schema: ExampleSchema,
+        model_fn: str,
+        settings: fitting.FitSettings,
+        strategy: str,
+        run: Path,
+        start: _Start | None,
     ) -> None:
         self.schema, self.model_fn, self.settings, self.run_folder = schema, model_fn, settings, run
+        self.start, self.carried = start, dict[str, Carried]()
         # Before the first operation: afterwards neither the devices nor determinism can be chosen.
         tf.config.experimental.enable_op_determinism()
         self.strategy = fitting.make_strategy(strategy)
@@ -140,7 +179,7 @@ class _Training:
         self.make_model = load(model_fn)
         self.code, self.packages = code.closure([code.module_of(model_fn), fitting.__name__])
 
-    def run(self, parts: dict[str, _Part], refit: str, calibrate: str, folder: Path) -> dict[str, Any]:
+    def run(self, parts: dict[str, _Part], refit: str, calibrate: str, model_uri: str) -> dict[str, Any]:
         """Fits, calibrates, exports; answers the record."""
         started = time.monotonic()
         fitted, validation = parts["train"], parts["validation"] if len(parts["validation"]) else None
@@ -170,7 +209,8 @@ class _Training:
             fitted = _joined(fitted, validation)
             made, network, again = self._fit(fitted, None, "refit", stop_after=progress.best_epoch, chosen=chosen)
             history["refit"] = again.epochs
-        saved_model.Served(self.schema, made, network, scale, shift).save(folder)
+        saved_model.Served(self.schema, made, network, scale, shift).save(saved_model.serving_folder(model_uri))
+        Weights.of(network, made.words).write(file_of(model_uri))
         seconds = time.monotonic() - started
         log.info("Kept epoch %d of %d; %.0f s in all.", progress.best_epoch, len(progress.epochs), seconds)
         return {
@@ -180,6 +220,7 @@ class _Training:
             "rows": {name: part.described() for name, part in parts.items()} | {"fitted": len(fitted)},
             "strategy": self.strategy_name,
             "devices": self._devices(),
+            "warm_start": self._warm_start(),
             "best_epoch": progress.best_epoch,
             "chosen": dict(chosen),
             "epochs": history,
@@ -207,7 +248,7 @@ class _Training:
         parts = self.make_model(self.schema, fitted.labelled(), judges, chosen, self.settings.seed)
         checkpoint = self._checkpoint(phase, fitted, validation, stop_after, chosen)
         progress = fitting.fit(
-            parts.build_network,
+            lambda: self._started(parts, phase),
             fitting.Rows(self._inputs(parts, fitted), fitted.labels),
             self._rows(parts, validation) if validation else None,
             self.settings,
@@ -220,6 +261,19 @@ class _Training:
         network = parts.build_network()
         network.set_weights(progress.best_weights)
         return parts, network, progress
+
+    def _started(self, parts: Parts, phase: str) -> keras.Model:
+        """A new network, with the weights that it starts from."""
+        network = parts.build_network()
+        if self.start:
+            self.carried[phase] = self.start.weights.carry_into(network, parts.words)
+            log.info("Start: %s.", self.carried[phase])
+        return network
+
+    def _warm_start(self) -> dict[str, Any] | None:
+        if self.start is None:
+            return None
+        return {"digest": self.start.digest, **{phase: asdict(told) for phase, told in self.carried.items()}}
 
     def _inputs(self, parts: Parts, part: _Part) -> Any:
         preprocess = fitting.Batched(lambda raw: parts.preprocess(raw, training=False))
@@ -241,6 +295,7 @@ class _Training:
             "rows": [fitted.digest, validation.digest if validation else ""],
             "settings": fitting.settings_as_record(self.settings),
             "stop_after": stop_after,
+            "start": self.start.digest if self.start else "",
             "chosen": dict(chosen),
             "model_fn": self.model_fn,
             "schema": repr(self.schema),

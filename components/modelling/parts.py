@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import keras
@@ -36,9 +36,13 @@ class Parts:
         epoch's choice as in the exported model. None: the network answers alone.
       chosen: What the validation rows decided about these parts, as JSON knows it; a refit is given it, and the
         training record keeps it.
+      words: For weights of the network whose rows belong to words, by name as `components.modelling.weights` gives it
+        (such as `embedding_0/embeddings`), the words in the order of the rows; "" is all others. A fit that starts from
+        another's weights finds its rows by them.
     """
 
     preprocess: keras.Model
     build_network: Callable[[], keras.Model]
     companion: keras.Model | None = None
     chosen: Mapping[str, int | float | str] = field(default_factory=dict)
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)

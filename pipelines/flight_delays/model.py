@@ -77,7 +77,8 @@ def build(
 
     Returns:
       `preprocess`, to {"categories": int64 [batch, categories], "places": int32 [batch, numbers], "ways": float32
-      [batch, numbers]}, the network on them, the trees as the companion, and how many trees were chosen.
+      [batch, numbers]}, the network on them, the trees as the companion, how many trees were chosen, and the words of
+      the embeddings. A network may start from an earlier one's weights; trees are always grown from scratch.
     """
     shape = Shape()
     inputs = {
@@ -113,6 +114,7 @@ def build(
         build_network=build_network,
         companion=keras.Model(inputs, trees(numbers, coded)),
         chosen={"trees": booster.num_trees()},
+        words={f"embedding_{number}/embeddings": ["", *words] for number, words in enumerate(vocabularies)},
     )
 
 

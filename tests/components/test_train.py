@@ -20,6 +20,7 @@ from components import train as training
 from components.data.examples import features, labels, read_table
 from components.measures.scores import roc_auc
 from components.modelling import fitting, saved_model
+from components.modelling.weights import Weights, file_of
 from components.schema import PREDICTION
 from tests.components import toy
 
@@ -248,3 +249,42 @@ def test_fresh_processes_mirror_over_two_cpus_and_write_the_same_bytes(tmp_path)
     files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
     assert files == {path.relative_to(other) for path in other.rglob("*") if path.is_file()}
     assert [path for path in files if (one / path).read_bytes() != (other / path).read_bytes()] == []
+
+
+def test_a_warm_start_takes_fewer_epochs_and_is_nearly_as_good(trained, tmp_path, caplog):
+    rows = toy.table(900, 7)
+    colours = rows["colour"].to_pylist()
+    fresh_colour = ["violet" if place % 50 == 0 else colour for place, colour in enumerate(colours)]
+    examples = toy.examples(tmp_path / "next", train=rows.set_column(0, "colour", [fresh_colour]))
+    settings = {"refit": "include_validation", "warm_epochs": 1, "start_from": [trained.model]}
+    with caplog.at_level(logging.INFO):
+        warm = Trained(tmp_path / "warm", examples, **settings)
+    assert "Start: 5 of 5 weights carried over, 1 new words." in caplog.text
+    told = warm.record["warm_start"]
+    assert told["judged"] == told["refit"] == {"weights": 5, "fresh": [], "new_words": 1}
+    assert [len(epochs) for epochs in warm.record["epochs"].values()] == [1, 1]
+    assert warm.record["settings"]["epochs"] == 1
+    assert [each.model.get_int_custom_property("warm_start") for each in (warm, trained)] == [1, 0]
+    assert trained.record["warm_start"] is None
+    cold = Trained(tmp_path / "cold", examples, epochs=1)
+    quality = {name: roc_auc(run.labels, run.answers) for name, run in (("warm", warm), ("cold", cold))}
+    assert quality["warm"] > roc_auc(trained.labels, trained.answers) - 0.01
+    assert quality["warm"] > quality["cold"]
+    again = Trained(tmp_path / "again", examples, **settings)
+    assert file_of(again.model.uri).read_bytes() == file_of(warm.model.uri).read_bytes()
+    np.testing.assert_allclose(again.answers, warm.answers, atol=1e-7)
+
+
+def test_the_weights_lie_beside_what_is_served(trained):
+    kept = Weights.read(file_of(trained.model.uri))
+    assert kept.words == {"embedding_0/embeddings": ["", "blue", "green", "red"]}
+    assert len(kept.arrays) == 5 and sum(array.size for array in kept.arrays.values()) == trained.record["weights"]
+    assert not [path for path in trained.folder.rglob("*") if "npz" in path.name or "Weights" in path.parts]
+
+
+def test_without_kept_weights_it_starts_from_scratch_and_says_so(trained, tmp_path, caplog):
+    older = toy.artifact(standard_artifacts.Model, tmp_path / "older")
+    run = Trained(tmp_path, calibrate="scale_and_shift", start_from=[older])
+    assert "kept no weights" in caplog.text and run.record["warm_start"] is None
+    assert len(run.record["epochs"]["judged"]) == 5 and run.model.get_int_custom_property("warm_start") == 0
+    np.testing.assert_allclose(run.answers, trained.answers, atol=1e-7)

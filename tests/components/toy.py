@@ -60,7 +60,7 @@ def model(schema, fitted, validation, chosen, seed):
         hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(16, activation="relu")(both))
         return keras.Model({"colour": colour, "numbers": numbers}, keras.layers.Dense(3)(hidden))
 
-    return Parts(preprocess, build)
+    return Parts(preprocess, build, words={"embedding_0/embeddings": ["", *colours]})
 
 
 def model_with_companion(schema, fitted, validation, chosen, seed):
