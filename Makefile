@@ -8,6 +8,7 @@ INTERVAL ?= 2013-06
 FORCE ?=
 FACTORS ?= 1 10 50
 PARALLEL ?= 2
+DAG ?= flight_delays
 REPROCESS ?= failed
 VERSION ?=
 PYTEST ?=
@@ -41,8 +42,8 @@ demo: install ## Start everything, train a month, and ask the served model about
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL) $(if $(FORCE),--force)
 
 .PHONY: year
-year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once)
-	@$(PY) -m pipelines.flight_delays.year backfill --parallel $(PARALLEL) --reprocess $(REPROCESS)
+year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once, DAG=flight_delays_warm for the warm start)
+	@$(PY) -m pipelines.flight_delays.year backfill --dag $(DAG) --parallel $(PARALLEL) --reprocess $(REPROCESS)
 
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)

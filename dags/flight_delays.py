@@ -8,29 +8,22 @@ interval. The model server then answers on `/v1/models/flight_delays`.
 """
 
 import sys
-from datetime import timedelta
 
 import pendulum
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronDataIntervalTimetable
 
+from pipelines.flight_delays import clock, settings
 from plugins.tfx_airflow import TfxDag
-
-ZONE = "America/New_York"
 
 dag = TfxDag(
     "flight_delays",
     doc_md=__doc__,
     description="Will a flight arrive more than 15 minutes late? Learned, judged, served and watched month by month.",
-    # A month's run starts when the month is over; weekly is "0 0 * * 1".
-    schedule=CronDataIntervalTimetable("0 0 1 * *", timezone=ZONE),
-    # January has nothing before it to learn from; the lake ends with 2013.
-    start_date=pendulum.datetime(2013, 2, 1, tz=ZONE),
-    end_date=pendulum.datetime(2014, 1, 1, tz=ZONE),
-    catchup=False,
-    max_active_runs=4,
-    default_args={"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)},
-    tags=["tfx", "flights"],
+    schedule=CronDataIntervalTimetable(settings.SCHEDULE, timezone=clock.ZONE),
+    start_date=pendulum.datetime(*settings.FIRST, tz=clock.ZONE),
+    end_date=pendulum.datetime(*settings.LAST, tz=clock.ZONE),
+    **settings.DAG,
 )
 
 with dag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -81,12 +81,13 @@ class Month:
     warm: bool = False
 
 
-def page(title: str, months: Sequence[Month]) -> str:
+def page(title: str, months: Sequence[Month], more: str = "") -> str:
     """Renders the report.
 
     Args:
       title: What it is about.
       months: The runs, in the order of their intervals.
+      more: HTML that is put before the table, such as a `comparison`.
 
     Returns:
       A whole HTML document.
@@ -98,12 +99,42 @@ def page(title: str, months: Sequence[Month]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1><p>{escape(said)}.</p>
-{_plots(months) if months else ""}
+{_plots(months) if months else ""}{more}
 <h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
 <p class="dim">The champion is the model that had been pushed last when the interval began; both are measured on the
 interval itself. Seconds are those of the nodes that ran; several ran side by side.</p>
 </body></html>
 """
+
+
+_COMPARED: dict[str, tuple[Callable[[Month], float | None], str]] = {
+    "ROC AUC": (lambda month: month.roc_auc, ".4f"),
+    "log loss": (lambda month: month.log_loss, ".4f"),
+    "train, s": (lambda month: month.seconds.get("train"), ",.0f"),
+}
+
+
+def comparison(runs: Mapping[str, Sequence[Month]]) -> str:
+    """Several pipelines side by side, interval by interval, as an HTML table.
+
+    Args:
+      runs: For each pipeline's name its runs. Means and sums are of the intervals of which all have the figure.
+    """
+    of = [{month.name: month for month in months} for months in runs.values()]
+    names = sorted({name for months in of for name in months})
+    head, rows = "<th>interval</th>", dict.fromkeys((*names, "mean", "sum"), "")
+    for figure, (get, form) in _COMPARED.items():
+        head += "".join(f"<th class=n>{figure}<br>{escape(name)}</th>" for name in runs)
+        told = {name: [get(months[name]) if name in months else None for months in of] for name in names}
+        whole = [values for values in told.values() if None not in values]
+        columns = list(zip(*whole, strict=True)) or [()] * len(of)
+        told["mean"] = [sum(column) / len(column) if column else None for column in columns]
+        told["sum"] = [sum(column) if column and figure == "train, s" else None for column in columns]
+        for name, values in told.items():
+            rows[name] += "".join(_number(value, form) for value in values)
+    lines = "".join(f"<tr><td>{escape(name)}</td>{cells}</tr>" for name, cells in rows.items())
+    return f"""<h2>Side by side</h2><div class="scroll"><table><tr>{head}</tr>{lines}</table></div>
+<p class="dim">Means and the sum are of the intervals for which every pipeline has the figure.</p>"""
 
 
 def _table(months: Sequence[Month]) -> str:

@@ -104,13 +104,17 @@ def build_lake(home: Home) -> None:
     print(f"The lake {home.lake} has the rows: {rows}.", flush=True)
 
 
-def compile_pipeline(home: Home) -> None:
+def compile_pipeline(home: Home, source: str = DAG) -> None:
     """Compiles the pipeline by the warm launcher, unless its bundle is that of the present sources.
+
+    Args:
+      home: The state folder.
+      source: A folder of `pipelines/`, or `package.module:function`.
 
     Raises:
       AirtightError: It does not compile.
     """
-    bundle = fresh(DAG, home, say=partial(print, flush=True))
+    bundle = fresh(source, home, say=partial(print, flush=True))
     print(f"The pipeline: {' -> '.join(node.id for node in bundle.nodes)}", flush=True)
 
 

@@ -3,6 +3,8 @@
 ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
                           |                    ^
                           +-> monitor       champion
+
+With a warm start the champion is also what train starts from.
 """
 
 from tfx.dsl.components.common.resolver import Resolver
@@ -30,8 +32,13 @@ _HERE = "pipelines.flight_delays"
 _SCHEMA = f"{_HERE}.features:SCHEMA"
 
 
-def create_pipeline() -> Pipeline:
-    """Wires the nine nodes; what they need of flights they get by name."""
+def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START) -> Pipeline:
+    """Wires the nine nodes; what they need of flights they get by name.
+
+    Args:
+      name: Of the pipeline and of the served model.
+      warm_start: Whether train starts from the champion's weights. Then it waits for the run before, as the gates do.
+    """
     start, end = interval_parameters()
     # An earlier result of ingest holds as long as the lake has the same versions of its tables.
     data = ingest(
@@ -44,7 +51,7 @@ def create_pipeline() -> Pipeline:
     ).with_id("ingest")
     task(data, cache_on="components.ingest:lake_state")
     dataset = data.outputs["dataset"]
-    valid = validate(dataset=dataset, expectations=f"{_HERE}.expectations:subjects", pipeline=NAME).with_id("validate")
+    valid = validate(dataset=dataset, expectations=f"{_HERE}.expectations:subjects", pipeline=name).with_id("validate")
     transformed = transform(
         dataset=dataset,
         report=valid.outputs["report"],
@@ -53,22 +60,24 @@ def create_pipeline() -> Pipeline:
         validation_days=runtime_parameter(settings.VALIDATION_DAYS),
     ).with_id("transform")
     examples = transformed.outputs["examples"]
-    trained = train(
-        examples=examples,
-        schema=_SCHEMA,
-        model_fn=f"{_HERE}.model:build",
-        epochs=runtime_parameter(settings.EPOCHS),
-        seed=runtime_parameter(settings.SEED),
-        strategy=runtime_parameter(settings.STRATEGY),
-        refit=runtime_parameter(settings.REFIT),
-    ).with_id("train")
-    model = trained.outputs["model"]
     champion = Resolver(
         strategy_class=ChampionAsOf,
         dataset=dataset,
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
         model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
     ).with_id("champion")
+    trained = train(
+        examples=examples,
+        schema=_SCHEMA,
+        model_fn=f"{_HERE}.model:build",
+        start_from=champion.outputs["model"] if warm_start else None,
+        epochs=runtime_parameter(settings.EPOCHS),
+        warm_epochs=settings.WARM_EPOCHS,
+        seed=runtime_parameter(settings.SEED),
+        strategy=runtime_parameter(settings.STRATEGY),
+        refit=runtime_parameter(settings.REFIT),
+    ).with_id("train")
+    model = trained.outputs["model"]
     judged = evaluate(
         examples=examples,
         model=model,
@@ -89,14 +98,20 @@ def create_pipeline() -> Pipeline:
         blessing=judged.outputs["blessing"],
         infra_blessing=tried.outputs["infra_blessing"],
         dataset=dataset,
-        model_name=NAME,
+        model_name=name,
         zone=ZONE,
     ).with_id("push")
     # Whether a model answers in time, and whether it is served, is asked anew in each run.
     task(tried, cache=False)
     task(pushed, cache=False)
-    # In a backfill, months are learned side by side, and judged one after the other.
-    in_order(champion, judged, until=pushed.id)
+    # In a backfill, months are learned side by side, and judged one after the other; what starts from the champion can
+    # be learned only when that is known.
+    in_order(champion, *([trained] if warm_start else []), judged, until=pushed.id)
     watched = monitor(examples=examples, schema=_SCHEMA).with_id("monitor")
     nodes = [data, valid, transformed, trained, champion, judged, tried, pushed, watched]
-    return Pipeline(pipeline_name=NAME, components=nodes, enable_cache=True)
+    return Pipeline(pipeline_name=name, components=nodes, enable_cache=True)
+
+
+def create_warm_pipeline() -> Pipeline:
+    """The same with a warm start, under a name of its own: it has its own champions, and serves beside the other."""
+    return create_pipeline(settings.WARM_NAME, warm_start=True)

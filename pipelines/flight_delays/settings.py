@@ -1,8 +1,31 @@
-"""What a person may set for a run: each with a default, a range and a description, shown on the trigger form."""
+"""What a person may set for a run, each with a default, a range and a description; first what only the code sets."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 from airtight.parameters import Parameter
+
+WARM_START = False
+"""Whether a month's network starts from the champion's weights; training then waits for the run of the month before."""
+WARM_EPOCHS = 2
+"""Passes over the training data, at most, where it does."""
+WARM_NAME = "flight_delays_warm"
+WARM_PIPELINE = "pipelines.flight_delays.pipeline:create_warm_pipeline"
+"""The pipeline that always does, to be compared with the other."""
+
+SCHEDULE = "0 0 1 * *"
+"""A month's run starts when the month is over; weekly is "0 0 * * 1"."""
+FIRST, LAST = (2013, 2, 1), (2014, 1, 1)
+"""January has nothing before it to learn from; the lake ends with 2013."""
+DAG: dict[str, Any] = {
+    "catchup": False,
+    "max_active_runs": 4,
+    "default_args": {"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)},
+    "tags": ["tfx", "flights"],
+}
+"""What else the two DAGs have in common."""
 
 WINDOW_DAYS = Parameter(
     "window_days",

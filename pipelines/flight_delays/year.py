@@ -2,6 +2,7 @@
 
     python -m pipelines.flight_delays.year backfill --first 2013-02 --last 2013-12 --parallel 2
     python -m pipelines.flight_delays.year report
+    python -m pipelines.flight_delays.year report --compare flight_delays_warm
 
 The page lies in the state folder under `reports/`, and Airflow's UI shows it beside the DAG and each of its runs.
 """
@@ -23,8 +24,8 @@ from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
 from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
-from components.reports.year import Gate, Month, page
-from pipelines.flight_delays import clock
+from components.reports.year import Gate, Month, comparison, page
+from pipelines.flight_delays import clock, settings
 
 if TYPE_CHECKING:
     from runtime import history
@@ -32,18 +33,21 @@ if TYPE_CHECKING:
 
 DAG = "flight_delays"
 """Name of the DAG and of the pipeline."""
+SOURCES = {DAG: DAG, settings.WARM_NAME: settings.WARM_PIPELINE}
+"""What each DAG is compiled from."""
 GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_blessing"}
 """The gates in order, each with the output that holds its verdict."""
 REPROCESS = ("none", "failed", "completed")
 LOOK_S = 2.0
 
 
-def report(home: Home, pipeline: str = DAG) -> Path:
+def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
     """Writes the page of all runs that ML Metadata knows, the latest of each interval.
 
     Args:
       home: The state folder.
       pipeline: The pipeline's id.
+      compare: Id of another, to set beside it.
 
     Returns:
       The HTML file.
@@ -51,9 +55,14 @@ def report(home: Home, pipeline: str = DAG) -> Path:
     from runtime import history, stores
 
     with stores.project_connection(home) as handle:
-        runs = history.latest_of_each_interval(history.runs(handle.store, pipeline))
+        months = {
+            name: [month_of(run) for run in history.latest_of_each_interval(history.runs(handle.store, name))]
+            for name in (pipeline, compare)
+            if name
+        }
     path = page_of(home, pipeline)
-    write_text(path, page(f"{pipeline}, run by run", [month_of(run) for run in runs]))
+    beside = comparison(months) if compare else ""
+    write_text(path, page(f"{pipeline}, run by run", months[pipeline], beside))
     return path
 
 
@@ -98,7 +107,7 @@ def short(interval: Interval) -> str:
     return month if Interval.parse(month, clock.ZONE) == interval else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
 
 
-def backfill(first: str, last: str, *, parallel: int, reprocess: str) -> bool:
+def backfill(first: str, last: str, *, parallel: int, reprocess: str, dag: str = DAG) -> bool:
     """Runs every month from the first to the last, both included, and writes the page.
 
     Args:
@@ -106,6 +115,7 @@ def backfill(first: str, last: str, *, parallel: int, reprocess: str) -> bool:
       last: Such as 2013-12.
       parallel: So many runs at once.
       reprocess: One of `REPROCESS`: which of the runs that are there already run again.
+      dag: One of `SOURCES`.
 
     Returns:
       Whether every run succeeded.
@@ -121,35 +131,35 @@ def backfill(first: str, last: str, *, parallel: int, reprocess: str) -> bool:
     home = Home.current()
     airflow = Airflow.local(up(home), home)
     build_lake(home)
-    compile_pipeline(home)
-    airflow.await_dag(DAG, DAG_TIMEOUT_S)
-    airflow.unpause(DAG)
+    compile_pipeline(home, SOURCES[dag])
+    airflow.await_dag(dag, DAG_TIMEOUT_S)
+    airflow.unpause(dag)
     started = time.monotonic()
     number = airflow.backfill(
-        DAG, span.start, Interval.parse(last, clock.ZONE).start, parallel=parallel, reprocess=reprocess
+        dag, span.start, Interval.parse(last, clock.ZONE).start, parallel=parallel, reprocess=reprocess
     )
-    print(f"\nBackfill {number} of {DAG}, {first} to {last}, {parallel} at once: {airflow.url}/dags/{DAG}", flush=True)
-    states = _follow(airflow, number, span, started)
+    print(f"\nBackfill {number} of {dag}, {first} to {last}, {parallel} at once: {airflow.url}/dags/{dag}", flush=True)
+    states = _follow(airflow, dag, number, span, started)
     failed = sorted(name for name, state in states.items() if state != "success")
     said = f"; FAILED: {', '.join(failed)}" if failed else ""
     print(f"{len(states)} runs in {time.monotonic() - started:.0f} s{said}")
-    print(f"The year at a glance: {report(home)}")
-    print(f"In Airflow's UI:      {airflow.url}/dags/{DAG}/plugin/year")
+    print(f"The year at a glance: {report(home, dag)}")
+    print(f"In Airflow's UI:      {airflow.url}/dags/{dag}/plugin/year")
     return bool(states) and not failed
 
 
-def _follow(airflow: Airflow, number: int, span: Interval, started: float) -> dict[str, str]:
+def _follow(airflow: Airflow, dag: str, number: int, span: Interval, started: float) -> dict[str, str]:
     """Tells what each run does until the backfill has ended; answers each month's state."""
     said: dict[str, str] = {}
     while True:
         ended = airflow.backfill_ended(number)
         states = {}
-        for run in airflow.runs_of_span(DAG, span.start, span.end):
+        for run in airflow.runs_of_span(dag, span.start, span.end):
             ends = (datetime.fromisoformat(run[f"data_interval_{end}"]) for end in ("start", "end"))
             name, state = short(Interval(*ends)), str(run["state"])
             states[name] = state
             if state == "running":
-                state += f": {', '.join(t.id for t in airflow.tasks(DAG, run['dag_run_id']) if t.active)}"
+                state += f": {', '.join(t.id for t in airflow.tasks(dag, run['dag_run_id']) if t.active)}"
             if said.get(name) != state and not state.endswith(": "):
                 said[name] = state
                 print(f"{time.monotonic() - started:6.0f} s  {name}  {state}", flush=True)
@@ -206,13 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill.add_argument("--last", default="2013-12")
     fill.add_argument("--parallel", type=int, default=2, help="so many runs at once")
     fill.add_argument("--reprocess", choices=REPROCESS, default="failed", help="which runs that are there run again")
-    commands.add_parser("report", help="write the page")
+    page_only = commands.add_parser("report", help="write the page")
+    page_only.add_argument("--compare", choices=SOURCES, default="", metavar="DAG", help="set another beside it")
+    for command in (fill, page_only):
+        command.add_argument("--dag", choices=SOURCES, default=DAG, help="whose runs")
     told = parser.parse_args(arguments)
     try:
         if told.command == "report":
-            print(f"The year at a glance: {report(Home.current())}")
+            print(f"The year at a glance: {report(Home.current(), told.dag, told.compare)}")
             return 0
-        chosen = {"parallel": told.parallel, "reprocess": told.reprocess}
+        chosen = {"parallel": told.parallel, "reprocess": told.reprocess, "dag": told.dag}
         return 0 if backfill(told.first, told.last, **chosen) else 1
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)

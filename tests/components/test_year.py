@@ -1,9 +1,10 @@
 """The page on which a year of runs is seen at a glance."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
-from components.reports.year import Gate, Month, page
+from components.reports.year import Gate, Month, comparison, page
 
 FEBRUARY = Month(
     "2013-02",
@@ -63,3 +64,14 @@ def test_the_plots_are_whole_and_the_same_each_time():
 
 def test_without_runs_it_says_so():
     assert "Intervals: 0, models pushed: 0." in page("t", [])
+
+
+def test_pipelines_stand_side_by_side_and_are_summed_where_all_have_the_figure():
+    warm = [replace(FEBRUARY, log_loss=None), replace(MARCH, roc_auc=0.73, seconds={"train": 20.0})]
+    text = page("t", [FEBRUARY, MARCH], comparison({"cold": [FEBRUARY, MARCH], "warm": warm, "<new>": warm[1:]}))
+    table = text[text.index("Side by side") : text.index("Interval by interval")]
+    assert cells(table, "2013-02")[1:] == ["0.7366", "0.7366", "-", "0.4673", "-", "-", "40", "40", "-"]
+    assert cells(table, "mean")[1:] == ["0.7100", "0.7300", "0.7300", "-", "-", "-", "60", "20", "20"]
+    assert cells(table, "sum")[1:] == [*["-"] * 6, "60", "20", "20"]
+    assert "<new>" not in table
+    assert cells(comparison({"cold": []}), "mean")[1:] == ["-"] * 3

@@ -1,0 +1,38 @@
+"""# Flight delays, each month from the weights of the one before
+
+The pipeline of `flight_delays` with a warm start: a month's network starts from the weights of the champion of then,
+and takes fewer passes over the data. The trees are grown from scratch, and every gate is the same. It has its own
+champions and its own served model, so the two can be compared, on the tab **Year**.
+
+Training waits for the run of the month before, so a backfill takes the months one after the other; what comes before
+training still runs side by side.
+"""
+
+import sys
+
+import pendulum
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import CronDataIntervalTimetable
+
+from pipelines.flight_delays import clock, settings
+from plugins.tfx_airflow import TfxDag
+
+dag = TfxDag(
+    settings.WARM_PIPELINE,
+    doc_md=__doc__,
+    description="The same flights and gates; each month's network starts from the champion's weights.",
+    schedule=CronDataIntervalTimetable(settings.SCHEDULE, timezone=clock.ZONE),
+    start_date=pendulum.datetime(*settings.FIRST, tz=clock.ZONE),
+    end_date=pendulum.datetime(*settings.LAST, tz=clock.ZONE),
+    is_paused_upon_creation=True,
+    **settings.DAG,
+)
+
+with dag:
+    report = BashOperator(
+        task_id="report",
+        bash_command=f"{sys.executable} -m pipelines.flight_delays.year report --dag {dag.dag_id} "
+        "--compare flight_delays",
+        doc_md="Writes the page of all runs that the tab **Year** shows, beside those of `flight_delays`.",
+    )
+    [dag.get_task("push"), dag.get_task("monitor")] >> report
