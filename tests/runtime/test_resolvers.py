@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.tiny_pipeline.running import Run, uri
 
 SOURCE = "tests.tiny_pipeline.champion:create_pipeline"
@@ -39,3 +41,18 @@ def test_a_month_run_again_does_not_meet_itself(home):
     assert month(home, 3) is None
     assert month(home, 4) == "2013-03"
     assert month(home, 4, run="again") == "2013-03"
+
+
+@pytest.mark.slow
+def test_training_may_start_from_the_champion_of_then(home):
+    def record(number: int) -> dict:
+        ends = {f"interval_{e}": f"2013-{n:02}-01T00:00:00-05:00" for e, n in (("start", number), ("end", number + 1))}
+        started = Run(home, "tests.tiny_pipeline.warm:create_pipeline", f"month-{number}", **ends)
+        outcomes = {name: started.node(name) for name in ("ingest", "transform", "champion", "train", "push")}
+        assert all(outcome.state == "complete" for outcome in outcomes.values()), outcomes
+        return json.loads((uri(outcomes["train"], "model_run") / "training.json").read_text())
+
+    november, march, april = record(11), record(3), record(4)
+    assert november["warm_start"] is march["warm_start"] is None, "in March November's model is not yet known"
+    assert april["warm_start"]["judged"]["weights"] == 5
+    assert [len(told["epochs"]["judged"]) for told in (november, march, april)] == [2, 2, 1]
