@@ -8,7 +8,7 @@ Parquet and writes Parquet:
 
 - spark: the flagship's transform, every feature;
 - windows, spark: its heaviest part alone, the recent delays and the flights overdue;
-- windows, spark, one sort per key: the same, sorted within a key and not within a key and a span of time;
+- windows, spark, one span: the same, dealt out by key and not by key and span of time;
 - windows, pandas: the same windows by sorted arrays, running sums and binary search, on one core;
 - windows, polars: the same windows by running totals; only if polars is installed (`make bench-growth` does).
 
@@ -266,7 +266,7 @@ def _polars(source: Path, out: Path) -> float:
 CASES: dict[str, Callable[[Path, Path], float]] = {
     "spark, every feature": _run_spark(_spark_all),
     "windows, spark": _run_spark(_spark_windows),
-    "windows, spark, one sort per key": _run_spark(_spark_windows_by_key),
+    "windows, spark, one span": _run_spark(_spark_windows_by_key),
     "windows, pandas": _pandas,
     "windows, polars": _polars,
 }

@@ -190,6 +190,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         **{variable(k): str(v) for k, v in asdict(settings).items() if k != "airflow_database"},
         "AIRTIGHT_MODEL_SERVER": settings.model_url,
         "SPARK_REMOTE": settings.spark_remote,
+        "PYSPARK_PYTHON": sys.executable,
         "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),
         "SPARK_LOCAL_IP": HOST,
         "TF_CPP_MIN_LOG_LEVEL": "2",

@@ -68,7 +68,6 @@ def local_settings(folder: Path) -> dict[str, str]:
         "spark.sql.warehouse.dir": f"{folder}/warehouse",
         "spark.local.dir": f"{folder}/scratch",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={folder}",
-        "spark.pyspark.python": sys.executable,
     }
 
 
@@ -124,6 +123,8 @@ def _local(name: str) -> Iterator[SparkSession]:
         return
     # Without it Spark resolves the host's name, and may listen on another interface than loopback.
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    # Workers of Python functions run in the first python3 of PATH otherwise, which has none of our packages.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with tempfile.TemporaryDirectory(prefix="airtight-spark-", ignore_cleanup_errors=True) as folder:
         builder = SparkSession.builder.master("local[*]").appName(name)
         spark = builder.config(map=local_settings(Path(folder))).getOrCreate()

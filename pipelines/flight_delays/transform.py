@@ -1,9 +1,8 @@
 """From the lake's tables to examples, on Spark: every feature of `features.py` as it was known at the cut-off.
 
-What happened recently is counted with running totals. An event enters a total when it becomes known and leaves it when
-it is too old; the running sum of these signed steps at the cut-off is the number of events in the window. One sort for
-each group of keys serves all its windows, in time linear in the events, however long the windows are, and the totals
-are whole numbers, so that adding and subtracting is exact.
+What happened recently is counted by running totals (`totals.py`): an event enters a total when it becomes known and
+leaves it when it is too old, in time linear in the events, however long the windows are. The totals are whole numbers,
+so that adding and subtracting is exact.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from pyspark.sql.window import Window as Rows
 from components.schema import LABEL_KNOWN_AT
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.features import Overdue, Window
+from pipelines.flight_delays.totals import at_instants, names, schema
 
 SPAN_MINUTES = 24 * 60
-"""The rows of a key are sorted within spans of time this long, longer where a window is."""
+"""The rows of a key are dealt out in spans of time this long, longer where a window is."""
 _MICROS_OF_MINUTE = 60_000_000
 _CUTOFF = int(clock.CUTOFF.total_seconds() * 1_000_000)
 _RECENT: tuple[Window | Overdue, ...] = (*features.WINDOWS, *features.OVERDUE)
@@ -143,50 +143,25 @@ def _measured(declared: Window | Overdue, count: Column, late: Column, minutes: 
 def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
     """Windows and overdue flights of one group of keys, one row for each flight.
 
-    The rows are sorted within one key and one span of time, as long as the longest life but a day at least, so that a
-    busy airport is many small sorts and not a large one; a life that reaches into the next span enters there again.
+    The rows are dealt out by key and span of time, as long as the longest life but a day at least, so that a busy
+    airport is many small pieces of work and not a large one; a flight is in every span that a life of it touches.
     """
     declared = [of for of in _RECENT if of.by == by]
     lives = [_life(of) for of in declared]
-    span = F.lit(max(SPAN_MINUTES, *(life.longest for life in lives)) * _MICROS_OF_MINUTE)
-    # The lives are columns before steps are made of them: Spark would compute them again for each step.
-    told = flights.select(*by, *(column for number, life in enumerate(lives) for column in life.columns(number)))
-    steps = F.explode(F.array(*(step for number in range(len(lives)) for step in _steps(number, span))))
-    events = told.select(*by, steps.alias("step")).select(*by, "step.*").where("at IS NOT NULL")
-    events = events.withColumn("span", F.floor(F.col("within") / span)).drop("within")
-    asked = flights.select(*by, "flight_id", F.col("cutoff").alias("at"), F.floor(F.col("cutoff") / span).alias("span"))
-    # A flight comes before the events of its own instant: only what was known earlier counts.
-    before = Rows.partitionBy(*by, "span").orderBy("at", F.col("flight_id").isNull())
-    totals = {}
-    for number in range(len(lives)):
-        sign = F.when(F.col("life") == number, F.col("sign"))
-        for name, adds in (("count", F.lit(1)), ("late", F.col("late")), ("minutes", F.col("minutes"))):
-            totals[f"{name}_{number}"] = F.coalesce(F.sum(sign * adds).over(before), F.lit(0))
-    rows = asked.unionByName(events, allowMissingColumns=True)
-    rows = rows.select("flight_id", F.col("at").alias("cutoff"), *(total.alias(name) for name, total in totals.items()))
+    length = max(SPAN_MINUTES, *(life.longest for life in lives)) * _MICROS_OF_MINUTE
+    # The lives are columns before spans are made of them: Spark would compute them again for each span.
+    told = flights.select(
+        *by, "flight_id", "cutoff", *(c for number, life in enumerate(lives) for c in life.columns(number))
+    )
+    ends = [F.col(name) for number in range(len(lives)) for name in (f"enter_{number}", f"leave_{number}")]
+    # Nulls are passed over, and there is always a cut-off.
+    first, last = (F.floor(pick("cutoff", *ends) / F.lit(length)) for pick in (F.least, F.greatest))
+    dealt = told.withColumn("span", F.explode(F.sequence(first, last))).repartition(*by, "span")
+    totals = dealt.mapInArrow(at_instants(by, len(lives), length), schema(len(lives)))
     measured: dict[str, Column] = {}
     for number, of in enumerate(declared):
-        measured |= _measured(of, *(F.col(f"{name}_{number}") for name in ("count", "late", "minutes")))
-    rows = rows.where("flight_id IS NOT NULL")
-    return rows.select("flight_id", *(column.alias(name) for name, column in measured.items()))
-
-
-def _steps(number: int, span: Column) -> list[Column]:
-    """Enter, leave, and enter again in the span in which it leaves, if that is another one."""
-    enter, leave = F.col(f"enter_{number}"), F.col(f"leave_{number}")
-
-    def step(at: Column, within: Column, sign: int) -> Column:
-        return F.struct(
-            F.lit(number).alias("life"),
-            at.alias("at"),
-            within.alias("within"),
-            F.lit(sign).alias("sign"),
-            F.col(f"late_{number}").alias("late"),
-            F.col(f"minutes_{number}").alias("minutes"),
-        )
-
-    reaches_over = F.floor(enter / span) < F.floor(leave / span)
-    return [step(enter, enter, 1), step(leave, leave, -1), step(F.when(reaches_over, enter), leave, 1)]
+        measured |= _measured(of, *map(F.col, names(number)))
+    return totals.select("flight_id", *(column.alias(name) for name, column in measured.items()))
 
 
 def _minute(micros: Column) -> Column:
