@@ -103,6 +103,12 @@ bench-growth: install ## Measure how the features' cost grows, FACTORS="1 10 50"
 		echo "Polars could not be installed, so it is not measured." >&2
 	@PYTHONPATH="$(CURDIR):$${AIRTIGHT_HOME:-$(CURDIR)/.airtight}/bench" $(BIN)/python -m benchmarks.growth --factors $(FACTORS)
 
+.PHONY: bench-year
+bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at once, and whether they come to the same (hours)
+	@$(PY) -m benchmarks.year --parallel 1 --json .year-1.json
+	@$(PY) -m benchmarks.year --parallel 2 --against .year-1.json
+	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
+
 .PHONY: soak
 soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random
 	@$(PY) -m benchmarks.kills --runs 100

@@ -61,6 +61,7 @@ class Month:
       drifted: Whether the drift report says so.
       seconds: What each node took, by id, in seconds; nothing for what the cache answered.
       warm: Whether the fit began with the champion's weights.
+      digests: SHA-256 of what the run made, by name, to tell whether two runs made the same.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Month:
     drifted: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warm: bool = False
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def page(title: str, months: Sequence[Month], more: str = "") -> str:

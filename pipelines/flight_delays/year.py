@@ -52,18 +52,19 @@ def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
     Returns:
       The HTML file.
     """
+    found = {name: months(home, name) for name in (pipeline, compare) if name}
+    path = page_of(home, pipeline)
+    beside = comparison(found) if compare else ""
+    write_text(path, page(f"{pipeline}, run by run", found[pipeline], beside))
+    return path
+
+
+def months(home: Home, pipeline: str = DAG) -> list[Month]:
+    """What the latest run of each interval did, in the order of the intervals."""
     from runtime import history, stores
 
     with stores.project_connection(home) as handle:
-        months = {
-            name: [month_of(run) for run in history.latest_of_each_interval(history.runs(handle.store, name))]
-            for name in (pipeline, compare)
-            if name
-        }
-    path = page_of(home, pipeline)
-    beside = comparison(months) if compare else ""
-    write_text(path, page(f"{pipeline}, run by run", months[pipeline], beside))
-    return path
+        return [month_of(run) for run in history.latest_of_each_interval(history.runs(handle.store, pipeline))]
 
 
 def page_of(home: Home, pipeline: str = DAG) -> Path:
@@ -97,6 +98,11 @@ def month_of(run: history.Run) -> Month:
         drifted=bool(drift.properties["drifted"]) if drift else None,
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
         warm=bool(model and model.properties.get("warm_start")),
+        digests={
+            "data": str(told.get("digest", "")),
+            "examples": str(examples.properties.get("digest", "")) if examples else "",
+            "model": str(evaluation.properties.get("current_model_digest", "")) if evaluation else "",
+        },
     )
 
 

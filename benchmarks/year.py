@@ -1,0 +1,119 @@
+"""The year by one backfill: wall-clock, peak memory, and whether another parallelism comes to the same.
+
+    python -m benchmarks.year --parallel 1 --json one.json
+    python -m benchmarks.year --parallel 2 --against one.json
+
+February to December 2013 from nothing but the lake, in a state folder of its own, with the services and settings that
+the demo ships; stop those of the demo first (make stop), the ports are the same. Memory is what the whole machine uses
+more than before the services started, looked at every second. Two runs are the same when what they made has the same
+bytes (data, examples, model) and their metrics differ by at most 1e-6.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from airtight.home import Home
+from pipelines.flight_delays import year
+from pipelines.flight_delays.demo import build_lake
+from services.__main__ import up
+from services.supervisor import Supervisor
+
+CLOSE = 1e-6
+METRICS = ("roc_auc", "log_loss", "champion_roc_auc", "champion_log_loss", "drift")
+
+
+class Memory(threading.Thread):
+    """The most memory that the machine used beyond what it did at the start, bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.start_available = psutil.virtual_memory().available
+        self.peak = 0
+
+    def run(self) -> None:
+        """Looks every second."""
+        while True:
+            self.peak = max(self.peak, self.start_available - psutil.virtual_memory().available)
+            time.sleep(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--dag", default=year.DAG, choices=sorted(year.SOURCES))
+    parser.add_argument("--first", default="2013-02")
+    parser.add_argument("--last", default="2013-12")
+    parser.add_argument("--json", type=Path, help="write what each month came to")
+    parser.add_argument("--against", type=Path, help="such a file of another parallelism")
+    parser.add_argument("--page", type=Path, help="keep the year's page here")
+    told = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="airtight-") as folder:
+        home = Home(Path(folder).resolve())
+        os.environ["AIRTIGHT_HOME"] = str(home.path)
+        memory = Memory()
+        memory.start()
+        try:
+            up(home)
+            build_lake(home)
+            started = time.monotonic()
+            chosen: dict[str, Any] = {"parallel": told.parallel, "reprocess": "none", "dag": told.dag}
+            succeeded = year.backfill(told.first, told.last, **chosen)
+            wall = time.monotonic() - started
+            months = [asdict(month) for month in year.months(home, told.dag)]
+            if told.page:
+                told.page.write_bytes(year.page_of(home, told.dag).read_bytes())
+        finally:
+            Supervisor(home).stop()
+    print(f"\n{told.dag}, {told.first} to {told.last}, {told.parallel} at once, {os.cpu_count()} cores")
+    print(f"{len(months)} runs in {wall:.0f} s ({wall / 60:.1f} minutes), at most {memory.peak / 2**30:.1f} GiB")
+    if told.json:
+        told.json.write_text(json.dumps({"parallel": told.parallel, "wall": wall, "months": months}, indent=1))
+    if not told.against:
+        return 0 if succeeded else 1
+    other = json.loads(told.against.read_text(encoding="utf-8"))
+    found = differences(months, other["months"])
+    print(
+        f"Beside {other['parallel']} at once ({other['wall']:.0f} s): " + ("all the same" if not found else "DIFFERENT")
+    )
+    print("\n".join(found))
+    return 0 if succeeded and not found else 1
+
+
+def differences(months: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[str]:
+    """What two years do not share, a line each."""
+    found = []
+    if [month["name"] for month in months] != [month["name"] for month in others]:
+        return [f"other months: {[m['name'] for m in months]} and {[m['name'] for m in others]}"]
+    for month, other in zip(months, others, strict=True):
+        for name in METRICS:
+            one, two = month[name], other[name]
+            if (one is None) != (two is None) or (one is not None and abs(one - two) > CLOSE):
+                found.append(f"{month['name']} {name}: {one} and {two}")
+        for name, digest in month["digests"].items():
+            if digest != other["digests"][name]:
+                found.append(f"{month['name']} {name}: other bytes")
+        decided = [
+            {gate: told["passed"] for gate, told in each["gates"].items()} | {"version": each["version"]}
+            for each in (month, other)
+        ]
+        if decided[0] != decided[1]:
+            found.append(f"{month['name']}: {decided[0]} and {decided[1]}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
