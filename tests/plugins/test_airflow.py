@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -80,6 +81,7 @@ class Airflow:
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
         }
         self.processes: list[subprocess.Popen] = []
+        self.stopping = threading.Event()
         self._token = ""
 
     def standard(self) -> dict[str, str]:
@@ -104,6 +106,7 @@ class Airflow:
         self.start_one("airflow", "dag-processor")
         self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
+        threading.Thread(target=self.watch_scheduler, daemon=True).start()
         until(self._answers, "Airflow's API answers")
         until(lambda: self.ask("GET", "dags")["total_entries"] == 4, "the DAGs are there")
 
@@ -123,7 +126,17 @@ class Airflow:
     def start_scheduler(self) -> None:
         self.scheduler = self.start_one("airflow", "scheduler", "--skip-serve-logs")
 
+    def watch_scheduler(self) -> None:
+        """Starts it again when it ends by itself, as supervisord does.
+
+        When SQLite is busy while a backfill is made, Airflow takes runs back that the scheduler has seen, and it ends.
+        """
+        while not self.stopping.wait(0.5):
+            if (self.scheduler.poll() or 0) > 0:
+                self.start_scheduler()
+
     def stop(self) -> None:
+        self.stopping.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self.processes:
                 try:
