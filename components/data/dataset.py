@@ -179,10 +179,8 @@ class DatasetReader:
         """
         try:
             yield
-        except Exception:
+        finally:
             self.check()
-            raise
-        self.check()
 
     def days(self, part: Part = "all") -> list[date]:
         """Every local day that a part touches."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airtight import verdict
@@ -179,17 +179,14 @@ def _versions(told: dict[str, str | int | float]) -> str:
     versions = {name.removeprefix("version_"): v for name, v in sorted(told.items()) if name.startswith("version_")}
     if not versions:
         return ""
-    each = "all" if len(set(versions.values())) == 1 else ""
-    numbers = f"{each} {next(iter(versions.values()))}" if each else ", ".join(f"{n} {v}" for n, v in versions.items())
-    return f"{told.get('lake_version', '')}: {numbers}"
+    if len(set(versions.values())) == 1:
+        versions = {"all": next(iter(versions.values()))}
+    return f"{told.get('lake_version', '')}: " + ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _gate(output: history.Output | None) -> Gate:
-    path = Path(output.uri) / verdict.FILE_NAME if output else None
-    if path is None or not path.is_file():
-        return Gate()
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return Gate(bool(told["passed"]), str(told["summary"]))
+    told = _verdict(output)
+    return Gate(bool(told["passed"]), str(told["summary"])) if told else Gate()
 
 
 def _stopped_at(run: history.Run) -> str:
@@ -198,11 +195,14 @@ def _stopped_at(run: history.Run) -> str:
 
 def _share(drift: history.Output | None) -> float | None:
     """The share of drifted features, from the drift report's verdict."""
-    path = Path(drift.uri) / verdict.FILE_NAME if drift else None
-    if path is None or not path.is_file():
-        return None
-    checks = json.loads(path.read_text(encoding="utf-8"))["checks"]
+    checks = (_verdict(drift) or {"checks": []})["checks"]
     return next((check["value"] for check in checks if check["name"] == "share of drifted features"), None)
+
+
+def _verdict(output: history.Output | None) -> dict[str, Any] | None:
+    """What a gate wrote, where it has spoken and its artifact is still there."""
+    path = Path(output.uri) / verdict.FILE_NAME if output else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
 
 def _whole(output: history.Output | None, name: str) -> int | None:

@@ -1,0 +1,77 @@
+"""What a run did, as the year's page shows it."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from airtight.interval import Interval
+from airtight.verdict import Check, Verdict
+from pipelines.flight_delays import clock, year
+from runtime.history import Output, Run, Step
+
+JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
+
+
+def step(node: str, state: str = "complete", **outputs: Output) -> Step:
+    made = {key: (output,) for key, output in outputs.items()}
+    return Step(node, state, 1, datetime(2026, 1, 1, tzinfo=UTC), 2.5, made)
+
+
+def run(*steps: Step) -> Run:
+    return Run("key", {"run_id": "backfill__june"}, {step.node: step for step in steps})
+
+
+@pytest.fixture
+def whole(tmp_path):
+    Verdict("evaluate", "june", (Check("auc", False),)).write(tmp_path / "evaluation")
+    Verdict("monitor", "june", (Check("share of drifted features", True, 0.08),)).write(tmp_path / "drift")
+    figures = {"roc_auc": 0.81, "log_loss": 0.46, "champion_roc_auc": 0.8, "current_model_digest": "m"}
+    data = {**JUNE, "lake_version": "now", "version_flights": 2, "version_weather": 1, "digest": "d"}
+    return run(
+        step("ingest", dataset=Output("Dataset", "", data)),
+        step("transform", "cached", examples=Output("Examples", "", {"rows_test": 10, "digest": "e"})),
+        step("train", model=Output("Model", "", {"rows": 90, "warm_start": 1})),
+        step("evaluate", evaluation=Output("ModelEvaluation", str(tmp_path / "evaluation"), figures)),
+        step("monitor", drift=Output("DriftReport", str(tmp_path / "drift"), {"drifted": 0})),
+        step("push", pushed=Output("PushedModel", "", {"version": 0, "reason": "Not pushed: evaluate did not."})),
+    )
+
+
+def test_a_run_tells_all_that_its_artifacts_tell(whole):
+    month = year.month_of(whole)
+    assert (month.name, month.run, month.data) == ("2013-06", "backfill__june", "now: flights 2, weather 1")
+    assert (month.rows, month.learned, month.warm) == (10, 90, True)
+    assert (month.roc_auc, month.champion_roc_auc, month.log_loss, month.champion_log_loss) == (0.81, 0.8, 0.46, None)
+    assert {name: gate.passed for name, gate in month.gates.items()} == {
+        "validate": None,
+        "evaluate": False,
+        "try_serving": None,
+    }
+    assert (month.drift, month.drifted) == (0.08, False)
+    assert (month.version, month.refusal) == (0, "Not pushed: evaluate did not.")
+    assert month.digests == {"data": "d", "examples": "e", "model": "m"}
+    assert "transform" not in month.seconds and month.seconds["train"] == 2.5, "the cache took no time of a node's"
+
+
+def test_a_run_that_broke_off_tells_where_and_makes_nothing_up(whole):
+    month = year.month_of(run(whole.steps["ingest"], step("validate", "failed")))
+    assert month.refusal == "validate failed"
+    assert (month.rows, month.roc_auc, month.drift, month.drifted, month.version) == (None, None, None, None, 0)
+
+
+def test_a_verdict_whose_artifact_was_removed_is_none(whole, tmp_path):
+    (tmp_path / "evaluation" / "verdict.json").unlink()
+    assert year.month_of(whole).gates["evaluate"].passed is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [("2013-06", "2013-06"), ("2013-06-03/2013-06-10", "2013-06-03 to 2013-06-10"), ("2013-03", "2013-03")],
+)
+def test_a_month_is_told_by_its_name_and_anything_else_by_its_days(interval, said):
+    assert year.short(Interval.parse(interval, clock.ZONE)) == said
+
+
+def test_tables_of_one_version_are_told_together():
+    assert year._versions({"version_a": 3, "version_b": 3, "lake_version": "then"}) == "then: all 3"
+    assert year._versions({}) == ""
