@@ -23,7 +23,7 @@ from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, modules, stores
+from runtime import attempts, cache, faults, modules, opening, stores
 from runtime.bundle import Bundle, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
@@ -147,9 +147,9 @@ def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) ->
     """Says at once that outputs cannot be written, where they lie on this machine's disk."""
     folder = outputs_utils.get_node_dir(ir.runtime_spec, node.node_info.id)
     if "://" not in folder:
-        stores.make_folder(Path(folder).parent, "pipeline root")
+        opening.make_folder(Path(folder).parent, "pipeline root")
         if Path(folder).exists():
-            stores.make_folder(Path(folder), f"folder of {node.node_info.id}")
+            opening.make_folder(Path(folder), f"folder of {node.node_info.id}")
 
 
 def _check_inputs(

@@ -6,14 +6,7 @@ out, and the launcher fills them in where the node runs. So a compiled pipeline 
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-import random
-import socket
 import time
-import urllib.parse
-from pathlib import Path
 
 import ml_metadata as mlmd
 from ml_metadata import errors as mlmd_errors
@@ -22,22 +15,13 @@ from tfx.orchestration import metadata
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentConfig
 
-from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.errors import TransientError
 from airtight.home import Home
-from runtime.postgresql import Store
-
-ENVIRONMENT = "AIRTIGHT_METADATA"
-"""Names the metadata store when it is not the SQLite file of the state folder: postgresql://user:password@host:port/db."""
+from runtime import opening
 
 _KEEP_S = 20.0
 _SURE_S = 1.0
-_OPENING_S = 10.0
 _PATIENCE_S = 60.0
-_PROBE_S = 3.0
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_CONNECTION = "connection pointer is NULL"
-_LOCKED = ("a subset of tables", "Concurrent writes aborted")
-_NO_DATABASE = "file is not a database"
 
 
 def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home) -> str:
@@ -50,71 +34,18 @@ def connection(deployment: LocalDeploymentConfig, home: Home) -> metadata.Metada
     """The metadata store that the pipeline names, or the project's."""
     chosen = deployment.metadata_connection_config
     kind = chosen.WhichOneof("connection_config")
-    return _opened(getattr(chosen, kind)) if kind else project_connection(home)
+    return _opened(getattr(chosen, kind) if kind else opening.project_config(home))
 
 
 def project_connection(home: Home) -> metadata.Metadata:
-    """The project's metadata store: SQLite in the state folder, or what AIRTIGHT_METADATA names."""
-    address = os.environ.get(ENVIRONMENT, "")
-    return _opened(_postgresql(address) if address else _sqlite(home))
+    """The project's metadata store."""
+    return _opened(opening.project_config(home))
 
 
-def make_folder(folder: Path, what: str) -> None:
-    """Makes a folder that must be there and writable.
-
-    Args:
-      folder: The folder.
-      what: What it is, in words.
-
-    Raises:
-      TerminalError: It cannot be made or written; a full disk, which may heal, is raised as it is.
-    """
-    received = ""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        in_its_place = next((str(p) for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), "")
-        if not in_its_place and error.errno not in _NOT_ALLOWED:
-            raise
-        received = f"a file at {in_its_place}" if in_its_place else str(error.strerror)
-    else:
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-            received = "a folder that this user may not write"
-    if received:
-        raise TerminalError(
-            f"The {what} cannot be written.",
-            expected=f"a folder that this user may write, at {folder}",
-            received=received,
-            remedy="Give this user the right to write there, take away what is in its place, or name another folder.",
-        )
-
-
-def _sqlite(home: Home) -> metadata_store_pb2.ConnectionConfig:
-    make_folder(home.path, "state folder")
-    return metadata.sqlite_metadata_connection_config(str(home.metadata_db))
-
-
-def _postgresql(address: str) -> metadata_store_pb2.ConnectionConfig:
-    parts = urllib.parse.urlsplit(address)
-    try:
-        port = parts.port or 5432
-    except ValueError:
-        # Its message would tell what stands there, such as the rest of a password that holds a slash.
-        port = 0
-    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/") or not port:
-        raise TerminalError(
-            f"{ENVIRONMENT} names no metadata store.",
-            expected="postgresql://user:password@host:port/database, with %2F for a slash in the password and the like",
-            received=f"an address of the form {parts.scheme or '?'}://…",
-            remedy=f"Correct {ENVIRONMENT}, or unset it to use SQLite.",
-        )
-    config = metadata_store_pb2.ConnectionConfig()
-    config.postgresql.host = parts.hostname
-    config.postgresql.port = str(port)
-    config.postgresql.user = urllib.parse.unquote(parts.username or "")
-    config.postgresql.password = urllib.parse.unquote(parts.password or "")
-    config.postgresql.dbname = parts.path.strip("/")
-    return config
+def _opened(config: metadata_store_pb2.ConnectionConfig) -> metadata.Metadata:
+    """A handle on the store, whose tables exist."""
+    opening.make_tables(config)
+    return _Kept(config)
 
 
 class _Kept(metadata.Metadata):
@@ -129,13 +60,13 @@ class _Kept(metadata.Metadata):
 
     def __enter__(self) -> metadata.Metadata:
         if self._store is None:
-            self._store = _connected(self._connection_config)
+            self._store = opening.connected(self._connection_config)
         elif not self._lives():
             self._store = None
             deadline = time.monotonic() + _PATIENCE_S
             while self._store is None:
                 try:
-                    self._store = _connected(self._connection_config)
+                    self._store = opening.connected(self._connection_config)
                 except TransientError:
                     if time.monotonic() > deadline:
                         raise
@@ -153,84 +84,3 @@ class _Kept(metadata.Metadata):
         except mlmd_errors.StatusError:
             return False
         return idle < _KEEP_S
-
-
-def _opened(config: metadata_store_pb2.ConnectionConfig) -> metadata.Metadata:
-    """A handle on the store, whose tables exist.
-
-    Two processes that make the tables of a new SQLite file at once get in each other's way, so one makes them alone.
-    On PostgreSQL the others are told to try again, and do.
-    """
-    file = Path(config.sqlite.filename_uri) if config.HasField("sqlite") else None
-    if file is not None:
-        _check_writable(file)
-    if file is not None and not (file.exists() and file.stat().st_size):
-        with open(f"{file}.lock", "w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            _connected(config)
-    return _Kept(config)
-
-
-def _connected(config: metadata_store_pb2.ConnectionConfig) -> mlmd.MetadataStore:
-    """Opens the store.
-
-    Raises:
-      AirtightError: It cannot be opened, and trying again at once did not help.
-    """
-    deadline = time.monotonic() + _OPENING_S
-    while True:
-        try:
-            return Store(config) if config.HasField("postgresql") else mlmd.MetadataStore(config)
-        except RuntimeError as error:
-            fault = _unreachable(config, str(error))
-            # Others may be making the tables at this very moment.
-            if time.monotonic() > deadline or not fault.transient or _NO_CONNECTION in str(error):
-                raise fault from error
-        time.sleep(random.random() / 2)
-
-
-def _unreachable(config: metadata_store_pb2.ConnectionConfig, why: str) -> AirtightError:
-    if not config.HasField("postgresql"):
-        file = config.sqlite.filename_uri
-        family = TerminalError if _NO_DATABASE in why else TransientError
-        return family(
-            "The metadata store cannot be opened.",
-            expected=f"a SQLite file of ML Metadata that is not locked, at {file}",
-            received="a file that another process holds, or whose tables are not all there"
-            if any(told in why for told in _LOCKED)
-            else why.removeprefix("Error when executing query: ").partition(" query:")[0].strip(),
-            remedy="End what holds it, or put another file in its place.",
-        )
-    server = config.postgresql
-    try:
-        socket.create_connection((server.host, int(server.port)), _PROBE_S).close()
-        received = f"a server that does not let {server.user} in, or is only just starting"
-    except OSError as error:
-        received = f"no server there: {error.strerror or error}"
-    return TransientError(
-        "The metadata store cannot be reached.",
-        expected=f"PostgreSQL at {server.host}:{server.port}, with the database {server.dbname}",
-        received=received,
-        remedy=f"Start it, or correct {ENVIRONMENT}. Nothing is lost: the next attempt goes on from here.",
-    )
-
-
-def _check_writable(file: Path) -> None:
-    """Says at once what SQLite would say late, or in the middle of a node."""
-    if not file.exists():
-        wrong = (
-            ""
-            if os.access(file.parent, os.W_OK | os.X_OK, effective_ids=True)
-            else f"the folder {file.parent}, which may not be written"
-        )
-    elif not file.is_file():
-        wrong = "a folder" if file.is_dir() else "something that is no file"
-    else:
-        wrong = "" if os.access(file, os.R_OK | os.W_OK, effective_ids=True) else "a file that may not be written"
-    if wrong:
-        raise TerminalError(
-            "The metadata store cannot be written.",
-            expected=f"a SQLite file that this user may write, at {file}",
-            received=wrong,
-            remedy="Give this user the right to write it, or take away what is in its place.",
-        )

@@ -61,10 +61,10 @@ def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
 
 def months(home: Home, pipeline: str = DAG) -> list[Month]:
     """What the latest run of each interval did, in the order of the intervals."""
-    from runtime import history, stores
+    from runtime import history, opening
 
-    with stores.project_connection(home) as handle:
-        return [month_of(run) for run in history.latest_of_each_interval(history.runs(handle.store, pipeline))]
+    runs = history.runs(opening.project_store(home), pipeline)
+    return [month_of(run) for run in history.latest_of_each_interval(runs)]
 
 
 def page_of(home: Home, pipeline: str = DAG) -> Path:
