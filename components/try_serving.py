@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,7 @@ def try_serving(
     requests: Parameter[int] = 200,
     p99_limit_ms: Parameter[float] = 50.0,
     start_timeout_s: Parameter[float] = 120.0,
+    memory_limit_mb: Parameter[int] = 2048,
 ) -> None:
     """Starts the model server on the candidate and asks it for rows of the split `test`, by REST and by gRPC.
 
@@ -72,6 +74,7 @@ def try_serving(
       requests: How many rows are sent, one by one, each way.
       p99_limit_ms: The slowest hundredth of the answers may take so long, in milliseconds.
       start_timeout_s: The server has so long to start and to load the candidate.
+      memory_limit_mb: The server with the candidate alone, at its largest, may be resident in so much memory, MiB.
 
     Raises:
       TransientError: The server does not start.
@@ -87,13 +90,20 @@ def try_serving(
         table = read_table(Path(examples.uri), "test", wanted, wanted.names)
         chosen = np.unique(np.linspace(0, table.num_rows - 1, min(requests, table.num_rows)).astype(np.int64))
         rows = raw_features(table.take(chosen), wanted)
-        checks = trial(serving_folder(model.uri), wanted, rows, p99_limit_ms, start_timeout_s)
+        checks = trial(serving_folder(model.uri), wanted, rows, p99_limit_ms, start_timeout_s, memory_limit_mb)
     verdict = Verdict("try_serving", str(Interval.of(*ends)), tuple(checks))
     judged.write(infra_blessing, model)
     _record(infra_blessing, verdict, ends)
 
 
-def trial(folder: Path, schema: ExampleSchema, rows: Rows, p99_limit_ms: float, start_timeout_s: float) -> list[Check]:
+def trial(
+    folder: Path,
+    schema: ExampleSchema,
+    rows: Rows,
+    p99_limit_ms: float,
+    start_timeout_s: float,
+    memory_limit_mb: float = math.inf,
+) -> list[Check]:
     """Serves a SavedModel for a moment and judges it.
 
     Args:
@@ -102,6 +112,7 @@ def trial(folder: Path, schema: ExampleSchema, rows: Rows, p99_limit_ms: float, 
       rows: Raw features by name, each of shape [rows].
       p99_limit_ms: The bound for each protocol.
       start_timeout_s: For the server to start and load.
+      memory_limit_mb: The bound for the server's resident memory at its largest, MiB.
 
     Returns:
       What was looked at, in order.
@@ -120,9 +131,14 @@ def trial(folder: Path, schema: ExampleSchema, rows: Rows, p99_limit_ms: float, 
             ask_all("REST", _rest(server.rest, rows), count),
             ask_all("gRPC", _grpc(server.grpc_address, schema, rows), count),
         ]
+        largest_mb = _largest_resident_mb(server.process.pid)
     checks = [Check("loads", True, note="The model server loaded the candidate.")]
     for answers in spoken:
         checks += _judge(answers, p99_limit_ms)
+    note = "The server's resident memory at its largest: starting, loading, and after the requests."
+    checks.append(
+        Check("memory in MiB", largest_mb <= memory_limit_mb, round(largest_mb), f"<= {memory_limit_mb:g}", note=note)
+    )
     if all(not answers.error for answers in spoken):
         called = Predictor(folder, schema)(rows)
         rest, grpc_ = (answers.values for answers in spoken)
@@ -210,6 +226,16 @@ def _number(answer: Any) -> float:
     if isinstance(answer, (int, float)) and math.isfinite(answer):
         return float(answer)
     raise Refused(f"the answer {answer!r} is no finite number")
+
+
+def _largest_resident_mb(pid: int) -> float:
+    """The largest resident memory of a process so far, MiB; 0 if it has ended, which its answers tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)  # The kernel's kB are KiB.
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _judge(answers: Answers, p99_limit_ms: float) -> list[Check]:

@@ -92,6 +92,7 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START) ->
         blessing=judged.outputs["blessing"],
         schema=_SCHEMA,
         p99_limit_ms=runtime_parameter(settings.P99_LIMIT_MS),
+        memory_limit_mb=runtime_parameter(settings.MEMORY_LIMIT_MB),
     ).with_id("try_serving")
     pushed = push(
         model=model,

@@ -95,6 +95,15 @@ P99_LIMIT_MS = Parameter(
     maximum=10000,
 )
 
+MEMORY_LIMIT_MB = Parameter(
+    "memory_limit_mb",
+    "int",
+    2048,
+    "The trial server with the candidate alone may be resident in so many MiB, at its largest.",
+    minimum=64,
+    maximum=1 << 20,
+)
+
 PARAMETERS = (
     WINDOW_DAYS,
     VALIDATION_DAYS,
@@ -106,4 +115,5 @@ PARAMETERS = (
     AUC_MINIMUM,
     CHAMPION_TOLERANCE,
     P99_LIMIT_MS,
+    MEMORY_LIMIT_MB,
 )

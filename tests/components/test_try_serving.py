@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def test_a_good_candidate_is_blessed_on_answers_that_agree(tmp_path, candidate):
     for name in ("REST equals gRPC", "served equals called in process"):
         assert checks[name].value <= 1e-6
     assert 0 < checks["REST p50 in ms"].value <= checks["REST p99 in ms"].value
+    # A process that has imported TensorFlow is resident in more than this, and the small candidate in less than that.
+    assert 100 < checks["memory in MiB"].value <= 2048 and checks["memory in MiB"].threshold == "<= 2048"
     assert blessing.get_string_custom_property("interval_end") == INTERVAL[1]
 
 
@@ -129,6 +132,23 @@ def test_a_candidate_beyond_the_latency_limit_is_not_blessed(tmp_path, candidate
     assert blessing.get_int_custom_property("blessed") == 0
     assert {check.name for check in verdict.checks if not check.passed} == {"REST p99 in ms", "gRPC p99 in ms"}
     assert (tmp_path / "infra_blessing" / "INFRA_NOT_BLESSED").exists()
+
+
+@pytest.mark.slow
+def test_a_candidate_beyond_the_memory_limit_is_not_blessed_and_that_is_no_fault(tmp_path, candidate):
+    blessing, verdict = run(tmp_path, candidate, 5, memory_limit_mb=64)
+    assert blessing.get_int_custom_property("blessed") == 0
+    (failed,) = (check for check in verdict.checks if not check.passed)
+    assert failed.name == "memory in MiB" and failed.value > 64 and failed.threshold == "<= 64"
+    assert "memory in MiB" in blessing.get_string_custom_property("reason")
+
+
+def test_the_memory_of_a_process_is_what_the_kernel_says_it_was_at_its_largest():
+    told = module._largest_resident_mb(os.getpid())
+    assert told == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.05)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert module._largest_resident_mb(ended.pid) == 0
 
 
 @pytest.mark.slow
