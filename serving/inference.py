@@ -11,29 +11,41 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from serving import metrics
+from serving.batching import Batcher
+from serving.batching_parameters import BatchingParameters
+from serving.prediction_cache import PredictionCache, key_of
 from serving.signature import Signature
 
 INLINE_S = 0.001
 """A call that is expected to be shorter runs on the event loop; the others do not hold it up."""
 LARGE_BYTES = 256 << 10
 """Requests and answers from this size on are converted in the pool too."""
+CHEAP_S = 50e-6
+"""A call that is expected to be shorter costs less than putting it into a batch."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Runner:
-    """The thread pool for inference and for large conversions.
+    """The thread pool for inference and for large conversions; batches and the cache stand before it where asked for.
 
     Args:
       workers: Number of threads.
+      batching: Run requests together; None runs each alone.
+      cache: Keep answers; None keeps none.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(
+        self, workers: int, batching: BatchingParameters | None = None, cache: PredictionCache | None = None
+    ) -> None:
         self._pool = ThreadPoolExecutor(workers, "infer")
+        self._cache = cache
+        self._batcher = Batcher(batching, self._call) if batching else None
+        self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
 
     async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Calls the signature.
+        """Calls the signature, or finds what it answered to the same inputs before.
 
         Args:
           model: The model's name, for the metrics.
@@ -41,19 +53,35 @@ class Runner:
           arrays: In the order of `signature.inputs`, of their dtypes.
 
         Returns:
-          Arrays in the order of `signature.outputs`.
+          Arrays in the order of `signature.outputs`; they are not to be written to.
 
         Raises:
-          ServingError: With TensorFlow's own code and message.
+          ServingError: With TensorFlow's own code and message; UNAVAILABLE when too many requests wait.
         """
-        bucket = arrays[0].size.bit_length() if arrays else 0
-        known = signature.costs.get(bucket)
-        if known is not None and known < INLINE_S:
+        if self._cache is None:
+            return await self._run(model, signature, arrays)
+        key = key_of(signature, arrays)
+        kept = self._cache.get(key, model)
+        if kept is None:
+            kept = await self._run(model, signature, arrays)
+            self._cache.put(key, kept)
+        return kept
+
+    async def _run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if self._batcher is None:
+            return await self._call(model, signature, arrays)
+        expected = signature.observed.expected_s(arrays)
+        if expected is not None and expected < self._cheap_s:
+            return await self._call(model, signature, arrays)
+        return await self._batcher.run(model, signature, arrays)
+
+    async def _call(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        expected = signature.observed.expected_s(arrays)
+        if expected is not None and expected < INLINE_S:
             outputs, seconds = _timed(signature, arrays)
         else:
             outputs, seconds = await self.offload(_timed, signature, arrays)
-        # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
-        signature.costs[bucket] = seconds if known is None else 0.9 * known + 0.1 * seconds
+        signature.observed.took(seconds, arrays)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs
 

@@ -88,3 +88,8 @@ RUNTIME_LATENCY = Histogram(
 )
 LOADS = Counter(":tensorflow:cc:saved_model:load_attempt_count", "Attempts to load.", "model_path", "status")
 LOAD_LATENCY = Counter(":tensorflow:cc:saved_model:load_latency", "Load time in microseconds.", "model_path")
+BATCHES = Counter(":airtight:serving:batch_count", "Batches that were run.", "model_name")
+BATCHED_REQUESTS = Counter(":airtight:serving:batched_request_count", "Requests in those batches.", "model_name")
+CACHE_HITS = Counter(":airtight:serving:prediction_cache_hit_count", "Answers from the cache.", "model_name")
+CACHE_MISSES = Counter(":airtight:serving:prediction_cache_miss_count", "Answers not in the cache.", "model_name")
+CACHE_EVICTIONS = Counter(":airtight:serving:prediction_cache_eviction_count", "Answers that made room.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -65,6 +66,32 @@ class TensorSpec:
             raise invalid(f"input {self.name!r} must have the shape {wanted}, but got {_brackets(shape)}")
 
 
+@dataclass(slots=True)
+class Observed:
+    """What the calls of a signature have shown so far.
+
+    Args:
+      costs: Seconds that a call took lately, by the number of bits in the size of its first input.
+      by_row: False once it answered another number of rows than it was asked.
+    """
+
+    costs: dict[int, float] = field(default_factory=dict)
+    by_row: bool = True
+
+    def expected_s(self, arrays: Sequence[np.ndarray]) -> float | None:
+        """Seconds that a call of this size is expected to take; None if there was none yet."""
+        return self.costs.get(_bucket(arrays))
+
+    def took(self, seconds: float, arrays: Sequence[np.ndarray]) -> None:
+        """Remembers a call."""
+        bucket = _bucket(arrays)
+        # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
+        self.costs[bucket] = 0.9 * self.costs.get(bucket, seconds) + 0.1 * seconds
+
+
+_SERIALS = itertools.count()
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """One way to call a model.
@@ -75,7 +102,9 @@ class Signature:
       inputs: In the order in which `run` takes them.
       outputs: In the order in which `run` answers them.
       run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
-      costs: Seconds that a call took lately, by the number of bits in the size of its first input.
+      observed: What its calls have shown.
+      batchable: Whether rows of several requests may stand in one call: the first size of all tensors is open.
+      serial: A number of its own in this process: the same signature of another version has another.
     """
 
     name: str
@@ -83,13 +112,25 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     run: Callable[..., list[np.ndarray]]
-    costs: dict[int, float] = field(default_factory=dict)
+    observed: Observed = field(default_factory=Observed)
+    batchable: bool = field(init=False)
+    serial: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        shapes = [spec.shape for spec in (*self.inputs, *self.outputs)]
+        batchable = bool(self.inputs) and all(shape and shape[0] is None for shape in shapes)
+        object.__setattr__(self, "batchable", batchable)
+        object.__setattr__(self, "serial", next(_SERIALS))
 
 
 def is_callable(definition: meta_graph_pb2.SignatureDef) -> bool:
     """Whether every input and output is one dense tensor (the initialiser of a SavedModel, for one, is not)."""
     infos = [*definition.inputs.values(), *definition.outputs.values()]
     return bool(definition.outputs) and all(info.WhichOneof("encoding") == "name" and info.dtype for info in infos)
+
+
+def _bucket(arrays: Sequence[np.ndarray]) -> int:
+    return arrays[0].size.bit_length() if arrays else 0
 
 
 def _brackets(shape: Sequence[int]) -> str:

@@ -1,0 +1,199 @@
+"""Runs requests that are there at the same time as one call of the model, and gives each its own rows of the answer.
+
+A call of a model costs much by itself and little for each row, so that eight rows together take hardly longer than
+one. Requests meet in a queue for their signature and the sizes of their rows. A queue is emptied at the end of the
+event loop's turn, or when a batch ends, so that by default nobody waits for others to come: a batch is what arrived
+in one turn, or while the batch before was running. The event loop's thread alone touches the queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving import metrics
+from serving.batching_parameters import BatchingParameters
+from serving.errors import Code, ServingError
+from serving.signature import Signature
+
+Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
+
+
+@dataclass(slots=True)
+class _Request:
+    arrays: Sequence[np.ndarray]
+    rows: int
+    since: float
+    answer: asyncio.Future[list[np.ndarray]]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Requests whose rows may stand in one batch."""
+
+    model: str
+    signature: Signature
+    rows: int = 0
+    waiting: deque[_Request] = field(default_factory=deque)
+
+
+class Batcher:
+    """Puts requests together.
+
+    Args:
+      parameters: When, and how many.
+      call: Runs a signature on arrays.
+    """
+
+    def __init__(self, parameters: BatchingParameters, call: Call) -> None:
+        self._parameters = parameters
+        self._call = call
+        # Queues are made and removed with their requests, and take turns in this order.
+        self._queues: dict[Hashable, _Queue] = {}
+        self._running: dict[asyncio.Task[None], Hashable] = {}
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Calls the signature, together with what else is asked of it now.
+
+        Args:
+          model: The model's name, for the metrics.
+          signature: What to call.
+          arrays: In the order of `signature.inputs`, of their dtypes.
+
+        Returns:
+          Arrays in the order of `signature.outputs`: the rows of this request.
+
+        Raises:
+          ServingError: UNAVAILABLE when too many requests wait; else what the model says to this request.
+        """
+        limits = self._parameters
+        rows = _rows(arrays) if signature.batchable and signature.observed.by_row else 0
+        if not 0 < rows < limits.max_batch_size:
+            return await self._call(model, signature, arrays)
+        key = (id(signature), *[array.shape[1:] for array in arrays])
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(model, signature)
+        elif queue.rows + rows > limits.max_batch_size * limits.max_enqueued_batches:
+            raise ServingError(
+                Code.UNAVAILABLE, f"The batch scheduling queue is full: {queue.rows} rows wait for {model}"
+            )
+        loop = asyncio.get_running_loop()
+        request = _Request(arrays, rows, loop.time(), loop.create_future())
+        queue.waiting.append(request)
+        queue.rows += rows
+        self._schedule(loop)
+        return await request.answer
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._dispatch, loop)
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the batches that may run now, one of each queue."""
+        self._scheduled = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        limits, now = self._parameters, loop.time()
+        later: list[float] = []
+        for key, queue in list(self._queues.items()):
+            if len(self._running) >= limits.num_batch_threads:
+                return  # The end of a batch comes back here.
+            if limits.opportunistic and key in self._running.values():
+                continue
+            while queue.waiting and queue.waiting[0].answer.done():  # Its client has gone, or its time is over.
+                queue.rows -= queue.waiting.popleft().rows
+            if not queue.waiting:
+                del self._queues[key]
+                continue
+            due = queue.waiting[0].since + limits.batch_timeout_s
+            if queue.rows < limits.max_batch_size and now < due:
+                later.append(due)
+                continue
+            self._start(key, queue, loop)
+            del self._queues[key]
+            if queue.waiting:
+                self._queues[key] = queue  # At the end: it is the others' turn.
+                self._schedule(loop)
+        if later:
+            self._timer = loop.call_at(min(later), self._schedule, loop)
+
+    def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
+        batch: list[_Request] = []
+        rows = 0
+        while queue.waiting and rows + queue.waiting[0].rows <= self._parameters.max_batch_size:
+            request = queue.waiting.popleft()
+            queue.rows -= request.rows
+            if not request.answer.done():
+                batch.append(request)
+                rows += request.rows
+        task = loop.create_task(self._run(queue.model, queue.signature, batch, rows))
+        self._running[task] = key
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        if self._queues:
+            self._schedule(task.get_loop())
+
+    async def _run(self, model: str, signature: Signature, batch: list[_Request], rows: int) -> None:
+        size = self._filled(rows)
+        metrics.BATCHES.add(model)
+        metrics.BATCHED_REQUESTS.add(model, amount=len(batch))
+        if len(batch) > 1 or size > rows:
+            try:
+                outputs = await self._call(model, signature, _joined(batch, size - rows))
+            except Exception:  # noqa: BLE001
+                # One of them may be at fault: each is asked alone below, and hears of its own fault only.
+                outputs = None
+            if outputs is not None and all(len(output) == size for output in outputs):
+                _deal_out(batch, outputs)
+                return
+            if outputs is not None:
+                signature.observed.by_row = False  # It does not answer one row for each row: never together again.
+        for request in batch:
+            if request.answer.done():
+                continue
+            try:
+                outputs = await self._call(model, signature, request.arrays)
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the one who waits for it.
+                if not request.answer.done():
+                    request.answer.set_exception(error)
+            else:
+                if not request.answer.done():
+                    request.answer.set_result(outputs)
+
+    def _filled(self, rows: int) -> int:
+        """The size that a batch of so many rows is filled up to."""
+        return next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
+
+
+def _rows(arrays: Sequence[np.ndarray]) -> int:
+    """How many rows a request has; 0 where its inputs do not agree on that."""
+    rows = len(arrays[0])
+    return rows if all(len(array) == rows for array in arrays) else 0
+
+
+def _joined(batch: list[_Request], missing: int) -> list[np.ndarray]:
+    """The rows of all requests, one after the other, and as many more as are missing (the last row again)."""
+    columns = zip(*(request.arrays for request in batch), strict=True)
+    if not missing:
+        return [np.concatenate(parts) for parts in columns]
+    return [np.concatenate((*parts, np.repeat(parts[-1][-1:], missing, axis=0))) for parts in columns]
+
+
+def _deal_out(batch: list[_Request], outputs: list[np.ndarray]) -> None:
+    start = 0
+    for request in batch:
+        end = start + request.rows
+        if not request.answer.done():
+            request.answer.set_result([output[start:end] for output in outputs])
+        start = end
