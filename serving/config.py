@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from airtight.errors import TerminalError
+from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class Settings:
       ready_file: JSON with pid and real ports, written when the server listens, or None.
       exit_with_stdin: Stop when standard input ends, so that the server does not outlive who started it.
       workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
+      batching: Concurrent requests run as one call; None runs each alone.
+      prediction_cache_entries: So many answers are kept; 0 keeps none.
+      prediction_cache_bytes: The memory that they may take.
+      prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
     """
 
     host: str = "127.0.0.1"
@@ -97,6 +102,10 @@ class Settings:
     ready_file: Path | None = None
     exit_with_stdin: bool = False
     workers: int = 2
+    batching: BatchingParameters | None = None
+    prediction_cache_entries: int = 0
+    prediction_cache_bytes: int = 64 << 20
+    prediction_cache_ttl_s: float = 0.0
 
 
 def models_from_text(text: str, source: str) -> tuple[ModelSettings, ...]:
@@ -166,6 +175,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
             received=f"{len(sources)} of them",
             remedy="Correct the flags.",
         )
+    workers = flags.tensorflow_session_parallelism or os.cpu_count() or 1
     models: tuple[ModelSettings, ...] = ()
     if flags.model_base_path:
         models = (ModelSettings(flags.model_name, flags.model_base_path),)
@@ -190,8 +200,26 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         drain_s=flags.drain_seconds,
         ready_file=flags.ready_file,
         exit_with_stdin=flags.exit_with_stdin,
-        workers=flags.tensorflow_session_parallelism or os.cpu_count() or 1,
+        workers=workers,
+        batching=_batching(flags, workers),
+        prediction_cache_entries=flags.prediction_cache_entries,
+        prediction_cache_bytes=flags.prediction_cache_bytes,
+        prediction_cache_ttl_s=flags.prediction_cache_ttl_seconds,
     )
+
+
+def _batching(flags: argparse.Namespace, workers: int) -> BatchingParameters | None:
+    if flags.enable_batching:
+        file = flags.batching_parameters_file
+        return parameters_from_file(file, workers) if file else opportunistic(workers)
+    if flags.batching_parameters_file:
+        raise TerminalError(
+            "The batching parameters would not be used.",
+            expected="--enable_batching beside --batching_parameters_file",
+            received="--batching_parameters_file alone",
+            remedy="Add --enable_batching, or leave the file out.",
+        )
+    return None
 
 
 def models_from_file(path: Path) -> tuple[ModelSettings, ...]:
@@ -233,6 +261,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
     add("--ready_file", type=Path, help="JSON with pid and ports, written when the server listens")
     add("--exit_with_stdin", **_boolean("stop when standard input ends, with the process that started the server"))
+    add("--enable_batching", **_boolean("run concurrent requests as one call"))
+    add("--batching_parameters_file", type=Path, help="BatchingParameters in protobuf's text format")
+    add("--prediction_cache_entries", type=_natural, default=0, help="answers that are kept; 0 keeps none")
+    add("--prediction_cache_bytes", type=_natural, default=64 << 20, help="the memory that they may take")
+    add("--prediction_cache_ttl_seconds", type=_seconds, default=0.0, help="how long; 0: while there is room")
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
     return parser
 
@@ -240,6 +273,18 @@ def _parser() -> argparse.ArgumentParser:
 def _boolean(text: str) -> dict[str, Any]:
     # As TensorFlow Serving's flags: --flag, --flag=true, --flag=false.
     return {"type": _truth, "nargs": "?", "const": True, "default": False, "help": text}
+
+
+def _natural(said: str) -> int:
+    if int(said) < 0:
+        raise argparse.ArgumentTypeError(f"0 or more, not {said}")
+    return int(said)
+
+
+def _seconds(said: str) -> float:
+    if not 0 <= float(said) < float("inf"):
+        raise argparse.ArgumentTypeError(f"0 or more, not {said}")
+    return float(said)
 
 
 def _truth(said: str) -> bool:

@@ -22,6 +22,7 @@ from serving.config import Settings
 from serving.grpc_api import ModelService, PredictionService
 from serving.inference import Runner
 from serving.manager import Manager
+from serving.prediction_cache import PredictionCache
 from serving.rest import RestApi
 from serving.versions import Registry
 
@@ -54,7 +55,7 @@ async def serve(settings: Settings) -> None:
         loop.add_reader(0, _stop_at_end, loop, stopping)
     registry = Registry()
     manager = Manager(settings, registry)
-    runner = Runner(settings.workers)
+    runner = Runner(settings.workers, settings.batching, _cache(settings))
     rest_socket = _bound(settings)
     await manager.poll()
     manager.apply_labels()
@@ -88,6 +89,14 @@ async def serve(settings: Settings) -> None:
     runner.close()
     if isinstance(failed, Exception):
         raise failed
+
+
+def _cache(settings: Settings) -> PredictionCache | None:
+    if not settings.prediction_cache_entries:
+        return None
+    return PredictionCache(
+        settings.prediction_cache_entries, settings.prediction_cache_bytes, settings.prediction_cache_ttl_s
+    )
 
 
 async def _start_grpc(
