@@ -14,6 +14,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from airtight.errors import TerminalError
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
+from serving.connections import Limits
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Settings:
       prediction_cache_entries: So many answers are kept; 0 keeps none.
       prediction_cache_bytes: The memory that they may take.
       prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
+      limits: What one HTTP connection may take, and how many there may be; that number holds for gRPC too.
+      max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
+      grpc_channel_arguments: Further options of gRPC's core.
+      max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
+      allow_ops: Operations that a model may use although they reach beyond it, such as ReadFile.
     """
 
     host: str = "127.0.0.1"
@@ -106,6 +112,11 @@ class Settings:
     prediction_cache_entries: int = 0
     prediction_cache_bytes: int = 64 << 20
     prediction_cache_ttl_s: float = 0.0
+    limits: Limits = field(default_factory=Limits)
+    max_pending_bytes: int = 1 << 30
+    grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    max_model_bytes: int = 0
+    allow_ops: frozenset[str] = frozenset()
 
 
 def models_from_text(text: str, source: str) -> tuple[ModelSettings, ...]:
@@ -205,6 +216,16 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         prediction_cache_entries=flags.prediction_cache_entries,
         prediction_cache_bytes=flags.prediction_cache_bytes,
         prediction_cache_ttl_s=flags.prediction_cache_ttl_seconds,
+        limits=Limits(
+            max_connections=flags.max_connections,
+            header_s=flags.rest_header_timeout_in_ms / 1e3,
+            body_s=flags.rest_body_timeout_in_ms / 1e3,
+            write_s=flags.rest_write_timeout_in_ms / 1e3,
+        ),
+        max_pending_bytes=flags.max_pending_bytes,
+        grpc_channel_arguments=flags.grpc_channel_arguments,
+        max_model_bytes=flags.max_model_bytes,
+        allow_ops=flags.allow_ops,
     )
 
 
@@ -261,6 +282,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
     add("--ready_file", type=Path, help="JSON with pid and ports, written when the server listens")
     add("--exit_with_stdin", **_boolean("stop when standard input ends, with the process that started the server"))
+    add("--max_connections", type=int, default=1000, help="REST connections at once, and gRPC ones")
+    add("--rest_header_timeout_in_ms", type=int, default=10_000, help="for a request's headers to arrive")
+    add("--rest_body_timeout_in_ms", type=int, default=30_000, help="for its body, plus 1 s for each 16 KiB of it")
+    add(
+        "--rest_write_timeout_in_ms",
+        type=int,
+        default=30_000,
+        help="for an answer to be read, plus 1 s for each 16 KiB",
+    )
+    add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
+    add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
+    add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
+    add("--allow_ops", type=_names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")
     add("--enable_batching", **_boolean("run concurrent requests as one call"))
     add("--batching_parameters_file", type=Path, help="BatchingParameters in protobuf's text format")
     add("--prediction_cache_entries", type=_natural, default=0, help="answers that are kept; 0 keeps none")
@@ -291,6 +325,17 @@ def _truth(said: str) -> bool:
     if said.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"true or false, not {said!r}")
     return said.lower() in ("true", "1")
+
+
+def _names(said: str) -> frozenset[str]:
+    return frozenset(name for name in said.split(",") if name)
+
+
+def _arguments(said: str) -> tuple[tuple[str, int | str], ...]:
+    pairs = [argument.partition("=") for argument in said.split(",") if argument]
+    if any(not name or not value for name, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"name=value,name=value, not {said!r}")
+    return tuple((name, int(value) if value.lstrip("-").isdigit() else value) for name, _, value in pairs)
 
 
 def _refusal(received: str, expected: str) -> TerminalError:

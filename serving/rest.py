@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from serving import examples, metadata, metrics, tensors_json
+from serving.bodies import Bodies, Gone
 from serving.config import Settings
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
@@ -43,7 +44,7 @@ class RestApi:
     def __init__(self, registry: Registry, runner: Runner, settings: Settings) -> None:
         self._registry = registry
         self._runner = runner
-        self._max_bytes = settings.max_request_bytes
+        self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -54,7 +55,8 @@ class RestApi:
         try:
             call = _CALL.fullmatch(path) if verb == "POST" else None
             if call is not None:
-                answer = await self._call(call, await _body(receive, self._max_bytes))
+                async with self._bodies.read(scope, receive) as body:
+                    answer = await self._call(call, body)
             else:
                 answer = self._look(verb, path)
             status, kind = 200, _JSON
@@ -63,7 +65,7 @@ class RestApi:
         except ServingError as error:
             status, kind = HTTP_STATUS[error.code], _JSON
             answer = orjson.dumps({"error": _printable(error.message)})
-        except _Gone:
+        except Gone:
             return
         headers = [kind, (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -128,27 +130,6 @@ class RestApi:
 
 def _chosen(route: re.Match[str]) -> tuple[str, int | None, str | None]:
     return route["name"], int(route["version"]) if route["version"] else None, route["label"]
-
-
-class _Gone(Exception):
-    """The client left before its request was whole."""
-
-
-async def _body(receive: Receive, max_bytes: int) -> bytes:
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return message["body"]
-    parts, size = [], 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        parts.append(message["body"])
-        size += len(message["body"])
-        if size > max_bytes:
-            raise ServingError(Code.RESOURCE_EXHAUSTED, f"The request is larger than {max_bytes} bytes")
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
 
 
 def _printable(text: str) -> str:

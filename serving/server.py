@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
 
 import grpc
 import uvicorn
@@ -19,6 +17,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from airtight.errors import TransientError
 from airtight.files import write_text
 from serving.config import Settings
+from serving.connections import HttpServer, limited
 from serving.grpc_api import ModelService, PredictionService
 from serving.inference import Runner
 from serving.manager import Manager
@@ -28,16 +27,11 @@ from serving.versions import Registry
 
 logger = logging.getLogger(__name__)
 
+MAX_STREAMS = 256
+"""gRPC calls at once on one connection; a client's further calls wait on its side."""
+
 _HEALTHY = health_pb2.HealthCheckResponse.SERVING
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-
-
-class _Http(uvicorn.Server):
-    """uvicorn without its own signal handlers: REST and gRPC are stopped together."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(settings: Settings) -> None:
@@ -60,15 +54,16 @@ async def serve(settings: Settings) -> None:
     await manager.poll()
     manager.apply_labels()
     grpc_server, grpc_port, healthy = await _start_grpc(settings, registry, runner, manager)
-    http = _Http(
+    http = HttpServer(
         uvicorn.Config(
             RestApi(registry, runner, settings),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
+            http=limited(settings.limits),
             server_header=False,
-            timeout_keep_alive=75,
+            timeout_keep_alive=round(settings.limits.keep_alive_s),
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
     )
@@ -107,6 +102,13 @@ async def _start_grpc(
             ("grpc.max_receive_message_length", settings.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.max_allowed_incoming_connections", settings.limits.max_connections),
+            # A connection that never says HTTP/2, and one whose client has gone without a word.
+            ("grpc.server_handshake_timeout_ms", round(1e3 * settings.limits.header_s)),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            *settings.grpc_channel_arguments,
         ]
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(registry, runner), server)
