@@ -15,6 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from airtight.errors import TerminalError
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
 from serving.connections import Limits
+from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class ModelSettings:
       base_path: Folder with one numeric sub-folder for each version.
       policy: Which versions are served.
       labels: Names for versions, such as {"stable": 2013070101}.
+      logging: What is logged of its requests; None is what the flags say.
     """
 
     name: str
     base_path: Path
     policy: VersionPolicy = VersionPolicy()
     labels: dict[str, int] = field(default_factory=dict)
+    logging: Logging | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Settings:
       grpc_channel_arguments: Further options of gRPC's core.
       max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
       allow_ops: Operations that a model may use although they reach beyond it, such as ReadFile.
+      prediction_log: Where requests and answers are logged.
     """
 
     host: str = "127.0.0.1"
@@ -117,6 +121,7 @@ class Settings:
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     max_model_bytes: int = 0
     allow_ops: frozenset[str] = frozenset()
+    prediction_log: LogSettings = field(default_factory=LogSettings)
 
 
 def models_from_text(text: str, source: str) -> tuple[ModelSettings, ...]:
@@ -168,7 +173,8 @@ def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
         every=kind == "all",
         specific=frozenset(told.specific.versions) if kind == "specific" else frozenset(),
     )
-    return ModelSettings(entry.name, Path(entry.base_path), policy, dict(entry.version_labels))
+    logged = logging_of(entry.name, entry.logging_config) if entry.HasField("logging_config") else None
+    return ModelSettings(entry.name, Path(entry.base_path), policy, dict(entry.version_labels), logged)
 
 
 def settings_from_flags(arguments: Sequence[str]) -> Settings:
@@ -226,6 +232,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         grpc_channel_arguments=flags.grpc_channel_arguments,
         max_model_bytes=flags.max_model_bytes,
         allow_ops=flags.allow_ops,
+        prediction_log=from_flags(flags),
     )
 
 
@@ -300,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--prediction_cache_entries", type=_natural, default=0, help="answers that are kept; 0 keeps none")
     add("--prediction_cache_bytes", type=_natural, default=64 << 20, help="the memory that they may take")
     add("--prediction_cache_ttl_seconds", type=_seconds, default=0.0, help="how long; 0: while there is room")
+    add_flags(parser)
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
     return parser
 

@@ -29,6 +29,8 @@ from serving import config, examples, metadata, metrics, tensors_proto
 from serving.errors import Code, ServingError, invalid
 from serving.inference import Runner
 from serving.manager import Manager
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.rows import Answered
 from serving.signature import Signature
 from serving.versions import Registry, Version
 
@@ -36,7 +38,8 @@ _VERBS = {method: verb for verb, method in examples.METHODS.items()}
 
 _INFERENCE = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
 
-Handler = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
+Handler = Callable[[Any, Any, list[Answered]], Awaitable[Any]]
+"""A method: the servicer, the request, and where it puts what it called."""
 
 
 def _answered(method: Handler) -> Handler:
@@ -45,8 +48,9 @@ def _answered(method: Handler) -> Handler:
     @functools.wraps(method)
     async def handle(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         started, status = time.perf_counter(), Code.UNKNOWN.name
+        calls: list[Answered] = []
         try:
-            answer = await method(self, request, context)
+            answer = await method(self, request, calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -60,7 +64,10 @@ def _answered(method: Handler) -> Handler:
                 name = _model_name(request)
                 name = name if name in self.registry.models else ""  # Names that people make up are no label values.
                 metrics.REQUESTS.add(name, status)
-                metrics.REQUEST_LATENCY.observe(1e6 * (time.perf_counter() - started), name, method.__name__, "GRPC")
+                seconds = time.perf_counter() - started
+                metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method.__name__, "GRPC")
+                label, told = _label(request), method.__name__
+                self.log.note(name, label, told, status, seconds, protocol="gRPC", carrier=context, calls=calls)
 
     return handle
 
@@ -71,16 +78,16 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     Args:
       registry: What is served.
       runner: Runs inference.
+      log: Gets a note of each call that was answered.
     """
 
-    def __init__(self, registry: Registry, runner: Runner) -> None:
+    def __init__(self, registry: Registry, runner: Runner, log: PredictionLog) -> None:
         self.registry = registry
+        self.log = log
         self._runner = runner
 
     @_answered
-    async def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
-    ) -> predict_pb2.PredictResponse:
+    async def Predict(self, request: predict_pb2.PredictRequest, calls: list[Answered]) -> predict_pb2.PredictResponse:
         """Runs one signature on the request's tensors."""
         version = self.registry.resolve(*_chosen(request))
         runner, size = self._runner, request.ByteSize()
@@ -89,52 +96,54 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             chosen = _filtered(request, signature)
             arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays)
+            calls.append(Answered(version.number, signature, arrays, outputs))
             answered = sum(output.nbytes for output in outputs)
             return await runner.convert(answered, _response, outputs, signature, chosen, version)
 
     @_answered
     async def Classify(
-        self, request: classification_pb2.ClassificationRequest, context: grpc.aio.ServicerContext
+        self, request: classification_pb2.ClassificationRequest, calls: list[Answered]
     ) -> classification_pb2.ClassificationResponse:
         """Runs a signature of the method classify on tf.Examples."""
-        told, spec = await self._on_examples(request, request.input, "classify")
+        told, spec = await self._on_examples(request, request.input, "classify", calls)
         return classification_pb2.ClassificationResponse(result=told, model_spec=spec)
 
     @_answered
     async def Regress(
-        self, request: regression_pb2.RegressionRequest, context: grpc.aio.ServicerContext
+        self, request: regression_pb2.RegressionRequest, calls: list[Answered]
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature of the method regress on tf.Examples."""
-        told, spec = await self._on_examples(request, request.input, "regress")
+        told, spec = await self._on_examples(request, request.input, "regress", calls)
         return regression_pb2.RegressionResponse(result=told, model_spec=spec)
 
     @_answered
     async def MultiInference(
-        self, request: inference_pb2.MultiInferenceRequest, context: grpc.aio.ServicerContext
+        self, request: inference_pb2.MultiInferenceRequest, calls: list[Answered]
     ) -> inference_pb2.MultiInferenceResponse:
         """Runs several such signatures of one model on the same examples."""
         _check_tasks(request)
         answer = inference_pb2.MultiInferenceResponse()
         for task in request.tasks:
             verb = _VERBS[task.method_name]
-            told, spec = await self._on_examples(task, request.input, verb)
+            told, spec = await self._on_examples(task, request.input, verb, calls)
             field = "classification_result" if verb == "classify" else "regression_result"
             answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
         return answer
 
     async def _on_examples(
-        self, asked: Any, given: input_pb2.Input, verb: str
+        self, asked: Any, given: input_pb2.Input, verb: str, calls: list[Answered]
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
         version = self.registry.resolve(*_chosen(asked))
         with version as loaded:
             signature = loaded.signature(asked.model_spec.signature_name)
             arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
             outputs = await self._runner.run(version.model, signature, arrays)
+            calls.append(Answered(version.number, signature, arrays, outputs))
             return examples.result(outputs, signature, verb, len(arrays[0])), metadata.spec(version, signature.name)
 
     @_answered
     async def GetModelMetadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, calls: list[Answered]
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Tells a version's signatures."""
         chosen = _chosen(request)
@@ -160,14 +169,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answered
     async def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
+        self, request: get_model_status_pb2.GetModelStatusRequest, calls: list[Answered]
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Tells the state of a model's versions."""
         return metadata.status(self.registry.states(*_chosen(request)))
 
     @_answered
     async def HandleReloadConfigRequest(
-        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.aio.ServicerContext
+        self, request: model_management_pb2.ReloadConfigRequest, calls: list[Answered]
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models."""
         if request.config.WhichOneof("config") != "model_config_list":
@@ -203,6 +212,12 @@ def _model_name(request: Any) -> str:
     if isinstance(request, inference_pb2.MultiInferenceRequest):
         return request.tasks[0].model_spec.name if request.tasks else ""
     return request.model_spec.name
+
+
+def _label(request: Any) -> str | None:
+    if isinstance(request, inference_pb2.MultiInferenceRequest):
+        return request.tasks[0].model_spec.version_label if request.tasks else None
+    return request.model_spec.version_label
 
 
 def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:

@@ -17,8 +17,10 @@ from serving.bodies import Bodies, Gone
 from serving.config import Settings
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.rows import Answered
 from serving.signature import Signature
-from serving.versions import Registry
+from serving.versions import Registry, Version
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +41,13 @@ class RestApi:
       registry: What is served.
       runner: Runs inference.
       settings: Limits.
+      log: Gets a note of each call that was answered.
     """
 
-    def __init__(self, registry: Registry, runner: Runner, settings: Settings) -> None:
+    def __init__(self, registry: Registry, runner: Runner, settings: Settings, log: PredictionLog) -> None:
         self._registry = registry
         self._runner = runner
+        self._log = log
         self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
 
@@ -56,7 +60,7 @@ class RestApi:
             call = _CALL.fullmatch(path) if verb == "POST" else None
             if call is not None:
                 async with self._bodies.read(scope, receive) as body:
-                    answer = await self._call(call, body)
+                    answer = await self._call(call, body, scope)
             else:
                 answer = self._look(verb, path)
             status, kind = 200, _JSON
@@ -71,15 +75,19 @@ class RestApi:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    async def _call(self, route: re.Match[str], body: bytes) -> bytes:
+    async def _call(self, route: re.Match[str], body: bytes, scope: dict[str, Any]) -> bytes:
         started, name, status = time.perf_counter(), route["name"], Code.UNKNOWN.name
+        calls: list[Answered] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._answer(route, body)
+                answer = await self._answer(route, body, calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
             status = error.code.name
+            raise
+        except asyncio.CancelledError:  # The client went away: nobody was answered.
+            status = Code.CANCELLED.name
             raise
         except TimeoutError as error:
             status = Code.DEADLINE_EXCEEDED.name
@@ -87,11 +95,11 @@ class RestApi:
         finally:
             name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
-            metrics.REQUEST_LATENCY.observe(
-                1e6 * (time.perf_counter() - started), name, route["verb"].capitalize(), "REST"
-            )
+            seconds, method = time.perf_counter() - started, route["verb"].capitalize()
+            metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method, "REST")
+            self._log.note(name, route["label"], method, status, seconds, protocol="REST", carrier=scope, calls=calls)
 
-    async def _answer(self, route: re.Match[str], body: bytes) -> bytes:
+    async def _answer(self, route: re.Match[str], body: bytes, calls: list[Answered]) -> bytes:
         size, runner, verb = len(body), self._runner, route["verb"]
         request = await runner.convert(size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
@@ -101,15 +109,19 @@ class RestApi:
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
-                return await self._answer_examples(verb, request, version.model, signature)
+                return await self._answer_examples(verb, request, version, signature, calls)
             arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
             outputs = await runner.run(version.model, signature, arrays)
+            calls.append(Answered(version.number, signature, arrays, outputs))
             answered = sum(output.nbytes for output in outputs)
             return await runner.convert(answered, tensors_json.encode, outputs, signature, rows)
 
-    async def _answer_examples(self, verb: str, request: dict[str, Any], model: str, signature: Signature) -> bytes:
+    async def _answer_examples(
+        self, verb: str, request: dict[str, Any], version: Version, signature: Signature, calls: list[Answered]
+    ) -> bytes:
         arrays = examples.arrays(examples.input_from_json(request, verb), signature, verb)
-        outputs = await self._runner.run(model, signature, arrays)
+        outputs = await self._runner.run(version.model, signature, arrays)
+        calls.append(Answered(version.number, signature, arrays, outputs))
         told = examples.result(outputs, signature, verb, len(arrays[0]))
         return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
 

@@ -22,6 +22,7 @@ from serving.grpc_api import ModelService, PredictionService
 from serving.inference import Runner
 from serving.manager import Manager
 from serving.prediction_cache import PredictionCache
+from serving.prediction_log.log import PredictionLog
 from serving.rest import RestApi
 from serving.versions import Registry
 
@@ -50,13 +51,14 @@ async def serve(settings: Settings) -> None:
     registry = Registry()
     manager = Manager(settings, registry)
     runner = Runner(settings.workers, settings.batching, _cache(settings))
+    log = PredictionLog(settings.prediction_log, registry)
     rest_socket = _bound(settings)
     await manager.poll()
     manager.apply_labels()
-    grpc_server, grpc_port, healthy = await _start_grpc(settings, registry, runner, manager)
+    grpc_server, grpc_port, healthy = await _start_grpc(settings, registry, runner, manager, log)
     http = HttpServer(
         uvicorn.Config(
-            RestApi(registry, runner, settings),
+            RestApi(registry, runner, settings, log),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -82,6 +84,7 @@ async def serve(settings: Settings) -> None:
     failed = (await asyncio.gather(polling, return_exceptions=True))[0]
     await manager.close()
     runner.close()
+    await asyncio.to_thread(log.close)
     if isinstance(failed, Exception):
         raise failed
 
@@ -95,7 +98,7 @@ def _cache(settings: Settings) -> PredictionCache | None:
 
 
 async def _start_grpc(
-    settings: Settings, registry: Registry, runner: Runner, manager: Manager
+    settings: Settings, registry: Registry, runner: Runner, manager: Manager, log: PredictionLog
 ) -> tuple[grpc.aio.Server, int, health.aio.HealthServicer]:
     server = grpc.aio.server(
         options=[
@@ -111,7 +114,9 @@ async def _start_grpc(
             *settings.grpc_channel_arguments,
         ]
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(registry, runner), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(registry, runner, log), server
+    )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry, manager), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)

@@ -12,6 +12,8 @@ from serving import examples, grpc_api, metrics, rest
 from serving.config import Settings
 from serving.errors import ServingError, invalid
 from serving.inference import Runner
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.settings import LogSettings
 from serving.versions import Registry
 
 
@@ -25,7 +27,9 @@ def counted(monkeypatch):
 
 def call_rest(monkeypatch, answer, timeout_s: float = 30.0) -> int:
     """The HTTP status of a prediction that `answer` gives."""
-    api = rest.RestApi(Registry(), Runner(1), Settings(rest_api_timeout_s=timeout_s))
+    registry = Registry()
+    log = PredictionLog(LogSettings(), registry)
+    api = rest.RestApi(registry, Runner(1), Settings(rest_api_timeout_s=timeout_s), log)
     monkeypatch.setattr(api, "_answer", answer)
     sent = []
 
@@ -67,16 +71,20 @@ def test_a_rest_request_has_its_time_and_its_status_is_counted(monkeypatch, coun
 def test_a_call_that_breaks_or_is_given_up_is_not_counted_as_answered(counted):
     class Service:
         registry = Registry()
+        log = PredictionLog(LogSettings(), registry)
+
+        def __init__(self, behave):
+            self.behave = behave
 
         @grpc_api._answered
-        async def Predict(self, request, context):
-            await context()
+        async def Predict(self, request, calls):
+            await self.behave()
 
     with pytest.raises(ValueError, match="a bug"):
-        asyncio.run(Service().Predict(predict_pb2.PredictRequest(), _broken))
+        asyncio.run(Service(_broken).Predict(predict_pb2.PredictRequest(), None))
     with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(Service().Predict(predict_pb2.PredictRequest(), _slow), 0.05))
-    asyncio.run(Service().Predict(predict_pb2.PredictRequest(), _fine))
+        asyncio.run(asyncio.wait_for(Service(_slow).Predict(predict_pb2.PredictRequest(), None), 0.05))
+    asyncio.run(Service(_fine).Predict(predict_pb2.PredictRequest(), None))
     assert counted == ["UNKNOWN", "CANCELLED", "OK"]
 
 
