@@ -101,7 +101,7 @@ class KafkaSink:
         lost = [number for number, future in enumerate(sent) if not future.succeeded()]
         if lost:
             self._gone(next((sent[number].exception for number in lost if sent[number].failed()), None))
-        return table.take(lost)
+        return table.take(pa.array(lost, pa.int64()))
 
     def _gone(self, error: BaseException | None) -> None:
         self._why = f"{type(error).__name__}: {error}" if error else f"nothing was confirmed within {WAIT_S:g} s"

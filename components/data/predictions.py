@@ -1,0 +1,98 @@
+"""Reading the prediction log: what a model answered in an interval, a row for each example, each once.
+
+The model server writes it (docs/serving.md); `airtight.predictions` has its columns. A feature of one value a row is
+the column `input_<name>`, an answer `output_<name>`; a refused request is a row with `rows` 0 and its `code`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from airtight.errors import TerminalError
+from airtight.interval import Interval
+from airtight.predictions import JOURNAL, REQUEST, ROW, TIME, VERSION, folder_of
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+_NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), VERSION: pa.int64(), REQUEST: pa.string(), ROW: pa.int32()})
+
+
+def read(root: Path, model: str, interval: Interval) -> pa.Table:
+    """The rows that a model answered in an interval, by the time of the answer.
+
+    Files that a server is still writing are read as far as they go. A row that was written twice (same version,
+    request id and row) is there once, as it was first. Columns are those of all files; where a file lacks one, it is
+    null, and where files disagree between numbers and text, text.
+
+    Args:
+      root: Folder of the log, all models'.
+      model: The model's name.
+      interval: When it was answered.
+
+    Raises:
+      TerminalError: A file is broken.
+    """
+    folder = folder_of(root, model)
+    days = [f"date={day.isoformat()}" for day in _days(interval)]
+    # Open files first: one that is closed meanwhile is then read twice, and not missed.
+    parts = [table for day in days for path in sorted(folder.glob(f"{day}/.*{JOURNAL}")) for table in _journal(path)]
+    parts += [_file(path) for day in days for path in sorted(folder.glob(f"{day}/*.parquet"))]
+    rows = _together([_NOTHING.empty_table(), *parts])
+    start, end = (pa.scalar(moment, _INSTANT) for moment in (interval.start, interval.end))
+    inside = rows.filter((pc.field(TIME) >= start) & (pc.field(TIME) < end))
+    ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, ROW)])
+    return _once(ordered)
+
+
+def _days(interval: Interval) -> Iterator[date]:
+    day = interval.start.astimezone(UTC).date()
+    while day <= interval.end.astimezone(UTC).date():
+        yield day
+        day += timedelta(days=1)
+
+
+def _journal(path: Path) -> Iterator[pa.Table]:
+    """What is whole of a file that is still being written; nothing where it was closed since."""
+    with contextlib.suppress(FileNotFoundError, EOFError, pa.ArrowInvalid, OSError):
+        with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
+            for batch in stream:
+                yield pa.Table.from_batches([batch])
+
+
+def _file(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TerminalError(
+            f"The file {path} of the prediction log cannot be read.",
+            expected="a Parquet file",
+            received=str(error).splitlines()[0],
+            remedy="Put it back from a copy, or move it away: its rows are then missing.",
+        ) from error
+
+
+def _together(parts: Sequence[pa.Table]) -> pa.Table:
+    kinds: dict[str, set[pa.DataType]] = {}
+    for part in parts:
+        for field in part.schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    # A column that was hashed for some time, or a feature that became a category, is text in all of them.
+    as_text = {n for n, types in kinds.items() if len(types) > 1 and pa.string() in types}
+    return pa.concat_tables([_with_text(part, as_text) for part in parts], promote_options="permissive")
+
+
+def _with_text(part: pa.Table, names: set[str]) -> pa.Table:
+    fields = [field.with_type(pa.string()) if field.name in names else field for field in part.schema]
+    return part.cast(pa.schema(fields))
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    numbered = rows.select([VERSION, REQUEST, ROW]).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
+    first = numbered.group_by([VERSION, REQUEST, ROW]).aggregate([("number", "min")])["number_min"]
+    return rows.take(first.combine_chunks().sort())
