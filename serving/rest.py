@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import orjson
 
 from serving import examples, metadata, metrics, tensors_json
@@ -17,6 +19,7 @@ from serving.bodies import Bodies, Gone
 from serving.config import Settings
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
+from serving.large_json import APART_BYTES, LargeJson
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
 from serving.signature import Signature
@@ -48,6 +51,7 @@ class RestApi:
         self._registry = registry
         self._runner = runner
         self._log = log
+        self._large = LargeJson()
         self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
 
@@ -101,6 +105,8 @@ class RestApi:
 
     async def _answer(self, route: re.Match[str], body: bytes, calls: list[Answered]) -> bytes:
         size, runner, verb = len(body), self._runner, route["verb"]
+        if size >= APART_BYTES and verb == "predict":
+            return await self._answer_large(route, body, calls)
         request = await runner.convert(size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
@@ -111,10 +117,23 @@ class RestApi:
             if verb != "predict":
                 return await self._answer_examples(verb, request, version, signature, calls)
             arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
-            outputs = await runner.run(version.model, signature, arrays)
-            calls.append(Answered(version.number, signature, arrays, outputs))
-            answered = sum(output.nbytes for output in outputs)
-            return await runner.convert(answered, tensors_json.encode, outputs, signature, rows)
+            return await self._predict(version, signature, arrays, rows, calls)
+
+    async def _answer_large(self, route: re.Match[str], body: bytes, calls: list[Answered]) -> bytes:
+        with contextlib.ExitStack() as held:
+            async with self._large.parsed(body) as document:
+                version = self._registry.resolve(*_chosen(route))
+                signature = held.enter_context(version).signature(document.signature_name)
+                arrays, rows = await document.decode(signature)
+            return await self._predict(version, signature, arrays, rows, calls)
+
+    async def _predict(
+        self, version: Version, signature: Signature, arrays: list[np.ndarray], rows: bool, calls: list[Answered]
+    ) -> bytes:
+        outputs = await self._runner.run(version.model, signature, arrays)
+        calls.append(Answered(version.number, signature, arrays, outputs))
+        answered = sum(output.nbytes for output in outputs)
+        return await self._runner.convert(answered, tensors_json.encode, outputs, signature, rows)
 
     async def _answer_examples(
         self, verb: str, request: dict[str, Any], version: Version, signature: Signature, calls: list[Answered]
