@@ -11,13 +11,15 @@ import binascii
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from serving.errors import invalid
-from serving.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:  # That module imports TensorFlow, and the process that parses large bodies does without.
+    from serving.signature import Signature, TensorSpec
 
 MAX_SHOWN = 120
 """Characters of a request that an error repeats."""

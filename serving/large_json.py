@@ -1,0 +1,118 @@
+"""Large JSON bodies are read by a process beside the server, so that they do not hold up the requests of others.
+
+Parsing JSON keeps Python's interpreter to itself: a second for 50 MB, in whichever thread. The process
+(`serving.large_json_process`) is started with the first large body, reads one at a time, and answers with the plain
+bytes of the arrays. It ends with the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.errors import BY_NUMBER, Code, ServingError
+from serving.large_json_process import BODY, TENSORS, read_message, write_message
+from serving.signature import Signature, TensorSpec
+
+APART_BYTES = 1 << 20
+"""Bodies from this size on are parsed by the other process; below, to bring them there costs more than it saves."""
+
+
+class Document:
+    """A body that the other process has parsed.
+
+    Args:
+      reader: Whose it is.
+      signature_name: What the body says; empty when it says nothing.
+    """
+
+    def __init__(self, reader: LargeJson, signature_name: str) -> None:
+        self._reader = reader
+        self.signature_name = signature_name
+
+    async def decode(self, signature: Signature) -> tuple[list[np.ndarray], bool]:
+        """What `tensors_json.decode` says to the body.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT, saying what is wrong and where.
+        """
+        specs = [{"name": s.name, "numpy": s.numpy.name, "type": s.dtype.name} for s in signature.inputs]
+        told, data = await self._reader.ask(TENSORS, json.dumps(specs).encode())
+        arrays, start = [], 0
+        for spec, shape, size in zip(signature.inputs, told["shapes"], told["sizes"], strict=True):
+            spec.check_shape(shape)
+            arrays.append(_array(data[start : start + size], spec, shape))
+            start += size
+        return arrays, told["rows"]
+
+
+class LargeJson:
+    """The process and the way to it."""
+
+    def __init__(self) -> None:
+        # One thread, so that a question whose asker has gone is answered before the next one is asked.
+        self._thread = ThreadPoolExecutor(1, "large-json")
+        self._turn = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextlib.asynccontextmanager
+    async def parsed(self, body: bytes) -> AsyncIterator[Document]:
+        """Parses a body; the block is to end when it is decoded, because the next one waits.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT, it is no request; UNAVAILABLE, the process ended in the middle.
+        """
+        async with self._turn:
+            told, _ = await self.ask(BODY, body)
+            yield Document(self, told["signature_name"])
+
+    async def ask(self, kind: bytes, payload: bytes) -> tuple[dict[str, Any], memoryview]:
+        """One question to the process: what it tells, and the bytes that come with it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, kind, payload)
+
+    def _ask(self, kind: bytes, payload: bytes) -> tuple[dict[str, Any], memoryview]:
+        process = self._process = self._process or _start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            write_message(process.stdin, kind, payload)
+            _, head = read_message(process.stdout)
+            _, data = read_message(process.stdout)
+        except (OSError, EOFError) as error:
+            process.kill()
+            process.wait()
+            self._process = None
+            raise ServingError(
+                Code.UNAVAILABLE, "The process that parses large requests has ended, perhaps for want of memory"
+            ) from error
+        told = json.loads(head)
+        if "error" in told:
+            raise ServingError(BY_NUMBER[told["code"]], told["error"])
+        return told, memoryview(data)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving.large_json_process"],
+        cwd=Path(__file__).resolve().parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _array(data: memoryview, spec: TensorSpec, shape: list[int]) -> np.ndarray:
+    if not spec.text:
+        return np.frombuffer(data, spec.numpy).reshape(shape)
+    flat = np.empty(int(np.prod(shape)), object)
+    lengths = np.frombuffer(data[: 8 * len(flat)], np.int64)
+    ends = 8 * len(flat) + np.cumsum(lengths)
+    flat[:] = [bytes(data[end - length : end]) for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
+    return flat.reshape(shape)
