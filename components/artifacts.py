@@ -48,7 +48,7 @@ class Proposal(Artifact):
 
 
 class Promotion(Artifact):
-    """What is served of a model since a person wanted it: `promotion.json`. The interval is the version's."""
+    """What is served of a model since a person or a release wanted it: `promotion.json`, of the version's interval."""
 
     TYPE_NAME = "Promotion"
     PROPERTIES: ClassVar[dict[str, Property]] = {
@@ -60,6 +60,40 @@ class Promotion(Artifact):
         "reason": Property(type=PropertyType.STRING),
         "approval": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class Release(Artifact):
+    """A version that is tried beside the served one: `release.json`. The interval is the candidate's."""
+
+    TYPE_NAME = "Release"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "release": Property(type=PropertyType.STRING),
+        "stable": Property(type=PropertyType.INT),
+        "candidate": Property(type=PropertyType.INT),
+        "mode": Property(type=PropertyType.STRING),
+        "share": Property(type=PropertyType.FLOAT),
+        "since": Property(type=PropertyType.STRING),
+        "minutes": Property(type=PropertyType.FLOAT),
+        "longest_minutes": Property(type=PropertyType.FLOAT),
+        "min_requests": Property(type=PropertyType.INT),
+        "max_more_failed": Property(type=PropertyType.FLOAT),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class ReleaseDecision(Artifact):
+    """What live requests said of a release: `verdict.json`, `report.html`, `counts.json`."""
+
+    TYPE_NAME = "ReleaseDecision"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "release": Property(type=PropertyType.STRING),
+        "promoted": Property(type=PropertyType.INT),
+        "reason": Property(type=PropertyType.STRING),
     }
 
 

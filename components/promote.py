@@ -2,8 +2,7 @@
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
@@ -12,13 +11,13 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from airtight.errors import TerminalError, TransientError
+from airtight.errors import TerminalError
 from airtight.files import write_text
-from airtight.home import Home
 from components.artifacts import Promotion, Proposal
-from components.modelling.model_server import ModelServer
+from components.modelling import changing, releasing
 from components.modelling.registered import Registered, registered
-from components.modelling.served import HIGHEST, STABLE, Choice, Served
+from components.modelling.releasing import Place
+from components.modelling.served import HIGHEST, Choice, Served
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,6 @@ LATEST, PREVIOUS = "latest", "previous"
 """What may be asked for beside a number: whatever is the highest from now on, or the next lower one than is served."""
 RECORD, SUMMARY = "proposal.json", "proposal.md"
 PROMOTION = "promotion.json"
-POLL_S = 0.1
 
 
 @component
@@ -45,7 +43,8 @@ def propose(
     Args:
       proposal: Gets the versions, `proposal.json` and, for a person, `proposal.md`.
       model_name: The model.
-      version: A number, `previous` (the highest sound version below the served one) or `latest`.
+      version: A number, `previous` (the highest sound version below the served one; while a release tries a version,
+        the one beside which it is tried) or `latest`.
       pushed: What was pushed in all runs.
       evaluations: How it was judged in all runs.
       reason: Why another version should be served.
@@ -57,18 +56,22 @@ def propose(
       TerminalError: There is no such version, or it is broken.
       TransientError: The server cannot be reached.
     """
-    served = _served(serving_root)
-    server = ModelServer.named(server_url)
-    choice = served.choice(model_name).settled
-    current = _current(served, choice, server, model_name)
+    place = Place.named(serving_root, server_url, "", 0.0)
+    served, server = place.served, place.server
+    under_way = served.choice(model_name)
+    choice, current = _as_it_is(place, model_name)
+    tried_beside = releasing.stable_of(under_way)
     known = registered(served.root / model_name, pushed or [], evaluations or [])
-    wanted, passed_over = _wanted(version.strip(), known, current, model_name)
+    asked = version.strip()
+    if asked == PREVIOUS and tried_beside and tried_beside != under_way.trial:
+        asked = str(tried_beside)
+    wanted, passed_over = _wanted(asked, known, current, model_name)
     if server is not None and (told := server.versions(model_name).get(wanted.number)) and told.error:
-        raise _broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
+        raise changing.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
     proposal.interval_start, proposal.interval_end = wanted.interval
     proposal.model, proposal.version, proposal.pin = model_name, wanted.number, int(version.strip() != LATEST)
     proposal.served, proposal.pinned, proposal.reason = current, choice.pinned, reason
-    proposal.summary = _summary(proposal, known.get(current), wanted, choice, passed_over)
+    proposal.summary = _summary(proposal, known.get(current), wanted, choice, passed_over, under_way)
     names = ("model", "version", "pin", "served", "pinned", "reason", "interval_start", "interval_end")
     _write(Path(proposal.uri) / RECORD, {name: getattr(proposal, name) for name in names})
     write_text(Path(proposal.uri) / SUMMARY, proposal.summary)
@@ -82,12 +85,14 @@ def promote(
     approval: Parameter[str] = "",
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
+    router_url: Parameter[str] = "",
     timeout_s: Parameter[float] = 120.0,
 ) -> None:
     """Has the proposed version served, or leaves everything as it was.
 
     The file that says what is served names the new version beside the old one first, so that no request is without an
-    answer, and alone when the server has it and answered a row. A promoted number stays until another is promoted.
+    answer, and alone when the server has it and answered a row. A promoted number stays until another is promoted. A
+    release that is under way, or was broken off, is ended first.
 
     Args:
       proposal: What was proposed, and approved.
@@ -95,28 +100,35 @@ def promote(
       approval: Who approved it, when, and what they noted.
       serving_root: As in propose.
       server_url: As in propose; without a server, what is served is only written down.
-      timeout_s: The server has so long for each of the two steps.
+      router_url: REST address of the router, which is waited for where a release is ended; empty is what
+        $AIRTIGHT_ROUTER names.
+      timeout_s: The server has so long for each of the two steps, and for each by which a release ends.
 
     Raises:
       TerminalError: What is served is no longer what the proposal was made for, or the version cannot be loaded.
       TransientError: The server cannot be reached or is not done in time.
     """
-    served, server, model = _served(serving_root), ModelServer.named(server_url), proposal.model
+    place, model = Place.named(serving_root, server_url, router_url, timeout_s), proposal.model
+    served, server = place.served, place.server
     wanted = HIGHEST
     if proposal.pin:
         told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
         wanted = Choice.only(proposal.version, **told)
     with served.alone(model):
-        choice = _settled(served, model)
-        current = _current(served, choice, server, model)
-        there_already = current == proposal.version and choice.versions == wanted.versions
+        choice, current = _as_it_is(place, model)
+        ends = served.choice(model).release
+        there_already = current == proposal.version and choice.versions == wanted.versions and not ends
         if there_already:
+            releasing.clear(place, model, "")
             said = f"Version {proposal.version} of {model} is served already; nothing was changed."
         else:
             _check_still_true(proposal, choice, current, served)
-            _change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
+            why = f"version {proposal.version} was promoted{f': {proposal.reason}' if proposal.reason else ''}"
+            choice, ended = releasing.clear(place, model, why, stays=True)
+            changing.change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
             answers = "" if server else " No server was asked: the next one that reads the file serves it."
-            said = f"{_in_words(model, current, proposal.version, proposal.pin)}{answers}"
+            release = f" The release of version {ended} was ended." if ended else ""
+            said = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, current, proposal.version
     promotion.changed, promotion.reason, promotion.approval = int(not there_already), proposal.reason, approval
@@ -128,23 +140,12 @@ def promote(
     )
 
 
-def _served(serving_root: str) -> Served:
-    return Served(Path(serving_root) if serving_root else Home.current().models_root)
-
-
-def _settled(served: Served, model: str) -> Choice:
-    """What is chosen; what a promotion that was killed left half done is taken back."""
-    choice = served.choice(model)
-    if choice.trial:
-        log.warning("A promotion of %s to %d was broken off before; it is taken back.", model, choice.trial)
-        served.choose(model, choice.settled)
-    return choice.settled
-
-
-def _current(served: Served, choice: Choice, server: ModelServer | None, model: str) -> int:
-    """The version that answers requests now, 0 for none; without a server, the one that the next server would take."""
-    there = set(served.versions(model)) if server is None else server.available(model)
-    return choice.pinned if choice.pinned in there else max(there, default=0)
+def _as_it_is(place: Place, model: str) -> tuple[Choice, int]:
+    """What is chosen and which version is served, as if a promotion or release that is under way had ended."""
+    choice = place.served.choice(model)
+    settled = releasing.settled_after(choice, place.served.versions(model), "", stays=True)
+    beside = releasing.stable_of(choice)
+    return settled, beside or changing.current(place.served, settled, place.server, model)
 
 
 def _wanted(
@@ -160,7 +161,7 @@ def _wanted(
     elif (known and asked == LATEST) or (asked.isdecimal() and int(asked) in known):
         wanted = known[max(known) if asked == LATEST else int(asked)]
         if fault := wanted.fault():
-            raise _broken(wanted.number, model, fault)
+            raise changing.broken(wanted.number, model, fault)
         return wanted, []
     why_not = f", where {', '.join(f'{number} cannot be served: {why}' for number, why in passed_over)}"
     raise TerminalError(
@@ -170,15 +171,6 @@ def _wanted(
         remedy="Choose another version; `python -m pipelines.<pipeline>.promote --list` shows them."
         if known
         else "Push a model first.",
-    )
-
-
-def _broken(number: int, model: str, why: str) -> TerminalError:
-    return TerminalError(
-        f"Version {number} of {model} is broken and cannot be served.",
-        expected="a SavedModel as it was pushed, that the server loads",
-        received=why,
-        remedy="Choose another version, or have the month's pipeline push it again.",
     )
 
 
@@ -201,61 +193,6 @@ def _state(current: int, pinned: int) -> str:
     return f"version {current} to be served" + (", promoted by hand" if pinned else ", as the highest")
 
 
-def _change(
-    served: Served,
-    server: ModelServer | None,
-    model: str,
-    before: Choice,
-    wanted: Choice,
-    versions: tuple[int, int],
-    timeout_s: float,
-) -> None:
-    """Goes from one version to the other on the server, or back."""
-    if server is None:
-        served.choose(model, wanted)
-        return
-    current, new = versions
-    try:
-        if new != current:
-            served.choose(model, before.beside(new, current))
-            _await(lambda: _is_loaded(server, model, new), f"version {new} of {model} to be loaded", server, timeout_s)
-        if refusal := server.refusal_of_a_row(model, new):
-            log.info("Version %d answers; a row of missing values it refuses: %s", new, refusal)
-        served.choose(model, wanted)
-        label = wanted.labels.get(STABLE, 0)
-        _await(
-            lambda: server.available(model) == {new} and (not label or server.labelled(model, STABLE) == label),
-            f"version {new} of {model} to be the only one" + (f" and to be called {STABLE}" if label else ""),
-            server,
-            timeout_s,
-        )
-    except BaseException:
-        # Also when the task is stopped: what no Promotion tells of must not be served.
-        served.choose(model, before)
-        log.warning("The change was taken back: %s is served as before.", current or "nothing")
-        raise
-
-
-def _is_loaded(server: ModelServer, model: str, version: int) -> bool:
-    told = server.versions(model).get(version)
-    if told is not None and told.state == "END" and told.error:
-        raise _broken(version, model, f"the model server cannot load it: {told.error}")
-    return told is not None and told.state == "AVAILABLE"
-
-
-def _await(true: Callable[[], bool], what: str, server: ModelServer, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        if time.monotonic() > deadline:
-            raise TransientError(
-                "The model server did not follow in time; the change was taken back.",
-                expected=f"{what} within {timeout_s:g} s",
-                received="a server that is not there yet",
-                remedy=f"See that the server at {server.url} reads models.config again and again, and retry the task.",
-            )
-        time.sleep(POLL_S)
-
-
 def _in_words(model: str, before: int, after: int, pin: int) -> str:
     """What was done."""
     stays = "and stays, whatever is pushed, until another is promoted" if pin else "and later ones follow when pushed"
@@ -265,10 +202,21 @@ def _in_words(model: str, before: int, after: int, pin: int) -> str:
 
 
 def _summary(
-    proposal: Any, served: Registered | None, wanted: Registered, choice: Choice, passed_over: list[tuple[int, str]]
+    proposal: Any,
+    served: Registered | None,
+    wanted: Registered,
+    choice: Choice,
+    passed_over: list[tuple[int, str]],
+    under_way: Choice,
 ) -> str:
     """The proposal for a person, Markdown."""
-    how = "promoted by hand" if choice.pinned else "the highest"
+    how = (
+        "the highest"
+        if not choice.pinned
+        else "kept by a release"
+        if choice.is_left_to_a_release
+        else "promoted by hand"
+    )
     rows = [
         ("", "served now", "proposed"),
         ("---", "---", "---"),
@@ -279,12 +227,18 @@ def _summary(
     ]
     lines = ["| " + " | ".join(_cell(text) for text in row) + " |" for row in rows]
     notes = [f"Version {number} was passed over: {why}." for number, why in passed_over]
-    if choice.at:
+    if under_way.release:
+        notes.append(
+            f"A release tries {under_way.trial} since {under_way.at}; it is ended when this is approved, and "
+            f"{proposal.served} answers again alone."
+        )
+    elif choice.at:
         by = f" ({choice.by})" if choice.by else ""
         notes.append(f"{choice.pinned} was promoted on {choice.at}{by}{f': {choice.reason}' if choice.reason else ''}.")
     if wanted.verdict is None:
         notes.append(f"How {wanted.number} was judged is not known.")
-    if proposal.served == wanted.number and choice.versions == ((wanted.number,) if proposal.pin else ()):
+    as_now = proposal.served == wanted.number and choice.versions == ((wanted.number,) if proposal.pin else ())
+    if as_now and not under_way.release:
         notes.append(f"{wanted.number} is served already: nothing would change.")
     else:
         notes.append(

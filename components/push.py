@@ -7,8 +7,9 @@ import os
 import shutil
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -22,9 +23,9 @@ from airtight.home import Home
 from airtight.interval import Interval
 from components.artifacts import Dataset
 from components.data.examples import interval_of
-from components.modelling import judged
+from components.modelling import changing, judged, releasing
 from components.modelling.model_server import ModelServer
-from components.modelling.served import Choice, Served, versions_in
+from components.modelling.served import RELEASE, Choice, Served, versions_in
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,22 @@ RECORD = "push.json"
 ATTEMPTS = 100
 """A version is the day times this, plus the attempt."""
 POLL_S = 0.1
+AT_ONCE, CANARY = "at_once", "canary"
+"""How a newer version comes before the requests: as soon as the server has it, or by a release that tries it first."""
+
+
+class Delivered(NamedTuple):
+    """What became of a push.
+
+    Args:
+      version: The version.
+      said: What was done, in one sentence.
+      awaits_release: Whether it is registered only, and left to a release.
+    """
+
+    version: int
+    said: str
+    awaits_release: bool
 
 
 @component
@@ -47,13 +64,14 @@ def push(
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
     timeout_s: Parameter[float] = 120.0,
+    release: Parameter[str] = AT_ONCE,
 ) -> None:
     """Copies the SavedModel where the model server finds it, and waits until the server serves it.
 
     What a gate did not bless is not pushed: that is recorded, and is no failure. The copy is made under a name
     that the server ignores and renamed last. A version that the server cannot serve is taken back; the old one stays.
     A model's first version enters the model into what is served (`models.config`). While a person's choice of another
-    version holds, a new one is registered only.
+    version holds, or a release is under way, a new one is registered only.
 
     Args:
       model: The model that was judged.
@@ -61,7 +79,8 @@ def push(
       infra_blessing: What try_serving decided.
       dataset: Whose interval names the version.
       pushed: Custom properties `pushed` (1 or 0), `reason`, `version` (0 when not pushed), `interval_start`,
-        `interval_end`, `model_uri`, `model_digest`; the same in `push.json`.
+        `interval_end`, `model_uri`, `model_digest`, `awaits_release` (1 where a release is to try it); the same in
+        `push.json`.
       model_name: The name under which it is served.
       zone: IANA time zone in which the interval's end is a day.
       serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`. Empty is the state
@@ -69,6 +88,8 @@ def push(
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
         when that is empty too.
       timeout_s: The server has so long to serve the version.
+      release: `at_once` has the server serve a newer version; `canary` registers it only, and the served one stays
+        until a release has tried the newer one.
 
     Raises:
       TransientError: The server cannot be reached or is not done in time, or another push took the version.
@@ -83,6 +104,7 @@ def push(
         "interval_end": ends[1],
         "model_uri": model.uri,
         "model_digest": "",
+        "awaits_release": 0,
     }
     if not record["reason"]:
         source = Path(path_utils.serving_model_dir(model.uri))
@@ -90,8 +112,10 @@ def push(
         server = ModelServer.named(server_url)
         record["model_digest"] = digest_of_tree(source)
         day = day_of(Interval.of(*ends), zone)
-        version, said = deliver(source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s)
-        record.update(pushed=1, version=version, reason=said)
+        done = deliver(
+            source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s, release=release
+        )
+        record.update(pushed=1, version=done.version, reason=done.said, awaits_release=int(done.awaits_release))
     log.info("%s", record["reason"])
     write_text(Path(pushed.uri) / RECORD, json.dumps(record, indent=1))
     for name, value in record.items():
@@ -105,8 +129,15 @@ def day_of(interval: Interval, zone: str) -> int:
 
 
 def deliver(
-    source: Path, digest: str, base_path: Path, day: int, *, server: ModelServer | None, timeout_s: float
-) -> tuple[int, str]:
+    source: Path,
+    digest: str,
+    base_path: Path,
+    day: int,
+    *,
+    server: ModelServer | None,
+    timeout_s: float,
+    release: str = AT_ONCE,
+) -> Delivered:
     """Makes a version visible and sees it served, or leaves everything as it was.
 
     Args:
@@ -116,9 +147,10 @@ def deliver(
       day: The interval's end, YYYYMMDD.
       server: The server to ask, or None.
       timeout_s: It has so long.
+      release: `AT_ONCE` or `CANARY`.
 
     Returns:
-      The version, and what was done in one sentence.
+      What was done.
 
     Raises:
       TransientError: The server cannot be reached or is not done in time, or another push took the version.
@@ -127,10 +159,16 @@ def deliver(
     if server is not None:
         server.versions(base_path.name)  # A server that is away is noticed before anything is visible.
     version, is_new = _version_for(digest, base_path, day)
-    if is_new:
-        _publish(source, digest, base_path / str(version))
+    served = Served(base_path.parent)
+    # Before the version is there: a server that follows the highest would take it.
+    left = _leave_to_a_release(served, server, base_path.name, version, timeout_s) if release == CANARY else _Left()
     try:
-        served = Served(base_path.parent)
+        if is_new:
+            _publish(source, digest, base_path / str(version))
+    except BaseException:
+        _take_up_again(served, base_path.name, left)
+        raise
+    try:
         # After the version is there: TensorFlow Serving complains of a model that has none.
         served.enter(base_path.name)
         if server is None:
@@ -143,11 +181,12 @@ def deliver(
         if is_new or (isinstance(error, AirtightError) and not error.transient):
             _take_back(base_path / str(version))
             log.warning("Version %d was taken back", version)
+            _take_up_again(served, base_path.name, left)
         raise
     done = f"Version {version} of {base_path.name} " + (
         "is pushed" if is_new else "was there already, nothing was copied"
     )
-    return version, f"{done}{said}."
+    return Delivered(version, f"{done}{said}.", left.awaits)
 
 
 def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: float) -> str:
@@ -192,14 +231,76 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
         time.sleep(POLL_S)
 
 
+class _Left(NamedTuple):
+    """Whether a version is left to a release, and what was chosen before and since, where that was changed for it."""
+
+    awaits: bool = False
+    before: Choice | None = None
+    since: Choice | None = None
+
+
+def _leave_to_a_release(
+    served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float
+) -> _Left:
+    """Has the served version stay when a newer one appears, and says whether that one is left to a release.
+
+    It is not where no version is served to compare with, where a later one is served, or where a person chose.
+    """
+    with served.alone(model):
+        choice = served.choice(model)
+        if choice.release:
+            return _Left(version not in (choice.trial, releasing.stable_of(choice)))
+        choice = choice.settled
+        if choice.versions and not choice.is_left_to_a_release:
+            return _Left()
+        current = changing.current(served, choice, server, model)
+        if not 0 < current < version:
+            return _Left()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        stays = Choice.only(current, at=at, by=RELEASE, reason=f"version {version} waits for its release")
+        try:
+            served.choose(model, stays)
+            if server is not None:
+                changing.await_alone(server, model, current, stays, timeout_s)
+        except BaseException:
+            served.choose(model, choice)
+            raise
+    return _Left(True, choice, stays)
+
+
+def _take_up_again(served: Served, model: str, left: _Left) -> None:
+    """Nothing stays for the sake of a version that is not there after all."""
+    if left.before is not None:
+        with served.alone(model):
+            if served.choice(model) == left.since:
+                served.choose(model, left.before)
+
+
 def _kept_back(choice: Choice, version: int) -> str:
-    """Why a version is not served, as the rest of a sentence; empty where no person chose another one."""
+    """Why a version is not served, as the rest of a sentence; empty where nothing keeps another one."""
+    if choice.release:
+        since = f" since {choice.at}" if choice.at else ""
+        if version == choice.trial:
+            return f", and a release tries it beside {releasing.stable_of(choice)}{since}"
+        if version != releasing.stable_of(choice):
+            return (
+                f", and registered only: a release tries version {choice.trial} beside {releasing.stable_of(choice)}"
+                f"{since}, and nothing else is served until it has ended"
+            )
+        return ""
     if choice.pinned in (0, version):
         return ""
     when = f" on {choice.at}" if choice.at else ""
+    not_loaded = "The server has not loaded this one: that it can be served, try_serving found"
+    if choice.settled.is_left_to_a_release:
+        return (
+            f", and registered only: version {choice.pinned} stays{f' since {choice.at}' if choice.at else ''} "
+            f"({choice.settled.reason.rstrip('.')}); a release of this one, or `promote`, puts it before the requests. "
+            f"{not_loaded}"
+        )
     return (
         f", and registered only: version {choice.pinned} was promoted by hand{when} and stays; `promote latest` lets "
-        "newer versions be served again. The server has not loaded this one: that it can be served, try_serving found"
+        f"newer versions be served again. {not_loaded}"
     )
 
 

@@ -4,17 +4,16 @@ Will a flight from New York arrive more than 15 minutes late? One run learns fro
 is judged on that month, and, when every gate agrees, is served.
 
 Trigger it with the month to be judged in **interval** (such as `2013-06`), or leave that empty for the run's own data
-interval. The model server then answers on `/v1/models/flight_delays`.
+interval. The model server then answers on `/v1/models/flight_delays`; with **release** set to `canary`, the new version
+is tried on live requests first, by `flight_delays_release`.
 """
 
-import sys
-
 import pendulum
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronDataIntervalTimetable
 
 from pipelines.flight_delays import clock, settings
 from plugins.tfx_airflow import TfxDag
+from plugins.tfx_airflow.wiring import add_release, add_report
 
 dag = TfxDag(
     "flight_delays",
@@ -26,10 +25,5 @@ dag = TfxDag(
     **settings.DAG,
 )
 
-with dag:
-    report = BashOperator(
-        task_id="report",
-        bash_command=f"{sys.executable} -m pipelines.flight_delays.year report",
-        doc_md="Writes the page of all runs that the tab **Year** shows.",
-    )
-    [dag.get_task("push"), dag.get_task("monitor")] >> report
+add_release(dag, settings.RELEASES)
+add_report(dag, "pipelines.flight_delays.year")

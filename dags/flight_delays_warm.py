@@ -8,14 +8,12 @@ Training waits for the run of the month before, so a backfill takes the months o
 training still runs side by side.
 """
 
-import sys
-
 import pendulum
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronDataIntervalTimetable
 
 from pipelines.flight_delays import clock, settings
 from plugins.tfx_airflow import TfxDag
+from plugins.tfx_airflow.wiring import add_report
 
 dag = TfxDag(
     settings.WARM_PIPELINE,
@@ -28,11 +26,4 @@ dag = TfxDag(
     **settings.DAG,
 )
 
-with dag:
-    report = BashOperator(
-        task_id="report",
-        bash_command=f"{sys.executable} -m pipelines.flight_delays.year report --dag {dag.dag_id} "
-        "--compare flight_delays",
-        doc_md="Writes the page of all runs that the tab **Year** shows, beside those of `flight_delays`.",
-    )
-    [dag.get_task("push"), dag.get_task("monitor")] >> report
+add_report(dag, "pipelines.flight_delays.year", "--dag", dag.dag_id, "--compare", "flight_delays")

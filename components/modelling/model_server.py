@@ -1,4 +1,4 @@
-"""Asking a model server over REST: which versions it has, and does one answer. TensorFlow Serving speaks the same."""
+"""Asking model servers over REST: which versions they have, and does one answer. TensorFlow Serving speaks the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from airtight.errors import TerminalError, TransientError
 
 OK, NOT_FOUND, BAD_REQUEST, SERVER_ERROR = 200, 404, 400, 500
 SERVER_VARIABLE = "AIRTIGHT_MODEL_SERVER"
-"""Environment variable with the REST address of the server to ask."""
+"""Environment variable with the REST address of the server to ask, or several, separated by commas."""
+AVAILABLE, UNLOADING, END = "AVAILABLE", "UNLOADING", "END"
+_STATES = ("START", "LOADING", AVAILABLE, UNLOADING, END)
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,100 @@ class VersionState:
 
 
 class ModelServer:
-    """One connection to a server, kept open between requests; a proxy set in the environment is not used.
+    """The servers of the same models, one connection to each, kept open; a proxy in the environment is not used.
+
+    What is said of several servers holds for each of them.
 
     Args:
-      url: Such as http://127.0.0.1:8501.
+      url: Such as http://127.0.0.1:8501, or several, separated by commas.
       timeout_s: For one request.
 
     Raises:
-      TerminalError: `url` is no HTTP address.
+      TerminalError: `url` holds what is no HTTP address.
     """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url
+        self._servers = [_Connection(one.strip(), timeout_s) for one in url.split(",")]
+
+    @classmethod
+    def named(cls, url: str) -> ModelServer | None:
+        """The server of that address; of none, what $AIRTIGHT_MODEL_SERVER names, and there is nobody to ask else.
+
+        Raises:
+          TerminalError: It is no HTTP address.
+        """
+        address = url or os.environ.get(SERVER_VARIABLE, "")
+        return cls(address) if address else None
+
+    def versions(self, model: str) -> dict[int, VersionState]:
+        """The versions of a model that a server knows; none for a model that they do not know (yet).
+
+        Where servers differ, a version is as far as on the one that is least far; AVAILABLE is what all of them have.
+
+        Raises:
+          TransientError: A server cannot be reached or answers with an error of its own.
+        """
+        told = [server.versions(model) for server in self._servers]
+        return {number: _least([each.get(number) for each in told]) for number in sorted(set().union(*told))}
+
+    def available(self, model: str) -> set[int]:
+        """The versions that answer requests, on every server.
+
+        Raises:
+          TransientError: A server cannot be reached or answers with an error of its own.
+        """
+        return {number for number, told in self.versions(model).items() if told.state == AVAILABLE}
+
+    def available_anywhere(self, model: str) -> set[int]:
+        """The versions that answer requests on one server at least.
+
+        Raises:
+          TransientError: A server cannot be reached or answers with an error of its own.
+        """
+        told = [server.versions(model) for server in self._servers]
+        return {number for each in told for number, state in each.items() if state.state == AVAILABLE}
+
+    def labelled(self, model: str, label: str) -> int:
+        """The version that has a label on every server, 0 where one does not know the label (yet) or they differ.
+
+        Raises:
+          TransientError: A server cannot be reached.
+        """
+        told = {server.labelled(model, label) for server in self._servers}
+        return told.pop() if len(told) == 1 else 0
+
+    def refusal_of_a_row(self, model: str, version: int) -> str:
+        """Asks a version for one row in which every value is missing; the answer is not judged.
+
+        Returns:
+          Empty when each server answers, else the message with which the model refuses such a row.
+
+        Raises:
+          TransientError: The version gives no answer, or a server cannot be reached.
+          TerminalError: The model has no signature `serving_default`.
+        """
+        return next(filter(None, [server.refusal_of_a_row(model, version) for server in self._servers]), "")
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """One request, to the first of the servers.
+
+        Returns:
+          HTTP status and the parsed JSON answer.
+
+        Raises:
+          TransientError: The server cannot be reached, or what answers is no model server.
+        """
+        return self._servers[0].request(method, path, body)
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for server in self._servers:
+            server.close()
+
+
+class _Connection:
+    """One connection to one server, kept open between requests."""
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         self.url = url
@@ -53,16 +140,6 @@ class ModelServer:
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._prefix = parts.path.rstrip("/")
-
-    @classmethod
-    def named(cls, url: str) -> ModelServer | None:
-        """The server of that address; of none, what $AIRTIGHT_MODEL_SERVER names, and there is nobody to ask else.
-
-        Raises:
-          TerminalError: It is no HTTP address.
-        """
-        address = url or os.environ.get(SERVER_VARIABLE, "")
-        return cls(address) if address else None
 
     def versions(self, model: str) -> dict[int, VersionState]:
         """The versions of a model that the server knows; none for a model that it does not know (yet).
@@ -79,14 +156,6 @@ class ModelServer:
             int(entry["version"]): VersionState(entry["state"], entry["status"]["error_message"])
             for entry in answer["model_version_status"]
         }
-
-    def available(self, model: str) -> set[int]:
-        """The versions that answer requests.
-
-        Raises:
-          TransientError: The server cannot be reached or answers with an error of its own.
-        """
-        return {number for number, told in self.versions(model).items() if told.state == "AVAILABLE"}
 
     def labelled(self, model: str, label: str) -> int:
         """The version that has a label, 0 where the server does not know the label (yet).
@@ -161,6 +230,18 @@ class ModelServer:
             received=f"{status}: {json.dumps(answer)[:300]}",
             remedy="Look at the model server's log and retry the task.",
         )
+
+
+def _least(told: list[VersionState | None]) -> VersionState:
+    """What is true of one version on all servers: a fault on one is a fault, and what one has not is not there yet."""
+    faults = [each for each in told if each is not None and each.error]
+    if faults:
+        return faults[0]
+    known = [each for each in told if each is not None]
+    if len(known) < len(told):
+        return VersionState(_STATES[0], "")
+    gone = [each for each in known if each.state in (UNLOADING, END)]
+    return gone[0] if gone else min(known, key=lambda each: _STATES.index(each.state))
 
 
 def _missing(info: dict[str, Any]) -> Any:

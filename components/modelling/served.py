@@ -1,8 +1,8 @@
 """One file says what is served: `models.config` in the models' root, TensorFlow Serving's own config in text format.
 
-`push` enters a model with its first version, `promote` chooses among the versions; the model server, ours or
-TensorFlow Serving's, reads the file again and again. Who chose, when and why stands in comments, for which the format
-has no other place. What a person added by hand beside (another model, logging) stays.
+`push` enters a model with its first version, `promote` and a release choose among the versions; the model server, ours
+or TensorFlow Serving's, reads the file again and again. Who chose, when and why stands in comments, for which the
+format has no other place. What a person added by hand beside (another model, logging) stays.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ from airtight.files import write_text
 
 FILE = "models.config"
 STABLE = "stable"
-"""The label of the version that a person promoted."""
-_HEAD = "# What the model server serves; push and promote write it (docs/serving.md).\n"
-_TOLD = ("at", "by", "reason", "trial")
+"""The label of the version that was promoted, by a person or by a release."""
+CANARY = "canary"
+"""The label of the version that a release tries."""
+RELEASE = "release"
+"""Who chose a version where no person did: a push that left it to a release, or the release's decision."""
+_HEAD = "# What the model server serves; push, promote and releases write it (docs/serving.md).\n"
+_TOLD = ("at", "by", "reason", "trial", "release", "owner", "until")
+_AFTER = "after"
 _CHOSEN = re.compile(r"^# chosen (\S+) (\{.*\})$", re.MULTILINE)
 
 
@@ -42,7 +47,11 @@ class Choice:
       at: When it was chosen, ISO 8601; empty where nobody chose.
       by: Who approved it, as far as that is known.
       reason: Why.
-      trial: One of `versions` that is only tried beside what was chosen, while a promotion is under way; 0 for none.
+      trial: A version that is only tried beside what was chosen, while a promotion or release is under way; 0 for none.
+      release: Id of the release under way; empty where there is none.
+      owner: Whose release it is, such as a DAG run; empty where nobody said.
+      until: ISO 8601; a release that is still there then was broken off.
+      after: What is chosen when the release has ended.
     """
 
     versions: tuple[int, ...] = ()
@@ -51,10 +60,16 @@ class Choice:
     by: str = ""
     reason: str = ""
     trial: int = 0
+    release: str = ""
+    owner: str = ""
+    until: str = ""
+    after: Choice | None = None
 
     @property
     def settled(self) -> Choice:
-        """What was chosen, without the trial of a promotion that is under way or was killed."""
+        """What was chosen, without the trial of a promotion or release that is under way or was killed."""
+        if self.after is not None:
+            return self.after
         if not self.trial:
             return self
         if not self.labels:
@@ -79,6 +94,11 @@ class Choice:
         """
         both = tuple(sorted({version, served} - {0}))
         return dataclasses.replace(self, versions=both, labels={STABLE: served} if self.pinned else {}, trial=version)
+
+    @property
+    def is_left_to_a_release(self) -> bool:
+        """Whether a version stays served because no release has put another one in its place, and no person chose."""
+        return bool(self.versions) and self.by == RELEASE
 
 
 HIGHEST = Choice()
@@ -106,9 +126,8 @@ class Served:
         for entry in config.model_config_list.config:
             if entry.name == model:
                 why = told.get(model, {})
-                return Choice(
-                    tuple(sorted(entry.model_version_policy.specific.versions)), dict(entry.version_labels), **why
-                )
+                versions = tuple(sorted(entry.model_version_policy.specific.versions))
+                return Choice(versions, dict(entry.version_labels), **{**why, **_after(why)})
         return HIGHEST
 
     def enter(self, *models: str) -> None:
@@ -144,6 +163,8 @@ class Served:
             if not choice.versions:
                 entry.model_version_policy.latest.num_versions = 1
             told[model] = {name: value for name in _TOLD if (value := getattr(choice, name))}
+            if choice.after is not None:
+                told[model][_AFTER] = {k: v for k, v in dataclasses.asdict(choice.after).items() if v}
             self._write(config, told)
 
     @contextlib.contextmanager
@@ -190,6 +211,14 @@ class Served:
         with (self.root / name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _after(told: Mapping[str, Any]) -> dict[str, Choice]:
+    """What is chosen after the release that a comment tells of."""
+    if _AFTER not in told:
+        return {}
+    after = dict(told[_AFTER])
+    return {_AFTER: Choice(tuple(after.pop("versions", ())), after.pop("labels", {}), **after)}
 
 
 def versions_in(base_path: Path) -> list[int]:

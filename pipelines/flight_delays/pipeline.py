@@ -32,12 +32,13 @@ _HERE = "pipelines.flight_delays"
 _SCHEMA = f"{_HERE}.features:SCHEMA"
 
 
-def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START) -> Pipeline:
+def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, released: bool = True) -> Pipeline:
     """Wires the nine nodes; what they need of flights they get by name.
 
     Args:
       name: Of the pipeline and of the served model.
       warm_start: Whether train starts from the champion's weights. Then it waits for the run before, as the gates do.
+      released: Whether a run may leave its version to a release.
     """
     start, end = interval_parameters()
     # An earlier result of ingest holds as long as the lake has the same versions of its tables.
@@ -101,6 +102,7 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START) ->
         dataset=dataset,
         model_name=name,
         zone=ZONE,
+        release=runtime_parameter(settings.RELEASE) if released else settings.RELEASE.default,
     ).with_id("push")
     # Whether a model answers in time, and whether it is served, is asked anew in each run.
     task(tried, cache=False)
@@ -111,8 +113,3 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START) ->
     watched = monitor(examples=examples, schema=_SCHEMA).with_id("monitor")
     nodes = [data, valid, transformed, trained, champion, judged, tried, pushed, watched]
     return Pipeline(pipeline_name=name, components=nodes, enable_cache=True)
-
-
-def create_warm_pipeline() -> Pipeline:
-    """The same with a warm start, under a name of its own: it has its own champions, and serves beside the other."""
-    return create_pipeline(settings.WARM_NAME, warm_start=True)

@@ -12,8 +12,10 @@ WARM_START = False
 WARM_EPOCHS = 2
 """Passes over the training data, at most, where it does."""
 WARM_NAME = "flight_delays_warm"
-WARM_PIPELINE = "pipelines.flight_delays.pipeline:create_warm_pipeline"
+WARM_PIPELINE = "pipelines.flight_delays.warm:create_pipeline"
 """The pipeline that always does, to be compared with the other."""
+RELEASES = "flight_delays_release"
+"""The DAG that tries a version which a run has left to it."""
 
 SCHEDULE = "0 0 1 * *"
 """A month's run starts when the month is over; weekly is "0 0 * * 1"."""
@@ -103,6 +105,14 @@ MEMORY_LIMIT_MB = Parameter(
     minimum=64,
     maximum=1 << 20,
 )
+RELEASE = Parameter(
+    "release",
+    "str",
+    "at_once",
+    "at_once: a newer version is served as soon as it is pushed. canary: the served one stays, and "
+    "flight_delays_release tries the newer one on live requests first.",
+    choices=("at_once", "canary"),
+)
 
 PARAMETERS = (
     WINDOW_DAYS,
@@ -116,4 +126,5 @@ PARAMETERS = (
     CHAMPION_TOLERANCE,
     P99_LIMIT_MS,
     MEMORY_LIMIT_MB,
+    RELEASE,
 )

@@ -15,7 +15,7 @@ from airtight.files import digest_of_tree
 from airtight.verdict import Check, Verdict
 from components import promote as module
 from components.artifacts import Promotion, Proposal
-from components.modelling import judged
+from components.modelling import changing, judged, releasing
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
 from components.modelling.served import FILE, HIGHEST, STABLE, Choice, Served
 from tests.serving import models
@@ -238,11 +238,13 @@ class Slow:
     def available(self, model: str) -> set[int]:
         return {JULY}
 
+    available_anywhere = available
+
 
 @pytest.mark.parametrize(("error", "fault"), [("", TransientError), ("no graph", TerminalError)])
 def test_what_the_server_does_not_serve_is_taken_back(site, monkeypatch, error, fault):
     server = Slow(error)
-    monkeypatch.setattr(module.ModelServer, "named", lambda url: server)
+    monkeypatch.setattr(releasing.ModelServer, "named", lambda url: server)
     written = []
     choose = Served.choose
     monkeypatch.setattr(
@@ -272,13 +274,13 @@ def test_what_a_killed_promotion_left_is_taken_back_by_the_next(site, before):
 
 def test_a_promotion_that_is_stopped_is_taken_back(site, monkeypatch):
     server = Slow()
-    monkeypatch.setattr(module.ModelServer, "named", lambda url: server)
+    monkeypatch.setattr(releasing.ModelServer, "named", lambda url: server)
 
     def stop(*_):
         raise KeyboardInterrupt
 
     proposal = site.propose(JUNE)
-    monkeypatch.setattr(module, "_await", stop)
+    monkeypatch.setattr(changing, "await_server", stop)
     with pytest.raises(KeyboardInterrupt):
         site.promote(proposal)
     assert site.served.choice("toy") == HIGHEST

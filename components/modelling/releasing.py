@@ -1,0 +1,264 @@
+"""A release from its beginning to its end, in steps between which a kill leaves what the next one can clear away.
+
+`models.config` has both versions loaded, `releases.json` says to the router which share of the requests the candidate
+gets. The first is marked before the second is written and keeps the mark until the second is clean, so whoever finds a
+mark knows that a release is under way, or was broken off. No request is without an answer at any time:
+
+- Begin: the stable version is the only one and has its label; the router sends every request to it by its number; the
+  candidate is loaded and named `canary`; the router gives it its share.
+- End: the router sends every request to the winner by its number; the loser is unloaded; the router forgets the
+  release; what was chosen is chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airtight import releases, router
+from airtight.errors import TransientError
+from airtight.releases import Release
+from components.modelling import changing
+from components.modelling.model_server import ModelServer
+from components.modelling.served import CANARY, RELEASE, STABLE, Choice, Served
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.5
+"""The router has said that no later request goes to a version; the server keeps it so long for those on their way."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is served.
+
+    Args:
+      served: The models.
+      server: The servers, or None.
+      router: The router's REST address; empty where there is none.
+      timeout_s: Servers and router have so long for each step.
+    """
+
+    served: Served
+    server: ModelServer | None
+    router: str
+    timeout_s: float = 120.0
+
+    @classmethod
+    def named(cls, serving_root: str, server_url: str, router_url: str, timeout_s: float) -> Place:
+        """From a component's parameters, the environment's where they are empty."""
+        server = ModelServer.named(server_url)
+        return cls(changing.served_in(serving_root), server, router.address(router_url), timeout_s)
+
+
+def begin(place: Place, release: Release, *, before: Choice, owner: str, until: datetime) -> None:
+    """Gives the candidate its share of the requests; fails with everything as it was.
+
+    Args:
+      place: Where; it must have a server and a router.
+      release: The release; its share is what the candidate gets in the end.
+      before: What is chosen, settled.
+      owner: Whose release it is; empty where nobody says.
+      until: Later it counts as broken off.
+
+    Raises:
+      TerminalError: The server cannot load the candidate.
+      TransientError: A server or the router cannot be reached or does not follow in time.
+    """
+    served, server, model = place.served, place.server, release.model
+    assert server is not None
+    told = {"at": release.since, "by": RELEASE, "reason": f"version {release.candidate} is tried ({release.mode})"}
+    only = dataclasses.replace(
+        Choice.only(release.stable, **told),
+        trial=release.candidate,
+        release=release.id,
+        owner=owner,
+        until=until.isoformat(timespec="seconds"),
+        after=before,
+    )
+    both = dataclasses.replace(only, versions=tuple(sorted((release.stable, release.candidate))))
+    # The router routes by number from here on, so that nobody is answered by a candidate that is only being loaded.
+    idle = dataclasses.replace(release, share=0.0)
+    try:
+        served.choose(model, only)
+        changing.await_alone(server, model, release.stable, only, place.timeout_s)
+        _tell(place, model, idle)
+        served.choose(model, both)
+        changing.await_loaded(server, model, release.candidate, place.timeout_s)
+        changing.log_refusal(server, model, release.candidate)
+        # TensorFlow Serving refuses the whole file where a label names a version that it has not loaded.
+        served.choose(model, dataclasses.replace(both, labels={**only.labels, CANARY: release.candidate}))
+        _await_label(place, model, CANARY, release.candidate)
+        _tell(place, model, release)
+    except BaseException:
+        # Also when the task is stopped: nobody would end what no Release tells of.
+        log.warning("The release of version %d of %s is taken back.", release.candidate, model)
+        with contextlib.suppress(TransientError):
+            after = settled_after(both, served.versions(model), "the release could not begin")
+            end(place, model, winner=release.stable, after=after)
+        raise
+
+
+def end(place: Place, model: str, *, winner: int, after: Choice) -> None:
+    """Ends the release that `models.config` tells of; does again what a killed end left half done.
+
+    Args:
+      place: Where.
+      model: The model.
+      winner: The version that answers every request from now on.
+      after: What is chosen then.
+
+    Raises:
+      TransientError: A server or the router does not follow in time; called again, it goes on from there.
+    """
+    served, server = place.served, place.server
+    choice = served.choice(model)
+    entry = releases.read(served.root).get(model)
+    if entry is not None and len(choice.versions) > 1:
+        # A shadow's share is asked and not answered: where the candidate takes over, it has to answer.
+        takes_over = {"share": 1.0, "mode": "canary"} if winner == entry.candidate else {"share": 0.0}
+        _tell(place, model, dataclasses.replace(entry, **takes_over), needed=False)
+        if place.router:
+            time.sleep(SETTLE_S)
+    only = dataclasses.replace(choice, versions=(winner,), labels={STABLE: winner}, after=after)
+    served.choose(model, only)
+    if server is not None:
+        changing.await_alone(server, model, winner, only, place.timeout_s)
+    _tell(place, model, None, needed=False)
+    served.choose(model, after)
+
+
+def clear(place: Place, model: str, why: str, *, stays: bool = False) -> tuple[Choice, int]:
+    """What is chosen of a model, once what a promotion or a release left there is taken back.
+
+    The caller sees to it that nobody else changes what is served of the model (`Served.alone`).
+
+    Args:
+      place: Where.
+      model: The model.
+      why: Why a release that is under way is ended; it is kept where a version stays because of it.
+      stays: Whether the stable version stays the only one in any case: something else is chosen right after.
+
+    Returns:
+      The choice, and the candidate of the release that was ended, 0 for none.
+
+    Raises:
+      TransientError: A server or the router does not follow in time.
+    """
+    served = place.served
+    choice = served.choice(model)
+    if choice.release:
+        taken_over = choice.versions == (choice.trial,)
+        winner = choice.trial if taken_over else choice.labels[STABLE]
+        log.warning(
+            "The release of version %d of %s, under way since %s, is %s: %s.",
+            *(choice.trial, model, choice.at, "carried through" if taken_over else "taken back", why),
+        )
+        after = settled_after(choice, served.versions(model), why, stays=stays)
+        end(place, model, winner=winner, after=after)
+        return after, choice.trial
+    if choice.trial:
+        log.warning("A promotion of %s to %d was broken off before; it is taken back.", model, choice.trial)
+        served.choose(model, choice.settled)
+    if releases.read(served.root).get(model) is not None:
+        log.warning("%s tells of a release of %s that is none; it is removed.", releases.FILE, model)
+        _tell(place, model, None, needed=False)
+    return choice.settled, 0
+
+
+def settled_after(choice: Choice, versions: list[int], why: str, *, stays: bool = False) -> Choice:
+    """What is chosen when a release is ended without the candidate; what was chosen before, but never the candidate.
+
+    Args:
+      choice: What is chosen during the release.
+      versions: The versions that are there.
+      why: Why it is ended.
+      stays: As in `clear`.
+    """
+    after = choice.settled
+    if not choice.release or choice.versions == (choice.trial,):
+        return after
+    # Where the highest is served and the candidate is that, or where a push left the choice to this release, the
+    # stable version stays, and the file says why.
+    follows = not after.versions and (stays or max(versions, default=0) == choice.trial)
+    if after.is_left_to_a_release or follows:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        reason = f"version {choice.trial} was tried and taken back: {why}"
+        return Choice.only(choice.labels[STABLE], at=at, by=RELEASE, reason=reason)
+    return after
+
+
+def stable_of(choice: Choice) -> int:
+    """The version that a release under way compares with, or that took over; 0 where there is none."""
+    return choice.labels.get(STABLE, 0) if choice.release else 0
+
+
+def _tell(place: Place, model: str, release: Release | None, *, needed: bool = True) -> None:
+    """Writes what the router is to follow, and waits until it does.
+
+    Args:
+      place: Where.
+      model: The model.
+      release: The release; None for none.
+      needed: Whether a router that is away is a fault. One that is away sends no request anywhere.
+    """
+    with _alone_with_the_file(place.served):
+        told = releases.read(place.served.root)
+        if release is None and model not in told:
+            return
+        told.pop(model, None)
+        releases.write(place.served.root, told | ({model: release} if release else {}))
+    if not place.router:
+        return
+    what = f"the release {release.id} at a share of {release.share:g}" if release else f"no release of {model}"
+    try:
+        _await_router(place, lambda told: _follows(told.get(model), release), what)
+    except TransientError as error:
+        if needed or isinstance(error, _NotInTime):
+            raise
+        log.warning("The router was not asked: %s", error)
+
+
+def _follows(told: dict[str, Any] | None, release: Release | None) -> bool:
+    if told is None or release is None:
+        return told is None and release is None
+    return (told["id"], told["mode"], told["share"]) == (release.id, release.mode, release.share)
+
+
+class _NotInTime(TransientError):
+    """The router answers, and does not do what the file says."""
+
+
+def _await_router(place: Place, true: Callable[[dict[str, Any]], bool], what: str) -> None:
+    deadline = time.monotonic() + place.timeout_s
+    while not true(router.status(place.router)["releases"]):
+        if time.monotonic() > deadline:
+            raise _NotInTime(
+                "The router did not follow in time.",
+                expected=f"{what} within {place.timeout_s:g} s",
+                received=f"another status at {place.router}{router.PATH}",
+                remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
+            )
+        time.sleep(changing.POLL_S)
+
+
+def _await_label(place: Place, model: str, label: str, version: int) -> None:
+    server = place.server
+    assert server is not None
+    what = f"version {version} of {model} to be called {label}"
+    changing.await_server(lambda: server.labelled(model, label) == version, what, server, place.timeout_s)
+
+
+@contextlib.contextmanager
+def _alone_with_the_file(served: Served) -> Iterator[None]:
+    served.root.mkdir(parents=True, exist_ok=True)
+    with (served.root / f".{releases.FILE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,371 @@
+"""start_release, judge_release, finish_release: a version is tried on live requests, judged, and takes over or not."""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+
+from airtight import releases, router
+from airtight.errors import TerminalError
+from airtight.files import write_text
+from airtight.router import Counts
+from airtight.verdict import Verdict
+from components.artifacts import Promotion, Release, ReleaseDecision
+from components.measures.releases import Limits, checks
+from components.modelling import changing, releasing
+from components.modelling.model_server import SERVER_VARIABLE
+from components.modelling.registered import Registered, registered
+from components.modelling.releasing import Place
+from components.modelling.served import RELEASE, STABLE, Choice
+from components.reports.release import page
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest"
+PROMOTE, ROLL_BACK = "promote", "roll_back"
+RECORD, COUNTS, REPORT = "release.json", "counts.json", "report.html"
+PROMOTION = "promotion.json"
+GRACE = timedelta(minutes=15)
+"""A release that is still there so long after its longest time was broken off."""
+POLL_S = 1.0
+_TO_TELL = (
+    *("model", "release", "stable", "candidate", "mode", "share", "since", "minutes", "longest_minutes"),
+    *("min_requests", "max_more_failed", "summary", "interval_start", "interval_end"),
+)
+
+
+@component
+def start_release(
+    release: OutputArtifact[Release],
+    model_name: Parameter[str],
+    version: Parameter[str] = LATEST,
+    pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
+    evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
+    mode: Parameter[str] = "canary",
+    share: Parameter[float] = 0.1,
+    minutes: Parameter[float] = 10.0,
+    longest_minutes: Parameter[float] = 60.0,
+    min_requests: Parameter[int] = 200,
+    max_more_failed: Parameter[float] = 0.01,
+    owner: Parameter[str] = "",
+    serving_root: Parameter[str] = "",
+    server_url: Parameter[str] = "",
+    router_url: Parameter[str] = "",
+    timeout_s: Parameter[float] = 120.0,
+) -> None:
+    """Has a version loaded beside the served one, and gives it its share of the live requests.
+
+    No request is answered by the candidate before it is loaded and answered a row. When anything is in the way, the
+    served version stays alone, and nothing tells of a release.
+
+    Args:
+      release: Gets both versions, the settings, and `release.json`.
+      model_name: The model.
+      version: The candidate: a number, or `latest` for the highest that there is.
+      pushed: What was pushed in all runs.
+      evaluations: How it was judged in all runs.
+      mode: canary (the share is drawn at random), split (by the request's key), or shadow (both are asked, stable
+        answers).
+      share: Of the requests, over 0 and up to 1.
+      minutes: The candidate is watched so long.
+      longest_minutes: And at most so long, where requests are few.
+      min_requests: Each side should answer so many before anything is decided.
+      max_more_failed: Share of failed requests that the candidate may have more than stable; clearly over it, the
+        watching ends early.
+      owner: Whose release it is, such as a DAG run: a release of the same owner is taken for one that was broken off.
+      serving_root: Folder of all served models; empty is the state folder's `models/`.
+      server_url: REST addresses of the model servers, separated by commas; empty is what $AIRTIGHT_MODEL_SERVER names.
+      router_url: REST address of the router; empty is what $AIRTIGHT_ROUTER names.
+      timeout_s: Servers and router have so long for each step.
+
+    Raises:
+      TerminalError: There is no server, router or such version, it is served already or cannot be loaded, or another
+        release is under way.
+      TransientError: A server or the router cannot be reached or is not done in time.
+    """
+    place = Place.named(serving_root, server_url, router_url, timeout_s)
+    _check_place(place)
+    _check_share(share)
+    with place.served.alone(model_name):
+        _check_nothing_under_way(place, model_name, owner)
+        choice, _ = releasing.clear(place, model_name, "it was broken off, and another one begins")
+        stable = changing.current(place.served, choice, place.server, model_name)
+        known = registered(place.served.root / model_name, pushed or [], evaluations or [])
+        candidate = _candidate(version.strip(), known, stable, model_name)
+        begun = datetime.now(UTC)
+        told = releases.Release(
+            model_name,
+            uuid.uuid4().hex,
+            stable,
+            candidate.number,
+            mode,
+            share,
+            begun.isoformat(timespec="seconds"),
+        )
+        until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
+        releasing.begin(place, told, before=choice, owner=owner, until=until)
+    release.model, release.release, release.stable, release.candidate = model_name, told.id, stable, told.candidate
+    # Begun is when it has its share: loading the candidate takes none of its time.
+    release.mode, release.share, release.since = mode, share, datetime.now(UTC).isoformat(timespec="seconds")
+    release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
+    release.min_requests, release.max_more_failed = min_requests, max_more_failed
+    release.interval_start, release.interval_end = candidate.interval
+    what = "is asked beside" if mode == releases.MODES[-1] else "answers beside"
+    release.summary = (
+        f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
+        f"{minutes:g} minutes, until each has seen {min_requests} requests, for {release.longest_minutes:g} at most."
+    )
+    log.info("%s", release.summary)
+    _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
+
+
+@component
+def judge_release(
+    release: InputArtifact[Release],
+    decision: OutputArtifact[ReleaseDecision],
+    p99_ratio: Parameter[float] = 2.0,
+    p99_floor_ms: Parameter[float] = 50.0,
+    mean_limit: Parameter[float] = 0.05,
+    psi_limit: Parameter[float] = 0.25,
+    difference_limit: Parameter[float] = 0.05,
+    when_unsure: Parameter[str] = ROLL_BACK,
+    watched: Parameter[str] = "",
+    router_url: Parameter[str] = "",
+) -> None:
+    """Decides from what the router counted whether the candidate takes over; it changes nothing.
+
+    A candidate that is not good enough is a decision, and no fault.
+
+    Args:
+      release: What `start_release` began.
+      decision: Gets `promoted` (1 or 0) and the reason, `verdict.json` with one check for each rule, `report.html` and
+        `counts.json`.
+      p99_ratio: The candidate's p99 may be so many times stable's,
+      p99_floor_ms: or up to so many milliseconds.
+      mean_limit: The means of both sides' answers may lie so far apart.
+      psi_limit: Population stability index of both sides' answers.
+      difference_limit: In shadow mode, the mean difference of both answers to one request.
+      when_unsure: What becomes of a release with too few requests: promote or roll_back.
+      watched: Why the watching has ended, as whoever watched tells; empty lets this step watch by itself.
+      router_url: As in start_release.
+
+    Raises:
+      TerminalError: The router does not follow the release; somebody else has ended it.
+      TransientError: The router cannot be reached.
+    """
+    url = router.address(router_url)
+    counts = _watched(release, url) if not watched else _counts(release, url)
+    limits = Limits(
+        release.min_requests,
+        release.max_more_failed,
+        p99_ratio,
+        p99_floor_ms,
+        mean_limit,
+        psi_limit,
+        difference_limit,
+    )
+    verdict = Verdict("release", f"{release.candidate} beside {release.stable}", checks(counts, limits))
+    promoted, reason = _decide(verdict, counts, release, when_unsure)
+    for check in verdict.checks:
+        log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
+    log.info("%s", reason)
+    folder = Path(decision.uri)
+    Verdict(verdict.gate, verdict.interval, verdict.checks, reason).write(folder)
+    _write(folder / COUNTS, router.status(url)["releases"].get(release.model, {}))
+    title = f"Release of {release.candidate} of {release.model} beside {release.stable}"
+    write_text(folder / REPORT, page(title, verdict, f"{reason} {f'Watched: {watched}.' if watched else ''}", counts))
+    decision.model, decision.release, decision.promoted, decision.reason = (
+        *(release.model, release.release),
+        *(int(promoted), reason),
+    )
+    decision.interval_start, decision.interval_end = release.interval_start, release.interval_end
+    log.info("The report lies in %s.", folder / REPORT)
+
+
+@component
+def finish_release(
+    release: InputArtifact[Release],
+    promotion: OutputArtifact[Promotion],
+    decision: InputArtifact[ReleaseDecision] = None,
+    serving_root: Parameter[str] = "",
+    server_url: Parameter[str] = "",
+    router_url: Parameter[str] = "",
+    timeout_s: Parameter[float] = 120.0,
+) -> None:
+    """Has the candidate served, or what was served before, as it was decided; without a decision, the latter.
+
+    Killed in between, it goes on from there; when somebody else has ended the release meanwhile, nothing is changed.
+
+    Args:
+      release: What `start_release` began.
+      promotion: Gets what was done, and `promotion.json`.
+      decision: What `judge_release` decided; none where it failed or was stopped.
+      serving_root: As in start_release.
+      server_url: As in start_release.
+      router_url: As in start_release.
+      timeout_s: As in start_release.
+
+    Raises:
+      TransientError: A server or the router cannot be reached or is not done in time.
+    """
+    place = Place.named(serving_root, server_url, router_url, timeout_s)
+    model, stable, candidate = release.model, release.stable, release.candidate
+    judged = decision is not None and decision.release == release.release
+    promoted = judged and decision.promoted == 1
+    reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
+    with place.served.alone(model):
+        choice = place.served.choice(model)
+        if choice.release == release.release:
+            if choice.versions in ((candidate,), (stable,)):
+                # Decided by an earlier attempt, which was stopped: what it began is carried through.
+                promoted = choice.versions == (candidate,)
+                after = choice.settled
+            elif promoted:
+                told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": RELEASE, "reason": reason}
+                after = Choice.only(candidate, **told)
+            else:
+                after = releasing.settled_after(choice, place.served.versions(model), reason)
+            releasing.end(place, model, winner=candidate if promoted else stable, after=after)
+            served = candidate if promoted else stable
+            said = (
+                f"Version {candidate} of {model} is served in place of {stable}, as {STABLE}. {reason}"
+                if promoted
+                else f"Version {stable} of {model} is served as before, without {candidate}. {reason}"
+            )
+            if not after.versions and max(place.served.versions(model)) != stable:
+                said += f" The highest is served again, which is {max(place.served.versions(model))} meanwhile."
+        else:
+            served = changing.current(place.served, choice.settled, place.server, model)
+            said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
+    log.info("%s", said)
+    promotion.model, promotion.from_version, promotion.to_version = model, stable, served
+    promotion.changed, promotion.reason = int(served != stable), reason
+    promotion.approval, promotion.summary = f"{RELEASE} {release.release}", said
+    promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
+    names = ("model", "from_version", "to_version", "changed", "reason", "approval", "summary")
+    _write(
+        Path(promotion.uri) / PROMOTION, {n: getattr(promotion, n) for n in (*names, "interval_start", "interval_end")}
+    )
+
+
+def _check_place(place: Place) -> None:
+    lacking = [
+        *([] if place.server else [f"a model server (server_url, {SERVER_VARIABLE})"]),
+        *([] if place.router else [f"a router (router_url, {router.VARIABLE})"]),
+    ]
+    if lacking:
+        raise TerminalError(
+            "A release needs live requests.",
+            expected="a model server and a router in front of it",
+            received=f"none named: {', '.join(lacking)}",
+            remedy="Start the local services, or name both.",
+        )
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise TerminalError(
+            "The candidate's share is none.",
+            expected="over 0 and up to 1",
+            received=share,
+            remedy="Correct the share, such as 0.1.",
+        )
+
+
+def _check_nothing_under_way(place: Place, model: str, owner: str) -> None:
+    """One release at a time; one that was broken off is none."""
+    choice = place.served.choice(model)
+    if not choice.release or (owner and choice.owner == owner):
+        return
+    if datetime.fromisoformat(choice.until) > datetime.now(UTC):
+        raise TerminalError(
+            f"A release of {model} is under way.",
+            expected="one release at a time",
+            received=f"version {choice.trial} is tried since {choice.at}"
+            + (f", by {choice.owner}" if choice.owner else ""),
+            remedy="Wait until it has ended, or end it: `make rollback`, or promote the version that is to stay. "
+            f"After {choice.until} it counts as broken off.",
+        )
+
+
+def _candidate(asked: str, known: Mapping[int, Registered], stable: int, model: str) -> Registered:
+    there = ", ".join(map(str, sorted(known, reverse=True))) or "none"
+    number = max(known, default=0) if asked == LATEST else int(asked) if asked.isdecimal() else 0
+    if number not in known or not stable:
+        raise TerminalError(
+            f"There is no such version of {model} to release."
+            if stable
+            else f"No version of {model} is served to compare with.",
+            expected=f"{LATEST} or a number of {there}, while another version is served",
+            received=f"{asked!r}, while {stable or 'no version'} is served",
+            remedy="Choose another version, or push one first.",
+        )
+    if number == stable:
+        raise TerminalError(
+            f"Version {number} of {model} is served already.",
+            expected="a version that is not served yet",
+            received=f"{asked!r}, which is {number}",
+            remedy=f"Push a newer one with `release=canary`, or name another of {there}.",
+        )
+    if fault := known[number].fault():
+        raise changing.broken(number, model, fault)
+    return known[number]
+
+
+def _counts(release: Any, url: str) -> Counts:
+    counts = Counts.of(router.status(url), release.model)
+    if counts is None or counts.id != release.release:
+        raise TerminalError(
+            f"The release of version {release.candidate} of {release.model} is no longer under way.",
+            expected=f"the router to follow the release {release.release}",
+            received="none" if counts is None else f"the release {counts.id}",
+            remedy="A promotion or rollback has ended it. Start another release if it is still wanted.",
+        )
+    return counts
+
+
+def _watched(release: Any, url: str) -> Counts:
+    """Watches until enough was seen: where no task of Airflow's has."""
+    while True:
+        counts = _counts(release, url)
+        why = router.over(
+            counts,
+            since=release.since,
+            minutes=release.minutes,
+            longest_minutes=release.longest_minutes,
+            requests=release.min_requests,
+            limit=release.max_more_failed,
+        )
+        if why:
+            log.info("The watching has ended: %s.", why)
+            return counts
+        time.sleep(POLL_S)
+
+
+def _decide(verdict: Verdict, counts: Counts, release: Any, when_unsure: str) -> tuple[bool, str]:
+    """Whether the candidate takes over, and why, in one sentence."""
+    enough, *rules = verdict.checks
+    if why := counts.clearly_worse(release.max_more_failed):
+        # Some rules need no more requests.
+        return False, f"Rolled back: {why}."
+    if not enough.passed:
+        promoted = when_unsure == PROMOTE
+        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
+        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
+    failed = [check for check in rules if not check.passed and check.severity == "blocking"]
+    if failed:
+        told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
+        return False, f"Rolled back: {told}."
+    return True, f"Promoted: all {len(rules) + 1} rules hold over {enough.note}"
+
+
+def _write(path: Path, told: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(told, indent=1))

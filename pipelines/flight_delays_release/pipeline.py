@@ -1,0 +1,58 @@
+"""Flight delays, released: a new version answers its share of the live requests, and takes over if it is good enough.
+
+start -> judge -> finish; in Airflow the task `watch` waits between the first two (dags/flight_delays_release.py), and
+without it judge waits itself. finish ends what start began, whatever became of judge.
+"""
+
+from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import artifact, standard_artifacts
+from tfx.types.channel import ExternalPipelineChannel
+
+from components.release import finish_release, judge_release, start_release
+from pipelines.flight_delays_release import settings
+from runtime.parameters import runtime_parameter
+
+NAME = "flight_delays_release"
+PARAMETERS = settings.PARAMETERS
+
+_MODEL = "flight_delays"
+"""Name of the served model, and of the pipeline that pushes it."""
+
+
+def create_pipeline() -> Pipeline:
+    """Wires the three nodes; what was pushed and how it was judged comes from all runs of the other pipeline."""
+    started = start_release(
+        model_name=_MODEL,
+        version=runtime_parameter(settings.VERSION),
+        pushed=_of_all_runs(standard_artifacts.PushedModel, "push", "pushed"),
+        evaluations=_of_all_runs(standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
+        mode=runtime_parameter(settings.MODE),
+        share=runtime_parameter(settings.SHARE),
+        minutes=runtime_parameter(settings.MINUTES),
+        longest_minutes=runtime_parameter(settings.LONGEST_MINUTES),
+        min_requests=runtime_parameter(settings.MIN_REQUESTS),
+        max_more_failed=runtime_parameter(settings.MAX_MORE_FAILED),
+        owner=runtime_parameter(settings.OWNER),
+    ).with_id("start")
+    release = started.outputs["release"]
+    judged = judge_release(
+        release=release,
+        p99_ratio=runtime_parameter(settings.P99_RATIO),
+        p99_floor_ms=runtime_parameter(settings.P99_FLOOR_MS),
+        mean_limit=runtime_parameter(settings.MEAN_LIMIT),
+        psi_limit=runtime_parameter(settings.PSI_LIMIT),
+        difference_limit=runtime_parameter(settings.DIFFERENCE_LIMIT),
+        when_unsure=runtime_parameter(settings.WHEN_UNSURE),
+        watched=runtime_parameter(settings.WATCHED),
+    ).with_id("judge")
+    finished = finish_release(release=release, decision=judged.outputs["decision"]).with_id("finish")
+    # What was begun is ended: with the decision, or without one, when judging failed or was stopped.
+    finished.node_execution_options = NodeExecutionOptions(
+        trigger_strategy=TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS, lifetime_start="start"
+    )
+    return Pipeline(pipeline_name=NAME, components=[started, judged, finished], enable_cache=False)
+
+
+def _of_all_runs(kind: type[artifact.Artifact], node: str, key: str) -> ExternalPipelineChannel:
+    return ExternalPipelineChannel(kind, owner="", pipeline_name=_MODEL, producer_component_id=node, output_key=key)
