@@ -1,0 +1,182 @@
+"""The gRPC side of the router: bytes in, bytes out; a message is read only for its model's name and version."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from airtight.releases import KEY_HEADER
+from serving.errors import HTTP_STATUS
+from serving.router import answers, messages, metrics
+from serving.router.backends import Backend, Pool
+from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
+from serving.router.trials import SHADOW, Answer, Asked, Trials
+
+PREDICTION = "/tensorflow.serving.PredictionService/"
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+METHODS = frozenset(
+    {
+        *(PREDICTION + name for name in (*messages.RELEASED, "GetModelMetadata")),
+        *("/tensorflow.serving.ModelService/GetModelStatus", RELOAD),
+    }
+)
+"""What is sent on. TensorFlow Serving has SessionService too, which its own server leaves out as well."""
+READ_BYTES = 64 << 10
+"""A larger request is not looked into for the metrics' sake."""
+
+SHADOW_S = 30.0
+"""A shadow request over gRPC has so long."""
+
+Metadata = list[tuple[str, str | bytes]]
+_Handler = Callable[[bytes, Any], Awaitable[bytes]]
+_OURS = frozenset({SIDE, VERSION, REQUEST_ID, "user-agent", "content-type", "te", "accept-encoding", "host"})
+
+
+class GrpcRouter(grpc.GenericRpcHandler):
+    """Answers gRPC calls of TensorFlow Serving's services.
+
+    Args:
+      pool: The servers.
+      trials: The releases under way.
+    """
+
+    def __init__(self, pool: Pool, trials: Trials) -> None:
+        self._pool = pool
+        self._trials = trials
+        self._handlers = {method: grpc.unary_unary_rpc_method_handler(self._handler(method)) for method in METHODS}
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of one method; None answers UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _handler(self, method: str) -> _Handler:
+        released = method.removeprefix(PREDICTION) in messages.RELEASED
+
+        async def handle(request: bytes, context: Any) -> bytes:
+            sent, request_id = _sent(context)
+            trailing: Metadata = []
+            left = context.time_remaining()
+            over = None if left is None else time.monotonic() + left
+            if method == RELOAD:
+                answer = await self._ask_all(method, request, sent, left)
+            elif released:
+                answer, trailing = await self._predict(method, request, sent, over)
+            else:
+                answer = await self._ask(method, request, sent, over)
+            told: _Told = answer.rest
+            trailer = (*told.trailing, *trailing, (REQUEST_ID, request_id))
+            if told.initial:
+                await context.send_initial_metadata(tuple(told.initial))
+            if told.code is not grpc.StatusCode.OK:
+                await context.abort(told.code, told.details, trailer)
+            context.set_trailing_metadata(trailer)
+            return answer.content
+
+        return handle
+
+    async def _predict(
+        self, method: str, request: bytes, sent: Metadata, over: float | None
+    ) -> tuple[Answer, Metadata]:
+        started, side, model, free = time.perf_counter(), "", "", False
+        name = method.removeprefix(PREDICTION)
+        if self._trials.of or len(request) <= READ_BYTES:
+            model, free = messages.asked(name, request)
+        trial = self._trials.of.get(model) if free else None
+        trailing: Metadata = []
+        if trial is None:
+            answer = await self._ask(method, request, sent, over)
+        else:
+
+            async def ask(version: int | None, side: str) -> Answer:
+                if version is None:
+                    metrics.resent("version")
+                    return await self._ask(method, request, sent, over)
+                chosen = messages.with_version(name, request, version)
+                # Nobody waits for a shadow request: the caller's deadline is not its own.
+                until = time.monotonic() + SHADOW_S if side == SHADOW else over
+                return await self._ask(method, chosen, [*sent, (SIDE, side)], until)
+
+            versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
+            key = next((value for key, value in sent if key == KEY_HEADER), None)
+            asked = Asked(
+                key=key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key,
+                ask=ask,
+                read=partial(answers.from_grpc, name),
+                size=len(request),
+            )
+            answer, side = await self._trials.answer(trial, asked)
+            if side:
+                trailing = [(VERSION, str(versions[side])), (SIDE, side)]
+        metrics.answered(model, "GRPC", side, answer.code, time.perf_counter() - started)
+        return answer, trailing
+
+    async def _ask(self, method: str, request: bytes, sent: Metadata, over: float | None) -> Answer:
+        """Sends a request to one server, and to another where the first is not available."""
+        answer = None
+        for backend in self._pool.order():
+            if answer is not None:
+                metrics.resent("server")
+            left = None if over is None else max(over - time.monotonic(), 0.0)
+            answer = await _send(backend, method, request, sent, left)
+            if answer.rest.code is not grpc.StatusCode.UNAVAILABLE:
+                return answer
+            # It may be away, or only busy: its health tells.
+            self._pool.doubt()
+        assert answer is not None  # There is one server at least.
+        return answer
+
+    async def _ask_all(self, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
+        """Sends a request to every server; the first refusal is the answer."""
+        told = await asyncio.gather(*(_send(each, method, request, sent, left) for each in self._pool.backends))
+        return next((answer for answer in told if answer.rest.code is not grpc.StatusCode.OK), told[0])
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What an answer has beside its message."""
+
+    code: grpc.StatusCode
+    details: str
+    initial: Metadata
+    trailing: Metadata
+
+
+async def _send(backend: Backend, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
+    with backend.asked():
+        call = backend.call(method)(request, timeout=left, metadata=tuple(sent))
+        try:
+            content = await call
+        except grpc.aio.AioRpcError as error:
+            initial, trailing = _kept(error.initial_metadata()), _kept(error.trailing_metadata())
+            told = _Told(error.code(), error.details() or "", initial, trailing)
+            return Answer(HTTP_STATUS[told.code], b"", told)
+        initial, trailing = _kept(await call.initial_metadata()), _kept(await call.trailing_metadata())
+        return Answer(HTTP_STATUS[grpc.StatusCode.OK], content, _Told(grpc.StatusCode.OK, "", initial, trailing))
+
+
+def _sent(context: Any) -> tuple[Metadata, str]:
+    """The metadata to send on, with the request's id, and the id."""
+    sent: Metadata = []
+    request_id = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and 0 < len(value) <= MAX_ID:
+            request_id = value
+        elif key not in _OURS and not key.startswith(("grpc-", ":")):
+            sent.append((key, value))
+    request_id = request_id or os.urandom(16).hex()
+    sent.append((REQUEST_ID, request_id))
+    return sent, request_id
+
+
+def _kept(metadata: Any) -> Metadata:
+    """What a server tells beside its answer, less what belongs to the connection."""
+    return [
+        (key, value) for key, value in metadata or () if key != REQUEST_ID and not key.startswith((":", "grpc-acc"))
+    ]

@@ -1,0 +1,223 @@
+"""The REST side of the router: one ASGI application that sends each request to a server and its answer back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict
+from yarl import URL
+
+from airtight.releases import KEY_HEADER
+from serving.bodies import Bodies, Gone
+from serving.errors import HTTP_STATUS, ServingError
+from serving.metrics import CONTENT_TYPE
+from serving.router import answers, metrics
+from serving.router.backends import Backend, Pool
+from serving.router.catalogue import Catalogue
+from serving.router.config import Settings
+from serving.router.trials import Answer, Asked, Trials
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+REQUEST_ID, SIDE, VERSION = "x-request-id", "x-airtight-side", "x-airtight-version"
+MAX_ID = 200
+"""Characters of a client's request id; a longer one is replaced."""
+
+_CALL = re.compile(r"/v1/models/([^/:]+)(/[^:]*)?:(predict|classify|regress)")
+_HOP_BY_HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    }
+)
+_NOT_SENT = _HOP_BY_HOP | {
+    *(b"host", b"content-length", b"expect", b"accept-encoding"),
+    *(SIDE.encode(), VERSION.encode(), REQUEST_ID.encode()),
+}
+_NOT_ANSWERED = _HOP_BY_HOP | {b"content-length", b"date", REQUEST_ID.encode()}
+_JSON: Headers = [(b"content-type", b"application/json")]
+_PAGE: Headers = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        b"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+]
+_NOT_SENT_AT_ALL = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_CUT_OFF = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
+
+
+class RestRouter:
+    """Answers HTTP requests.
+
+    Args:
+      settings: Limits.
+      pool: The servers.
+      trials: The releases under way.
+      catalogue: The models, for the page.
+      error: Tells why `releases.json` cannot be read, or nothing.
+    """
+
+    def __init__(
+        self, settings: Settings, pool: Pool, trials: Trials, catalogue: Catalogue, error: Callable[[], str]
+    ) -> None:
+        self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
+        self._timeout_s = settings.rest_api_timeout_s
+        self._pool = pool
+        self._trials = trials
+        self._catalogue = catalogue
+        self._error = error
+        self._page = Path(__file__).with_name("page.html").read_bytes()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One request, as ASGI passes it."""
+        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        headers: Headers = scope["headers"]
+        request_id = _value(headers, REQUEST_ID.encode())
+        if request_id is None or not 0 < len(request_id) <= MAX_ID:
+            request_id = os.urandom(16).hex().encode()
+        try:
+            async with self._bodies.read(scope, receive) as content:
+                if scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/router/")):
+                    answer = await self._own(path)
+                else:
+                    answer = await self._route(scope, path, headers, content, request_id)
+        except Gone:
+            return
+        except ServingError as error:
+            answer = _refusal(HTTP_STATUS[error.code], error.message)
+        told = [*answer.rest, (b"x-request-id", request_id)]
+        if not any(name == b"content-length" for name, _ in told):
+            told.append((b"content-length", str(len(answer.content)).encode()))
+        await send({"type": "http.response.start", "status": answer.code, "headers": told})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    async def _own(self, path: str) -> Answer:
+        if path == "/":
+            return Answer(200, self._page, list(_PAGE))
+        if path == "/router/status":
+            return Answer(200, orjson.dumps(self._status()), [*_JSON, (b"cache-control", b"no-store")])
+        if path == "/router/models":
+            return Answer(200, orjson.dumps(await self._catalogue.told()), [*_JSON, (b"cache-control", b"no-store")])
+        if path == "/router/metrics":
+            kind = CONTENT_TYPE.encode()
+            return Answer(200, metrics.exposition(self._pool.backends), [(b"content-type", kind)])
+        return _refusal(404, f"Not found: {path}")
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "servers": [backend.told() for backend in self._pool.backends],
+            "releases": self._trials.told(),
+            "models": {model: traffic.told() for model, traffic in sorted(metrics.TRAFFIC.items())},
+            "error": self._error(),
+        }
+
+    async def _route(
+        self, scope: dict[str, Any], path: str, headers: Headers, content: bytes, request_id: bytes
+    ) -> Answer:
+        method, query = scope["method"], scope["query_string"].decode("latin-1")
+        sent: CIMultiDict[str] = CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "replace"))
+            for name, value in headers
+            if name not in _NOT_SENT
+        )
+        sent[REQUEST_ID] = request_id.decode("utf-8", "replace")
+
+        async def ask(route: str, side: str = "") -> Answer:
+            target = f"{route}?{query}" if query else route
+            told = sent
+            if side:
+                told = sent.copy()
+                told[SIDE] = side
+            return await self._ask(method, target, told, content)
+
+        call = _CALL.fullmatch(path) if method == "POST" else None
+        if call is None:
+            return await ask(path)
+        started, side = time.perf_counter(), ""
+        model, chosen, verb = call[1], call[2], call[3]
+        trial = self._trials.of.get(model) if chosen is None else None
+        if trial is None:
+            answer = await ask(path)
+        else:
+
+            async def ask_version(version: int | None, side: str) -> Answer:
+                if version is None:
+                    metrics.resent("version")
+                    return await ask(path)
+                return await ask(f"/v1/models/{model}/versions/{version}:{verb}", side)
+
+            versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
+            key = _value(headers, KEY_HEADER.encode())
+            asked = Asked(
+                key=None if key is None else key.decode("utf-8", "surrogateescape"),
+                ask=ask_version,
+                read=partial(answers.from_rest, verb),
+                size=len(content),
+            )
+            answer, side = await self._trials.answer(trial, asked)
+            if side:
+                answer.rest.append((VERSION.encode(), str(versions[side]).encode()))
+                answer.rest.append((SIDE.encode(), side.encode()))
+        metrics.answered(model, "REST", side, answer.code, time.perf_counter() - started)
+        return answer
+
+    async def _ask(self, method: str, target: str, headers: Any, content: bytes) -> Answer:
+        """Sends a request to one server, and to another where the first gave no answer."""
+        said: list[str] = []
+        for backend in self._pool.order():
+            for again in (False, True):
+                if said:
+                    metrics.resent("server")
+                try:
+                    return await self._send(backend, method, target, headers, content)
+                except (*_NOT_SENT_AT_ALL, *_CUT_OFF) as error:
+                    if isinstance(error, TimeoutError) and not isinstance(error, _NOT_SENT_AT_ALL):
+                        return _refusal(504, f"No answer in {self._timeout_s:g} s")
+                    said.append(f"{backend.address.rest}: {error or type(error).__name__}")
+                    # A kept connection may have been closed while the request was sent: the server itself may be well.
+                    if again or isinstance(error, _NOT_SENT_AT_ALL):
+                        self._pool.failed(backend, error or type(error).__name__)
+                        break
+                except TimeoutError:
+                    return _refusal(504, f"No answer in {self._timeout_s:g} s")
+                except (aiohttp.ClientError, ValueError) as error:
+                    return _refusal(502, f"{backend.address.rest}: {error}")
+        return _refusal(503, f"No model server answers: {'; '.join(said)}")
+
+    async def _send(self, backend: Backend, method: str, target: str, headers: Any, content: bytes) -> Answer:
+        url = URL(backend.address.rest + target, encoded=True)
+        with backend.asked():
+            async with self._pool.session.request(
+                method, url, data=content or None, headers=headers, allow_redirects=False
+            ) as response:
+                told = await response.read()
+                kept = [(name.lower(), value) for name, value in response.raw_headers]
+                kept = [each for each in kept if each[0] not in _NOT_ANSWERED]
+                if method == "HEAD" and "content-length" in response.headers:
+                    kept.append((b"content-length", response.headers["content-length"].encode()))
+                return Answer(response.status, told, kept)
+
+
+def _value(headers: Headers, name: bytes) -> bytes | None:
+    return next((value for each, value in headers if each == name), None)
+
+
+def _refusal(status: int, message: str) -> Answer:
+    told = message.encode("utf-8", "replace").decode()
+    return Answer(status, orjson.dumps({"error": told}), list(_JSON))

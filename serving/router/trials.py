@@ -1,0 +1,246 @@
+"""Releases under way: which side answers a request, what each side's answers are counted as, and shadow requests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airtight.files import write_text
+from airtight.releases import Release
+from serving.router import answers
+from serving.router.counts import SIDES, Counts
+
+logger = logging.getLogger(__name__)
+
+STABLE, CANDIDATE = SIDES
+SHADOW = "shadow"
+"""What a server is told as `x-airtight-side` of a request whose answer nobody gets."""
+MAX_SHADOWS, MAX_SHADOW_BYTES = 32, 64 << 20
+"""Shadow requests under way at once; more are dropped and counted."""
+SAVE_S = 2.0
+_OK, _NOT_FOUND = 200, 404
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of either API.
+
+    Args:
+      code: HTTP status; of a gRPC answer the one that its code is mapped to.
+      content: The body, or the serialized message.
+      rest: What else the API that asked wants to keep of it.
+    """
+
+    code: int
+    content: bytes
+    rest: Any = None
+
+
+Ask = Callable[[int | None, str], Awaitable[Answer]]
+"""Asks for a version (None: the server chooses) as a side (empty: none), and always answers."""
+Read = Callable[[bytes], list[float] | None]
+"""The numbers of an answer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request.
+
+    Args:
+      key: The caller's key, or None.
+      ask: Sends it.
+      read: Reads an answer's numbers.
+      size: Its bytes.
+    """
+
+    key: str | None
+    ask: Ask
+    read: Read
+    size: int
+
+
+@dataclass
+class Trial:
+    """One release and what is counted for it."""
+
+    release: Release
+    counts: Counts = field(default_factory=Counts)
+
+    def version(self, side: str) -> int:
+        """A side's version."""
+        return self.release.stable if side == STABLE else self.release.candidate
+
+    def told(self) -> dict[str, Any]:
+        """As the status tells it."""
+        release = self.release
+        return {
+            "id": release.id,
+            "stable": release.stable,
+            "candidate": release.candidate,
+            "mode": release.mode,
+            "share": release.share,
+            "since": release.since,
+            "sides": {side: self.counts.side(side).told(self.version(side)) for side in SIDES},
+            "pairs": self.counts.pairs.told(),
+        }
+
+
+def place(release_id: str, key: str) -> float:
+    """Where a caller's key lies in 0..1 in a release: the candidate's side is below its share.
+
+    The first eight bytes of SHA-256 over id, a line feed and key, as a number, of 2^64.
+    """
+    digest = hashlib.sha256(f"{release_id}\n{key}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+class Trials:
+    """All releases under way; the event loop's thread alone touches them.
+
+    Args:
+      state_file: Where counts are kept across a restart, or None.
+    """
+
+    def __init__(self, state_file: Path | None = None) -> None:
+        self.of: dict[str, Trial] = {}
+        self._random = random.Random()
+        self._shadows: set[asyncio.Task[None]] = set()
+        self._shadow_bytes = 0
+        self._state_file = state_file
+        self._saved = ""
+        self._kept = _read_state(state_file)
+
+    def follow(self, told: Mapping[str, Release]) -> None:
+        """Takes over what `releases.json` says; a release that goes on under its id goes on counting."""
+        now = {}
+        for model, release in told.items():
+            trial = self.of.get(model)
+            if trial is None or trial.release.id != release.id:
+                trial = Trial(release, self._kept.pop(release.id) if release.id in self._kept else Counts())
+                logger.info("Release %s of %s: %s", release.id, model, release)
+            elif trial.release != release:
+                logger.info("Release %s of %s is now: %s", release.id, model, release)
+                trial.release = release
+            now[model] = trial
+        for model in self.of.keys() - now.keys():
+            logger.info("Release %s of %s is over", self.of[model].release.id, model)
+        self.of = now
+
+    async def answer(self, trial: Trial, asked: Asked) -> tuple[Answer, str]:
+        """Has one request answered.
+
+        Args:
+          trial: The release of the request's model.
+          asked: The request.
+
+        Returns:
+          The answer, and the side that it is of; no side where the chosen version was not served (any more).
+        """
+        release, key = trial.release, asked.key
+        drawn = self._random.random() if key is None or release.mode == "canary" else place(release.id, key)
+        within = drawn < release.share
+        side = CANDIDATE if within and release.mode != SHADOW else STABLE
+        counted = trial.counts.side(side)
+        started = time.perf_counter()
+        answer = await asked.ask(trial.version(side), side)
+        if answer.code == _NOT_FOUND:
+            counted.unserved += 1
+            return await asked.ask(None, ""), ""
+        counted.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
+        # What follows waits until the answer is on its way.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._count_numbers, trial, side, answer, asked.read)
+        if within and release.mode == SHADOW:
+            loop.call_soon(self._shadow, trial, release.candidate, answer, asked)
+        return answer, side
+
+    def told(self) -> dict[str, Any]:
+        """As the status tells it."""
+        return {model: trial.told() for model, trial in sorted(self.of.items())}
+
+    async def run(self) -> None:
+        """Saves the counts again and again."""
+        while True:
+            await asyncio.sleep(SAVE_S)
+            await self.save()
+
+    async def save(self) -> None:
+        """Saves the counts where they have changed; a disk that does not take them is told and stops nothing."""
+        if self._state_file is None:
+            return
+        text = json.dumps({trial.release.id: asdict(trial.counts) for trial in self.of.values()})
+        if text == self._saved:
+            return
+        self._saved = text
+        try:
+            await asyncio.to_thread(write_text, self._state_file, text)
+        except Exception:  # Whatever a disk has, requests are answered.
+            logger.exception("The counts of the releases could not be saved")
+            self._saved = ""
+
+    async def close(self) -> None:
+        """Drops the shadow requests under way and saves."""
+        for task in self._shadows:
+            task.cancel()
+        await asyncio.gather(*self._shadows, return_exceptions=True)
+        await self.save()
+
+    def _count_numbers(self, trial: Trial, side: str, answer: Answer, read: Read) -> list[float] | None:
+        if answer.code != _OK:
+            return None
+        if len(answer.content) > answers.LARGEST:
+            trial.counts.side(side).numbers.skipped += 1
+            return None
+        numbers = read(answer.content)
+        if numbers is not None:
+            trial.counts.side(side).numbers.add(numbers)
+        return numbers
+
+    def _shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+        if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + asked.size > MAX_SHADOW_BYTES:
+            trial.counts.pairs.dropped += 1
+            return
+        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, version, stable, asked))
+        self._shadows.add(task)
+        self._shadow_bytes += asked.size
+
+        def over(ended: asyncio.Task[None]) -> None:
+            self._shadows.discard(ended)
+            self._shadow_bytes -= asked.size
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                logger.error("A shadow request failed", exc_info=error)
+
+        task.add_done_callback(over)
+
+    async def _ask_shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+        started = time.perf_counter()
+        answer = await asked.ask(version, SHADOW)
+        if answer.code == _NOT_FOUND:
+            trial.counts.candidate.unserved += 1
+            return
+        trial.counts.candidate.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
+        theirs = self._count_numbers(trial, CANDIDATE, answer, asked.read)
+        if theirs is not None and stable.code == _OK and len(stable.content) <= answers.LARGEST:
+            ours = asked.read(stable.content)
+            if ours is not None:
+                trial.counts.pairs.add(ours, theirs)
+
+
+def _read_state(path: Path | None) -> dict[str, Counts]:
+    """The counts by release id; counting begins anew where they cannot be read."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): Counts.from_saved(counts) for key, counts in saved.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("The counts in %s cannot be read and begin anew: %r", path, error)
+        return {}

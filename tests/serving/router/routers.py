@@ -1,0 +1,145 @@
+"""A router process for the tests, what it tells, and load on it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from airtight import releases
+from airtight.releases import Release
+from tests.serving.models import ROOT, Server
+
+HTTP = "http://127.0.0.1"
+
+
+class Router(Server):
+    """A running router; `Server` has the ways to ask it."""
+
+    root: Path
+
+    def status(self) -> dict:
+        return self.ask("GET", "/router/status")[1]
+
+    def release(self, **told: Release) -> None:
+        """Writes `releases.json` and waits until the router follows it."""
+        releases.write(self.root, told)
+
+        def followed() -> bool:
+            status = self.status()["releases"]
+            return {model: (each["id"], each["share"]) for model, each in status.items()} == {
+                model: (each.id, each.share) for model, each in told.items()
+            }
+
+        until(followed, "the router follows the releases")
+
+    def full(self, method: str, path: str, body: object = None, headers: dict | None = None):
+        """One HTTP request: status, headers in lower case, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest, timeout=60)
+        try:
+            said = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+            connection.request(method, path, said, headers or {})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def routing(folder: Path, root: Path, addresses: list[tuple[int, int]], *flags: str) -> Iterator[Router]:
+    """A router on free ports before servers at these REST and gRPC ports, until the block ends."""
+    folder.mkdir(exist_ok=True)
+    ready, output = folder / "router.json", folder / "router.log"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "serving.router", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
+    command += [f"--models_root={root}", "--health_interval_seconds=0.2"]
+    command += [f"--server={HTTP}:{rest}=127.0.0.1:{grpc}" for rest, grpc in addresses]
+    with output.open("ab") as sink:
+        process = subprocess.Popen(
+            [*command, *flags],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.02)
+        ports = json.loads(ready.read_text())
+        router = Router(process, ports["rest_api_port"], ports["port"])
+        router.root = root
+        yield router
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Load:
+    """Clients that ask again and again until the block ends; `answers` holds what `ask` returned.
+
+    Args:
+      ask: Made anew for each client: `ask()` returns a function that asks once.
+      clients: How many.
+    """
+
+    def __init__(self, ask: Callable[[], Callable[[], object]], clients: int = 3) -> None:
+        self.answers: list[object] = []
+        self.errors: list[BaseException] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(ask,)) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, count: int) -> None:
+        """Waits until so many more answers came."""
+        reached = len(self.answers) + count
+        until(lambda: len(self.answers) >= reached or bool(self.errors), f"{count} more answers")
+
+    def _run(self, ask: Callable[[], Callable[[], object]]) -> None:
+        try:
+            once = ask()
+            while not self._stop.is_set():
+                self.answers.append(once())
+        except BaseException as error:  # noqa: BLE001 - told by the test that looks at `errors`.
+            self.errors.append(error)
+
+
+def rest_client(port: int, path: str, body: object) -> Callable[[], Callable[[], object]]:
+    """For `Load`: asks over one kept connection, answers status and parsed body."""
+
+    def make() -> Callable[[], object]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+        def once() -> object:
+            connection.request("POST", path, json.dumps(body))
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        return once
+
+    return make

@@ -1,0 +1,288 @@
+"""The router's parts without processes: messages, numbers, counts, addresses, the file of releases."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import classification_pb2, inference_pb2, predict_pb2, regression_pb2
+
+from airtight import releases
+from airtight.errors import TerminalError
+from airtight.releases import Release
+from serving.router import answers, messages
+from serving.router.config import address, settings_from_flags
+from serving.router.counts import Counts, Latency, Numbers, Pairs
+from serving.router.follower import Follower
+from serving.router.trials import Trials, place
+
+
+def predict(**chosen) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest(output_filter=["y"])
+    request.model_spec.name = "m"
+    request.model_spec.signature_name = "s"
+    if "version" in chosen:
+        request.model_spec.version.value = chosen["version"]
+    if "label" in chosen:
+        request.model_spec.version_label = chosen["label"]
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.arange(5, dtype=np.float32)))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("chosen", "free"), [({}, True), ({"version": 3}, False), ({"version": 0}, False), ({"label": "stable"}, False)]
+)
+def test_a_request_tells_its_model_and_whether_it_chose_a_version(chosen, free):
+    assert messages.asked("Predict", predict(**chosen).SerializeToString()) == ("m", free)
+
+
+def test_asking_for_a_version_changes_nothing_else_of_a_request():
+    request = predict()
+    changed = predict_pb2.PredictRequest.FromString(messages.with_version("Predict", request.SerializeToString(), 7))
+    assert changed == predict(version=7)
+    for kind, name in (
+        (classification_pb2.ClassificationRequest, "Classify"),
+        (regression_pb2.RegressionRequest, "Regress"),
+    ):
+        request = kind()
+        request.model_spec.name = "m"
+        request.input.example_list.examples.add().features.feature["x"].float_list.value.append(1.5)
+        changed = kind.FromString(messages.with_version(name, request.SerializeToString(), 2**62))
+        assert changed.model_spec.version.value == 2**62
+        changed.model_spec.ClearField("version")
+        assert changed == request
+
+
+def test_all_tasks_of_a_request_get_the_version():
+    request = inference_pb2.MultiInferenceRequest()
+    for method in ("classify", "regress"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name, task.model_spec.signature_name = "m", method
+    request.input.example_list.examples.add().features.feature["x"].float_list.value.append(1.5)
+    content = request.SerializeToString()
+    assert messages.asked("MultiInference", content) == ("m", True)
+    changed = inference_pb2.MultiInferenceRequest.FromString(messages.with_version("MultiInference", content, 5))
+    assert [task.model_spec.version.value for task in changed.tasks] == [5, 5]
+    for task in changed.tasks:
+        task.model_spec.ClearField("version")
+    assert changed == request
+    request.tasks[1].model_spec.name = "other"
+    assert messages.asked("MultiInference", request.SerializeToString()) == ("", False)
+
+
+def test_bytes_that_are_no_message_ask_for_nothing():
+    randomly = random.Random(1)
+    for method in messages.RELEASED:
+        assert messages.asked(method, b"\xff\xff\xff") == ("", False)
+        for _ in range(300):
+            name, _ = messages.asked(method, randomly.randbytes(randomly.randrange(40)))
+            assert isinstance(name, str)
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "numbers"),
+    [
+        ("predict", {"predictions": [0.25, 0.5]}, [0.25, 0.5]),
+        ("predict", {"predictions": [[0.25], [0.5]]}, [0.25, 0.5]),
+        ("predict", {"predictions": [{"z": 0.5, "p": 0.25}, {"z": 1.0, "p": 0.75}]}, [0.25, 0.75]),
+        ("predict", {"predictions": [{"a": "text", "p": 0.25}]}, [0.25]),
+        ("predict", {"outputs": [0.25]}, [0.25]),
+        ("predict", {"outputs": {"a": [[0.1, 0.2]], "p": [[0.5]]}}, [0.5]),
+        ("predict", {"outputs": 0.5}, None),
+        ("predict", {"predictions": [[0.1, 0.2]]}, None),
+        ("predict", {"predictions": [1, 2]}, None),
+        ("predict", {"predictions": ["a"]}, None),
+        ("predict", {"predictions": []}, None),
+        ("predict", {"predictions": [{"p": 0.5}, 3]}, None),
+        ("predict", {"other": 1}, None),
+        ("predict", [1.5], None),
+        ("regress", {"results": [0.5, 1.5]}, [0.5, 1.5]),
+        ("classify", {"results": [[["low", 0.5]]]}, None),
+    ],
+)
+def test_numbers_of_a_rest_answer(verb, answer, numbers):
+    assert answers.from_rest(verb, json.dumps(answer).encode()) == numbers
+
+
+def test_an_answer_that_is_no_json_has_no_numbers():
+    assert answers.from_rest("predict", b'{"predictions": [NaN]}') is None
+    assert answers.from_rest("predict", b"<html>") is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("content", [True, False])
+def test_numbers_of_a_grpc_answer(dtype, content):
+    def response(**outputs) -> bytes:
+        told = predict_pb2.PredictResponse()
+        for name, array in outputs.items():
+            told.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+            if not content:
+                proto = told.outputs[name]
+                proto.tensor_content = b""
+                field = {1: "float_val", 2: "double_val", 9: "int64_val"}[proto.dtype]
+                del getattr(proto, field)[:]
+                getattr(proto, field).extend(np.asarray(array).ravel().tolist())
+        return told.SerializeToString()
+
+    column = np.array([0.25, 0.5], dtype)
+    assert answers.from_grpc("Predict", response(p=column)) == [0.25, 0.5]
+    assert answers.from_grpc("Predict", response(p=column[:, None], z=column + 1)) == [0.25, 0.5]
+    assert answers.from_grpc("Predict", response(a=np.array([1, 2]), p=column)) == [0.25, 0.5]
+    assert answers.from_grpc("Predict", response(p=np.ones((2, 2), dtype))) is None
+    assert answers.from_grpc("Predict", response(p=dtype(1.5))) is None
+    assert answers.from_grpc("Predict", b"\xff") is None
+
+
+def test_numbers_of_a_regression():
+    told = regression_pb2.RegressionResponse()
+    told.result.regressions.add(value=0.5)
+    told.result.regressions.add(value=2.0)
+    assert answers.from_grpc("Regress", told.SerializeToString()) == [0.5, 2.0]
+    assert answers.from_grpc("Classify", told.SerializeToString()) is None
+
+
+def test_percentiles_are_within_five_percent():
+    randomly = random.Random(3)
+    drawn = sorted(math.exp(randomly.gauss(0.5, 1.5)) for _ in range(20_000))
+    latency = Latency()
+    for each in drawn:
+        latency.add(each)
+    for share in (0.5, 0.9, 0.99, 0.999):
+        assert latency.quantile(share) == pytest.approx(drawn[math.ceil(share * len(drawn)) - 1], rel=0.05)
+    assert latency.told()["max"] == drawn[-1]
+    assert latency.told()["mean"] == pytest.approx(sum(drawn) / len(drawn))
+    assert Latency().told() == {"mean": None, "p50": None, "p99": None, "max": None}
+
+
+def test_numbers_are_counted_by_twentieths():
+    numbers = Numbers()
+    numbers.add([0.0, 0.049, 0.05, 1.0, 0.999, 1.5, -0.5, math.nan, math.inf])
+    told = numbers.told()
+    assert (told["count"], told["histogram"][0], told["histogram"][1], told["histogram"][19]) == (7, 2, 1, 2)
+    assert sum(told["histogram"]) == 5
+    assert told["mean"] == pytest.approx((0.049 + 0.05 + 1.0 + 0.999 + 1.5 - 0.5) / 7)
+
+
+def test_pairs_tell_how_far_answers_are_apart():
+    pairs = Pairs()
+    assert pairs.told()["largest_difference"] is None
+    pairs.add([0.5, 0.25], [0.5, 0.25])
+    pairs.add([0.5, math.nan], [0.5 + 1e-8, math.nan])
+    assert pairs.told()["differing"] == 0
+    pairs.add([0.5, 0.25], [0.75, 0.25])
+    pairs.add([0.5], [0.5, 0.5])
+    pairs.add([math.nan], [0.5])
+    told = pairs.told()
+    assert (told["count"], told["differing"], told["largest_difference"]) == (5, 3, 0.25)
+    assert told["mean_difference"] == pytest.approx(0.25 / 7, rel=1e-6)
+
+
+def test_codes_make_failed_and_refused():
+    counts = Counts()
+    for code in (200, 200, 400, 404, 499, 500, 501, 503, 504):
+        counts.stable.traffic.add(code, 1.0)
+    told = counts.stable.told(3)
+    assert (told["version"], told["requests"], told["failed"], told["refused"]) == (3, 9, 3, 4)
+    assert told["codes"]["200"] == 2
+
+
+def test_counts_outlive_being_saved():
+    counts = Counts()
+    counts.candidate.traffic.add(503, 12.0)
+    counts.candidate.numbers.add([0.5])
+    counts.candidate.unserved = 2
+    counts.pairs.add([0.1], [0.3])
+    assert Counts.from_saved(json.loads(json.dumps(asdict(counts)))) == counts
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", '{"a": 1}', '{"a": {"stable": {}}}', '{"a": null}'])
+def test_a_broken_state_file_lets_counting_begin_anew(tmp_path, text):
+    file = tmp_path / "state.json"
+    file.write_text(text)
+    trials = Trials(file)
+    trials.follow({"m": Release("m", "a", 1, 2)})
+    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+
+
+def test_a_release_counts_on_under_its_id_and_anew_under_another():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, share=0.1)})
+    trials.of["m"].counts.stable.traffic.add(200, 1.0)
+    trials.follow({"m": Release("m", "a", 1, 2, share=0.5)})
+    told = trials.told()["m"]
+    assert (told["share"], told["sides"]["stable"]["requests"]) == (0.5, 1)
+    trials.follow({"m": Release("m", "b", 1, 2, share=0.5)})
+    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+    trials.follow({})
+    assert trials.told() == {}
+
+
+def test_keys_are_spread_evenly_and_otherwise_in_each_release():
+    places = [place("a", str(key)) for key in range(4000)]
+    assert all(0 <= each < 1 for each in places)
+    assert sum(each < 0.25 for each in places) == pytest.approx(1000, abs=150)
+    assert place("a", "1") == places[1] != place("b", "1")
+
+
+BROKEN = [
+    "{",
+    "[]",
+    "null",
+    '{"m": 1}',
+    '{"m": {"id": "b"}}',
+    '{"m": {"id": "b", "stable": "1", "candidate": 2}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": true}}',
+    '{"m": {"id": "", "stable": 1, "candidate": 2}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": 2, "share": 2}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": 2, "share": "all"}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": 2, "mode": "other"}}',
+    '{"a/b": {"id": "b", "stable": 1, "candidate": 2}}',
+    b"\xff\xfe",
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_file_leaves_the_releases_as_they_were(tmp_path, content):
+    seen = []
+    follower = Follower(tmp_path, seen.append)
+    follower.look()
+    assert seen == [{}]
+    release = Release("m", "a", 1, 2)
+    releases.write(tmp_path, {"m": release})
+    follower.look()
+    follower.look()
+    assert seen == [{}, {"m": release}]
+    (tmp_path / releases.FILE).write_bytes(content.encode() if isinstance(content, str) else content)
+    follower.look()
+    assert len(seen) == 2 and follower.error
+    releases.write(tmp_path, {})
+    follower.look()
+    assert seen[2:] == [{}] and not follower.error
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:8511=127.0.0.1:8510", "http://127.0.0.1:8511/,127.0.0.1:8510"])
+def test_an_address(text):
+    told = address(text)
+    assert (told.rest, told.grpc) == ("http://127.0.0.1:8511", "127.0.0.1:8510")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "http://127.0.0.1:8511", "127.0.0.1:8511=127.0.0.1:8510", "http://h:1=2", "http://h:x=h:1", "http://h=h:1"],
+)
+def test_what_is_no_address(text):
+    with pytest.raises(TerminalError, match="does not know its servers"):
+        address(text)
+
+
+def test_a_server_is_named_once(tmp_path):
+    server = "--server=http://127.0.0.1:1=127.0.0.1:2"
+    with pytest.raises(TerminalError, match="twice"):
+        settings_from_flags([f"--models_root={tmp_path}", server, server])
+    assert len(settings_from_flags([f"--models_root={tmp_path}", server]).servers) == 1

@@ -1,0 +1,152 @@
+"""Several servers: one that dies or hangs up is left out, and no request fails by it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+
+import grpc
+import pytest
+from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc, predict_pb2
+
+from tests.serving import models
+from tests.serving.router import routers, stubs
+
+pytestmark = pytest.mark.slow
+
+PATH = "/v1/models/affine:predict"
+BODY = {"instances": [4.0]}
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in taken:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in taken]
+
+
+def grpc_client(port: int):
+    request = predict_pb2.PredictRequest(model_spec={"name": "affine"})
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add(size=1)
+    request.inputs["x"].float_val.append(4.0)
+
+    def make():
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        call = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=predict_pb2.PredictRequest.SerializeToString,
+            response_deserializer=predict_pb2.PredictResponse.FromString,
+        )
+        return lambda: call(request, timeout=60).outputs["y"].float_val[0]
+
+    return make
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_ends_under_load_fails_no_request(models_root, servers, tmp_path, number):
+    folder, ports = tmp_path / "server", free_ports(2)
+    folder.mkdir()
+    flags = (f"--model_config_file={models_root}/models.config", f"--rest_api_port={ports[0]}", f"--port={ports[1]}")
+    first = (servers[0].rest, servers[0].grpc)
+    with models.running(folder, *flags) as second:
+        with routers.routing(tmp_path / "r", models_root, [first, tuple(ports)]) as router:
+            with (
+                routers.Load(routers.rest_client(router.rest, PATH, BODY), 2) as rest,
+                routers.Load(grpc_client(router.grpc), 2) as calls,
+            ):
+                rest.more(50)
+                calls.more(50)
+                assert all(server["requests"] > 10 for server in router.status()["servers"])
+                os.kill(second.process.pid, number)
+                second.process.wait(60)
+                rest.more(50)
+                calls.more(50)
+                routers.until(lambda: not router.status()["servers"][1]["healthy"], "the server is left out")
+                asked = router.status()["servers"][1]["requests"]
+                rest.more(50)
+                calls.more(50)
+                assert router.status()["servers"][1]["requests"] == asked
+                if number == signal.SIGKILL:
+                    (folder / "ready.json").unlink()
+                    with models.running(folder, *flags):
+                        routers.until(lambda: router.status()["servers"][1]["healthy"], "the server is back")
+                        rest.more(50)
+                        routers.until(lambda: router.status()["servers"][1]["requests"] > asked, "it is asked again")
+                        rest.more(20)
+                        calls.more(20)
+                    rest.more(50)
+                    calls.more(50)
+            assert not rest.errors and not calls.errors
+            assert {status for status, _ in rest.answers} == {200}
+            assert set(calls.answers) == {8.0}
+
+
+def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path):
+    def answer(handler, body):
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    with stubs.standing(answer) as stub:
+        addresses = [(stub.rest, stub.grpc), (servers[0].rest, servers[0].grpc)]
+        with routers.routing(tmp_path / "r", models_root, addresses) as router:
+            for _ in range(10):
+                assert router.ask("POST", PATH, BODY) == (200, {"predictions": [8.0]})
+            assert stub.asked
+            assert 'resent_total{why="server"}' in router.raw("GET", "/router/metrics")[1].decode()
+
+
+def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
+    inside, go = threading.Event(), threading.Event()
+
+    def answer(handler, body):
+        inside.set()
+        go.wait(60)
+        handler.reply({"predictions": [0.0]})
+
+    with stubs.standing(answer) as stub:
+        addresses = [(stub.rest, stub.grpc), (servers[0].rest, servers[0].grpc)]
+        with routers.routing(tmp_path / "r", models_root, addresses) as router:
+            ask = routers.rest_client(router.rest, PATH, BODY)()
+            told: list[object] = []
+            threads = [threading.Thread(target=lambda: told.append(router.ask("POST", PATH, BODY))) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            assert inside.wait(30)  # One of the two hangs there, so that all others go to the other server.
+            assert [ask() for _ in range(20)] == [(200, {"predictions": [8.0]})] * 20
+            assert router.status()["servers"][0]["in_flight"] == 1
+            go.set()
+            for thread in threads:
+                thread.join()
+            assert {status for status, _ in told} == {200}
+
+
+def test_a_new_config_goes_to_all_servers(models_root, tmp_path):
+    config = tmp_path / "models.config"
+    config.write_text(f'model_config_list {{ config {{ name: "affine" base_path: "{models_root}/affine" }} }}')
+    with contextlib.ExitStack() as stack:
+        both = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            both.append(stack.enter_context(models.running(tmp_path / name, f"--model_config_file={config}")))
+        addresses = [(server.rest, server.grpc) for server in both]
+        router = stack.enter_context(routers.routing(tmp_path / "r", models_root, addresses))
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{router.grpc}"))
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        request = model_management_pb2.ReloadConfigRequest()
+        entry = request.config.model_config_list.config.add(name="half", base_path=str(models_root / "half"))
+        assert entry.name == "half"
+        assert stub.HandleReloadConfigRequest(request, timeout=60).status.error_code == 0
+        for server in both:
+            server.await_states("half", v4="AVAILABLE")
+            assert server.ask("GET", "/v1/models/affine")[0] == 404
+        # Where one of them cannot be told, the caller hears it.
+        both[1].process.kill()
+        both[1].process.wait()
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.HandleReloadConfigRequest(request, timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
