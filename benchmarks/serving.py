@@ -1,10 +1,19 @@
-"""Closed-loop load on the model server, beside the same model called in process.
+"""Closed-loop load on the model server, beside other servers of the same model and the model called in process.
 
-`python -m benchmarks.serving [--seconds 5] [--clients 8] [--json FILE]`, with the checkout's root on PYTHONPATH.
+    python -m benchmarks.serving [--models small flight_delays] [--seconds 5] [--rounds 3] [--clients 8] [--json FILE]
 
-The model: eight floats in, Dense 32 and Dense 1, one probability out. Each client sends its next request when it has
-the answer to the last one. The clients are processes of their own: they do not share the interpreter of the server,
-yet they share its cores, so that on a small machine the rates are a lower bound. Requests carry 1 or 32 rows.
+Each client sends its next request when it has the answer to the last one (`benchmarks.load`, one process). Requests
+carry 1 or 32 rows, other ones for each client, and each server's answers are compared with the model's. The servers:
+
+- airtight: this project's, as the local services start it (`--enable_batching`), and without batching;
+- FastAPI with uvicorn: one async route that parses and answers by orjson, and the ordinary typed one;
+- LitServe: one worker, one request at a time, and up to 8 together;
+- none: answers without looking. It shows what the load generator drives, and is no server of models.
+
+All are started at once, and all but the measured one are stopped with SIGSTOP. They take turns, `--rounds` times, and
+of a case's rounds the median counts. The other servers run in an environment of their own, which `make bench-serving`
+installs, with this project's TensorFlow. `small` is eight floats, Dense 32, Dense 1; `flight_delays` is the latest
+version in the state folder (`make demo`).
 """
 
 from __future__ import annotations
@@ -13,25 +22,98 @@ import argparse
 import contextlib
 import http.client
 import json
-import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
+
+from airtight.home import Home
+from benchmarks.load import Client, GrpcClient, HttpClient, closed_loop
+from benchmarks.row import latest
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES = (1, 32)
 WARM_UP_S = 1.0
+START_S = 180.0
 FEATURES = [f"x{index}" for index in range(8)]
+WORDS = ("EWR", "UA", "BOEING")
+GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 
-def save_model(folder: Path) -> None:
+@dataclass(frozen=True)
+class Model:
+    """What is served.
+
+    Args:
+      name: In requests.
+      version: The SavedModel's folder.
+      texts: For each input, whether it holds strings.
+    """
+
+    name: str
+    version: Path
+    texts: dict[str, bool]
+
+    def rows(self, batch: int, seed: int) -> list[dict[str, Any]]:
+        """So many rows; numbers with the digits that data have."""
+        rng = np.random.default_rng(seed)
+        return [
+            {
+                name: str(rng.choice(WORDS)) if text else round(float(rng.normal()), 3)
+                for name, text in self.texts.items()
+            }
+            for _ in range(batch)
+        ]
+
+    def columns(self, batch: int, seed: int) -> dict[str, np.ndarray]:
+        """The same rows as arrays."""
+        rows = self.rows(batch, seed)
+        return {
+            name: np.array([row[name].encode() for row in rows], object)
+            if text
+            else np.array([row[name] for row in rows], np.float32)
+            for name, text in self.texts.items()
+        }
+
+
+@dataclass
+class Server:
+    """A server that runs, with its processes.
+
+    Args:
+      name: For the table.
+      process: Leader of its process group.
+      rest: Its port for REST, or 0.
+      grpc: Its port for gRPC, or 0.
+      checked: Whether its answers are the model's.
+    """
+
+    name: str
+    process: subprocess.Popen
+    rest: int = 0
+    grpc: int = 0
+    checked: bool = True
+
+    def tell(self, number: signal.Signals) -> None:
+        """Sends a signal to all of its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def save_small(folder: Path) -> None:
+    """Writes the small model."""
     import tensorflow as tf
 
     class Small(tf.Module):
@@ -50,87 +132,135 @@ def save_model(folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=module.serve)
 
 
-def rows(batch: int) -> list[dict[str, float]]:
-    numbers = np.random.default_rng(0).normal(size=(batch, len(FEATURES))).round(3)
-    return [dict(zip(FEATURES, row, strict=True)) for row in numbers.tolist()]
-
-
-@contextlib.contextmanager
-def served(base_path: Path, folder: Path) -> Iterator[dict[str, int]]:
-    ready = folder / "ready.json"
-    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
-    command += ["--model_name=small", f"--model_base_path={base_path}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
-    try:
-        while not ready.exists():
-            if process.poll() is not None:
-                raise SystemExit("the server did not start")
-            time.sleep(0.05)
-        yield json.loads(ready.read_text())
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def rest_caller(ports: dict[str, int], batch: int) -> Callable[[], object]:
-    connection = http.client.HTTPConnection("127.0.0.1", ports["rest_api_port"])
-    body = json.dumps({"instances": rows(batch)}).encode()
-
-    def call() -> None:
-        connection.request("POST", "/v1/models/small:predict", body)
-        response = connection.getresponse()
-        answer = response.read()
-        assert response.status == http.client.OK, answer
-
-    return call
-
-
-def grpc_caller(ports: dict[str, int], batch: int) -> Callable[[], object]:
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "small"
-    for name in FEATURES:
-        request.inputs[name].CopyFrom(tf.make_tensor_proto([row[name] for row in rows(batch)], tf.float32))
-    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(f"127.0.0.1:{ports['port']}"))
-    return partial(stub.Predict, request)
-
-
-def in_process_caller(version: Path, batch: int) -> Callable[[], object]:
-    import tensorflow as tf
-
-    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
-    columns = {name: np.array([row[name] for row in rows(batch)], np.float32) for name in FEATURES}
-
-    def call() -> np.ndarray:
-        return signature(**{name: tf.constant(column) for name, column in columns.items()})["probability"].numpy()
-
-    return call
-
-
-def session_caller(version: Path, batch: int) -> Callable[[], object]:
+def model(name: str, scratch: Path) -> tuple[Model, Callable[..., Any]]:
+    """A model by its name, and its prepared callable as the server has it."""
     from serving.loader import load
 
-    signature = load(version, version.parent, 1).signature("")
-    columns = [np.array([row[spec.name] for row in rows(batch)], np.float32) for spec in signature.inputs]
-    return partial(signature.run, *columns)
+    if name == "small":
+        version = scratch / name / "1"
+        save_small(version)
+    else:
+        version = latest(Home.current().models(name))
+    signature = load(version, version.parent, os.cpu_count() or 1).signature("")
+    texts = {spec.name: spec.text for spec in signature.inputs}
+    return Model(name, version, texts), signature.run
 
 
-def client(start, results, seconds: float, kind: str, ports: dict[str, int], batch: int) -> None:  # noqa: PLR0917
-    call = {"REST": rest_caller, "gRPC": grpc_caller}[kind](ports, batch)
-    call()
-    start.wait()
-    results.put(_measured(call, seconds))
+def start(served: Model, scratch: Path, python: Path | None, servers: list[Server]) -> None:
+    """Starts all servers and adds each to the list at once; without `python` only this project's."""
+    for name, flags in (("airtight", ["--enable_batching"]), ("airtight, no batching", [])):
+        ready = scratch / f"ready-{len(servers)}.json"
+        command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
+        command += [f"--model_name={served.name}", f"--model_base_path={served.version.parent}", *flags]
+        servers.append(server := Server(name, _started(command)))
+        _await(ready.exists, server)
+        ports = json.loads(ready.read_text())
+        server.rest, server.grpc = ports["rest_api_port"], ports["port"]
+    others = {
+        "FastAPI, raw async route": ["other_servers.py", "fastapi-raw"],
+        "FastAPI, typed route": ["other_servers.py", "fastapi"],
+        "LitServe": ["litserve_server.py"],
+        "LitServe, batches of 8": ["litserve_server.py", "--batch=8"],
+    }
+    for name, (script, *arguments) in others.items() if python else ():
+        port = _free_port()
+        told = [f"--port={port}", f"--name={served.name}", f"--model={served.version}"]
+        process = _started([str(python), str(ROOT / "benchmarks" / script), *arguments, *told])
+        servers.append(server := Server(name, process, port))
+        _await(partial(_answers, port, served), server)
+    for name, kind in (("none", "none-rest"), ("none", "none-grpc")):
+        port = _free_port()
+        process = _started([sys.executable, str(ROOT / "benchmarks/other_servers.py"), kind, f"--port={port}"])
+        ports = {"rest": port} if kind == "none-rest" else {"grpc": port}
+        servers.append(server := Server(name, process, **ports, checked=False))
+        _await(partial(_listens, port), server)
+    for server in servers:
+        server.tell(signal.SIGSTOP)
 
 
-def _measured(call: Callable[[], object], seconds: float) -> np.ndarray:
-    """Latencies in seconds of the calls after the warm-up."""
-    begin = time.perf_counter()
+def _started(command: Sequence[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _await(condition: Callable[[], bool], server: Server) -> None:
+    deadline = time.monotonic() + START_S
+    while not condition():
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"{server.name} did not start")
+        time.sleep(0.1)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _answers(port: int, served: Model) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", _path(served), _rest_body(served, 1, 0), {"Content-Type": "application/json"})
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _path(served: Model) -> str:
+    return f"/v1/models/{served.name}:predict"
+
+
+def _rest_body(served: Model, batch: int, seed: int) -> bytes:
+    return json.dumps({"instances": served.rows(batch, seed)}).encode()
+
+
+def _grpc_body(served: Model, batch: int, seed: int) -> bytes:
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = served.name
+    for name, column in served.columns(batch, seed).items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(column))
+    return request.SerializeToString()
+
+
+def _rest_numbers(answer: bytes) -> list[float]:
+    return json.loads(answer)["predictions"]
+
+
+def _grpc_numbers(answer: bytes) -> list[float]:
+    from tensorflow_serving.apis import predict_pb2
+
+    return list(predict_pb2.PredictResponse.FromString(answer).outputs["probability"].float_val)
+
+
+def clients(server: Server, kind: str, bodies: list[bytes], served: Model) -> list[Client]:
+    """Connected clients, one for each body."""
+    if kind == "REST":
+        return [HttpClient(server.rest, _path(served), body) for body in bodies]
+    return [GrpcClient(server.grpc, GRPC_METHOD, body) for body in bodies]
+
+
+def in_process(call: Callable[[], object], seconds: float) -> np.ndarray:
+    """Latencies in seconds of one caller."""
+    begin = now = time.perf_counter()
     latencies = []
-    now = begin
     while now < begin + WARM_UP_S + seconds:
         before = now
         call()
@@ -140,60 +270,126 @@ def _measured(call: Callable[[], object], seconds: float) -> np.ndarray:
     return np.array(latencies)
 
 
-def closed_loop(kind: str, ports: dict[str, int], batch: int, clients: int, seconds: float) -> np.ndarray:
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(clients), context.Queue()
-    processes = [
-        context.Process(target=client, args=(start, results, seconds, kind, ports, batch)) for _ in range(clients)
-    ]
-    for process in processes:
-        process.start()
-    latencies = np.concatenate([results.get() for _ in processes])
-    for process in processes:
-        process.join()
-    return latencies
+def floors(served: Model, run: Callable[..., Any], batch: int) -> dict[str, Callable[[], object]]:
+    """The model called without a server: by TensorFlow's Python function, and prepared as the server does."""
+    import tensorflow as tf
 
+    loaded = tf.saved_model.load(str(served.version))
+    signature = loaded.signatures["serving_default"]
+    columns = served.columns(batch, 0)
 
-def report(name: str, batch: int, latencies: np.ndarray, seconds: float) -> dict[str, object]:
-    p50, p99, p999 = np.percentile(1e3 * latencies, [50, 99, 99.9])
-    row = {
-        "case": name,
-        "batch": batch,
-        "rate": len(latencies) / seconds,
-        "p50_ms": p50,
-        "p99_ms": p99,
-        "p999_ms": p999,
+    def call(kept: Any = loaded) -> np.ndarray:  # What is loaded holds the variables.
+        return signature(**{name: tf.constant(column) for name, column in columns.items()})["probability"].numpy()
+
+    return {
+        "in process, the SavedModel's signature": call,
+        "in process, the prepared callable": partial(run, *columns.values()),
     }
-    print(f"| {name} | {batch} | {row['rate']:,.0f} | {p50:.2f} | {p99:.2f} | {p999:.2f} |", flush=True)
-    return row
+
+
+def measure(served: Model, run: Callable[..., Any], servers: list[Server], told: argparse.Namespace) -> list[dict]:
+    """All cases, taking turns."""
+    found: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
+    for batch in BATCHES:
+        calls = floors(served, run, batch)
+        expected = [run(*served.columns(batch, seed).values())[0] for seed in range(told.clients)]
+        bodies = {
+            "REST": [_rest_body(served, batch, seed) for seed in range(told.clients)],
+            "gRPC": [_grpc_body(served, batch, seed) for seed in range(told.clients)],
+        }
+        for _ in range(told.rounds):
+            for name, call in calls.items():
+                found[name, "-", batch].append(_figures(in_process(call, told.seconds), told.seconds))
+            for server in servers:
+                for kind, port in (("REST", server.rest), ("gRPC", server.grpc)):
+                    if not port:
+                        continue
+                    server.tell(signal.SIGCONT)
+                    asking = clients(server, kind, bodies[kind], served)
+                    latencies = closed_loop(asking, told.seconds, WARM_UP_S)
+                    for client in asking:
+                        client.socket.close()
+                    server.tell(signal.SIGSTOP)
+                    found[server.name, kind, batch].append(_figures(latencies, told.seconds))
+                    if server.checked:
+                        numbers = {"REST": _rest_numbers, "gRPC": _grpc_numbers}[kind]
+                        for client, right in zip(asking, expected, strict=True):
+                            np.testing.assert_allclose(numbers(client.answer), right, rtol=0, atol=1e-5)
+    return [
+        {"model": served.name, "server": name, "api": kind, "batch": batch}
+        | {key: median(figures[key] for figures in rounds) for key in rounds[0]}
+        for (name, kind, batch), rounds in found.items()
+    ]
+
+
+def _figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
+    p50, p99, p999 = np.percentile(1e3 * latencies, [50, 99, 99.9])
+    return {"rate": len(latencies) / seconds, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
+
+
+def report(table: list[dict]) -> None:
+    """Prints the cases, and this project's rate over the best of the other servers'."""
+    print(
+        "\n| model | server | API | rows | requests/s | p50 ms | p99 ms | p99.9 ms |\n|---|---|---|---|---|---|---|---|"
+    )
+    for row in table:
+        print(
+            f"| {row['model']} | {row['server']} | {row['api']} | {row['batch']} | {row['rate']:,.0f} | "
+            f"{row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['p999_ms']:.2f} |"
+        )
+    print()
+    for name, batch in dict.fromkeys((row["model"], row["batch"]) for row in table):
+        case = [row for row in table if (row["model"], row["batch"]) == (name, batch)]
+        others = [row for row in case if row["server"].startswith(("FastAPI", "LitServe"))]
+        if not others:
+            continue
+        best = max(others, key=lambda row: row["rate"])
+        for row in case:
+            if row["server"] == "airtight":
+                times = row["rate"] / best["rate"]
+                print(f"{name}, {batch} rows, {row['api']}: {times:.1f} times the best other server ({best['server']})")
+
+
+@contextlib.contextmanager
+def running(served: Model, scratch: Path, python: Path | None) -> Iterator[list[Server]]:
+    """The servers, until the block ends."""
+    servers: list[Server] = []
+    try:
+        start(served, scratch, python, servers)
+        yield servers
+    finally:
+        for server in servers:
+            server.tell(signal.SIGKILL)
+            server.process.wait()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    """Prints a table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["small", "flight_delays"])
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of one case in one round, after a second of warm-up"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--json", type=Path)
-    flags = parser.parse_args()
+    told = parser.parse_args()
+    python: Path | None = Home.current().path / "bench" / "servers" / "bin" / "python"
+    if not python.exists():
+        print("The other servers are not installed (`make bench-serving` does), so they are not measured.")
+        python = None
     table = []
-    with tempfile.TemporaryDirectory() as scratch:
-        version = Path(scratch, "small", "1")
-        save_model(version)
-        print("| case | batch | requests/s | p50 ms | p99 ms | p99.9 ms |\n|---|---|---|---|---|---|")
-        for batch in BATCHES:
-            for name, make in (
-                ("in process, SavedModel's signature", in_process_caller),
-                ("in process, prepared", session_caller),
-            ):
-                table.append(report(name, batch, _measured(make(version, batch), flags.seconds), flags.seconds))
-        with served(version.parent, Path(scratch)) as ports:
-            for kind in ("REST", "gRPC"):
-                for batch in BATCHES:
-                    latencies = closed_loop(kind, ports, batch, flags.clients, flags.seconds)
-                    table.append(report(f"{kind}, {flags.clients} clients", batch, latencies, flags.seconds))
-    if flags.json:
-        flags.json.write_text(json.dumps(table, indent=1))
+    for name in told.models:
+        with tempfile.TemporaryDirectory() as folder:
+            served, run = model(name, Path(folder))
+            with running(served, Path(folder), python) as servers:
+                table += measure(served, run, servers, told)
+    report(table)
+    if told.json:
+        told.json.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     main()
