@@ -89,13 +89,19 @@ lint: install ## Check style, types and layers
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports --no-logo
 
 .PHONY: bench
-bench: install ## Measure parsing, launching, cached runs, and one month node by node (some 15 minutes)
+bench: install ## Measure parsing, launching, cached runs, one month node by node, and serving (some 30 minutes)
 	@$(PY) -m benchmarks.parse
 	@$(PY) -m benchmarks.launch
 	@$(PY) -m benchmarks.cached
 	@$(PY) -m services up
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
 	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+	@$(MAKE) --no-print-directory stop bench-serving
+
+.PHONY: bench-serving
+bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process (15 minutes)
+	@servers="$${AIRTIGHT_HOME:-.airtight}/bench/servers"; 	{ $(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python "$$servers" && 	$(BIN)/uv pip install --quiet --python "$$servers/bin/python" --no-deps --compile-bytecode -r requirements/bench-servers.txt && 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > "$$servers/lib/python3.11/site-packages/tensorflow-of-the-project.pth"; } || 		echo "The other servers could not be installed, so they are not measured." >&2
+	@$(PY) -m benchmarks.serving
 
 .PHONY: bench-growth
 bench-growth: install ## Measure how the features' cost grows, FACTORS="1 10 50" times the year (an hour and more)
@@ -117,6 +123,7 @@ soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed 
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt \
 		--custom-compile-command "make lock" requirements/requirements.in -o requirements.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" 		requirements/bench-servers.in -o requirements/bench-servers.txt
 
 .PHONY: clean
 clean: stop ## Remove all state: lake, runs, models, logs (the environment stays)
