@@ -102,3 +102,17 @@ class DriftReport(Artifact):
 
     TYPE_NAME = "DriftReport"
     PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "drifted": Property(type=PropertyType.INT)}
+
+
+class Predictions(Artifact):
+    """What a model says of an interval's rows: `date=YYYY-MM-DD/predictions.parquet` by local day, `report.html`."""
+
+    TYPE_NAME = "Predictions"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "version": Property(type=PropertyType.INT),
+        "model_digest": Property(type=PropertyType.STRING),
+        "rows": Property(type=PropertyType.INT),
+        "digest": Property(type=PropertyType.STRING),
+    }

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+PREDICT = "predict"
+"""The one split of examples that are to be scored: the interval's rows, without labels."""
+TRAINING, PREDICTION = "training", "prediction"
 FILE = "examples-00000-of-00001.parquet"
 ROW_GROUP = 1 << 17
 """Rows in a row group; fixed, so that the same rows are the same bytes."""
@@ -44,12 +47,15 @@ def transform(
     transform: Parameter[str],
     schema: Parameter[str],
     validation_days: Parameter[int] = 14,
+    purpose: Parameter[str] = TRAINING,
 ) -> None:
     """Makes the examples of history and interval, as they were known then, in the order of time.
 
     `train` is the history before its last days, `validation` those last days, `test` the interval. A row whose label
     was not known when the history ended, or of `test` when the interval ended (no run could have learned from it, or
     been judged on it), is left out and counted.
+
+    For prediction there is one split, `predict`: every row of the interval, with the same features and without labels.
 
     Spark does the work on the tables; the finished examples are collected here, so that their order and bytes are the
     same for the same input. A year of 337,000 rows with 65 features is 200 MB. With fifty times as many, collect and
@@ -64,11 +70,13 @@ def transform(
         rows, it makes a Spark data frame of the schema's columns and LABEL_KNOWN_AT, missing values null.
       schema: Names the pipeline's `ExampleSchema`.
       validation_days: How many local days of the history, its last, are kept for validation.
+      purpose: `training`, or `prediction`.
 
     Raises:
       TerminalError: The data did not pass validation, a file is no longer what ingest saw, the function's columns are
         not the schema's, rows are doubled, or a split would be empty.
     """
+    _check_purpose(purpose)
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
@@ -77,18 +85,28 @@ def transform(
         rows = _typed(made, declared, transform).toArrow()
     log.info("%d rows of %d features from %s.", rows.num_rows, len(declared.features), _in_words(reader))
     _check_unique(rows, declared)
-    parts = dict(_split(rows, declared, reader, validation_days))
+    if purpose == PREDICTION:
+        parts, left_out = {PREDICT: _to_predict(rows, declared, reader)}, 0
+    else:
+        parts = dict(_split(rows, declared, reader, validation_days))
+        left_out = rows.num_rows - sum(part.num_rows for part in parts.values())
     _check_not_empty(parts, reader, validation_days)
     for name, part in parts.items():
         _write(Path(examples.uri) / f"Split-{name}" / FILE, part, declared)
         _say(name, part, declared)
-    kept = sum(part.num_rows for part in parts.values())
-    log.info(
-        "%d rows are left out: their label was not known when the history, or the interval, ended.",
-        rows.num_rows - kept,
-    )
-    _describe(examples, reader, parts, rows.num_rows - kept)
+    log.info("%d rows are left out: their label was not known when the history, or the interval, ended.", left_out)
+    _describe(examples, reader, parts, left_out)
     log.info("The examples, digest %s, lie in %s.", examples.get_string_custom_property("digest")[:12], examples.uri)
+
+
+def _check_purpose(purpose: str) -> None:
+    if purpose not in (TRAINING, PREDICTION):
+        raise TerminalError(
+            "That is no purpose of examples.",
+            expected=f"{TRAINING} or {PREDICTION}",
+            received=repr(purpose),
+            remedy="Correct the pipeline.",
+        )
 
 
 def _check_verdict(verdict: Verdict) -> None:
@@ -152,12 +170,23 @@ def _split(
     start, end = reader.interval.start, reader.interval.end
     # Midnights of the pipeline's zone: a day of daylight saving has 23 or 25 hours.
     validation = start.astimezone(ZoneInfo(reader.zone)) - timedelta(days=validation_days)
-    ordered = rows.sort_by([(name, "ascending") for name in (schema.time, *schema.keys)])
+    ordered = _ordered(rows, schema)
     spans = ((reader.history_start, validation, start), (validation, start, start), (start, end, end))
     for name, (first, last, known_by) in zip(SPLITS, spans, strict=True):
         time, known = pc.field(schema.time), pc.field(LABEL_KNOWN_AT)
         inside = (time >= _instant(first)) & (time < _instant(last)) & (known < _instant(known_by))
         yield name, ordered.filter(inside & pc.field(schema.label).is_valid()).drop_columns(LABEL_KNOWN_AT)
+
+
+def _to_predict(rows: pa.Table, schema: ExampleSchema, reader: DatasetReader) -> pa.Table:
+    """The interval's rows; nothing of their labels, which are known later, if ever."""
+    time = pc.field(schema.time)
+    inside = (time >= _instant(reader.interval.start)) & (time < _instant(reader.interval.end))
+    return _ordered(rows.filter(inside), schema).drop_columns([LABEL_KNOWN_AT, schema.label])
+
+
+def _ordered(rows: pa.Table, schema: ExampleSchema) -> pa.Table:
+    return rows.sort_by([(name, "ascending") for name in (schema.time, *schema.keys)])
 
 
 def _instant(moment: datetime) -> pa.Scalar:
@@ -178,7 +207,11 @@ def _check_not_empty(parts: dict[str, pa.Table], reader: DatasetReader, validati
 
 def _write(path: Path, part: pa.Table, schema: ExampleSchema) -> None:
     columns = dict.fromkeys((*schema.names, schema.label, schema.time, *schema.keys))
-    plain = part.select(list(columns)).replace_schema_metadata(None).combine_chunks()
+    plain = (
+        part.select([name for name in columns if name in part.column_names])
+        .replace_schema_metadata(None)
+        .combine_chunks()
+    )
     with new_file(path) as temporary:
         pq.write_table(plain, temporary, compression="zstd", row_group_size=ROW_GROUP, store_schema=False)
 
@@ -188,8 +221,9 @@ def _say(name: str, part: pa.Table, schema: ExampleSchema) -> None:
         log.info("%s: no rows.", name)
         return
     span = pc.min_max(part[schema.time]).as_py()
-    share = 100 * pc.mean(part[schema.label]).as_py()
-    log.info("%s: %d rows, %s to %s UTC, %.1f %% positive.", name, part.num_rows, span["min"], span["max"], share)
+    labelled = schema.label in part.column_names
+    told = f"{100 * pc.mean(part[schema.label]).as_py():.1f} % positive" if labelled else "without labels"
+    log.info("%s: %d rows, %s to %s UTC, %s.", name, part.num_rows, span["min"], span["max"], told)
 
 
 def _describe(

@@ -135,6 +135,16 @@ def test_rows_are_split_by_local_days_and_only_by_what_was_known(run):
     assert examples.get_int_custom_property("rows_left_out") == 32 - sum(rows.values())
 
 
+def test_for_prediction_every_row_of_the_interval_is_there_with_the_same_features_and_no_label(run):
+    learned, examples = split(run("learned"), "test"), run(purpose="prediction")
+    assert examples.splits == ["predict"] and examples.get_int_custom_property("rows_left_out") == 0
+    rows = split(examples, "predict")
+    assert rows.column_names == ["colour", "size", "at", "id", "colour_again"]
+    assert rows.num_rows == examples.get_int_custom_property("rows_predict") == 4 > learned.num_rows
+    labelled = [row for row in rows.to_pylist() if row["id"] in learned["id"].to_pylist()]
+    assert str(labelled) == str(learned.drop_columns("broken").to_pylist())  # As text: NaN equals itself.
+
+
 def test_columns_are_typed_filled_and_in_order(run):
     table = split(run(), "train")
     assert table.column_names == ["colour", "size", "broken", "at", "id", "colour_again"]

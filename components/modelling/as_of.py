@@ -1,0 +1,123 @@
+"""Which version scores an interval: the one that is served now, the one of then, or one that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tfx.types import artifact
+
+from airtight.errors import TerminalError
+from airtight.files import digest_of_tree
+from components.modelling.changing import current
+from components.modelling.model_server import ModelServer
+from components.modelling.saved_model import serving_folder
+from components.modelling.served import Served
+
+SERVED, AS_OF = "served", "as_of"
+"""What may be asked for beside a number: what is served now, or what was the latest when the interval began."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A version, and its SavedModel.
+
+    Args:
+      number: The version.
+      folder: Where its SavedModel lies.
+      digest: Of that folder.
+    """
+
+    number: int
+    folder: Path
+    digest: str
+
+
+def choose(
+    version: str,
+    model: str,
+    start: datetime,
+    served: Served,
+    server: ModelServer | None,
+    pushed: Sequence[artifact.Artifact],
+) -> Chosen:
+    """Finds the version that is asked for, and sees that its files are those that were pushed.
+
+    Args:
+      version: `served`, `as_of` or a number.
+      model: The model's name.
+      start: When the interval begins.
+      served: The versions on disk, and what is chosen of them.
+      server: The server that knows what is served; None takes what the next server would.
+      pushed: `PushedModel` of all runs.
+
+    Raises:
+      TerminalError: There is no such version, or its files are not those that were pushed.
+      TransientError: The server cannot be reached.
+    """
+    # A number may have been pushed again; the later push is the one that lies there.
+    pushes = {
+        push.get_int_custom_property("version"): push
+        for push in sorted(pushed, key=lambda each: each.id)
+        if push.get_int_custom_property("pushed") == 1
+    }
+    number = _number(version.strip(), model, start, served, server, pushes)
+    push = pushes.get(number)
+    # What is served is cleaned up by other rules than artifacts are: either place may have it still.
+    folders = [served.root / model / str(number)]
+    if push is not None:
+        folders.append(serving_folder(push.get_string_custom_property("model_uri")))
+    folder = next((folder for folder in folders if (folder / "saved_model.pb").is_file()), None)
+    if folder is None:
+        raise _missing(f"version {number} of {model}", f"a SavedModel in {folders[0]}", served.versions(model))
+    digest = digest_of_tree(folder)
+    expected = push.get_string_custom_property("model_digest") if push is not None else digest
+    if digest != expected:
+        raise TerminalError(
+            f"The files of version {number} of {model} are no longer those that were pushed.",
+            expected=f"the digest {expected}",
+            received=f"{digest} in {folder}",
+            remedy="Push the interval's model once more, or choose another version.",
+        )
+    return Chosen(number, folder, digest)
+
+
+def _number(
+    version: str,
+    model: str,
+    start: datetime,
+    served: Served,
+    server: ModelServer | None,
+    pushes: dict[int, artifact.Artifact],
+) -> int:
+    if version.isdecimal():
+        return int(version)
+    if version == SERVED:
+        number = current(served, served.choice(model).settled, server, model)
+        if not number:
+            raise _missing(f"a version of {model} that is served", "a model that was pushed", served.versions(model))
+        return number
+    if version == AS_OF:
+        ends = {n: datetime.fromisoformat(p.get_string_custom_property("interval_end")) for n, p in pushes.items()}
+        known = [(end, number) for number, end in ends.items() if end <= start]
+        if not known:
+            expected = f"a version that was pushed for an interval that ended by {start.isoformat()}"
+            raise _missing(f"a version of {model} of then", expected, sorted(ends))
+        return max(known)[1]
+    raise TerminalError(
+        "That is no version to score with.",
+        expected=f"{SERVED}, {AS_OF} or a number such as 2013070101",
+        received=repr(version),
+        remedy="Correct the version.",
+    )
+
+
+def _missing(what: str, expected: str, there: Sequence[int]) -> TerminalError:
+    return TerminalError(
+        f"There is no {what.removeprefix('a ')}.",
+        expected=expected,
+        received=f"the versions {', '.join(map(str, there))}" if there else "no version",
+        remedy="Run the pipeline that trains and pushes it for an earlier interval, or choose another version.",
+    )

@@ -1,0 +1,1 @@
+"""Flight delays: what the model says of every flight of an interval."""

@@ -1,0 +1,77 @@
+"""Predictions for a whole interval: the graph, and rows that have the features that the model was judged on."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from airtight.home import Home
+from airtight.interval import Interval
+from components.artifacts import ValidationReport
+from components.transform import PREDICTION, transform
+from pipelines.flight_delays import clock, features
+from pipelines.flight_delays.tests import small_lake
+from pipelines.flight_delays.tests.conftest import flight_lake  # noqa: F401 - a fixture
+from pipelines.flight_delays_batch_predict import settings
+from plugins.tfx_airflow import TfxDag
+from runtime.bundle import Bundle
+from runtime.compile import compile_pipeline
+
+pytestmark = pytest.mark.slow
+DAY = "2013-06-13"
+"""Thunderstorms: many flights never left, and have no label."""
+
+
+def test_the_graph_and_the_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    bundle = Bundle.read(compile_pipeline("flight_delays_batch_predict", Home.current()))
+    dag = TfxDag("flight_delays_batch_predict", schedule=None)
+    upstream = {task.task_id: set(task.upstream_task_ids) for task in dag.tasks}
+    assert upstream == {
+        "ingest": set(),
+        "validate": {"ingest"},
+        "transform": {"ingest", "validate"},
+        "batch_predict": {"transform"},
+    }
+    assert {parameter.name for parameter in settings.PARAMETERS} <= set(dag.params)
+    assert bundle.pipeline == "flight_delays_batch_predict"
+
+
+def test_a_shorter_history_gives_the_features_that_the_model_is_judged_on(spark, flight_lake, tmp_path):  # noqa: F811
+    interval = Interval.parse(DAY, clock.ZONE)
+    first = date.fromisoformat(DAY) - timedelta(days=settings.HISTORY_DAYS + 10)
+    rows = small_lake.read(flight_lake, first, date.fromisoformat(DAY))
+    lake = small_lake.write(tmp_path / "lake", rows)
+    judged = small_lake.transformed(small_lake.ingested(lake, interval, tmp_path / "judged"), tmp_path / "judged", 3)
+    expected = {row["flight_id"]: row for row in small_lake.rows_of(judged, "test").to_pylist()}
+
+    short = small_lake.ingested(lake, interval, tmp_path / "short", window_days=settings.HISTORY_DAYS)
+    report, examples = ValidationReport(), type(judged)()
+    report.uri, examples.uri = str(tmp_path / "judged" / "report"), str(tmp_path / "predict")
+    transform.EXECUTOR_SPEC.executor_class._FUNCTION(
+        dataset=short,
+        report=report,
+        examples=examples,
+        transform=f"{small_lake.HERE}.transform:transform",
+        schema=f"{small_lake.HERE}.features:SCHEMA",
+        purpose=PREDICTION,
+    )
+    table = pq.read_table(Path(examples.uri) / "Split-predict" / small_lake.FILE)
+    made = {row["flight_id"]: row for row in table.to_pylist()}
+    assert len(made) == len([f for f in rows["flights"] if clock.local_day(f["scheduled_departure"]) == interval_day()])
+    assert len(made) > len(expected) + 50, "flights without a label are scored, too"
+    differing = {
+        (flight, name)
+        for flight, row in expected.items()
+        for name in features.SCHEMA.names
+        if str(row[name]) != str(made[flight][name])  # As text: NaN equals itself.
+    }
+    assert differing == set()
+
+
+def interval_day() -> date:
+    return date.fromisoformat(DAY)
