@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 ROLL_BYTES = 64 << 20
 """A journal of this size is closed before its time."""
 ROW_GROUP = 1 << 17
+AGAIN_S = 60.0
+"""What could not be closed is tried again after so long."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class ParquetSink:
         # No other server has this name, on this machine or another.
         self._name = f"{os.getpid()}-{uuid4().hex[:8]}"
         self._count = 0
+        self._again_at = float("inf")
         recover(root)
 
     def write(self, model: str, table: pa.Table) -> None:
@@ -83,13 +86,22 @@ class ParquetSink:
         """Closes the files that are old or large; or all.
 
         Raises:
-          OSError: One cannot be written; its journal stays, and is closed by the next server.
+          OSError: One cannot be written. Its journal stays, and is closed a while later, or by the next server.
+          TransientError: The disk is full; the same.
         """
         now = time.monotonic()
+        if now >= self._again_at:
+            self._again_at = now + AGAIN_S
+            recover(self.root)
+            self._again_at = float("inf")
         for key, journal in list(self._open.items()):
             if everything or now - journal.since >= self._roll_s or journal.file.tell() >= ROLL_BYTES:
                 del self._open[key]
-                _finish(journal)
+                try:
+                    _finish(journal)
+                except BaseException:
+                    self._again_at = now + AGAIN_S
+                    raise
 
     def _append(self, folder: Path, table: pa.Table) -> None:
         key = (folder, table.schema)
@@ -106,11 +118,14 @@ class ParquetSink:
 
     def _new(self, folder: Path, schema: pa.Schema) -> _Open:
         folder.mkdir(parents=True, exist_ok=True)
-        self._count += 1
-        path = folder / f".{datetime.now(UTC):%H%M%S}-{self._name}-{self._count:05d}{JOURNAL}"
-        file = FileIO(path, "xb+")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return _Open(path, file, pa.ipc.new_stream(file, schema), time.monotonic())
+        while True:
+            self._count += 1
+            path = folder / f".{datetime.now(UTC):%H%M%S}-{self._name}-{self._count:05d}{JOURNAL}"
+            file = FileIO(path, "xb+")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists():
+                return _Open(path, file, pa.ipc.new_stream(file, schema), time.monotonic())
+            file.close()  # Another server found it between the two lines above, and took it for one that was left.
 
 
 def recover(root: Path) -> int:

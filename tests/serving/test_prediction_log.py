@@ -28,6 +28,7 @@ from components.data import predictions
 from serving import config, metrics
 from serving.config import ModelSettings
 from serving.prediction_log import log as module
+from serving.prediction_log import parquet_sink
 from serving.prediction_log.kafka_sink import KafkaSink, NotTaken
 from serving.prediction_log.log import DROPPED, PredictionLog, _sampled
 from serving.prediction_log.parquet_sink import ParquetSink, recover
@@ -217,6 +218,25 @@ def test_what_a_killed_server_left_is_closed_by_the_next_and_not_what_a_running_
     assert pq.read_table(file, partitioning=None).num_rows == 5
     assert recover(tmp_path) == 0 and len(list(tmp_path.rglob(f"*{JOURNAL}"))) == 1
     running.roll(everything=True)
+
+
+def test_a_file_that_cannot_be_closed_is_closed_later(tmp_path, monkeypatch):
+    sink = ParquetSink(tmp_path, 0)
+    write(sink, note(answered(3)))
+
+    def full(*unused, **given):
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        with pytest.raises(OSError, match="no room"):
+            sink.roll()
+    sink.roll()
+    assert visible(tmp_path) == [] and predictions.read(tmp_path, "m", AROUND).num_rows == 3
+    monkeypatch.setattr(parquet_sink, "AGAIN_S", 0.0)
+    sink._again_at = 0.0
+    sink.roll()
+    assert len(visible(tmp_path)) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 3
 
 
 def test_a_model_whatever_it_is_called_lies_below_the_folder(tmp_path):
