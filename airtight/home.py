@@ -53,6 +53,11 @@ class Home:
         """The model server's base path of one model: a folder for each version."""
         return self.models_root / model
 
+    @property
+    def predictions(self) -> Path:
+        """The prediction log of the local model servers: a folder for each model."""
+        return self.path / "predictions"
+
     def reports(self, pipeline: str) -> Path:
         """Pages about a pipeline that belong to no single artifact."""
         return self.path / "reports" / pipeline

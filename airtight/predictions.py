@@ -27,8 +27,3 @@ def folder_of(root: Path, model: str) -> Path:
     """Where the log of a model lies; whatever the model is called, it lies below `root`."""
     quoted = quote(model, safe="")
     return root / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
-
-
-def name_of(folder: Path) -> str:
-    """The partition's day of a folder `date=YYYY-MM-DD`."""
-    return folder.name.removeprefix("date=")
