@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from airtight.errors import TerminalError
 from serving import metrics
@@ -345,3 +348,92 @@ def test_parameters_that_cannot_be_kept_are_refused(tmp_path, text):
         parameters_from_file(written(tmp_path, text), workers=1)
     with pytest.raises(TerminalError):
         parameters_from_file(tmp_path / "nowhere", workers=1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server that waits a moment for others, so that requests that are sent together do meet."""
+    root = tmp_path_factory.mktemp("batched")
+    (root / "models").mkdir()
+    models.save_mixed(root / "models" / "mixed" / "1")
+    parameters = written(
+        root,
+        "max_batch_size { value: 24 } batch_timeout_micros { value: 20000 } max_enqueued_batches { value: 1 } "
+        "num_batch_threads { value: 1 }",
+    )
+    flags = ["--enable_batching", f"--batching_parameters_file={parameters}"]
+    with models.running(root, f"--models_root={root}/models", *flags) as running:
+        yield running
+
+
+def mixed_row(client: int, row: int) -> dict:
+    number = 100 * client + row
+    return {
+        "pair": [number, 0.5],
+        "count": number,
+        "word": f"{client}/{row}",
+        "flag": bool(client % 2),
+        "exact": number / 7,
+    }
+
+
+@pytest.mark.slow
+def test_clients_over_rest_and_grpc_get_their_own_rows_from_common_batches(server):
+    channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc}")
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def by_rest(client: int) -> list[tuple]:
+        rows = [mixed_row(client, row) for row in range(1 + client % 3)]
+        status, answer = server.ask("POST", "/v1/models/mixed:predict", {"instances": rows})
+        assert status == 200, answer
+        return [(one["count"], one["word"], one["flag"], one["exact"]) for one in answer["predictions"]]
+
+    def by_grpc(client: int) -> list[tuple]:
+        rows = [mixed_row(client, row) for row in range(1 + client % 3)]
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "mixed"
+        types = {"pair": tf.float32, "count": tf.int32, "word": tf.string, "flag": tf.bool, "exact": tf.float64}
+        for name, dtype in types.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto([row[name] for row in rows], dtype))
+        outputs = {name: tf.make_ndarray(proto) for name, proto in stub.Predict(request, timeout=60).outputs.items()}
+        words = [word.decode() for word in outputs["word"].tolist()]
+        return list(
+            zip(outputs["count"].tolist(), words, outputs["flag"].tolist(), outputs["exact"].tolist(), strict=True)
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            asked = {client: pool.submit((by_rest, by_grpc)[client % 2], client) for client in range(8)}
+            for client, answer in asked.items():
+                rows = [mixed_row(client, row) for row in range(1 + client % 3)]
+                assert answer.result() == [(row["count"], row["word"], row["flag"], row["exact"]) for row in rows]
+    channel.close()
+    text = server.raw("GET", "/monitoring/prometheus/metrics")[1].decode()
+    counts = {
+        name: int(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        for name in ("batch_count", "batched_request_count")
+        if line.startswith(f":airtight:serving:{name}{{")
+    }
+    assert counts["batched_request_count"] == 40 > counts["batch_count"]
+
+
+@pytest.mark.slow
+def test_a_full_queue_is_503_over_rest(server):
+    rows = [mixed_row(0, row) for row in range(20)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for _ in range(20):
+            asked = [
+                pool.submit(server.ask, "POST", "/v1/models/mixed:predict", {"instances": rows}) for _ in range(16)
+            ]
+            answers = [one.result() for one in asked]
+            for status, answer in answers:
+                if status == 503:
+                    assert "queue is full" in answer["error"]
+                else:
+                    assert (status, [one["count"] for one in answer["predictions"]]) == (200, list(range(20)))
+            if any(status == 503 for status, _ in answers):
+                break
+        else:
+            raise AssertionError("sixteen requests of 20 rows at once never filled a queue of 24")
+    assert server.ask("POST", "/v1/models/mixed:predict", {"instances": rows})[0] == 200
