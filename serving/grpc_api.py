@@ -235,6 +235,8 @@ def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:
 
 
 def _filtered(request: predict_pb2.PredictRequest, signature: Signature) -> frozenset[str]:
+    if not request.output_filter:
+        return frozenset()
     chosen = frozenset(request.output_filter)
     if len(chosen) != len(request.output_filter):
         raise invalid(f"duplicate output_filter: {', '.join(sorted(request.output_filter))}")

@@ -6,10 +6,12 @@ for its kind, eight for its length, and that many more. Nothing but JSON and the
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -50,6 +52,9 @@ def main() -> None:
     """Answers until standard input ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # Requests that the server still answers may need it.
+    with contextlib.suppress(OSError):
+        # Where memory is short, the kernel is to end this process and not the server.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     gc.disable()  # Documents hold no cycles, and looking for some in millions of objects takes long.
     document: dict[str, Any] = {}
     while True:
