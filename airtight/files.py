@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from airtight.errors import TransientError
+
+ABANDONED_S = 60.0
+"""A temporary folder that is younger is not taken for an abandoned one."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextlib.contextmanager
@@ -50,9 +57,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    held = -1
     try:
         with full_disk_in_words(path):
             temporary.mkdir()
+            held = _hold(temporary)
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -64,6 +73,42 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held >= 0:
+            os.close(held)
+
+
+def remove_abandoned(parent: Path) -> list[str]:
+    """Removes the temporary folders that `new_folder` has left in `parent` because its process was killed.
+
+    Whoever fills such a folder holds a lock on it, which the kernel lets go of when that process ends, however it
+    ends. Where the file system has no locks, nothing is removed.
+
+    Args:
+      parent: The folder in which the new ones were to become visible.
+
+    Returns:
+      The names of what was removed.
+    """
+    removed = []
+    for folder in parent.glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        try:
+            # Between its making and its lock a folder is held by nobody: a young one is left alone.
+            if time.time() - folder.stat().st_mtime < ABANDONED_S:
+                continue
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+    return removed
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,6 +163,14 @@ def full_disk(what: str, error: BaseException) -> TransientError:
         received=getattr(error, "strerror", None) or str(error).splitlines()[0],
         remedy="Free some space and retry the task; nothing half-written was left behind.",
     )
+
+
+def _hold(folder: Path) -> int:
+    """Locks a folder for as long as this process lives or the handle is open."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.suppress(OSError):  # A file system without locks.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
 
 
 def _sync(path: Path) -> None:

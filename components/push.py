@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from airtight.errors import AirtightError, TerminalError, TransientError
-from airtight.files import digest_of_tree, new_folder, write_text
+from airtight.files import digest_of_tree, new_folder, remove_abandoned, write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from components.artifacts import Dataset
@@ -158,6 +158,8 @@ def deliver(
     """
     if server is not None:
         server.versions(base_path.name)  # A server that is away is noticed before anything is visible.
+    for name in remove_abandoned(base_path):
+        log.info("Removed %s, which a push that was killed has left", name)
     version, is_new = _version_for(digest, base_path, day)
     served = Served(base_path.parent)
     # Before the version is there: a server that follows the highest would take it.

@@ -1,6 +1,8 @@
 """A reader sees the whole of a file or folder, or nothing."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,25 @@ def test_the_digest_of_a_tree_knows_names_and_bytes(tmp_path: Path):
     assert len(same) == 1
     assert files.digest_of_tree(tree("c", x="12", y="")) not in same
     assert files.digest_of_tree(tree("d", x="1", z="2")) not in same
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_made_is_not(tmp_path: Path, monkeypatch):
+    script = (
+        "import sys, pathlib, time; from airtight import files\n"
+        "with files.new_folder(pathlib.Path(sys.argv[1])) as made:\n"
+        "    (made / 'half').touch(); print('there', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "7")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "there\n"
+    made = next(tmp_path.glob(".7.*.tmp"))
+    (tmp_path / ".8.0123.tmp").mkdir()  # Not a name that this module gives.
+    monkeypatch.setattr(files, "ABANDONED_S", 0.0)
+    assert files.remove_abandoned(tmp_path) == []
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(files, "ABANDONED_S", 600.0)
+    assert files.remove_abandoned(tmp_path) == []  # Young: perhaps just made, and not held yet.
+    monkeypatch.setattr(files, "ABANDONED_S", 0.0)
+    assert files.remove_abandoned(tmp_path) == [made.name]
+    assert [path.name for path in tmp_path.iterdir()] == [".8.0123.tmp"]
+    assert files.remove_abandoned(tmp_path / "nothing") == []
