@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._body_bytes = 0
         self._unsent_since: float | None = None
         self._unsent = 0
+        self._running: RequestResponseCycle | None = None
         self._number = next(_numbers)  # The loop's clock stands still while it accepts several.
 
     def connection_made(self, transport: Any) -> None:
@@ -84,9 +85,14 @@ class Connection(HttpToolsProtocol):
             and not other.transport.is_closing()
         ]
         if waiting:
-            min(waiting, key=Connection._rank).transport.abort()
+            min(waiting, key=Connection._rank)._abort()
         else:
             self._refuse(503, "The server has too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended, by whomever."""
+        self._tell_gone()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of several."""
@@ -147,7 +153,7 @@ class Connection(HttpToolsProtocol):
         elif self._unsent_since is None:
             self._unsent_since, self._unsent = now, unsent
         elif now - self._unsent_since > self.limits.write_s + self._unsent / MIN_RATE:
-            self.transport.abort()
+            self._abort()
         if self.transport.is_closing():
             return
         if self.flow.read_paused or (self._phase is _Phase.HEAD and self._answering()):
@@ -173,6 +179,19 @@ class Connection(HttpToolsProtocol):
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _tell_gone(self) -> None:
+        # uvicorn tells the request that came last; where several wait in line it is another one that is being answered.
+        if self._running is not None:
+            self._running.disconnected = True
+
+    def _abort(self) -> None:
+        self._tell_gone()  # Now, as a write between this and `connection_lost` would raise.
+        self.transport.abort()
 
     def _enter(self, phase: _Phase) -> None:
         self._phase, self._since = phase, self.loop.time()
@@ -209,5 +228,8 @@ class HttpServer(uvicorn.Server):
         if counter % 10 == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
-                    connection.look(connection.loop.time())
+                    try:
+                        connection.look(connection.loop.time())
+                    except Exception:  # One connection is not to stop the clock of all.
+                        logger.exception("A connection could not be looked at")
         return await super().on_tick(counter)

@@ -144,9 +144,19 @@ def _example(told: Any, where: str) -> example_pb2.Example:
         raise invalid(f"{where} is not an object")
     answer = example_pb2.Example()
     for name, value in told.items():
+        if not _is_text(name):
+            raise invalid(f"{where}: the feature name {name!r} is not valid Unicode")
         values = value if type(value) is list else [value]
         answer.features.feature[name].CopyFrom(_feature(values, f"{where}, feature {name!r}"))
     return answer
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _feature(values: list[Any], where: str) -> feature_pb2.Feature:

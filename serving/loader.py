@@ -8,7 +8,6 @@ graph, variables and assets are read: no Python code is restored (no pickle, no 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving.errors import BY_NUMBER, Code, ServingError
 from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable
+from serving.vetting import vet
 
 logger = logging.getLogger(__name__)
 
@@ -80,22 +80,22 @@ class LoadedModel:
         return Signature(name, definition.method_name, inputs, outputs, run)
 
 
-def load(path: Path, base_path: Path, threads: int) -> LoadedModel:
+def load(
+    path: Path, base_path: Path, threads: int, max_bytes: int = 0, allowed: frozenset[str] = frozenset()
+) -> LoadedModel:
     """Loads one version and calls each signature once, so that no request pays for the first call.
 
     Args:
       path: The version's folder.
       base_path: The model's folder; nothing outside it is read.
       threads: TensorFlow's threads within one operation.
+      max_bytes: Of all its files; 0 for what fits in free memory.
+      allowed: Operations that it may use although they reach beyond the model.
 
     Raises:
       ServingError: It cannot be loaded; the message says why.
     """
-    refuse_escapes(path, base_path)
-    if not (path / "saved_model.pb").is_file() and not (path / "saved_model.pbtxt").is_file():
-        raise ServingError(
-            Code.NOT_FOUND, f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}"
-        )
+    vet(path, base_path, max_bytes, allowed)
     session = tf.compat.v1.Session(
         graph=tf.Graph(),
         config=config_pb2.ConfigProto(
@@ -115,19 +115,6 @@ def load(path: Path, base_path: Path, threads: int) -> LoadedModel:
         session.close()
         raise ServingError(Code.INVALID_ARGUMENT, f"{type(error).__name__}: {_first_line(str(error))}") from error
     return model
-
-
-def refuse_escapes(path: Path, base_path: Path) -> None:
-    """Refuses a version that is, or holds, a link out of the model's base path.
-
-    Raises:
-      ServingError: PERMISSION_DENIED, naming the link.
-    """
-    base = base_path.resolve()
-    for folder, folders, files in os.walk(path):
-        for entry in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
-            if not entry.resolve().is_relative_to(base):
-                raise ServingError(Code.PERMISSION_DENIED, f"{entry} leads out of the base path {base}")
 
 
 def from_tensorflow(error: tf.errors.OpError) -> ServingError:

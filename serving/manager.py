@@ -198,7 +198,7 @@ class Manager:
             started = time.perf_counter()
             try:
                 loaded = await loop.run_in_executor(
-                    self._loader, _load_warm, path, model.settings.base_path, self.settings.workers
+                    self._loader, _load_warm, path, model.settings.base_path, self.settings
                 )
             except ServingError as error:
                 metrics.LOADS.add(str(path), error.code.name)
@@ -233,13 +233,19 @@ class Manager:
         del self.registry.models[name]
 
 
-def _load_warm(path: Path, base_path: Path, threads: int) -> LoadedModel:
-    loaded = load(path, base_path, threads)
+def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
+    loaded: LoadedModel | None = None
     try:
+        loaded = load(path, base_path, settings.workers, settings.max_model_bytes, settings.allow_ops)
         replayed = warmup.replay(loaded, path)
-    except ServingError:
-        loaded.close()
-        raise
+    except Exception as error:
+        if loaded is not None:
+            loaded.close()
+        if isinstance(error, ServingError):
+            raise
+        # Whatever a damaged model makes TensorFlow or NumPy raise: it is that version's fault alone.
+        logger.exception("Loading %s", path)
+        raise ServingError(Code.UNKNOWN, f"{type(error).__name__}: {error}") from error
     if replayed:
         logger.info("Replayed %d warm-up requests", replayed)
     return loaded

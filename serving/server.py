@@ -20,6 +20,7 @@ from serving.config import Settings
 from serving.connections import HttpServer, limited
 from serving.grpc_api import ModelService, PredictionService
 from serving.inference import Runner
+from serving.malformed import Registrar
 from serving.manager import Manager
 from serving.prediction_cache import PredictionCache
 from serving.prediction_log.log import PredictionLog
@@ -114,12 +115,13 @@ async def _start_grpc(
             *settings.grpc_channel_arguments,
         ]
     )
+    services = Registrar(server)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(registry, runner, log), server
+        PredictionService(registry, runner, log), services
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry, manager), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry, manager), services)
     healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, services)
     try:
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError as error:

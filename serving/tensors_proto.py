@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
-from serving.errors import invalid
+from serving.errors import ServingError, invalid
 from serving.signature import Signature, TensorSpec
 
-MAX_ELEMENTS = 1 << 28
+MAX_FILLED = 1 << 22
 """A tensor may repeat its last value to fill its shape; this bounds what a few bytes of request can ask for."""
+MAX_EXTENT = 1 << 48
+"""The product of all sizes but zeros: an empty tensor has sizes too, and nothing can count beyond that."""
 MAX_RANK = 64
 """NumPy's limit of dimensions."""
 
@@ -51,8 +53,8 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
     if told.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {spec.name!r} has no definite shape")
     count = math.prod(shape)
-    if count > MAX_ELEMENTS:
-        raise invalid(f"input {spec.name!r} has {count} elements; at most {MAX_ELEMENTS} are taken")
+    if math.prod(size for size in shape if size) > MAX_EXTENT:
+        raise invalid(f"input {spec.name!r} has the sizes {shape}, which are too large")
     spec.check_shape(shape)
     content = proto.tensor_content
     if content and not spec.text:
@@ -100,6 +102,8 @@ def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
 def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) -> np.ndarray:
     field = _FIELDS.get(proto.dtype)
     if field is None:
+        if count > MAX_FILLED:
+            raise _too_full(spec, count)
         try:
             return tf.make_ndarray(proto).ravel()
         except (TypeError, ValueError) as error:
@@ -107,6 +111,8 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
     values = list(getattr(proto, field))
     if len(values) > count or (count and not values):
         raise invalid(f"input {spec.name!r}: {field} holds {len(values)} values, but its shape needs {count}")
+    if len(values) < count and count > MAX_FILLED:
+        raise _too_full(spec, count)
     try:
         array = np.array(values, spec.numpy)
     except OverflowError as error:
@@ -114,3 +120,7 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
     if len(array) < count:
         array = np.concatenate([array, np.full(count - len(array), array[-1], spec.numpy)])
     return array
+
+
+def _too_full(spec: TensorSpec, count: int) -> ServingError:
+    return invalid(f"input {spec.name!r} has {count} elements; a repeated value fills at most {MAX_FILLED}")
