@@ -129,6 +129,29 @@ def test_requests_take_turns_and_one_that_is_given_up_leaves_the_next_its_own_an
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("names", ["f", "w", "fiw", "fm"])
+def test_an_answer_written_in_pieces_is_the_same(monkeypatch, rows, names):
+    generator = np.random.default_rng(0)
+    made = {
+        "f": (generator.normal(size=11).astype(np.float32), spec("f", tf.float32, None)),
+        "i": (np.arange(11), spec("i", tf.int64, None)),
+        "w": (np.array([b'a"b', "ü".encode(), b"\xff", b""] * 2 + [b"x"] * 3, object), spec("w", tf.string, None)),
+        "m": (generator.normal(size=(11, 3, 2)), spec("m", tf.float64, None, 3, 2)),
+    }
+    arrays, specs = [made[name][0] for name in names], tuple(made[name][1] for name in names)
+    signature = Signature("s", "", (), specs, lambda: [])
+    whole = tensors_json.encode(arrays, signature, rows)
+    for piece in (1, 3, 7):
+        monkeypatch.setattr(tensors_json, "PIECE", piece)
+        assert tensors_json.encode(arrays, signature, rows) == whole
+    json.loads(whole)
+    for array in (np.zeros((0, 2)), np.float64(1.5), np.zeros((2, 0))):
+        only = Signature("s", "", (), (spec("y", tf.float64),), lambda: [])
+        monkeypatch.setattr(tensors_json, "PIECE", 0)
+        assert json.loads(tensors_json.encode([np.asarray(array)], only, False)) == {"outputs": array.tolist()}
+
+
 def test_the_process_does_without_tensorflow():
     code = "import sys, serving.large_json_process; sys.exit('tensorflow' in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code], cwd=models.ROOT, check=False).returncode
