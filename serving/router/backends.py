@@ -120,6 +120,8 @@ class Pool:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
+        # However many requests wait for a connection, a look does not.
+        self._probes = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._interval_s = settings.health_interval_s
         self._changed = changed
         self._turn = 0
@@ -152,12 +154,7 @@ class Pool:
     async def look(self) -> None:
         """Asks every server how it is."""
         self._doubted.clear()
-        reasons = await asyncio.gather(*(backend.illness(self.session) for backend in self.backends))
-        for backend, reason in zip(self.backends, reasons, strict=True):
-            if backend.healthy != (not reason):
-                logger.info("%s is %s", backend.address.rest, f"left out: {reason}" if reason else "well")
-            backend.healthy, backend.reason = not reason, reason
-        self._tell()
+        await asyncio.gather(*(self._look_at(backend) for backend in self.backends))
 
     async def run(self) -> None:
         """Looks again and again."""
@@ -173,7 +170,15 @@ class Pool:
     async def close(self) -> None:
         """Closes all connections."""
         await self.session.close()
+        await self._probes.close()
         await asyncio.gather(*(backend.channel.close() for backend in self.backends))
+
+    async def _look_at(self, backend: Backend) -> None:
+        reason = await backend.illness(self._probes)
+        if backend.healthy != (not reason):
+            logger.info("%s is %s", backend.address.rest, f"left out: {reason}" if reason else "well")
+        backend.healthy, backend.reason = not reason, reason
+        self._tell()
 
     def _tell(self) -> None:
         self._changed(bool(self.well))

@@ -130,6 +130,7 @@ class Trials:
                 logger.info("Release %s of %s is now: %s", release.id, model, release)
                 trial.release = release
             now[model] = trial
+        self._kept.clear()
         for model in self.of.keys() - now.keys():
             logger.info("Release %s of %s is over", self.of[model].release.id, model)
         self.of = now
@@ -145,7 +146,7 @@ class Trials:
           The answer, and the side that it is of; no side where the chosen version was not served (any more).
         """
         release, key = trial.release, asked.key
-        drawn = self._random.random() if key is None or release.mode == "canary" else place(release.id, key)
+        drawn = self._random.random() if not key or release.mode == "canary" else place(release.id, key)
         within = drawn < release.share
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
         counted = trial.counts.side(side)
@@ -176,7 +177,8 @@ class Trials:
         """Saves the counts where they have changed; a disk that does not take them is told and stops nothing."""
         if self._state_file is None:
             return
-        text = json.dumps({trial.release.id: asdict(trial.counts) for trial in self.of.values()})
+        counted = {**self._kept, **{trial.release.id: trial.counts for trial in self.of.values()}}
+        text = json.dumps({key: asdict(counts) for key, counts in counted.items()})
         if text == self._saved:
             return
         self._saved = text

@@ -144,7 +144,7 @@ def running(folder: Path, *flags: str):
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not ready.exists():
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.05)

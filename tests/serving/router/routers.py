@@ -42,7 +42,7 @@ class Router(Server):
 
     def full(self, method: str, path: str, body: object = None, headers: dict | None = None):
         """One HTTP request: status, headers in lower case, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.rest, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest, timeout=300)
         try:
             said = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
             connection.request(method, path, said, headers or {})
@@ -52,7 +52,7 @@ class Router(Server):
             connection.close()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -78,7 +78,7 @@ def routing(folder: Path, root: Path, addresses: list[tuple[int, int]], *flags: 
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not ready.exists():
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.02)
@@ -133,7 +133,7 @@ def rest_client(port: int, path: str, body: object) -> Callable[[], Callable[[],
     """For `Load`: asks over one kept connection, answers status and parsed body."""
 
     def make() -> Callable[[], object]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
         def once() -> object:
             connection.request("POST", path, json.dumps(body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -207,6 +208,23 @@ def test_a_broken_state_file_lets_counting_begin_anew(tmp_path, text):
     trials = Trials(file)
     trials.follow({"m": Release("m", "a", 1, 2)})
     assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+
+
+def test_counts_wait_for_their_release(tmp_path):
+    """Where the file of releases is broken as the router starts, what was counted is not lost."""
+    file, release = tmp_path / "state.json", Release("m", "a", 1, 2)
+    first = Trials(file)
+    first.follow({"m": release})
+    first.of["m"].counts.stable.traffic.add(200, 1.0)
+    asyncio.run(first.save())
+    second = Trials(file)
+    asyncio.run(second.save())
+    third = Trials(file)
+    third.follow({"m": release})
+    assert third.told()["m"]["sides"]["stable"]["requests"] == 1
+    third.follow({})
+    asyncio.run(third.save())
+    assert json.loads(file.read_text()) == {}
 
 
 def test_a_release_counts_on_under_its_id_and_anew_under_another():
