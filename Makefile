@@ -11,6 +11,9 @@ PARALLEL ?= 2
 DAG ?= flight_delays
 REPROCESS ?= failed
 VERSION ?=
+MODE ?=
+SHARE ?=
+MINUTES ?=
 PYTEST ?=
 # Spark and TensorFlow want a core each; more workers only share the same two.
 WORKERS ?= 2
@@ -72,6 +75,11 @@ rollback: promote ## Have the model server serve the version before the one that
 .PHONY: promote
 promote: install ## Serve another version: VERSION=2013070101 or latest, REASON="..."; without VERSION, list them
 	@$(PY) -m pipelines.flight_delays.promote $(if $(VERSION),'$(VERSION)' --reason "$${REASON:-}",--list)
+
+.PHONY: release
+release: install ## Try a version on live requests before it takes over: VERSION=latest SHARE=0.1 MINUTES=10 MODE=canary
+	@$(PY) -m pipelines.flight_delays.release $(if $(VERSION),'$(VERSION)') $(if $(MODE),--mode '$(MODE)') \
+		$(if $(SHARE),--share '$(SHARE)') $(if $(MINUTES),--minutes '$(MINUTES)')
 
 .PHONY: test
 test: install ## Run all tests

@@ -23,7 +23,9 @@ PATH = "/router/status"
 BINS = 20
 """Of the histogram of answers, from 0 to 1."""
 SURE = 3.0
-"""Standard errors by which a share must lie over its limit to be clearly over it."""
+"""Standard errors by which a share must lie over its limit to be clearly over it,"""
+LEAST = 5
+"""and so many cases it must be: of a few, chance makes a large share."""
 _OK = 200
 
 
@@ -149,7 +151,7 @@ class Counts:
         for name in ("failed", "refused"):
             count = getattr(self.candidate, name)
             bound = getattr(self.stable, f"{name}_share") + limit
-            if lowest_share(count, self.candidate.requests) > bound:
+            if count >= LEAST and lowest_share(count, self.candidate.requests) > bound:
                 return f"{count} of {self.candidate.requests} requests to the candidate {name}, more than {bound:.2%}"
         return ""
 

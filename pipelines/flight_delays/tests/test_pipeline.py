@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
 
-from airtight.home import Home
+from airtight.home import ROOT, Home
 from pipelines.flight_delays import settings
 from plugins.tfx_airflow import TfxDag
 from runtime.bundle import Bundle
@@ -52,3 +55,35 @@ def test_with_a_warm_start_training_waits_too_and_what_is_before_it_does_not(hom
     assert told["monitor"] == {"transform"}
     names = (bundle.pipeline, dag.dag_id, constant(bundle, "push", "model_name"))
     assert names == (settings.WARM_NAME,) * 3, "nothing of it touches the other's"
+
+
+def dag_file(name: str) -> DAG:
+    return runpy.run_path(str(ROOT / "dags" / f"{name}.py"))["dag"]
+
+
+def test_what_a_run_leaves_to_a_release_is_released_by_a_dag_of_its_own(home):
+    bundle, _ = compiled(home, "flight_delays")
+    assert "release" in {parameter.name for parameter in bundle.parameters}
+    dag = dag_file("flight_delays")
+    assert upstream(dag)["start_release"] == {"push"} and upstream(dag)["report"] == {"push", "monitor"}
+    assert dag.get_task("start_release").trigger_dag_id == "flight_delays_release"
+    warm, _ = compiled(home, settings.WARM_PIPELINE)
+    assert "release" not in {parameter.name for parameter in warm.parameters}
+    assert constant(warm, "push", "release") == "at_once"
+
+
+def test_a_release_is_watched_between_start_and_judge_and_ended_whatever_becomes_of_them(home):
+    compiled(home, "flight_delays_release")
+    dag = dag_file("flight_delays_release")
+    told = upstream(dag)
+    assert told["watch"] == {"start"} and {"watch"} <= told["judge"] and told["finish"] == {"start", "judge"}
+    finish = dag.get_task("finish")
+    assert dag.get_task("start").is_setup and finish.is_teardown, "a failure between them stays the run's"
+    assert finish.on_failure_fail_dagrun
+    assert dag.max_active_runs == 1
+    share = dag.params.get_param("share")
+    assert share.schema["type"] == "number" and share.description
+    for name, wrong in (("share", 0), ("mode", "blue"), ("owner", "me"), ("watched", "long enough")):
+        with pytest.raises(ParamValidationError):
+            dag.params.get_param(name).resolve(wrong)
+    assert set(dag.get_task("start").overrides) == {"owner"} and set(dag.get_task("judge").overrides) == {"watched"}

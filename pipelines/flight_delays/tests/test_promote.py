@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from airtight.errors import EXIT_TERMINAL
-from airtight.home import Home
+from airtight.home import ROOT, Home
 from components.modelling.served import Served
-from pipelines.flight_delays.promote import MODEL, main
+from pipelines.flight_delays import release
+from pipelines.flight_delays.promote import MODEL, PIPELINE, main
 from runtime import local
 from runtime.compile import compile_pipeline
+from tests.waiting import until
 
 JUNE, JULY = 2013070101, 2013080101
 ENDS = {JUNE: ("2013-06-01", "2013-07-01"), JULY: ("2013-07-01", "2013-08-01")}
@@ -48,6 +54,39 @@ def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     assert main(["previous"]) == EXIT_TERMINAL
     assert "There is no such version" in capsys.readouterr().err
     assert Served(home.models_root).choice(MODEL) == choice
+
+
+@pytest.mark.slow
+def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home, tmp_path):
+    compile_pipeline(PIPELINE, home)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "AIRTIGHT_HOME": str(home.path)}
+    code = (
+        "import sys; from pipelines.flight_delays.promote import main; status = main(['previous']); "
+        "print('HEAVY', *sorted({'tfx', 'tensorflow', 'ml_metadata'} & set(sys.modules))); sys.exit(status)"
+    )
+    with (tmp_path / "launcher.log").open("w") as log:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "serve"], env=environment, cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        until(home.launcher_socket.exists, "the launcher serves")
+        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    finally:
+        launcher.terminate()
+        launcher.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, said, heavy = done.stdout.splitlines()
+    assert said.startswith(f"Version {JUNE} of flight_delays is served in place of {JULY}")
+    assert heavy == "HEAVY"
+    assert Served(home.models_root).choice(MODEL).pinned == JUNE
+
+
+def test_a_release_needs_the_services_and_settings_that_are_some(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
+    assert release.main(["2013070101", "--share", "0.2"]) == EXIT_TERMINAL
+    assert "make start" in capsys.readouterr().err
+    assert release.main(["latest", "--mode", "blue"]) == EXIT_TERMINAL
+    assert "one of canary, split, shadow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["previous", "--list"]])

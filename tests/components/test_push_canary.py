@@ -1,0 +1,117 @@
+"""push with `release=canary`, and any push during a release: what is served stays until a release is over."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from airtight.errors import TerminalError, TransientError
+from components.modelling import changing
+from components.modelling.model_server import SERVER_VARIABLE
+from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
+from tests.components.standins import standing_in
+from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
+
+MAY_ENDS = ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00")
+MAY, JUNE_1, JULY_1 = 2013060101, 2013070101, 2013080101
+PERSON = Choice.only(JUNE_1, at="2013-08-02", by="admin", reason="June is fine")
+
+
+@pytest.fixture
+def pusher(tmp_path, monkeypatch):
+    """June is pushed and served."""
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    monkeypatch.setattr(changing, "POLL_S", 0.01)
+    pusher = Pusher(tmp_path)
+    pusher.served = Served(pusher.root)
+    pusher(model_of(tmp_path / "june", "june"), INTERVAL)
+    with standing_in(pusher.root) as stand_in:
+        pusher.there = stand_in
+        yield pusher
+
+
+def canary(pusher, folder, interval=JULY, **told):
+    told = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "canary"} | told
+    made = pusher(model_of(pusher.folder / folder, folder), interval, **told)
+    return made.get_int_custom_property("awaits_release"), made.get_string_custom_property("reason")
+
+
+def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_can_see_it(pusher, monkeypatch):
+    published = module._publish
+
+    def publish(*arguments):
+        assert pusher.there.labels("toy") == {STABLE: JUNE_1}, "the server has it already"
+        published(*arguments)
+
+    monkeypatch.setattr(module, "_publish", publish)
+    awaits, said = canary(pusher, "july")
+    assert awaits == 1
+    assert f"registered only: version {JUNE_1} stays since" in said
+    assert f"(version {JULY_1} waits for its release)" in said
+    choice = pusher.served.choice("toy")
+    assert (choice.versions, choice.labels, choice.by) == ((JUNE_1,), {STABLE: JUNE_1}, RELEASE)
+    assert choice.reason == f"version {JULY_1} waits for its release"
+    # One more is left to the next release.
+    awaits, _ = canary(pusher, "july-again")
+    assert (awaits, pusher.served.choice("toy").reason) == (1, f"version {JULY_1 + 1} waits for its release")
+    # Pushed at once, it is registered only, too, and says what has to be done.
+    _, said = canary(pusher, "july-at-once", release="at_once")
+    assert "a release of this one, or `promote`, puts it before the requests" in said
+
+
+def test_where_there_is_nothing_to_compare_with_it_is_served_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    pusher = Pusher(tmp_path)
+    with standing_in(pusher.root) as pusher.there:
+        awaits, said = canary(pusher, "june", INTERVAL)
+    assert (awaits, "the server answers with it" in said) == (0, True)
+    assert Served(pusher.root).choice("toy") == HIGHEST
+
+
+def test_an_earlier_one_and_one_beside_a_persons_choice_are_left_to_nobody(pusher):
+    awaits, said = canary(pusher, "may", MAY_ENDS)
+    assert (awaits, "registered only" in said) == (0, True)
+    assert pusher.served.choice("toy") == HIGHEST
+    pusher.served.choose("toy", PERSON)
+    awaits, said = canary(pusher, "july")
+    assert (awaits, "promoted by hand" in said) == (0, True)
+    assert pusher.served.choice("toy") == PERSON
+
+
+@pytest.mark.parametrize("fault", [TerminalError, TransientError])
+def test_what_is_not_published_keeps_nobody_waiting(pusher, monkeypatch, fault):
+    def fail(*_):
+        raise fault("no", expected="room", received="none", remedy="Make some.")
+
+    monkeypatch.setattr(module, "_publish", fail)
+    with pytest.raises(fault):
+        canary(pusher, "july")
+    assert pusher.served.choice("toy") == HIGHEST
+
+
+@pytest.mark.parametrize("release", ["canary", "at_once"])
+def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, release):
+    pusher(model_of(pusher.folder / "july", "july"), JULY)
+    both = Choice(
+        (JUNE_1, JULY_1),
+        {STABLE: JUNE_1, CANARY: JULY_1},
+        at="2013-08-03",
+        by=RELEASE,
+        trial=JULY_1,
+        release="one",
+        until="2013-08-04",
+        after=PERSON,
+    )
+    pusher.served.choose("toy", both)
+    assert pusher.served.choice("toy") == both, "all of it is kept in the file"
+    assert (both.pinned, both.settled) == (JUNE_1, PERSON)
+    awaits, said = canary(pusher, "july-again", release=release)
+    assert awaits == int(release == "canary")
+    assert f"a release tries version {JULY_1} beside {JUNE_1} since 2013-08-03" in said
+    assert pusher.served.choice("toy") == both
+    # The very candidate, pushed again, is no other one.
+    pusher.served.choose("toy", dataclasses.replace(both, trial=JULY_1 + 1, versions=(JUNE_1, JULY_1 + 1)))
+    made = pusher(model_of(pusher.folder / "again", "july-again"), JULY, release=release, server_url=pusher.there.url)
+    assert made.get_int_custom_property("awaits_release") == 0
+    assert f"a release tries it beside {JUNE_1}" in made.get_string_custom_property("reason")

@@ -1,0 +1,492 @@
+"""start_release, judge_release, finish_release: what the files say at every moment, and what is decided on what."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from airtight import releases, router
+from airtight.errors import TerminalError, TransientError
+from airtight.verdict import FILE_NAME, Verdict
+from components import promote as promotion
+from components import release as module
+from components.artifacts import Promotion, Proposal, Release, ReleaseDecision
+from components.modelling import changing, releasing
+from components.modelling.model_server import SERVER_VARIABLE, ModelServer
+from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
+from tests.components.standins import StandIn, side, standing_in
+
+MAY, JUNE, JULY = 2013060101, 2013070101, 2013080101
+PERSON = Choice.only(JUNE, at="2013-08-02", by="admin", reason="June is fine")
+
+
+class Site:
+    """Three versions behind the stand-ins, and the components as the launcher calls them."""
+
+    def __init__(self, folder: Path, stand_in: StandIn) -> None:
+        self.folder, self.there, self.calls = folder, stand_in, 0
+        self.served = Served(folder / "models")
+        for version in (MAY, JUNE, JULY):
+            place = self.served.root / "toy" / str(version)
+            place.mkdir(parents=True)
+            (place / "saved_model.pb").write_text(str(version))
+        self.served.enter("toy")
+        self.named = {"serving_root": str(self.served.root), "server_url": stand_in.url, "timeout_s": 5.0}
+
+    def artifact(self, kind):
+        self.calls += 1
+        new = kind()
+        new.uri, new.id = str(self.folder / f"artifact{self.calls}"), self.calls
+        Path(new.uri).mkdir(parents=True)
+        return new
+
+    def start(self, version: int | str = JULY, **told) -> Release:
+        release = self.artifact(Release)
+        settings = {"router_url": self.there.url, **self.named, "model_name": "toy", "minutes": 0.0} | told
+        module.start_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, version=str(version), **settings)
+        return release
+
+    def judge(self, release: Release, **told) -> ReleaseDecision:
+        decision = self.artifact(ReleaseDecision)
+        told = {"router_url": self.there.url, "watched": "it was long enough"} | told
+        module.judge_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, decision=decision, **told)
+        return decision
+
+    def finish(self, release: Release, decision: ReleaseDecision | None = None) -> Promotion:
+        made = self.artifact(Promotion)
+        module.finish_release.EXECUTOR_SPEC.executor_class._FUNCTION(
+            release=release, decision=decision, promotion=made, router_url=self.there.url, **self.named
+        )
+        return made
+
+    def propose(self, version: int | str) -> Proposal:
+        proposal = self.artifact(Proposal)
+        promotion.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
+            proposal=proposal,
+            model_name="toy",
+            version=str(version),
+            serving_root=str(self.served.root),
+            server_url=self.there.url,
+        )
+        return proposal
+
+    def promote(self, proposal: Proposal) -> Promotion:
+        made = self.artifact(Promotion)
+        promotion.promote.EXECUTOR_SPEC.executor_class._FUNCTION(
+            proposal=proposal, promotion=made, router_url=self.there.url, **self.named
+        )
+        return made
+
+    @property
+    def choice(self) -> Choice:
+        return self.served.choice("toy")
+
+    @property
+    def followed(self) -> releases.Release | None:
+        return releases.read(self.served.root).get("toy")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    monkeypatch.delenv(router.VARIABLE, raising=False)
+    monkeypatch.setattr(changing, "POLL_S", 0.01)
+    monkeypatch.setattr(releasing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    with standing_in(tmp_path / "models") as stand_in:
+        made = Site(tmp_path, stand_in)
+        made.served.choose("toy", PERSON)
+        yield made
+
+
+@pytest.fixture
+def steps(site, monkeypatch) -> list:
+    """Every state of both files, as each write leaves it; each is checked."""
+    seen: list[tuple[Choice, releases.Release | None]] = []
+    choose, write = Served.choose, releases.write
+
+    def noted() -> None:
+        seen.append((site.choice, site.followed))
+        check(*seen[-1])
+
+    def choosing(self, model, choice):
+        choose(self, model, choice)
+        noted()
+
+    def writing(root, told):
+        write(root, told)
+        noted()
+
+    monkeypatch.setattr(Served, "choose", choosing)
+    monkeypatch.setattr(releases, "write", writing)
+    return seen
+
+
+def check(choice: Choice, followed: releases.Release | None) -> None:
+    """What must hold at every moment, whoever asks: an answer, and none of a candidate that is not tried yet."""
+    if followed is None:
+        is_promotion = bool(choice.trial) and not choice.release
+        assert len(choice.versions) < 2 or is_promotion, "whoever names no version would be answered by the highest"
+        return
+    asked = {followed.stable} if followed.share < 1 or followed.mode == "shadow" else set()
+    if followed.share > 0:
+        asked.add(followed.candidate)
+    assert asked <= set(choice.versions), "the router asks for versions by their numbers"
+    assert choice.release == followed.id, "the mark is there before the router follows, and after it has forgotten"
+
+
+def good(site: Site, **candidate) -> None:
+    site.there.sides = {"stable": side(9000), "candidate": side(**candidate)}
+
+
+def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, steps):
+    release = site.start(share=0.2, mode="split", minutes=3.0, min_requests=50)
+    assert (release.stable, release.candidate, release.mode, release.share) == (JUNE, JULY, "split", 0.2)
+    assert json.loads((Path(release.uri) / module.RECORD).read_text())["release"] == release.release
+    choice, followed = steps[-1]
+    assert (choice.versions, choice.labels) == ((JUNE, JULY), {STABLE: JUNE, CANARY: JULY})
+    assert choice.settled == PERSON, "what a person chose is not forgotten"
+    assert (followed.id, followed.stable, followed.candidate, followed.share) == (release.release, JUNE, JULY, 0.2)
+    assert [told.share for _, told in steps if told] == [0.0, 0.0, 0.0, 0.2], "first idle, then its share"
+
+
+def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
+    release = site.start()
+    good(site)
+    decision = site.judge(release)
+    assert decision.promoted == 1
+    assert decision.reason.startswith("Promoted: all 7 rules hold over 9000 requests to stable, 1000 to the candidate")
+    made = site.finish(release, decision)
+    assert (made.from_version, made.to_version, made.changed) == (JUNE, JULY, 1)
+    assert site.choice == dataclasses.replace(Choice.only(JULY), at=site.choice.at, by=RELEASE, reason=decision.reason)
+    assert site.followed is None
+    assert [told.share for _, told in steps if told][-3:] == [0.1, 1.0, 1.0]
+
+
+def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, steps):
+    release = site.start(mode="shadow", share=1.0)
+    good(site)
+    site.there.pairs = {"count": 1000, "differing": 400, "largest_difference": 0.3, "mean_difference": 0.01}
+    decision = site.judge(release)
+    checks = {check.name: check for check in Verdict.read(Path(decision.uri)).checks}
+    assert (checks["mean difference"].value, checks["largest difference"].value) == (0.01, 0.3)
+    assert site.finish(release, decision).to_version == JULY
+    modes = [told.mode for _, told in steps if told]
+    assert modes.index("canary") == modes.count("shadow"), "from then on it answers"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        ({"failed": 60}, "60 of 1000 requests to the candidate failed, more than 1.00%"),
+        ({"refused": 60}, "60 of 1000 requests to the candidate refused, more than 1.00%"),
+        ({"failed": 15}, "failed share is 0.015, allowed is <= 0.01"),
+        ({"p99": 80.0}, "p99 ms is 80, allowed is <= 50"),
+        ({"mean": 0.6}, "mean answer is 0.6, allowed is within"),
+        ({"numbers": 0}, "numbers per answer is 0, allowed is >= 0.99"),
+    ],
+)
+def test_a_worse_candidate_is_taken_back_with_the_reason(site, steps, candidate, said):
+    release = site.start()
+    good(site, **candidate)
+    decision = site.judge(release)
+    assert decision.promoted == 0
+    assert said in decision.reason
+    made = site.finish(release, decision)
+    assert (made.to_version, made.changed) == (JUNE, 0)
+    assert said in made.summary
+    assert (site.choice, site.followed) == (PERSON, None)
+
+
+def test_noise_does_not_decide(site):
+    release = site.start()
+    good(site, failed=9, p99=30.0, mean=0.23)
+    site.there.sides["stable"]["latency_ms"]["p99"] = 2.0
+    assert site.judge(release).promoted == 1
+    # A few hundred answers are spread by chance; the bounds know that.
+    good(site, requests=200, mean=0.24)
+    assert site.judge(release).promoted == 1
+
+
+def test_a_mean_that_stays_while_the_answers_change_is_seen(site):
+    release = site.start()
+    good(site)
+    for name, bins in (("stable", {9: 500, 10: 500}), ("candidate", {0: 500, 19: 500})):
+        answers = {"count": 1000, "mean": 0.5, "histogram": [bins.get(place, 0) for place in range(20)]}
+        site.there.sides[name]["answers"] = answers
+    decision = site.judge(release)
+    assert decision.promoted == 0
+    assert decision.reason.startswith("Rolled back: answers PSI is ")
+
+
+@pytest.mark.parametrize(("when_unsure", "promoted"), [("roll_back", 0), ("promote", 1)])
+def test_too_few_requests_decide_nothing(site, when_unsure, promoted):
+    release = site.start(min_requests=2000)
+    good(site)
+    decision = site.judge(release, when_unsure=when_unsure)
+    assert decision.promoted == promoted
+    assert "too few requests to decide (9000 requests to stable, 1000 to the candidate, 2000 each" in decision.reason
+    # That it fails is sure with few requests, whatever is to become of unsure ones.
+    good(site, requests=30, failed=30)
+    decision = site.judge(release, when_unsure=when_unsure)
+    assert (decision.promoted, "30 of 30 requests" in decision.reason) == (0, True)
+
+
+def test_the_report_shows_both_sides_and_every_rule(site):
+    release = site.start()
+    good(site, failed=60, p99=80.0)
+    decision = site.judge(release)
+    folder = Path(decision.uri)
+    page = (folder / module.REPORT).read_text()
+    for said in (f"Release of {JULY}", "60 of 1000 requests", "failed share", "answers PSI", 'class="fails"', "<svg"):
+        assert said in page
+    assert "{" not in page.split("</style>")[1], "nothing was left unfilled"
+    assert json.loads((folder / module.COUNTS).read_text())["sides"]["candidate"]["failed"] == 60
+    told = json.loads((folder / FILE_NAME).read_text())
+    assert (told["gate"], told["passed"], told["reason"]) == ("release", False, decision.reason)
+
+
+def test_a_side_without_any_answer_can_be_judged(site):
+    release = site.start()
+    site.there.sides = {}
+    decision = site.judge(release)
+    assert "too few requests" in decision.reason
+    assert "No answer held a number" in (Path(decision.uri) / module.REPORT).read_text()
+
+
+def test_without_a_task_that_watches_judge_watches_itself_until_it_has_seen_enough(site, monkeypatch):
+    release = site.start(minutes=0.0, longest_minutes=60.0, min_requests=500)
+    good(site, requests=10)
+    looks = []
+
+    def sleep(_: float) -> None:
+        looks.append(1)
+        good(site, requests=200 * len(looks))
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert site.judge(release, watched="").promoted == 1
+    assert len(looks) == 3
+
+
+def test_the_watching_ends_early_late_and_in_between():
+    ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    told = {"since": ago, "minutes": 10.0, "longest_minutes": 60.0, "requests": 100, "limit": 0.01}
+
+    def over(candidate: dict, **other) -> str:
+        sides = {"stable": side(9000), "candidate": candidate}
+        counts = {"id": "one", "mode": "canary", "share": 0.1, "sides": sides}
+        seen = router.Counts.of({"releases": {"toy": counts}}, "toy")
+        return router.over(seen, **told | other)
+
+    assert over(side()) == ""
+    assert over(side(), minutes=4.0).startswith("4 minutes are over")
+    assert over(side(90), minutes=4.0) == "", "too few"
+    assert over(side(90), minutes=4.0, longest_minutes=5.0).startswith("the longest time of 5 minutes is over")
+    assert over(side(20, failed=10)).startswith("10 of 20 requests to the candidate failed")
+    assert over(side(3, failed=1)) == "", "one of three may be chance"
+    assert over(side(4, failed=4)) == "", "a few are"
+    assert over(side(1000, failed=12)) == "", "a little over the limit may be chance"
+
+
+def test_who_is_served_already_or_is_not_there_is_not_released(site):
+    for version, said in ((JUNE, "is served already"), ("2013090101", "no such version"), ("x", "no such version")):
+        with pytest.raises(TerminalError, match=said):
+            site.start(version)
+    with pytest.raises(TerminalError, match="share is none"):
+        site.start(share=0.0)
+    with pytest.raises(TerminalError, match="needs live requests") as refused:
+        site.start(router_url="")
+    assert router.VARIABLE in refused.value.received
+    with pytest.raises(TerminalError, match="cannot be"):
+        site.start(mode="blue")
+    assert (site.choice, site.followed) == (PERSON, None)
+
+
+@pytest.mark.parametrize("before", [PERSON, HIGHEST])
+def test_what_cannot_begin_is_taken_back(site, steps, before):
+    site.served.choose("toy", before)
+    candidate = JULY if before == PERSON else MAY
+    site.there.broken = {candidate}
+    with pytest.raises(TerminalError, match=f"{candidate} of toy is broken"):
+        site.start(candidate)
+    assert (site.choice, site.followed) == (before, None)
+    site.there.broken, site.there.follows = set(), False
+    with pytest.raises(TransientError, match="router did not follow"):
+        site.start(candidate, timeout_s=0.1)
+    site.there.follows = True
+    assert (site.choice, site.followed) == (before, None)
+    with pytest.raises(TransientError, match="router cannot be reached"):
+        site.start(candidate, router_url="http://127.0.0.1:9")
+    assert (site.choice, site.followed) == (before, None)
+
+
+def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_was_taken_back(site, steps):
+    site.served.choose("toy", HIGHEST)
+    release = site.start(MAY)
+    site.finish(release)
+    assert site.choice == HIGHEST
+    # A push that the server has not loaded yet is the highest, and not what answers.
+    site.there.broken = {JULY}
+    site.served.choose("toy", dataclasses.replace(PERSON, by=RELEASE, reason=f"version {JULY} waits for its release"))
+    site.there.broken = set()
+    release = site.start("latest")
+    assert "was not judged" in site.finish(release).reason
+    assert (site.choice.versions, site.choice.by) == ((JUNE,), RELEASE)
+    assert (
+        site.choice.reason
+        == f"version {JULY} was tried and taken back: It was not judged: the step before failed or was stopped."
+    )
+
+
+def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, steps, monkeypatch):
+    first = site.start(owner="run-1")
+    with pytest.raises(TerminalError, match="is under way") as refused:
+        site.start(MAY, owner="run-2")
+    assert "make rollback" in refused.value.remedy
+    assert (site.choice.release, site.followed.id) == (first.release, first.release)
+    again = site.start(owner="run-1")
+    assert again.release != first.release
+    assert site.choice.settled == PERSON
+    monkeypatch.setattr(module, "GRACE", timedelta(hours=-2))
+    broken_off = site.start(MAY, owner="run-1")
+    later = site.start(JULY, owner="run-3")
+    assert (site.followed.id, site.choice.settled) == (later.release, PERSON)
+    made = site.finish(broken_off)
+    assert "had been ended before" in made.summary
+    assert site.followed.id == later.release, "what is another's is left alone"
+
+
+class Killed(BaseException):
+    """As a process that is gone: nothing is cleaned up."""
+
+
+def kill_at(monkeypatch, number: int) -> None:
+    """Kills after so many writes of either file."""
+    left = [number]
+    choose, write, end = Served.choose, releases.write, releasing.end
+
+    def counting(function):
+        def wrapped(*arguments):
+            if left[0] == 0:
+                raise Killed
+            function(*arguments)
+            left[0] -= 1
+
+        return wrapped
+
+    def ending(*arguments, **told):
+        if left[0] == 0:
+            raise Killed
+        end(*arguments, **told)
+
+    monkeypatch.setattr(Served, "choose", counting(choose))
+    monkeypatch.setattr(releases, "write", counting(write))
+    monkeypatch.setattr(releasing, "end", ending)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_start_that_is_killed_is_cleared_away_by_the_next_and_by_a_rollback(site, number):
+    for cleared_by in ("start", "rollback"):
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+            kill_at(patched, number)
+            site.start(owner="run-1")
+        check(site.choice, site.followed)
+        if cleared_by == "start":
+            release = site.start(owner="run-1")
+            assert site.followed.id == release.release
+            assert site.choice.settled == PERSON
+            site.finish(release)
+            assert (site.choice, site.followed) == (PERSON, None)
+        else:
+            site.promote(site.propose("previous" if number else JUNE))
+            assert (site.choice.versions, site.followed) == ((JUNE,), None)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("wins", [True, False])
+def test_a_finish_that_is_killed_goes_on_where_it_was_and_a_promotion_clears_it_away(site, wins, number):
+    release = site.start()
+    good(site, failed=0 if wins else 500)
+    decision = site.judge(release)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        kill_at(patched, number)
+        site.finish(release, decision)
+    check(site.choice, site.followed)
+    made = site.finish(release, decision)
+    assert made.to_version == (JULY if wins else JUNE)
+    assert (site.choice.versions, site.choice.release, site.followed) == ((made.to_version,), "", None)
+    assert site.promote(site.propose(MAY)).to_version == MAY
+
+
+@pytest.mark.parametrize(("asked", "gets"), [("previous", JUNE), (JULY, JULY), (MAY, MAY), ("latest", JULY)])
+@pytest.mark.parametrize("before", [PERSON, HIGHEST])
+def test_a_promotion_during_a_release_ends_it(site, steps, asked, gets, before):
+    site.served.choose("toy", before)
+    candidate = JULY if before == PERSON else MAY
+    release = site.start(candidate)
+    proposal = site.propose(asked)
+    stable = release.stable
+    gets = stable if asked == "previous" else gets
+    assert f"A release tries {candidate} since" in proposal.summary
+    assert proposal.served == stable
+    made = site.promote(proposal)
+    assert (made.from_version, made.to_version) == (stable, gets)
+    assert f"The release of version {candidate} was ended." in made.summary
+    assert (site.choice.release, site.followed) == ("", None)
+    assert site.choice.versions == (() if asked == "latest" else (gets,))
+    with pytest.raises(TerminalError, match="no longer under way"):
+        site.judge(release)
+    assert site.finish(release).changed == int(gets != stable), "it is told, and nothing is done"
+
+
+def test_a_proposal_of_before_the_release_does_not_end_it(site):
+    site.served.choose("toy", HIGHEST)
+    proposal = site.propose(MAY)
+    release = site.start(JUNE)
+    with pytest.raises(TerminalError, match="out of date"):
+        site.promote(proposal)
+    assert site.followed.id == release.release
+
+
+def test_a_router_that_is_away_does_not_hold_up_a_rollback(site, steps):
+    site.start()
+    site.named = {**site.named}
+    made = site.artifact(Promotion)
+    promotion.promote.EXECUTOR_SPEC.executor_class._FUNCTION(
+        proposal=site.propose("previous"), promotion=made, router_url="http://127.0.0.1:9", **site.named
+    )
+    assert (site.choice.versions, site.followed) == ((JUNE,), None)
+
+
+def test_of_several_servers_a_version_is_there_when_all_have_it(site, tmp_path):
+    with standing_in(site.served.root) as second:
+        both = ModelServer(f"{site.there.url}, {second.url}")
+        site.served.choose("toy", Choice((JUNE, JULY), {STABLE: JULY}))
+        assert both.available("toy") == {JUNE, JULY}
+        assert both.labelled("toy", STABLE) == JULY
+        second.broken = {JULY}
+        assert both.available("toy") == {JUNE}
+        assert both.available_anywhere("toy") == {JUNE, JULY}
+        assert (both.versions("toy")[JULY].state, both.versions("toy")[JULY].error) == ("END", "no graph")
+        assert both.labelled("toy", STABLE) == 0
+        site.named["server_url"] = f"{site.there.url},{second.url}"
+        site.served.choose("toy", PERSON)
+        with pytest.raises(TerminalError, match="is broken"):
+            site.start()
+        assert (site.choice, site.followed) == (PERSON, None)
+    both.close()
+    with pytest.raises(TransientError, match="cannot be reached"):
+        both.available("toy")
+
+
+def test_what_is_no_router_is_told(site):
+    with pytest.raises(TerminalError, match="address is not usable"):
+        router.status("localhost")
+    site.there.answer = lambda path: (200, {"other": 1})
+    with pytest.raises(TransientError, match="router cannot be reached") as refused:
+        router.status(site.there.url)
+    assert "other" in refused.value.received

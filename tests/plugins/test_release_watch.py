@@ -1,0 +1,155 @@
+"""The tasks around a release: what triggers it, how long it is watched, and what its DAG does when a step fails."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import DagRunTriggerException
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+
+from airtight import releases, router
+from airtight.home import Home
+from plugins.tfx_airflow import release as module
+from plugins.tfx_airflow.release import AwaitRelease, ReleaseWatched, StartRelease
+from plugins.tfx_airflow.wiring import add_release, add_report
+from tests.components.standins import side, standing_in
+
+
+def ago(minutes: float) -> str:
+    return (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+
+
+def told(**other) -> dict:
+    return {
+        "model": "toy",
+        "release": "one",
+        "since": ago(5),
+        "minutes": 4.0,
+        "longest_minutes": 60.0,
+        "min_requests": 100,
+        "max_more_failed": 0.01,
+    } | other
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """A router that follows a release of version 2 beside version 1."""
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    root = Home.current().models_root
+    root.mkdir(parents=True)
+    releases.write(root, {"toy": releases.Release("toy", "one", 1, 2)})
+    with standing_in(root) as stand_in:
+        monkeypatch.setenv(router.VARIABLE, stand_in.url)
+        stand_in.sides = {"stable": side(900), "candidate": side(20)}
+        yield stand_in
+
+
+def event(**other) -> dict:
+    async def first():
+        async for seen in ReleaseWatched(**told(**other)).run():
+            return seen.payload
+
+    return asyncio.run(asyncio.wait_for(first(), 60))
+
+
+class Task:
+    """What the context has of a task instance."""
+
+    def __init__(self, xcom: dict) -> None:
+        self.xcom = xcom
+
+    def xcom_pull(self, task_ids: str) -> dict:
+        return self.xcom[task_ids]
+
+    def xcom_push(self, **_: object) -> None:
+        pass
+
+
+def context(**properties) -> dict:
+    outputs = {"release": [{"properties": properties}], "pushed": [{"properties": properties}]}
+    return {"ti": Task({"start": {"outputs": outputs}, "push": {"outputs": outputs}})}
+
+
+def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
+    watch = AwaitRelease(task_id="watch", start="start")
+    with pytest.raises(TaskDeferred) as deferred:
+        watch.execute(context(**told(), summary="Version 2 answers beside 1.", candidate=2))
+    assert deferred.value.method_name == "execute"
+    kind, settings = deferred.value.trigger.serialize()
+    assert kind == "plugins.tfx_airflow.release.ReleaseWatched"
+    assert ReleaseWatched(**settings).serialize() == (kind, settings), "a triggerer that restarts goes on"
+    seen = {"reason": "4 minutes are over", "requests": {"stable": 900, "candidate": 100}}
+    assert watch.execute(context(), event=seen) == seen
+
+
+def test_the_trigger_fires_once_both_sides_saw_enough(there):
+    looks = []
+    answer = there.answer
+
+    def counting(path: str):
+        looks.append(path)
+        there.sides["candidate"] = side(40 * len(looks))
+        return answer(path)
+
+    there.answer = counting
+    seen = event()
+    assert seen["reason"].startswith("4 minutes are over")
+    assert seen["requests"] == {"stable": 900, "candidate": 120}
+    assert len(looks) == 3
+
+
+def test_a_candidate_that_fails_is_not_watched_until_its_time_is_over(there):
+    there.sides["candidate"] = side(20, failed=20)
+    assert event(since=ago(0), minutes=600.0)["reason"].startswith("20 of 20 requests to the candidate failed")
+
+
+def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(there, monkeypatch):
+    assert event(longest_minutes=5.0)["reason"].startswith("the longest time of 5 minutes is over")
+    monkeypatch.setenv(router.VARIABLE, "http://127.0.0.1:9")
+    assert event(longest_minutes=5.0) == {
+        "reason": "the longest time of 5 minutes is over, and the router is away",
+        "requests": {},
+    }
+    assert ReleaseWatched(**told()).look() is None, "before, it may come back"
+
+
+def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
+    releases.write(Home.current().models_root, {})
+    seen = event()
+    with pytest.raises(AirflowFailException, match="watch: The release of toy is no longer under way") as failed:
+        AwaitRelease(task_id="watch", start="start").execute(context(), event=seen)
+    assert "Start another release" in str(failed.value)
+
+
+def test_without_a_routers_address_it_says_so(there, monkeypatch):
+    monkeypatch.delenv(router.VARIABLE)
+    assert "address is not usable" in event()["error"]
+
+
+def test_a_version_that_is_left_to_a_release_triggers_one(there):
+    start = StartRelease(task_id="start_release", trigger_dag_id="releases")
+    with pytest.raises(DagRunTriggerException) as triggered:
+        start.execute(context(awaits_release=1, version=2013070101))
+    assert triggered.value.trigger_dag_id == "releases"
+    assert triggered.value.conf == {"version": "2013070101"}
+    assert triggered.value.logical_date is None
+
+
+@pytest.mark.parametrize("awaits", [{"awaits_release": 0}, {}])
+def test_where_nothing_is_left_to_a_release_it_is_skipped_with_the_pushs_reason(awaits):
+    start = StartRelease(task_id="start_release", trigger_dag_id="releases")
+    with pytest.raises(AirflowSkipException, match=r"Nothing is left to a release\. Not pushed: evaluate"):
+        start.execute(context(**awaits, version=0, reason="Not pushed: evaluate did not bless the model."))
+
+
+def test_what_dag_files_share_comes_after_the_last_steps():
+    with DAG("toy", schedule=None) as dag:
+        for name in ("push", "monitor"):
+            BaseOperator(task_id=name)
+    add_release(dag, "releases")
+    report = add_report(dag, "some.module", "--dag", "toy")
+    assert dag.get_task("push").downstream_task_ids == {"start_release", "report"}
+    assert dag.get_task("monitor").downstream_task_ids == {"report"}
+    assert report.bash_command.endswith("-m some.module report --dag toy")
