@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -49,6 +50,10 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     if settings.exit_with_stdin:
         loop.add_reader(0, _stop_at_end, loop, stopping)
+    # What the imports made stays: the garbage collector need not look through all of it, holding up every request,
+    # whenever a version is loaded. The models are not part of that yet: a version that goes is collected.
+    gc.collect()
+    gc.freeze()
     registry = Registry()
     manager = Manager(settings, registry)
     runner = Runner(settings.workers, settings.batching, _cache(settings))

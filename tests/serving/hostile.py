@@ -221,8 +221,10 @@ class Rest:
             self._socket = None
 
 
-def raw_answers(port: int, data: bytes, settle_s: float = 0.5) -> list[int]:
-    """Sends bytes on a connection of its own, ends the sending side, and reads until the server says no more.
+def raw_answers(port: int, data: bytes, settle_s: float = 0.1) -> list[int]:
+    """Sends bytes on a connection of its own, and reads until the server says no more for a moment.
+
+    The sending side stays open: the server takes its end for the client's, and drops what it has not answered.
 
     Returns:
       The status of each answer.
@@ -231,7 +233,6 @@ def raw_answers(port: int, data: bytes, settle_s: float = 0.5) -> list[int]:
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         with contextlib.suppress(OSError):
             client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
         client.settimeout(settle_s)
         with contextlib.suppress(OSError):
             while part := client.recv(1 << 16):
