@@ -23,7 +23,7 @@ class Api(ls.LitAPI):
         """Loads the model in the worker."""
         self.model = predictor(self.folder)
 
-    def decode_request(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+    def decode_request(self, request):  # LitServe reads the annotation, and takes none to be JSON.
         """The rows of a request."""
         return request["instances"]
 
@@ -44,7 +44,7 @@ class Api(ls.LitAPI):
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
         return [answers[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
-    def encode_response(self, output: list[float]) -> dict[str, list[float]]:
+    def encode_response(self, output):
         """TensorFlow Serving's row format."""
         return {"predictions": output}
 
