@@ -1,5 +1,6 @@
 """start_release, judge_release, finish_release: a version is tried on live requests, judged, and takes over or not."""
 
+import dataclasses
 import json
 import logging
 import time
@@ -179,7 +180,7 @@ def judge_release(
     log.info("%s", reason)
     folder = Path(decision.uri)
     Verdict(verdict.gate, verdict.interval, verdict.checks, reason).write(folder)
-    _write(folder / COUNTS, router.status(url)["releases"].get(release.model, {}))
+    _write(folder / COUNTS, dataclasses.asdict(counts))
     title = f"Release of {release.candidate} of {release.model} beside {release.stable}"
     write_text(folder / REPORT, page(title, verdict, f"{reason} {f'Watched: {watched}.' if watched else ''}", counts))
     decision.model, decision.release, decision.promoted, decision.reason = (

@@ -245,7 +245,7 @@ def test_the_report_shows_both_sides_and_every_rule(site):
     for said in (f"Release of {JULY}", "60 of 1000 requests", "failed share", "answers PSI", 'class="fails"', "<svg"):
         assert said in page
     assert "{" not in page.split("</style>")[1], "nothing was left unfilled"
-    assert json.loads((folder / module.COUNTS).read_text())["sides"]["candidate"]["failed"] == 60
+    assert json.loads((folder / module.COUNTS).read_text())["candidate"]["failed"] == 60
     told = json.loads((folder / FILE_NAME).read_text())
     assert (told["gate"], told["passed"], told["reason"]) == ("release", False, decision.reason)
 
