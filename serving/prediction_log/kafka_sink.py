@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from serving.prediction_log.parquet_sink import ParquetSink
 from serving.prediction_log.rows import as_messages
@@ -93,15 +94,25 @@ class KafkaSink:
         try:
             if self._producer is None:
                 self._producer = self._connect(bootstrap_servers=self._servers, **_SETTINGS)
-            sent = [self._producer.send(self._topic, key=key, value=value) for key, value in as_messages(table)]
-            self._producer.flush(timeout=WAIT_S)
+            sent = [self._sent(key, value) for key, value in as_messages(table)]
         except KafkaError as error:
             self._gone(error)
             return table
-        lost = [number for number, future in enumerate(sent) if not future.succeeded()]
-        if lost:
-            self._gone(next((sent[number].exception for number in lost if sent[number].failed()), None))
+        with contextlib.suppress(KafkaTimeoutError):  # What was confirmed by then was taken.
+            self._producer.flush(timeout=WAIT_S)
+        lost = [number for number, future in enumerate(sent) if future is None or not future.succeeded()]
+        failed = [future for future in sent if future is not None and not future.succeeded()]
+        if failed:
+            self._gone(next((future.exception for future in failed if future.failed()), None))
         return table.take(pa.array(lost, pa.int64()))
+
+    def _sent(self, key: bytes, value: bytes) -> Any:
+        """The future of a message, or None for one that is larger than Kafka takes."""
+        try:
+            return self._producer.send(self._topic, key=key, value=value)
+        except MessageSizeTooLargeError:
+            self._why = f"a row of {len(value)} bytes is more than a message may have"
+            return None
 
     def _gone(self, error: BaseException | None) -> None:
         self._why = f"{type(error).__name__}: {error}" if error else f"nothing was confirmed within {WAIT_S:g} s"

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from airtight.errors import TerminalError
@@ -328,6 +328,26 @@ def test_what_kafka_does_not_take_goes_to_files_and_kafka_is_left_alone_for_a_wh
     assert predictions.read(tmp_path, "m", AROUND).num_rows == 4
     sink.roll(everything=True)
     assert made[1].closed and len(visible(tmp_path)) == 1
+
+
+def test_a_row_too_large_for_a_message_goes_to_files_and_a_flush_that_ends_late_costs_what_was_not_confirmed(tmp_path):
+    class Slow(Producer):
+        def send(self, topic, key, value):
+            if b'"row":0' in value:
+                raise MessageSizeTooLargeError
+            return super().send(topic, key, value)
+
+        def flush(self, timeout):
+            raise KafkaTimeoutError
+
+    producer = Slow()
+    sink = KafkaSink("a:1", "answers", ParquetSink(tmp_path, 3600), lambda **unused: producer)
+    write(sink, note(answered(3)))
+    assert len(producer.sent) == 2 and not producer.closed, "Kafka is not away"
+    assert [row["row"] for row in predictions.read(tmp_path, "m", AROUND).to_pylist()] == [0]
+    producer.fails = {3}
+    write(sink, note(answered(3)))
+    assert producer.closed and predictions.read(tmp_path, "m", AROUND).num_rows == 3
 
 
 def test_without_a_fallback_a_kafka_that_is_away_costs_its_rows_and_says_so():
