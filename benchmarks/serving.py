@@ -358,8 +358,9 @@ def running(served: Model, scratch: Path, python: Path | None) -> Iterator[list[
         start(served, scratch, python, servers)
         yield servers
     finally:
-        for server in servers:
+        for server in servers:  # All at once: an impatient second Ctrl-C is to leave none behind.
             server.tell(signal.SIGKILL)
+        for server in servers:
             server.process.wait()
 
 
