@@ -45,7 +45,8 @@ def promote(version: str, reason: str, home: Home) -> str:
 
 def _by_the_launcher(values: dict[str, Any], home: Home) -> dict[str, Outcome]:
     bundle = fresh(PIPELINE, home, say=print)
-    run, outcomes = uuid.uuid4().hex[:8], {}
+    run = uuid.uuid4().hex[:8]
+    outcomes: dict[str, Outcome] = {}
     for node in bundle.nodes:
         request = NodeRequest(
             bundle=str(path_of(PIPELINE, home)),

@@ -130,7 +130,7 @@ class ReleaseWatched(BaseTrigger):
         max_more_failed: float,
     ) -> None:
         super().__init__()
-        self.told = {
+        self.told: dict[str, Any] = {
             "model": model,
             "release": release,
             "since": since,
