@@ -34,6 +34,9 @@ READ_BYTES = 64 << 10
 SHADOW_S = 30.0
 """A shadow request over gRPC has so long."""
 
+_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""With these a server that ends turns calls away; a caller who cancels is heard by the router and not by its answer."""
+
 Metadata = list[tuple[str, str | bytes]]
 _Handler = Callable[[bytes, Any], Awaitable[bytes]]
 _OURS = frozenset({SIDE, VERSION, REQUEST_ID, "user-agent", "content-type", "te", "accept-encoding", "host"})
@@ -125,7 +128,7 @@ class GrpcRouter(grpc.GenericRpcHandler):
                 metrics.resent("server")
             left = None if over is None else max(over - time.monotonic(), 0.0)
             answer = await _send(backend, method, request, sent, left)
-            if answer.rest.code is not grpc.StatusCode.UNAVAILABLE:
+            if answer.rest.code not in _ELSEWHERE:
                 return answer
             # It may be away, or only busy: its health tells.
             self._pool.doubt()

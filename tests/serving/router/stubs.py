@@ -29,8 +29,10 @@ class Stub:
 
 
 @contextlib.contextmanager
-def standing(answer: Callable[[BaseHTTPRequestHandler, bytes], None] | None = None) -> Iterator[Stub]:
-    """A server that answers a POST by `answer`, or with the headers that it got, as JSON."""
+def standing(
+    answer: Callable[[BaseHTTPRequestHandler, bytes], None] | None = None, refuse: grpc.StatusCode | None = None
+) -> Iterator[Stub]:
+    """A server that answers a POST by `answer` or with the headers that it got, and a call by `refuse` or itself."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -74,6 +76,8 @@ def standing(answer: Callable[[BaseHTTPRequestHandler, bytes], None] | None = No
         def echo(self, request, context):
             told = {**dict(context.invocation_metadata()), "time-remaining": str(context.time_remaining())}
             stub.metadata.append(told)
+            if refuse is not None:
+                context.abort(refuse, "turned away")
             context.set_trailing_metadata((("x-told", "yes"),))
             return request
 

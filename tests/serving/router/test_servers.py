@@ -86,6 +86,20 @@ def test_a_server_that_ends_under_load_fails_no_request(models_root, servers, tm
             assert set(calls.answers) == {8.0}
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_call_that_a_server_turns_away_is_asked_of_another(servers, models_root, tmp_path, code):
+    with stubs.standing(refuse=code) as stub:
+        addresses = [(stub.rest, stub.grpc), (servers[0].rest, servers[0].grpc)]
+        with routers.routing(tmp_path / "r", models_root, addresses) as router:
+            ask = grpc_client(router.grpc)()
+            assert [ask() for _ in range(10)] == [8.0] * 10
+            assert stub.metadata
+        with routers.routing(tmp_path / "alone", models_root, addresses[:1]) as router:
+            with pytest.raises(grpc.RpcError) as caught:
+                grpc_client(router.grpc)()()
+            assert (caught.value.code(), caught.value.details()) == (code, "turned away")
+
+
 def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path):
     def answer(handler, body):
         handler.close_connection = True
