@@ -323,6 +323,8 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], told:
 
 
 def _figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
+    if not len(latencies):
+        raise SystemExit(f"no request was answered in {seconds:g} s; give more --seconds, or a quieter machine")
     p50, p99, p999 = np.percentile(1e3 * latencies, [50, 99, 99.9])
     return {"rate": len(latencies) / seconds, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
 
