@@ -11,11 +11,12 @@ import contextlib
 import enum
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,22 @@ class _Phase(enum.Enum):
     WHOLE = enum.auto()  # The request is here; what takes time now is the server.
 
 
+class _Flow(FlowControl):
+    """Reads on only when no request waits behind the one that is answered.
+
+    uvicorn reads on whenever a request asks for its body, so that a client that sends ahead fills the server's memory.
+    With a request behind it the one in front is whole: it has nothing to wait for.
+    """
+
+    def __init__(self, transport: Any, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """One connection; `limits` is given by `limited`."""
 
@@ -72,6 +89,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client connects; over the limit, another connection makes room, or this one is refused."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         if len(self.connections) <= self.limits.max_connections:
             return
         # Who is in the middle of its headers, then who has been idle longest: nobody who waits for an answer.

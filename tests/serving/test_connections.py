@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -14,9 +15,12 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+import uvicorn
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from uvicorn.server import ServerState
 
 from serving.config import settings_from_flags
+from serving.connections import Limits, limited
 from tests.serving import models
 
 MAX_CONNECTIONS = 300
@@ -130,6 +134,54 @@ def test_a_request_right_behind_another_is_answered_in_turn(server):
     assert answers.count(b"HTTP/1.1 200 OK") == 50
     assert answers.count(b'{"predictions":[2.0]}') == 50
     assert answers.count(b"HTTP/1.1 408 ") == 1
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, and whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading, self.written = True, b""
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def test_requests_that_are_sent_ahead_wait_at_the_client():
+    async def run() -> None:
+        go_on, transport = asyncio.Event(), Transport()
+
+        async def app(scope, receive, send) -> None:
+            await receive()
+            await go_on.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        connection = limited(Limits())(uvicorn.Config(app, log_config=None, ws="none"), ServerState(), {})
+        connection.connection_made(transport)
+        connection.data_received(f"{HEAD}Content-Length: 1\r\n\r\nx".encode() * 3)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not transport.reading
+        go_on.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert transport.reading and transport.written.count(b"HTTP/1.1 200 ") == 3
+        connection.connection_lost(None)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
