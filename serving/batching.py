@@ -148,6 +148,7 @@ class Batcher:
         size = self._filled(rows)
         metrics.BATCHES.add(model)
         metrics.BATCHED_REQUESTS.add(model, amount=len(batch))
+        outputs: list[np.ndarray] | None
         if len(batch) > 1 or size > rows:
             try:
                 outputs = await self._call(model, signature, _joined(batch, size - rows))

@@ -88,7 +88,8 @@ def _signature_name(document: dict[str, Any]) -> str:
 
 
 def _tensors(document: dict[str, Any], wanted: list[dict[str, str]]) -> tuple[dict[str, Any], list[bytes]]:
-    arrays, rows = tensors_json.decode(document, SimpleNamespace(inputs=[_Spec(**spec) for spec in wanted]))
+    signature: Any = SimpleNamespace(inputs=[_Spec(**spec) for spec in wanted])
+    arrays, rows = tensors_json.decode(document, signature)
     parts = [_bytes(array) for array in arrays]
     return {"rows": rows, "shapes": [array.shape for array in arrays], "sizes": [len(part) for part in parts]}, parts
 
