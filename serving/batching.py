@@ -155,7 +155,7 @@ class Batcher:
             except Exception:  # noqa: BLE001
                 # One of them may be at fault: each is asked alone below, and hears of its own fault only.
                 outputs = None
-            if outputs is not None and all(len(output) == size for output in outputs):
+            if outputs is not None and all(output.shape[:1] == (size,) for output in outputs):
                 _deal_out(batch, outputs)
                 return
             if outputs is not None:
