@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its kin by it.
 import numpy as np
@@ -27,7 +27,7 @@ TOLD, DATA = b"t", b"d"
 """Each answer is one of both: what there is to tell, as JSON, and the bytes of arrays."""
 
 
-def read_message(stream: BinaryIO) -> tuple[bytes, bytes]:
+def read_message(stream: IO[bytes]) -> tuple[bytes, bytes]:
     """The next message: its kind and its payload.
 
     Raises:
@@ -40,7 +40,7 @@ def read_message(stream: BinaryIO) -> tuple[bytes, bytes]:
     return kind, payload
 
 
-def write_message(stream: BinaryIO, kind: bytes, *parts: bytes) -> None:
+def write_message(stream: IO[bytes], kind: bytes, *parts: bytes) -> None:
     """Sends a message whose payload is the parts, one after the other."""
     stream.write(kind + sum(map(len, parts)).to_bytes(8, "little"))
     for part in parts:
