@@ -104,7 +104,7 @@ def key_of(signature: Signature, arrays: Sequence[np.ndarray]) -> bytes:
             digest.update(np.fromiter(map(len, texts), np.int64, len(texts)).tobytes())
             digest.update(b"".join(texts))
         else:
-            digest.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()
 
 
