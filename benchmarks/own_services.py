@@ -34,7 +34,7 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
         (home.path / "dags" / "measured.py").write_text(dags, encoding="utf-8")
         os.environ["AIRTIGHT_HOME"] = str(home.path)
         prepare(home)
-        settings = Settings(*free_ports(5), dags_folder=str(home.path / "dags"))
+        settings = Settings(*free_ports(7), dags_folder=str(home.path / "dags"))
         supervisor = Supervisor(home)
         try:
             supervisor.start(settings, PROGRAMS)

@@ -167,13 +167,15 @@ def _summary(predictions: Predictions, rows: pa.Table, days: int, asked: str) ->
     """What `summary.json` and the page tell; numbers of no rows are None."""
     values = rows["prediction"].to_numpy()
     counts, edges = np.histogram(values, bins=BINS, range=(0, 1))
-    numbers = [float(f"{v:.6g}") for v in (values.mean(), *np.percentile(values, [5, 50, 95]))] if len(values) else []
+    numbers: list[float | None] = [None] * 4
+    if len(values):
+        numbers = [float(f"{v:.6g}") for v in (values.mean(), *np.percentile(values, [5, 50, 95]))]
     names = ("model", "version", "model_digest", "rows", "digest", "interval_start", "interval_end")
     return {
         **{name: getattr(predictions, name) for name in names},
         "asked": asked,
         "days": days,
-        **dict(zip(("mean", "p5", "p50", "p95"), numbers or [None] * 4, strict=True)),
+        **dict(zip(("mean", "p5", "p50", "p95"), numbers, strict=True)),
         "edges": [round(float(edge), 6) for edge in edges],
         "counts": counts.tolist(),
     }

@@ -47,8 +47,9 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service("launcher", ("launcher",), str(home.launcher_socket), lambda: _unix(str(home.launcher_socket))),
         Service("Spark", ("spark",), spark, lambda: _tcp(settings.spark_port)),
         Service(
-            "model server", ("model-server",), settings.model_url, lambda: _http(f"{settings.model_url}/v1/models/-")
+            "model server", ("model-server",), settings.server_url, lambda: _http(f"{settings.server_url}/v1/models/-")
         ),
+        Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.model_url}/router/status")),
         Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings)),
     )
 

@@ -35,8 +35,10 @@ class Settings:
     Args:
       airflow_port: Airflow's UI and REST API.
       execution_port: The API that Airflow's tasks speak to.
-      model_rest_port: The model server's REST API.
-      model_grpc_port: The model server's gRPC API.
+      model_rest_port: The served models' REST API, which is the router's.
+      model_grpc_port: The served models' gRPC API, likewise.
+      server_rest_port: The REST API of the model server behind the router.
+      server_grpc_port: Its gRPC API.
       spark_port: The Spark Connect server.
       spark_memory: Heap of the Spark server, as Java writes it.
       airflow_parallelism: Tasks that Airflow runs at once.
@@ -48,6 +50,8 @@ class Settings:
     execution_port: int = 8081
     model_rest_port: int = 8501
     model_grpc_port: int = 8500
+    server_rest_port: int = 8511
+    server_grpc_port: int = 8510
     spark_port: int = 15002
     spark_memory: str = "3g"
     airflow_parallelism: int = 8
@@ -104,8 +108,13 @@ class Settings:
 
     @property
     def model_url(self) -> str:
-        """The model server's REST API."""
+        """The served models' REST API, which is the router's."""
         return f"http://{HOST}:{self.model_rest_port}"
+
+    @property
+    def server_url(self) -> str:
+        """The REST API of the model server behind the router."""
+        return f"http://{HOST}:{self.server_rest_port}"
 
     @property
     def spark_remote(self) -> str:
@@ -188,7 +197,9 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         # Airflow renames its processes, and would write the new name over the environment in which the mark stands.
         "SPT_NOENV": "1",
         **{variable(k): str(v) for k, v in asdict(settings).items() if k != "airflow_database"},
-        "AIRTIGHT_MODEL_SERVER": settings.model_url,
+        # What waits until a version is served asks the server itself, whatever the router does with a request.
+        "AIRTIGHT_MODEL_SERVER": settings.server_url,
+        "AIRTIGHT_ROUTER": settings.model_url,
         "SPARK_REMOTE": settings.spark_remote,
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),

@@ -27,13 +27,14 @@ from services.settings import HOST, Settings, environment, prepare
 CONFIGURATION = ROOT / "services" / "supervisord.conf"
 PORTS = {
     "spark": ("spark_port",),
-    "model-server": ("model_grpc_port", "model_rest_port"),
+    "model-server": ("server_grpc_port", "server_rest_port"),
+    "router": ("model_grpc_port", "model_rest_port"),
     "api-server": ("airflow_port",),
     "execution-api": ("execution_port",),
 }
 """The settings whose ports a program opens."""
 AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
-PROGRAMS = ("launcher", "spark", "model-server", *AIRFLOW)
+PROGRAMS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
 """The programs of supervisord.conf, in the order in which they are started: the slowest to wake up first."""
 START_S = 15.0
 STOP_S = 60.0

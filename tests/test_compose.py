@@ -54,7 +54,7 @@ def test_images_are_pinned() -> None:
 
 def test_everything_named_is_there() -> None:
     airflow = {"postgres", "init", "api-server", "scheduler", "dag-processor", "triggerer"}
-    engines = {"launcher", "spark", "model-server", "kafka", "flink-jobmanager", "flink-taskmanager"}
+    engines = {"launcher", "spark", "model-server", "router", "kafka", "flink-jobmanager", "flink-taskmanager"}
     assert airflow | engines == set(SERVICES)
     volumes = {v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", []) if not v.startswith(".")}
     assert volumes == set(COMPOSE["volumes"])

@@ -254,7 +254,9 @@ class PiecewiseLinear(layers.Layer):
         table = ops.concatenate([ops.concatenate([start, step], axis=2), absent], axis=1)
         rows = places + (bins + 1) * np.arange(numbers, dtype=np.int32)
         found = ops.take(ops.reshape(table, (-1, 2 * self.width)), rows, axis=0)
-        embedded = found[:, :, : self.width] + ways[:, :, None] * found[:, :, self.width :]
+        # Split, not sliced: a slice's gradient is as large as the whole, and all of them would be added up.
+        at_start, on_the_way = ops.split(found, 2, axis=2)
+        embedded = at_start + ways[:, :, None] * on_the_way
         return embedded if self.straight else ops.relu(embedded)
 
     def get_config(self) -> dict[str, Any]:
@@ -287,7 +289,12 @@ class MemberDense(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Each member's own answer, [batch, members, units]."""
-        return ops.matmul(x * self.scale_in, self.kernel) * self.scale_out + self.bias
+        if x.shape[1] != 1:
+            return ops.matmul(x * self.scale_in, self.kernel) * self.scale_out + self.bias
+        # All members see the same: scaling the weights takes as many products as they are, not as there are rows.
+        weights = ops.transpose(self.scale_in)[:, :, None] * self.kernel[:, None, :] * self.scale_out
+        answers = ops.matmul(ops.squeeze(x, axis=1), ops.reshape(weights, (x.shape[-1], -1)))
+        return ops.reshape(answers, (-1, self.members, self.units)) + self.bias
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""

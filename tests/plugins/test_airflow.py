@@ -1,5 +1,6 @@
 """A real Airflow: retry, Clear, backfill and cancellation of the tiny pipeline mean what they say."""
 
+import contextlib
 import http
 import json
 import os
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from airtight import releases, router
 from airtight.home import ROOT, Home
 from benchmarks.kills import descendants
 from benchmarks.own_services import free_ports
-from components.modelling.served import Served
+from components.modelling.served import HIGHEST, Choice, Served
 from runtime.protocol import run_key
 from services import settings
+from tests.components.standins import side, standing_in
 from tests.serving.models import save_affine
 from tests.tiny_pipeline.running import TINY
 from tests.waiting import until
@@ -61,7 +64,7 @@ class Airflow:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        chosen = settings.Settings(*free_ports(5))
+        chosen = settings.Settings(*free_ports(7))
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
         (home.path / "dags").mkdir()
@@ -69,12 +72,16 @@ class Airflow:
         (home.path / "dags" / "broken.py").write_text(BROKEN)
         (home.path / "dags" / "standard.py").write_text(STANDARD)
         (home.path / "dags" / "ordered.py").write_text(ORDERED)
-        shutil.copy(ROOT / "dags" / "flight_delays_promote.py", home.path / "dags")
+        for name in ("flight_delays_promote", "flight_delays_release"):
+            shutil.copy(ROOT / "dags" / f"{name}.py", home.path / "dags")
         self.served = Served(home.models_root)
-        self.model_server = ("--port", str(chosen.model_grpc_port), "--rest_api_port", str(chosen.model_rest_port))
+        self.closing = contextlib.ExitStack()
+        self.router = self.closing.enter_context(standing_in(home.models_root))
+        self.model_server = ("--port", str(chosen.server_grpc_port), "--rest_api_port", str(chosen.server_rest_port))
         self.environment = settings.environment(chosen, home) | {
             "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            router.VARIABLE: self.router.url,
             **self.standard(),
             # So that a test need not wait a minute until a dead task is noticed.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
@@ -108,9 +115,17 @@ class Airflow:
         self.start_scheduler()
         threading.Thread(target=self.watch_scheduler, daemon=True).start()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 4, "the DAGs are there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == 5, "the DAGs are there")
 
-    def start_model_server(self) -> None:
+    def start_model_server(self, *versions: int) -> None:
+        """Serves versions of flight_delays; the server runs until the end."""
+        if self.served.file.exists():
+            return
+        for version in versions:
+            folder = self.home.models("flight_delays") / str(version)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            save_affine(folder, float(version))
+        self.served.enter("flight_delays")
         config = ("--model_config_file", str(self.served.file), "--model_config_file_poll_wait_seconds=0.2")
         self.start_one(sys.executable, "-m", "serving", *config, *self.model_server)
 
@@ -136,6 +151,7 @@ class Airflow:
                 self.start_scheduler()
 
     def stop(self) -> None:
+        self.closing.close()
         self.stopping.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self.processes:
@@ -281,12 +297,7 @@ def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
 
 def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow):
     june, july = 2013070101, 2013080101
-    for version in (june, july):
-        folder = airflow.home.models("flight_delays") / str(version)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        save_affine(folder, float(version))
-    airflow.served.enter("flight_delays")
-    airflow.start_model_server()
+    airflow.start_model_server(june, july)
     body = airflow.propose("rejected", reason="July looks odd")
     assert f"| version | {july} (the highest) | **{june}** |" in body
     assert "Reason: July looks odd" in body
@@ -307,6 +318,42 @@ def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow)
     with pytest.raises(urllib.error.HTTPError) as refused:
         airflow.propose("pretended", approval="somebody else")
     assert refused.value.code == http.HTTPStatus.BAD_REQUEST
+
+
+def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes_it_back(airflow):
+    june, july = 2013070101, 2013080101
+    airflow.start_model_server(june, july)
+    airflow.served.choose("flight_delays", Choice.only(june))
+    airflow.router.sides = {"stable": side(900), "candidate": side(20)}
+    release = {"share": 0.5, "minutes": 0.0, "min_requests": 100}
+
+    def begin(run: str, version: int) -> None:
+        body = {"dag_run_id": run, "conf": {"version": str(version), **release}, "logical_date": None}
+        airflow.ask("POST", "dags/flight_delays_release/dagRuns", body)
+        until(lambda: airflow.tasks(run, "flight_delays_release")["watch"]["state"] == "deferred", f"{run} is watched")
+        told = releases.read(airflow.home.models_root)["flight_delays"]
+        assert (told.candidate, told.share) == (version, 0.5)
+
+    begin("good", july)
+    airflow.router.sides["candidate"] = side(100)
+    ended = airflow.ended("good", "flight_delays_release")
+    assert {task: state for task, (state, _) in ended.items()} == dict.fromkeys(
+        ("start", "watch", "judge", "finish"), "success"
+    )
+    choice = airflow.served.choice("flight_delays")
+    assert (choice.pinned, choice.by) == (july, "release")
+
+    airflow.router.sides["candidate"] = side(20)
+    begin("stopped", june)
+    path = "dags/flight_delays_release/dagRuns/stopped"
+    airflow.ask("PATCH", f"{path}/taskInstances/watch", {"new_state": "failed"})
+    states = {task: state for task, (state, _) in airflow.ended("stopped", "flight_delays_release").items()}
+    assert states == {"start": "success", "watch": "failed", "judge": "upstream_failed", "finish": "success"}
+    assert airflow.ask("GET", path)["state"] == "failed", "that it was ended in good order makes no run green"
+    choice = airflow.served.choice("flight_delays")
+    assert (choice.versions, choice.release) == ((july,), "")
+    assert releases.read(airflow.home.models_root) == {}
+    airflow.served.choose("flight_delays", HIGHEST)
 
 
 def test_the_outputs_are_in_the_xcom(airflow):

@@ -45,6 +45,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "1g")
     told = Settings.from_environment()
     assert (told.airflow_port, told.spark_memory, told.model_rest_port) == (9090, "1g", 8501)
+    assert (told.model_url, told.server_url) == ("http://127.0.0.1:8501", "http://127.0.0.1:8511")
     assert told.airflow_url == "http://127.0.0.1:9090"
 
 

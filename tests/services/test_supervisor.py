@@ -26,7 +26,8 @@ from services.settings import Settings, environment, variable
 from services.supervisor import Supervisor
 from tests.waiting import until
 
-NAMES = ("model-server", "spark")
+NAMES = ("model-server", "router", "spark")
+NAMED = ("model", "server")
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A short path, because a unix socket's is limited; whatever runs there is ended."""
     folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
     monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
-    for name, port in zip(Settings().ports, free_ports(5), strict=True):
+    for name, port in zip(Settings().ports, free_ports(7), strict=True):
         monkeypatch.setenv(variable(name), str(port))
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
     yield Home(folder)
@@ -55,10 +56,10 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
     assert main(["status"]) == 1
     settings = up(home, NAMES)
     told = capsys.readouterr().out
-    assert "Spark is up at" in told and "model server is up at" in told
+    assert "Spark is up at" in told and "model server is up at" in told and "router is up at" in told
     assert httpx.get(f"{settings.model_url}/v1/models/none").status_code == 404
     assert oct((home.run / "supervisor.sock").stat().st_mode & 0o777) == "0o600"
-    listening = (settings.spark_port, settings.model_rest_port, settings.model_grpc_port)
+    listening = (settings.spark_port, *(getattr(settings, f"{a}_{b}_port") for a in NAMED for b in ("rest", "grpc")))
 
     first = pids(home)
     assert set(first) == set(NAMES)
@@ -68,7 +69,9 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
 
     os.kill(first["model-server"], signal.SIGKILL)
     until(lambda: pids(home).get("model-server", 0) not in (0, first["model-server"]), "another model server runs")
-    until(lambda: answers(settings.model_rest_port), "it answers")
+    until(lambda: answers(settings.server_rest_port), "it answers")
+    # The router, too, finds it again.
+    until(lambda: httpx.get(f"{settings.model_url}/v1/models/none").status_code == 404, "the router passes requests on")
 
     assert main(["status"]) == 1, "Airflow does not run"
     with ThreadPoolExecutor() as pool:
