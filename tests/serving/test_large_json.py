@@ -167,7 +167,7 @@ def test_a_request_of_50_mb_is_answered_and_ends_with_the_server(tmp_path):
         assert len(body) > 50_000_000
         status, answer = server.raw("POST", "/v1/models/affine:predict", body)
         assert (status, answer) == (200, b'{"predictions":[' + b",".join([b"[2.5,5.0]"] * rows) + b"]}")
-        body = body[: 2 * APART_BYTES].rpartition(b",")[0] + b"]}"
+        body = body[: 2 * APART_BYTES].rpartition(b"],")[0] + b"]]}"
         status, answer = server.ask("POST", "/v1/models/affine/versions/9:predict", body)
         assert (status, answer["error"]) == (404, "Servable not found for request: Specific(affine, 9)")
         assert server.ask("POST", "/v1/models/affine:predict", b"[" * (2 * APART_BYTES))[0] == 400
