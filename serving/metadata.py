@@ -42,7 +42,7 @@ def signatures(version: Version) -> get_model_metadata_pb2.SignatureDefMap:
 def metadata(version: Version) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """Name, version and signatures."""
     answer = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec(version, ""))
-    answer.metadata["signature_def"].Pack(signatures(version))
+    answer.metadata["signature_def"].Pack(signatures(version), deterministic=True)
     return answer
 
 
