@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
@@ -17,6 +18,9 @@ from plugins.tfx_airflow.params import form
 from runtime.bundle import ENDED_ANYHOW, Bundle, Node
 from runtime.client import fresh
 
+SUCCEEDED = "succeeded"
+"""The task that fails a run of which a node failed, where what ends a resource ends well after it: Airflow asks the last
+tasks alone how a run went."""
 _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
@@ -90,6 +94,10 @@ def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> 
         if node.ends:
             # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
             tasks[node.id].as_teardown(setups=tasks[node.ends], on_failure_fail_dagrun=True)
+    teardowns = {tasks[node.id].task_id for node in bundle.nodes if node.ends}
+    last = [task for task in tasks.values() if not task.is_teardown and task.downstream_task_ids <= teardowns]
+    if teardowns:
+        last >> EmptyOperator(task_id=SUCCEEDED)
 
 
 def _with_gates(nodes: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str]]:

@@ -164,8 +164,16 @@ def broken(**changes) -> object:
         (predict_request("affine", {"x": broken(shape=[-1])}), Code.INVALID_ARGUMENT, "no definite shape"),
         (predict_request("affine", {"x": broken(shape=[1])}), Code.INVALID_ARGUMENT, "holds 2 values"),
         (predict_request("affine", {"x": broken(shape=[3], values=[])}), Code.INVALID_ARGUMENT, "holds 0 values"),
-        (predict_request("affine", {"x": broken(shape=[2**40])}), Code.INVALID_ARGUMENT, "elements; a repeated value fills at most"),
-        (predict_request("affine", {"x": broken(shape=[2**62, 4])}), Code.INVALID_ARGUMENT, "elements; a repeated value fills at most"),
+        (
+            predict_request("affine", {"x": broken(shape=[2**40])}),
+            Code.INVALID_ARGUMENT,
+            "elements; a repeated value fills at most",
+        ),
+        (
+            predict_request("affine", {"x": broken(shape=[2**62, 4])}),
+            Code.INVALID_ARGUMENT,
+            "elements; a repeated value fills at most",
+        ),
         (
             predict_request("affine", {"x": broken(tensor_content=b"123", values=[])}),
             Code.INVALID_ARGUMENT,
