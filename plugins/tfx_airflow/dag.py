@@ -19,8 +19,8 @@ from runtime.bundle import ENDED_ANYHOW, Bundle, Node
 from runtime.client import fresh
 
 SUCCEEDED = "succeeded"
-"""The task that fails a run of which a node failed, where what ends a resource ends well after it: Airflow asks the last
-tasks alone how a run went."""
+"""The task that fails a run of which a node failed, where what ends a resource ended well: Airflow asks the last tasks
+alone how a run went."""
 _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
