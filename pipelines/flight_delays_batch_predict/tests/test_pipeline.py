@@ -34,7 +34,7 @@ def test_the_graph_and_the_form(tmp_path, monkeypatch):
     assert upstream == {
         "ingest": set(),
         "validate": {"ingest"},
-        "transform": {"ingest", "validate"},
+        "transform": {"validate"},
         "batch_predict": {"transform"},
     }
     assert {parameter.name for parameter in settings.PARAMETERS} <= set(dag.params)
