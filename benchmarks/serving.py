@@ -5,7 +5,7 @@
 Each client sends its next request when it has the answer to the last one (`benchmarks.load`, one process). Requests
 carry 1 or 32 rows, other ones for each client, and each server's answers are compared with the model's. The servers:
 
-- airtight: this project's, as the local services start it (`--enable_batching`), and without batching;
+- airtight: this project's with `--enable_batching`, and without it, as the local services start it;
 - FastAPI with uvicorn: one async route that parses and answers by orjson, and the ordinary typed one;
 - LitServe: one worker, one request at a time, and up to 8 together;
 - none: answers without looking. It shows what the load generator drives, and is no server of models.
