@@ -172,7 +172,7 @@ def broken(**changes) -> object:
         (
             predict_request("affine", {"x": broken(shape=[2**62, 4])}),
             Code.INVALID_ARGUMENT,
-            "elements; a repeated value fills at most",
+            "which are too large",
         ),
         (
             predict_request("affine", {"x": broken(tensor_content=b"123", values=[])}),
