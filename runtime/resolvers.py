@@ -1,4 +1,7 @@
-"""Resolvers by data time. TFX's own go by artifact id, so a backfill of March would meet December's champion."""
+"""What a node takes from other runs, and resolvers by data time.
+
+TFX's own resolvers go by artifact id, so a backfill of March would meet December's champion.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,23 @@ import ml_metadata as mlmd
 from tfx import types
 from tfx.dsl.components.common.resolver import ResolverStrategy
 from tfx.dsl.io import fileio
+from tfx.types.channel import ExternalPipelineChannel
 
 from airtight.errors import TerminalError
 
 log = logging.getLogger(__name__)
+
+
+def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) -> ExternalPipelineChannel:
+    """What all runs of another pipeline made, as an input of a node.
+
+    Args:
+      pipeline: The other pipeline's name.
+      kind: The artifacts' type.
+      node: The node that makes them.
+      key: The node's output.
+    """
+    return ExternalPipelineChannel(kind, owner="", pipeline_name=pipeline, producer_component_id=node, output_key=key)
 
 
 class ChampionAsOf(ResolverStrategy):

@@ -240,9 +240,9 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "instance_name": "Airtight",
         },
         "api_auth": {"jwt_secret_cmd": f"cat {home.run / 'jwt_secret'}"},
-        # These three together take a chain of eight short tasks from 8 s to under 2 s (docs/services.md).
+        # These three keep the gap between tasks short; a shorter sleep takes a core from training (docs/services.md).
         "scheduler": {
-            "scheduler_idle_sleep_time": 0.02,
+            "scheduler_idle_sleep_time": 0.1,
             "catchup_by_default": False,
             # A task whose process died is tried again after a minute at most; Airflow's own default is five.
             "task_instance_heartbeat_timeout": 60,

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from airtight.errors import TerminalError
+from serving import listening
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
-from serving.connections import Limits
+from serving.listening import Listening
 from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of
 
 
@@ -59,14 +59,11 @@ class ModelSettings:
     logging: Logging | None = None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All settings of one server process; the names are those of the flags.
+@dataclass(frozen=True, kw_only=True)
+class Settings(Listening):
+    """All settings of one server process, beside where it listens; the names are those of the flags.
 
     Args:
-      host: Address to bind, loopback by default.
-      port: gRPC port, 0 for any free one.
-      rest_api_port: REST port, 0 for any free one.
       models: Models named by flags or by a config file.
       models_root: Folder whose every sub-folder is a model, or None.
       file_system_poll_wait_seconds: Between two looks at the base paths; 0 looks once, a negative value never again.
@@ -76,27 +73,19 @@ class Settings:
       allow_version_labels_for_unavailable_models: A label may name a version that is not served yet.
       max_num_load_retries: Further tries to load a version before it counts as broken.
       load_retry_interval_s: Between those tries.
-      rest_api_timeout_s: A REST request that takes longer is answered with 504.
-      max_request_bytes: Larger requests are refused.
-      drain_s: After SIGTERM, running requests have so long to finish.
-      ready_file: JSON with pid and real ports, written when the server listens, or None.
-      exit_with_stdin: Stop when standard input ends, so that the server does not outlive who started it.
       workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
       batching: Concurrent requests run as one call; None runs each alone.
       prediction_cache_entries: So many answers are kept; 0 keeps none.
       prediction_cache_bytes: The memory that they may take.
       prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
-      limits: What one HTTP connection may take, and how many there may be; that number holds for gRPC too.
-      max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
       grpc_channel_arguments: Further options of gRPC's core.
       max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
       allow_ops: Operations that a model may use although they reach beyond it, such as ReadFile.
       prediction_log: Where requests and answers are logged.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8500
-    rest_api_port: int = 8501
+    who = "model server"
+
     models: tuple[ModelSettings, ...] = ()
     models_root: Path | None = None
     file_system_poll_wait_seconds: float = 1.0
@@ -106,18 +95,11 @@ class Settings:
     allow_version_labels_for_unavailable_models: bool = False
     max_num_load_retries: int = 0
     load_retry_interval_s: float = 1.0
-    rest_api_timeout_s: float = 30.0
-    max_request_bytes: int = 256 << 20
-    drain_s: float = 15.0
-    ready_file: Path | None = None
-    exit_with_stdin: bool = False
     workers: int = 2
     batching: BatchingParameters | None = None
     prediction_cache_entries: int = 0
     prediction_cache_bytes: int = 64 << 20
     prediction_cache_ttl_s: float = 0.0
-    limits: Limits = field(default_factory=Limits)
-    max_pending_bytes: int = 1 << 30
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     max_model_bytes: int = 0
     allow_ops: frozenset[str] = frozenset()
@@ -200,9 +182,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         comes_later = flags.model_config_file_poll_wait_seconds > 0 and not flags.model_config_file.exists()
         models = () if comes_later else models_from_file(flags.model_config_file)
     return Settings(
-        host=flags.host,
-        port=flags.port,
-        rest_api_port=flags.rest_api_port,
+        **listening.from_flags(flags),
         models=models,
         models_root=flags.models_root,
         file_system_poll_wait_seconds=flags.file_system_poll_wait_seconds,
@@ -212,23 +192,11 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         allow_version_labels_for_unavailable_models=flags.allow_version_labels_for_unavailable_models,
         max_num_load_retries=flags.max_num_load_retries,
         load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
-        rest_api_timeout_s=flags.rest_api_timeout_in_ms / 1e3,
-        max_request_bytes=flags.max_request_bytes,
-        drain_s=flags.drain_seconds,
-        ready_file=flags.ready_file,
-        exit_with_stdin=flags.exit_with_stdin,
         workers=workers,
         batching=_batching(flags, workers),
         prediction_cache_entries=flags.prediction_cache_entries,
         prediction_cache_bytes=flags.prediction_cache_bytes,
         prediction_cache_ttl_s=flags.prediction_cache_ttl_seconds,
-        limits=Limits(
-            max_connections=flags.max_connections,
-            header_s=flags.rest_header_timeout_in_ms / 1e3,
-            body_s=flags.rest_body_timeout_in_ms / 1e3,
-            write_s=flags.rest_write_timeout_in_ms / 1e3,
-        ),
-        max_pending_bytes=flags.max_pending_bytes,
         grpc_channel_arguments=flags.grpc_channel_arguments,
         max_model_bytes=flags.max_model_bytes,
         allow_ops=flags.allow_ops,
@@ -271,38 +239,21 @@ def models_from_file(path: Path) -> tuple[ModelSettings, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m serving", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to bind")
-    add("--port", type=int, default=8500, help="gRPC port, 0 for any free one")
-    add("--rest_api_port", type=int, default=8501, help="REST port, 0 for any free one")
+    listening.add_flags(parser, timeout_ms=30_000)
     add("--model_name", default="default", help="the model's name, with --model_base_path")
     add("--model_base_path", type=Path, help="folder with a numeric sub-folder for each version")
     add("--model_config_file", type=Path, help="ModelServerConfig in protobuf's text format")
     add("--model_config_file_poll_wait_seconds", type=float, default=0.0, help="read it again so often; 0 never")
     add("--models_root", type=Path, help="folder whose every sub-folder is a model")
     add("--file_system_poll_wait_seconds", type=float, default=1.0, help="look for versions so often; 0 looks once")
-    add("--servable_versions_always_present", **_boolean("keep the last version when the base path is empty"))
-    add("--allow_version_labels_for_unavailable_models", **_boolean("labels may name versions not served yet"))
+    add("--servable_versions_always_present", **listening.boolean("keep the last version when the base path is empty"))
+    add("--allow_version_labels_for_unavailable_models", **listening.boolean("labels may name versions not served yet"))
     add("--max_num_load_retries", type=int, default=0, help="further tries before a version counts as broken")
     add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
-    add("--rest_api_timeout_in_ms", type=int, default=30_000, help="longer REST requests are answered with 504")
-    add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
-    add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
-    add("--ready_file", type=Path, help="JSON with pid and ports, written when the server listens")
-    add("--exit_with_stdin", **_boolean("stop when standard input ends, with the process that started the server"))
-    add("--max_connections", type=int, default=1000, help="REST connections at once, and gRPC ones")
-    add("--rest_header_timeout_in_ms", type=int, default=10_000, help="for a request's headers to arrive")
-    add("--rest_body_timeout_in_ms", type=int, default=30_000, help="for its body, plus 1 s for each 16 KiB of it")
-    add(
-        "--rest_write_timeout_in_ms",
-        type=int,
-        default=30_000,
-        help="for an answer to be read, plus 1 s for each 16 KiB",
-    )
-    add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
     add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
     add("--allow_ops", type=_names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")
-    add("--enable_batching", **_boolean("run concurrent requests as one call"))
+    add("--enable_batching", **listening.boolean("run concurrent requests as one call"))
     add("--batching_parameters_file", type=Path, help="BatchingParameters in protobuf's text format")
     add("--prediction_cache_entries", type=_natural, default=0, help="answers that are kept; 0 keeps none")
     add("--prediction_cache_bytes", type=_natural, default=64 << 20, help="the memory that they may take")
@@ -310,11 +261,6 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(parser)
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
     return parser
-
-
-def _boolean(text: str) -> dict[str, Any]:
-    # As TensorFlow Serving's flags: --flag, --flag=true, --flag=false.
-    return {"type": _truth, "nargs": "?", "const": True, "default": False, "help": text}
 
 
 def _natural(said: str) -> int:
@@ -327,12 +273,6 @@ def _seconds(said: str) -> float:
     if not 0 <= float(said) < float("inf"):
         raise argparse.ArgumentTypeError(f"0 or more, not {said}")
     return float(said)
-
-
-def _truth(said: str) -> bool:
-    if said.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"true or false, not {said!r}")
-    return said.lower() in ("true", "1")
 
 
 def _names(said: str) -> frozenset[str]:

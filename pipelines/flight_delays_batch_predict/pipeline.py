@@ -7,7 +7,6 @@ The first three are those of `flight_delays`; `transform` makes the interval's r
 
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
-from tfx.types.channel import ExternalPipelineChannel
 
 from components.batch_predict import batch_predict
 from components.ingest import ingest
@@ -17,6 +16,7 @@ from pipelines.flight_delays import clock
 from pipelines.flight_delays_batch_predict import settings
 from runtime.options import task
 from runtime.parameters import interval_parameters, runtime_parameter
+from runtime.resolvers import of_all_runs
 
 NAME = "flight_delays_batch_predict"
 ZONE = clock.ZONE
@@ -51,16 +51,9 @@ def create_pipeline() -> Pipeline:
         schema=_SCHEMA,
         purpose=PREDICTION,
     ).with_id("transform")
-    pushed = ExternalPipelineChannel(
-        standard_artifacts.PushedModel,
-        owner="",
-        pipeline_name=_MODEL,
-        producer_component_id="push",
-        output_key="pushed",
-    )
     scored = batch_predict(
         examples=transformed.outputs["examples"],
-        pushed=pushed,
+        pushed=of_all_runs(_MODEL, standard_artifacts.PushedModel, "push", "pushed"),
         model_name=_MODEL,
         schema=_SCHEMA,
         zone=ZONE,

@@ -4,12 +4,12 @@ propose -> promote; in Airflow a person approves between the two (dags/flight_de
 """
 
 from tfx.orchestration.pipeline import Pipeline
-from tfx.types import artifact, standard_artifacts
-from tfx.types.channel import ExternalPipelineChannel
+from tfx.types import standard_artifacts
 
 from components.promote import promote, propose
 from pipelines.flight_delays_promote import settings
 from runtime.parameters import runtime_parameter
+from runtime.resolvers import of_all_runs
 
 NAME = "flight_delays_promote"
 PARAMETERS = settings.PARAMETERS
@@ -24,14 +24,10 @@ def create_pipeline() -> Pipeline:
         model_name=_MODEL,
         version=runtime_parameter(settings.VERSION),
         reason=runtime_parameter(settings.REASON),
-        pushed=_of_all_runs(standard_artifacts.PushedModel, "push", "pushed"),
-        evaluations=_of_all_runs(standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
+        pushed=of_all_runs(_MODEL, standard_artifacts.PushedModel, "push", "pushed"),
+        evaluations=of_all_runs(_MODEL, standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
     ).with_id("propose")
     promoted = promote(proposal=proposed.outputs["proposal"], approval=runtime_parameter(settings.APPROVAL)).with_id(
         "promote"
     )
     return Pipeline(pipeline_name=NAME, components=[proposed, promoted], enable_cache=False)
-
-
-def _of_all_runs(kind: type[artifact.Artifact], node: str, key: str) -> ExternalPipelineChannel:
-    return ExternalPipelineChannel(kind, owner="", pipeline_name=_MODEL, producer_component_id=node, output_key=key)

@@ -6,12 +6,12 @@ without it judge waits itself. finish ends what start began, whatever became of 
 
 from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
 from tfx.orchestration.pipeline import Pipeline
-from tfx.types import artifact, standard_artifacts
-from tfx.types.channel import ExternalPipelineChannel
+from tfx.types import standard_artifacts
 
 from components.release import finish_release, judge_release, start_release
 from pipelines.flight_delays_release import settings
 from runtime.parameters import runtime_parameter
+from runtime.resolvers import of_all_runs
 
 NAME = "flight_delays_release"
 PARAMETERS = settings.PARAMETERS
@@ -25,8 +25,8 @@ def create_pipeline() -> Pipeline:
     started = start_release(
         model_name=_MODEL,
         version=runtime_parameter(settings.VERSION),
-        pushed=_of_all_runs(standard_artifacts.PushedModel, "push", "pushed"),
-        evaluations=_of_all_runs(standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
+        pushed=of_all_runs(_MODEL, standard_artifacts.PushedModel, "push", "pushed"),
+        evaluations=of_all_runs(_MODEL, standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
         mode=runtime_parameter(settings.MODE),
         share=runtime_parameter(settings.SHARE),
         minutes=runtime_parameter(settings.MINUTES),
@@ -52,7 +52,3 @@ def create_pipeline() -> Pipeline:
         trigger_strategy=TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS, lifetime_start="start"
     )
     return Pipeline(pipeline_name=NAME, components=[started, judged, finished], enable_cache=False)
-
-
-def _of_all_runs(kind: type[artifact.Artifact], node: str, key: str) -> ExternalPipelineChannel:
-    return ExternalPipelineChannel(kind, owner="", pipeline_name=_MODEL, producer_component_id=node, output_key=key)

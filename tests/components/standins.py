@@ -22,6 +22,25 @@ _MODEL = re.compile(r"/v1/models/(\w+)")
 _SIGNATURE = {"inputs": {"x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}]}}}}
 
 
+class Artifacts:
+    """Artifacts as a launcher would make them, each with a folder of its own.
+
+    Args:
+      folder: Where the folders lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._made = folder, 0
+
+    def new(self, kind: type) -> Any:
+        """One more of a type."""
+        self._made += 1
+        made = kind()
+        made.uri, made.id = str(self._folder / f"artifact{self._made}"), self._made
+        Path(made.uri).mkdir(parents=True)
+        return made
+
+
 class StandIn:
     """Serves what `models.config` and `releases.json` in a folder say.
 

@@ -18,6 +18,7 @@ from components.artifacts import Promotion, Proposal
 from components.modelling import changing, judged, releasing
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
 from components.modelling.served import FILE, HIGHEST, STABLE, Choice, Served
+from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
 
@@ -33,17 +34,10 @@ class Site:
     """A models' root with its versions, and the metadata of their pushes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.calls, self.server_url = folder, 0, ""
+        self.folder, self.artifacts, self.server_url = folder, Artifacts(folder), ""
         self.served = Served(folder / "models")
         self.pushed: list = []
         self.evaluations: list = []
-
-    def artifact(self, kind):
-        self.calls += 1
-        new = kind()
-        new.uri, new.id = str(self.folder / f"artifact{self.calls}"), self.calls
-        Path(new.uri).mkdir(parents=True)
-        return new
 
     def push(self, version: int, make=None) -> None:
         """What a push of a month leaves, whose model is judged."""
@@ -55,8 +49,8 @@ class Site:
             place.mkdir()
             (place / "saved_model.pb").write_text(str(version))
         digest = digest_of_tree(place)
-        pushed = self.artifact(standard_artifacts.PushedModel)
-        evaluation = self.artifact(standard_artifacts.ModelEvaluation)
+        pushed = self.artifacts.new(standard_artifacts.PushedModel)
+        evaluation = self.artifacts.new(standard_artifacts.ModelEvaluation)
         for told in (pushed, evaluation):
             for name, instant in zip(("interval_start", "interval_end"), MONTHS[version], strict=True):
                 told.set_string_custom_property(name, instant)
@@ -70,7 +64,7 @@ class Site:
         self.served.enter("toy")
 
     def propose(self, version: int | str, reason: str = "") -> Proposal:
-        proposal = self.artifact(Proposal)
+        proposal = self.artifacts.new(Proposal)
         module.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
             proposal=proposal,
             model_name="toy",
@@ -84,7 +78,7 @@ class Site:
         return proposal
 
     def promote(self, proposal: Proposal, approval: str = "", timeout_s: float = 60.0) -> Promotion:
-        promotion = self.artifact(Promotion)
+        promotion = self.artifacts.new(Promotion)
         module.promote.EXECUTOR_SPEC.executor_class._FUNCTION(
             proposal=proposal,
             promotion=promotion,

@@ -300,7 +300,7 @@ def test_a_server_that_starts_before_anything_was_pushed_picks_the_first_model_u
         pushed = pusher(model, server_url=f"http://127.0.0.1:{server.rest}")
         assert "the server answers with it" in pushed.get_string_custom_property("reason")
         assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
-    assert "left as it was" not in (tmp_path / "server.log").read_text()
+    assert "left as it was" not in (tmp_path / "serving.log").read_text()
 
 
 @pytest.mark.slow

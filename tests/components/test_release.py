@@ -18,7 +18,7 @@ from components.artifacts import Promotion, Proposal, Release, ReleaseDecision
 from components.modelling import changing, releasing
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
-from tests.components.standins import StandIn, side, standing_in
+from tests.components.standins import Artifacts, StandIn, side, standing_in
 
 MAY, JUNE, JULY = 2013060101, 2013070101, 2013080101
 PERSON = Choice.only(JUNE, at="2013-08-02", by="admin", reason="June is fine")
@@ -28,7 +28,7 @@ class Site:
     """Three versions behind the stand-ins, and the components as the launcher calls them."""
 
     def __init__(self, folder: Path, stand_in: StandIn) -> None:
-        self.folder, self.there, self.calls = folder, stand_in, 0
+        self.folder, self.there, self.artifacts = folder, stand_in, Artifacts(folder)
         self.served = Served(folder / "models")
         for version in (MAY, JUNE, JULY):
             place = self.served.root / "toy" / str(version)
@@ -37,34 +37,27 @@ class Site:
         self.served.enter("toy")
         self.named = {"serving_root": str(self.served.root), "server_url": stand_in.url, "timeout_s": 5.0}
 
-    def artifact(self, kind):
-        self.calls += 1
-        new = kind()
-        new.uri, new.id = str(self.folder / f"artifact{self.calls}"), self.calls
-        Path(new.uri).mkdir(parents=True)
-        return new
-
     def start(self, version: int | str = JULY, **told) -> Release:
-        release = self.artifact(Release)
+        release = self.artifacts.new(Release)
         settings = {"router_url": self.there.url, **self.named, "model_name": "toy", "minutes": 0.0} | told
         module.start_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, version=str(version), **settings)
         return release
 
     def judge(self, release: Release, **told) -> ReleaseDecision:
-        decision = self.artifact(ReleaseDecision)
+        decision = self.artifacts.new(ReleaseDecision)
         told = {"router_url": self.there.url, "watched": "it was long enough"} | told
         module.judge_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, decision=decision, **told)
         return decision
 
     def finish(self, release: Release, decision: ReleaseDecision | None = None) -> Promotion:
-        made = self.artifact(Promotion)
+        made = self.artifacts.new(Promotion)
         module.finish_release.EXECUTOR_SPEC.executor_class._FUNCTION(
             release=release, decision=decision, promotion=made, router_url=self.there.url, **self.named
         )
         return made
 
     def propose(self, version: int | str) -> Proposal:
-        proposal = self.artifact(Proposal)
+        proposal = self.artifacts.new(Proposal)
         promotion.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
             proposal=proposal,
             model_name="toy",
@@ -75,7 +68,7 @@ class Site:
         return proposal
 
     def promote(self, proposal: Proposal) -> Promotion:
-        made = self.artifact(Promotion)
+        made = self.artifacts.new(Promotion)
         promotion.promote.EXECUTOR_SPEC.executor_class._FUNCTION(
             proposal=proposal, promotion=made, router_url=self.there.url, **self.named
         )
@@ -455,7 +448,7 @@ def test_a_proposal_of_before_the_release_does_not_end_it(site):
 def test_a_router_that_is_away_does_not_hold_up_a_rollback(site, steps):
     site.start()
     site.named = {**site.named}
-    made = site.artifact(Promotion)
+    made = site.artifacts.new(Promotion)
     promotion.promote.EXECUTOR_SPEC.executor_class._FUNCTION(
         proposal=site.propose("previous"), promotion=made, router_url="http://127.0.0.1:9", **site.named
     )

@@ -19,6 +19,7 @@ import tensorflow as tf
 from airtight.verdict import Verdict
 from components.modelling.model_server import SERVER_VARIABLE
 from components.modelling.served import RELEASE, Choice, Served
+from tests.components.standins import Artifacts
 from tests.components.test_release import Site
 from tests.serving import models
 from tests.serving.router import routers
@@ -102,7 +103,7 @@ def live(tmp_path, monkeypatch):
         until(lambda: server.states("toy").get(STABLE) == "AVAILABLE", "the first version is served")
         with routers.routing(tmp_path / "router", root, [(server.rest, server.grpc)]) as router:
             site = object.__new__(Site)
-            site.folder, site.calls, site.served = tmp_path, 0, served
+            site.folder, site.artifacts, site.served = tmp_path, Artifacts(tmp_path), served
             site.there = dataclasses.make_dataclass("There", ["url"])(f"http://127.0.0.1:{router.rest}")
             url = f"http://127.0.0.1:{server.rest}"
             site.named = {"serving_root": str(root), "server_url": url, "timeout_s": 120.0}

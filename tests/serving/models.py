@@ -132,9 +132,18 @@ class Server:
 @contextlib.contextmanager
 def running(folder: Path, *flags: str):
     """A server process on free ports, until the block ends."""
-    ready, output = folder / "ready.json", folder / "server.log"
-    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
-    with output.open("wb") as sink:
+    with listening(folder, "serving", *flags) as (process, ports):
+        yield Server(process, ports["rest_api_port"], ports["port"])
+
+
+@contextlib.contextmanager
+def listening(folder: Path, module: str, *flags: str):
+    """A model server or router on free ports, until the block ends: the process, and what it says of itself."""
+    folder.mkdir(exist_ok=True)
+    ready, output = folder / f"{module}.json", folder / f"{module}.log"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
+    with output.open("ab") as sink:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -147,10 +156,10 @@ def running(folder: Path, *flags: str):
         deadline = time.monotonic() + 300
         while not ready.exists():
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
-            time.sleep(0.05)
+            time.sleep(0.02)
         ports = json.loads(ready.read_text())
         assert ports["pid"] == process.pid
-        yield Server(process, ports["rest_api_port"], ports["port"])
+        yield process, ports
     finally:
         process.kill()
         process.wait()

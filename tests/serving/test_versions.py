@@ -226,7 +226,7 @@ def test_warm_up_requests_are_replayed_before_a_version_is_available(base):
     with serving(base) as server:
         (base / "2.copy").rename(base / "2")
         server.await_states("m", v2="AVAILABLE")
-        assert "Replayed 1 warm-up requests" in (base.parent.parent / "server.log").read_text()
+        assert "Replayed 1 warm-up requests" in (base.parent.parent / "serving.log").read_text()
         (base / "3.copy").rename(base / "3")
         server.await_states("m", v3="END", v2="AVAILABLE")
 
@@ -291,7 +291,7 @@ def test_sigterm_lets_running_requests_finish(base):
         response = connection.getresponse()
         assert (response.status, json.loads(response.read())) == (200, {"predictions": [1.0]})
         assert server.process.wait(60) == 0
-        log = (base.parent.parent / "server.log").read_text()
+        log = (base.parent.parent / "serving.log").read_text()
         assert "Version 1 of m is unloaded" in log
 
 

@@ -54,8 +54,8 @@ def ingested(lake: Path, interval: Interval, folder: Path, **settings: Any) -> D
     return dataset
 
 
-def transformed(dataset: Dataset, folder: Path, validation_days: int) -> standard_artifacts.Examples:
-    """What the flagship's transform makes of it, when it passed validation."""
+def transformed(dataset: Dataset, folder: Path, **settings: int | str) -> standard_artifacts.Examples:
+    """What the flagship's transform makes of it with these settings, when it passed validation."""
     report, examples = ValidationReport(), standard_artifacts.Examples()
     report.uri, examples.uri = str(folder / "report"), str(folder / "examples")
     Verdict("validate", "these days", ()).write(folder / "report")
@@ -65,7 +65,7 @@ def transformed(dataset: Dataset, folder: Path, validation_days: int) -> standar
         examples=examples,
         transform=f"{HERE}.transform:transform",
         schema=f"{HERE}.features:SCHEMA",
-        validation_days=validation_days,
+        **settings,
     )
     return examples
 

@@ -102,7 +102,7 @@ def test_a_day_of_daylight_saving(flight_lake, spark, tmp_path, night, hours):
         key=lambda f: (f["scheduled_departure"], f["flight_id"]),
     )
     dataset = ingested(write(tmp_path / "lake", rows), interval, tmp_path)
-    examples = transformed(dataset, tmp_path, 1)
+    examples = transformed(dataset, tmp_path, validation_days=1)
     test = {row["flight_id"]: row for row in rows_of(examples, "test").to_pylist()}
     # Whole, and nothing of the days beside it.
     labelled = {

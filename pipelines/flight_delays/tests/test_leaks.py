@@ -52,7 +52,7 @@ def run(spark, tmp_path_factory) -> Callable[..., standard_artifacts.Examples]:
 
     def run(lake: Path, **settings: Any) -> standard_artifacts.Examples:
         folder = tmp_path_factory.mktemp("run")
-        return transformed(ingested(lake, INTERVAL, folder, **settings), folder, VALIDATION_DAYS)
+        return transformed(ingested(lake, INTERVAL, folder, **settings), folder, validation_days=VALIDATION_DAYS)
 
     return run
 

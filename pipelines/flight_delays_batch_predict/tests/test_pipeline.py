@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from airtight.home import Home
 from airtight.interval import Interval
-from components.artifacts import ValidationReport
-from components.transform import PREDICTION, transform
+from components.transform import PREDICTION
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.tests import small_lake
 from pipelines.flight_delays.tests.conftest import flight_lake  # noqa: F401 - a fixture
@@ -46,21 +43,12 @@ def test_a_shorter_history_gives_the_features_that_the_model_is_judged_on(spark,
     first = date.fromisoformat(DAY) - timedelta(days=settings.HISTORY_DAYS + 10)
     rows = small_lake.read(flight_lake, first, date.fromisoformat(DAY))
     lake = small_lake.write(tmp_path / "lake", rows)
-    judged = small_lake.transformed(small_lake.ingested(lake, interval, tmp_path / "judged"), tmp_path / "judged", 3)
+    known = small_lake.ingested(lake, interval, tmp_path / "judged")
+    judged = small_lake.transformed(known, tmp_path / "judged", validation_days=3)
     expected = {row["flight_id"]: row for row in small_lake.rows_of(judged, "test").to_pylist()}
 
     short = small_lake.ingested(lake, interval, tmp_path / "short", window_days=settings.HISTORY_DAYS)
-    report, examples = ValidationReport(), type(judged)()
-    report.uri, examples.uri = str(tmp_path / "judged" / "report"), str(tmp_path / "predict")
-    transform.EXECUTOR_SPEC.executor_class._FUNCTION(
-        dataset=short,
-        report=report,
-        examples=examples,
-        transform=f"{small_lake.HERE}.transform:transform",
-        schema=f"{small_lake.HERE}.features:SCHEMA",
-        purpose=PREDICTION,
-    )
-    table = pq.read_table(Path(examples.uri) / "Split-predict" / small_lake.FILE)
+    table = small_lake.rows_of(small_lake.transformed(short, tmp_path / "short", purpose=PREDICTION), "predict")
     made = {row["flight_id"]: row for row in table.to_pylist()}
     assert len(made) == len([f for f in rows["flights"] if clock.local_day(f["scheduled_departure"]) == interval_day()])
     assert len(made) > len(expected) + 50, "flights without a label are scored, too"

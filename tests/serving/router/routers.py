@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from airtight import releases
 from airtight.releases import Release
-from tests.serving.models import ROOT, Server
+from tests.serving.models import Server, listening
+from tests.waiting import until
 
 HTTP = "http://127.0.0.1"
 
@@ -52,43 +49,15 @@ class Router(Server):
             connection.close()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def routing(folder: Path, root: Path, addresses: list[tuple[int, int]], *flags: str) -> Iterator[Router]:
     """A router on free ports before servers at these REST and gRPC ports, until the block ends."""
-    folder.mkdir(exist_ok=True)
-    ready, output = folder / "router.json", folder / "router.log"
-    ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "serving.router", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
-    command += [f"--models_root={root}", "--health_interval_seconds=0.2"]
-    command += [f"--server={HTTP}:{rest}=127.0.0.1:{grpc}" for rest, grpc in addresses]
-    with output.open("ab") as sink:
-        process = subprocess.Popen(
-            [*command, *flags],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while not ready.exists():
-            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
-            time.sleep(0.02)
-        ports = json.loads(ready.read_text())
+    servers = [f"--server={HTTP}:{rest}=127.0.0.1:{grpc}" for rest, grpc in addresses]
+    settings = (f"--models_root={root}", "--health_interval_seconds=0.2", *servers, *flags)
+    with listening(folder, "serving.router", *settings) as (process, ports):
         router = Router(process, ports["rest_api_port"], ports["port"])
         router.root = root
         yield router
-    finally:
-        process.kill()
-        process.wait()
 
 
 class Load:

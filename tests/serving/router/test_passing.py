@@ -30,6 +30,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.serving.router import routers, stubs
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -345,7 +346,7 @@ def test_running_requests_end_before_the_router_does(models_root, tmp_path):
                 return False
             return True
 
-        routers.until(closed, "no new connections are taken")
+        until(closed, "no new connections are taken")
         assert router.process.poll() is None and not told
         go.set()
         thread.join()

@@ -25,6 +25,7 @@ from airtight.router import Counts
 from serving.router.trials import place
 from tests.serving import models
 from tests.serving.router import routers, stubs
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +159,7 @@ def test_a_shadow_is_asked_and_never_heard(router):
         assert asked(router) == (200, STABLE, "stable", "1")
     assert predicted(router) == (1, "stable", "1")
     assert asked(router, body="{")[0] == 400
-    routers.until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
+    until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
     told = router.status()["releases"]["affine"]
     assert told["pairs"] == {
         "count": 21,
@@ -173,7 +174,7 @@ def test_a_shadow_is_asked_and_never_heard(router):
     router.release(affine=Release("affine", "same", 2, 2, "shadow", 1.0))
     for _ in range(5):
         assert asked(router)[:2] == (200, CANDIDATE)
-    routers.until(lambda: router.status()["releases"]["affine"]["pairs"]["count"] == 5, "all pairs are counted")
+    until(lambda: router.status()["releases"]["affine"]["pairs"]["count"] == 5, "all pairs are counted")
     assert router.status()["releases"]["affine"]["pairs"]["differing"] == 0
 
 
@@ -233,7 +234,7 @@ def test_a_candidate_that_goes_away_under_load_fails_no_request(tmp_path):
         with routers.Load(routers.rest_client(router.rest, PATH, BODY)) as load:
             load.more(100)
             shutil.rmtree(root / "affine" / "2")
-            routers.until(lambda: server.states("affine").get(2) != "AVAILABLE", "the candidate is let go")
+            until(lambda: server.states("affine").get(2) != "AVAILABLE", "the candidate is let go")
             load.more(100)
         assert not load.errors
         assert {(status, json.dumps(answer)) for status, answer in load.answers} == {
@@ -248,13 +249,13 @@ def test_a_broken_file_changes_nothing_and_is_told(router):
     router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
     for text in ("{", '{"affine": {"id": "b", "stable": "x"}}'):
         (router.root / releases.FILE).write_text(text)
-        routers.until(lambda: router.status()["error"] != "", "the error is told")
+        until(lambda: router.status()["error"] != "", "the error is told")
         assert router.status()["releases"]["affine"]["id"] == "kept"
         assert asked(router)[2] == "candidate"
         router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
-        routers.until(lambda: router.status()["error"] == "", "the error is over")
+        until(lambda: router.status()["error"] == "", "the error is over")
     (router.root / releases.FILE).unlink()
-    routers.until(lambda: router.status()["releases"] == {}, "the release is over")
+    until(lambda: router.status()["releases"] == {}, "the release is over")
     assert asked(router)[2] is None
 
 
@@ -272,7 +273,7 @@ def test_counts_outlive_the_router(router, addresses, tmp_path):
         assert sides(second) == before and before[1]["requests"] == 7
         asked(second)
         assert sides(second)[1]["requests"] == 8
-        routers.until(lambda: '"200": 8' in (tmp_path / "state.json").read_text(), "counts are saved now and then")
+        until(lambda: '"200": 8' in (tmp_path / "state.json").read_text(), "counts are saved now and then")
         second.process.kill()
     with routers.routing(tmp_path / "r", router.root, addresses, state) as third:
         assert sides(third)[1]["requests"] == 8
@@ -286,5 +287,5 @@ def test_a_share_that_moves_under_load_fails_no_request(router):
             router.release(affine=Release("affine", "moving", 1, 2, "canary", share))
             mark = len(load.answers)
             load.more(30)
-        routers.until(lambda: len(load.answers) >= mark + 10 or bool(load.errors), "answers come")
+        until(lambda: len(load.answers) >= mark + 10 or bool(load.errors), "answers come")
     assert not load.errors and {status for status, _ in load.answers} == {200}

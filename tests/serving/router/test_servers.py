@@ -14,6 +14,7 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from tests.serving import models
 from tests.serving.router import routers, stubs
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -66,17 +67,16 @@ def test_a_server_that_ends_under_load_fails_no_request(models_root, servers, tm
                 second.process.wait(60)
                 rest.more(50)
                 calls.more(50)
-                routers.until(lambda: not router.status()["servers"][1]["healthy"], "the server is left out")
+                until(lambda: not router.status()["servers"][1]["healthy"], "the server is left out")
                 asked = router.status()["servers"][1]["requests"]
                 rest.more(50)
                 calls.more(50)
                 assert router.status()["servers"][1]["requests"] == asked
                 if number == signal.SIGKILL:
-                    (folder / "ready.json").unlink()
                     with models.running(folder, *flags):
-                        routers.until(lambda: router.status()["servers"][1]["healthy"], "the server is back")
+                        until(lambda: router.status()["servers"][1]["healthy"], "the server is back")
                         rest.more(50)
-                        routers.until(lambda: router.status()["servers"][1]["requests"] > asked, "it is asked again")
+                        until(lambda: router.status()["servers"][1]["requests"] > asked, "it is asked again")
                         rest.more(20)
                         calls.more(20)
                     rest.more(50)

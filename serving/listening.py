@@ -1,0 +1,223 @@
+"""What model server and router have in common: they listen for REST and gRPC, say so, and stop when they are told."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import grpc
+import uvicorn
+
+from airtight.errors import TransientError
+from airtight.files import write_text
+from serving.connections import HttpServer, Limits, limited
+
+logger = logging.getLogger(__name__)
+
+SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+"""What gRPC health is told of: the whole, and each service."""
+MAX_STREAMS = 256
+"""gRPC calls at once on one connection; a client's further calls wait on its side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where and how to listen; the names are those of the flags.
+
+    Args:
+      host: Address to bind, loopback by default.
+      port: gRPC port, 0 for any free one.
+      rest_api_port: REST port, 0 for any free one.
+      rest_api_timeout_s: A REST request that takes longer is answered with 504; over gRPC the client sets its deadline.
+      max_request_bytes: Larger requests are refused.
+      max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
+      limits: What one HTTP connection may take, and how many there may be; that number holds for gRPC too.
+      drain_s: After SIGTERM, running requests have so long to finish.
+      ready_file: JSON with pid and real ports, written when it listens, or None.
+      exit_with_stdin: Stop when standard input ends, so that the process does not outlive who started it.
+    """
+
+    who: ClassVar[str]
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    rest_api_port: int = 8501
+    rest_api_timeout_s: float = 30.0
+    max_request_bytes: int = 256 << 20
+    max_pending_bytes: int = 1 << 30
+    limits: Limits = field(default_factory=Limits)
+    drain_s: float = 15.0
+    ready_file: Path | None = None
+    exit_with_stdin: bool = False
+
+
+def add_flags(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
+    """Adds the flags of `Listening` to a command line; `timeout_ms` is how long a REST request may take by default."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to bind")
+    add("--port", type=int, default=8500, help="gRPC port, 0 for any free one")
+    add("--rest_api_port", type=int, default=8501, help="REST port, 0 for any free one")
+    add("--rest_api_timeout_in_ms", type=int, default=timeout_ms, help="longer REST requests are answered with 504")
+    add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
+    add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
+    add("--max_connections", type=int, default=1000, help="REST connections at once, and gRPC ones")
+    add("--rest_header_timeout_in_ms", type=int, default=10_000, help="for a request's headers to arrive")
+    add("--rest_body_timeout_in_ms", type=int, default=30_000, help="for its body, plus 1 s for each 16 KiB of it")
+    add("--rest_write_timeout_in_ms", type=int, default=30_000, help="for an answer to be read, likewise")
+    add("--drain_seconds", type=float, default=15.0, help="time for running requests after SIGTERM")
+    add("--ready_file", type=Path, help="JSON with pid and ports, written when it listens")
+    add("--exit_with_stdin", **boolean("stop when standard input ends, with the process that started this one"))
+
+
+def from_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of `Listening`, by the names of its fields."""
+    return {
+        "host": flags.host,
+        "port": flags.port,
+        "rest_api_port": flags.rest_api_port,
+        "rest_api_timeout_s": flags.rest_api_timeout_in_ms / 1e3,
+        "max_request_bytes": flags.max_request_bytes,
+        "max_pending_bytes": flags.max_pending_bytes,
+        "limits": Limits(
+            max_connections=flags.max_connections,
+            header_s=flags.rest_header_timeout_in_ms / 1e3,
+            body_s=flags.rest_body_timeout_in_ms / 1e3,
+            write_s=flags.rest_write_timeout_in_ms / 1e3,
+        ),
+        "drain_s": flags.drain_seconds,
+        "ready_file": flags.ready_file,
+        "exit_with_stdin": flags.exit_with_stdin,
+    }
+
+
+def boolean(text: str) -> dict[str, Any]:
+    """A flag that is true or false, for `add_argument`: --flag, --flag=true, --flag=false, as TensorFlow Serving's."""
+    return {"type": _truth, "nargs": "?", "const": True, "default": False, "help": text}
+
+
+def _truth(said: str) -> bool:
+    if said.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {said!r}")
+    return said.lower() in ("true", "1")
+
+
+def told_to_stop(settings: Listening) -> asyncio.Event:
+    """An event that SIGTERM, SIGINT or, where it is asked for, the end of standard input sets."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if settings.exit_with_stdin:
+        loop.add_reader(0, _stop_at_end, loop, stopping)
+    return stopping
+
+
+def bound(settings: Listening) -> socket.socket:
+    """The socket of the REST API.
+
+    Raises:
+      TransientError: The port is taken.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.rest_api_port))
+    except OSError as error:
+        listener.close()
+        raise _taken(settings, "REST", settings.rest_api_port, error) from error
+    return listener
+
+
+async def start_http(
+    app: Callable[..., Any], settings: Listening, listener: socket.socket
+) -> tuple[HttpServer, asyncio.Task[None]]:
+    """Serves an ASGI application; answers when it listens.
+
+    Returns:
+      The server, which stops in good order when its `should_exit` is set, and the task that it runs in.
+    """
+    http = HttpServer(
+        uvicorn.Config(
+            app,
+            http=limited(settings.limits),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=round(settings.limits.keep_alive_s),
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        )
+    )
+    rest = asyncio.create_task(http.serve([listener]))
+    while not http.started and not rest.done():
+        await asyncio.sleep(0.005)
+    return http, rest
+
+
+def grpc_server(settings: Listening, *more: tuple[str, Any]) -> grpc.aio.Server:
+    """A gRPC server with limits for each connection; `more` are further channel arguments."""
+    return grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.max_allowed_incoming_connections", settings.limits.max_connections),
+            # A connection that never says HTTP/2, and one whose client has gone without a word.
+            ("grpc.server_handshake_timeout_ms", round(1e3 * settings.limits.header_s)),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            *more,
+        ]
+    )
+
+
+async def start_grpc(server: grpc.aio.Server, settings: Listening) -> int:
+    """Starts a gRPC server; answers its port.
+
+    Raises:
+      TransientError: The port is taken.
+    """
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    except RuntimeError as error:
+        raise _taken(settings, "gRPC", settings.port, error) from error
+    await server.start()
+    return port
+
+
+def say_ready(settings: Listening, grpc_port: int, rest_port: int) -> None:
+    """Says in the log and in the file that is asked for where requests are taken."""
+    host = settings.host
+    logger.info(
+        "The %s listens for gRPC on %s:%d and for REST on %s:%d", settings.who, host, grpc_port, host, rest_port
+    )
+    if settings.ready_file is not None:
+        told = {"pid": os.getpid(), "host": settings.host, "port": grpc_port, "rest_api_port": rest_port}
+        write_text(settings.ready_file, json.dumps(told))
+
+
+def _stop_at_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    if not os.read(0, 4096):
+        loop.remove_reader(0)
+        stopping.set()
+
+
+def _taken(settings: Listening, what: str, port: int, error: Exception) -> TransientError:
+    return TransientError(
+        f"The {settings.who} cannot listen for {what}.",
+        expected=f"port {port} to be free",
+        received=str(error),
+        remedy="Stop what listens there, or choose another port (0 for any free one).",
+    )
