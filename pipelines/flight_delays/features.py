@@ -38,6 +38,26 @@ STREAMS = (DEPARTURES, ARRIVALS)
 
 
 @dataclass(frozen=True)
+class Group:
+    """Events of one stream, told apart by columns that they have.
+
+    The stream keeps their totals by the minute, from which windows of any length are summed (adr/0014).
+
+    Args:
+      stream: Which events.
+      by: Columns of `flights`; () for all together.
+    """
+
+    stream: Stream
+    by: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `departures_origin_carrier`."""
+        return f"{self.stream.name}_{_keys(self.by)}"
+
+
+@dataclass(frozen=True)
 class Window:
     """Events of one stream that became known in the last hours, told apart by the flight's own keys.
 
@@ -52,6 +72,11 @@ class Window:
     by: tuple[str, ...]
     hours: int
     measures: tuple[Measure, ...]
+
+    @property
+    def group(self) -> Group:
+        """What its totals are summed from."""
+        return Group(self.stream, self.by)
 
     @property
     def length(self) -> str:
@@ -121,6 +146,11 @@ OVERDUE = tuple(Overdue(by) for by in (("origin",), ("origin", "carrier"), ("des
 
 TAIL_MEMORY_HOURS = 24
 """What an aircraft did longer ago than this before the cut-off is forgotten: it tells nothing of today."""
+TAIL_GROUPS = tuple(Group(stream, ("tailnum",)) for stream in STREAMS)
+"""The aircraft's last known delays; of events of the same minute the largest delay counts."""
+
+GROUPS = (*dict.fromkeys(window.group for window in WINDOWS), *TAIL_GROUPS)
+"""Everything of which the stream keeps totals."""
 
 WIND_SPEED_LIMIT_MPH = 150.0
 """A faster wind than any ever measured in New York is an instrument's fault and counts as missing."""
