@@ -1,0 +1,107 @@
+"""What is put into the online store, and what can be asked of it.
+
+All instants are whole minutes since 1970, and every span is half-open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = Mapping[str, Any]
+
+
+class Totals(NamedTuple):
+    """What happened in the minutes of an hour, of one group of keys: a row for each key and minute; arrays are int64.
+
+    Args:
+      group: Name of the group.
+      keys: [rows]: the parts of each key joined by "|"; "" where the group has no key.
+      minute: Since 1970.
+      count: How many events.
+      late: How many of them were late.
+      minutes: Sum of their delays.
+      largest: Greatest delay among them.
+    """
+
+    group: str
+    keys: list[str]
+    minute: np.ndarray
+    count: np.ndarray
+    late: np.ndarray
+    minutes: np.ndarray
+    largest: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Facts of one kind, a row for each key, that become known part by part.
+
+    Args:
+      name: Of the table, an identifier.
+      key: Columns that name a row.
+      parts: The column with the minute at which each part became known, and the columns that came with it. A part is
+        replaced by one that is as new or newer, never by an older one.
+      orders: Columns by which ranges are read: those that must be equal, and last the one that the range is of.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
+    orders: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns, the key's first."""
+        return (*self.key, *(name for known, others in self.parts.items() for name in (known, *others)))
+
+    def parts_of(self, row: Row) -> list[tuple[str, tuple[str, ...]]]:
+        """The parts that a row tells: the minute's column, and all columns of the part with it."""
+        return [(known, (known, *others)) for known, others in self.parts.items() if known in row]
+
+
+class Sum(NamedTuple):
+    """Asks for (count, late, minutes) of a key in [start, end); zeros where there is nothing."""
+
+    group: str
+    key: str
+    start: int
+    end: int
+
+
+class Last(NamedTuple):
+    """Asks for (minute, largest) of the newest minute of a key in [start, end); None where there is none."""
+
+    group: str
+    key: str
+    start: int
+    end: int
+
+
+class Get(NamedTuple):
+    """Asks for the row of a key, by names of columns; None where there is none."""
+
+    table: str
+    key: tuple[Any, ...]
+
+
+class Range(NamedTuple):
+    """Asks for the rows of an order whose first columns are `equal` and whose last is in [start, end), in its order."""
+
+    table: str
+    order: tuple[str, ...]
+    equal: tuple[Any, ...]
+    start: int
+    end: int
+
+
+Query = Sum | Last | Get | Range
+
+
+def newest(totals: Iterable[Totals]) -> int | None:
+    """The watermark of totals by themselves: the end of their newest minute."""
+    return max((int(each.minute.max()) + 1 for each in totals if len(each.minute)), default=None)
