@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from pipelines.flight_delays import clock, features
+from pipelines.flight_delays.tests import reference
 
 DAYS = [
     *("2013-01-01", "2013-01-02"),
@@ -66,6 +67,4 @@ def sample(rows: dict[str, list[dict]]) -> set[str]:
 
 def plain(value: object, kind: str) -> str | float:
     """A feature as the examples keep it."""
-    from pipelines.flight_delays.tests import reference
-
     return (value or "") if kind == "category" else reference.as_float32(value)
