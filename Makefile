@@ -48,6 +48,10 @@ demo: install ## Start everything, train a month, and ask the served model about
 year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once, DAG=flight_delays_warm for the warm start)
 	@$(PY) -m pipelines.flight_delays.year backfill --dag $(DAG) --parallel $(PARALLEL) --reprocess $(REPROCESS)
 
+.PHONY: kafka
+kafka: install ## Start the Kafka broker alone, with the topics of flight_delays (AIRTIGHT_KAFKA=host:port for one elsewhere)
+	@$(PY) -m pipelines.flight_delays.kafka
+
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
 	@$(PY) -m services up
@@ -128,10 +132,11 @@ soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed 
 	@$(PY) -m benchmarks.kills --runs 100
 
 .PHONY: lock
-lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt
+lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt, and the jars
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt \
 		--custom-compile-command "make lock" requirements/requirements.in -o requirements.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" 		requirements/bench-servers.in -o requirements/bench-servers.txt
+	$(PY) -m services.jars lock
 
 .PHONY: clean
 clean: stop ## Remove all state: lake, runs, models, logs (the environment stays)

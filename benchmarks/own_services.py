@@ -34,7 +34,7 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
         (home.path / "dags" / "measured.py").write_text(dags, encoding="utf-8")
         os.environ["AIRTIGHT_HOME"] = str(home.path)
         prepare(home)
-        settings = Settings(*free_ports(7), dags_folder=str(home.path / "dags"))
+        settings = Settings(**free_settings(), dags_folder=str(home.path / "dags"))
         supervisor = Supervisor(home)
         try:
             supervisor.start(settings, PROGRAMS)
@@ -43,6 +43,12 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
             yield home, Airflow.local(settings, home)
         finally:
             supervisor.stop()
+
+
+def free_settings() -> dict[str, int]:
+    """A free port for each setting that is one."""
+    names = tuple(Settings().ports)
+    return dict(zip(names, free_ports(len(names)), strict=True))
 
 
 def free_ports(count: int) -> list[int]:

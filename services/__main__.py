@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
 from airtight.home import Home
-from services import health
+from services import health, jars
 from services.settings import USER, Settings, airflow_environment, environment, password, password_file
-from services.supervisor import PROGRAMS, Supervisor
+from services.supervisor import ALWAYS, ON_DEMAND, PROGRAMS, Supervisor
 
 
-def up(home: Home, names: Sequence[str] = PROGRAMS) -> Settings:
+def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
     """Starts the named programs and waits until they are well; what runs already is left alone.
 
     Args:
@@ -26,12 +26,15 @@ def up(home: Home, names: Sequence[str] = PROGRAMS) -> Settings:
       The settings that the services run with.
 
     Raises:
-      AirtightError: A port is taken, or a service does not come up.
+      AirtightError: A port is taken, jars cannot be fetched, or a service does not come up.
     """
     supervisor = Supervisor(home)
+    wanted = Settings.from_environment()
+    for name in (name for name in names if name in jars.SETS):
+        jars.fetch(name, wanted.ivy_settings, lambda line: print(line, flush=True))
     if not supervisor.running():
         print(f"Starting the local services (state and logs: {home.path}) ...", flush=True)
-    started = supervisor.start(Settings.from_environment(), names)
+    started = supervisor.start(wanted, names)
     settings = Settings.of_running(home)
     if not started:
         print("The local services are up already.", flush=True)
@@ -41,7 +44,7 @@ def up(home: Home, names: Sequence[str] = PROGRAMS) -> Settings:
 
 
 def status(home: Home) -> int:
-    """Prints each program and each service; 0 when all are well, 1 otherwise."""
+    """Prints each program and each service; 0 when all that should run are well, 1 otherwise."""
     supervisor = Supervisor(home)
     programs = supervisor.programs()
     if not programs:
@@ -50,10 +53,13 @@ def status(home: Home) -> int:
     for program in programs:
         print(f"{program.name:14} {program.state:9} {program.told}")
     print()
-    ill = 0
+    ill, idle = 0, {program.name for program in programs if program.name in ON_DEMAND and program.state == "STOPPED"}
     for service in health.services(Settings.of_running(home), home):
         missing = service.missing()
-        ill += bool(missing)
+        if missing and idle.issuperset(service.programs):
+            missing = f"not started; start it: python -m services up {service.programs[0]}"
+        else:
+            ill += bool(missing)
         print(f"{service.name:14} {missing or 'well':40} {service.address}")
     print(f"\nLogs: {home.logs}/<name>.log. User of Airflow: {USER}, password: make password.")
     return 1 if ill else 0
@@ -64,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("up", help="start the services and wait until they are well")
-    starting.add_argument("names", nargs="*", default=PROGRAMS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
+    starting.add_argument("names", nargs="*", default=ALWAYS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
     commands.add_parser("down", help="stop every service, their children included")
     commands.add_parser("status", help="show every service")
     commands.add_parser("logs", help="follow the logs")

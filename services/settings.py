@@ -40,7 +40,16 @@ class Settings:
       server_rest_port: The REST API of the model server behind the router.
       server_grpc_port: Its gRPC API.
       spark_port: The Spark Connect server.
+      kafka_port: The broker.
+      kafka_controller_port: The broker's controller, for itself alone.
+      flink_job_port: Beam's job server, to which pipelines are submitted.
+      flink_artifact_port: Where pipelines leave their files for it.
+      flink_expansion_port: Its transforms for other languages, which nobody uses here; it opens it all the same.
       spark_memory: Heap of the Spark server, as Java writes it.
+      kafka_memory: Heap of the broker.
+      flink_memory: Heap of the job server, Flink included.
+      kafka: A broker elsewhere, host:port,host:port, to be used in place of ours; empty is ours.
+      ivy_settings: Ivy's settings file, for other Maven repositories than Ivy's own; empty is its own.
       airflow_parallelism: Tasks that Airflow runs at once.
       dags_folder: What Airflow parses; empty is the checkout's `dags`.
       airflow_database: SQLAlchemy URL of Airflow's database; empty is SQLite under the state folder.
@@ -53,7 +62,16 @@ class Settings:
     server_rest_port: int = 8511
     server_grpc_port: int = 8510
     spark_port: int = 15002
+    kafka_port: int = 9092
+    kafka_controller_port: int = 9093
+    flink_job_port: int = 8099
+    flink_artifact_port: int = 8098
+    flink_expansion_port: int = 8097
     spark_memory: str = "3g"
+    kafka_memory: str = "512m"
+    flink_memory: str = "1g"
+    kafka: str = ""
+    ivy_settings: str = ""
     airflow_parallelism: int = 8
     dags_folder: str = ""
     airflow_database: str = ""
@@ -120,6 +138,26 @@ class Settings:
     def spark_remote(self) -> str:
         """The Spark Connect server, as SPARK_REMOTE wants it."""
         return f"sc://{HOST}:{self.spark_port}"
+
+    @property
+    def own_kafka(self) -> str:
+        """The broker of these services."""
+        return f"{HOST}:{self.kafka_port}"
+
+    @property
+    def kafka_elsewhere(self) -> bool:
+        """Whether a broker that is not ours is to be used."""
+        return self.kafka not in ("", self.own_kafka)
+
+    @property
+    def kafka_servers(self) -> str:
+        """The broker to be used: the one elsewhere, or ours."""
+        return self.kafka or self.own_kafka
+
+    @property
+    def flink_job_server(self) -> str:
+        """Beam's job server, as --job_endpoint wants it."""
+        return f"{HOST}:{self.flink_job_port}"
 
     def save(self, home: Home) -> None:
         """Keeps the ports of the running services, so that later commands find them; never the database's password."""
@@ -200,6 +238,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         # What waits until a version is served asks the server itself, whatever the router does with a request.
         "AIRTIGHT_MODEL_SERVER": settings.server_url,
         "AIRTIGHT_ROUTER": settings.model_url,
+        "AIRTIGHT_KAFKA": settings.kafka_servers,
         "SPARK_REMOTE": settings.spark_remote,
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),

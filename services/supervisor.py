@@ -31,11 +31,17 @@ PORTS = {
     "router": ("model_grpc_port", "model_rest_port"),
     "api-server": ("airflow_port",),
     "execution-api": ("execution_port",),
+    "kafka": ("kafka_port", "kafka_controller_port"),
+    "flink": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
 }
 """The settings whose ports a program opens."""
 AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
-PROGRAMS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
-"""The programs of supervisord.conf, in the order in which they are started: the slowest to wake up first."""
+ALWAYS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
+"""What is started when nothing is named, in the order in which it is started: the slowest to wake up first."""
+ON_DEMAND = ("kafka", "flink")
+"""What is started only by name: whoever works in batch needs no broker."""
+PROGRAMS = (*ON_DEMAND, *ALWAYS)
+"""The programs of supervisord.conf."""
 START_S = 15.0
 STOP_S = 60.0
 LONGEST_SOCKET = 90
@@ -94,7 +100,7 @@ class Supervisor:
             key=lambda program: PROGRAMS.index(program.name),
         )
 
-    def start(self, settings: Settings, names: Sequence[str] = PROGRAMS) -> list[str]:
+    def start(self, settings: Settings, names: Sequence[str] = ALWAYS) -> list[str]:
         """Starts supervisord where it does not run, and those of the named programs that do not.
 
         Args:
@@ -113,13 +119,18 @@ class Supervisor:
         with self._alone():
             if self.running() and not self.programs():
                 self._await_end()
-            if not self.running():
+            running = self.running()
+            if running:
+                settings = Settings.of_running(self.home)
+                stopped = {p.name for p in self.programs() if p.state in ("STOPPED", "EXITED", "FATAL")}
+            else:
                 processes.end_all(self.home)
-                _check_ports(settings, names)
+                stopped = set(PROGRAMS)
+            started = [name for name in PROGRAMS if name in names and name in stopped]
+            _check_ports(settings, started)
+            if not running:
                 self._spawn(settings)
                 settings.save(self.home)
-            stopped = {p.name for p in self.programs() if p.state in ("STOPPED", "EXITED", "FATAL")}
-            started = [name for name in PROGRAMS if name in names and name in stopped]
             with self._rpc() as rpc:
                 # Those that need no database wake up while it is made.
                 for name in sorted(started, key=lambda each: each in AIRFLOW):

@@ -86,9 +86,9 @@ def _admin(address: str, timeout_s: float) -> Iterator[Any]:
             bootstrap_servers=address.split(","), bootstrap_timeout_ms=int(timeout_s * 1000)
         ) as admin:
             yield admin
-    except (KafkaError, OSError, ValueError) as error:
-        # A ValueError is a setting of a name that Kafka does not know.
-        if isinstance(error, OSError) or getattr(error, "retriable", False):
+    except (KafkaError, OSError, RuntimeError, ValueError) as error:
+        # A ValueError is a setting that Kafka does not know or want, a RuntimeError a controller that is not found yet.
+        if isinstance(error, (OSError, RuntimeError)) or getattr(error, "retriable", False):
             raise TransientError(
                 "Kafka does not answer.",
                 expected=f"a broker at {address} within {timeout_s:g} s",

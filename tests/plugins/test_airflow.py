@@ -20,7 +20,7 @@ import pytest
 from airtight import releases, router
 from airtight.home import ROOT, Home
 from benchmarks.kills import descendants
-from benchmarks.own_services import free_ports
+from benchmarks.own_services import free_settings
 from components.modelling.served import HIGHEST, Choice, Served
 from runtime.protocol import run_key
 from services import settings
@@ -64,7 +64,7 @@ class Airflow:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        chosen = settings.Settings(*free_ports(7))
+        chosen = settings.Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
         (home.path / "dags").mkdir()

@@ -18,7 +18,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from benchmarks.own_services import free_ports
+from benchmarks.own_services import free_settings
 from components.data.spark import session
 from services import health, processes
 from services.__main__ import main, up
@@ -35,7 +35,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A short path, because a unix socket's is limited; whatever runs there is ended."""
     folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
     monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
-    for name, port in zip(Settings().ports, free_ports(7), strict=True):
+    for name, port in free_settings().items():
         monkeypatch.setenv(variable(name), str(port))
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
     yield Home(folder)
