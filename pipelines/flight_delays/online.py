@@ -111,7 +111,9 @@ class _Moment:
         scheduled = FLIGHTS.orders[0]
         asked.append(Range(FLIGHTS.name, scheduled, (), as_of - Overdue.UNTIL_MINUTES, as_of - Overdue.AFTER_MINUTES))
         asked.append(Range(FLIGHTS.name, ("origin", "scheduled"), (self.flight.origin,), hour, hour + _HOUR))
-        asked.append(Get(WEATHER.name, (self.flight.origin, (as_of // _HOUR - 1) * _HOUR)))
+        # Where the store ends, the observation of that very minute may not be in it yet.
+        full = (as_of - bool(self.behind)) // _HOUR * _HOUR
+        asked.append(Get(WEATHER.name, (self.flight.origin, full - _HOUR)))
         if tail is not None:
             asked += [Last(group.name, tail, as_of - _MEMORY, as_of) for group in features.TAIL_GROUPS]
             order = ("tailnum", "scheduled")

@@ -48,7 +48,8 @@ SETTINGS: dict[str, Any] = {
 _CHUNK = 20_000
 _BEFORE, _AFTER = timedelta(days=4), timedelta(days=2)
 """A flight departs and arrives within so long after its scheduled day, and is planned so long before it."""
-_KINDS = (Plan, Departure, Arrival, Weather)
+_KINDS = (Weather, Plan, Departure, Arrival)
+"""In this order at one instant: what a prediction of that instant may know comes first."""
 _SAME = ("flight_id", "carrier", "flight", "tailnum", "origin", "dest")
 _COLUMNS: dict[type, tuple[str, ...]] = {
     Plan: (*_SAME, "scheduled_departure", "scheduled_arrival", "distance"),
@@ -59,7 +60,7 @@ _COLUMNS: dict[type, tuple[str, ...]] = {
 
 
 def events(lake: Path, start: datetime, end: datetime) -> Iterator[Event]:
-    """What became known in [start, end), in that order; of one instant plans first, then departures, then arrivals.
+    """What became known in [start, end), in that order; of one instant in the order of `_KINDS`.
 
     Args:
       lake: Folder of the lake; its newest versions are read.
