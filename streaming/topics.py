@@ -18,6 +18,8 @@ SERVERS = "AIRTIGHT_KAFKA"
 LOCAL = "127.0.0.1:9092"
 """Where the local services' broker listens unless they were told otherwise."""
 TIMEOUT_S = 30.0
+RECONNECT_MS = 1000
+"""A broker that is away is tried again after so long at most."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ def _admin(address: str, timeout_s: float) -> Iterator[Any]:
     """A client of the broker's administration; what it raises becomes a fault of ours."""
     try:
         with KafkaAdminClient(
-            bootstrap_servers=address.split(","), bootstrap_timeout_ms=int(timeout_s * 1000)
+            bootstrap_servers=address.split(","),
+            bootstrap_timeout_ms=int(timeout_s * 1000),
+            # Its own maximum is 30 s: a broker that is up after ten would be taken for one that is away.
+            reconnect_backoff_max_ms=RECONNECT_MS,
         ) as admin:
             yield admin
     except (KafkaError, OSError, RuntimeError, ValueError) as error:
