@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from airtight.home import ROOT, Home
+from services.jars import SETS
+from services.kafka import CONSTANT
 from services.settings import Settings, airflow_environment
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
@@ -54,8 +56,9 @@ def test_images_are_pinned() -> None:
 
 def test_everything_named_is_there() -> None:
     airflow = {"postgres", "init", "api-server", "scheduler", "dag-processor", "triggerer"}
-    engines = {"launcher", "spark", "model-server", "router", "kafka", "flink-jobmanager", "flink-taskmanager"}
-    assert airflow | engines == set(SERVICES)
+    engines = {"launcher", "spark", "model-server", "router"}
+    stream = {"kafka", "topics", "flink-jobmanager", "flink-taskmanager", "flink-job-server", "beam-workers"}
+    assert airflow | engines | stream == set(SERVICES)
     volumes = {v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", []) if not v.startswith(".")}
     assert volumes == set(COMPOSE["volumes"])
     secrets = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
@@ -69,6 +72,33 @@ def test_airflow_behaves_as_in_the_local_services(section: str, tmp_path: Path) 
     shared = [key for key in local if key.startswith(f"AIRFLOW__{section}__")]
     assert shared
     assert {key: here[key] for key in shared} == {key: local[key] for key in shared}
+
+
+def test_the_broker_behaves_as_in_the_local_services() -> None:
+    """Where it listens, and which role speaks where, is each one's own."""
+    local = dict(line.split("=", 1) for line in CONSTANT.read_text().splitlines() if not line.startswith("#"))
+    own = {"listener.security.protocol.map", "inter.broker.listener.name"}
+    here = SERVICES["kafka"]["environment"]
+    shared = {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in local.items() if name not in own}
+    assert len(shared) > 10
+    assert {key: here.get(key) for key in shared} == shared
+
+
+def test_whoever_speaks_to_the_broker_finds_it() -> None:
+    inside = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0].removeprefix("INSIDE://")
+    assert SERVICES["topics"]["environment"]["AIRTIGHT_KAFKA"] == inside
+
+
+def test_the_job_server_is_of_the_flink_and_the_beam_that_run() -> None:
+    """The cluster's Flink, and the Beam of the local job server, which is what was tried."""
+    (runner,) = (each for each in SETS["flink"] if each.startswith("org.apache.beam:"))
+    _, artifact, version = runner.split(":")
+    flink = artifact.removeprefix("beam-runners-flink-")
+    assert SERVICES["flink-job-server"]["image"] == f"apache/beam_flink{flink}_job_server:{version}"
+    for name in ("flink-jobmanager", "flink-taskmanager"):
+        assert SERVICES[name]["image"].startswith(f"flink:{flink}-")
+    (broker,) = (each for each in SETS["kafka"] if each.startswith("org.apache.kafka:"))
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{broker.rpartition(':')[2]}"
 
 
 def test_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
