@@ -1,0 +1,266 @@
+"""The online store in Redis, for several machines: the same promises as `streaming.store.SqliteStore`.
+
+Under a prefix it keeps
+
+    told                        hash: the watermark
+    hour:<hour>                 hash: how many messages, and the keys of the totals that were made of them
+    totals:<group>:<key>        sorted set by minute: "minute:count:late:minutes:largest"
+    facts:<table>:<key>         hash: the row, values as JSON
+    order:<table>:<columns>:<values>    sorted set by the last column: keys of rows
+
+An hour is written by one transaction, which is tried again when another writer got in between. A key expires for good
+when nothing has touched it for as long as its values are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from airtight.errors import TerminalError, TransientError
+from streaming.queries import Get, Last, Query, Range, Row, Sum, Table, Totals, newest
+from streaming.store import HOUR, KEEP_MINUTES
+
+TRIES = 20
+"""Of a transaction that others got in between of."""
+TIMEOUT_S = 5.0
+_Content = tuple[Sequence[Totals], Mapping[str, Sequence[Row]], int | None]
+"""Totals, rows by table, watermark."""
+
+
+class RedisStore:
+    """The store in a Redis server.
+
+    Args:
+      url: redis://host:port/db.
+      tables: The facts that it holds.
+      keep_minutes: What is older than this before the watermark expires.
+      prefix: Of all its keys.
+    """
+
+    def __init__(
+        self, url: str, tables: Sequence[Table] = (), keep_minutes: int = KEEP_MINUTES, prefix: str = "airtight:"
+    ) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise TerminalError(
+                "The client of Redis is not installed.",
+                expected="the package redis",
+                received=str(error),
+                remedy="Install it, or choose a path as the store's address.",
+            ) from error
+        self.url, self._tables, self._keep, self._prefix = (
+            url,
+            {table.name: table for table in tables},
+            keep_minutes,
+            prefix,
+        )
+        self._redis = redis
+        self._client = redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+
+    def put_hour(
+        self,
+        hour: int,
+        messages: int,
+        totals: Sequence[Totals],
+        rows: Mapping[str, Sequence[Row]],
+        watermark: int | None = None,
+    ) -> bool:
+        """See `streaming.store.Store`."""
+        with self._faults():
+            for _ in range(TRIES):
+                try:
+                    with self._client.pipeline() as pipe:
+                        return self._put(pipe, hour, messages, (totals, rows, watermark))
+                except self._redis.WatchError:
+                    continue
+        raise self._away(f"{TRIES} times another writer got in between")
+
+    def messages(self, hour: int) -> int:
+        """See `streaming.store.Store`."""
+        with self._faults():
+            return int(self._client.hget(self._key("hour", hour), "messages") or 0)
+
+    def freshest(self) -> int | None:
+        """See `streaming.store.Store`."""
+        with self._faults():
+            return _whole(self._client.hget(self._key("told"), "watermark"))
+
+    def read(self, queries: Sequence[Query]) -> list[Any]:
+        """See `streaming.store.Store`; by one exchange with the server, and another for the rows of ranges.
+
+        Unlike SQLite's, the answers may be of two moments, before and after an hour was written.
+        """
+        with self._faults():
+            answers = self._ask([self._asked(query) for query in queries])
+            keys = {
+                (query.table, key)
+                for query, answer in zip(queries, answers, strict=True)
+                if isinstance(query, Range)
+                for key in answer
+            }
+            found = self._rows(keys)
+        return [self._answer(query, answer, found) for query, answer in zip(queries, answers, strict=True)]
+
+    def close(self) -> None:
+        """See `streaming.store.Store`."""
+        self._client.close()
+
+    def _put(self, pipe: Any, hour: int, messages: int, content: _Content) -> bool:
+        """One try; `pipe` has nothing in it yet."""
+        totals, rows, watermark = content
+        facts = self._merged(rows)
+        of_hour, told = self._key("hour", hour), self._key("told")
+        # What is read from here on and changed by another before the end undoes all of it.
+        pipe.watch(of_hour, told, *(self._row_key(*name) for name in facts))
+        held, before = pipe.hgetall(of_hour), _whole(pipe.hget(told, "watermark"))
+        if int(held.get("messages", 0)) > messages or (before is not None and (hour + 1) * HOUR <= before - self._keep):
+            return False
+        rows_before = self._rows(facts)
+        now = newest(totals) if watermark is None else watermark
+        oldest = max((each for each in (before, now) if each is not None), default=0) - self._keep
+        pipe.multi()
+        for key in orjson.loads(held.get("keys", "[]")):
+            pipe.zremrangebyscore(key, hour * HOUR, hour * HOUR + HOUR - 1)
+        keys = self._put_totals(pipe, totals, oldest)
+        for name, parts in facts.items():
+            self._put_row(pipe, name, rows_before.get(name), parts)
+        pipe.hset(of_hour, mapping={"messages": messages, "keys": orjson.dumps(keys).decode()})
+        pipe.expire(of_hour, self._keep * 60)
+        if now is not None and (before is None or now > before):
+            pipe.hset(told, "watermark", now)
+        pipe.execute()
+        return True
+
+    def _put_totals(self, pipe: Any, totals: Sequence[Totals], oldest: int) -> list[str]:
+        """Returns the keys of the server that it wrote."""
+        members: dict[str, dict[str, int]] = {}
+        for each in totals:
+            arrays = (each.minute, each.count, each.late, each.minutes, each.largest)
+            for key, minute, *rest in zip(each.keys, *(array.tolist() for array in arrays), strict=True):
+                name = self._key("totals", each.group, key)
+                members.setdefault(name, {})[":".join(map(str, (minute, *rest)))] = minute
+        for name, scored in members.items():
+            pipe.zadd(name, scored)
+            pipe.zremrangebyscore(name, "-inf", f"({oldest}")
+            pipe.expire(name, self._keep * 60)
+        return list(members)
+
+    def _merged(self, rows: Mapping[str, Sequence[Row]]) -> dict[tuple[str, str], dict[str, Row]]:
+        """By table and key of a row the newest of each of its parts, under the column of its minute."""
+        merged: dict[tuple[str, str], dict[str, Row]] = {}
+        for name, of_table in rows.items():
+            table = self._tables[name]
+            for row in of_table:
+                parts = merged.setdefault((name, _joined(row[column] for column in table.key)), {})
+                for known, columns in table.parts_of(row):
+                    if known not in parts or parts[known][known] <= row[known]:
+                        parts[known] = {column: row[column] for column in (*table.key, *columns)}
+        return merged
+
+    def _put_row(self, pipe: Any, name: tuple[str, str], before: Row | None, parts: Mapping[str, Row]) -> None:
+        table, key = self._tables[name[0]], self._row_key(*name)
+        changed: dict[str, Any] = {}
+        for known, part in parts.items():
+            if before is None or before[known] is None or before[known] <= part[known]:
+                changed |= part
+        if not changed:
+            return
+        after = {**(before or {}), **changed}
+        pipe.hset(key, mapping={column: orjson.dumps(value).decode() for column, value in changed.items()})
+        pipe.expire(key, self._keep * 60)
+        for order in table.orders:
+            was, now = (self._place(table, order, row) for row in (before or {}, after))
+            if was and was != now:
+                pipe.zrem(was[0], name[1])
+            if now:
+                pipe.zadd(now[0], {name[1]: now[1]})
+                pipe.zremrangebyscore(now[0], "-inf", f"({now[1] - self._keep}")
+                pipe.expire(now[0], self._keep * 60)
+
+    def _place(self, table: Table, order: tuple[str, ...], row: Row) -> tuple[str, int] | None:
+        *equal, ranged = order
+        if row.get(ranged) is None:
+            return None
+        return self._key("order", table.name, "_".join(order), _joined(row[column] for column in equal)), row[ranged]
+
+    def _asked(self, query: Query) -> Callable[[Any], Any]:
+        """What to put into a pipeline."""
+        if isinstance(query, Get):
+            return self._asked_row(query.table, _joined(query.key))
+        if isinstance(query, Range):
+            order = self._key("order", query.table, "_".join(query.order), _joined(query.equal))
+            return lambda pipe: pipe.zrangebyscore(order, query.start, f"({query.end}")
+        totals = self._key("totals", query.group, query.key)
+        if isinstance(query, Sum):
+            return lambda pipe: pipe.zrangebyscore(totals, query.start, f"({query.end}")
+        return lambda pipe: pipe.zrevrangebyscore(totals, f"({query.end}", query.start, start=0, num=1)
+
+    def _asked_row(self, table: str, key: str) -> Callable[[Any], Any]:
+        return lambda pipe: pipe.hgetall(self._row_key(table, key))
+
+    def _answer(self, query: Query, answer: Any, found: Mapping[tuple[str, str], Row]) -> Any:
+        if isinstance(query, Get):
+            return self._row(query.table, answer)
+        if isinstance(query, Range):
+            return [found[query.table, key] for key in answer if (query.table, key) in found]
+        told = [tuple(map(int, member.split(":"))) for member in answer]
+        if isinstance(query, Last):
+            return (told[0][0], told[0][4]) if told else None
+        return tuple(sum(each[column] for each in told) for column in (1, 2, 3))
+
+    def _rows(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row]:
+        """The rows that are there, by table and key."""
+        keys = list(keys)
+        told = self._ask([self._asked_row(*name) for name in keys])
+        rows = ((name, self._row(name[0], each)) for name, each in zip(keys, told, strict=True))
+        return {name: row for name, row in rows if row is not None}
+
+    def _row(self, table: str, told: Mapping[str, str]) -> dict[str, Any] | None:
+        if not told:
+            return None
+        return {column: orjson.loads(told.get(column, "null")) for column in self._tables[table].columns}
+
+    def _ask(self, asked: Sequence[Callable[[Any], Any]]) -> list[Any]:
+        """One exchange; without questions, none."""
+        if not asked:
+            return []
+        with self._client.pipeline(transaction=True) as pipe:
+            for ask in asked:
+                ask(pipe)
+            return pipe.execute()
+
+    def _key(self, *parts: object) -> str:
+        return self._prefix + ":".join(map(str, parts))
+
+    def _row_key(self, table: str, key: str) -> str:
+        return self._key("facts", table, key)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except self._redis.RedisError as error:
+            raise self._away(str(error)) from error
+
+    def _away(self, received: str) -> TransientError:
+        return TransientError(
+            "The online store cannot be used now.",
+            expected="an answer of the Redis server",
+            received=received,
+            remedy="See to the server, or correct its address.",
+        )
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return "|".join(map(str, values))
+
+
+def _whole(told: str | None) -> int | None:
+    return None if told is None else int(told)
