@@ -6,6 +6,7 @@ the accounts (`accounts.py`) remember, so that it is decided the same however of
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ import msgspec
 from streaming.accounts import Entry, Resume
 
 HOUR_MS = 3_600_000
-CONFIRMED_BY = 20
+CONFIRMED_BY = 5
 """A partition has come as far as so many messages in a row say: one clock that is ahead moves nothing."""
-LATE, UNREADABLE = "late", "unreadable"
+AHEAD_MS = 300_000
+"""No message is published later than this after now, by clocks that differ."""
+LATE, AHEAD, UNREADABLE = "late", "clock ahead", "unreadable"
 """Reasons of dead letters; a bad message's own says more."""
 _OFFSETS = 1 << 48
 
@@ -52,11 +55,13 @@ class Batch(msgspec.Struct, array_like=True):
       places: Where each is in the log, see `place`.
       published: When each was published, milliseconds since 1970.
       values: What each says.
+      reached: The instant that the log had come to, milliseconds since 1970; None while nobody knows.
     """
 
     places: list[int]
     published: list[int]
     values: list[bytes]
+    reached: int | None = None
 
 
 _DECODER = msgspec.msgpack.Decoder(Batch)
@@ -110,6 +115,10 @@ class Sorted:
         return [(dead.partition, dead.offset) for dead in self.dead if dead.reason == LATE]
 
 
+class _ClockAhead(Exception):
+    reason = AHEAD
+
+
 class _Clock:
     """How far a partition has come: the latest instant that `CONFIRMED_BY` messages in a row have reached."""
 
@@ -137,10 +146,12 @@ class Sorter:
       resume: Where the stream stands.
       hour_of: Reads a message.
       lateness_ms: The allowed lateness, milliseconds.
+      now: The clock on the wall, seconds since 1970.
     """
 
-    def __init__(self, resume: Resume, hour_of: HourOf, lateness_ms: int) -> None:
+    def __init__(self, resume: Resume, hour_of: HourOf, lateness_ms: int, now: Callable[[], float] = time.time) -> None:
         self.closed = resume.closed
+        self._now = now
         self._hour_of, self._lateness = hour_of, lateness_ms
         self._partitions = resume.partitions
         self._next = {number: held.next for number, held in resume.partitions.items()}
@@ -156,12 +167,13 @@ class Sorter:
           positions: The offset that is read next, by partition.
         """
         out = Sorted()
+        newest = int(self._now() * 1000) + AHEAD_MS
         for partition, records in polled.items():
-            self._sort(partition, records, out)
+            self._sort(partition, records, newest, out)
         self._again = {number: end for number, end in self._again.items() if positions.get(number, 0) < end}
         return out
 
-    def _sort(self, partition: int, records: Iterable[Record], out: Sorted) -> None:
+    def _sort(self, partition: int, records: Iterable[Record], newest: int, out: Sorted) -> None:
         following, clock, late = self._next[partition], self._clocks[partition], self._partitions[partition].late
         entry, batches, base, hour_of = Entry(following, clock.now), out.batches, place(partition, 0), self._hour_of
         for record in records:
@@ -169,8 +181,11 @@ class Sorter:
             new = offset >= following
             if new:
                 entry.next = offset + 1
-                clock.tick(published)
+                if published <= newest:
+                    clock.tick(published)
             try:
+                if published > newest:
+                    raise _ClockAhead(f"published at {published} ms since 1970, which is yet to come")
                 hour = hour_of(value, published)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one message, the stream goes on.
                 if new:

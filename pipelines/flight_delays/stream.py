@@ -1,0 +1,159 @@
+"""The stream of flights: events from Kafka, through the windows, into the online store and the lake.
+
+    python -m pipelines.flight_delays.stream                    on Flink, for as long as it lives
+    python -m pipelines.flight_delays.stream --to-end           in this process, what the topic holds now
+    python -m pipelines.flight_delays.stream --lake 2013-06-01 2013-06-08 --out DIR    the lake's events of some days
+
+Whenever and however it was stopped, it goes on where it stopped; the state folder's `stream/` keeps where that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import apache_beam as beam
+from apache_beam.transforms.window import TimestampedValue
+
+from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.home import Home
+from pipelines.flight_delays import clock, facts, topics, windows
+from pipelines.flight_delays.events import encode
+from pipelines.flight_delays.replay import events
+from streaming import run
+from streaming.reader import Source
+from streaming.sink import WriteHours
+from streaming.sorting import Batch, encode_batch, place
+from streaming.source import ReadHours
+from streaming.topics import servers
+
+
+def accounts_of(home: Home) -> Path:
+    """The accounts' file of the stream of flights."""
+    return home.path / "stream" / "flights.sqlite"
+
+
+def totals_of(home: Home) -> Path:
+    """The folder of the totals that the stream writes into the lake."""
+    return home.lake / "stream" / "totals"
+
+
+def source_of(home: Home, **settings: Any) -> Source:
+    """The stream's source.
+
+    Args:
+      home: The state folder.
+      settings: Other fields of `Source`, for tests.
+    """
+    told: dict[str, Any] = {
+        "servers": servers(),
+        "topic": topics.EVENTS.name,
+        "dead_letters": topics.DEAD_LETTERS.name,
+        "accounts": accounts_of(home),
+        "hour_of": windows.hour_of,
+        "lateness_s": windows.ALLOWED_LATENESS_S,
+    }
+    return Source(**{**told, **settings})
+
+
+def from_kafka(source: Source, home: Home, store: str = "", to_end: bool = False) -> run.Build:
+    """The pipeline over the topic, from where it stopped.
+
+    Args:
+      source: What is read.
+      home: The state folder.
+      store: The online store's address; empty for the usual one.
+      to_end: Whether it ends with what the topic holds now.
+    """
+    ends = {number: end for number, (_, end) in source.logs().items()} if to_end else None
+    number, ranges = source.begin(ends)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        batches = pipeline | "events" >> ReadHours(source, number, ranges)
+        hours = batches | "windows" >> windows.FlightWindows(follow=not to_end)
+        _ = hours | "sink" >> WriteHours(functools.partial(facts.store, store), totals_of(home), source.accounts)
+
+    return build
+
+
+def from_lake(lake: Path, start: datetime, end: datetime, totals: Path) -> run.Build:
+    """The same pipeline over what became known in [start, end), as the lake has it, into files alone.
+
+    Args:
+      lake: Folder of the lake.
+      start: A whole hour.
+      end: A whole hour.
+      totals: Folder of the files.
+    """
+
+    def build(pipeline: beam.Pipeline) -> None:
+        batches = (
+            pipeline
+            | "interval" >> beam.Create([(str(lake), start.isoformat(), end.isoformat())])
+            | "events" >> beam.ParDo(_FromLake()).with_output_types(tuple[int, bytes])
+        )
+        _ = batches | "windows" >> windows.FlightWindows(follow=False) | "sink" >> WriteHours(None, totals, None)
+
+    return build
+
+
+class _FromLake(beam.DoFn):
+    def process(self, interval: tuple[str, str, str]) -> Iterator[TimestampedValue]:
+        lake, start, end = interval
+        for hour, batch in _hours(Path(lake), datetime.fromisoformat(start), datetime.fromisoformat(end)):
+            yield TimestampedValue((hour, encode_batch(batch)), hour * windows.HOUR_S)
+
+
+def _hours(lake: Path, start: datetime, end: datetime) -> Iterator[tuple[int, Batch]]:
+    current, batch = 0, Batch([], [], [])
+    for number, event in enumerate(events(lake, start, end)):
+        at = event.at.timestamp()
+        if (hour := int(at // windows.HOUR_S)) != current and batch.places:
+            yield current, batch
+            batch = Batch([], [], [])
+        current = hour
+        batch.places.append(place(0, number))
+        batch.published.append(int(at * 1000))
+        batch.values.append(encode(event))
+    if batch.places:
+        yield current, batch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what the command line says.
+
+    Returns:
+      The exit status: 0, or that of a fault that may or may not heal.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to-end", action="store_true", help="in this process, to the end that the topic has now")
+    parser.add_argument("--lake", nargs=2, type=date.fromisoformat, metavar="DAY", help="from a day to before another")
+    parser.add_argument("--out", type=Path, help="folder of the totals' files, with --lake")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    home = Home.current()
+    try:
+        if given.lake:
+            if given.out is None:
+                parser.error("--lake needs --out")
+            ends = [datetime.combine(day, time(), ZoneInfo(clock.ZONE)) for day in given.lake]
+            run.in_process(from_lake(home.lake, ends[0], ends[1], given.out))
+        elif given.to_end:
+            run.in_process(from_kafka(source_of(home), home, to_end=True))
+        else:
+            run.waited(run.on_flink(from_kafka(source_of(home), home), "flight_delays"))
+    except AirtightError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""A broker in memory: partitions as lists, a consumer and a writer of dead letters as the source uses them."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from typing import Any, ClassVar, NamedTuple
+
+from kafka import TopicPartition
+
+from streaming.sorting import Dead
+
+
+class Message(NamedTuple):
+    offset: int
+    timestamp: int
+    value: bytes | None
+
+
+class Broker:
+    """By the name that tests give as the servers' address, so that a pickled source finds it again."""
+
+    all: ClassVar[dict[str, Broker]] = {}
+
+    def __init__(self, name: str, partitions: int = 2) -> None:
+        self.log: dict[int, list[Message]] = {number: [] for number in range(partitions)}
+        self.dead: dict[tuple[int, int], list[Dead]] = defaultdict(list)
+        self.first = 0
+        self.away = False
+        self.all[name] = self
+
+    def add(self, partition: int, timestamp: int, value: bytes | None) -> None:
+        held = self.log[partition]
+        held.append(Message(len(held), timestamp, value))
+
+
+class Consumer:
+    def __init__(self, bootstrap_servers: list[str], **_: Any) -> None:
+        self.broker = Broker.all[bootstrap_servers[0]]
+        self.at: dict[TopicPartition, int] = {}
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return set(self.broker.log)
+
+    def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.broker.first)
+
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {each: len(self.broker.log[each.partition]) for each in partitions}
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.at = dict.fromkeys(partitions, -1)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.at[partition] = offset
+
+    def position(self, partition: TopicPartition) -> int:
+        return self.at[partition]
+
+    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
+        # A few of each partition, so that there are many polls.
+        found = {}
+        for each, offset in self.at.items():
+            if held := self.broker.log[each.partition][offset : offset + 37]:
+                found[each] = held
+                self.at[each] = offset + len(held)
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+class Letters:
+    def __init__(self, servers: str, topic: str, source: str) -> None:
+        self.broker = Broker.all[servers]
+
+    def write(self, dead: list[Dead]) -> None:
+        for each in dead:
+            self.broker.dead[each.partition, each.offset].append(each)
+
+    def close(self) -> None:
+        pass
+
+
+settings = functools.partial(dict, consumer=Consumer, letters=Letters)
+"""What a source needs to use it."""
