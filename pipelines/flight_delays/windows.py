@@ -124,7 +124,10 @@ class _Gather(beam.DoFn):
         self, element: tuple[int, Iterable[bytes]], pane: PaneInfo = beam.DoFn.PaneInfoParam
     ) -> Iterator[EventHour]:
         number, batches = element
-        yield gathered(number, map(decode_batch, batches), pane.timing != PaneInfoTiming.EARLY)
+        hour = gathered(number, map(decode_batch, batches), pane.timing != PaneInfoTiming.EARLY)
+        # A window that expires fires for the last time, with nothing in it if nothing has come since.
+        if hour.messages:
+            yield hour
 
 
 class GroupTotals(beam.PTransform):
