@@ -31,10 +31,29 @@ class Totals(NamedTuple):
     group: str
     keys: list[str]
     minute: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # It hides the method of tuples.
     late: np.ndarray
     minutes: np.ndarray
     largest: np.ndarray
+
+
+class Order(NamedTuple):
+    """How rows of a table are found by range.
+
+    Args:
+      equal: Columns that must be equal.
+      by: The column, of minutes or other whole numbers, that the range is of; rows without it are in no range.
+      beside: Columns that an implementation may keep beside it, so that it need not look for the rows.
+    """
+
+    equal: tuple[str, ...]
+    by: str
+    beside: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the columns."""
+        return "_".join((*self.equal, self.by))
 
 
 @dataclass(frozen=True)
@@ -46,13 +65,13 @@ class Table:
       key: Columns that name a row.
       parts: The column with the minute at which each part became known, and the columns that came with it. A part is
         replaced by one that is as new or newer, never by an older one.
-      orders: Columns by which ranges are read: those that must be equal, and last the one that the range is of.
+      orders: By which ranges are read.
     """
 
     name: str
     key: tuple[str, ...]
     parts: Mapping[str, tuple[str, ...]]
-    orders: tuple[tuple[str, ...], ...] = ()
+    orders: tuple[Order, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -90,16 +109,38 @@ class Get(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Asks for the rows of an order whose first columns are `equal` and whose last is in [start, end), in its order."""
+    """Asks for the rows of an order whose number is in [start, end), by that number.
+
+    Args:
+      table: Its name.
+      order: One of the table's.
+      equal: The values of the order's equal columns.
+      start: Of the range.
+      end: Of the range.
+      unless: A column and a number: rows whose column is below it are left out.
+      columns: Those that are needed; () for all.
+    """
 
     table: str
-    order: tuple[str, ...]
+    order: Order
+    equal: tuple[Any, ...]
+    start: int
+    end: int
+    unless: tuple[str, int] | None = None
+    columns: tuple[str, ...] = ()
+
+
+class Count(NamedTuple):
+    """Asks how many rows a `Range` has."""
+
+    table: str
+    order: Order
     equal: tuple[Any, ...]
     start: int
     end: int
 
 
-Query = Sum | Last | Get | Range
+Query = Sum | Last | Get | Range | Count
 
 
 def newest(totals: Iterable[Totals]) -> int | None:

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Get, Last, Query, Range, Row, Sum, Table, Totals, newest
+from streaming.queries import Count, Get, Last, Order, Query, Range, Row, Sum, Table, Totals, newest
 from streaming.store import HOUR, KEEP_MINUTES
 
 TRIES = 20
@@ -184,18 +184,19 @@ class RedisStore:
                 pipe.zremrangebyscore(now[0], "-inf", f"({now[1] - self._keep}")
                 pipe.expire(now[0], self._keep * 60)
 
-    def _place(self, table: Table, order: tuple[str, ...], row: Row) -> tuple[str, int] | None:
-        *equal, ranged = order
-        if row.get(ranged) is None:
+    def _place(self, table: Table, order: Order, row: Row) -> tuple[str, int] | None:
+        if row.get(order.by) is None:
             return None
-        return self._key("order", table.name, "_".join(order), _joined(row[column] for column in equal)), row[ranged]
+        return self._key("order", table.name, order.name, _joined(row[name] for name in order.equal)), row[order.by]
 
     def _asked(self, query: Query) -> Callable[[Any], Any]:
         """What to put into a pipeline."""
         if isinstance(query, Get):
             return self._asked_row(query.table, _joined(query.key))
-        if isinstance(query, Range):
-            order = self._key("order", query.table, "_".join(query.order), _joined(query.equal))
+        if isinstance(query, Range | Count):
+            order = self._key("order", query.table, query.order.name, _joined(query.equal))
+            if isinstance(query, Count):
+                return lambda pipe: pipe.zcount(order, query.start, f"({query.end}")
             return lambda pipe: pipe.zrangebyscore(order, query.start, f"({query.end}")
         totals = self._key("totals", query.group, query.key)
         if isinstance(query, Sum):
@@ -209,7 +210,13 @@ class RedisStore:
         if isinstance(query, Get):
             return self._row(query.table, answer)
         if isinstance(query, Range):
-            return [found[query.table, key] for key in answer if (query.table, key) in found]
+            rows = [found[query.table, key] for key in answer if (query.table, key) in found]
+            if query.unless is None:
+                return rows
+            column, least = query.unless
+            return [row for row in rows if row[column] is None or row[column] >= least]
+        if isinstance(query, Count):
+            return answer
         told = [tuple(map(int, member.split(":"))) for member in answer]
         if isinstance(query, Last):
             return (told[0][0], told[0][4]) if told else None

@@ -12,13 +12,12 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
-
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Get, Last, Query, Row, Sum, Table, Totals, newest
+from streaming.queries import Count, Get, Last, Order, Query, Range, Row, Sum, Table, Totals, newest
 
 HOUR = 60
 KEEP_MINUTES = 30 * 24 * HOUR
@@ -72,13 +71,13 @@ class Store(Protocol):
         """Lets go of what is open; the store can be used again."""
 
 
-def opened(where: str, tables: Sequence[Table]) -> Store:
-    """The store at an address: `redis://host:port/db`, or a path."""
+def opened(where: str, tables: Sequence[Table], spans: Mapping[str, int] | None = None) -> Store:
+    """The store at an address: `redis://host:port/db`, or a path; `spans` as `SqliteStore` takes them."""
     if where.startswith(("redis://", "rediss://", "unix://")):
         from streaming.redis_store import RedisStore
 
         return RedisStore(where, tables)
-    return SqliteStore(Path(where), tables)
+    return SqliteStore(Path(where), tables, spans=spans or {})
 
 
 def window(store: Store, group: str, key: str, start: int, end: int) -> tuple[int, int, int]:
@@ -91,19 +90,15 @@ def last(store: Store, group: str, key: str, start: int, end: int) -> tuple[int,
     return store.read([Last(group, key, start, end)])[0]
 
 
-_LAYOUT = 1
-_SUM = (
-    "SELECT coalesce(sum(count), 0), coalesce(sum(late), 0), coalesce(sum(minutes), 0) FROM totals "
-    "WHERE grp = (SELECT id FROM groups WHERE name = ?) AND key = ? AND minute >= ? AND minute < ?"
-)
-_LAST = (
-    "SELECT minute, largest FROM totals WHERE grp = (SELECT id FROM groups WHERE name = ?) AND key = ? "
-    "AND minute >= ? AND minute < ? ORDER BY minute DESC LIMIT 1"
-)
+_DAY = 24 * HOUR
+_SUM = "coalesce(sum(count), 0), coalesce(sum(late), 0), coalesce(sum(minutes), 0)"
+_PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536", "wal_autocheckpoint = 4000")
 _CREATE = (
-    "CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT UNIQUE)",
-    "CREATE TABLE totals (grp INTEGER, key TEXT, minute INTEGER, count INTEGER, late INTEGER, minutes INTEGER, "
-    "largest INTEGER, PRIMARY KEY (grp, key, minute)) WITHOUT ROWID",
+    "CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT UNIQUE, span INTEGER)",
+    # The minutes of a key lie together within spans about as long as is asked for, so that a window is one or two
+    # places to read from, and an hour not many to write to.
+    "CREATE TABLE totals (grp INTEGER, span INTEGER, key TEXT, minute INTEGER, count INTEGER, late INTEGER, "
+    "minutes INTEGER, largest INTEGER, PRIMARY KEY (grp, span, key, minute)) WITHOUT ROWID",
     # To replace an hour and to forget; new rows go to its end.
     "CREATE INDEX totals_minute ON totals (minute)",
     "CREATE TABLE hours (hour INTEGER PRIMARY KEY, messages INTEGER)",
@@ -120,11 +115,19 @@ class SqliteStore:
     Args:
       path: The file; the first write makes it.
       tables: The facts that it holds.
-      keep_minutes: What is older than this before the watermark expires.
+      keep_minutes: What is older than this before the watermark expires; facts are forgotten once a day.
+      spans: By group, about how many minutes are asked for at once; a day where nothing is said.
     """
 
-    def __init__(self, path: Path, tables: Sequence[Table] = (), keep_minutes: int = KEEP_MINUTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tables: Sequence[Table] = (),
+        keep_minutes: int = KEEP_MINUTES,
+        spans: Mapping[str, int] | None = None,
+    ) -> None:
         self.path, self._tables, self._keep = path, {table.name: table for table in tables}, keep_minutes
+        self._spans = spans or {}
         self._open = threading.local()
 
     def put_hour(
@@ -144,18 +147,14 @@ class SqliteStore:
             if held:
                 db.execute("DELETE FROM totals WHERE minute >= ? AND minute < ?", (hour * HOUR, (hour + 1) * HOUR))
             for each in totals:
-                db.execute("INSERT OR IGNORE INTO groups (name) VALUES (?)", (each.group,))
-                (group,) = db.execute("SELECT id FROM groups WHERE name = ?", (each.group,)).fetchone()
-                arrays = (each.minute, each.count, each.late, each.minutes, each.largest)
-                told = zip(repeat(group), each.keys, *(array.tolist() for array in arrays), strict=False)
-                db.executemany("INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?)", told)
+                self._put_totals(db, each)
             for name, facts in rows.items():
                 self._put_facts(db, self._tables[name], facts)
             db.execute("INSERT OR REPLACE INTO hours VALUES (?, ?)", (hour, messages))
             now = newest(totals) if watermark is None else watermark
             if now is not None and (before is None or now > before):
                 db.execute("INSERT OR REPLACE INTO told VALUES ('watermark', ?)", (now,))
-                self._forget(db, now - self._keep)
+                self._forget(db, now, before)
         return True
 
     def messages(self, hour: int) -> int:
@@ -181,38 +180,73 @@ class SqliteStore:
                 opened[1].close()
 
     def _answer(self, db: sqlite3.Connection, query: Query) -> Any:
-        if isinstance(query, Sum):
-            return tuple(db.execute(_SUM, query).fetchone())
-        if isinstance(query, Last):
-            found = db.execute(_LAST, query).fetchone()
-            return tuple(found) if found else None
+        if isinstance(query, Sum | Last):
+            return self._answer_totals(db, query)
         if isinstance(query, Get):
             table = self._tables[query.table]
-            sql = f"SELECT * FROM facts_{table.name} WHERE {_equal(table.key)}"
-            return db.execute(sql, query.key).fetchone()
-        *equal, ranged = query.order
-        sql = f"SELECT * FROM facts_{query.table} WHERE {_equal((*equal, ''))}{ranged} >= ? AND {ranged} < ?"
-        return db.execute(f"{sql} ORDER BY {ranged}", (*query.equal, query.start, query.end)).fetchall()
+            return db.execute(f"SELECT * FROM facts_{table.name} WHERE {_equal(table.key)}", query.key).fetchone()
+        order, unless = query.order, query.unless if isinstance(query, Range) else None
+        where = f"{_equal(order.equal, order.by)} >= ? AND {order.by} < ?"
+        values = (*query.equal, query.start, query.end)
+        if isinstance(query, Count):
+            return db.execute(f"SELECT count(*) FROM facts_{query.table} WHERE {where}", values).fetchone()[0]
+        if unless:
+            where, values = f"{where} AND ({unless[0]} IS NULL OR {unless[0]} >= ?)", (*values, unless[1])
+        columns = ", ".join(query.columns) or "*"
+        sql = f"SELECT {columns} FROM facts_{query.table} WHERE {where} ORDER BY {order.by}"
+        return db.execute(sql, values).fetchall()
+
+    def _answer_totals(self, db: sqlite3.Connection, query: Sum | Last) -> Any:
+        groups = self._open.groups
+        if query.group not in groups:
+            groups |= {name: rest for name, *rest in db.execute("SELECT name, id, span FROM groups")}
+        if query.group not in groups or query.start >= query.end:
+            return (0, 0, 0) if isinstance(query, Sum) else None
+        group, span = groups[query.group]
+        spans = range(query.start // span, (query.end - 1) // span + 1)
+        where = f"grp = ? AND span IN ({', '.join('?' * len(spans))}) AND key = ? AND minute >= ? AND minute < ?"
+        values = (group, *spans, query.key, query.start, query.end)
+        if isinstance(query, Sum):
+            return tuple(db.execute(f"SELECT {_SUM} FROM totals WHERE {where}", values).fetchone())
+        newest_first = f"SELECT minute, largest FROM totals WHERE {where} ORDER BY span DESC, minute DESC LIMIT 1"
+        found = db.execute(newest_first, values).fetchone()
+        return tuple(found) if found else None
+
+    def _put_totals(self, db: sqlite3.Connection, totals: Totals) -> None:
+        known = "SELECT id, span FROM groups WHERE name = ?"
+        found = db.execute(known, (totals.group,)).fetchone()
+        if found is None:
+            new = (totals.group, self._spans.get(totals.group, _DAY))
+            db.execute("INSERT INTO groups (name, span) VALUES (?, ?)", new)
+            found = db.execute(known, (totals.group,)).fetchone()
+        group, span = found
+        arrays = (totals.minute, totals.count, totals.late, totals.minutes, totals.largest)
+        told = zip(
+            repeat(group),
+            (totals.minute // span).tolist(),
+            totals.keys,
+            *(array.tolist() for array in arrays),
+            strict=False,
+        )
+        db.executemany("INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", told)
 
     def _put_facts(self, db: sqlite3.Connection, table: Table, rows: Iterable[Row]) -> None:
-        parts: dict[tuple[str, ...], list[Row]] = {}
-        for row in rows:
-            for _, columns in table.parts_of(row):
-                parts.setdefault(columns, []).append(row)
-        for columns, of_part in parts.items():
-            known, names = columns[0], (*table.key, *columns)
-            sets = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        rows = list(rows)
+        for known, others in table.parts.items():
+            names = (*table.key, known, *others)
+            sets = ", ".join(f"{name} = excluded.{name}" for name in names[len(table.key) :])
             db.executemany(
                 f"INSERT INTO facts_{table.name} ({', '.join(names)}, _newest) "
                 f"VALUES ({', '.join('?' * len(names))}, ?) ON CONFLICT DO UPDATE SET {sets}, "
                 f"_newest = max(_newest, excluded._newest) WHERE {known} IS NULL OR {known} <= excluded.{known}",
-                ((*(row[name] for name in names), row[known]) for row in of_part),
+                map(itemgetter(*names, known), (row for row in rows if known in row)),
             )
 
-    def _forget(self, db: sqlite3.Connection, before: int) -> None:
-        db.execute("DELETE FROM totals WHERE minute < ?", (before,))
-        for name in self._tables:
-            db.execute(f"DELETE FROM facts_{name} WHERE _newest < ?", (before,))
+    def _forget(self, db: sqlite3.Connection, now: int, before: int | None) -> None:
+        db.execute("DELETE FROM totals WHERE minute < ?", (now - self._keep,))
+        if before is None or before // _DAY < now // _DAY:
+            for name in self._tables:
+                db.execute(f"DELETE FROM facts_{name} WHERE _newest < ?", (now - self._keep,))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -232,8 +266,6 @@ class SqliteStore:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One transaction, so that what is read is of one moment."""
         with self._faults():
-            if not self.path.exists():
-                raise sqlite3.OperationalError("no such file")
             db = self._connected("reader", "rw")
             db.execute("BEGIN")
             try:
@@ -256,11 +288,16 @@ class SqliteStore:
 
     def _connected(self, name: str, mode: str) -> sqlite3.Connection:
         """The connection of this thread; anew after a fork, or when another file has taken the place of the old one."""
-        held = self._open.__dict__.get(name)
-        if held and held[0] == self._identity():
-            return held[1]
-        if mode == "rwc":
+        try:
+            now = os.getpid(), os.stat(self.path).st_ino
+        except FileNotFoundError as error:
+            if mode == "rw":
+                raise sqlite3.OperationalError("no such file") from error
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            now = os.getpid(), os.stat(self.path).st_ino
+        if (held := self._open.__dict__.get(name)) and held[0] == now:
+            return held[1]
         db = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, isolation_level=None
         )
@@ -269,25 +306,20 @@ class SqliteStore:
             self._prepare(db)
         else:
             db.execute("PRAGMA query_only = 1")
-        self._open.__dict__[name] = (self._identity(), db)
+            self._open.groups = {}
+        self._open.__dict__[name] = (now, db)
         return db
-
-    def _identity(self) -> tuple[int, int]:
-        try:
-            return os.getpid(), os.stat(self.path).st_ino
-        except FileNotFoundError:
-            return os.getpid(), 0
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Makes the tables; refuses a file in which they are others."""
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        tables = [[table.name, table.key, dict(table.parts), table.orders] for table in self._tables.values()]
-        layout = orjson.dumps([_LAYOUT, tables]).decode()
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        statements = (*_CREATE, *(each for table in self._tables.values() for each in _create(table)))
+        layout = "; ".join(statements)
         db.execute("BEGIN IMMEDIATE")
         try:
             if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in (*_CREATE, *(s for table in self._tables.values() for s in _create(table))):
+                for statement in statements:
                     db.execute(statement)
                 db.execute("INSERT INTO told VALUES ('layout', ?)", (layout,))
             found = db.execute("SELECT value FROM told WHERE name = 'layout'").fetchone()
@@ -308,16 +340,19 @@ def _freshest(db: sqlite3.Connection) -> int | None:
     return found[0] if found else None
 
 
-def _equal(columns: tuple[str, ...]) -> str:
-    """A condition; a last column of "" leaves it open for more."""
-    return " AND ".join(f"{column} = ?" if column else "" for column in columns)
+def _equal(columns: tuple[str, ...], ranged: str = "") -> str:
+    """The beginning of a condition; with a last column, whose comparison follows."""
+    return " AND ".join((*(f"{column} = ?" for column in columns), *([ranged] if ranged else ())))
 
 
 def _create(table: Table) -> list[str]:
     name = f"facts_{table.name}"
     columns = ", ".join((*table.columns, "_newest INTEGER"))
+
+    def index(order: Order) -> str:
+        return f"CREATE INDEX {name}_{order.name} ON {name} ({', '.join((*order.equal, order.by, *order.beside))})"
+
     return [
         f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({', '.join(table.key)})) WITHOUT ROWID",
-        f"CREATE INDEX {name}_newest ON {name} (_newest)",
-        *(f"CREATE INDEX {name}_{'_'.join(order)} ON {name} ({', '.join(order)})" for order in table.orders),
+        *map(index, table.orders),
     ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from pipelines.flight_delays import clock
 
-SCHEMA = 1
+SCHEMA: Final = 1
 """Version of the messages; another one is refused."""
 MAX_BYTES = 1 << 20
 """Of a message; a larger one is refused."""

@@ -9,12 +9,15 @@ from typing import Any
 from airtight.home import Home
 from pipelines.flight_delays import features
 from pipelines.flight_delays.events import Departure, Event, Plan, Weather, minute
-from streaming.queries import Table
+from streaming.queries import Order, Table
 from streaming.store import Store, opened
 
 VARIABLE = "AIRTIGHT_STORE"
 """Environment variable with the online store's address: a path, or redis://host:port/db."""
 
+BY_SCHEDULE = Order((), "scheduled", beside=("departed", "origin", "carrier", "dest"))
+BY_ORIGIN = Order(("origin",), "scheduled")
+BY_AIRCRAFT = Order(("tailnum",), "scheduled")
 FLIGHTS = Table(
     "flights",
     key=("flight_id",),
@@ -23,10 +26,14 @@ FLIGHTS = Table(
         "departed": (),
         "arrived": (),
     },
-    orders=(("scheduled",), ("origin", "scheduled"), ("tailnum", "scheduled")),
+    orders=(BY_SCHEDULE, BY_ORIGIN, BY_AIRCRAFT),
 )
 WEATHER = Table("weather", key=("origin", "observed"), parts={"known": tuple(features.WEATHER)})
 TABLES = (FLIGHTS, WEATHER)
+SPANS = {group.name: features.TAIL_MEMORY_HOURS * 60 for group in features.TAIL_GROUPS} | {
+    window.group.name: window.hours * 60 for window in sorted(features.WINDOWS, key=lambda window: window.hours)
+}
+"""How many minutes are asked for at once, of each group; of several windows the longest."""
 
 
 def rows(events: Iterable[Event]) -> dict[str, list[dict[str, Any]]]:
@@ -53,4 +60,4 @@ def store(where: str = "") -> Store:
     Args:
       where: Its address; empty for what AIRTIGHT_STORE names, else the file in the state folder.
     """
-    return opened(where or os.environ.get(VARIABLE) or str(Home.current().online_store), TABLES)
+    return opened(where or os.environ.get(VARIABLE) or str(Home.current().online_store), TABLES, SPANS)

@@ -20,9 +20,9 @@ from airtight.errors import TerminalError, TransientError
 from airtight.home import Home
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.events import Flight, minute
-from pipelines.flight_delays.facts import FLIGHTS, WEATHER, store
-from pipelines.flight_delays.features import Overdue, Window
-from streaming.queries import Get, Last, Query, Range, Sum
+from pipelines.flight_delays.facts import BY_AIRCRAFT, BY_ORIGIN, BY_SCHEDULE, FLIGHTS, WEATHER, store
+from pipelines.flight_delays.features import Overdue
+from streaming.queries import Count, Get, Last, Query, Range, Sum
 from streaming.store import Store
 
 MAX_INSTANCES = 1000
@@ -32,6 +32,12 @@ WEATHER_EXPIRES_MINUTES = 180
 
 _HOUR = 60
 _MEMORY = features.TAIL_MEMORY_HOURS * _HOUR
+_OF_DUE = ("scheduled", "origin", "carrier", "dest")
+_MEASURED = [
+    (window, window.group.name, [(measure, window.feature(measure)) for measure in window.measures])
+    for window in features.WINDOWS
+]
+_OVERDUE = [(overdue.by, overdue.count, overdue.mean) for overdue in features.OVERDUE]
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 Planes = Mapping[str, Mapping[str, Any]]
 """Rows of the lake's table `planes` by tail number."""
@@ -105,37 +111,41 @@ class _Moment:
         """What to ask the store; `known` reads the answers in this order."""
         hour, as_of, tail = self.scheduled // _HOUR * _HOUR, self.as_of, self.flight.tailnum
         asked: list[Query] = [
-            Sum(window.group.name, self._key(window.by), as_of - window.hours * _HOUR, as_of)
-            for window in features.WINDOWS
+            Sum(group, self._key(window.by), as_of - window.hours * _HOUR, as_of) for window, group, _ in _MEASURED
         ]
-        scheduled = FLIGHTS.orders[0]
-        asked.append(Range(FLIGHTS.name, scheduled, (), as_of - Overdue.UNTIL_MINUTES, as_of - Overdue.AFTER_MINUTES))
-        asked.append(Range(FLIGHTS.name, ("origin", "scheduled"), (self.flight.origin,), hour, hour + _HOUR))
+        due = (as_of - Overdue.UNTIL_MINUTES, as_of - Overdue.AFTER_MINUTES)
+        asked.append(Range(FLIGHTS.name, BY_SCHEDULE, (), *due, ("departed", as_of), _OF_DUE))
+        asked.append(Count(FLIGHTS.name, BY_ORIGIN, (self.flight.origin,), hour, hour + _HOUR))
+        asked.append(Get(FLIGHTS.name, (self.id,)))
         # Where the store ends, the observation of that very minute may not be in it yet.
         full = (as_of - bool(self.behind)) // _HOUR * _HOUR
         asked.append(Get(WEATHER.name, (self.flight.origin, full - _HOUR)))
         if tail is not None:
             asked += [Last(group.name, tail, as_of - _MEMORY, as_of) for group in features.TAIL_GROUPS]
-            order = ("tailnum", "scheduled")
-            asked.append(Range(FLIGHTS.name, order, (tail,), as_of - _MEMORY, self.scheduled + 1))
+            asked.append(Range(FLIGHTS.name, BY_AIRCRAFT, (tail,), as_of - _MEMORY, self.scheduled + 1))
         return asked
 
     def known(self, answers: Iterator[Any], planes: Planes) -> Known:
         """All features, from the answers to `queries`."""
         told: dict[str, Any] = {}
-        for window in features.WINDOWS:
-            told |= self._window(window, next(answers))
+        for window, _, names in _MEASURED:
+            count, late, minutes = next(answers)
+            if self.behind > window.hours * _HOUR:
+                count = late = minutes = 0
+            measured = {"count": count, "late_share": _share(late, count), "mean_delay": _share(minutes, count)}
+            told |= {name: measured[measure] for measure, name in names}
         told |= self._overdue(next(answers))
-        told |= self._schedule(next(answers)) | self._weather(next(answers)) | self._plane(planes)
+        told |= self._schedule(next(answers), next(answers)) | self._weather(next(answers)) | self._plane(planes)
         told |= self._tail(answers)
         return Known({name: told[name] for name in features.SCHEMA.names}, _instant(self.cutoff), _instant(self.as_of))
 
     def _key(self, by: tuple[str, ...]) -> str:
         return "|".join(str(getattr(self.flight, column)) for column in by)
 
-    def _schedule(self, beside: Sequence[Any]) -> dict[str, Any]:
-        flight = self.flight
-        others = sum(other["flight_id"] != self.id for other in beside)
+    def _schedule(self, in_hour: int, own: Any) -> dict[str, Any]:
+        flight, hour = self.flight, self.scheduled // _HOUR
+        # The flight is one of them, whether or not the store knows its plan.
+        counted = own is not None and own["origin"] == flight.origin and (own["scheduled"] or 0) // _HOUR == hour
         return {
             "carrier": flight.carrier,
             "origin": flight.origin,
@@ -144,7 +154,7 @@ class _Moment:
             "local_minute": flight.local_minute,
             "scheduled_minutes": flight.scheduled_minutes,
             "distance": flight.distance,
-            "scheduled_departures_origin": others + 1,
+            "scheduled_departures_origin": in_hour + (not counted),
         }
 
     def _plane(self, planes: Planes) -> dict[str, Any]:
@@ -167,19 +177,15 @@ class _Moment:
                 told[name] = math.nan
         return told
 
-    def _window(self, window: Window, totals: tuple[int, int, int]) -> dict[str, Any]:
-        count, late, minutes = (0, 0, 0) if self.behind > window.hours * _HOUR else totals
-        measured = {"count": count, "late_share": _share(late, count), "mean_delay": _share(minutes, count)}
-        return {window.feature(measure): measured[measure] for measure in window.measures}
-
     def _overdue(self, due: Sequence[Any]) -> dict[str, Any]:
-        fresh = self.behind <= Overdue.UNTIL_MINUTES
-        still = [row for row in due if fresh and (row["departed"] is None or row["departed"] >= self.as_of)]
+        still = due if self.behind <= Overdue.UNTIL_MINUTES else ()
         told: dict[str, Any] = {}
-        for overdue in features.OVERDUE:
-            same = [row for row in still if all(row[column] == getattr(self.flight, column) for column in overdue.by)]
-            past = sum(self.as_of - row["scheduled"] for row in same)
-            told |= {overdue.count: len(same), overdue.mean: _share(past, len(same))}
+        for by, count, mean in _OVERDUE:
+            own = [(column, getattr(self.flight, column)) for column in by]
+            past = [
+                self.as_of - row["scheduled"] for row in still if all(row[column] == value for column, value in own)
+            ]
+            told |= {count: len(past), mean: _share(sum(past), len(past))}
         return told
 
     def _tail(self, answers: Iterator[Any]) -> dict[str, Any]:

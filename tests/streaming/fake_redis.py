@@ -44,6 +44,9 @@ class Server:
         found = [(score, member) for member, score in self.keys.get(key, {}).items()]
         return [m for s, m in sorted(found) if _over(s, low) and not _over(s, high, at_once=True)]
 
+    def zcount(self, key, low, high):
+        return len(self.zrangebyscore(key, low, high))
+
     def zrevrangebyscore(self, key, high, low, start, num):
         return self.zrangebyscore(key, low, high)[::-1][start : start + num]
 

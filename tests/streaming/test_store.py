@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Get, Last, Range, Sum, Table, Totals
+from streaming.queries import Count, Get, Last, Order, Range, Sum, Table, Totals
 from streaming.store import SqliteStore, last, opened, window
 from tests.streaming import fake_redis
 from tests.waiting import until
 
+BY_DUE, BY_PORT = Order((), "due", beside=("sailed",)), Order(("port",), "due")
 TABLE = Table(
     "ships",
     key=("id",),
     parts={"planned": ("port", "due"), "sailed": ()},
-    orders=(("due",), ("port", "due")),
+    orders=(BY_DUE, BY_PORT),
 )
 READINGS = Table("readings", key=("port", "hour"), parts={"known": ("wind",)})
 TABLES = (TABLE, READINGS)
@@ -145,7 +146,7 @@ def test_facts_come_in_parts_and_the_newest_of_each_stays(store):
     put(store, 1, hour=HOUR + 3, ships=[{"id": "s", "sailed": 510}])
     row = store.read([Get("ships", ("s",))])[0]
     assert (row["port"], row["due"], row["planned"], row["sailed"]) == ("q", 600, 11, 520)
-    ask = [Range("ships", ("port", "due"), (port,), 0, 1000) for port in ("p", "q")]
+    ask = [Range("ships", BY_PORT, (port,), 0, 1000) for port in ("p", "q")]
     assert [[row["id"] for row in rows] for rows in store.read(ask)] == [[], ["s"]]
 
 
@@ -163,9 +164,34 @@ def test_ranges_are_half_open_in_order_and_by_what_is_equal(store):
     def ask(*query) -> list[str]:
         return [row["id"] for row in store.read([Range("ships", *query)])[0]]
 
-    assert ask(("due",), (), 40, 70) == ["b", "a", "c"]
-    assert ask(("port", "due"), ("p",), 0, 70) == ["a", "c"]
-    assert ask(("port", "due"), ("none",), 0, 100) == []
+    assert ask(BY_DUE, (), 40, 70) == ["b", "a", "c"]
+    assert ask(BY_PORT, ("p",), 0, 70) == ["a", "c"]
+    assert ask(BY_PORT, ("none",), 0, 100) == []
+    counts = [
+        Count("ships", BY_DUE, (), 40, 70),
+        Count("ships", BY_PORT, ("p",), 0, 71),
+        Count("ships", BY_DUE, (), 0, 1),
+    ]
+    assert store.read(counts) == [3, 3, 0]
+
+
+def test_rows_that_are_done_are_left_out(store):
+    put(store, 1, ships=[{"id": ship, "planned": 1, "port": "p", "due": 50} for ship in "abc"])
+    put(store, 1, hour=HOUR + 1, ships=[{"id": "a", "sailed": 55}, {"id": "b", "sailed": 56}])
+    for order, equal in ((BY_DUE, ()), (BY_PORT, ("p",))):
+        rows = store.read([Range("ships", order, equal, 0, 100, unless=("sailed", 56))])[0]
+        assert sorted(row["id"] for row in rows) == ["b", "c"]
+
+
+def test_a_window_longer_than_its_span_is_whole(tmp_path):
+    store = SqliteStore(tmp_path / "s", TABLES, spans={"g": 7})
+    put(store, 60, totals("g", *(("k", minute, 1, 0, minute, minute) for minute in range(60))))
+    for start, end in ((0, 60), (3, 7), (6, 8), (7, 14), (13, 40), (5, 5)):
+        told = window(store, "g", "k", START + start, START + end)
+        assert told == (end - start, 0, sum(range(start, end)))
+        assert last(store, "g", "k", START + start, START + end) == (
+            (START + end - 1, end - 1) if end > start else None
+        )
 
 
 def test_values_keep_their_types(store):
