@@ -1,30 +1,25 @@
-"""The broker and the job server as programs: what they are told, and a real broker from the jars to a message."""
+"""The broker as a program: what it is told, and a real one from the jars to a message."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from benchmarks.own_services import free_settings
 from pipelines.flight_delays import kafka as command
 from pipelines.flight_delays.topics import EVENTS, TOPICS
-from services import flink, kafka, processes
+from services import kafka, processes
 from services.__main__ import main
-from services.settings import Settings, environment, variable
+from services.settings import Settings, environment
 from services.supervisor import Supervisor
 from streaming.topics import ensure
+from tests.services.listening import listening
 from tests.waiting import until
 
 STAMP = datetime(2013, 6, 14, 12, tzinfo=UTC)
@@ -40,10 +35,6 @@ def test_the_broker_and_its_controller_listen_on_loopback_only() -> None:
     assert {each.partition("://")[2] for each in addresses} == {"127.0.0.1:1111", "127.0.0.1:2222"}
     assert told["controller.quorum.voters"] == "1@127.0.0.1:2222"
     assert told["auto.create.topics.enable"] == "false", "a misspelt name must not make a topic"
-
-
-def test_flinks_parts_are_told_to_listen_on_loopback() -> None:
-    assert set(re.findall(r": (.*)", flink.configuration())) == {"127.0.0.1"}
 
 
 def test_the_environment_names_the_broker_to_be_used(tmp_path: Path) -> None:
@@ -76,25 +67,6 @@ def test_a_broker_elsewhere_is_used_in_place_of_ours(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command, "up", lambda home, names: pytest.fail("nothing of ours is needed"))
     command.start(Home(tmp_path))
     assert asked == [("there:9092", TOPICS)]
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A short path, because a unix socket's is limited; whatever runs there is ended."""
-    folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
-    monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
-    for name, port in free_settings().items():
-        monkeypatch.setenv(variable(name), str(port))
-    monkeypatch.delenv("AIRTIGHT_KAFKA", raising=False)
-    yield Home(folder)
-    Supervisor(Home(folder)).stop()
-    shutil.rmtree(folder)
-
-
-def listening(pid: int) -> set[str]:
-    """The addresses on which a process listens."""
-    told = psutil.Process(pid).net_connections(kind="inet")
-    return {each.laddr.ip.removeprefix("::ffff:") for each in told if each.status == psutil.CONN_LISTEN}
 
 
 def read_all(servers: str) -> list[tuple[bytes, int]]:

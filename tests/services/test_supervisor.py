@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,29 +15,15 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from benchmarks.own_services import free_settings
 from components.data.spark import session
 from services import health, processes
 from services.__main__ import main, up
-from services.settings import Settings, environment, variable
+from services.settings import Settings, environment
 from services.supervisor import Supervisor
 from tests.waiting import until
 
 NAMES = ("model-server", "router", "spark")
 NAMED = ("model", "server")
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A short path, because a unix socket's is limited; whatever runs there is ended."""
-    folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
-    monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
-    for name, port in free_settings().items():
-        monkeypatch.setenv(variable(name), str(port))
-    monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
-    yield Home(folder)
-    Supervisor(Home(folder)).stop()
-    shutil.rmtree(folder)
 
 
 def pids(home: Home) -> dict[str, int]:
