@@ -185,7 +185,7 @@ class _Write(beam.DoFn):
 
     def setup(self) -> None:
         store, lake, accounts = self._paths
-        self._sink = Sink(store and store(), lake, accounts and Accounts(accounts))
+        self._sink = Sink(store and store(), lake, None if accounts is None else Accounts(accounts))
 
     def process(self, hour: WholeHour) -> Iterator[int]:
         if self._sink.write(hour):

@@ -2,6 +2,7 @@
 
     python -m pipelines.flight_delays.stream                    on Flink, for as long as it lives
     python -m pipelines.flight_delays.stream --to-end           in this process, what the topic holds now
+    python -m pipelines.flight_delays.stream --predictions      the prediction log's windows; with --to-end or without
     python -m pipelines.flight_delays.stream --lake 2013-06-01 2013-06-08 --out DIR    the lake's events of some days
 
 Whenever and however it was stopped, it goes on where it stopped; the state folder's `stream/` keeps where that is.
@@ -27,12 +28,13 @@ from airtight.home import Home
 from pipelines.flight_delays import clock, facts, topics, windows
 from pipelines.flight_delays.events import encode
 from pipelines.flight_delays.replay import events
-from streaming import run
+from streaming import prediction_windows, run
 from streaming.reader import Source
 from streaming.sink import WriteHours
 from streaming.sorting import Batch, encode_batch, place
 from streaming.source import ReadHours
 from streaming.topics import servers
+from streaming.window_rows import WriteWindowRows
 
 
 def accounts_of(home: Home) -> Path:
@@ -79,6 +81,37 @@ def from_kafka(source: Source, home: Home, store: str = "", to_end: bool = False
         batches = pipeline | "events" >> ReadHours(source, number, ranges)
         hours = batches | "windows" >> windows.FlightWindows(follow=not to_end)
         _ = hours | "sink" >> WriteHours(functools.partial(facts.store, store), totals_of(home), source.accounts)
+
+    return build
+
+
+def predictions_source(home: Home, **settings: Any) -> Source:
+    """The source of the prediction log; as `source_of`."""
+    told: dict[str, Any] = {
+        "topic": topics.PREDICTIONS.name,
+        "accounts": home.path / "stream" / "predictions.sqlite",
+        "hour_of": prediction_windows.hour_of,
+        "lateness_s": prediction_windows.ALLOWED_LATENESS_S,
+        "reach": prediction_windows.REACH_HOURS,
+    }
+    return source_of(home, **{**told, **settings})
+
+
+def prediction_rows_of(home: Home) -> Path:
+    """The file with the windows of the prediction log, `streaming.window_rows`."""
+    return home.path / "stream" / "prediction_windows.sqlite"
+
+
+def from_predictions(source: Source, home: Home, to_end: bool = False) -> run.Build:
+    """The pipeline over the prediction log, from where it stopped; as `from_kafka`."""
+    ends = {number: end for number, (_, end) in source.logs().items()} if to_end else None
+    number, ranges = source.begin(ends)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        batches = pipeline | "predictions" >> ReadHours(source, number, ranges)
+        for name in ("fixed", "sliding"):
+            rows = batches | name >> prediction_windows.PredictionWindows(name, follow=not to_end)
+            _ = rows | f"{name}_sink" >> WriteWindowRows(prediction_rows_of(home), source.accounts)
 
     return build
 
@@ -134,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to-end", action="store_true", help="in this process, to the end that the topic has now")
+    parser.add_argument("--predictions", action="store_true", help="the prediction log in place of the flights")
     parser.add_argument("--lake", nargs=2, type=date.fromisoformat, metavar="DAY", help="from a day to before another")
     parser.add_argument("--out", type=Path, help="folder of the totals' files, with --lake")
     given = parser.parse_args(arguments)
@@ -145,10 +179,15 @@ def main(arguments: list[str] | None = None) -> int:
                 parser.error("--lake needs --out")
             ends = [datetime.combine(day, time(), ZoneInfo(clock.ZONE)) for day in given.lake]
             run.in_process(from_lake(home.lake, ends[0], ends[1], given.out))
-        elif given.to_end:
-            run.in_process(from_kafka(source_of(home), home, to_end=True))
+            return 0
+        if given.predictions:
+            name, build = "predictions", from_predictions(predictions_source(home), home, to_end=given.to_end)
         else:
-            run.waited(run.on_flink(from_kafka(source_of(home), home), "flight_delays"))
+            name, build = "flight_delays", from_kafka(source_of(home), home, to_end=given.to_end)
+        if given.to_end:
+            run.in_process(build)
+        else:
+            run.waited(run.on_flink(build, name))
     except AirtightError as error:
         logging.getLogger(__name__).error("%s", error)
         return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
