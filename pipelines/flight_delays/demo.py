@@ -25,12 +25,13 @@ from components.data.examples import read_table
 from components.data.lake import Lake
 from components.modelling.model_server import OK, ModelServer
 from components.schema import PREDICTION
-from pipelines.flight_delays import clock
+from pipelines.flight_delays import clock, kafka
 from pipelines.flight_delays.features import LATE_MINUTES, SCHEMA
+from pipelines.flight_delays.topics import TOPICS
 from runtime.client import fresh
-from services.__main__ import up
 from services.airflow_api import Airflow, show
 from services.settings import USER, password_file
+from services.supervisor import ALWAYS
 
 DAG = MODEL = "flight_delays"
 """Name of the DAG, of the pipeline and of the served model."""
@@ -72,7 +73,7 @@ def run(interval: str, *, force: bool, flight_id: str) -> int:
     """
     Interval.parse(interval, clock.ZONE)
     home = Home.current()
-    settings = up(home)
+    settings = kafka.start(home, ALWAYS)
     airflow = Airflow.local(settings, home)
     served = None if force else served_run(airflow, home, interval)
     if served:
@@ -89,6 +90,7 @@ def run(interval: str, *, force: bool, flight_id: str) -> int:
     print(f"Log in as:     {USER}, with the password in {password_file(home)} (make password)")
     print(f"Model server:  {settings.model_url}/v1/models/{MODEL}")
     print(f"Served models: {settings.model_url}/")
+    print(f"Kafka:         {settings.kafka_servers}, topics {', '.join(topic.name for topic in TOPICS)}")
     print("Stop it all:   make stop")
     return 0
 
