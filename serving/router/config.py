@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 from airtight.errors import TerminalError
 from serving import listening
 from serving.listening import Listening
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Address:
     grpc: str
 
 
+@dataclass(frozen=True)
+class Online:
+    """A route whose features a pipeline's code fills in.
+
+    Args:
+      name: `POST /v1/NAME:predict`.
+      model: The model that answers.
+      code: `package.module:attribute`, of a `serving.router.online.Lookup` when it is called.
+    """
+
+    name: str
+    model: str
+    code: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(Listening):
     """All settings of one router, beside where it listens; the names are those of the flags.
@@ -35,6 +53,7 @@ class Settings(Listening):
       servers: The model servers.
       health_interval_s: Between two looks at each server's health.
       state_file: Where the counts of releases under way outlive the router, or None.
+      online: Routes whose features are filled in.
     """
 
     who = "router"
@@ -43,13 +62,14 @@ class Settings(Listening):
     servers: tuple[Address, ...]
     health_interval_s: float = 1.0
     state_file: Path | None = None
+    online: tuple[Online, ...] = ()
 
 
 def settings_from_flags(arguments: Sequence[str]) -> Settings:
     """Reads the command line.
 
     Raises:
-      TerminalError: A server's address that is none, or one named twice.
+      TerminalError: A server's address that is none, or one named twice; or so an online route.
     """
     flags = _parser().parse_args(arguments)
     servers = tuple(address(text) for text in flags.server)
@@ -61,6 +81,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         servers=servers,
         health_interval_s=flags.health_interval_seconds,
         state_file=flags.state_file,
+        online=_online(flags.online),
     )
 
 
@@ -83,6 +104,19 @@ def address(text: str) -> Address:
     return Address(rest, grpc)
 
 
+def _online(texts: Sequence[str]) -> tuple[Online, ...]:
+    parts = [text.split("=") for text in texts]
+    routes = {part[0] for part in parts}
+    if not all(len(part) == 3 and all(part) and _NAME.fullmatch(part[0]) for part in parts) or len(routes) < len(parts):  # noqa: PLR2004
+        raise TerminalError(
+            "The router does not know what to fill in online.",
+            expected="--online NAME=MODEL=MODULE:ATTRIBUTE for each route, each name once",
+            received=" ".join(texts),
+            remedy="Correct --online.",
+        )
+    return tuple(Online(*part) for part in parts)
+
+
 def _refusal(received: str) -> TerminalError:
     return TerminalError(
         "The router does not know its servers.",
@@ -99,5 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--models_root", type=Path, required=True, help="folder with releases.json and models.config")
     add("--server", action="append", required=True, metavar="REST_URL=GRPC_ADDR", help="a model server; repeatable")
     add("--health_interval_seconds", type=float, default=1.0, help="between two looks at each server's health")
+    add(
+        "--online",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL=MODULE:ATTRIBUTE",
+        help="POST /v1/NAME:predict asks MODEL with the features that the code fills in; repeatable",
+    )
     add("--state_file", type=Path, help="keeps the counts of releases under way across a restart")
     return parser

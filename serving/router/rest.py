@@ -24,6 +24,7 @@ from serving.router import answers, metrics
 from serving.router.backends import Backend, Pool
 from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
+from serving.router.online import Filling
 from serving.router.trials import Answer, Asked, Trials
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,9 @@ class RestRouter:
       trials: The releases under way.
       catalogue: The models, for the page.
       error: Tells why `releases.json` cannot be read, or nothing.
+
+    Raises:
+      TerminalError: What `--online` names is not there.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class RestRouter:
         self._trials = trials
         self._catalogue = catalogue
         self._error = error
+        self._filling = Filling(settings.online, settings.rest_api_timeout_s)
         self._page = Path(__file__).with_name("page.html").read_bytes()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -95,6 +100,13 @@ class RestRouter:
             async with self._bodies.read(scope, receive) as content:
                 if scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/router/")):
                     answer = await self._own(path)
+                elif name := self._filling.name(scope["method"], path):
+                    without_query = {**scope, "query_string": b""}
+
+                    async def ask(model: str, body: bytes) -> Answer:
+                        return await self._route(without_query, model, headers, body, request_id)
+
+                    answer = await self._filling.answer(name, content, ask)
                 else:
                     answer = await self._route(scope, path, headers, content, request_id)
         except Gone:

@@ -58,6 +58,7 @@ async def route(settings: Settings) -> None:
     """Routes until SIGTERM or SIGINT.
 
     Raises:
+      TerminalError: What `--online` names is not there.
       TransientError: A port is taken.
     """
     stopping = told_to_stop(settings)

@@ -1,0 +1,118 @@
+"""The online routes: code of a pipeline fills in what the model is asked with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.releases import Release
+from serving.router.config import Online, settings_from_flags
+from tests.serving.router import routers
+
+HERE = "tests.serving.router.lookups"
+
+
+FLAGS = (f"--online=doubled=affine={HERE}:Doubling", f"--online=mixed=mixed={HERE}:Mixed")
+
+
+@pytest.fixture(scope="module")
+def online(models_root, addresses, tmp_path_factory):
+    root = tmp_path_factory.mktemp("online")
+    (root / "models").mkdir()
+    with routers.routing(root, root / "models", addresses, *FLAGS) as running:
+        yield running
+
+
+def _ask(router, body: object, path: str = "/v1/doubled:predict", headers: dict | None = None):
+    status, told, content = router.full("POST", path, body, headers)
+    assert told["content-type"].startswith("application/json")
+    assert int(told["content-length"]) == len(content)
+    return status, json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")), told
+
+
+@pytest.mark.slow
+def test_the_model_is_asked_with_what_was_filled_in(online):
+    fresh = {"as_of": "2013-06-01T12:00:00Z", "behind_minutes": 3}
+    status, told, headers = _ask(online, {"instances": [1.0, 2.5]}, headers={"x-request-id": "mine"})
+    assert (status, headers["x-request-id"]) == (200, "mine")
+    assert told == {"predictions": [4.0, 10.0], "freshness": [fresh, fresh]}
+    _, told, _ = _ask(online, {"instances": [1.0, 2.5], "features": True})
+    assert told["features"] == [{"x": 2.0}, {"x": 5.0}]
+
+
+@pytest.mark.slow
+def test_a_missing_number_reaches_the_model_as_nan_and_the_client_as_null(online):
+    status, told, _ = _ask(online, {"instances": [-1.0], "features": True})
+    assert (status, told["predictions"], told["features"]) == (200, [None], [{"x": None}])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("{", 400, "JSON"),
+        ("", 400, "JSON"),
+        (b"\xff", 400, "JSON"),
+        ([1.0], 400, "object"),
+        ({}, 400, "instances"),
+        ({"instances": 1.0}, 400, "instances"),
+        ({"instances": []}, 400, "instances"),
+        ({"instances": [1.0], "features": 1}, 400, "features"),
+        ({"instances": [1.0], "inputs": 1}, 400, "inputs"),
+        ({"instances": [1.0, "x"]}, 400, "instances[1]"),
+        ({"instances": ["away"]}, 503, "store is away"),
+        ({"instances": ["broken"]}, 500, "RuntimeError"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_refused(online, body, status, said):
+    found, told, _ = _ask(online, body)
+    assert found == status and list(told) == ["error"]
+    assert said in told["error"] and "secret" not in told["error"]
+
+
+@pytest.mark.slow
+def test_a_refusal_of_the_model_is_passed_on(online):
+    status, told, _ = _ask(online, {"instances": [1.0]}, "/v1/mixed:predict")
+    assert status == 400 and "nothing" in told["error"]
+
+
+@pytest.mark.slow
+def test_other_routes_and_methods_are_the_servers(online, servers):
+    for method, path in (
+        ("GET", "/v1/doubled:predict"),
+        ("POST", "/v1/other:predict"),
+        ("POST", "/v1/doubled:classify"),
+    ):
+        assert online.raw(method, path, b"{}") == servers[0].raw(method, path, b"{}")
+
+
+@pytest.mark.slow
+def test_releases_hold(models_root, addresses, tmp_path):
+    root = tmp_path / "models"
+    root.mkdir()
+    with routers.routing(tmp_path, root, addresses, *FLAGS) as router:
+        router.release(affine=Release("affine", id="r", mode="canary", share=1.0, stable=1, candidate=2))
+        status, told, headers = _ask(router, {"instances": [1.0]})
+        assert (status, told["predictions"]) == (200, [4.0])
+        assert (headers["x-airtight-side"], headers["x-airtight-version"]) == ("candidate", "2")
+        router.release(affine=Release("affine", id="s", mode="canary", share=0.0, stable=1, candidate=2))
+        _, told, headers = _ask(router, {"instances": [1.0]})
+        assert told["predictions"] == [2.0] and headers["x-airtight-version"] == "1"
+        assert router.status()["releases"]["affine"]["sides"]["stable"]["requests"] == 1
+
+
+SERVER = ("--models_root=m", "--server=http://127.0.0.1:1=127.0.0.1:2")
+
+
+def test_the_flag_names_route_model_and_code():
+    told = settings_from_flags([*SERVER, *FLAGS]).online
+    assert told == (Online("doubled", "affine", f"{HERE}:Doubling"), Online("mixed", "mixed", f"{HERE}:Mixed"))
+    assert settings_from_flags(SERVER).online == ()
+
+
+@pytest.mark.parametrize("flags", [["a=b"], ["a=b="], ["=b=c:d"], ["a/b=c=d:e"], ["a=b=c:d", "a=b=c:d"], ["a=b=c:d=e"]])
+def test_other_flags_are_refused(flags):
+    with pytest.raises(TerminalError, match="--online"):
+        settings_from_flags([*SERVER, *(f"--online={flag}" for flag in flags)])
