@@ -79,6 +79,8 @@ def wait(
             lives.setdefault(program.name, set()).update({program.pid} - {0})
         for service in list(waiting.values()):
             for name in service.programs:
+                if states and name not in states:
+                    raise _failure(supervisor, service, name, "the supervisor is older than it; stop it: make stop")
                 if name not in states or states[name].state in ("FATAL", "STOPPED") or len(lives[name]) > MAX_LIVES:
                     raise _failure(supervisor, service, name, f"{name} keeps ending by itself")
             if all(states[p].state == "RUNNING" for p in service.programs) and not service.missing():

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError
-from airtight.files import new_folder, write_text
+from airtight.files import new_folder, remove_abandoned, write_text
 from airtight.home import ROOT, Home
 from services import jars
 from services.settings import HOST, Settings
@@ -48,6 +48,7 @@ def format_once(settings: Settings, classes: str, place: Path) -> None:
     """
     if (place / "data").exists():
         return
+    remove_abandoned(place)
     with new_folder(place / "data") as temporary:
         configuration = place / "format.properties"
         write_text(configuration, properties(settings, temporary.name))

@@ -71,6 +71,12 @@ def test_a_program_that_keeps_dying_is_not_waited_for(home: Home) -> None:
         health.wait(Told(home, forever("RUNNING", itertools.count(1))), [service(lambda: "no")], lambda line: None)
 
 
+def test_a_program_that_an_older_supervisor_does_not_know_is_told(home: Home) -> None:
+    another = health.Service("Kafka", ("kafka",), "127.0.0.1:1", lambda: "not yet")
+    with pytest.raises(TransientError, match="older than it.*make stop"):
+        health.wait(Told(home, forever("RUNNING")), [another], lambda line: None)
+
+
 def test_a_slow_service_fails_with_what_is_missing(home: Home) -> None:
     with pytest.raises(TransientError, match="not well after 0 s: no socket"):
         health.wait(Told(home, forever("RUNNING")), [service(lambda: "no socket")], lambda line: None, timeout_s=0.0)

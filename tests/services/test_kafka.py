@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,6 +112,14 @@ def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.Capture
     until(lambda: pid() not in (0, first), "another broker runs")
     assert ensure(servers, TOPICS) == [], "the topics outlived it"
     assert read_all(servers) == [(b"of 2013", at), (absurd, at)]
+
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = replace(settings, flink_artifact_port=stranger.getsockname()[1])
+        taken.save(home)
+        with pytest.raises(TerminalError, match=r"Port \d+ .* is taken") as refused:
+            Supervisor(home).start(settings, ("kafka", "flink"))
+        assert "AIRTIGHT_FLINK_ARTIFACT_PORT" in refused.value.remedy, "what is started later is looked at, too"
+        settings.save(home)
 
     assert main(["status"]) == 1, "the others do not run"
     assert "not started; start it: python -m services up flink" in capsys.readouterr().out
