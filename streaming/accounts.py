@@ -16,7 +16,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -233,6 +233,24 @@ class Accounts:
         with self._lock:
             row = self._db.execute("SELECT messages FROM written WHERE hour = ?", (hour,)).fetchone()
         return row[0] if row else 0
+
+    def recheck(self, messages: Callable[[int], int], hours: int) -> list[int]:
+        """Believes the sink's store rather than its account, before a run begins: a power cut may take from the store.
+
+        Args:
+          messages: Of how many messages the store's hour (since 1970) is made.
+          hours: How many hours, the newest, are asked about; those before may have expired there.
+
+        Returns:
+          The hours of which the store has less than was entered; they are read again.
+        """
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT hour, messages FROM written ORDER BY hour DESC LIMIT ?", (hours,)
+            ).fetchall()
+            less = [(held, hour) for hour, entered in rows if (held := messages(hour)) < entered]
+            self._db.executemany("UPDATE written SET messages = ? WHERE hour = ?", less)
+        return [hour for _, hour in less]
 
     def standing(self) -> Standing:
         """What people want to know of the stream."""

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
@@ -96,21 +98,23 @@ def write_parquet(root: Path, hour: WholeHour) -> bool:
     path = path_of(root, hour.number)
     if messages_in(path) > hour.messages:
         return False
-    tables = [
-        pa.table(
-            [
-                pa.array([each.group] * len(each.keys), SCHEMA.field("group").type),
-                pa.array(each.keys, pa.string()),
-                pa.array(each.minute * _MICROS, pa.int64()).cast(SCHEMA.field("minute").type),
-                *(pa.array(array) for array in (each.count, each.late, each.minutes, each.largest)),
-            ],
-            schema=SCHEMA,
-        )
-        for each in hour.totals
+    sizes = [len(each.keys) for each in hour.totals]
+    groups = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+    def column(name: str) -> pa.Array:
+        held = [getattr(each, name) for each in hour.totals]
+        return pa.array(np.concatenate(held) if held else np.zeros(0, np.int64))
+
+    numbers = {name: column(name) for name in SCHEMA.names[2:]}
+    numbers["minute"] = pc.multiply(numbers["minute"], _MICROS).cast(SCHEMA.field("minute").type)
+    arrays = [
+        pa.DictionaryArray.from_arrays(groups, pa.array([each.group for each in hour.totals], pa.string())),
+        pa.array([key for each in hour.totals for key in each.keys], pa.string()),
+        *numbers.values(),
     ]
-    whole = pa.concat_tables(tables).unify_dictionaries() if tables else SCHEMA.empty_table()
+    schema = SCHEMA.with_metadata({MESSAGES: str(hour.messages).encode()})
     with new_file(path) as temporary:
-        pq.write_table(whole.replace_schema_metadata({MESSAGES: str(hour.messages).encode()}), temporary)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary)
     return True
 
 

@@ -29,12 +29,16 @@ from pipelines.flight_delays import clock, facts, topics, windows
 from pipelines.flight_delays.events import encode
 from pipelines.flight_delays.replay import events
 from streaming import prediction_windows, run
+from streaming.accounts import Accounts
 from streaming.reader import Source
 from streaming.sink import WriteHours
 from streaming.sorting import Batch, encode_batch, place
 from streaming.source import ReadHours
+from streaming.store import KEEP_MINUTES, SqliteStore, Store
 from streaming.topics import servers
 from streaming.window_rows import WriteWindowRows
+
+_LOG = logging.getLogger(__name__)
 
 
 def accounts_of(home: Home) -> Path:
@@ -74,6 +78,7 @@ def from_kafka(source: Source, home: Home, store: str = "", to_end: bool = False
       store: The online store's address; empty for the usual one.
       to_end: Whether it ends with what the topic holds now.
     """
+    _believe(facts.store(store), source.accounts)
     ends = {number: end for number, (_, end) in source.logs().items()} if to_end else None
     number, ranges = source.begin(ends)
 
@@ -83,6 +88,18 @@ def from_kafka(source: Source, home: Home, store: str = "", to_end: bool = False
         _ = hours | "sink" >> WriteHours(functools.partial(facts.store, store), totals_of(home), source.accounts)
 
     return build
+
+
+def _believe(store: Store, accounts: Path) -> None:
+    """Has hours read again that the store has lost, or a part of them."""
+    there = not isinstance(store, SqliteStore) or store.path.exists()
+    book = Accounts(accounts)
+    try:
+        if lost := book.recheck(store.messages if there else lambda _: 0, KEEP_MINUTES // 60):
+            _LOG.warning("The online store lacks %d hours that were written; they are read again.", len(lost))
+    finally:
+        book.close()
+        store.close()
 
 
 def predictions_source(home: Home, **settings: Any) -> Source:
@@ -189,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             run.waited(run.on_flink(build, name))
     except AirtightError as error:
-        logging.getLogger(__name__).error("%s", error)
+        _LOG.error("%s", error)
         return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
     return 0
 

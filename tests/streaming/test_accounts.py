@@ -99,3 +99,12 @@ def test_old_hours_that_are_done_are_forgotten(accounts: Accounts) -> None:
     accounts.write(7, 1)
     assert accounts.forget(before=7) == 1
     assert accounts.standing().undone == (6,) and accounts.written(5) == 0 and accounts.written(7) == 1
+
+
+def test_what_the_store_has_lost_is_read_again(accounts: Accounts) -> None:
+    run = accounts.begin(LOGS).run
+    enter(accounts, run, closed=7, p0={5: (0, 2), 6: (2, 2), 7: (4, 2)})
+    for hour in (5, 6, 7):
+        accounts.write(hour, 2)
+    assert accounts.recheck({6: 1, 7: 2}.get, hours=2) == [6]
+    assert accounts.begin(LOGS).partitions[0].start == 2

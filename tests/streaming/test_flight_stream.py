@@ -70,9 +70,9 @@ def truth(told: list[Event]) -> Rows:
     }
 
 
-def in_lake() -> Rows:
+def in_lake(root: Path | None = None) -> Rows:
     rows: Rows = {}
-    for path in sorted(stream.totals_of(Home.current()).rglob("*.parquet")):
+    for path in sorted((root or stream.totals_of(Home.current())).rglob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
             key = row["group"], row["key"], int(row["minute"].timestamp()) // 60
             assert key not in rows
@@ -150,3 +150,27 @@ def test_a_partition_without_messages_stops_nothing(broker: Broker, source: Sour
     read(source)
     assert in_lake() == truth(told)
     assert Accounts(source.accounts).standing().closed is not None
+
+
+def test_a_store_that_was_removed_is_filled_again(broker: Broker, source: Source) -> None:
+    told = events(hours=4)
+    publish(broker, told)
+    read(source)
+    for path in Home.current().path.glob("online.sqlite*"):
+        path.unlink()
+    read(source)
+    begin = int(BEGIN.timestamp()) // 60
+    (found,) = facts.store().read([Sum("departures_all", "", begin, begin + 240)])
+    assert found[0] == sum(isinstance(event, Departure) for event in told)
+    assert in_lake() == truth(told)
+
+
+def test_over_the_lake_it_makes_the_same_files(
+    broker: Broker, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = events(hours=3)
+    publish(broker, told)
+    read(source)
+    monkeypatch.setattr(stream, "events", lambda *_: iter(told))
+    run.in_process(stream.from_lake(tmp_path, BEGIN, BEGIN + timedelta(hours=3), tmp_path / "again"))
+    assert in_lake(tmp_path / "again") == in_lake() != {}
