@@ -73,7 +73,7 @@ def test_a_program_that_keeps_dying_is_not_waited_for(home: Home) -> None:
 
 def test_a_program_that_an_older_supervisor_does_not_know_is_told(home: Home) -> None:
     another = health.Service("Kafka", ("kafka",), "127.0.0.1:1", lambda: "not yet")
-    with pytest.raises(TransientError, match="older than it.*make stop"):
+    with pytest.raises(TransientError, match=r"older than it.*make stop"):
         health.wait(Told(home, forever("RUNNING")), [another], lambda line: None)
 
 
