@@ -75,7 +75,7 @@ def in_process(build: Build) -> None:
     Raises:
       AirtightError: A step raised it.
     """
-    pipeline = beam.Pipeline(runner=FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     build(pipeline)
     pipeline.run().wait_until_finish()
 
