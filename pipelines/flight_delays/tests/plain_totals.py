@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,7 +42,12 @@ def by_hour(events: Iterable[Event]) -> dict[int, list[Event]]:
     return hours
 
 
-def put(store: Store, hours: Mapping[int, Sequence[Event]], watermark: int | None = None) -> None:
-    """Writes whole hours."""
+def put(
+    store: Store,
+    hours: Mapping[int, Sequence[Event]],
+    watermark: int | None = None,
+    of: Callable[[Sequence[Event]], list[Totals]] = totals,
+) -> None:
+    """Writes hours, with the totals that `of` makes."""
     for hour, events in hours.items():
-        store.put_hour(hour, len(events), totals(events), facts.rows(events), watermark)
+        store.put_hour(hour, len(events), of(events), facts.rows(events), watermark)

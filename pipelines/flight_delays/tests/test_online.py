@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from pipelines.flight_delays import clock, facts, features, online
-from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, minute
+from pipelines.flight_delays import clock, facts, features, group_totals, online
+from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, columns, minute
 from pipelines.flight_delays.features import OVERDUE, WINDOWS
 from pipelines.flight_delays.replay import events_of
 from pipelines.flight_delays.tests import odd_flights, plain_totals, reference
@@ -47,7 +47,8 @@ def _differing(made: dict[str, dict], expected: dict[str, dict]) -> list:
 def test_odd_flights_equal_the_reference_in_a_store_of_everything(odd, tmp_path):
     tables, rows, asked, expected = odd
     store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES, keep_minutes=10**7)
-    plain_totals.put(store, plain_totals.by_hour(events_of(tables["flights"], tables["weather"], *YEAR)))
+    hours = plain_totals.by_hour(events_of(tables["flights"], tables["weather"], *YEAR))
+    plain_totals.put(store, hours, of=lambda of_hour: group_totals.totals(columns(of_hour)))
     planes = {row["tailnum"]: row for row in rows["planes"]}
     flights = [row for row in rows["flights"] if row["flight_id"] in asked]
     found = online.known([_flight(row) for row in flights], store, planes)
