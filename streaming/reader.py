@@ -19,14 +19,12 @@ from kafka.errors import KafkaError
 from airtight.errors import TerminalError, TransientError
 from streaming.accounts import Accounts, Resume
 from streaming.dead_letters import DeadLetters
-from streaming.sorting import CONFIRMED_BY, HOUR_MS, HourOf, Sorted, Sorter
+from streaming.sorting import HourOf, Sorted, Sorter
 
 FOREVER = 2**62
 """Where a partition ends that does not."""
-POLL_RECORDS = 1000
+POLL_RECORDS = 5000
 POLL_S = 0.1
-ALIGNED_MS = HOUR_MS
-"""A partition that is so much ahead of another one waits for it: else the engine holds what lies between."""
 IDLE_S = 10.0
 """A partition without new messages for so long holds nobody up."""
 CONSUMER: dict[str, Any] = {
@@ -36,6 +34,9 @@ CONSUMER: dict[str, Any] = {
     "allow_auto_create_topics": False,
     "metrics_enabled": False,
     "fetch_max_wait_ms": 100,
+    # So little of a partition at once that partitions keep in step: else the engine holds days between them. A larger
+    # message comes alone. (Pausing those that are ahead is no way: what the client holds of them may never come back.)
+    "max_partition_fetch_bytes": 1 << 16,
 }
 
 Ranges: TypeAlias = tuple[tuple[int, int, int], ...]
@@ -142,7 +143,6 @@ class Reader:
         self._partitions = {number: TopicPartition(source.topic, number) for number, _, _ in ranges}
         self._consumer.assign(list(self._partitions.values()))
         self._heard = {number: now() for number in self._partitions}
-        self._come: dict[int, int] = {}
         self.positions: dict[int, int] = {}
         self.seek(ranges)
 
@@ -156,7 +156,6 @@ class Reader:
 
     def poll(self) -> tuple[dict[int, list[Any]], dict[int, int]]:
         """Reads what is next: messages by partition, and the offset after them of each that went on."""
-        self._align()
         polled = self._consumer.poll(timeout_ms=int(POLL_S * 1000), max_records=POLL_RECORDS)
         records, following = {}, {}
         for number, partition in self._partitions.items():
@@ -165,7 +164,6 @@ class Reader:
                 held = [record for record in held if record.offset < stop]
             if held:
                 records[number] = held
-                self._come[number] = min(record.timestamp for record in held[-CONFIRMED_BY:])
             # Not every offset is a message: transactions leave marks, and compaction gaps.
             position = min(stop, self._consumer.position(partition))
             if position > self.positions[number]:
@@ -189,19 +187,6 @@ class Reader:
         if out.entries or self._sorter.closed != before:
             self._accounts.enter(self._run, out.entries, self._sorter.closed)
         return out, reached
-
-    def _align(self) -> None:
-        """Lets partitions that are ahead wait for those that have more to say."""
-        left = {n for n, each in self._partitions.items() if self.positions[n] < (self._consumer.highwater(each) or 0)}
-        behind = [come for number, come in self._come.items() if number in left]
-        newest = min(behind) + ALIGNED_MS if behind else None
-        paused = self._consumer.paused()
-        for number, partition in self._partitions.items():
-            wait = newest is not None and self._come.get(number, newest) > newest
-            if wait and partition not in paused:
-                self._consumer.pause(partition)
-            elif not wait and partition in paused:
-                self._consumer.resume(partition)
 
     def _idle(self) -> set[int]:
         """Partitions that had nothing to say for long, and of which the broker says now that nothing is left to read.

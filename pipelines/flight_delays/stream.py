@@ -28,8 +28,9 @@ from airtight.home import Home
 from pipelines.flight_delays import clock, facts, topics, windows
 from pipelines.flight_delays.events import encode
 from pipelines.flight_delays.replay import events
-from streaming import prediction_windows, run
+from streaming import prediction_windows, run, status
 from streaming.accounts import Accounts
+from streaming.draining import drained
 from streaming.reader import Source
 from streaming.sink import WriteHours
 from streaming.sorting import Batch, encode_batch, place
@@ -39,6 +40,8 @@ from streaming.topics import servers
 from streaming.window_rows import WriteWindowRows
 
 _LOG = logging.getLogger(__name__)
+MODULE = "pipelines.flight_delays.stream"
+"""The name of this module, which is another one where it is started."""
 
 
 def accounts_of(home: Home) -> Path:
@@ -56,7 +59,7 @@ def source_of(home: Home, **settings: Any) -> Source:
 
     Args:
       home: The state folder.
-      settings: Other fields of `Source`, for tests.
+      settings: Other fields of `Source`.
     """
     told: dict[str, Any] = {
         "servers": servers(),
@@ -185,6 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to-end", action="store_true", help="in this process, to the end that the topic has now")
     parser.add_argument("--predictions", action="store_true", help="the prediction log in place of the flights")
+    parser.add_argument("--topic", default=topics.EVENTS.name, help="the topic of the events; %(default)s")
     parser.add_argument("--lake", nargs=2, type=date.fromisoformat, metavar="DAY", help="from a day to before another")
     parser.add_argument("--out", type=Path, help="folder of the totals' files, with --lake")
     given = parser.parse_args(arguments)
@@ -198,13 +202,18 @@ def main(arguments: list[str] | None = None) -> int:
             run.in_process(from_lake(home.lake, ends[0], ends[1], given.out))
             return 0
         if given.predictions:
-            name, build = "predictions", from_predictions(predictions_source(home), home, to_end=given.to_end)
+            name, source = "predictions", predictions_source(home)
+            build = from_predictions(source, home, to_end=given.to_end)
         else:
-            name, build = "flight_delays", from_kafka(source_of(home), home, to_end=given.to_end)
+            name, source = "flight_delays", source_of(home)
+            build = from_kafka(source, home, to_end=given.to_end)
         if given.to_end:
             run.in_process(build)
         else:
-            run.waited(run.on_flink(build, name))
+            status.started(home, name, MODULE, source)
+            job = run.on_flink(build, name)
+            with drained(job):
+                run.waited(job)
     except AirtightError as error:
         _LOG.error("%s", error)
         return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL

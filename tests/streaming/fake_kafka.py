@@ -38,7 +38,6 @@ class Consumer:
     def __init__(self, bootstrap_servers: list[str], **_: Any) -> None:
         self.broker = Broker.all[bootstrap_servers[0]]
         self.at: dict[TopicPartition, int] = {}
-        self.waiting: set[TopicPartition] = set()
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         return set(self.broker.log)
@@ -58,24 +57,10 @@ class Consumer:
     def position(self, partition: TopicPartition) -> int:
         return self.at[partition]
 
-    def highwater(self, partition: TopicPartition) -> int:
-        return len(self.broker.log[partition.partition])
-
-    def paused(self) -> set[TopicPartition]:
-        return set(self.waiting)
-
-    def pause(self, partition: TopicPartition) -> None:
-        self.waiting.add(partition)
-
-    def resume(self, partition: TopicPartition) -> None:
-        self.waiting.discard(partition)
-
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
         # A few of each partition, so that there are many polls.
         found = {}
         for each, offset in self.at.items():
-            if each in self.waiting:
-                continue
             if held := self.broker.log[each.partition][offset : offset + 37]:
                 found[each] = held
                 self.at[each] = offset + len(held)

@@ -11,7 +11,7 @@ from kafka.errors import KafkaConnectionError
 
 from airtight.errors import TerminalError, TransientError
 from streaming.accounts import Accounts
-from streaming.reader import ALIGNED_MS, FOREVER, Reader, Source
+from streaming.reader import FOREVER, Reader, Source
 from streaming.sorting import CONFIRMED_BY, HOUR_MS
 from streaming.source import Ranged
 from tests.streaming.fake_kafka import Broker, Consumer, settings
@@ -97,19 +97,6 @@ def test_a_partition_with_more_to_read_is_not_idle_however_long_it_is_silent(
     monkeypatch.setattr(Consumer, "end_offsets", lambda _, partitions: dict.fromkeys(partitions, 100))
     fill(broker, 0, 8)
     assert reading.step()[1] is None
-
-
-def test_a_partition_that_is_ahead_waits_for_one_with_more_to_say(broker: Broker, source: Source) -> None:
-    fill(broker, 0, ALIGNED_MS / HOUR_MS + 5, number=100)
-    fill(broker, 1, 1, number=100)
-    reading = Reading(source)
-    reading.step()
-    first = dict(reading.reader.positions)
-    reading.step()
-    assert reading.reader.positions[0] == first[0] and reading.reader.positions[1] > first[1]
-    for _ in range(6):
-        reading.step()
-    assert reading.reader.positions == {0: 100, 1: 100}
 
 
 def test_a_fault_of_the_broker_is_one_that_heals(broker: Broker, source: Source, monkeypatch: Any) -> None:
