@@ -151,6 +151,8 @@ def publish(
     arriving: Iterable[tuple[datetime, Event]],
     pace: Pace,
     partitions: Sequence[int] | None = None,
+    *,
+    spread: timedelta = timedelta(),
 ) -> int:
     """Sends events when they are due, in their order.
 
@@ -160,6 +162,7 @@ def publish(
       arriving: Instants on the clock of the replay, and events.
       pace: That clock.
       partitions: Only to these, by the key; None leaves it to the producer.
+      spread: How much later than it happened an event may arrive.
 
     Returns:
       How many were sent, each of them confirmed.
@@ -175,7 +178,6 @@ def publish(
     try:
         for arrived, event in arriving:
             if (wait := pace.due_s(arrived)) > 0:
-                producer.flush()
                 pace.sleep(wait)
             name = key(event)
             where = None if partitions is None else partitions[sum(name) % len(partitions)]
@@ -192,10 +194,12 @@ def publish(
         if failed:
             raise _unconfirmed(f"{len(failed)} messages were not confirmed", min(failed))
     except KafkaError as error:
-        raise _unconfirmed(str(error), min([arrived, *failed])) from error
+        raise _unconfirmed(str(error), min([arrived - spread, *failed])) from error
     except KeyboardInterrupt:
         producer.flush()
-        _LOG.info("Broken off after %d events. Go on with --from %s", sent, min([arrived, *failed]).isoformat())
+        _LOG.info(
+            "Broken off after %d events. Go on with --from %s", sent, min([arrived - spread, *failed]).isoformat()
+        )
         raise
     return sent
 
@@ -306,8 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             told = events(flags.lake or Home.current().lake, flags.start, flags.end)
             arriving = shuffled(told, flags.shuffle_minutes, flags.seed)
-            began = time.monotonic()
-            sent = publish(producer, EVENTS.name, arriving, Pace(flags.start, flags.speed), flags.partitions)
+            spread = timedelta(minutes=flags.shuffle_minutes)
+            pace, began = Pace(flags.start, flags.speed), time.monotonic()
+            sent = publish(producer, EVENTS.name, arriving, pace, flags.partitions, spread=spread)
         finally:
             producer.close(timeout=10)
     except AirtightError as error:
