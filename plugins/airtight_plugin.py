@@ -23,6 +23,7 @@ class AirtightPlugin(AirflowPlugin):
     name = "airtight"
     fastapi_apps = [{"app": pages, "url_prefix": "/airtight", "name": "Airtight"}]  # noqa: RUF012
     external_views = [  # noqa: RUF012
-        {"name": "Year", "href": "/airtight/{DAG_ID}/year", "destination": place, "url_route": route}
-        for place, route in (("dag", "year"), ("dag_run", "year-of-run"))
+        {"name": name, "href": f"/airtight/{{DAG_ID}}/{page}", "destination": place, "url_route": f"{page}{route}"}
+        for name, page in (("Year", "year"), ("Stream", "stream"))
+        for place, route in (("dag", ""), ("dag_run", "-of-run"))
     ]

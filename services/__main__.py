@@ -71,13 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("up", help="start the services and wait until they are well")
     starting.add_argument("names", nargs="*", default=ALWAYS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
-    commands.add_parser("down", help="stop every service, their children included")
+    ending = commands.add_parser("down", help="stop the services, their children included")
+    ending.add_argument("names", nargs="*", metavar="NAME", help="only these; everything when none is named")
     commands.add_parser("status", help="show every service")
     commands.add_parser("logs", help="follow the logs")
     commands.add_parser("env", help="print Airflow's settings, for `eval` in a shell")
     commands.add_parser("password", help=f"print the password of {USER} in Airflow's UI")
     told = parser.parse_args(arguments)
-    if told.command == "up" and (unknown := sorted(set(told.names) - set(PROGRAMS))):
+    if told.command in ("up", "down") and (unknown := sorted(set(told.names) - set(PROGRAMS))):
         parser.error(f"there is no {', '.join(unknown)}; the services are {', '.join(PROGRAMS)}")
     try:
         return _run(told, Home.current())
@@ -89,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(told: argparse.Namespace, home: Home) -> int:
     if told.command == "up":
         up(home, tuple(told.names))
+    elif told.command == "down" and told.names:
+        stopped = Supervisor(home).end(told.names)
+        print(f"Stopped: {', '.join(stopped)}." if stopped else "None of them runs.")
     elif told.command == "down":
         ended = Supervisor(home).stop()
         print(f"Stopped: {ended} processes ended." if ended else "Nothing runs.")

@@ -52,6 +52,7 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.model_url}/router/status")),
         Service("Kafka", ("kafka",), settings.own_kafka, lambda: _tcp(settings.kafka_port)),
         Service("Flink", ("flink",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
+        Service("stream", ("stream",), str(home.logs / "stream.log"), lambda: _program(home, "stream")),
         Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings)),
     )
 
@@ -104,6 +105,12 @@ def _failure(supervisor: Supervisor, service: Service, program: str, why: str) -
         received=service.missing() or f"{program} that does not stay up",
         remedy="Correct what the log tells and start again: make start.",
     )
+
+
+def _program(home: Home, name: str) -> str:
+    """A program without a port of its own: well when it stays up."""
+    states = [program.state for program in Supervisor(home).programs() if program.name == name]
+    return "" if states == ["RUNNING"] else f"it is {states[0] if states else 'not started'}"
 
 
 def _unix(path: str) -> str:

@@ -239,6 +239,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         "AIRTIGHT_MODEL_SERVER": settings.server_url,
         "AIRTIGHT_ROUTER": settings.model_url,
         "AIRTIGHT_KAFKA": settings.kafka_servers,
+        "AIRTIGHT_FLINK": settings.flink_job_server,
         "SPARK_REMOTE": settings.spark_remote,
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),

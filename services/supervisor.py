@@ -38,10 +38,12 @@ PORTS = {
 AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
 ALWAYS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
 """What is started when nothing is named, in the order in which it is started: the slowest to wake up first."""
-ON_DEMAND = ("kafka", "flink")
+ON_DEMAND = ("kafka", "flink", "stream")
 """What is started only by name: whoever works in batch needs no broker."""
 PROGRAMS = (*ON_DEMAND, *ALWAYS)
 """The programs of supervisord.conf."""
+ENDED = ("STOPPED", "EXITED", "FATAL")
+"""States of a program that nobody starts again by itself."""
 START_S = 15.0
 STOP_S = 60.0
 LONGEST_SOCKET = 90
@@ -122,7 +124,7 @@ class Supervisor:
             running = self.running()
             if running:
                 settings = Settings.of_running(self.home)
-                stopped = {p.name for p in self.programs() if p.state in ("STOPPED", "EXITED", "FATAL")}
+                stopped = {p.name for p in self.programs() if p.state in ENDED}
             else:
                 processes.end_all(self.home)
                 stopped = set(PROGRAMS)
@@ -138,6 +140,26 @@ class Supervisor:
                         _migrate(settings, self.home)
                     rpc.supervisor.startProcess(name, False)
         return started
+
+    def end(self, names: Sequence[str]) -> list[str]:
+        """Ends some programs, and waits until each has ended; what does not run is left alone.
+
+        Args:
+          names: Programs of supervisord.conf.
+
+        Returns:
+          Names of the programs that were ended now.
+        """
+        if not self.home.run.is_dir():
+            return []
+        with self._alone():
+            running = [p.name for p in self.programs() if p.name in names and p.state not in ENDED]
+            with self._rpc_while_it_lasts() as rpc:
+                for name in running:
+                    # A program that ends by itself at this moment is none that runs: no fault.
+                    with contextlib.suppress(xmlrpc.client.Fault):
+                        rpc.supervisor.stopProcess(name, True)
+        return running
 
     def stop(self) -> int:
         """Ends supervisord, the programs, and whatever they left behind.

@@ -9,7 +9,10 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 
+from airtight.errors import AirtightError
 from airtight.home import Home
+from plugins.tfx_airflow import stream_page
+from streaming import status as streams
 
 _NONE_YET = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>No page yet</title></head>
 <body style="font: 15px system-ui, sans-serif; margin: 3rem">
@@ -27,3 +30,17 @@ def year(dag_id: str) -> Any:
     # An id is a name, and names no other folder.
     known = "/" not in dag_id and not dag_id.startswith(".") and file.is_file()
     return HTMLResponse(file.read_text(encoding="utf-8") if known else _NONE_YET.format(dag_id=escape(dag_id)))
+
+
+@app.get("/{dag_id}/stream", dependencies=[Depends(requires_access_dag(method="GET"))])
+def stream(dag_id: str) -> Any:
+    """How the stream does at this moment that a DAG keeps running: `<stream>_stream`."""
+    name, home = dag_id.removesuffix("_stream"), Home.current()
+    known = name != dag_id and "/" not in name and not name.startswith(".")
+    told = streams.running(home, name) if known else None
+    if told is None:
+        return HTMLResponse(stream_page.none_yet(dag_id))
+    try:
+        return HTMLResponse(stream_page.page(told, streams.status(told)))
+    except AirtightError as error:
+        return HTMLResponse(stream_page.broken(told, str(error)))

@@ -1,0 +1,93 @@
+"""The page of a stream: what it is doing at this moment; one HTML file, no script, loaded again every ten seconds."""
+
+from __future__ import annotations
+
+from html import escape
+
+from streaming.status import Running, Status
+
+_AGAIN_S = 10
+_STYLE = """
+:root { color-scheme: light dark; --line: #d1d5db; --dim: #6b7280; --bad: #b91c1c; --good: #15803d; }
+@media (prefers-color-scheme: dark) { :root { --line: #374151; --dim: #9ca3af; --bad: #f87171; --good: #4ade80; } }
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 860px; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+.dim { color: var(--dim); }
+.bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
+dt { color: var(--dim); } dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: right; padding: .3rem .6rem; }
+td:first-child, th:first-child { text-align: left; } td { border-top: 1px solid var(--line);
+  font-variant-numeric: tabular-nums; } code { overflow-wrap: anywhere; }
+"""
+
+
+def page(told: Running, status: Status) -> str:
+    """How a stream does.
+
+    Args:
+      told: Its record.
+      status: What accounts and broker say.
+
+    Returns:
+      A whole HTML document.
+    """
+    state = '<span class="good">runs</span>' if told.alive else '<span class="bad">does not run</span>'
+    figures = {
+        "Lag, messages": _number(status.lag),
+        "Watermark": _when(status.watermark),
+        "Last hour done": _when(status.hour_done),
+        "Hours not done": _number(status.undone),
+        "Bad messages": _number(status.bad),
+        "Late messages": _number(status.late),
+        "In the dead letters' topic": _number(status.dead_letters),
+        "Starts": _number(status.run),
+    }
+    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items())
+    rows = "".join(
+        f"<tr><td>{each.number}</td><td>{_number(each.lag)}</td><td>{_number(each.next)}</td>"
+        f"<td>{_number(each.end)}</td><td>{_when(each.come)}</td></tr>"
+        for each in status.partitions
+    )
+    away = f'<p class="bad">The broker is away: {escape(status.broker)}</p>' if status.broker else ""
+    return _html(
+        f"Stream {told.name}",
+        f"""<p>It {state}: process {told.pid}, since {_when(told.since)}.
+<span class="dim">Asked at {_when(status.at)}; times are event times in UTC.</span></p>
+{away}
+<dl>{shown}</dl>
+<h2>Partitions of <code>{escape(told.topic)}</code></h2>
+<table><tr><th>Partition</th><th>Lag</th><th>Next offset</th><th>End</th><th>Come to</th></tr>{rows}</table>
+<h2>Code</h2>
+<p><code>{escape(told.module)}</code>, digest <code>{escape(told.code)}</code></p>""",
+    )
+
+
+def none_yet(dag_id: str) -> str:
+    """The page where no stream was ever started."""
+    words = "DAGs that keep no stream running have none; else its task <code>ensure</code> starts it."
+    return _html(f"There is no stream of {dag_id} yet", f"<p>{words}</p>")
+
+
+def broken(told: Running, words: str) -> str:
+    """The page where the accounts cannot be read."""
+    return _html(f"Stream {told.name}", f'<p class="bad">{escape(words)}</p>')
+
+
+def _html(title: str, body: str) -> str:
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{_AGAIN_S}">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+{body}
+</body></html>
+"""
+
+
+def _number(value: int | None) -> str:
+    return "not known" if value is None else f"{value:,}"
+
+
+def _when(instant: str) -> str:
+    return escape(instant.replace("T", " ").replace("+00:00", "")) or "none yet"
