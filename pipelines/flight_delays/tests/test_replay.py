@@ -83,9 +83,9 @@ def test_everything_comes_when_it_becomes_known(lake):
 
 
 def test_spans_put_together_are_the_whole(lake):
-    first, last = _at(-2000), _at(2000)
+    first, last = _at(-3000), _at(2000)
     whole = list(events(lake, first, last))
-    parts = [event for minutes in range(-2000, 2000, 100) for event in events(lake, _at(minutes), _at(minutes + 100))]
+    parts = [event for minutes in range(-3000, 2000, 100) for event in events(lake, _at(minutes), _at(minutes + 100))]
     assert parts == whole
     assert Counter(map(type, whole)) == {Plan: 5, Departure: 4, Arrival: 4, Weather: 10}
 
