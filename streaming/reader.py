@@ -76,11 +76,14 @@ class Source:
         _quiet()
         return self.consumer(bootstrap_servers=self.servers.split(","), **CONSUMER)
 
-    def begin(self, ends: Mapping[int, int] | None = None) -> tuple[int, Ranges]:
+    def begin(
+        self, ends: Mapping[int, int] | None = None, starts: Mapping[int, int] | None = None
+    ) -> tuple[int, Ranges]:
         """Starts a new run; an older one that still lives can do no harm any more.
 
         Args:
           ends: Where each partition ends, for a range of the log; None to follow the topic.
+          starts: Where each partition begins for those who never read it; None for its beginning.
 
         Returns:
           The number of the run, and what it reads.
@@ -89,15 +92,15 @@ class Source:
           TerminalError: There is no such topic, or it no longer holds what is needed.
           TransientError: The broker is away.
         """
-        logs = self.logs()
+        logs = {n: (max(first, (starts or {}).get(n, first)), end) for n, (first, end) in self.logs().items()}
         accounts = Accounts(self.accounts)
         try:
             resume = accounts.begin(logs, self.reach)
         finally:
             accounts.close()
         stops = {partition: FOREVER for partition in logs} if ends is None else ends
-        starts = {partition: held.start for partition, held in resume.partitions.items()}
-        ranges = ((number, start, max(start, stops.get(number, start))) for number, start in sorted(starts.items()))
+        begins = {partition: held.start for partition, held in resume.partitions.items()}
+        ranges = ((number, start, max(start, stops.get(number, start))) for number, start in sorted(begins.items()))
         return resume.run, tuple(ranges)
 
     def logs(self) -> dict[int, tuple[int, int]]:

@@ -3,6 +3,7 @@
     python -m pipelines.flight_delays.stream                    on Flink, for as long as it lives
     python -m pipelines.flight_delays.stream --to-end           in this process, what the topic holds now
     python -m pipelines.flight_delays.stream --predictions      the prediction log's windows; with --to-end or without
+    python -m pipelines.flight_delays.stream --offsets '{"0": [0, 900]}' --out DIR     a range of the topic, into files
     python -m pipelines.flight_delays.stream --lake 2013-06-01 2013-06-08 --out DIR    the lake's events of some days
 
 Whenever and however it was stopped, it goes on where it stopped; the state folder's `stream/` keeps where that is.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,25 @@ def from_predictions(source: Source, home: Home, to_end: bool = False) -> run.Bu
     return build
 
 
+def from_offsets(source: Source, offsets: Mapping[int, tuple[int, int]], totals: Path) -> run.Build:
+    """The same pipeline over a range of the topic, into files alone.
+
+    Args:
+      source: What is read; it must have accounts of its own.
+      offsets: The first offset and that after the last, by partition.
+      totals: Folder of the files.
+    """
+    starts, ends = ({number: range_[side] for number, range_ in offsets.items()} for side in (0, 1))
+    number, ranges = source.begin(ends, starts)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        batches = pipeline | "events" >> ReadHours(source, number, ranges)
+        hours = batches | "windows" >> windows.FlightWindows(follow=False)
+        _ = hours | "sink" >> WriteHours(None, totals, source.accounts)
+
+    return build
+
+
 def from_lake(lake: Path, start: datetime, end: datetime, totals: Path) -> run.Build:
     """The same pipeline over what became known in [start, end), as the lake has it, into files alone.
 
@@ -190,14 +211,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--predictions", action="store_true", help="the prediction log in place of the flights")
     parser.add_argument("--topic", default=topics.EVENTS.name, help="the topic of the events; %(default)s")
     parser.add_argument("--lake", nargs=2, type=date.fromisoformat, metavar="DAY", help="from a day to before another")
-    parser.add_argument("--out", type=Path, help="folder of the totals' files, with --lake")
+    parser.add_argument("--offsets", type=json.loads, help="first offset and that after the last by partition, JSON")
+    parser.add_argument("--out", type=Path, help="folder of the totals' files, with --lake and --offsets")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     home = Home.current()
     try:
+        if (given.lake or given.offsets) and given.out is None:
+            parser.error("--lake and --offsets need --out")
+        if given.offsets:
+            offsets = {int(number): (first, end) for number, (first, end) in given.offsets.items()}
+            source = source_of(home, topic=given.topic, accounts=given.out / "accounts.sqlite")
+            run.in_process(from_offsets(source, offsets, given.out))
+            return 0
         if given.lake:
-            if given.out is None:
-                parser.error("--lake needs --out")
             ends = [datetime.combine(day, time(), ZoneInfo(clock.ZONE)) for day in given.lake]
             run.in_process(from_lake(home.lake, ends[0], ends[1], given.out))
             return 0
@@ -205,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
             name, source = "predictions", predictions_source(home)
             build = from_predictions(source, home, to_end=given.to_end)
         else:
-            name, source = "flight_delays", source_of(home)
+            name, source = "flight_delays", source_of(home, topic=given.topic)
             build = from_kafka(source, home, to_end=given.to_end)
         if given.to_end:
             run.in_process(build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from airtight.home import Home
 from pipelines.flight_delays import facts, stream
-from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, Event, columns, encode
+from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, Event, columns, decode, encode
 from pipelines.flight_delays.group_totals import totals
 from streaming import run
 from streaming.accounts import Accounts
@@ -174,3 +175,14 @@ def test_over_the_lake_it_makes_the_same_files(
     monkeypatch.setattr(stream, "events", lambda *_: iter(told))
     run.in_process(stream.from_lake(tmp_path, BEGIN, BEGIN + timedelta(hours=3), tmp_path / "again"))
     assert in_lake(tmp_path / "again") == in_lake() != {}
+
+
+def test_a_range_of_offsets_goes_into_files_of_its_own(broker: Broker, source: Source, tmp_path: Path) -> None:
+    told = events(hours=3)
+    publish(broker, told)
+    offsets = {number: (5, 30) for number in broker.log}
+    apart = replace(source, accounts=tmp_path / "range" / "accounts.sqlite")
+    run.in_process(stream.from_offsets(apart, offsets, tmp_path / "range"))
+    within = [decode(message.value, message.timestamp) for log in broker.log.values() for message in log[5:30]]
+    assert in_lake(tmp_path / "range") == truth(within)
+    assert not in_lake() and not source.accounts.exists()
