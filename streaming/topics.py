@@ -17,7 +17,7 @@ SERVERS = "AIRTIGHT_KAFKA"
 """Environment variable with the broker's address, host:port,host:port."""
 LOCAL = "127.0.0.1:9092"
 """Where the local services' broker listens unless they were told otherwise."""
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 RECONNECT_MS = 1000
 """A broker that is away is tried again after so long at most."""
 

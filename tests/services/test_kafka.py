@@ -22,7 +22,7 @@ from services.settings import Settings, environment
 from services.supervisor import Supervisor
 from streaming.topics import ensure
 from tests.services.listening import listening
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 STAMP = datetime(2013, 6, 14, 12, tzinfo=UTC)
 
@@ -110,7 +110,7 @@ def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.Capture
     assert listening(first) == {"127.0.0.1"}
     os.kill(first, signal.SIGKILL)
     until(lambda: pid() not in (0, first), "another broker runs")
-    assert ensure(servers, TOPICS) == [], "the topics outlived it"
+    assert ensure(servers, TOPICS, PATIENCE_S) == [], "the topics outlived it"
     assert read_all(servers) == [(b"of 2013", at), (absurd, at)]
 
     with socket.create_server(("127.0.0.1", 0)) as stranger:
