@@ -3,7 +3,8 @@
 Under a prefix it keeps
 
     told                        hash: the watermark
-    hour:<hour>                 hash: how many messages, and the keys of the totals that were made of them
+    hours                       hash: of each hour how many messages it is made of, for good
+    hour:<hour>                 the keys of the totals that were made of them, JSON
     totals:<group>:<key>        sorted set by minute: "minute:count:late:minutes:largest"
     facts:<table>:<key>         hash: the row, values as JSON
     order:<table>:<columns>:<values>    sorted set by the last column: keys of rows
@@ -85,7 +86,7 @@ class RedisStore:
     def messages(self, hour: int) -> int:
         """See `streaming.store.Store`."""
         with self._faults():
-            return int(self._client.hget(self._key("hour", hour), "messages") or 0)
+            return int(self._client.hget(self._key("hours"), str(hour)) or 0)
 
     def freshest(self) -> int | None:
         """See `streaming.store.Store`."""
@@ -116,23 +117,24 @@ class RedisStore:
         """One try; `pipe` has nothing in it yet."""
         totals, rows, watermark = content
         facts = self._merged(rows)
-        of_hour, told = self._key("hour", hour), self._key("told")
+        of_hour, hours, told = self._key("hour", hour), self._key("hours"), self._key("told")
         # What is read from here on and changed by another before the end undoes all of it.
         pipe.watch(of_hour, told, *(self._row_key(*name) for name in facts))
-        held, before = pipe.hgetall(of_hour), _whole(pipe.hget(told, "watermark"))
-        if int(held.get("messages", 0)) > messages or (before is not None and (hour + 1) * HOUR <= before - self._keep):
+        held, before = int(pipe.hget(hours, str(hour)) or 0), _whole(pipe.hget(told, "watermark"))
+        keys_before = orjson.loads(pipe.get(of_hour) or "[]")
+        if held > messages or (before is not None and (hour + 1) * HOUR <= before - self._keep):
             return False
         rows_before = self._rows(facts)
         now = newest(totals) if watermark is None else watermark
         oldest = max((each for each in (before, now) if each is not None), default=0) - self._keep
         pipe.multi()
-        for key in orjson.loads(held.get("keys", "[]")):
+        for key in keys_before:
             pipe.zremrangebyscore(key, hour * HOUR, hour * HOUR + HOUR - 1)
         keys = self._put_totals(pipe, totals, oldest)
         for name, parts in facts.items():
             self._put_row(pipe, name, rows_before.get(name), parts)
-        pipe.hset(of_hour, mapping={"messages": messages, "keys": orjson.dumps(keys).decode()})
-        pipe.expire(of_hour, self._keep * 60)
+        pipe.set(of_hour, orjson.dumps(keys).decode(), ex=self._keep * 60)
+        pipe.hset(hours, str(hour), messages)
         if now is not None and (before is None or now > before):
             pipe.hset(told, "watermark", now)
         pipe.execute()

@@ -24,6 +24,13 @@ class Server:
         self.changes[key] = self.changes.get(key, 0) + 1
         return self.keys.setdefault(key, {})
 
+    def get(self, key):
+        return self.keys.get(key, {}).get("")
+
+    def set(self, key, value, ex):
+        assert ex > 0
+        self.changed(key)[""] = value
+
     def hget(self, key, field):
         return self.keys.get(key, {}).get(field)
 
