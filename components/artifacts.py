@@ -116,3 +116,19 @@ class Predictions(Artifact):
         "rows": Property(type=PropertyType.INT),
         "digest": Property(type=PropertyType.STRING),
     }
+
+
+class StreamClosing(Artifact):
+    """Whether a stream's rows equal the batch's: `verdict.json`, `report.html`, `differences.parquet`."""
+
+    TYPE_NAME = "StreamClosing"
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "equal": Property(type=PropertyType.INT),
+        "rows": Property(type=PropertyType.INT),
+        "missing": Property(type=PropertyType.INT),
+        "extra": Property(type=PropertyType.INT),
+        "differing": Property(type=PropertyType.INT),
+        "lake_version": Property(type=PropertyType.INT),
+        "summary": Property(type=PropertyType.STRING),
+    }

@@ -20,10 +20,12 @@ _NONE_YET = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title
 <p>It is written when a run of the DAG has pushed its model, by its task <code>report</code>, or by
 <code>make year</code>. DAGs that are no pipelines of ours have none.</p></body></html>"""
 
+_ALLOWED = Depends(requires_access_dag(method="GET"))
+
 app = FastAPI(title="Airtight", docs_url=None, redoc_url=None, openapi_url=None)
 
 
-@app.get("/{dag_id}/year", dependencies=[Depends(requires_access_dag(method="GET"))])
+@app.get("/{dag_id}/year", dependencies=[_ALLOWED])
 def year(dag_id: str) -> Any:
     """The page of all runs of a pipeline whose DAG has its name."""
     file = Home.current().reports(dag_id) / "year.html"
@@ -32,7 +34,7 @@ def year(dag_id: str) -> Any:
     return HTMLResponse(file.read_text(encoding="utf-8") if known else _NONE_YET.format(dag_id=escape(dag_id)))
 
 
-@app.get("/{dag_id}/stream", dependencies=[Depends(requires_access_dag(method="GET"))])
+@app.get("/{dag_id}/stream", dependencies=[_ALLOWED])
 def stream(dag_id: str) -> Any:
     """How the stream does at this moment that a DAG keeps running: `<stream>_stream`."""
     name, home = dag_id.removesuffix("_stream"), Home.current()

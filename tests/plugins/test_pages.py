@@ -2,13 +2,17 @@
 
 import asyncio
 import sys
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from streaming import status
+
 
 @pytest.fixture
 def client(home, monkeypatch):
+    monkeypatch.setattr(status, "PATIENCE_MS", 600)
     from plugins.airtight_plugin import AirtightPlugin
     from plugins.tfx_airflow import pages
 
@@ -34,6 +38,20 @@ def test_the_page_of_a_dag_is_the_report_of_its_pipeline(home, client):
     for other in ("/words/year", "/%2e/year", "/%2e%2e/year", "/<b>/year"):
         assert "There is no page about" in (text := client(other).text) or "Not Found" in text
         assert "Not this" not in text and "<b>" not in text
+
+
+def test_the_page_of_a_stream_is_that_of_its_record(home, client):
+    folder = home.path / "stream"
+    folder.mkdir(parents=True)
+    for path in ("/toy_stream/stream", "/toy/stream", "/%2e%2e_stream/stream", "/<b>_stream/stream"):
+        assert "There is no stream of" in (text := client(path).text) or "Not Found" in text
+        assert "<b>" not in text
+    source = SimpleNamespace(accounts=folder / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="dead")
+    status.started(home, "toy", "streaming.draining", source)
+    text = client("/toy_stream/stream").text
+    assert "<h1>Stream toy</h1>" in text and "The broker is away" in text
+    (folder / "toy.json").write_text('{"name": "of another version"}')
+    assert "There is no stream of" in client("/toy_stream/stream").text
 
 
 def test_loading_the_plugin_imports_no_web_framework():

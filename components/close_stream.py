@@ -1,0 +1,143 @@
+"""close_stream: what a stream wrote of an interval, compared row by row with the same computed from the lake."""
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+
+from airtight.errors import TerminalError
+from airtight.files import new_file, write_text
+from airtight.home import Home
+from airtight.interval import Interval
+from airtight.names import load
+from airtight.verdict import Verdict
+from components.artifacts import StreamClosing
+from components.data.lake import SPARK_TYPES, Lake, Table
+from components.data.spark import session
+from components.data.verified import Verifier
+from components.measures.closing import checks, compared
+from components.reports.closing import page
+
+log = logging.getLogger(__name__)
+
+DIFFERENCES, SUMMARY, REPORT = "differences.parquet", "summary.json", "report.html"
+_HOUR = timedelta(hours=1)
+
+
+@component
+def close_stream(
+    closing: OutputArtifact[StreamClosing],
+    tables: Parameter[str],
+    table: Parameter[str],
+    recompute: Parameter[str],
+    zone: Parameter[str],
+    interval_start: Parameter[str],
+    interval_end: Parameter[str],
+    days_before: Parameter[int] = 4,
+    days_after: Parameter[int] = 2,
+    lake: Parameter[str] = "",
+    stream: Parameter[str] = "",
+) -> None:
+    """Compares a stream's totals of an interval with a batch computation of the same windows from the lake, on Spark.
+
+    Every key and minute of the interval must be on both sides, with the same whole numbers and the same means to
+    1e-9. Different is a decision, and no fault: it is recorded with the rows that differ.
+
+    Args:
+      closing: Gets `equal` (1 or 0), the figures, `verdict.json`, `report.html`, `summary.json` and
+        `differences.parquet`.
+      tables: Dotted name of the pipeline's tables, a sequence of `components.data.lake.Table`.
+      table: The table of which the stream tells, by its name.
+      recompute: Dotted name of `(rows: DataFrame, start: datetime, end: datetime) -> DataFrame`, which gives the
+        columns of `components.measures.closing`.
+      zone: IANA name of the zone whose days are the lake's partitions.
+      interval_start: A whole hour, ISO 8601 with offset.
+      interval_end: A whole hour.
+      days_before: What is known in the interval may belong to a day so many before it,
+      days_after: or after it.
+      lake: Folder of the lake; "" for that of the current home.
+      stream: Folder of the stream's totals, `date=YYYY-MM-DD/hour=HH.parquet`; "" for `stream/totals` in the lake.
+
+    Raises:
+      TerminalError: The interval has no whole hours, or the lake nothing of it, or a file of it is damaged.
+      TransientError: Spark cannot be reached.
+    """
+    interval = Interval.of(interval_start, interval_end)
+    _check_hours(interval)
+    place = Path(lake) if lake else Home.current().lake
+    (declared,) = (each for each in load(tables) if each.name == table)
+    store = Lake(place)
+    files, version = _files_of_lake(store, declared, interval, zone, days_before, days_after)
+    written, lacking = _files_of_stream(Path(stream) if stream else place / "stream" / "totals", interval)
+    with session("close_stream") as spark:
+        rows = spark.read.schema(", ".join(f"`{f.name}` {SPARK_TYPES[str(f.type)]}" for f in declared.schema)).parquet(
+            *files
+        )
+        batch = load(recompute)(rows, interval.start, interval.end)
+        figures, differing = compared(spark, batch, written, interval)
+    figures |= {"hours": (interval.end - interval.start) // _HOUR, "hours_without_file": len(lacking)}
+    verdict = Verdict("close_stream", str(interval), checks(figures, lacking))
+    for check in verdict.checks:
+        log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
+    folder = Path(closing.uri)
+    with new_file(folder / DIFFERENCES) as temporary:
+        pq.write_table(differing, temporary)
+    verdict.write(folder)
+    told = {"interval_start": interval_start, "interval_end": interval_end, "table": table, "version": version}
+    write_text(folder / SUMMARY, json.dumps({**told, **figures, "equal": verdict.passed}, indent=1))
+    write_text(folder / REPORT, page(verdict, figures, differing.slice(0, 50).to_pylist()))
+    closing.interval_start, closing.interval_end = interval.start.isoformat(), interval.end.isoformat()
+    closing.equal, closing.summary, closing.lake_version = int(verdict.passed), str(verdict), version
+    for name in ("rows", "missing", "extra", "differing"):
+        setattr(closing, name, figures[name])
+    log.info("%s The report lies in %s.", verdict, folder / REPORT)
+
+
+def _check_hours(interval: Interval) -> None:
+    if any(end.minute or end.second or end.microsecond for end in (interval.start, interval.end)):
+        raise TerminalError(
+            "A stream is closed by whole hours.",
+            expected="an interval from one whole hour to another",
+            received=str(interval),
+            remedy="Correct the interval.",
+        )
+
+
+def _files_of_lake(
+    lake: Lake, table: Table, interval: Interval, zone: str, before: int, after: int
+) -> tuple[list[str], int]:
+    """The files of which something may be known in the interval, verified, and the table's version."""
+    version = lake.snapshot(table.name)
+    wide = Interval(interval.start - timedelta(days=before), interval.end + timedelta(days=after))
+    days = {day.isoformat() for day in wide.days(zone)}
+    inside = {day.isoformat() for day in interval.days(zone)}
+    if absent := sorted(inside - set(version.days)):
+        raise TerminalError(
+            f"The lake has not all {table.name} of the interval yet.",
+            expected=f"a file of each day of {interval}",
+            received=f"nothing of {', '.join(absent[:5])}",
+            remedy="Close the interval when the lake has its days.",
+        )
+    files = [file for file in version.files if file.day in days]
+    with Verifier(lake, zone) as verifier:
+        for file in files:
+            verifier.verify(table, file, by_note=True)
+    return [str(lake.path / file.path) for file in files], version.number
+
+
+def _files_of_stream(folder: Path, interval: Interval) -> tuple[list[str], list[str]]:
+    """The stream's files of the interval, and the hours of which there is none."""
+    found: list[str] = []
+    lacking: list[str] = []
+    for number in range(int(interval.start.timestamp()) // 3600, int(interval.end.timestamp()) // 3600):
+        hour = datetime.fromtimestamp(number * 3600, UTC)
+        path = folder / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}.parquet"
+        if path.is_file():
+            found.append(str(path))
+        else:
+            lacking.append(hour.isoformat())
+    return found, lacking

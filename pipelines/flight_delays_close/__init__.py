@@ -1,0 +1,1 @@
+"""Flight delays: whether what the stream wrote of an hour or a day is what the batch computes from the lake."""

@@ -1,0 +1,143 @@
+"""Closing an interval of the stream: the batch side against the stream's own code, and how each difference is told."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airtight.interval import Interval
+from airtight.verdict import Verdict
+from components.measures.closing import KEYS, WHOLE, checks, compared
+from components.reports.closing import page
+from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, columns
+from pipelines.flight_delays.group_totals import totals as of_stream
+
+BEGIN = datetime(2013, 6, 14, 10, tzinfo=UTC)
+INTERVAL = Interval(BEGIN, BEGIN + timedelta(hours=2))
+Rows = list[dict[str, Any]]
+
+
+def flights(count: int = 300) -> Rows:
+    """Around both ends of the interval; some never leave, some are diverted, some have no aircraft."""
+    dice, made = random.Random(3), []
+    for number in range(count):
+        left = BEGIN + timedelta(seconds=dice.randrange(-3600, 3 * 3600))
+        cancelled, diverted = number % 11 == 0, number % 13 == 0
+        made.append(
+            {
+                "flight_id": f"2013-06-14/UA/{number}/EWR",
+                "carrier": dice.choice(["UA", "AA"]),
+                "flight": number % 5,
+                "tailnum": None if number % 7 == 0 else f"N{number % 9}",
+                "origin": dice.choice(["EWR", "JFK"]),
+                "dest": dice.choice(["BOS", "ORD"]),
+                "departed_at": None if cancelled else left,
+                "dep_delay": None if cancelled else float(dice.randrange(-20, 90)),
+                "arrived_at": None if cancelled else left + timedelta(minutes=50),
+                "arr_delay": None if cancelled or diverted else float(dice.randrange(-20, 90)),
+            }
+        )
+    # The ends themselves: the first instant is inside, the one after the last is not.
+    made[1] |= {"departed_at": INTERVAL.start, "dep_delay": 16.0}
+    made[2] |= {"departed_at": INTERVAL.end, "dep_delay": 15.0}
+    return made
+
+
+def streamed(rows: Rows) -> Rows:
+    """What the stream makes of the same flights."""
+    events = []
+    for row in rows:
+        same = {name: row[name] for name in ("flight_id", "carrier", "flight", "tailnum", "origin", "dest")}
+        for kind, at, delay in ((Departure, "departed_at", "dep_delay"), (Arrival, "arrived_at", "arr_delay")):
+            if row[at] is not None and INTERVAL.start <= row[at] < INTERVAL.end:
+                minutes = None if row[delay] is None else int(row[delay])
+                events.append(kind(schema=SCHEMA, at=row[at], delay=minutes, **same))
+    return [
+        {
+            "group": each.group,
+            "key": key,
+            "minute": datetime.fromtimestamp(minute * 60, UTC),
+            **dict(zip(WHOLE, rest, strict=True)),
+        }
+        for each in of_stream(columns(events))
+        for key, minute, *rest in zip(each.keys, *(array.tolist() for array in each[2:]), strict=True)
+    ]
+
+
+ARROW = pa.schema(
+    {"group": pa.string(), "key": pa.string(), "minute": pa.timestamp("us", tz="UTC")}
+    | dict.fromkeys(WHOLE, pa.int64())
+)
+
+
+def write(path: Path, rows: Rows) -> list[str]:
+    pq.write_table(pa.Table.from_pylist(rows, ARROW), path)
+    return [str(path)]
+
+
+@pytest.mark.slow
+def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: Any, tmp_path: Path) -> None:
+    from pipelines.flight_delays_close.batch import totals
+
+    told = flights()
+    schema = (
+        "flight_id string, carrier string, flight int, tailnum string, origin string, dest string, "
+        "departed_at timestamp, dep_delay double, arrived_at timestamp, arr_delay double"
+    )
+    names = [part.split()[0] for part in schema.split(", ")]
+    frame = spark.createDataFrame([tuple(row[name] for name in names) for row in told], schema)
+    batch = totals(frame, INTERVAL.start, INTERVAL.end).cache()
+    stream = streamed(told)
+
+    figures, differing = compared(spark, batch, write(tmp_path / "equal", stream), INTERVAL)
+    assert figures["rows"] == len(stream) > 500
+    assert differing.num_rows == 0 and all(check.passed for check in checks(figures, []))
+
+    before = {**stream[0], "minute": INTERVAL.start - timedelta(minutes=1)}
+    figures, differing = compared(spark, batch, write(tmp_path / "beside", [*stream, before]), INTERVAL)
+    assert differing.num_rows == 0, "what is outside of the interval is nobody's concern"
+
+    another = {**stream[1], "late": stream[1]["late"] + 1}
+    extra = {**stream[2], "key": "XXX"}
+    wrong = [*stream[2:], another, extra, stream[3]]
+    figures, differing = compared(spark, batch, write(tmp_path / "wrong", wrong), INTERVAL)
+    assert (figures["missing"], figures["extra"], figures["differing"], figures["largest_late"]) == (1, 2, 1, 1)
+    found = {(row["kind"], *(row[name] for name in KEYS)) for row in differing.to_pylist()}
+    expected = {"missing": stream[0], "differing": another}
+    assert {(kind, *(row[name] for name in KEYS)) for kind, row in expected.items()} <= found
+    assert ("extra", *(extra[name] for name in KEYS)) in found
+    verdict = Verdict("close_stream", str(INTERVAL), checks(figures, []))
+    assert [check.name for check in verdict.checks if not check.passed][:2] == ["missing", "extra"]
+    text = page(verdict, {**figures, "hours": 2, "hours_without_file": 0}, differing.to_pylist())
+    assert "not equal" in text and "XXX" in text
+
+    figures, differing = compared(spark, batch, [], INTERVAL)
+    assert figures["missing"] == len(stream) == differing.num_rows
+
+
+def test_the_rules_tell_what_is_wrong_and_which_hours_were_never_written() -> None:
+    figures = {"rows": 5, "missing": 2, "extra": 0, **{f"largest_{name}": 0 for name in WHOLE}}
+    means = {"largest_mean_delay": 1e-10, "largest_late_share": 1e-8}
+    told = {check.name: check for check in checks(figures | means, ["2013-06-14T10:00:00+00:00", "another"])}
+    assert not told["missing"].passed and "no file of 2013-06-14T10" in told["missing"].note
+    assert told["extra"].passed and told["mean_delay, largest difference"].passed
+    assert not told["late_share, largest difference"].passed
+
+
+@pytest.mark.slow
+def test_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airtight.home import Home
+    from plugins.tfx_airflow import TfxDag
+    from runtime.compile import compile_pipeline
+
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    compile_pipeline("flight_delays_close", Home.current())
+    dag = TfxDag("flight_delays_close", schedule=None)
+    assert [task.task_id for task in dag.tasks] == ["close_stream"]
+    assert "interval" in dag.params and "use_cache" not in dag.params
