@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.verdict import Verdict
 from components.measures.closing import KEYS, WHOLE, checks, compared
@@ -119,6 +120,54 @@ def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: An
 
     figures, differing = compared(spark, batch, [], INTERVAL)
     assert figures["missing"] == len(stream) == differing.num_rows
+
+
+@pytest.mark.slow
+def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare(spark: Any, tmp_path: Path) -> None:
+    from components.artifacts import StreamClosing
+    from components.close_stream import close_stream
+    from components.data.lake import Lake
+    from pipelines.flight_delays.lake import FLIGHTS
+
+    told, days = flights(), [date(2013, 6, 13) + timedelta(days=n) for n in range(3)]
+    for number, row in enumerate(told):
+        # Flights of the day before and after are known in the interval, too.
+        noon = datetime.combine(days[number % 3], time(16), UTC)
+        row |= {"scheduled_departure": noon, "scheduled_arrival": noon, "local_date": days[number % 3]}
+    by_day = {day: pa.Table.from_pylist([r for r in told if r["local_date"] == day], FLIGHTS.schema) for day in days}
+    Lake(tmp_path / "lake").write("flights", by_day)
+    folder = tmp_path / "lake" / "stream" / "totals" / "date=2013-06-14"
+    folder.mkdir(parents=True)
+    for hour in (10, 11):
+        write(folder / f"hour={hour}.parquet", [row for row in streamed(told) if row["minute"].hour == hour])
+
+    def close(**other: str) -> StreamClosing:
+        closing = StreamClosing()
+        closing.uri = str(tmp_path / f"closing-{len(list(tmp_path.iterdir()))}")
+        ends = {"interval_start": INTERVAL.start.isoformat(), "interval_end": INTERVAL.end.isoformat()}
+        settings = {
+            **{"tables": "pipelines.flight_delays.lake:TABLES", "table": "flights", "zone": "America/New_York"},
+            "recompute": "pipelines.flight_delays_close.batch:totals",
+            "lake": str(tmp_path / "lake"),
+        }
+        close_stream.EXECUTOR_SPEC.executor_class._FUNCTION(closing=closing, **{**settings, **ends, **other})
+        return closing
+
+    closed = close()
+    assert (closed.equal, closed.missing, closed.extra, closed.differing) == (1, 0, 0, 0)
+    assert closed.rows == len(streamed(told))
+    assert Verdict.read(Path(closed.uri)).passed and (Path(closed.uri) / "report.html").is_file()
+
+    (folder / "hour=11.parquet").unlink()
+    closed = close()
+    assert (closed.equal, closed.extra) == (0, 0) and closed.missing > 100
+    assert "no file of 2013-06-14T11:00:00+00:00" in Verdict.read(Path(closed.uri)).checks[0].note
+    assert pq.read_metadata(Path(closed.uri) / "differences.parquet").num_rows == closed.missing
+
+    with pytest.raises(TerminalError, match="closed by whole hours"):
+        close(interval_end="2013-06-14T11:30:00+00:00")
+    with pytest.raises(TerminalError, match="not all flights of the interval yet"):
+        close(interval_end="2013-06-17T11:00:00+00:00")
 
 
 def test_the_rules_tell_what_is_wrong_and_which_hours_were_never_written() -> None:
