@@ -18,7 +18,7 @@ from pipelines.flight_delays.prequential import Prequential
 from pipelines.flight_delays.replay import events
 from streaming.reader import Reader, Source
 from streaming.sorting import HOUR_MS, Batch
-from streaming.store import KEEP_MINUTES, Store
+from streaming.store import KEEP_MINUTES, SqliteStore, Store
 
 HISTORY = timedelta(days=28)
 """So long before the beginning events are looked at, for the longest window."""
@@ -70,6 +70,19 @@ class Lookups:
                 remedy="See that the stream of flights runs, and retry; or leave --store away.",
             )
 
+    @property
+    def freshest(self) -> int | None:
+        """How far the own store is, minutes since 1970; None where nothing is in it, or it is not there any more."""
+        return self.store.freshest() if self._there else None
+
+    def messages(self, hour: int) -> int:
+        """Of how many messages the own store's hour is made."""
+        return self.store.messages(hour) if self._there else 0
+
+    @property
+    def _there(self) -> bool:
+        return not isinstance(self.store, SqliteStore) or self.store.path.exists()
+
     def __call__(self, flights: Sequence[Flight]) -> list[dict[str, Any]]:
         """Features of flights, each at its own cut-off."""
         return [each.features for each in online.known(flights, self.store, self._planes)]
@@ -90,7 +103,7 @@ def from_lake(
     Raises:
       TerminalError: Nobody says where to begin.
     """
-    fresh = lookups.store.freshest()
+    fresh = lookups.freshest
     if learner.hour is not None and fresh is not None and fresh >= (learner.hour + 1) * 60:
         begin = _of_hour(learner.hour + 1)
     elif learner.hour is not None:
@@ -144,7 +157,7 @@ class FromTopic:
         taken = -1 if learner.hour is None else learner.hour
         self._book.recheck(lambda hour: _ALL if hour <= taken else 0, _ALL)
         if lookups.own:
-            self._book.recheck(lookups.store.messages, KEEP_MINUTES // 60)
+            self._book.recheck(lookups.messages, KEEP_MINUTES // 60)
 
     def __iter__(self) -> Iterator[Hour]:
         """Hours in order. Raises as `Source.begin`."""
