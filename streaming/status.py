@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -244,6 +245,8 @@ def _offsets(told: Running, connect: Callable[..., Any] | None) -> tuple[Mapping
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError
 
+    # Each look would be fifteen lines of connecting in the log of who looks.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     make = connect or KafkaConsumer
     try:
         consumer = make(
