@@ -1,6 +1,6 @@
 """How many events a second go through the stream, and how long one takes into the online store.
 
-    python -m benchmarks.stream [--days 28] [--seconds 30] [--json FILE]
+    python -m benchmarks.stream [--days 90] [--seconds 30] [--json FILE]
 
 It needs the broker and the job server (AIRTIGHT_KAFKA, AIRTIGHT_FLINK; `make kafka` and the local services) and the
 lake. On a topic of its own, in a state folder of its own:
@@ -156,7 +156,7 @@ def latency(store: Store, topic: str, told: list[Event], rate: float) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--days", type=int, default=28, help="of events for the rate")
+    parser.add_argument("--days", type=int, default=90, help="of events for the rate")
     parser.add_argument("--seconds", type=float, default=30.0, help="of publishing for the latency")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
-from apache_beam.testing.test_pipeline import TestPipeline
-from apache_beam.testing.test_stream import TestStream
+from apache_beam.testing import test_pipeline, test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 
@@ -54,7 +53,7 @@ def test_an_hour_is_seen_early_and_on_time_and_each_time_whole() -> None:
     """What comes later is tried on Flink alone: this runner takes such panes for early ones."""
     end = (NUMBER + 1) * HOUR_S
     told = (
-        TestStream()
+        test_stream.TestStream()
         .advance_watermark_to(0)
         .advance_processing_time(1000)
         .add_elements([element(1, 2)])
@@ -65,7 +64,7 @@ def test_an_hour_is_seen_early_and_on_time_and_each_time_whole() -> None:
     )
     options = PipelineOptions([])
     options.view_as(StandardOptions).streaming = True
-    with TestPipeline(runner=BundleBasedDirectRunner(), options=options) as pipeline:
+    with test_pipeline.TestPipeline(runner=BundleBasedDirectRunner(), options=options) as pipeline:
         made = pipeline | told | FlightWindows()
         assert_that(made | "in_short" >> beam.Map(in_short), equal_to([(False, 2, 40), (True, 3, 60)]))
 
@@ -83,7 +82,7 @@ def test_the_watermark_is_the_latest_that_a_batch_knew() -> None:
 
 def test_every_group_is_a_step_of_its_name() -> None:
     steps: list[str] = []
-    with TestPipeline(runner=BundleBasedDirectRunner(), options=PipelineOptions([])) as pipeline:
+    with test_pipeline.TestPipeline(runner=BundleBasedDirectRunner(), options=PipelineOptions([])) as pipeline:
         _ = pipeline | beam.Create([element(1).value]) | FlightWindows(follow=False)
         for applied in pipeline.transforms_stack[0].parts:
             steps += [part.full_label for part in applied.parts]
