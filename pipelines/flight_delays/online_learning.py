@@ -148,9 +148,9 @@ def learn(flags: argparse.Namespace, home: Home, planes: online.Planes | None = 
             topic = FromTopic(servers(), learner, lookups, accounts, follow=flags.follow)
             with contextlib.closing(topic):
                 last = minute(flags.end) // 60 if flags.end else None
-                hours = itertools.takewhile(lambda hour: last is None or hour.number < last, topic)
+                up_to = itertools.takewhile(lambda hour: last is None or hour.number < last, topic)
                 every = 1 if flags.follow else COMMIT_HOURS
-                run(learner, lookups, book, hours, flags.start, done=topic.done, commit_hours=every)
+                run(learner, lookups, book, up_to, flags.start, done=topic.done, commit_hours=every)
         else:
             hours = from_lake(home.lake, learner, lookups, flags.start, flags.end)
             run(learner, lookups, book, hours, flags.start)

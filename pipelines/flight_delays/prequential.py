@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, key, minute
 from pipelines.flight_delays.online_models import OnlineModels, Seen, Weights
@@ -29,7 +29,7 @@ EXPIRES = timedelta(days=2)
 """A flight that has not arrived so long after its schedule is not expected any more: it was cancelled."""
 SCHEMA: Final = 1
 
-_ORDER = {Weather: 0, Plan: 1, Departure: 2, Arrival: 3}
+_ORDER: dict[type, int] = {Weather: 0, Plan: 1, Departure: 2, Arrival: 3}
 """Of one instant. What is known at a cut-off comes before the prediction, what happens at it afterwards."""
 _HAPPENS = (Departure, Arrival)
 
@@ -236,12 +236,24 @@ class Book:
             raise self._broken(str(error)) from error
 
     def write(self, state: State, answers: Sequence[Answer]) -> None:
-        """Writes a state and the answers since the last one: both or neither."""
+        """Writes a state and the answers since the last one: both or neither.
+
+        Raises:
+          TransientError: The disk is full, or somebody else holds the file for long.
+        """
         body = msgspec.json.encode(state)
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", answers)
-            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (body, _digest(body)))
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", answers)
+                self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (body, _digest(body)))
+        except sqlite3.OperationalError as error:
+            raise TransientError(
+                f"The state of online learning, {self.path}, cannot be written now.",
+                expected="a file that can be written, not held for long by others",
+                received=str(error),
+                remedy="See that the disk has room and that one command alone uses the file; then retry.",
+            ) from error
 
     def answers(self) -> dict[str, np.ndarray]:
         """All answers by the fields of `Answer`, in the order of day and id, [rows] each; NaN where nobody answered."""

@@ -264,6 +264,24 @@ def test_a_bad_state_is_refused(tmp_path, break_it):
         Prequential(looked_up, state=Book(path).state())
 
 
+def test_a_state_that_cannot_be_written_is_tried_again_and_nothing_of_it_is_there(tmp_path):
+    book, learner = Book(tmp_path / "state.sqlite"), Prequential(looked_up)
+    learner.take(1, [])
+    other = sqlite3.connect(book.path, isolation_level=None)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON state BEGIN SELECT RAISE(ABORT, 'x'); END")
+    with pytest.raises(sqlite3.IntegrityError):
+        book.write(learner.state(), [Answer("a", "2013-06-01", 1, 0.6, 0.6, None)])
+    assert not len(book.answers()["day"]) and book.state() is None
+    other.execute("DROP TRIGGER full")
+    other.execute("BEGIN IMMEDIATE")
+    book._db.execute("PRAGMA busy_timeout = 1")
+    with pytest.raises(TransientError):
+        book.write(learner.state(), [])
+    other.execute("ROLLBACK")
+    book.write(learner.state(), [])
+    assert book.state() == learner.state()
+
+
 def _rewritten(path: Path, change, keep: bool = False) -> None:
     db = sqlite3.connect(path)
     body, digest = db.execute("SELECT body, digest FROM state").fetchone()
