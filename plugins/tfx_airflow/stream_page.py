@@ -53,7 +53,7 @@ def page(told: Running, status: Status) -> str:
     return _html(
         f"Stream {told.name}",
         f"""<p>It {state}: process {told.pid}, since {_when(told.since)}.
-<span class="dim">Asked at {_when(status.at)}; times are event times in UTC.</span></p>
+<span class="dim">Asked at {_when(status.at)}; all times are UTC, those of messages and hours event times.</span></p>
 {away}
 <dl>{shown}</dl>
 <h2>Partitions of <code>{escape(told.topic)}</code></h2>

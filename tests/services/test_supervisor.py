@@ -83,6 +83,18 @@ def test_spark_answers_its_owner_alone(home: Home, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+def test_one_program_is_ended_and_started_again_while_the_others_run(home: Home, capsys: pytest.CaptureFixture) -> None:
+    up(home, ("router", "model-server"))
+    before = pids(home)
+    assert main(["down", "router"]) == 0 and "Stopped: router." in capsys.readouterr().out
+    assert pids(home) == {"model-server": before["model-server"]}
+    assert Supervisor(home).end(["router"]) == [], "it is ended already"
+    up(home, ("router",))
+    assert pids(home)["model-server"] == before["model-server"]
+    assert pids(home)["router"] != before["router"]
+
+
+@pytest.mark.slow
 def test_what_a_killed_supervisor_left_is_ended(home: Home) -> None:
     settings = up(home, ("spark",))
     daemon = int((home.run / "supervisord.pid").read_text())
