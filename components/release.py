@@ -17,6 +17,7 @@ from tfx.types import standard_artifacts
 from airtight import releases, router
 from airtight.errors import TerminalError
 from airtight.files import write_text
+from airtight.parameters import check_choice
 from airtight.router import Counts
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
@@ -31,7 +32,8 @@ from components.reports.release import page
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-PROMOTE, ROLL_BACK = "promote", "roll_back"
+WHEN_UNSURE = PROMOTE, ROLL_BACK = "promote", "roll_back"
+ASKED_BY = PERSON, PUSH = "person", "push"
 RECORD, COUNTS, REPORT = "release.json", "counts.json", "report.html"
 PROMOTION = "promotion.json"
 GRACE = timedelta(minutes=15)
@@ -50,13 +52,14 @@ def start_release(
     version: Parameter[str] = LATEST,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
-    mode: Parameter[str] = "canary",
+    mode: Parameter[str] = releases.CANARY,
     share: Parameter[float] = 0.1,
     minutes: Parameter[float] = 10.0,
     longest_minutes: Parameter[float] = 60.0,
     min_requests: Parameter[int] = 200,
     max_more_failed: Parameter[float] = 0.01,
     owner: Parameter[str] = "",
+    asked_by: Parameter[str] = PERSON,
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
     router_url: Parameter[str] = "",
@@ -82,26 +85,30 @@ def start_release(
       max_more_failed: Share of failed requests that the candidate may have more than stable; clearly over it, the
         watching ends early.
       owner: Whose release it is, such as a DAG run: a release of the same owner is taken for one that was broken off.
+      asked_by: `person`, or `push`: that gives way to a version that a person chose meanwhile.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
       server_url: REST addresses of the model servers, separated by commas; empty is what $AIRTIGHT_MODEL_SERVER names.
       router_url: REST address of the router; empty is what $AIRTIGHT_ROUTER names.
       timeout_s: Servers and router have so long for each step.
 
     Raises:
-      TerminalError: There is no server, router or such version, it is served already or cannot be loaded, or another
-        release is under way.
+      TerminalError: There is no server, router or such version, it is served already or cannot be loaded, another
+        release is under way, or a person chose a version and a push asks for this release.
       TransientError: A server or the router cannot be reached or is not done in time.
     """
     place = Place.named(serving_root, server_url, router_url, timeout_s)
     _check_place(place)
     _check_share(share)
+    check_choice("asked_by", asked_by, ASKED_BY)
     with place.served.alone(model_name):
         _check_nothing_under_way(place, model_name, owner)
         choice, _ = releasing.clear(place, model_name, "it was broken off, and another one begins")
+        _check_left_to_a_release(choice, asked_by, model_name)
         stable = changing.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
         candidate = _candidate(version.strip(), known, stable, model_name)
         begun = datetime.now(UTC)
+        until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
         told = releases.Release(
             model_name,
             uuid.uuid4().hex,
@@ -110,16 +117,16 @@ def start_release(
             mode,
             share,
             begun.isoformat(timespec="seconds"),
+            until.isoformat(timespec="seconds"),
         )
-        until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
-        releasing.begin(place, told, before=choice, owner=owner, until=until)
+        releasing.begin(place, told, before=choice, owner=owner)
     release.model, release.release, release.stable, release.candidate = model_name, told.id, stable, told.candidate
     # Begun is when it has its share: loading the candidate takes none of its time.
     release.mode, release.share, release.since = mode, share, datetime.now(UTC).isoformat(timespec="seconds")
     release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
     release.min_requests, release.max_more_failed = min_requests, max_more_failed
     release.interval_start, release.interval_end = candidate.interval
-    what = "is asked beside" if mode == releases.MODES[-1] else "answers beside"
+    what = "is asked beside" if mode == releases.SHADOW else "answers beside"
     release.summary = (
         f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
         f"{minutes:g} minutes, until each has seen {min_requests} requests, for {release.longest_minutes:g} at most."
@@ -154,14 +161,15 @@ def judge_release(
       mean_limit: The means of both sides' answers may lie so far apart.
       psi_limit: Population stability index of both sides' answers.
       difference_limit: In shadow mode, the mean difference of both answers to one request.
-      when_unsure: What becomes of a release with too few requests: promote or roll_back.
+      when_unsure: What becomes of a release with too few requests: promote (where no other rule fails) or roll_back.
       watched: Why the watching has ended, as whoever watched tells; empty lets this step watch by itself.
       router_url: As in start_release.
 
     Raises:
-      TerminalError: The router does not follow the release; somebody else has ended it.
+      TerminalError: The router does not follow the release, as somebody else has ended it; `when_unsure` is neither.
       TransientError: The router cannot be reached.
     """
+    check_choice("when_unsure", when_unsure, WHEN_UNSURE)
     url = router.address(router_url)
     counts = _watched(release, url) if not watched else _counts(release, url)
     limits = Limits(
@@ -281,6 +289,16 @@ def _check_share(share: float) -> None:
         )
 
 
+def _check_left_to_a_release(choice: Choice, asked_by: str, model: str) -> None:
+    if asked_by == PUSH and choice.is_a_persons:
+        raise TerminalError(
+            f"A version of {model} was chosen by a person since the push that asked for this release.",
+            expected="what is served to be left to a release",
+            received=f"version {choice.pinned}, chosen{f' by {choice.by}' if choice.by else ''} at {choice.at}",
+            remedy="Nothing, where that version is to stay. To try the newer one, trigger this DAG for it.",
+        )
+
+
 def _check_nothing_under_way(place: Place, model: str, owner: str) -> None:
     """One release at a time; one that was broken off is none."""
     choice = place.served.choice(model)
@@ -357,13 +375,14 @@ def _decide(verdict: Verdict, counts: Counts, release: Any, when_unsure: str) ->
     if why := counts.clearly_worse(release.max_more_failed):
         # Some rules need no more requests.
         return False, f"Rolled back: {why}."
-    if not enough.passed:
-        promoted = when_unsure == PROMOTE
-        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
-        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
     failed = [check for check in rules if not check.passed and check.severity == "blocking"]
+    told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
+    if not enough.passed:
+        promoted = when_unsure == PROMOTE and not failed
+        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
+        said += f", and of these {told}" if failed else ""
+        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
     if failed:
-        told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
         return False, f"Rolled back: {told}."
     return True, f"Promoted: all {len(rules) + 1} rules hold over {enough.note}"
 

@@ -3,12 +3,14 @@
 A call of a model costs much by itself and little for each row, so that eight rows together take hardly longer than
 one. Requests meet in a queue for their signature and the sizes of their rows. A queue is emptied at the end of the
 event loop's turn, or when a batch ends, so that by default nobody waits for others to come: a batch is what arrived
-in one turn, or while the batch before was running. The event loop's thread alone touches the queues.
+in one turn, or while the batches before were running. Where a batch takes long enough to run beside the event loop,
+what waits is dealt out to the threads that are free. The event loop's thread alone touches the queues.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -47,11 +49,13 @@ class Batcher:
     Args:
       parameters: When, and how many.
       call: Runs a signature on arrays.
+      inline_s: `call` runs what is expected to be shorter on the event loop, one after the other.
     """
 
-    def __init__(self, parameters: BatchingParameters, call: Call) -> None:
+    def __init__(self, parameters: BatchingParameters, call: Call, inline_s: float = math.inf) -> None:
         self._parameters = parameters
         self._call = call
+        self._inline_s = inline_s
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
         self._running: dict[asyncio.Task[None], Hashable] = {}
@@ -107,7 +111,8 @@ class Batcher:
         for key, queue in list(self._queues.items()):
             if len(self._running) >= limits.num_batch_threads:
                 return  # The end of a batch comes back here.
-            if limits.opportunistic and key in self._running.values():
+            side_by_side = not limits.opportunistic or self._is_long(queue)
+            if not side_by_side and key in self._running.values():
                 continue
             while queue.waiting and queue.waiting[0].answer.done():  # Its client has gone, or its time is over.
                 queue.rows -= queue.waiting.popleft().rows
@@ -118,7 +123,8 @@ class Batcher:
             if queue.rows < limits.max_batch_size and now < due:
                 later.append(due)
                 continue
-            self._start(key, queue, loop)
+            free = limits.num_batch_threads - len(self._running) if limits.opportunistic and side_by_side else 1
+            self._start(key, queue, loop, rows=min(limits.max_batch_size, -(-queue.rows // free)))
             del self._queues[key]
             if queue.waiting:
                 self._queues[key] = queue  # At the end: it is the others' turn.
@@ -126,16 +132,23 @@ class Batcher:
         if later:
             self._timer = loop.call_at(min(later), self._schedule, loop)
 
-    def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
+    def _is_long(self, queue: _Queue) -> bool:
+        """Whether all that waits, run together, is known to take longer than what runs on the event loop."""
+        first = queue.waiting[0]
+        expected = queue.signature.observed.expected_of(first.arrays[0].size // first.rows * queue.rows)
+        return expected is not None and expected >= self._inline_s
+
+    def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop, rows: int) -> None:
+        """Starts a batch of so many rows, or of the first request where that alone has more."""
         batch: list[_Request] = []
-        rows = 0
-        while queue.waiting and rows + queue.waiting[0].rows <= self._parameters.max_batch_size:
+        taken = 0
+        while queue.waiting and (not taken or taken + queue.waiting[0].rows <= rows):
             request = queue.waiting.popleft()
             queue.rows -= request.rows
             if not request.answer.done():
                 batch.append(request)
-                rows += request.rows
-        task = loop.create_task(self._run(queue.model, queue.signature, batch, rows))
+                taken += request.rows
+        task = loop.create_task(self._run(queue.model, queue.signature, batch, taken))
         self._running[task] = key
         task.add_done_callback(self._ended)
 

@@ -16,8 +16,8 @@ from serving.batching_parameters import BatchingParameters
 from serving.prediction_cache import PredictionCache, key_of
 from serving.signature import Signature
 
-INLINE_S = 0.001
-"""A call that is expected to be shorter runs on the event loop; the others do not hold it up."""
+INLINE_S = 0.0003
+"""A call that is expected to be shorter runs on the event loop; the others do not hold it up, and share the cores."""
 LARGE_BYTES = 256 << 10
 """Requests and answers from this size on are converted in the pool too."""
 CHEAP_S = 50e-6
@@ -41,7 +41,7 @@ class Runner:
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, "infer")
         self._cache = cache
-        self._batcher = Batcher(batching, self._call) if batching else None
+        self._batcher = Batcher(batching, self._call, INLINE_S) if batching else None
         self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
 
     async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -80,11 +80,15 @@ class Observed:
 
     def expected_s(self, arrays: Sequence[np.ndarray]) -> float | None:
         """Seconds that a call of this size is expected to take; None if there was none yet."""
-        return self.costs.get(_bucket(arrays))
+        return self.expected_of(_size(arrays))
+
+    def expected_of(self, size: int) -> float | None:
+        """The same for a first input of so many elements."""
+        return self.costs.get(size.bit_length())
 
     def took(self, seconds: float, arrays: Sequence[np.ndarray]) -> None:
         """Remembers a call."""
-        bucket = _bucket(arrays)
+        bucket = _size(arrays).bit_length()
         # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
         self.costs[bucket] = 0.9 * self.costs.get(bucket, seconds) + 0.1 * seconds
 
@@ -129,8 +133,8 @@ def is_callable(definition: meta_graph_pb2.SignatureDef) -> bool:
     return bool(definition.outputs) and all(info.WhichOneof("encoding") == "name" and info.dtype for info in infos)
 
 
-def _bucket(arrays: Sequence[np.ndarray]) -> int:
-    return arrays[0].size.bit_length() if arrays else 0
+def _size(arrays: Sequence[np.ndarray]) -> int:
+    return arrays[0].size if arrays else 0
 
 
 def _brackets(shape: Sequence[int]) -> str:

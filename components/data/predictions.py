@@ -6,7 +6,6 @@ the column `input_<name>`, an answer `output_<name>`; a refused request is a row
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, timedelta
 from pathlib import Path
@@ -59,22 +58,32 @@ def _days(interval: Interval) -> Iterator[date]:
 
 def _journal(path: Path) -> Iterator[pa.Table]:
     """What is whole of a file that is still being written; nothing where it was closed since."""
-    with contextlib.suppress(FileNotFoundError, EOFError, pa.ArrowInvalid, OSError):
+    try:
         with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 yield pa.Table.from_batches([batch])
+    except (FileNotFoundError, EOFError, pa.ArrowInvalid):
+        return
+    except OSError as error:
+        # Arrow has the same kind of error, without a number, for a message that is not whole yet.
+        if error.errno is not None:
+            raise _unreadable(path, error) from error
 
 
 def _file(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise TerminalError(
-            f"The file {path} of the prediction log cannot be read.",
-            expected="a Parquet file",
-            received=str(error).splitlines()[0],
-            remedy="Put it back from a copy, or move it away: its rows are then missing.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TerminalError:
+    return TerminalError(
+        f"The file {path} of the prediction log cannot be read.",
+        expected="a Parquet file, or an Arrow stream that is still being written",
+        received=str(error).splitlines()[0],
+        remedy="Put it back from a copy, or move it away: its rows are then missing.",
+    )
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table:

@@ -119,15 +119,24 @@ def await_server(true: Callable[[], bool], what: str, server: ModelServer, timeo
     Raises:
       TransientError: It has not.
     """
+    wait_for(
+        true,
+        timeout_s,
+        lambda: TransientError(
+            "The model server did not follow in time; the change was taken back.",
+            expected=f"{what} within {timeout_s:g} s",
+            received="a server that is not there yet",
+            remedy=f"See that the server at {server.url} reads models.config again and again, and retry the task.",
+        ),
+    )
+
+
+def wait_for(true: Callable[[], bool], timeout_s: float, late: Callable[[], TransientError]) -> None:
+    """Waits until something is true; raises what `late` makes when it is not in time."""
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:
-            raise TransientError(
-                "The model server did not follow in time; the change was taken back.",
-                expected=f"{what} within {timeout_s:g} s",
-                received="a server that is not there yet",
-                remedy=f"See that the server at {server.url} reads models.config again and again, and retry the task.",
-            )
+            raise late()
         time.sleep(POLL_S)
 
 

@@ -58,15 +58,15 @@ class Place:
         return cls(changing.served_in(serving_root), server, router.address(router_url), timeout_s)
 
 
-def begin(place: Place, release: Release, *, before: Choice, owner: str, until: datetime) -> None:
+def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None:
     """Gives the candidate its share of the requests; fails with everything as it was.
 
     Args:
       place: Where; it must have a server and a router.
-      release: The release; its share is what the candidate gets in the end.
+      release: The release; its share is what the candidate gets in the end, and later than `until` it counts as broken
+        off.
       before: What is chosen, settled.
       owner: Whose release it is; empty where nobody says.
-      until: Later it counts as broken off.
 
     Raises:
       TerminalError: The server cannot load the candidate.
@@ -80,7 +80,7 @@ def begin(place: Place, release: Release, *, before: Choice, owner: str, until: 
         trial=release.candidate,
         release=release.id,
         owner=owner,
-        until=until.isoformat(timespec="seconds"),
+        until=release.until,
         after=before,
     )
     both = dataclasses.replace(only, versions=tuple(sorted((release.stable, release.candidate))))
@@ -123,8 +123,8 @@ def end(place: Place, model: str, *, winner: int, after: Choice) -> None:
     entry = releases.read(served.root).get(model)
     if entry is not None and len(choice.versions) > 1:
         # A shadow's share is asked and not answered: where the candidate takes over, it has to answer.
-        takes_over = {"share": 1.0, "mode": "canary"} if winner == entry.candidate else {"share": 0.0}
-        _tell(place, model, dataclasses.replace(entry, **takes_over), needed=False)
+        takes_over = {"share": 1.0, "mode": releases.CANARY} if winner == entry.candidate else {"share": 0.0}
+        _tell(place, model, dataclasses.replace(entry, until="", **takes_over), needed=False)
         if place.router:
             time.sleep(SETTLE_S)
     only = dataclasses.replace(choice, versions=(winner,), labels={STABLE: winner}, after=after)
@@ -237,16 +237,16 @@ class _NotInTime(TransientError):
 
 
 def _await_router(place: Place, true: Callable[[dict[str, Any]], bool], what: str) -> None:
-    deadline = time.monotonic() + place.timeout_s
-    while not true(router.status(place.router)["releases"]):
-        if time.monotonic() > deadline:
-            raise _NotInTime(
-                "The router did not follow in time.",
-                expected=f"{what} within {place.timeout_s:g} s",
-                received=f"another status at {place.router}{router.PATH}",
-                remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
-            )
-        time.sleep(changing.POLL_S)
+    changing.wait_for(
+        lambda: true(router.status(place.router)["releases"]),
+        place.timeout_s,
+        lambda: _NotInTime(
+            "The router did not follow in time.",
+            expected=f"{what} within {place.timeout_s:g} s",
+            received=f"another status at {place.router}{router.PATH}",
+            remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
+        ),
+    )
 
 
 def _await_label(place: Place, model: str, label: str, version: int) -> None:

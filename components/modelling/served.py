@@ -100,6 +100,11 @@ class Choice:
         """Whether a version stays served because no release has put another one in its place, and no person chose."""
         return bool(self.versions) and self.by == RELEASE
 
+    @property
+    def is_a_persons(self) -> bool:
+        """Whether a person chose a version: then no push, nor a release that it asks for, changes that."""
+        return bool(self.versions) and self.by != RELEASE
+
 
 HIGHEST = Choice()
 """The highest version that there is: what is served of a model of which nobody chose a version."""

@@ -47,7 +47,7 @@ class StartRelease(TriggerDagRunOperator):
         told = pushed["properties"]
         if not told.get("awaits_release"):
             raise AirflowSkipException(f"Nothing is left to a release. {told.get('reason', '')}")
-        self.conf = {"version": str(told["version"])}
+        self.conf = {"version": str(told["version"]), "asked_by": "push"}
         super().execute(context)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import grpc
 
-from airtight.releases import KEY_HEADER
+from airtight.releases import KEY_HEADER, SHADOW
 from serving.errors import HTTP_STATUS
 from serving.router import answers, messages, metrics
 from serving.router.backends import Backend, Pool
 from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
-from serving.router.trials import SHADOW, Answer, Asked, Trials
+from serving.router.trials import Answer, Asked, Trials
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from airtight.files import write_text
-from airtight.releases import Release
+from airtight.releases import CANARY, SHADOW, Release
 from serving.router import answers
 from serving.router.counts import SIDES, Counts
 
 logger = logging.getLogger(__name__)
 
 STABLE, CANDIDATE = SIDES
-SHADOW = "shadow"
-"""What a server is told as `x-airtight-side` of a request whose answer nobody gets."""
 MAX_SHADOWS, MAX_SHADOW_BYTES = 32, 64 << 20
 """Shadow requests under way at once; more are dropped and counted."""
 SAVE_S = 2.0
@@ -74,6 +75,11 @@ class Trial:
     release: Release
     counts: Counts = field(default_factory=Counts)
 
+    @functools.cached_property
+    def until(self) -> float:
+        """Seconds since 1970 from which on the candidate gets no request: nobody ended the release in time."""
+        return datetime.fromisoformat(self.release.until).timestamp() if self.release.until else math.inf
+
     def version(self, side: str) -> int:
         """A side's version."""
         return self.release.stable if side == STABLE else self.release.candidate
@@ -88,6 +94,7 @@ class Trial:
             "mode": release.mode,
             "share": release.share,
             "since": release.since,
+            "until": release.until,
             "sides": {side: self.counts.side(side).told(self.version(side)) for side in SIDES},
             "pairs": self.counts.pairs.told(),
         }
@@ -128,7 +135,7 @@ class Trials:
                 logger.info("Release %s of %s: %s", release.id, model, release)
             elif trial.release != release:
                 logger.info("Release %s of %s is now: %s", release.id, model, release)
-                trial.release = release
+                trial = Trial(release, trial.counts)
             now[model] = trial
         self._kept.clear()
         for model in self.of.keys() - now.keys():
@@ -146,8 +153,8 @@ class Trials:
           The answer, and the side that it is of; no side where the chosen version was not served (any more).
         """
         release, key = trial.release, asked.key
-        drawn = self._random.random() if not key or release.mode == "canary" else place(release.id, key)
-        within = drawn < release.share
+        drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
+        within = drawn < release.share and time.time() < trial.until
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
         counted = trial.counts.side(side)
         started = time.perf_counter()

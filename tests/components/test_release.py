@@ -152,7 +152,7 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
     good(site)
     decision = site.judge(release)
     assert decision.promoted == 1
-    assert decision.reason.startswith("Promoted: all 7 rules hold over 9000 requests to stable, 1000 to the candidate")
+    assert decision.reason.startswith("Promoted: all 8 rules hold over 9000 requests to stable, 1000 to the candidate")
     made = site.finish(release, decision)
     assert (made.from_version, made.to_version, made.changed) == (JUNE, JULY, 1)
     assert site.choice == dataclasses.replace(Choice.only(JULY), at=site.choice.at, by=RELEASE, reason=decision.reason)
@@ -227,6 +227,36 @@ def test_too_few_requests_decide_nothing(site, when_unsure, promoted):
     good(site, requests=30, failed=30)
     decision = site.judge(release, when_unsure=when_unsure)
     assert (decision.promoted, "30 of 30 requests" in decision.reason) == (0, True)
+
+
+def test_a_candidate_that_breaks_a_rule_is_not_promoted_for_want_of_requests(site):
+    release = site.start(min_requests=2000)
+    good(site, p99=500.0)
+    decision = site.judge(release, when_unsure="promote")
+    assert decision.promoted == 0
+    assert "too few requests to decide" in decision.reason and "p99 ms is 500" in decision.reason
+    with pytest.raises(TerminalError, match="when_unsure"):
+        site.judge(release, when_unsure="toss a coin")
+
+
+def test_a_candidate_that_is_often_not_there_does_not_take_over(site):
+    release = site.start()
+    good(site)
+    site.there.sides["candidate"]["unserved"] = 30
+    decision = site.judge(release)
+    assert (decision.promoted, "unserved share is 0.02913" in decision.reason) == (0, True)
+    site.there.sides["candidate"]["unserved"] = 3
+    assert site.judge(release).promoted == 1
+
+
+def test_what_a_push_asks_for_gives_way_to_what_a_person_chose_meanwhile(site, steps):
+    with pytest.raises(TerminalError, match="chosen by a person since the push"):
+        site.start(asked_by="push")
+    assert (site.choice, site.followed, steps) == (PERSON, None, [])
+    stays = Choice.only(JUNE, at="2013-08-02", by=RELEASE, reason="version 2013080101 waits for its release")
+    site.served.choose("toy", stays)
+    release = site.start(asked_by="push")
+    assert site.followed.until == site.choice.until > release.since
 
 
 def test_the_report_shows_both_sides_and_every_rule(site):

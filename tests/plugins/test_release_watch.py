@@ -133,7 +133,7 @@ def test_a_version_that_is_left_to_a_release_triggers_one(there):
     with pytest.raises(DagRunTriggerException) as triggered:
         start.execute(context(awaits_release=1, version=2013070101))
     assert triggered.value.trigger_dag_id == "releases"
-    assert triggered.value.conf == {"version": "2013070101"}
+    assert triggered.value.conf == {"version": "2013070101", "asked_by": "push"}
     assert triggered.value.logical_date is None
 
 

@@ -97,6 +97,20 @@ def test_requests_that_come_while_a_batch_runs_are_the_next_batch():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("seconds", "sizes"), [(1.0, [4, 4]), (1e-5, [8])])
+def test_what_waits_shares_the_threads_where_a_batch_is_long_and_runs_as_one_where_it_is_short(seconds, sizes):
+    async def scenario():
+        model = Model()
+        for rows in (1, 2, 4, 8):
+            model.signature.observed.took(seconds, column(*range(rows)))
+        batcher = Batcher(opportunistic(2), model.call, inline_s=1e-3)
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, column(n)) for n in range(8)])
+        assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(8)]
+        assert model.sizes == sizes
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_keeps_to_its_size_and_a_larger_request_runs_alone():
     answers, sizes = batched(BatchingParameters(max_batch_size=4), *[column(n, n) for n in range(5)], column(*range(9)))
     assert answers == [[2 * n, 2 * n] for n in range(5)] + [[2 * n for n in range(9)]]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import numpy as np
@@ -243,6 +244,19 @@ def test_a_candidate_that_goes_away_under_load_fails_no_request(tmp_path):
         }
         assert [answer for _, answer in load.answers[-50:]] == [STABLE] * 50
         assert sides(router)[1]["unserved"] > 0
+
+
+def test_a_release_that_nobody_ended_in_time_gives_the_candidate_no_more_requests(router):
+    moment = datetime.now(UTC) + timedelta(days=1)
+    router.release(affine=Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat()))
+    assert asked(router)[2] == "candidate"
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    releases.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
+    until(lambda: router.status()["releases"]["affine"]["until"] == moment.isoformat(), "the time is followed")
+    assert asked(router) == (200, STABLE, "stable", "1")
+    assert sides(router)[1]["requests"] == 1, "what was counted before is kept"
+    (router.root / releases.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
+    until(lambda: "until" in router.status()["error"], "the error is told")
 
 
 def test_a_broken_file_changes_nothing_and_is_told(router):
