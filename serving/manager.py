@@ -144,7 +144,12 @@ class Manager:
         }
 
     async def _reconcile(self, model: Model) -> None:
-        found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
+        try:
+            found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
+        except FileNotFoundError:
+            if model.available:
+                raise  # A base path that goes away later (an unmounted disk) takes nothing with it.
+            found = {}
         broken: set[int] = set()
         while True:
             # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
@@ -252,16 +257,15 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
 
 
 def versions_on_disk(base_path: Path) -> dict[int, object]:
-    """The numeric folders of a base path and what each looks like; none when the base path is not there (yet).
+    """The numeric folders of a base path and what each looks like.
 
     Names that are not plain decimal numbers are ignored, so a publisher may copy under such a name and rename.
+
+    Raises:
+      FileNotFoundError: The base path is not there (yet).
     """
     found: dict[int, object] = {}
-    try:
-        entries = list(os.scandir(base_path))
-    except FileNotFoundError:
-        return found
-    for entry in entries:
+    for entry in list(os.scandir(base_path)):
         name = entry.name
         if name.isascii() and name.isdigit() and name == str(int(name)) and int(name) <= MAX_VERSION and entry.is_dir():
             seen = entry.stat()

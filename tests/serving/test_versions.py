@@ -30,7 +30,7 @@ from tensorflow_serving.apis import (
 from airtight.errors import EXIT_TERMINAL, TransientError
 from serving import manager as manager_module
 from serving import server as server_module
-from serving.config import Settings, models_from_file
+from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
 from serving.manager import Manager, versions_on_disk
 from serving.versions import Registry
@@ -384,4 +384,52 @@ def test_only_plain_numbers_are_versions(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "5").write_text("a file")
     assert sorted(versions_on_disk(tmp_path)) == [1, 20]
-    assert versions_on_disk(tmp_path / "nothing") == {}
+    with pytest.raises(FileNotFoundError):
+        versions_on_disk(tmp_path / "nothing")
+
+
+class Loaded:
+    """Stands for a SavedModel in memory."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def broken(monkeypatch) -> set[Path]:
+    """Folders of versions that do not load; all others do, without TensorFlow."""
+    folders: set[Path] = set()
+
+    def load(path: Path, *unused: object) -> Loaded:
+        if path in folders:
+            raise ServingError(Code.INVALID_ARGUMENT, "broken")
+        return Loaded()
+
+    monkeypatch.setattr(manager_module, "_load_warm", load)
+    return folders
+
+
+def managed(*models_: ModelSettings) -> Manager:
+    return Manager(Settings(models=models_), Registry())
+
+
+def test_a_base_path_that_goes_away_takes_nothing_with_it_and_an_empty_one_does(base, broken, caplog):
+    async def run() -> None:
+        manager = managed(ModelSettings("m", base))
+        base.rename(base.with_name("away"))
+        await manager.poll()  # It is not there yet.
+        base.with_name("away").rename(base)
+        (base / "1").mkdir()
+        await manager.poll()
+        base.rename(base.with_name("away"))
+        await manager.poll()
+        assert manager.registry.resolve("m").number == 1 and "left as they are" in caplog.text
+        base.mkdir()
+        await manager.poll()
+        with pytest.raises(ServingError, match="Servable not found"):
+            manager.registry.resolve("m")
+        await manager.close()
+
+    asyncio.run(run())
