@@ -17,7 +17,7 @@ from components import promote as module
 from components.artifacts import Promotion, Proposal
 from components.modelling import changing, judged, releasing
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
-from components.modelling.served import FILE, HIGHEST, STABLE, Choice, Served
+from components.modelling.served import FILE, HIGHEST, RELEASE, STABLE, Choice, Served
 from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
@@ -148,6 +148,16 @@ def test_what_is_served_already_is_left_alone(site, version):
     assert promotion.changed == 0
     assert "served already; nothing was changed" in promotion.summary
     assert site.served.file.read_text() == before
+
+
+def test_what_a_push_left_served_is_a_persons_choice_once_a_person_promotes_it(site):
+    site.served.choose("toy", Choice.only(JULY, at="2013-08-02", by=RELEASE, reason="the next waits for its release"))
+    proposal = site.propose(JULY, reason="July is fine")
+    assert "stays served whatever is pushed" in proposal.summary
+    promotion = site.promote(proposal, approval="admin")
+    assert (promotion.changed, f"Version {JULY} of toy is served as before" in promotion.summary) == (1, True)
+    choice = site.served.choice("toy")
+    assert (choice.versions, choice.by, choice.is_a_persons) == ((JULY,), "admin", True)
 
 
 @pytest.mark.parametrize("version", ["2013090101", "yesterday", "", "-1"])
