@@ -73,9 +73,14 @@ class LoadedModel:
 
         def run(*arrays: np.ndarray) -> list[np.ndarray]:
             try:
-                return call(*arrays)
+                answers = call(*arrays)
             except tf.errors.OpError as error:
                 raise from_tensorflow(error) from error
+            # TensorFlow answers a single string as bytes, without an array around it.
+            return [
+                answer if isinstance(answer, np.ndarray) else np.array(answer, spec.numpy)
+                for answer, spec in zip(answers, outputs, strict=True)
+            ]
 
         return Signature(name, definition.method_name, inputs, outputs, run)
 

@@ -165,7 +165,7 @@ def _examples(call: Answered | None, ok: bool) -> int | None:
 
 
 def _table(group: list[_Entry], by_row: bool, ok: bool, personal: Personal) -> pa.Table:
-    examples = [_examples(call, ok) if by_row else 1 for _, _, call in group]
+    examples = [_examples(call, ok) or 0 if by_row else 1 for _, _, call in group]
     counts = np.maximum(examples, 1)  # A request that was refused, or asked for nothing, has one row, of no example.
     total = int(counts.sum())
     of = pa.array(np.repeat(np.arange(len(group)), counts))

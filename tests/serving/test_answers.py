@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from serving import examples, grpc_api, metrics, rest
-from serving.config import Settings
+from serving.config import ModelSettings, Settings
 from serving.errors import ServingError, invalid
 from serving.inference import Runner
+from serving.loader import load
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.settings import LogSettings
-from serving.versions import Registry
+from serving.versions import Model, Registry, State, Version
 
 
 @pytest.fixture
@@ -86,6 +89,42 @@ def test_a_call_that_breaks_or_is_given_up_is_not_counted_as_answered(counted):
         asyncio.run(asyncio.wait_for(Service(_slow).Predict(predict_pb2.PredictRequest(), None), 0.05))
     asyncio.run(Service(_fine).Predict(predict_pb2.PredictRequest(), None))
     assert counted == ["UNKNOWN", "CANCELLED", "OK"]
+
+
+class Single(tf.Module):
+    """Answers without dimensions."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "x")])
+    def serve(self, x):
+        return {"number": tf.size(x), "word": tf.strings.reduce_join(x)}
+
+
+def test_a_single_string_is_answered_by_both_protocols(tmp_path):
+    module = Single()
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.serve)
+    loaded = load(tmp_path / "1", tmp_path, 1)
+    registry, runner = Registry(), Runner(1)
+    log = PredictionLog(LogSettings(), registry)
+    model = registry.models["m"] = Model(ModelSettings("m", tmp_path))
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"inputs": ["a", "b"]}'}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}
+    asyncio.run(rest.RestApi(registry, runner, Settings(), log)(scope, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (200, {"outputs": {"number": 2, "word": "ab"}})
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(["a", "b"]))
+    answer = asyncio.run(grpc_api.PredictionService(registry, runner, log).Predict(request, None))
+    assert answer.outputs["word"].string_val[0] == b"ab" and not answer.outputs["word"].tensor_shape.dim
+    loaded.close()
 
 
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():
