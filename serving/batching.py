@@ -20,7 +20,7 @@ import numpy as np
 from serving import metrics
 from serving.batching_parameters import BatchingParameters
 from serving.errors import Code, ServingError
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 
 Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
 
@@ -135,7 +135,7 @@ class Batcher:
     def _is_long(self, queue: _Queue) -> bool:
         """Whether all that waits, run together, is known to take longer than what runs on the event loop."""
         first = queue.waiting[0]
-        expected = queue.signature.observed.expected_of(first.arrays[0].size // first.rows * queue.rows)
+        expected = queue.signature.observed.expected_s(size_of(first.arrays) * queue.rows // first.rows)
         return expected is not None and expected >= self._inline_s
 
     def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop, rows: int) -> None:

@@ -31,7 +31,7 @@ from serving.inference import Runner
 from serving.manager import Manager
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
 _VERBS = {method: verb for verb, method in examples.METHODS.items()}
@@ -97,8 +97,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            answered = sum(output.nbytes for output in outputs)
-            return await runner.convert(answered, _response, outputs, signature, chosen, version)
+            return await runner.convert(size_of(outputs), _response, outputs, signature, chosen, version)
 
     @_answered
     async def Classify(

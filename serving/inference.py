@@ -14,7 +14,7 @@ from serving import metrics
 from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters
 from serving.prediction_cache import PredictionCache, key_of
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 
 INLINE_S = 0.0003
 """A call that is expected to be shorter runs on the event loop; the others do not hold it up, and share the cores."""
@@ -70,18 +70,19 @@ class Runner:
     async def _run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._batcher is None:
             return await self._call(model, signature, arrays)
-        expected = signature.observed.expected_s(arrays)
+        expected = signature.observed.expected_s(size_of(arrays))
         if expected is not None and expected < self._cheap_s:
             return await self._call(model, signature, arrays)
         return await self._batcher.run(model, signature, arrays)
 
     async def _call(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        expected = signature.observed.expected_s(arrays)
+        size = size_of(arrays)
+        expected = signature.observed.expected_s(size)
         if expected is not None and expected < INLINE_S:
             outputs, seconds = _timed(signature, arrays)
         else:
             outputs, seconds = await self.offload(_timed, signature, arrays)
-        signature.observed.took(seconds, arrays)
+        signature.observed.took(seconds, size)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs
 

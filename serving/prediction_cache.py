@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving import metrics
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 
 ENTRY_BYTES = 512
 """What an entry needs beside its numbers, roughly: key, lists, array headers."""
@@ -75,7 +75,7 @@ class PredictionCache:
 
     def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> None:
         """Keeps a copy of an answer, and lets the least recently used ones go where room is needed."""
-        size = ENTRY_BYTES + sum(map(_size, outputs))
+        size = ENTRY_BYTES + size_of(outputs)
         if size > self._max_bytes // SHARE:
             return
         if key in self._entries:
@@ -106,7 +106,3 @@ def key_of(signature: Signature, arrays: Sequence[np.ndarray]) -> bytes:
         else:
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()
-
-
-def _size(array: np.ndarray) -> int:
-    return array.nbytes + (sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else 0)

@@ -22,7 +22,7 @@ from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
 logger = logging.getLogger(__name__)
@@ -132,8 +132,7 @@ class RestApi:
     ) -> bytes:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        answered = sum(output.nbytes for output in outputs)
-        return await self._runner.convert(answered, tensors_json.encode, outputs, signature, rows)
+        return await self._runner.convert(size_of(outputs), tensors_json.encode, outputs, signature, rows)
 
     async def _answer_examples(
         self, verb: str, request: dict[str, Any], version: Version, signature: Signature, calls: list[Answered]

@@ -28,6 +28,7 @@ from serving.prediction_log.parquet_sink import ParquetSink
 from serving.prediction_log.personal import Personal
 from serving.prediction_log.rows import REQUEST_HEADER, Answered, Group, Note, groups
 from serving.prediction_log.settings import Destination, LogSettings
+from serving.signature import size_of
 from serving.versions import Registry
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ SAY_S = 10.0
 CLOSE_S = 20.0
 """When the server stops, the rest has so long to be written."""
 _NOTE_BYTES = 1000
-"""A note without its arrays, about."""
+"""A note without its arrays and headers, about."""
 
 ROWS = metrics.Counter(":airtight:serving:prediction_log_rows", "Rows of the prediction log written.", "model_name")
 DROPPED = metrics.Counter(
@@ -131,10 +132,8 @@ class PredictionLog:
         headers = carrier["headers"] if type(carrier) is dict else carrier.invocation_metadata() or ()
         if rate < 1 and not _sampled(headers, rate):
             return
-        size = _NOTE_BYTES
-        for call in calls:
-            for array in (*call.inputs, *call.outputs):
-                size += array.nbytes
+        size = _NOTE_BYTES + sum(len(name) + len(value) for name, value in headers)
+        size += sum(size_of(call.inputs) + size_of(call.outputs) for call in calls)
         if len(self._queue) >= MAX_NOTES or self._bytes_in - self._bytes_out + size > MAX_BYTES:
             DROPPED.add(model, "queue_full")
             self._say("queue", 1, "requests are not in the prediction log: they come faster than it is written")

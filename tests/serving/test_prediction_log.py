@@ -451,6 +451,21 @@ def test_large_requests_fill_the_queue_by_their_bytes(served, monkeypatch):
     assert len(log._queue) == 2
 
 
+@pytest.mark.parametrize("what", ["origin", "header"])
+def test_strings_and_headers_fill_the_queue_by_their_bytes(served, monkeypatch, what):
+    monkeypatch.setattr(module, "MAX_BYTES", 3 * module._NOTE_BYTES)
+    monkeypatch.setattr(PredictionLog, "_start", lambda self: None)
+    log, long, call = (
+        PredictionLog(LogSettings(Destination("parquet", "here")), served.registry),
+        b"x" * 3000,
+        answered(1),
+    )
+    call.inputs = [texts(long if what == "origin" else b""), call.inputs[1]]
+    headers = [(b"x-other", long)] if what == "header" else []
+    log.note("m", None, "Predict", "OK", 0.001, protocol="REST", carrier={"headers": headers}, calls=[call])
+    assert not log._queue
+
+
 def test_a_disk_that_fails_costs_rows_that_are_counted_and_the_thread_goes_on(served, monkeypatch, caplog):
     monkeypatch.setattr(DROPPED, "_sums", {})
     (served.root / "file").write_text("in the way")
