@@ -23,10 +23,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airtight import releases, router
-from airtight.errors import TransientError
+from airtight.errors import TerminalError, TransientError
 from airtight.releases import Release
 from components.modelling import changing
-from components.modelling.model_server import ModelServer
+from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, RELEASE, STABLE, Choice, Served
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,24 @@ class Place:
         """From a component's parameters, the environment's where they are empty."""
         server = ModelServer.named(server_url)
         return cls(changing.served_in(serving_root), server, router.address(router_url), timeout_s)
+
+    def check_live(self) -> None:
+        """Sees that there are live requests to try a version on.
+
+        Raises:
+          TerminalError: No server or no router is named.
+        """
+        lacking = [
+            *([] if self.server else [f"a model server (server_url, {SERVER_VARIABLE})"]),
+            *([] if self.router else [f"a router (router_url, {router.VARIABLE})"]),
+        ]
+        if lacking:
+            raise TerminalError(
+                "A release needs live requests.",
+                expected="a model server and a router in front of it",
+                received=f"none named: {', '.join(lacking)}",
+                remedy="Start the local services, or name both.",
+            )
 
 
 def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None:
@@ -193,6 +211,29 @@ def settled_after(choice: Choice, versions: list[int], why: str, *, stays: bool 
         reason = f"version {choice.trial} was tried and taken back: {why}"
         return Choice.only(choice.labels[STABLE], at=at, by=RELEASE, reason=reason)
     return after
+
+
+def check_nothing_under_way(place: Place, model: str, owner: str) -> None:
+    """Sees that there is one release at a time; one that was broken off is none.
+
+    Raises:
+      TerminalError: Another one is under way.
+    """
+    choice = place.served.choice(model)
+    if choice.release and not (owner and choice.owner == owner) and not is_broken_off(choice):
+        raise TerminalError(
+            f"A release of {model} is under way.",
+            expected="one release at a time",
+            received=f"version {choice.trial} is tried since {choice.at}"
+            + (f", by {choice.owner}" if choice.owner else ""),
+            remedy="Wait until it has ended, or end it: `make rollback`, or promote the version that is to stay. "
+            f"After {choice.until} it counts as broken off.",
+        )
+
+
+def is_broken_off(choice: Choice) -> bool:
+    """Whether a release should have ended by now, so that nobody will end it who began it."""
+    return bool(choice.release and choice.until) and datetime.fromisoformat(choice.until) <= datetime.now(UTC)
 
 
 def stable_of(choice: Choice) -> int:

@@ -85,7 +85,7 @@ ASKED_BY = Parameter(
     "asked_by",
     "str",
     "person",
-    "Who wants this release: what a push asks for gives way to a version that a person chose meanwhile.",
+    "Who wants this release: what a push asks for gives way to a version that a person chose, or a newer one.",
     choices=("person", "push"),
 )
 OWNER = Parameter("owner", "str", "", "Whose release it is; filled in by the run.")
