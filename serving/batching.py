@@ -123,8 +123,8 @@ class Batcher:
             if queue.rows < limits.max_batch_size and now < due:
                 later.append(due)
                 continue
-            free = limits.num_batch_threads - len(self._running) if limits.opportunistic and side_by_side else 1
-            self._start(key, queue, loop, rows=min(limits.max_batch_size, -(-queue.rows // free)))
+            pieces = self._pieces(queue) if limits.opportunistic and side_by_side else 1
+            self._start(key, queue, loop, rows=-(-queue.rows // pieces))
             del self._queues[key]
             if queue.waiting:
                 self._queues[key] = queue  # At the end: it is the others' turn.
@@ -134,15 +134,32 @@ class Batcher:
 
     def _is_long(self, queue: _Queue) -> bool:
         """Whether all that waits, run together, is known to take longer than what runs on the event loop."""
-        first = queue.waiting[0]
-        expected = queue.signature.observed.expected_s(size_of(first.arrays) * queue.rows // first.rows)
+        expected = self._expected_s(queue, queue.rows)
         return expected is not None and expected >= self._inline_s
 
+    def _pieces(self, queue: _Queue) -> int:
+        """Into how many batches to deal out what waits: one for each free thread, but none so short as to run inline.
+
+        Those would run on the event loop, one after the other. What was never measured runs in a thread.
+        """
+        pieces = self._parameters.num_batch_threads - len(self._running)
+        while pieces > 1:
+            expected = self._expected_s(queue, -(-queue.rows // pieces))
+            if expected is None or expected >= self._inline_s:
+                break
+            pieces -= 1
+        return pieces
+
+    def _expected_s(self, queue: _Queue, rows: int) -> float | None:
+        first = queue.waiting[0]
+        return queue.signature.observed.expected_s(size_of(first.arrays) * rows // first.rows)
+
     def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop, rows: int) -> None:
-        """Starts a batch of so many rows, or of the first request where that alone has more."""
+        """Starts a batch of so many rows, or of some more where the last request has more; never of too many."""
         batch: list[_Request] = []
         taken = 0
-        while queue.waiting and (not taken or taken + queue.waiting[0].rows <= rows):
+        largest = self._parameters.max_batch_size
+        while queue.waiting and taken < rows and taken + queue.waiting[0].rows <= largest:
             request = queue.waiting.popleft()
             queue.rows -= request.rows
             if not request.answer.done():

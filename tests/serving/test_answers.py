@@ -99,11 +99,13 @@ class Single(tf.Module):
         return {"number": tf.size(x), "word": tf.strings.reduce_join(x)}
 
 
-def test_a_single_string_is_answered_by_both_protocols(tmp_path):
+def test_a_single_string_is_answered_by_both_protocols_and_its_bytes_are_counted(tmp_path, monkeypatch):
     module = Single()
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.serve)
     loaded = load(tmp_path / "1", tmp_path, 1)
-    registry, runner = Registry(), Runner(1)
+    registry, runner, sizes = Registry(), Runner(1), []
+    convert = runner.convert
+    monkeypatch.setattr(runner, "convert", lambda size, *given: sizes.append(size) or convert(size, *given))
     log = PredictionLog(LogSettings(), registry)
     model = registry.models["m"] = Model(ModelSettings("m", tmp_path))
     model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
@@ -124,6 +126,7 @@ def test_a_single_string_is_answered_by_both_protocols(tmp_path):
     request.inputs["x"].CopyFrom(tf.make_tensor_proto(["a", "b"]))
     answer = asyncio.run(grpc_api.PredictionService(registry, runner, log).Predict(request, None))
     assert answer.outputs["word"].string_val[0] == b"ab" and not answer.outputs["word"].tensor_shape.dim
+    assert sizes.count(4 + 8 + 2) == 2, "the number, the string's place and the string, of each answer"
     loaded.close()
 
 

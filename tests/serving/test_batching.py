@@ -112,6 +112,21 @@ def test_what_waits_shares_the_threads_where_a_batch_is_long_and_runs_as_one_whe
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("each", "sizes"), [(1, [8, 8]), (3, [9, 9])])
+def test_what_waits_is_not_dealt_out_in_pieces_so_short_that_they_run_on_the_loop(each, sizes):
+    async def scenario():
+        model = Model()
+        for rows in (1, 2, 4, 8, 16):
+            model.signature.observed.took(1.0 if rows >= 8 else 1e-5, size_of(column(*range(rows))))
+        batcher = Batcher(opportunistic(4), model.call, inline_s=1e-3)
+        asked = [column(*[n] * each) for n in range(sum(sizes) // each)]
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays) for arrays in asked])
+        assert [answer[0].tolist() for answer in answers] == [[2 * n] * each for n in range(len(asked))]
+        assert model.sizes == sizes
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_keeps_to_its_size_and_a_larger_request_runs_alone():
     answers, sizes = batched(BatchingParameters(max_batch_size=4), *[column(n, n) for n in range(5)], column(*range(9)))
     assert answers == [[2 * n, 2 * n] for n in range(5)] + [[2 * n for n in range(9)]]
