@@ -133,8 +133,8 @@ class Batcher:
             self._timer = loop.call_at(min(later), self._schedule, loop)
 
     def _is_long(self, queue: _Queue) -> bool:
-        """Whether all that waits, run together, is known to take longer than what runs on the event loop."""
-        expected = self._expected_s(queue, queue.rows)
+        """Whether the largest batch of what waits is known to take longer than what runs on the event loop."""
+        expected = self._expected_s(queue, min(queue.rows, self._parameters.max_batch_size))
         return expected is not None and expected >= self._inline_s
 
     def _pieces(self, queue: _Queue) -> int:

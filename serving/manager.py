@@ -66,6 +66,9 @@ class Manager:
                     await self._reconcile(model)
                 except OSError as error:
                     logger.error("The versions of %s were left as they are: %s", name, error)
+                except Exception:
+                    # Whatever is wrong with one model is no fault of the others.
+                    logger.exception("The versions of %s were left as they are", name)
 
     async def reload(self, models: tuple[ModelSettings, ...]) -> None:
         """Replaces the list of models, and their labels (HandleReloadConfig).
@@ -177,7 +180,9 @@ class Manager:
         """Loads one version beside the others and makes it available; False when it does not load."""
         path = model.settings.base_path / str(number)
         known = model.versions.get(number)
-        if known is not None and known.error is not None and known.identity == fingerprint(path):
+        # Before it is loaded: a repair that comes while it is being loaded is to be seen.
+        files = await asyncio.to_thread(fingerprint, path)
+        if known is not None and known.refused == files:
             return False
         version = Version(model.name, number, found[number], State.LOADING)
         if known is None or known.state != State.AVAILABLE:
@@ -187,7 +192,8 @@ class Manager:
             version.loaded = await self._load(model, path)
         except ServingError as error:
             logger.error("Version %d of %s does not load and stays out: %s", number, model.name, error.message)
-            version.state, version.error, version.identity = State.END, error, fingerprint(path)
+            version.state, version.error = State.END, error
+            model.versions[number].refused = files  # The version itself, or the one that it was to replace.
             return False
         version.state = State.AVAILABLE
         model.versions[number] = version

@@ -156,18 +156,19 @@ class Trials:
         drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
         within = drawn < release.share and time.time() < trial.until
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
-        counted = trial.counts.side(side)
         started = time.perf_counter()
         answer = await asked.ask(trial.version(side), side)
+        if not release.share:
+            # The candidate is only being loaded, or is taken back: there is nothing to compare with.
+            return (answer, side) if answer.code != _NOT_FOUND else (await asked.ask(None, ""), "")
+        counted = trial.counts.side(side)
         if answer.code == _NOT_FOUND:
             counted.unserved += 1
             return await asked.ask(None, ""), ""
         counted.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
         # What follows waits until the answer is on its way.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._count_numbers, trial, side, answer, asked.read)
-        if within and release.mode == SHADOW:
-            loop.call_soon(self._shadow, trial, release.candidate, answer, asked)
+        shadowed = within and release.mode == SHADOW
+        asyncio.get_running_loop().call_soon(self._answered, trial, side, answer, asked, shadowed)
         return answer, side
 
     def told(self) -> dict[str, Any]:
@@ -202,6 +203,11 @@ class Trials:
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.save()
 
+    def _answered(self, trial: Trial, side: str, answer: Answer, asked: Asked, shadowed: bool) -> None:
+        numbers = self._count_numbers(trial, side, answer, asked.read)
+        if shadowed:
+            self._shadow(trial, numbers, asked)
+
     def _count_numbers(self, trial: Trial, side: str, answer: Answer, read: Read) -> list[float] | None:
         if answer.code != _OK:
             return None
@@ -213,11 +219,11 @@ class Trials:
             trial.counts.side(side).numbers.add(numbers)
         return numbers
 
-    def _shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+    def _shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
         if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + asked.size > MAX_SHADOW_BYTES:
             trial.counts.pairs.dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, version, stable, asked))
+        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, ours, asked))
         self._shadows.add(task)
         self._shadow_bytes += asked.size
 
@@ -229,18 +235,16 @@ class Trials:
 
         task.add_done_callback(over)
 
-    async def _ask_shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+    async def _ask_shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
         started = time.perf_counter()
-        answer = await asked.ask(version, SHADOW)
+        answer = await asked.ask(trial.release.candidate, SHADOW)
         if answer.code == _NOT_FOUND:
             trial.counts.candidate.unserved += 1
             return
         trial.counts.candidate.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
         theirs = self._count_numbers(trial, CANDIDATE, answer, asked.read)
-        if theirs is not None and stable.code == _OK and len(stable.content) <= answers.LARGEST:
-            ours = asked.read(stable.content)
-            if ours is not None:
-                trial.counts.pairs.add(ours, theirs)
+        if ours is not None and theirs is not None:
+            trial.counts.pairs.add(ours, theirs)
 
 
 def _read_state(path: Path | None) -> dict[str, Counts]:

@@ -433,3 +433,35 @@ def test_a_base_path_that_goes_away_takes_nothing_with_it_and_an_empty_one_does(
         await manager.close()
 
     asyncio.run(run())
+
+
+def test_a_model_that_cannot_be_looked_at_leaves_the_others_alone(base, broken, caplog):
+    async def run() -> None:
+        (base / "1").mkdir()
+        manager = managed(ModelSettings("bad", Path("a\0b")), ModelSettings("m", base))
+        await manager.poll()
+        assert manager.registry.resolve("m").number == 1 and "null byte" in caplog.text
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_replacement_that_does_not_load_is_tried_again_only_when_its_files_change(base, broken, caplog):
+    async def run() -> None:
+        manager = managed(ModelSettings("m", base))
+        (base / "1").mkdir()
+        await manager.poll()
+        served = manager.registry.resolve("m").loaded
+        (base / "1").rename(base / "old")
+        (base / "1").mkdir()
+        broken.add(base / "1")
+        for _ in range(3):
+            await manager.poll()
+        assert caplog.text.count("does not load") == 1 and manager.registry.resolve("m").loaded is served
+        (base / "1" / "repaired").touch()
+        broken.clear()
+        await manager.poll()
+        assert manager.registry.resolve("m").loaded is not served
+        await manager.close()
+
+    asyncio.run(run())
