@@ -18,6 +18,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from airtight import router
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree, new_folder, remove_abandoned, write_text
 from airtight.home import Home
@@ -27,6 +28,7 @@ from components.artifacts import Dataset
 from components.data.examples import interval_of
 from components.modelling import changing, judged, releasing
 from components.modelling.model_server import ModelServer
+from components.modelling.releasing import Place
 from components.modelling.served import HIGHEST, RELEASE, Choice, Served, versions_in
 
 log = logging.getLogger(__name__)
@@ -165,6 +167,7 @@ def deliver(
         log.info("Removed %s, which a push that was killed has left", name)
     version, is_new = _version_for(digest, base_path, day)
     served = Served(base_path.parent)
+    releasing.clear_broken_off(Place(served, server, router.address(), timeout_s), base_path.name)
     # Before the version is there: a server that follows the highest would take it.
     left = _leave_to_a_release(served, server, base_path.name, version, timeout_s) if release == CANARY else _Left()
     try:
@@ -176,9 +179,9 @@ def deliver(
     try:
         # After the version is there: TensorFlow Serving complains of a model that has none.
         served.enter(base_path.name)
-        if release == AT_ONCE and _takes_over(served, server, base_path.name, version, timeout_s):
-            said = ", and the server answers with it" if server is not None else ""
-        elif server is None:
+        if release == AT_ONCE:
+            _take_over(served, server, base_path.name, version, timeout_s)
+        if server is None:
             said = _kept_back(served.choice(base_path.name), version)
         else:
             said = await_served(server, base_path, version, timeout_s)
@@ -293,15 +296,14 @@ def _current(served: Served, server: ModelServer | None, model: str, choice: Cho
     return current
 
 
-def _takes_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> bool:
-    """Has the highest be served again where a release left another one, and this is the highest; whether it was so."""
+def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> None:
+    """Has the highest be served again where a release left another one, and this is the highest."""
     with served.alone(model):
         choice = served.choice(model)
         if choice.release or not choice.settled.is_left_to_a_release or version != max(served.versions(model)):
-            return False
+            return
         current = changing.current(served, choice.settled, server, model)
         changing.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
-    return True
 
 
 def _take_up_again(served: Served, model: str, left: _Left) -> None:

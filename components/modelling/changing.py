@@ -92,15 +92,24 @@ def await_loaded(server: ModelServer, model: str, version: int, timeout_s: float
 def await_alone(server: ModelServer, model: str, version: int, choice: Choice, timeout_s: float) -> None:
     """Waits until the server has that version only, and calls it `stable` where the choice does.
 
+    Where the highest is chosen, a later one that was pushed meanwhile is as good.
+
     Raises:
       TransientError: It cannot be reached or is not done in time.
     """
     label = choice.labels.get(STABLE, 0)
-    await_server(
-        lambda: (
-            server.available(model) == server.available_anywhere(model) == {version}
+
+    def is_alone() -> bool:
+        there = server.available(model)
+        return (
+            len(there) == 1
+            and (there == {version} if choice.versions else min(there) >= version)
+            and there == server.available_anywhere(model)
             and (not label or server.labelled(model, STABLE) == label)
-        ),
+        )
+
+    await_server(
+        is_alone,
         f"version {version} of {model} to be the only one" + (f" and to be called {STABLE}" if label else ""),
         server,
         timeout_s,

@@ -231,6 +231,17 @@ def check_nothing_under_way(place: Place, model: str, owner: str) -> None:
         )
 
 
+def clear_broken_off(place: Place, model: str) -> None:
+    """Takes back a release that should have ended by now: nothing waits for it for ever.
+
+    Raises:
+      TransientError: A server or the router does not follow in time.
+    """
+    with place.served.alone(model):
+        if is_broken_off(place.served.choice(model)):
+            clear(place, model, "nobody ended it in time")
+
+
 def is_broken_off(choice: Choice) -> bool:
     """Whether a release should have ended by now, so that nobody will end it who began it."""
     return bool(choice.release and choice.until) and datetime.fromisoformat(choice.until) <= datetime.now(UTC)

@@ -259,7 +259,7 @@ def test_what_the_server_does_not_serve_is_taken_back(site, monkeypatch, error, 
     proposal = site.propose(JUNE)
     with pytest.raises(fault):
         site.promote(proposal, timeout_s=0.3)
-    assert written == [Choice((JUNE, JULY), trial=JUNE), HIGHEST], "beside the served one first"
+    assert written == [Choice((JUNE, JULY), trial=JUNE, after=HIGHEST), HIGHEST], "beside the served one first"
     assert site.served.choice("toy") == HIGHEST
 
 

@@ -14,7 +14,7 @@ from tests.components.standins import standing_in
 from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
 
 MAY_ENDS = ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00")
-MAY, JUNE_1, JULY_1 = 2013060101, 2013070101, 2013080101
+MAY, JUNE_1, JULY_1, AUGUST_1 = 2013060101, 2013070101, 2013080101, 2013090101
 PERSON = Choice.only(JUNE_1, at="2013-08-02", by="admin", reason="June is fine")
 
 
@@ -109,7 +109,8 @@ def trial(after, **told):
     return Choice(
         (JUNE_1, JULY_1),
         {STABLE: JUNE_1, CANARY: JULY_1},
-        **{"at": "2013-08-03", "by": RELEASE, "trial": JULY_1, "release": "one", "until": "2013-08-04"} | told,
+        **{"at": "2013-08-03", "by": RELEASE, "trial": JULY_1, "release": "one", "until": "2999-08-04T00:00:00Z"}
+        | told,
         after=after,
     )
 
@@ -135,6 +136,33 @@ def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, r
     made = pusher(model_of(pusher.folder / "again", "july-again"), JULY, release=release, server_url=pusher.there.url)
     assert made.get_int_custom_property("awaits_release") == 0
     assert f"a release tries it beside {JUNE_1}" in made.get_string_custom_property("reason")
+
+
+@pytest.mark.parametrize("release", ["canary", "at_once"])
+def test_a_release_that_nobody_ended_in_time_holds_up_no_push(pusher, release):
+    pusher(model_of(pusher.folder / "july", "july"), JULY)
+    pusher.served.choose("toy", trial(HIGHEST, until="2013-08-04T00:00:00Z"))
+    awaits, said = canary(pusher, "july-again", release=release)
+    chosen = pusher.served.choice("toy")
+    assert chosen.release == ""
+    if release == "canary":
+        assert (awaits, chosen.versions, chosen.by) == (1, (JUNE_1,), RELEASE)
+    else:
+        assert (awaits, "the server answers with it" in said, chosen) == (0, True, HIGHEST)
+
+
+def test_of_two_pushes_at_once_the_later_version_is_served_and_the_earlier_one_says_so(pusher, monkeypatch):
+    pusher.served.choose("toy", dataclasses.replace(PERSON, by=RELEASE))
+    change = changing.change
+
+    def changing_while_another_pushes(*arguments):
+        (pusher.root / "toy" / str(AUGUST_1)).mkdir()
+        change(*arguments)
+
+    monkeypatch.setattr(changing, "change", changing_while_another_pushes)
+    _, said = canary(pusher, "july", release="at_once")
+    assert f"registered only: version {AUGUST_1} is of a later interval and stays the served one" in said
+    assert pusher.served.choice("toy") == HIGHEST
 
 
 def test_a_release_of_what_is_beside_a_persons_choice_leaves_no_later_push_to_a_release(pusher):

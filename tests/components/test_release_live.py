@@ -98,7 +98,7 @@ def live(tmp_path, monkeypatch):
     save(root / "toy")
     served = Served(root)
     served.enter("toy")
-    served.choose("toy", Choice.only(STABLE, at="2013-06-02", by="admin"))
+    served.choose("toy", Choice.only(STABLE, at="2013-06-02", by=RELEASE))
     with models.running(tmp_path, f"--model_config_file={served.file}", *POLLING) as server:
         until(lambda: server.states("toy").get(STABLE) == "AVAILABLE", "the first version is served")
         with routers.routing(tmp_path / "router", root, [(server.rest, server.grpc)]) as router:
