@@ -33,7 +33,7 @@ from serving import server as server_module
 from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
 from serving.manager import Manager, versions_on_disk
-from serving.versions import Registry
+from serving.versions import Registry, State
 from tests.serving import models
 
 POLL = "--file_system_poll_wait_seconds=0.05"
@@ -465,3 +465,65 @@ def test_a_replacement_that_does_not_load_is_tried_again_only_when_its_files_cha
         await manager.close()
 
     asyncio.run(run())
+
+
+def test_a_request_that_is_slow_holds_up_its_own_version_alone(base, broken):
+    async def run() -> None:
+        other = base.with_name("n")
+        for folder in (base / "1", other / "1"):
+            folder.mkdir(parents=True)
+        manager = managed(ModelSettings("m", base), ModelSettings("n", other))
+        await manager.poll()
+        slow = manager.registry.resolve("m")
+        with slow as loaded:
+            for folder in (base, other):
+                (folder / "2").mkdir()
+            await asyncio.wait_for(manager.poll(), 10)
+            assert [manager.registry.resolve(name).number for name in "mn"] == [2, 2]
+            shutil.rmtree(base / "1")
+            await asyncio.wait_for(manager.poll(), 10)
+            assert (slow.state, loaded.closed) == (State.UNLOADING, False) and 1 in manager.registry.models[
+                "m"
+            ].versions
+            closing = asyncio.ensure_future(manager.close())
+            await asyncio.sleep(0.05)
+            assert not closing.done() and not loaded.closed
+        await asyncio.wait_for(closing, 10)
+        assert (slow.state, loaded.closed) == (State.END, True)
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_taken_away_is_forgotten_when_its_requests_have_ended(base, broken):
+    async def run() -> None:
+        (base / "1").mkdir()
+        manager = managed(ModelSettings("m", base))
+        await manager.poll()
+        with manager.registry.resolve("m"):
+            await manager.reload(())
+            with pytest.raises(ServingError, match="Servable not found"):
+                manager.registry.resolve("m")
+            assert [version.state for version in manager.registry.states("m")] == [State.UNLOADING]
+        await asyncio.gather(*manager._going)
+        await manager.poll()
+        assert not manager.registry.models
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(tmp_path, monkeypatch):
+    async def run() -> list[str]:
+        looks = []
+
+        async def look(what: str) -> None:
+            looks.append(what)
+
+        manager = Manager(Settings(file_system_poll_wait_seconds=60, config_poll_wait_seconds=0.01), Registry())
+        monkeypatch.setattr(manager, "poll", lambda: look("paths"))
+        monkeypatch.setattr(manager, "_reread_config", lambda: look("config"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(manager.run(), 0.2)
+        return looks
+
+    assert set(asyncio.run(run())) == {"config"}
