@@ -16,18 +16,20 @@ import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
 from airtight.interval import Interval
-from airtight.predictions import JOURNAL, REQUEST, ROW, TIME, VERSION, folder_of
+from airtight.predictions import JOURNAL, REQUEST, ROW, SIGNATURE, TIME, VERSION, folder_of
 
 _INSTANT = pa.timestamp("us", tz="UTC")
-_NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), VERSION: pa.int64(), REQUEST: pa.string(), ROW: pa.int32()})
+_NAMES = {VERSION: pa.int64(), SIGNATURE: pa.string(), REQUEST: pa.string(), ROW: pa.int32()}
+"""What tells a row from all others."""
+_NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), **_NAMES})
 
 
 def read(root: Path, model: str, interval: Interval) -> pa.Table:
     """The rows that a model answered in an interval, by the time of the answer.
 
     Files that a server is still writing are read as far as they go. A row that was written twice (same version,
-    request id and row) is there once, as it was first. Columns are those of all files; where a file lacks one, it is
-    null, and where files disagree between numbers and text, text.
+    signature, request id and row) is there once, as it was first. Columns are those of all files; where a file lacks
+    one, it is null, and where files disagree between numbers and text, text.
 
     Args:
       root: Folder of the log, all models'.
@@ -45,7 +47,7 @@ def read(root: Path, model: str, interval: Interval) -> pa.Table:
     rows = _together([_NOTHING.empty_table(), *parts])
     start, end = (pa.scalar(moment, _INSTANT) for moment in (interval.start, interval.end))
     inside = rows.filter((pc.field(TIME) >= start) & (pc.field(TIME) < end))
-    ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, ROW)])
+    ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, SIGNATURE, ROW)])
     return _once(ordered)
 
 
@@ -102,6 +104,7 @@ def _with_text(part: pa.Table, names: set[str]) -> pa.Table:
 
 
 def _once(rows: pa.Table) -> pa.Table:
-    numbered = rows.select([VERSION, REQUEST, ROW]).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
-    first = numbered.group_by([VERSION, REQUEST, ROW]).aggregate([("number", "min")])["number_min"]
+    names = list(_NAMES)
+    numbered = rows.select(names).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
+    first = numbered.group_by(names).aggregate([("number", "min")])["number_min"]
     return rows.take(first.combine_chunks().sort())

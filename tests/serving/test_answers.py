@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import inference_pb2, predict_pb2
 
 from serving import examples, grpc_api, metrics, rest
 from serving.config import ModelSettings, Settings
@@ -17,6 +18,7 @@ from serving.inference import Runner
 from serving.loader import load
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.settings import LogSettings
+from serving.signature import Signature, TensorSpec
 from serving.versions import Model, Registry, State, Version
 
 
@@ -128,6 +130,50 @@ def test_a_single_string_is_answered_by_both_protocols_and_its_bytes_are_counted
     assert answer.outputs["word"].string_val[0] == b"ab" and not answer.outputs["word"].tensor_shape.dim
     assert sizes.count(4 + 8 + 2) == 2, "the number, the string's place and the string, of each answer"
     loaded.close()
+
+
+def test_tasks_of_one_request_are_answered_by_one_version_whatever_is_swapped_between_them():
+    registry = Registry()
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+
+    def examples_(name: str, run) -> Signature:
+        serialized, numbers = (
+            TensorSpec(n, n, t, np.dtype(t.as_numpy_dtype), (None,))
+            for n, t in (("inputs", tf.string), ("outputs", tf.float32))
+        )
+        return Signature(name, "tensorflow/serving/regress", (serialized,), (numbers,), run)
+
+    def version(number: int) -> Version:
+        def run(serialized):
+            swap(2)
+            return [np.full(len(serialized), number, np.float32)]
+
+        return Version("m", number, None, State.AVAILABLE, loaded=Loaded({name: examples_(name, run) for name in "ab"}))
+
+    def swap(number: int) -> None:
+        for old in model.versions.values():
+            old.state = State.UNLOADING
+        model.versions[number] = version(number)
+        model.changed()
+
+    swap(1)
+    request = inference_pb2.MultiInferenceRequest()
+    request.input.example_list.examples.add()
+    for name in "ab":
+        task = request.tasks.add(method_name="tensorflow/serving/regress")
+        task.model_spec.name, task.model_spec.signature_name = "m", name
+    log = PredictionLog(LogSettings(), registry)
+    answer = asyncio.run(grpc_api.PredictionService(registry, Runner(1), log).MultiInference(request, None))
+    told = [(one.model_spec.version.value, one.regression_result.regressions[0].value) for one in answer.results]
+    assert told == [(1, 1.0), (1, 1.0)]
+    assert model.versions[1].in_flight == 0
+
+
+class Loaded:
+    """A model that is made of its signatures."""
+
+    def __init__(self, signatures: dict[str, Signature]) -> None:
+        self.signature = signatures.__getitem__
 
 
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():

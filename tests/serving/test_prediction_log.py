@@ -261,6 +261,20 @@ def test_a_file_that_cannot_be_closed_is_closed_later(tmp_path, monkeypatch):
     assert len(visible(tmp_path)) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 3
 
 
+def test_two_signatures_of_one_request_are_both_read_and_each_once(tmp_path):
+    sink, other = ParquetSink(tmp_path, 3600), answered(2)
+    other.signature = Signature("other", "", SIGNATURE.inputs, SIGNATURE.outputs, SIGNATURE.run)
+    for _ in range(2):
+        write(sink, note(answered(2), other, headers=[("x-request-id", "r1")]))
+    rows = predictions.read(tmp_path, "m", AROUND).to_pylist()
+    assert [(row["signature"], row["row"]) for row in rows] == [
+        ("other", 0),
+        ("other", 1),
+        ("serving_default", 0),
+        ("serving_default", 1),
+    ]
+
+
 def test_a_model_whatever_it_is_called_lies_below_the_folder(tmp_path):
     for name in ("..", "../x", "a/b", ".hidden", "ü"):
         assert folder_of(tmp_path, name).parent == tmp_path
