@@ -134,9 +134,7 @@ class RestRouter:
         method, query = scope["method"], scope["query_string"].decode("latin-1")
         over, dropped = self._over(), _NOT_SENT | _of_the_connection(headers)
         sent: CIMultiDict[str] = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "replace"))
-            for name, value in headers
-            if name not in dropped
+            (name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in headers if name not in dropped
         )
         sent[REQUEST_ID] = request_id.decode("utf-8", "replace")
 

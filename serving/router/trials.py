@@ -156,11 +156,11 @@ class Trials:
         drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
         within = drawn < release.share and time.time() < trial.until
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
+        if not release.share:
+            # The candidate is being loaded, or taken back: there is nothing to compare with, so no count is kept.
+            trial = Trial(release)
         started = time.perf_counter()
         answer = await asked.ask(trial.version(side), side)
-        if not release.share:
-            # The candidate is only being loaded, or is taken back: there is nothing to compare with.
-            return (answer, side) if answer.code != _NOT_FOUND else (await asked.ask(None, ""), "")
         counted = trial.counts.side(side)
         if answer.code == _NOT_FOUND:
             counted.unserved += 1
