@@ -97,8 +97,8 @@ class Runner:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
-        """Ends the threads after what they are doing."""
-        self._pool.shutdown()
+        """Ends the threads after what they are doing, which nobody waits for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:

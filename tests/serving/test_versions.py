@@ -32,7 +32,9 @@ from serving import manager as manager_module
 from serving import server as server_module
 from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
+from serving.inference import Runner
 from serving.manager import Manager, versions_on_disk
+from serving.prediction_log.log import PredictionLog
 from serving.versions import Registry, State
 from tests.serving import models
 
@@ -377,6 +379,45 @@ def test_a_port_that_is_taken_is_a_fault_that_may_heal():
         taken = Settings(port=listener.getsockname()[1], rest_api_port=0)
         with pytest.raises(TransientError, match="cannot listen for gRPC"):
             asyncio.run(server_module.serve(taken))
+
+
+def test_a_server_that_stops_closes_its_log_before_it_waits_for_models_and_calls(monkeypatch):
+    closed = []
+
+    def closing(owner: type) -> None:
+        close = owner.close
+
+        def noted(self):
+            closed.append(owner)
+            return close(self)
+
+        monkeypatch.setattr(owner, "close", noted)
+
+    for owner in (PredictionLog, Manager, Runner):
+        closing(owner)
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        stopping.set()
+        monkeypatch.setattr(server_module, "told_to_stop", lambda settings: stopping)
+        await server_module.serve(Settings(port=0, rest_api_port=0))
+
+    asyncio.run(run())
+    assert closed == [PredictionLog, Manager, Runner]
+
+
+def test_a_call_that_nobody_waits_for_any_more_holds_up_no_end():
+    async def run() -> None:
+        runner, going_on = Runner(1), threading.Event()
+        abandoned = asyncio.ensure_future(runner.offload(going_on.wait, 20))
+        await asyncio.sleep(0.05)
+        abandoned.cancel()
+        started = time.monotonic()
+        runner.close()
+        assert time.monotonic() - started < 10
+        going_on.set()
+
+    asyncio.run(run())
 
 
 def test_only_plain_numbers_are_versions(tmp_path):
