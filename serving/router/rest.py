@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class RestRouter:
             until = self._over() if side == SHADOW else over
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._ask(method, target, told, content)
+                    return await self._ask(method, target, told, content, chosen=bool(side))
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
@@ -164,7 +165,6 @@ class RestRouter:
 
             async def ask_version(version: int | None, side: str) -> Answer:
                 if version is None:
-                    metrics.resent("version")
                     return await ask(path)
                 return await ask(f"/v1/models/{model}/versions/{version}:{verb}", side)
 
@@ -187,15 +187,20 @@ class RestRouter:
         """When a request that begins now has taken too long, however often it is sent; the event loop's time."""
         return asyncio.get_running_loop().time() + self._timeout_s
 
-    async def _ask(self, method: str, target: str, headers: Any, content: bytes) -> Answer:
-        """Sends a request to one server, and to another where the first gave no answer."""
+    async def _ask(self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool) -> Answer:
+        """Sends a request to one server, and to another where the first gave no answer, or lacks the version."""
         said: list[str] = []
+        absent: Answer | None = None
         for backend in self._pool.order():
             for again in (False, True):
-                if said:
+                if said or absent:
                     metrics.resent("server")
                 try:
-                    return await self._send(backend, method, target, headers, content)
+                    answer = await self._send(backend, method, target, headers, content)
+                    if not chosen or answer.code != HTTPStatus.NOT_FOUND:
+                        return answer
+                    absent = answer
+                    break
                 except (*_NOT_SENT_AT_ALL, *_CUT_OFF) as error:
                     said.append(f"{backend.address.rest}: {error or type(error).__name__}")
                     # A kept connection may have been closed while the request was sent: the server itself may be well.
@@ -204,7 +209,7 @@ class RestRouter:
                         break
                 except (aiohttp.ClientError, ValueError) as error:
                     return _refusal(502, f"{backend.address.rest}: {error}")
-        return _refusal(503, f"No model server answers: {'; '.join(said)}")
+        return absent or _refusal(503, f"No model server answers: {'; '.join(said)}")
 
     async def _send(self, backend: Backend, method: str, target: str, headers: Any, content: bytes) -> Answer:
         url = URL(backend.address.rest + target, encoded=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from airtight.files import write_text
 from airtight.releases import CANARY, SHADOW, Release
-from serving.router import answers
+from serving.router import answers, metrics
 from serving.router.counts import SIDES, Counts
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Trials:
           asked: The request.
 
         Returns:
-          The answer, and the side that it is of; no side where the chosen version was not served (any more).
+          The answer, and the side that it is of; no side where no server had the chosen version (any more).
         """
         release, key = trial.release, asked.key
         drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
@@ -164,7 +164,13 @@ class Trials:
         counted = trial.counts.side(side)
         if answer.code == _NOT_FOUND:
             counted.unserved += 1
-            return await asked.ask(None, ""), ""
+            metrics.resent("version")
+            # What a server would choose may be the candidate: it does only where nobody has the stable version, either.
+            if side == CANDIDATE:
+                answer = await asked.ask(release.stable, STABLE)
+            if answer.code == _NOT_FOUND:
+                answer = await asked.ask(None, "")
+            return answer, ""
         counted.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
         # What follows waits until the answer is on its way.
         shadowed = within and release.mode == SHADOW
