@@ -82,7 +82,7 @@ class Load:
             for number in itertools.count():
                 if self.ended.is_set():
                     return
-                body = json.dumps({"instances": [(number * 0.618) % 1]})
+                body = json.dumps({"instances": [(number * 0.6180339887) % 1]})
                 connection.request("POST", "/v1/models/toy:predict", body)
                 answer = connection.getresponse()
                 answer.read()
