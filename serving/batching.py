@@ -23,12 +23,19 @@ from serving.errors import Code, ServingError
 from serving.signature import Signature, size_of
 
 Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
+Convert = Callable[..., Awaitable[list[np.ndarray]]]
+
+
+async def at_once(size: int, function: Callable[..., list[np.ndarray]], *given: object) -> list[np.ndarray]:
+    """Calls a function here, whatever the size of what it works on."""
+    return function(*given)
 
 
 @dataclass(slots=True)
 class _Request:
     arrays: Sequence[np.ndarray]
     rows: int
+    size: int
     since: float
     answer: asyncio.Future[list[np.ndarray]]
 
@@ -50,12 +57,16 @@ class Batcher:
       parameters: When, and how many.
       call: Runs a signature on arrays.
       inline_s: `call` runs what is expected to be shorter on the event loop, one after the other.
+      convert: Calls a function, on the event loop or beside it, as befits the size of what it works on.
     """
 
-    def __init__(self, parameters: BatchingParameters, call: Call, inline_s: float = math.inf) -> None:
+    def __init__(
+        self, parameters: BatchingParameters, call: Call, inline_s: float = math.inf, convert: Convert = at_once
+    ) -> None:
         self._parameters = parameters
         self._call = call
         self._inline_s = inline_s
+        self._convert = convert
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
         self._running: dict[asyncio.Task[None], Hashable] = {}
@@ -89,7 +100,7 @@ class Batcher:
                 Code.UNAVAILABLE, f"The batch scheduling queue is full: {queue.rows} rows wait for {model}"
             )
         loop = asyncio.get_running_loop()
-        request = _Request(arrays, rows, loop.time(), loop.create_future())
+        request = _Request(arrays, rows, size_of(arrays), loop.time(), loop.create_future())
         queue.waiting.append(request)
         queue.rows += rows
         self._schedule(loop)
@@ -152,7 +163,7 @@ class Batcher:
 
     def _expected_s(self, queue: _Queue, rows: int) -> float | None:
         first = queue.waiting[0]
-        return queue.signature.observed.expected_s(size_of(first.arrays) * rows // first.rows)
+        return queue.signature.observed.expected_s(first.size * rows // first.rows)
 
     def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop, rows: int) -> None:
         """Starts a batch of so many rows, or of some more where the last request has more; never of too many."""
@@ -181,7 +192,9 @@ class Batcher:
         outputs: list[np.ndarray] | None
         if len(batch) > 1 or size > rows:
             try:
-                outputs = await self._call(model, signature, _joined(batch, size - rows))
+                extent = sum(request.size for request in batch)
+                joined = await self._convert(extent, _joined, batch, size - rows)
+                outputs = await self._call(model, signature, joined)
             except Exception:  # noqa: BLE001
                 # One of them may be at fault: each is asked alone below, and hears of its own fault only.
                 outputs = None

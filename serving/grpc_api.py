@@ -141,7 +141,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
             outputs = await self._runner.run(version.model, signature, arrays)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            return examples.result(outputs, signature, verb, len(arrays[0])), metadata.spec(version, signature.name)
+            told = await self._runner.convert(
+                size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
+            )
+            return told, metadata.spec(version, signature.name)
 
     @_answered
     async def GetModelMetadata(

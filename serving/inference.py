@@ -13,7 +13,7 @@ import numpy as np
 from serving import metrics
 from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters
-from serving.prediction_cache import PredictionCache, key_of
+from serving.prediction_cache import PredictionCache, copies_of, key_of
 from serving.signature import Signature, size_of
 
 INLINE_S = 0.0003
@@ -41,7 +41,7 @@ class Runner:
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, "infer")
         self._cache = cache
-        self._batcher = Batcher(batching, self._call, INLINE_S) if batching else None
+        self._batcher = Batcher(batching, self._call, INLINE_S, self.convert) if batching else None
         self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
 
     async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -60,12 +60,15 @@ class Runner:
         """
         if self._cache is None:
             return await self._run(model, signature, arrays)
-        key = key_of(signature, arrays)
+        key = await self.convert(size_of(arrays), key_of, signature, arrays)
         kept = self._cache.get(key, model)
-        if kept is None:
-            kept = await self._run(model, signature, arrays)
-            self._cache.put(key, kept)
-        return kept
+        if kept is not None:
+            return kept
+        outputs = await self._run(model, signature, arrays)
+        size = size_of(outputs)
+        if self._cache.takes(size):
+            self._cache.put(key, await self.convert(size, copies_of, outputs), size)
+        return outputs
 
     async def _run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._batcher is None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import inference_pb2, predict_pb2
+from tensorflow_serving.apis import inference_pb2, predict_pb2, regression_pb2
 
-from serving import examples, grpc_api, metrics, rest
+from serving import examples, grpc_api, inference, metrics, rest
 from serving.config import ModelSettings, Settings
 from serving.errors import ServingError, invalid
 from serving.inference import Runner
@@ -136,19 +137,12 @@ def test_tasks_of_one_request_are_answered_by_one_version_whatever_is_swapped_be
     registry = Registry()
     model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
 
-    def examples_(name: str, run) -> Signature:
-        serialized, numbers = (
-            TensorSpec(n, n, t, np.dtype(t.as_numpy_dtype), (None,))
-            for n, t in (("inputs", tf.string), ("outputs", tf.float32))
-        )
-        return Signature(name, "tensorflow/serving/regress", (serialized,), (numbers,), run)
-
     def version(number: int) -> Version:
         def run(serialized):
             swap(2)
             return [np.full(len(serialized), number, np.float32)]
 
-        return Version("m", number, None, State.AVAILABLE, loaded=Loaded({name: examples_(name, run) for name in "ab"}))
+        return Version("m", number, None, State.AVAILABLE, loaded=Loaded(run))
 
     def swap(number: int) -> None:
         for old in model.versions.values():
@@ -170,10 +164,47 @@ def test_tasks_of_one_request_are_answered_by_one_version_whatever_is_swapped_be
 
 
 class Loaded:
-    """A model that is made of its signatures."""
+    """A model with two signatures, `a` and `b`, from serialized tf.Examples to a number each."""
 
-    def __init__(self, signatures: dict[str, Signature]) -> None:
-        self.signature = signatures.__getitem__
+    def __init__(self, run) -> None:
+        given, answered = (
+            TensorSpec(name, name, dtype, np.dtype(dtype.as_numpy_dtype), (None,))
+            for name, dtype in (("inputs", tf.string), ("outputs", tf.float32))
+        )
+        self.signatures = {n: Signature(n, "tensorflow/serving/regress", (given,), (answered,), run) for n in "ab"}
+
+    def signature(self, name: str) -> Signature:
+        return self.signatures[name]
+
+
+def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(monkeypatch):
+    registry, runner, threads = Registry(), Runner(1), []
+    log = PredictionLog(LogSettings(), registry)
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+    loaded = Loaded(lambda serialized: [np.zeros(len(serialized), np.float32)])
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    monkeypatch.setattr(inference, "LARGE_BYTES", 0)
+    for name in ("arrays", "result"):
+        function = getattr(examples, name)
+        watching = lambda *given, function=function: threads.append(threading.get_ident()) or function(*given)  # noqa: E731
+        monkeypatch.setattr(examples, name, watching)
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"signature_name": "a", "examples": [{"x": 1.0}]}'}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"raw_path": b"/v1/models/m:regress", "method": "POST", "headers": []}
+    asyncio.run(rest.RestApi(registry, runner, Settings(), log)(scope, receive, send))
+    assert json.loads(sent[1]["body"]) == {"results": [0.0]}
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "a"
+    request.input.example_list.examples.add()
+    asyncio.run(grpc_api.PredictionService(registry, runner, log).Regress(request, None))
+    assert len(threads) == 4 and threading.get_ident() not in threads
 
 
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():
