@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-REQUEST, ROW, VERSION, TIME = "request_id", "row", "version", "time"
-"""What names a row of the log (a request asked of two versions is two answers), and when it was answered."""
+REQUEST, ROW, VERSION, SIGNATURE, TIME = "request_id", "row", "version", "signature", "time"
+"""What names a row of the log (a request asked of two versions, or signatures, is two answers), and its instant."""
 INPUT, OUTPUT = "input_", "output_"
 """A feature and an answer of one value a row are columns of these prefixes and their names."""
 OTHER_INPUTS, OTHER_OUTPUTS = "inputs_json", "outputs_json"

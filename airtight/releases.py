@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from airtight.files import write_text
 
 FILE = "releases.json"
 """In the models' root, beside `models.config`."""
-MODES = ("canary", "split", "shadow")
+CANARY, SPLIT, SHADOW = MODES = ("canary", "split", "shadow")
 """canary: a share of the requests, drawn at random, is answered by the candidate. split: the same, drawn by a hash of
 the request's key, so that a caller keeps its side (A/B). shadow: the stable version answers all; a share is asked of
 the candidate too, whose answers are compared and not returned."""
@@ -38,18 +39,21 @@ class Release:
       share: Of the requests that ask for no version, 0 to 1, that the candidate gets; 0 while a release is taken back,
         1 while it is taken over.
       since: When it began, ISO 8601, UTC.
+      until: ISO 8601 with its offset: from then on it counts as broken off, and the candidate gets no request. Empty is
+        no such time.
 
     Raises:
-      TerminalError: A mode or share that is none.
+      TerminalError: A mode, share or time that is none.
     """
 
     model: str
     id: str
     stable: int
     candidate: int
-    mode: str = "canary"
+    mode: str = CANARY
     share: float = 0.1
     since: str = ""
+    until: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES or not 0 <= self.share <= 1:
@@ -58,6 +62,13 @@ class Release:
                 expected=f"a mode of {', '.join(MODES)} and a share from 0 to 1",
                 received=f"{self.mode!r} and {self.share!r}",
                 remedy="Correct the release's mode and share.",
+            )
+        if self.until and not _is_instant(self.until):
+            raise TerminalError(
+                f"The release of version {self.candidate} of {self.model} cannot be.",
+                expected="until to be ISO 8601 with an offset, or empty",
+                received=repr(self.until),
+                remedy="Correct the release's until.",
             )
 
 
@@ -90,6 +101,13 @@ def write(root: Path, releases: Mapping[str, Release]) -> None:
     """Replaces the file; the caller sees to it that nobody else does at the same time."""
     told = {model: {k: v for k, v in asdict(each).items() if k != "model"} for model, each in sorted(releases.items())}
     write_text(root / FILE, json.dumps(told, indent=1) + "\n")
+
+
+def _is_instant(said: object) -> bool:
+    try:
+        return isinstance(said, str) and datetime.fromisoformat(said).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _known(entry: Any, names: set[str]) -> dict[str, Any]:

@@ -165,25 +165,29 @@ def lowest_share(count: int, of: int) -> float:
     return max(0.0, (share + square / (2 * of) - spread) / (1 + square / of))
 
 
-def over(counts: Counts, *, since: str, minutes: float, longest_minutes: float, requests: int, limit: float) -> str:
+def over(
+    counts: Counts | None, *, since: str, minutes: float, longest_minutes: float, requests: int, limit: float
+) -> str:
     """Why a release has been watched for long enough, in words; empty where it has not.
 
     Args:
-      counts: What the router has counted so far.
+      counts: What the router has counted so far; None while it is away, which does not keep a release for ever.
       since: When the release began, ISO 8601.
       minutes: It is watched so long,
       longest_minutes: and where requests are few at most so long.
       requests: Each side should have seen so many.
       limit: As in `Counts.clearly_worse`.
     """
-    if why := counts.clearly_worse(limit):
-        return why
     elapsed = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() / 60
-    seen = f"{counts.stable.requests} requests to stable, {counts.candidate.requests} to the candidate"
-    if elapsed >= minutes and counts.enough(requests):
-        return f"{minutes:g} minutes are over, with {seen}"
+    seen = "and the router is away"
+    if counts is not None:
+        if why := counts.clearly_worse(limit):
+            return why
+        seen = f"with {counts.stable.requests} requests to stable, {counts.candidate.requests} to the candidate"
+        if elapsed >= minutes and counts.enough(requests):
+            return f"{minutes:g} minutes are over, {seen}"
     if elapsed >= max(minutes, longest_minutes):
-        return f"the longest time of {max(minutes, longest_minutes):g} minutes is over, with {seen}"
+        return f"the longest time of {max(minutes, longest_minutes):g} minutes is over, {seen}"
     return ""
 
 

@@ -28,7 +28,6 @@ import psutil
 from airtight.home import Home
 from pipelines.flight_delays import year
 from pipelines.flight_delays.demo import build_lake
-from services.__main__ import up
 from services.supervisor import Supervisor
 
 CLOSE = 1e-6
@@ -67,7 +66,7 @@ def main() -> int:
         memory = Memory()
         memory.start()
         try:
-            up(home)
+            year.start(home)
             build_lake(home)
             started = time.monotonic()
             chosen: dict[str, Any] = {"parallel": told.parallel, "reprocess": "none", "dag": told.dag}

@@ -64,7 +64,10 @@ class Promotion(Artifact):
 
 
 class Release(Artifact):
-    """A version that is tried beside the served one: `release.json`. The interval is the candidate's."""
+    """A version that is tried beside the served one: `release.json`. The interval is the candidate's.
+
+    `release` is empty where none was begun, and `summary` says why.
+    """
 
     TYPE_NAME = "Release"
     PROPERTIES: ClassVar[dict[str, Property]] = {

@@ -19,11 +19,12 @@ from airtight.files import digest_of_file, digest_of_tree, new_file, write_text
 from airtight.home import ROOT
 from airtight.names import load
 from components.artifacts import Predictions
-from components.data.examples import interval_of
+from components.data.examples import files_of, interval_of
 from components.data.spark import session
 from components.modelling.as_of import AS_OF, Chosen, choose
 from components.modelling.changing import served_in
 from components.modelling.model_server import ModelServer
+from components.modelling.saved_model import inputs_of
 from components.modelling.scoring import scorer
 from components.reports.predictions import page
 from components.schema import PREDICTION, ExampleSchema
@@ -80,13 +81,13 @@ def batch_predict(
     served, server = served_in(serving_root), ModelServer.named(server_url)
     chosen = choose(version, model_name, datetime.fromisoformat(ends[0]), served, server, pushed or [])
     log.info("Version %d of %s scores %s to %s (asked for: %s).", chosen.number, model_name, *ends, version)
-    source = _file_of(Path(examples.uri), split)
-    before = digest_of_file(source)
+    source = files_of(Path(examples.uri), split)
+    before = [digest_of_file(file) for file in source]
     scored = _scored(source, declared, chosen)
-    if digest_of_tree(chosen.folder) != chosen.digest or digest_of_file(source) != before:
+    if digest_of_tree(chosen.folder) != chosen.digest or [digest_of_file(file) for file in source] != before:
         raise TerminalError(
             "The model or the rows were changed while they were read.",
-            expected=f"the same files in {chosen.folder} and {source} all the while",
+            expected=f"the same files in {chosen.folder} and {source[0].parent} all the while",
             received="another digest",
             remedy="Clear this task.",
         )
@@ -103,37 +104,26 @@ def batch_predict(
     )
 
 
-def _file_of(folder: Path, split: str) -> Path:
-    found = sorted(folder.glob(f"Split-{split}/*.parquet"))
-    if len(found) != 1:
-        raise TerminalError(
-            f"The examples have no split {split!r} to score.",
-            expected=f"one Parquet file in {folder}/Split-{split}",
-            received=f"{len(found)} files",
-            remedy="Run the step that makes the examples again, with the purpose `prediction`.",
-        )
-    return found[0]
-
-
-def _scored(source: Path, schema: ExampleSchema, chosen: Chosen) -> pa.Table:
+def _scored(source: list[Path], schema: ExampleSchema, chosen: Chosen) -> pa.Table:
     """Keys, time and `prediction` of each row, in no order."""
-    there = pq.read_schema(source)
+    kinds = inputs_of(chosen.folder, schema)
     keep = list(dict.fromkeys((*schema.keys, schema.time)))
-    lacking = [name for name in (*schema.names, *keep) if name not in there.names]
-    if lacking:
-        raise TerminalError(
-            f"The rows in {source} cannot be scored.",
-            expected="every feature, key and time of the schema",
-            received=f"no {', '.join(lacking)}",
-            remedy="Run the step that makes the examples again, with this schema.",
-        )
-    kinds = {feature.name: feature.kind for feature in schema.features}
+    wanted = list(dict.fromkeys((*kinds, *keep)))
+    for file in source:
+        lacking = [name for name in wanted if name not in pq.read_schema(file).names]
+        if lacking:
+            raise TerminalError(
+                f"The rows in {file} cannot be scored.",
+                expected="every feature that the model wants, and every key and time of the schema",
+                received=f"no {', '.join(lacking)}",
+                remedy="Run the step that makes the examples again, with this schema.",
+            )
     score = scorer(str(ROOT), str(chosen.folder), chosen.digest, kinds, keep, PREDICTION)
-    count = pq.read_metadata(source).num_rows
+    count = sum(pq.read_metadata(file).num_rows for file in source)
     tasks = min(MOST_TASKS, max(1, count // ROWS_A_TASK))
     columns = ", ".join(f"`{n}` {'timestamp' if n == schema.time else 'string'}" for n in keep)
     with session("batch_predict") as spark:
-        rows = spark.read.parquet(str(source)).select(*dict.fromkeys((*schema.names, *keep)))
+        rows = spark.read.parquet(*map(str, source)).select(*wanted)
         made = rows.repartition(tasks).mapInArrow(score, f"{columns}, prediction float").toArrow()
     if made.num_rows != count:
         raise TerminalError(

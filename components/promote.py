@@ -117,7 +117,7 @@ def promote(
     with served.alone(model):
         choice, current = _as_it_is(place, model)
         ends = served.choice(model).release
-        there_already = current == proposal.version and choice.versions == wanted.versions and not ends
+        there_already = current == proposal.version and _is_chosen(choice, proposal) and not ends
         if there_already:
             releasing.clear(place, model, "")
             said = f"Version {proposal.version} of {model} is served already; nothing was changed."
@@ -146,6 +146,11 @@ def _as_it_is(place: Place, model: str) -> tuple[Choice, int]:
     settled = releasing.settled_after(choice, place.served.versions(model), "", stays=True)
     beside = releasing.stable_of(choice)
     return settled, beside or changing.current(place.served, settled, place.server, model)
+
+
+def _is_chosen(choice: Choice, proposal: Any) -> bool:
+    """Whether it is chosen already; a version that a push or a release left served is no person's choice yet."""
+    return choice.is_a_persons and choice.versions == (proposal.version,) if proposal.pin else not choice.versions
 
 
 def _wanted(
@@ -237,8 +242,7 @@ def _summary(
         notes.append(f"{choice.pinned} was promoted on {choice.at}{by}{f': {choice.reason}' if choice.reason else ''}.")
     if wanted.verdict is None:
         notes.append(f"How {wanted.number} was judged is not known.")
-    as_now = proposal.served == wanted.number and choice.versions == ((wanted.number,) if proposal.pin else ())
-    if as_now and not under_way.release:
+    if proposal.served == wanted.number and _is_chosen(choice, proposal) and not under_way.release:
         notes.append(f"{wanted.number} is served already: nothing would change.")
     else:
         notes.append(

@@ -1,5 +1,6 @@
 """push: hands the judged model to the model server, as a version named by the data's interval."""
 
+import dataclasses
 import errno
 import json
 import logging
@@ -17,15 +18,18 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from airtight import router
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree, new_folder, remove_abandoned, write_text
 from airtight.home import Home
 from airtight.interval import Interval
+from airtight.parameters import check_choice
 from components.artifacts import Dataset
 from components.data.examples import interval_of
 from components.modelling import changing, judged, releasing
 from components.modelling.model_server import ModelServer
-from components.modelling.served import RELEASE, Choice, Served, versions_in
+from components.modelling.releasing import Place
+from components.modelling.served import HIGHEST, RELEASE, Choice, Served, versions_in
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ RECORD = "push.json"
 ATTEMPTS = 100
 """A version is the day times this, plus the attempt."""
 POLL_S = 0.1
-AT_ONCE, CANARY = "at_once", "canary"
+AT_ONCE, CANARY = HOW = "at_once", "canary"
 """How a newer version comes before the requests: as soon as the server has it, or by a release that tries it first."""
 
 
@@ -88,13 +92,14 @@ def push(
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
         when that is empty too.
       timeout_s: The server has so long to serve the version.
-      release: `at_once` has the server serve a newer version; `canary` registers it only, and the served one stays
-        until a release has tried the newer one.
+      release: `at_once` has the server serve a version that is the newest, also in place of one that a release left;
+        `canary` registers it only, and the served one stays until a release has tried the newer one.
 
     Raises:
       TransientError: The server cannot be reached or is not done in time, or another push took the version.
-      TerminalError: The server cannot load the model, or a blessing is of another model.
+      TerminalError: The server cannot load the model, a blessing is of another model, or `release` is none of both.
     """
+    check_choice("release", release, HOW)
     ends = interval_of(dataset)
     record: dict[str, Any] = {
         "pushed": 0,
@@ -162,6 +167,7 @@ def deliver(
         log.info("Removed %s, which a push that was killed has left", name)
     version, is_new = _version_for(digest, base_path, day)
     served = Served(base_path.parent)
+    releasing.clear_broken_off(Place(served, server, router.address(), timeout_s), base_path.name)
     # Before the version is there: a server that follows the highest would take it.
     left = _leave_to_a_release(served, server, base_path.name, version, timeout_s) if release == CANARY else _Left()
     try:
@@ -173,6 +179,8 @@ def deliver(
     try:
         # After the version is there: TensorFlow Serving complains of a model that has none.
         served.enter(base_path.name)
+        if release == AT_ONCE:
+            _take_over(served, server, base_path.name, version, timeout_s)
         if server is None:
             said = _kept_back(served.choice(base_path.name), version)
         else:
@@ -250,24 +258,52 @@ def _leave_to_a_release(
     """
     with served.alone(model):
         choice = served.choice(model)
-        if choice.release:
-            return _Left(version not in (choice.trial, releasing.stable_of(choice)))
-        choice = choice.settled
-        if choice.versions and not choice.is_left_to_a_release:
+        if choice.settled.is_a_persons:
             return _Left()
-        current = changing.current(served, choice, server, model)
-        if not 0 < current < version:
+        current = releasing.stable_of(choice) or _current(served, server, model, choice.settled, version)
+        if version in (current, choice.trial) or not 0 < current < version:
             return _Left()
         at = datetime.now(UTC).isoformat(timespec="seconds")
         stays = Choice.only(current, at=at, by=RELEASE, reason=f"version {version} waits for its release")
+        if choice.release:
+            # The release goes on. When it ends without its candidate, the highest must not be served: it is this one.
+            since = dataclasses.replace(choice, after=stays)
+            served.choose(model, since)
+            return _Left(True, choice, since)
+        before = choice.settled
         try:
             served.choose(model, stays)
             if server is not None:
                 changing.await_alone(server, model, current, stays, timeout_s)
         except BaseException:
-            served.choose(model, choice)
+            served.choose(model, before)
             raise
-    return _Left(True, choice, stays)
+    return _Left(True, before, stays)
+
+
+def _current(served: Served, server: ModelServer | None, model: str, choice: Choice, version: int) -> int:
+    """The version that is served now, 0 where no other one was ever pushed."""
+    current = changing.current(served, choice, server, model)
+    others = [number for number in served.versions(model) if number != version]
+    if not current and others:
+        # A server that is only starting would take the newest of all, untried.
+        raise TransientError(
+            f"The model server serves no version of {model} to compare version {version} with.",
+            expected=f"one of {', '.join(map(str, others))} to be AVAILABLE",
+            received="none",
+            remedy="Retry the task when the server has loaded it; where all are broken, push with `release=at_once`.",
+        )
+    return current
+
+
+def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> None:
+    """Has the highest be served again where a release left another one, and this is the highest."""
+    with served.alone(model):
+        choice = served.choice(model)
+        if choice.release or not choice.settled.is_left_to_a_release or version != max(served.versions(model)):
+            return
+        current = changing.current(served, choice.settled, server, model)
+        changing.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
 
 
 def _take_up_again(served: Served, model: str, left: _Left) -> None:

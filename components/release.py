@@ -15,14 +15,14 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from airtight import releases, router
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
-from airtight.router import Counts
+from airtight.parameters import check_choice
+from airtight.router import Counts, Side
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
 from components.measures.releases import Limits, checks
 from components.modelling import changing, releasing
-from components.modelling.model_server import SERVER_VARIABLE
 from components.modelling.registered import Registered, registered
 from components.modelling.releasing import Place
 from components.modelling.served import RELEASE, STABLE, Choice
@@ -31,7 +31,8 @@ from components.reports.release import page
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-PROMOTE, ROLL_BACK = "promote", "roll_back"
+WHEN_UNSURE = PROMOTE, ROLL_BACK = "promote", "roll_back"
+ASKED_BY = PERSON, PUSH = "person", "push"
 RECORD, COUNTS, REPORT = "release.json", "counts.json", "report.html"
 PROMOTION = "promotion.json"
 GRACE = timedelta(minutes=15)
@@ -50,13 +51,14 @@ def start_release(
     version: Parameter[str] = LATEST,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
-    mode: Parameter[str] = "canary",
+    mode: Parameter[str] = releases.CANARY,
     share: Parameter[float] = 0.1,
     minutes: Parameter[float] = 10.0,
     longest_minutes: Parameter[float] = 60.0,
     min_requests: Parameter[int] = 200,
     max_more_failed: Parameter[float] = 0.01,
     owner: Parameter[str] = "",
+    asked_by: Parameter[str] = PERSON,
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
     router_url: Parameter[str] = "",
@@ -65,10 +67,12 @@ def start_release(
     """Has a version loaded beside the served one, and gives it its share of the live requests.
 
     No request is answered by the candidate before it is loaded and answered a row. When anything is in the way, the
-    served version stays alone, and nothing tells of a release.
+    served version stays alone, and nothing tells of a release. What a push asked for is not begun where a person chose
+    a version since, or one as new is served meanwhile: that is recorded, and is no failure.
 
     Args:
-      release: Gets both versions, the settings, and `release.json`.
+      release: Gets both versions, the settings, and `release.json`; its id is empty where none was begun, and its
+        summary says why.
       model_name: The model.
       version: The candidate: a number, or `latest` for the highest that there is.
       pushed: What was pushed in all runs.
@@ -82,6 +86,7 @@ def start_release(
       max_more_failed: Share of failed requests that the candidate may have more than stable; clearly over it, the
         watching ends early.
       owner: Whose release it is, such as a DAG run: a release of the same owner is taken for one that was broken off.
+      asked_by: `person`, or `push`: that gives way to a version that a person chose, or a newer one.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
       server_url: REST addresses of the model servers, separated by commas; empty is what $AIRTIGHT_MODEL_SERVER names.
       router_url: REST address of the router; empty is what $AIRTIGHT_ROUTER names.
@@ -93,15 +98,17 @@ def start_release(
       TransientError: A server or the router cannot be reached or is not done in time.
     """
     place = Place.named(serving_root, server_url, router_url, timeout_s)
-    _check_place(place)
+    place.check_live()
     _check_share(share)
+    check_choice("asked_by", asked_by, ASKED_BY)
     with place.served.alone(model_name):
-        _check_nothing_under_way(place, model_name, owner)
+        releasing.check_nothing_under_way(place, model_name, owner)
         choice, _ = releasing.clear(place, model_name, "it was broken off, and another one begins")
         stable = changing.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
         candidate = _candidate(version.strip(), known, stable, model_name)
         begun = datetime.now(UTC)
+        until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
         told = releases.Release(
             model_name,
             uuid.uuid4().hex,
@@ -110,22 +117,32 @@ def start_release(
             mode,
             share,
             begun.isoformat(timespec="seconds"),
+            until.isoformat(timespec="seconds"),
         )
-        until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
-        releasing.begin(place, told, before=choice, owner=owner, until=until)
-    release.model, release.release, release.stable, release.candidate = model_name, told.id, stable, told.candidate
-    # Begun is when it has its share: loading the candidate takes none of its time.
-    release.mode, release.share, release.since = mode, share, datetime.now(UTC).isoformat(timespec="seconds")
-    release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
-    release.min_requests, release.max_more_failed = min_requests, max_more_failed
-    release.interval_start, release.interval_end = candidate.interval
-    what = "is asked beside" if mode == releases.MODES[-1] else "answers beside"
-    release.summary = (
-        f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
-        f"{minutes:g} minutes, until each has seen {min_requests} requests, for {release.longest_minutes:g} at most."
-    )
+        release.model, release.release, release.stable, release.candidate = model_name, "", stable, told.candidate
+        release.mode, release.share, release.since = mode, share, told.since
+        release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
+        release.min_requests, release.max_more_failed = min_requests, max_more_failed
+        release.interval_start, release.interval_end = candidate.interval
+        release.summary = _unwanted(choice, told) if asked_by == PUSH else ""
+        if not release.summary:
+            _check_can_be_tried(candidate, stable, model_name)
+            what = "is asked beside" if mode == releases.SHADOW else "answers beside"
+            release.summary = (
+                f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
+                f"{minutes:g} minutes, until each has seen {min_requests} requests, for "
+                f"{release.longest_minutes:g} at most."
+            )
+            releasing.begin(place, told, before=choice, owner=owner)
+            # Begun is when it has its share: loading the candidate takes none of its time.
+            release.release, release.since = told.id, datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
+        except BaseException:
+            # Nobody would end what no Release tells of.
+            releasing.clear(place, model_name, "that it began could not be written down")
+            raise
     log.info("%s", release.summary)
-    _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
 
 
 @component
@@ -143,7 +160,7 @@ def judge_release(
 ) -> None:
     """Decides from what the router counted whether the candidate takes over; it changes nothing.
 
-    A candidate that is not good enough is a decision, and no fault.
+    A candidate that is not good enough is a decision, and no fault. So is a release that was not begun.
 
     Args:
       release: What `start_release` began.
@@ -154,27 +171,32 @@ def judge_release(
       mean_limit: The means of both sides' answers may lie so far apart.
       psi_limit: Population stability index of both sides' answers.
       difference_limit: In shadow mode, the mean difference of both answers to one request.
-      when_unsure: What becomes of a release with too few requests: promote or roll_back.
+      when_unsure: What becomes of a release with too few requests: promote (where no other rule fails) or roll_back.
       watched: Why the watching has ended, as whoever watched tells; empty lets this step watch by itself.
       router_url: As in start_release.
 
     Raises:
-      TerminalError: The router does not follow the release; somebody else has ended it.
+      TerminalError: The router does not follow the release, as somebody else has ended it; `when_unsure` is neither.
       TransientError: The router cannot be reached.
     """
-    url = router.address(router_url)
-    counts = _watched(release, url) if not watched else _counts(release, url)
-    limits = Limits(
-        release.min_requests,
-        release.max_more_failed,
-        p99_ratio,
-        p99_floor_ms,
-        mean_limit,
-        psi_limit,
-        difference_limit,
-    )
-    verdict = Verdict("release", f"{release.candidate} beside {release.stable}", checks(counts, limits))
-    promoted, reason = _decide(verdict, counts, release, when_unsure)
+    check_choice("when_unsure", when_unsure, WHEN_UNSURE)
+    url, what = router.address(router_url), f"{release.candidate} beside {release.stable}"
+    if release.release:
+        counts = _counts(release, url) if watched else _watched(release, url)
+        limits = Limits(
+            release.min_requests,
+            release.max_more_failed,
+            p99_ratio,
+            p99_floor_ms,
+            mean_limit,
+            psi_limit,
+            difference_limit,
+        )
+        verdict = Verdict("release", what, checks(counts, limits))
+        promoted, reason = _decide(verdict, counts, release, when_unsure)
+    else:
+        counts = Counts("", release.mode, release.share, Side(release.stable), Side(release.candidate))
+        verdict, promoted, reason, watched = Verdict("release", what, ()), False, release.summary, ""
     for check in verdict.checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
     log.info("%s", reason)
@@ -222,16 +244,22 @@ def finish_release(
     judged = decision is not None and decision.release == release.release
     promoted = judged and decision.promoted == 1
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
+    if not release.release:
+        reason = release.summary
     with place.served.alone(model):
         choice = place.served.choice(model)
-        if choice.release == release.release:
+        if not release.release:
+            served, said = stable, f"{reason} Nothing was changed."
+        elif choice.release == release.release:
             if choice.versions in ((candidate,), (stable,)):
                 # Decided by an earlier attempt, which was stopped: what it began is carried through.
                 promoted = choice.versions == (candidate,)
                 after = choice.settled
             elif promoted:
-                told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": RELEASE, "reason": reason}
-                after = Choice.only(candidate, **told)
+                # What takes the place of a person's choice stays as that one would: no push overrides it.
+                by = choice.settled.by if choice.settled.is_a_persons else RELEASE
+                at = datetime.now(UTC).isoformat(timespec="seconds")
+                after = Choice.only(candidate, at=at, by=by, reason=reason)
             else:
                 after = releasing.settled_after(choice, place.served.versions(model), reason)
             releasing.end(place, model, winner=candidate if promoted else stable, after=after)
@@ -249,26 +277,12 @@ def finish_release(
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason
-    promotion.approval, promotion.summary = f"{RELEASE} {release.release}", said
+    promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
     names = ("model", "from_version", "to_version", "changed", "reason", "approval", "summary")
     _write(
         Path(promotion.uri) / PROMOTION, {n: getattr(promotion, n) for n in (*names, "interval_start", "interval_end")}
     )
-
-
-def _check_place(place: Place) -> None:
-    lacking = [
-        *([] if place.server else [f"a model server (server_url, {SERVER_VARIABLE})"]),
-        *([] if place.router else [f"a router (router_url, {router.VARIABLE})"]),
-    ]
-    if lacking:
-        raise TerminalError(
-            "A release needs live requests.",
-            expected="a model server and a router in front of it",
-            received=f"none named: {', '.join(lacking)}",
-            remedy="Start the local services, or name both.",
-        )
 
 
 def _check_share(share: float) -> None:
@@ -281,20 +295,16 @@ def _check_share(share: float) -> None:
         )
 
 
-def _check_nothing_under_way(place: Place, model: str, owner: str) -> None:
-    """One release at a time; one that was broken off is none."""
-    choice = place.served.choice(model)
-    if not choice.release or (owner and choice.owner == owner):
-        return
-    if datetime.fromisoformat(choice.until) > datetime.now(UTC):
-        raise TerminalError(
-            f"A release of {model} is under way.",
-            expected="one release at a time",
-            received=f"version {choice.trial} is tried since {choice.at}"
-            + (f", by {choice.owner}" if choice.owner else ""),
-            remedy="Wait until it has ended, or end it: `make rollback`, or promote the version that is to stay. "
-            f"After {choice.until} it counts as broken off.",
-        )
+def _unwanted(choice: Choice, told: releases.Release) -> str:
+    """Why a release that a push asked for is not begun, in one sentence; empty where it is."""
+    if choice.is_a_persons:
+        by = f" by {choice.by}" if choice.by else ""
+        why = f"version {choice.pinned} was chosen{by} at {choice.at}, and a push does not override a person"
+    elif told.candidate <= told.stable:
+        why = "it is served already" if told.candidate == told.stable else f"{told.stable} is served, which is newer"
+    else:
+        return ""
+    return f"No release of version {told.candidate} of {told.model} was begun: {why}."
 
 
 def _candidate(asked: str, known: Mapping[int, Registered], stable: int, model: str) -> Registered:
@@ -309,16 +319,19 @@ def _candidate(asked: str, known: Mapping[int, Registered], stable: int, model: 
             received=f"{asked!r}, while {stable or 'no version'} is served",
             remedy="Choose another version, or push one first.",
         )
-    if number == stable:
-        raise TerminalError(
-            f"Version {number} of {model} is served already.",
-            expected="a version that is not served yet",
-            received=f"{asked!r}, which is {number}",
-            remedy=f"Push a newer one with `release=canary`, or name another of {there}.",
-        )
-    if fault := known[number].fault():
-        raise changing.broken(number, model, fault)
     return known[number]
+
+
+def _check_can_be_tried(candidate: Registered, stable: int, model: str) -> None:
+    if candidate.number == stable:
+        raise TerminalError(
+            f"Version {stable} of {model} is served already.",
+            expected="a version that is not served yet",
+            received=f"version {stable}",
+            remedy="Push a newer one with `release=canary`, or name another.",
+        )
+    if fault := candidate.fault():
+        raise changing.broken(candidate.number, model, fault)
 
 
 def _counts(release: Any, url: str) -> Counts:
@@ -334,9 +347,14 @@ def _counts(release: Any, url: str) -> Counts:
 
 
 def _watched(release: Any, url: str) -> Counts:
-    """Watches until enough was seen: where no task of Airflow's has."""
+    """Watches until enough was seen: where no task of Airflow's has. A router that restarts ends no release."""
+    counts: Counts | None
     while True:
-        counts = _counts(release, url)
+        try:
+            counts = _counts(release, url)
+        except TransientError as error:
+            log.info("The router was not asked: %s", error)
+            counts = None
         why = router.over(
             counts,
             since=release.since,
@@ -347,7 +365,7 @@ def _watched(release: Any, url: str) -> Counts:
         )
         if why:
             log.info("The watching has ended: %s.", why)
-            return counts
+            return counts or _counts(release, url)
         time.sleep(POLL_S)
 
 
@@ -357,13 +375,14 @@ def _decide(verdict: Verdict, counts: Counts, release: Any, when_unsure: str) ->
     if why := counts.clearly_worse(release.max_more_failed):
         # Some rules need no more requests.
         return False, f"Rolled back: {why}."
-    if not enough.passed:
-        promoted = when_unsure == PROMOTE
-        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
-        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
     failed = [check for check in rules if not check.passed and check.severity == "blocking"]
+    told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
+    if not enough.passed:
+        promoted = when_unsure == PROMOTE and not failed and counts.candidate.requests > 0
+        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
+        said += f", and of these {told}" if failed else ""
+        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
     if failed:
-        told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
         return False, f"Rolled back: {told}."
     return True, f"Promoted: all {len(rules) + 1} rules hold over {enough.note}"
 

@@ -1,5 +1,6 @@
 """train: fits the pipeline's network on the examples and writes a SavedModel that takes raw feature values."""
 
+import contextlib
 import json
 import logging
 import math
@@ -174,6 +175,11 @@ class _Training:
         self.start, self.carried = start, dict[str, Carried]()
         # Before the first operation: afterwards neither the devices nor determinism can be chosen.
         tf.config.experimental.enable_op_determinism()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # TensorFlow was started before, by whoever calls this in their process.
+            # Operations side by side use the cores; cut into pieces, ones as small as these cost more than they gain.
+            tf.config.threading.set_intra_op_parallelism_threads(1)
         self.strategy = fitting.make_strategy(strategy)
         self.strategy_name = strategy
         self.make_model = load(model_fn)

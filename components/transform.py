@@ -19,6 +19,7 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree, new_file
 from airtight.names import load
+from airtight.parameters import check_choice
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport
 from components.data.dataset import DatasetReader
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 PREDICT = "predict"
 """The one split of examples that are to be scored: the interval's rows, without labels."""
-TRAINING, PREDICTION = "training", "prediction"
+PURPOSES = TRAINING, PREDICTION = "training", "prediction"
 FILE = "examples-00000-of-00001.parquet"
 ROW_GROUP = 1 << 17
 """Rows in a row group; fixed, so that the same rows are the same bytes."""
@@ -76,17 +77,19 @@ def transform(
       TerminalError: The data did not pass validation, a file is no longer what ingest saw, the function's columns are
         not the schema's, rows are doubled, or a split would be empty.
     """
-    _check_purpose(purpose)
+    check_choice("purpose", purpose, PURPOSES)
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
     with session("transform") as spark, reader.unchanged():
         made = load(transform)(lambda table: reader.spark_frame(spark, table))
-        rows = _typed(made, declared, transform).toArrow()
+        frame = _typed(made, declared, transform)
+        rows = (frame if purpose == TRAINING else _of_interval(frame, declared, reader)).toArrow()
     log.info("%d rows of %d features from %s.", rows.num_rows, len(declared.features), _in_words(reader))
     _check_unique(rows, declared)
     if purpose == PREDICTION:
-        parts, left_out = {PREDICT: _to_predict(rows, declared, reader)}, 0
+        # Nothing of their labels, which are known later, if ever.
+        parts, left_out = {PREDICT: _ordered(rows, declared).drop_columns([LABEL_KNOWN_AT, declared.label])}, 0
     else:
         parts = dict(_split(rows, declared, reader, validation_days))
         left_out = rows.num_rows - sum(part.num_rows for part in parts.values())
@@ -94,19 +97,10 @@ def transform(
     for name, part in parts.items():
         _write(Path(examples.uri) / f"Split-{name}" / FILE, part, declared)
         _say(name, part, declared)
-    log.info("%d rows are left out: their label was not known when the history, or the interval, ended.", left_out)
+    if purpose == TRAINING:
+        log.info("%d rows are left out: their label was not known when the history, or the interval, ended.", left_out)
     _describe(examples, reader, parts, left_out)
     log.info("The examples, digest %s, lie in %s.", examples.get_string_custom_property("digest")[:12], examples.uri)
-
-
-def _check_purpose(purpose: str) -> None:
-    if purpose not in (TRAINING, PREDICTION):
-        raise TerminalError(
-            "That is no purpose of examples.",
-            expected=f"{TRAINING} or {PREDICTION}",
-            received=repr(purpose),
-            remedy="Correct the pipeline.",
-        )
 
 
 def _check_verdict(verdict: Verdict) -> None:
@@ -150,6 +144,14 @@ def _typed(made: "DataFrame", schema: ExampleSchema, function: str) -> "DataFram
     )
 
 
+def _of_interval(frame: "DataFrame", schema: ExampleSchema, reader: DatasetReader) -> "DataFrame":
+    """The interval's rows alone; history is many times as much, and is not collected for nothing."""
+    from pyspark.sql import functions as F
+
+    time = F.col(schema.time)
+    return frame.where((time >= F.lit(reader.interval.start)) & (time < F.lit(reader.interval.end)))
+
+
 def _check_unique(rows: pa.Table, schema: ExampleSchema) -> None:
     counted = rows.group_by([schema.time, *schema.keys]).aggregate([([], "count_all")])
     if counted.num_rows == rows.num_rows:
@@ -178,13 +180,6 @@ def _split(
         yield name, ordered.filter(inside & pc.field(schema.label).is_valid()).drop_columns(LABEL_KNOWN_AT)
 
 
-def _to_predict(rows: pa.Table, schema: ExampleSchema, reader: DatasetReader) -> pa.Table:
-    """The interval's rows; nothing of their labels, which are known later, if ever."""
-    time = pc.field(schema.time)
-    inside = (time >= _instant(reader.interval.start)) & (time < _instant(reader.interval.end))
-    return _ordered(rows.filter(inside), schema).drop_columns([LABEL_KNOWN_AT, schema.label])
-
-
 def _ordered(rows: pa.Table, schema: ExampleSchema) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in (schema.time, *schema.keys)])
 
@@ -196,6 +191,13 @@ def _instant(moment: datetime) -> pa.Scalar:
 def _check_not_empty(parts: dict[str, pa.Table], reader: DatasetReader, validation_days: int) -> None:
     may_be_empty = () if validation_days else ("validation",)
     empty = [name for name, part in parts.items() if not part.num_rows and name not in may_be_empty]
+    if empty == [PREDICT]:
+        raise TerminalError(
+            "There is nothing to predict.",
+            expected="rows in the interval",
+            received=f"none in {reader.interval}",
+            remedy="Choose another interval, or see that the lake has its days.",
+        )
     if empty:
         raise TerminalError(
             f"There are no examples for {' and '.join(empty)}.",

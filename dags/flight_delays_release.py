@@ -15,7 +15,7 @@ from datetime import timedelta
 from airflow.sdk import Param
 
 from plugins.tfx_airflow import TfxDag
-from plugins.tfx_airflow.release import AwaitRelease
+from plugins.tfx_airflow.release import WATCHED, AwaitRelease
 
 BY_RUN, BY_WATCH = "as the run tells", "as the task watch tells"
 
@@ -39,7 +39,5 @@ with dag:
     watch = AwaitRelease(task_id="watch", start="start")
     start, judge = dag.get_task("start"), dag.get_task("judge")
     start.overrides = {"owner": "{{ run_id }}"}
-    judge.overrides = {
-        "watched": "{{ (ti.xcom_pull('watch') or {}).get('reason') or 'the task watch was marked as done by hand' }}"
-    }
+    judge.overrides = {"watched": WATCHED}
     start >> watch >> judge

@@ -12,14 +12,19 @@ from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import FORMS, Interval
 from runtime.bundle import ENDED_ANYHOW, Bundle
-from runtime.launch import launch
 from runtime.protocol import NodeRequest, Outcome, run_key
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    bundle_path: Path, home: Home, run_id: str, values: dict[str, Any], *, use_cache: bool = True
+    bundle_path: Path,
+    home: Home,
+    run_id: str,
+    values: dict[str, Any],
+    *,
+    use_cache: bool = True,
+    by: Callable[[NodeRequest], Outcome] | None = None,
 ) -> dict[str, Outcome]:
     """Runs all nodes in topological order; what comes after a failed or skipped node does not run.
 
@@ -29,10 +34,15 @@ def run(
       run_id: Names the run; given again, it adds attempts to it.
       values: The runtime parameters.
       use_cache: Whether earlier results may stand for new ones.
+      by: Runs a node; None runs it in this process, which imports TFX.
 
     Returns:
       The outcome of each node that ran.
     """
+    if by is None:
+        from runtime.launch import launch
+
+        by = launch
     bundle = Bundle.read(bundle_path)
     parameters = bundle.bind(values)
     outcomes: dict[str, Outcome] = {}
@@ -47,7 +57,7 @@ def run(
             log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(waiting_for))
             continue
         log.info("%s starts.", progress)
-        outcomes[node.id] = launch(
+        outcomes[node.id] = by(
             NodeRequest(
                 bundle=str(bundle_path),
                 node=node.id,

@@ -3,12 +3,14 @@
 A call of a model costs much by itself and little for each row, so that eight rows together take hardly longer than
 one. Requests meet in a queue for their signature and the sizes of their rows. A queue is emptied at the end of the
 event loop's turn, or when a batch ends, so that by default nobody waits for others to come: a batch is what arrived
-in one turn, or while the batch before was running. The event loop's thread alone touches the queues.
+in one turn, or while the batches before were running. Where a batch takes long enough to run beside the event loop,
+what waits is dealt out to the threads that are free. The event loop's thread alone touches the queues.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +20,22 @@ import numpy as np
 from serving import metrics
 from serving.batching_parameters import BatchingParameters
 from serving.errors import Code, ServingError
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 
 Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
+Convert = Callable[..., Awaitable[list[np.ndarray]]]
+
+
+async def at_once(size: int, function: Callable[..., list[np.ndarray]], *given: object) -> list[np.ndarray]:
+    """Calls a function here, whatever the size of what it works on."""
+    return function(*given)
 
 
 @dataclass(slots=True)
 class _Request:
     arrays: Sequence[np.ndarray]
     rows: int
+    size: int
     since: float
     answer: asyncio.Future[list[np.ndarray]]
 
@@ -47,11 +56,17 @@ class Batcher:
     Args:
       parameters: When, and how many.
       call: Runs a signature on arrays.
+      inline_s: `call` runs what is expected to be shorter on the event loop, one after the other.
+      convert: Calls a function, on the event loop or beside it, as befits the size of what it works on.
     """
 
-    def __init__(self, parameters: BatchingParameters, call: Call) -> None:
+    def __init__(
+        self, parameters: BatchingParameters, call: Call, inline_s: float = math.inf, convert: Convert = at_once
+    ) -> None:
         self._parameters = parameters
         self._call = call
+        self._inline_s = inline_s
+        self._convert = convert
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
         self._running: dict[asyncio.Task[None], Hashable] = {}
@@ -85,7 +100,7 @@ class Batcher:
                 Code.UNAVAILABLE, f"The batch scheduling queue is full: {queue.rows} rows wait for {model}"
             )
         loop = asyncio.get_running_loop()
-        request = _Request(arrays, rows, loop.time(), loop.create_future())
+        request = _Request(arrays, rows, size_of(arrays), loop.time(), loop.create_future())
         queue.waiting.append(request)
         queue.rows += rows
         self._schedule(loop)
@@ -107,7 +122,8 @@ class Batcher:
         for key, queue in list(self._queues.items()):
             if len(self._running) >= limits.num_batch_threads:
                 return  # The end of a batch comes back here.
-            if limits.opportunistic and key in self._running.values():
+            side_by_side = not limits.opportunistic or self._is_long(queue)
+            if not side_by_side and key in self._running.values():
                 continue
             while queue.waiting and queue.waiting[0].answer.done():  # Its client has gone, or its time is over.
                 queue.rows -= queue.waiting.popleft().rows
@@ -118,7 +134,8 @@ class Batcher:
             if queue.rows < limits.max_batch_size and now < due:
                 later.append(due)
                 continue
-            self._start(key, queue, loop)
+            pieces = self._pieces(queue) if limits.opportunistic and side_by_side else 1
+            self._start(key, queue, loop, rows=-(-queue.rows // pieces))
             del self._queues[key]
             if queue.waiting:
                 self._queues[key] = queue  # At the end: it is the others' turn.
@@ -126,16 +143,40 @@ class Batcher:
         if later:
             self._timer = loop.call_at(min(later), self._schedule, loop)
 
-    def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
+    def _is_long(self, queue: _Queue) -> bool:
+        """Whether the largest batch of what waits is known to take longer than what runs on the event loop."""
+        expected = self._expected_s(queue, min(queue.rows, self._parameters.max_batch_size))
+        return expected is not None and expected >= self._inline_s
+
+    def _pieces(self, queue: _Queue) -> int:
+        """Into how many batches to deal out what waits: one for each free thread, but none so short as to run inline.
+
+        Those would run on the event loop, one after the other. What was never measured runs in a thread.
+        """
+        pieces = self._parameters.num_batch_threads - len(self._running)
+        while pieces > 1:
+            expected = self._expected_s(queue, -(-queue.rows // pieces))
+            if expected is None or expected >= self._inline_s:
+                break
+            pieces -= 1
+        return pieces
+
+    def _expected_s(self, queue: _Queue, rows: int) -> float | None:
+        first = queue.waiting[0]
+        return queue.signature.observed.expected_s(first.size * rows // first.rows)
+
+    def _start(self, key: Hashable, queue: _Queue, loop: asyncio.AbstractEventLoop, rows: int) -> None:
+        """Starts a batch of so many rows, or of some more where the last request has more; never of too many."""
         batch: list[_Request] = []
-        rows = 0
-        while queue.waiting and rows + queue.waiting[0].rows <= self._parameters.max_batch_size:
+        taken = 0
+        largest = self._parameters.max_batch_size
+        while queue.waiting and taken < rows and taken + queue.waiting[0].rows <= largest:
             request = queue.waiting.popleft()
             queue.rows -= request.rows
             if not request.answer.done():
                 batch.append(request)
-                rows += request.rows
-        task = loop.create_task(self._run(queue.model, queue.signature, batch, rows))
+                taken += request.rows
+        task = loop.create_task(self._run(queue.model, queue.signature, batch, taken))
         self._running[task] = key
         task.add_done_callback(self._ended)
 
@@ -151,7 +192,9 @@ class Batcher:
         outputs: list[np.ndarray] | None
         if len(batch) > 1 or size > rows:
             try:
-                outputs = await self._call(model, signature, _joined(batch, size - rows))
+                extent = sum(request.size for request in batch)
+                joined = await self._convert(extent, _joined, batch, size - rows)
+                outputs = await self._call(model, signature, joined)
             except Exception:  # noqa: BLE001
                 # One of them may be at fault: each is asked alone below, and hears of its own fault only.
                 outputs = None

@@ -36,8 +36,8 @@ class BatchingParameters:
       max_enqueued_batches: So many full batches may wait for each signature; a request beyond them is UNAVAILABLE.
       num_batch_threads: Batches that run at the same time.
       allowed_batch_sizes: A batch is filled up to the next of these sizes; empty leaves it as it is.
-      opportunistic: One batch of a signature at a time, and calls that cost less than putting a batch together run
-        alone at once.
+      opportunistic: Short batches of a signature run one at a time, long ones share the threads; calls that cost less
+        than putting a batch together run alone at once.
     """
 
     max_batch_size: int = 1000

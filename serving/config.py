@@ -144,6 +144,8 @@ def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> tupl
 def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
     if not entry.name or not entry.base_path:
         raise _refusal(f"name {entry.name!r}, base_path {entry.base_path!r}", "a name and a base_path for each model")
+    if "\0" in entry.base_path:
+        raise _refusal(f"base_path {entry.base_path!r}", "a path without NUL, which no file system knows")
     if entry.model_platform not in ("", "tensorflow"):
         raise _refusal(f"model_platform {entry.model_platform!r}", 'model_platform "tensorflow"')
     told = entry.model_version_policy

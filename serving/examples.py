@@ -50,6 +50,11 @@ def arrays(told: input_pb2.Input, signature: Signature, verb: str) -> list[np.nd
     return [serialized]
 
 
+def arrays_from_json(request: dict[str, Any], signature: Signature, verb: str) -> list[np.ndarray]:
+    """The arrays of a REST request's examples; errors are those of both steps."""
+    return arrays(input_from_json(request, verb), signature, verb)
+
+
 def result(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> Result:
     """Turns what the signature answered into TensorFlow Serving's result.
 

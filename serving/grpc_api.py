@@ -31,7 +31,7 @@ from serving.inference import Runner
 from serving.manager import Manager
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
 _VERBS = {method: verb for verb, method in examples.METHODS.items()}
@@ -97,15 +97,15 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            answered = sum(output.nbytes for output in outputs)
-            return await runner.convert(answered, _response, outputs, signature, chosen, version)
+            return await runner.convert(size_of(outputs), _response, outputs, signature, chosen, version)
 
     @_answered
     async def Classify(
         self, request: classification_pb2.ClassificationRequest, calls: list[Answered]
     ) -> classification_pb2.ClassificationResponse:
         """Runs a signature of the method classify on tf.Examples."""
-        told, spec = await self._on_examples(request, request.input, "classify", calls)
+        version = self.registry.resolve(*_chosen(request))
+        told, spec = await self._on_examples(version, request, request.input, "classify", calls)
         return classification_pb2.ClassificationResponse(result=told, model_spec=spec)
 
     @_answered
@@ -113,33 +113,38 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: regression_pb2.RegressionRequest, calls: list[Answered]
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature of the method regress on tf.Examples."""
-        told, spec = await self._on_examples(request, request.input, "regress", calls)
+        version = self.registry.resolve(*_chosen(request))
+        told, spec = await self._on_examples(version, request, request.input, "regress", calls)
         return regression_pb2.RegressionResponse(result=told, model_spec=spec)
 
     @_answered
     async def MultiInference(
         self, request: inference_pb2.MultiInferenceRequest, calls: list[Answered]
     ) -> inference_pb2.MultiInferenceResponse:
-        """Runs several such signatures of one model on the same examples."""
+        """Runs several such signatures of one version, the first task's, on the same examples."""
         _check_tasks(request)
         answer = inference_pb2.MultiInferenceResponse()
-        for task in request.tasks:
-            verb = _VERBS[task.method_name]
-            told, spec = await self._on_examples(task, request.input, verb, calls)
-            field = "classification_result" if verb == "classify" else "regression_result"
-            answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
+        version = self.registry.resolve(*_chosen(request.tasks[0]))
+        with version:  # A swap between two tasks does not take it away.
+            for task in request.tasks:
+                verb = _VERBS[task.method_name]
+                told, spec = await self._on_examples(version, task, request.input, verb, calls)
+                field = "classification_result" if verb == "classify" else "regression_result"
+                answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
         return answer
 
     async def _on_examples(
-        self, asked: Any, given: input_pb2.Input, verb: str, calls: list[Answered]
+        self, version: Version, asked: Any, given: input_pb2.Input, verb: str, calls: list[Answered]
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
-        version = self.registry.resolve(*_chosen(asked))
         with version as loaded:
             signature = loaded.signature(asked.model_spec.signature_name)
             arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
             outputs = await self._runner.run(version.model, signature, arrays)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            return examples.result(outputs, signature, verb, len(arrays[0])), metadata.spec(version, signature.name)
+            told = await self._runner.convert(
+                size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
+            )
+            return told, metadata.spec(version, signature.name)
 
     @_answered
     async def GetModelMetadata(

@@ -13,11 +13,11 @@ import numpy as np
 from serving import metrics
 from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters
-from serving.prediction_cache import PredictionCache, key_of
-from serving.signature import Signature
+from serving.prediction_cache import PredictionCache, copies_of, key_of
+from serving.signature import Signature, size_of
 
-INLINE_S = 0.001
-"""A call that is expected to be shorter runs on the event loop; the others do not hold it up."""
+INLINE_S = 0.0003
+"""A call that is expected to be shorter runs on the event loop; the others do not hold it up, and share the cores."""
 LARGE_BYTES = 256 << 10
 """Requests and answers from this size on are converted in the pool too."""
 CHEAP_S = 50e-6
@@ -41,7 +41,7 @@ class Runner:
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, "infer")
         self._cache = cache
-        self._batcher = Batcher(batching, self._call) if batching else None
+        self._batcher = Batcher(batching, self._call, INLINE_S, self.convert) if batching else None
         self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
 
     async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -60,28 +60,32 @@ class Runner:
         """
         if self._cache is None:
             return await self._run(model, signature, arrays)
-        key = key_of(signature, arrays)
+        key = await self.convert(size_of(arrays), key_of, signature, arrays)
         kept = self._cache.get(key, model)
-        if kept is None:
-            kept = await self._run(model, signature, arrays)
-            self._cache.put(key, kept)
-        return kept
+        if kept is not None:
+            return kept
+        outputs = await self._run(model, signature, arrays)
+        size = size_of(outputs)
+        if self._cache.takes(size):
+            self._cache.put(key, await self.convert(size, copies_of, outputs), size)
+        return outputs
 
     async def _run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._batcher is None:
             return await self._call(model, signature, arrays)
-        expected = signature.observed.expected_s(arrays)
+        expected = signature.observed.expected_s(size_of(arrays))
         if expected is not None and expected < self._cheap_s:
             return await self._call(model, signature, arrays)
         return await self._batcher.run(model, signature, arrays)
 
     async def _call(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        expected = signature.observed.expected_s(arrays)
+        size = size_of(arrays)
+        expected = signature.observed.expected_s(size)
         if expected is not None and expected < INLINE_S:
             outputs, seconds = _timed(signature, arrays)
         else:
             outputs, seconds = await self.offload(_timed, signature, arrays)
-        signature.observed.took(seconds, arrays)
+        signature.observed.took(seconds, size)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs
 
@@ -96,8 +100,8 @@ class Runner:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
-        """Ends the threads after what they are doing."""
-        self._pool.shutdown()
+        """Ends the threads after what they are doing, which nobody waits for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:

@@ -12,19 +12,22 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from serving.errors import BY_NUMBER, Code, ServingError
-from serving.large_json_process import BODY, TENSORS, read_message, write_message
+from serving.large_json_process import BODY, DROP, TENSORS, read_message, write_message
 from serving.signature import Signature, TensorSpec
 
 APART_BYTES = 1 << 20
 """Bodies from this size on are parsed by the other process; below, to bring them there costs more than it saves."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Document:
@@ -47,12 +50,8 @@ class Document:
         """
         specs = [{"name": s.name, "numpy": s.numpy.name, "type": s.dtype.name} for s in signature.inputs]
         told, data = await self._reader.ask(TENSORS, json.dumps(specs).encode())
-        arrays, start = [], 0
-        for spec, shape, size in zip(signature.inputs, told["shapes"], told["sizes"], strict=True):
-            spec.check_shape(shape)
-            arrays.append(_array(data[start : start + size], spec, shape))
-            start += size
-        return arrays, told["rows"]
+        # Not on the event loop: an object for each of millions of strings takes long.
+        return await self._reader.apart(_arrays, told, data, signature), told["rows"]
 
 
 class LargeJson:
@@ -72,12 +71,24 @@ class LargeJson:
           ServingError: INVALID_ARGUMENT, it is no request; UNAVAILABLE, the process ended in the middle.
         """
         async with self._turn:
-            told, _ = await self.ask(BODY, body)
-            yield Document(self, told["signature_name"])
+            try:
+                told, _ = await self.ask(BODY, body)
+                yield Document(self, told["signature_name"])
+            finally:
+                self._thread.submit(self._drop)  # However it ended, and before the next body takes as much memory.
 
     async def ask(self, kind: bytes, payload: bytes) -> tuple[dict[str, Any], memoryview]:
         """One question to the process: what it tells, and the bytes that come with it."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, kind, payload)
+        return await self.apart(self._ask, kind, payload)
+
+    async def apart(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function in the reader's thread, which has nothing else to do while a body has its turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    def _drop(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # It has ended; who asks next hears of it.
+                write_message(self._process.stdin, DROP)
 
     def _ask(self, kind: bytes, payload: bytes) -> tuple[dict[str, Any], memoryview]:
         process = self._process = self._process or _start()
@@ -106,6 +117,15 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
+
+def _arrays(told: dict[str, Any], data: memoryview, signature: Signature) -> list[np.ndarray]:
+    arrays, start = [], 0
+    for spec, shape, size in zip(signature.inputs, told["shapes"], told["sizes"], strict=True):
+        spec.check_shape(shape)
+        arrays.append(_array(data[start : start + size], spec, shape))
+        start += size
+    return arrays
 
 
 def _array(data: memoryview, spec: TensorSpec, shape: list[int]) -> np.ndarray:

@@ -21,8 +21,8 @@ import numpy as np
 from serving import tensors_json
 from serving.errors import Code, ServingError, invalid
 
-BODY, TENSORS = b"B", b"T"
-"""Questions: parse this body; make tensors of it."""
+BODY, TENSORS, DROP = b"B", b"T", b"D"
+"""Questions: parse this body; make tensors of it. Nobody wants it any more: that one has no answer."""
 TOLD, DATA = b"t", b"d"
 """Each answer is one of both: what there is to tell, as JSON, and the bytes of arrays."""
 
@@ -65,19 +65,21 @@ def main() -> None:
         told: dict[str, Any]
         parts: list[bytes] = []
         try:
+            if kind == DROP:
+                document = {}
+                continue
             if kind == BODY:
-                document.clear()  # Before the next one takes as much memory.
                 document = tensors_json.parse(payload)
                 told = {"signature_name": _signature_name(document)}
             else:
                 told, parts = _tensors(document, json.loads(payload))
-                document.clear()
         except ServingError as error:
             told = {"error": error.message, "code": error.code.value[0]}
         except MemoryError:
             told = {"error": "Not enough memory for the request", "code": Code.RESOURCE_EXHAUSTED.value[0]}
         write_message(sys.stdout.buffer, TOLD, json.dumps(told).encode())
         write_message(sys.stdout.buffer, DATA, *parts)
+        del payload, parts  # They may be gigabytes, and the next question may be long in coming.
 
 
 def _signature_name(document: dict[str, Any]) -> str:

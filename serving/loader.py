@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving.errors import BY_NUMBER, Code, ServingError
-from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable
+from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable, size_of
 from serving.vetting import vet
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,14 @@ class LoadedModel:
 
         def run(*arrays: np.ndarray) -> list[np.ndarray]:
             try:
-                return call(*arrays)
+                answers = call(*arrays)
             except tf.errors.OpError as error:
                 raise from_tensorflow(error) from error
+            # TensorFlow answers a single string as bytes, without an array around it.
+            return [
+                answer if isinstance(answer, np.ndarray) else np.array(answer, spec.numpy)
+                for answer, spec in zip(answers, outputs, strict=True)
+            ]
 
         return Signature(name, definition.method_name, inputs, outputs, run)
 
@@ -141,6 +146,6 @@ def _call_once(signature: Signature) -> None:
         signature.run(*arrays)
         started = time.perf_counter()
         signature.run(*arrays)
-        signature.observed.took(time.perf_counter() - started, arrays)
+        signature.observed.took(time.perf_counter() - started, size_of(arrays))
     except ServingError as error:
         logger.info("The signature %s refuses a row of zeros: %s", signature.name, error.message)

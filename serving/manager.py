@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,18 +37,20 @@ class Manager:
         # One thread: loading takes the processor from the requests, so versions are loaded one after the other.
         self._loader = ThreadPoolExecutor(1, "load")
         self._lock = asyncio.Lock()
-        self._config_read = time.monotonic()
+        self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Looks at base paths and config file again and again, as often as is set; ends only by cancellation."""
-        looks = self.settings.file_system_poll_wait_seconds
-        waits = [wait for wait in (looks, self.settings.config_poll_wait_seconds) if wait > 0]
+        await asyncio.gather(
+            self._again(self.settings.file_system_poll_wait_seconds, self.poll),
+            self._again(self.settings.config_poll_wait_seconds, self._reread_config),
+        )
+
+    async def _again(self, wait_s: float, look: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await (asyncio.sleep(min(waits)) if waits else asyncio.Event().wait())
+            await (asyncio.sleep(wait_s) if wait_s > 0 else asyncio.Event().wait())
             try:
-                await self._reread_config()
-                if looks > 0:
-                    await self.poll()
+                await look()
             except (OSError, TerminalError) as error:
                 # A look that fails (a folder that cannot be read now, a config file half edited) leaves all as it is.
                 logger.error("What is served was left as it is: %s", error)
@@ -58,7 +60,7 @@ class Manager:
         async with self._lock:
             wanted = await asyncio.to_thread(self._wanted)
             for name in self.registry.models.keys() - wanted.keys():
-                await self._remove(name)
+                self._remove(name)
             for name, settings in wanted.items():
                 model = self.registry.models.setdefault(name, Model(settings))
                 model.settings = settings
@@ -66,6 +68,9 @@ class Manager:
                     await self._reconcile(model)
                 except OSError as error:
                     logger.error("The versions of %s were left as they are: %s", name, error)
+                except Exception:
+                    # Whatever is wrong with one model is no fault of the others.
+                    logger.exception("The versions of %s were left as they are", name)
 
     async def reload(self, models: tuple[ModelSettings, ...]) -> None:
         """Replaces the list of models, and their labels (HandleReloadConfig).
@@ -86,7 +91,8 @@ class Manager:
         """Unloads everything."""
         async with self._lock:
             for name in list(self.registry.models):
-                await self._remove(name)
+                self._remove(name)
+            await asyncio.gather(*self._going)
         self._loader.shutdown()
 
     def apply_labels(self) -> None:
@@ -117,11 +123,8 @@ class Manager:
                     )
 
     async def _reread_config(self) -> None:
-        path, wait = self.settings.model_config_file, self.settings.config_poll_wait_seconds
-        if path is None or wait <= 0 or time.monotonic() - self._config_read < wait:
-            return
-        self._config_read = time.monotonic()
-        if not self._configured and not path.exists():
+        path = self.settings.model_config_file
+        if path is None or (not self._configured and not path.exists()):
             return  # Whoever brings the first model writes it.
         models = await asyncio.to_thread(config.models_from_file, path)
         if models != tuple(self._configured.values()):
@@ -144,7 +147,12 @@ class Manager:
         }
 
     async def _reconcile(self, model: Model) -> None:
-        found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
+        try:
+            found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
+        except FileNotFoundError:
+            if model.available:
+                raise  # A base path that goes away later (an unmounted disk) takes nothing with it.
+            found = {}
         broken: set[int] = set()
         while True:
             # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
@@ -164,15 +172,18 @@ class Manager:
             if model.labels.get(label) in going and number in model.available:
                 model.labels[label] = number
         for number in going:
-            await self._retire(model, model.versions[number])
+            self._retire(model, model.versions[number])
         for number in model.versions.keys() - found.keys():
-            del model.versions[number]
+            if model.versions[number].state != State.UNLOADING:
+                del model.versions[number]
 
     async def _bring_up(self, model: Model, number: int, found: Mapping[int, object]) -> bool:
         """Loads one version beside the others and makes it available; False when it does not load."""
         path = model.settings.base_path / str(number)
         known = model.versions.get(number)
-        if known is not None and known.error is not None and known.identity == fingerprint(path):
+        # Before it is loaded: a repair that comes while it is being loaded is to be seen.
+        files = await asyncio.to_thread(fingerprint, path)
+        if known is not None and known.refused == files:
             return False
         version = Version(model.name, number, found[number], State.LOADING)
         if known is None or known.state != State.AVAILABLE:
@@ -182,14 +193,15 @@ class Manager:
             version.loaded = await self._load(model, path)
         except ServingError as error:
             logger.error("Version %d of %s does not load and stays out: %s", number, model.name, error.message)
-            version.state, version.error, version.identity = State.END, error, fingerprint(path)
+            version.state, version.error = State.END, error
+            model.versions[number].refused = files  # The version itself, or the one that it was to replace.
             return False
         version.state = State.AVAILABLE
         model.versions[number] = version
         model.changed()
         logger.info("Version %d of %s is available", number, model.name)
         if known is not None and known.state == State.AVAILABLE:
-            await self._unload(known)
+            self._retire(model, known)
         return True
 
     async def _load(self, model: Model, path: Path) -> LoadedModel:
@@ -212,25 +224,29 @@ class Manager:
                 return loaded
         raise AssertionError("the last attempt returns or raises")
 
-    async def _retire(self, model: Model, version: Version) -> None:
+    def _retire(self, model: Model, version: Version) -> None:
+        """Gives a version no more requests; it is unloaded, while all else goes on, when those that run have ended."""
         version.state = State.UNLOADING
         model.changed()
-        await self._unload(version)
-        logger.info("Version %d of %s is unloaded", version.number, model.name)
+        task = asyncio.create_task(self._unload(version))
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
 
     async def _unload(self, version: Version) -> None:
-        version.state = State.UNLOADING
         await version.drained()
         if version.loaded is not None:
             loaded, version.loaded = version.loaded, None
             await asyncio.get_running_loop().run_in_executor(self._loader, loaded.close)
         version.state = State.END
+        logger.info("Version %d of %s is unloaded", version.number, version.model)
 
-    async def _remove(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
+        """Retires a model's versions; the first look after the last request has ended forgets the model."""
         model = self.registry.models[name]
-        for version in list(model.available.values()):
-            await self._retire(model, version)
-        del self.registry.models[name]
+        for version in model.available.values():
+            self._retire(model, version)
+        if all(version.state != State.UNLOADING for version in model.versions.values()):
+            del self.registry.models[name]
 
 
 def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
@@ -252,16 +268,15 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
 
 
 def versions_on_disk(base_path: Path) -> dict[int, object]:
-    """The numeric folders of a base path and what each looks like; none when the base path is not there (yet).
+    """The numeric folders of a base path and what each looks like.
 
     Names that are not plain decimal numbers are ignored, so a publisher may copy under such a name and rename.
+
+    Raises:
+      FileNotFoundError: The base path is not there (yet).
     """
     found: dict[int, object] = {}
-    try:
-        entries = list(os.scandir(base_path))
-    except FileNotFoundError:
-        return found
-    for entry in entries:
+    for entry in list(os.scandir(base_path)):
         name = entry.name
         if name.isascii() and name.isdigit() and name == str(int(name)) and int(name) <= MAX_VERSION and entry.is_dir():
             seen = entry.stat()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,17 +73,21 @@ class PredictionCache:
         metrics.CACHE_HITS.add(model)
         return entry.outputs
 
-    def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> None:
-        """Keeps a copy of an answer, and lets the least recently used ones go where room is needed."""
-        size = ENTRY_BYTES + sum(map(_size, outputs))
-        if size > self._max_bytes // SHARE:
-            return
+    def takes(self, size: int) -> bool:
+        """Whether an answer of so many bytes is small enough to be kept."""
+        return ENTRY_BYTES + size <= self._max_bytes // SHARE
+
+    def put(self, key: bytes, copies: list[np.ndarray], size: int) -> None:
+        """Keeps an answer, and lets the least recently used ones go where room is needed.
+
+        Args:
+          key: From `key_of`.
+          copies: From `copies_of`.
+          size: Their bytes.
+        """
         if key in self._entries:
             self._drop(key)
-        # A copy: what came out of a batch is a view that would keep the whole batch in memory.
-        copies = [np.array(output) for output in outputs]
-        for copy in copies:
-            copy.setflags(write=False)
+        size += ENTRY_BYTES
         self._entries[key] = _Entry(copies, self._clock() + self._ttl_s, size)
         self._bytes += size
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
@@ -92,6 +96,14 @@ class PredictionCache:
 
     def _drop(self, key: bytes) -> None:
         self._bytes -= self._entries.pop(key).size
+
+
+def copies_of(outputs: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Arrays to keep, read-only: what came out of a batch is a view that would keep the whole batch in memory."""
+    copies = [np.array(output) for output in outputs]
+    for copy in copies:
+        copy.setflags(write=False)
+    return copies
 
 
 def key_of(signature: Signature, arrays: Sequence[np.ndarray]) -> bytes:
@@ -106,7 +118,3 @@ def key_of(signature: Signature, arrays: Sequence[np.ndarray]) -> bytes:
         else:
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()
-
-
-def _size(array: np.ndarray) -> int:
-    return array.nbytes + (sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else 0)

@@ -22,7 +22,7 @@ from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
-from serving.signature import Signature
+from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ class RestApi:
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
-                return await self._answer_examples(verb, request, version, signature, calls)
+                arrays = await runner.convert(size, examples.arrays_from_json, request, signature, verb)
+                return await self._answer_examples(verb, version, signature, arrays, calls)
             arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
             return await self._predict(version, signature, arrays, rows, calls)
 
@@ -132,17 +133,15 @@ class RestApi:
     ) -> bytes:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        answered = sum(output.nbytes for output in outputs)
-        return await self._runner.convert(answered, tensors_json.encode, outputs, signature, rows)
+        return await self._runner.convert(size_of(outputs), tensors_json.encode, outputs, signature, rows)
 
     async def _answer_examples(
-        self, verb: str, request: dict[str, Any], version: Version, signature: Signature, calls: list[Answered]
+        self, verb: str, version: Version, signature: Signature, arrays: list[np.ndarray], calls: list[Answered]
     ) -> bytes:
-        arrays = examples.arrays(examples.input_from_json(request, verb), signature, verb)
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        told = examples.result(outputs, signature, verb, len(arrays[0]))
-        return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
+        count = len(arrays[0])
+        return await self._runner.convert(size_of(outputs), _examples_answer, outputs, signature, verb, count)
 
     def _look(self, verb: str, path: str) -> bytes:
         if not path.startswith("/v1"):
@@ -157,6 +156,11 @@ class RestApi:
         if route["metadata"]:
             return metadata.metadata_json(self._registry.resolve(*_chosen(route)))
         return metadata.status_json(self._registry.states(*_chosen(route)))
+
+
+def _examples_answer(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> bytes:
+    told = examples.result(outputs, signature, verb, count)
+    return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
 
 
 def _chosen(route: re.Match[str]) -> tuple[str, int | None, str | None]:

@@ -56,10 +56,11 @@ async def serve(settings: Settings) -> None:
     http.should_exit = True
     await asyncio.gather(rest, rpc.stop(settings.drain_s))
     polling.cancel()
+    # Before what may wait for a version that is being loaded: who stops the server may not wait so long.
+    await asyncio.to_thread(log.close)
     failed = (await asyncio.gather(polling, return_exceptions=True))[0]
     await manager.close()
     runner.close()
-    await asyncio.to_thread(log.close)
     if isinstance(failed, Exception):
         raise failed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,20 +71,20 @@ class Observed:
     """What the calls of a signature have shown so far.
 
     Args:
-      costs: Seconds that a call took lately, by the number of bits in the size of its first input.
+      costs: Seconds that a call took lately, by the number of bits in the size of its inputs.
       by_row: False once it answered another number of rows than it was asked.
     """
 
     costs: dict[int, float] = field(default_factory=dict)
     by_row: bool = True
 
-    def expected_s(self, arrays: Sequence[np.ndarray]) -> float | None:
-        """Seconds that a call of this size is expected to take; None if there was none yet."""
-        return self.costs.get(_bucket(arrays))
+    def expected_s(self, size: int) -> float | None:
+        """Seconds that a call with inputs of so many bytes is expected to take; None if there was none yet."""
+        return self.costs.get(size.bit_length())
 
-    def took(self, seconds: float, arrays: Sequence[np.ndarray]) -> None:
+    def took(self, seconds: float, size: int) -> None:
         """Remembers a call."""
-        bucket = _bucket(arrays)
+        bucket = size.bit_length()
         # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
         self.costs[bucket] = 0.9 * self.costs.get(bucket, seconds) + 0.1 * seconds
 
@@ -129,8 +129,14 @@ def is_callable(definition: meta_graph_pb2.SignatureDef) -> bool:
     return bool(definition.outputs) and all(info.WhichOneof("encoding") == "name" and info.dtype for info in infos)
 
 
-def _bucket(arrays: Sequence[np.ndarray]) -> int:
-    return arrays[0].size.bit_length() if arrays else 0
+def size_of(arrays: Iterable[np.ndarray]) -> int:
+    """Bytes of all arrays together, those of their strings included."""
+    size = 0
+    for array in arrays:
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(len, array.ravel().tolist()))
+    return size
 
 
 def _brackets(shape: Sequence[int]) -> str:

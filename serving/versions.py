@@ -24,6 +24,7 @@ class Version:
       identity: What its folder looked like when it was loaded; another look means another version of the same number.
       state: TensorFlow Serving's state.
       error: Why it did not load, or None.
+      refused: What the files under its number looked like when they did not load, or None.
       loaded: The SavedModel while it is in memory.
       in_flight: Requests that run on it now.
       idle: Set while no request runs on it.
@@ -34,6 +35,7 @@ class Version:
     identity: object
     state: int = State.START
     error: ServingError | None = None
+    refused: object = None
     loaded: LoadedModel | None = None
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)

@@ -32,6 +32,24 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
     Raises:
       TerminalError: The split is not there, a file cannot be read, or a column is missing or of another type.
     """
+    files = files_of(folder, split)
+    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
+    tables = [_read_file(file, wanted) for file in files]
+    table = pa.concat_tables(tables)
+    _check_types(table, schema, files[0].parent)
+    return table
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The files of one split of an `Examples` artifact, in the order of its rows; never none.
+
+    Args:
+      folder: The artifact's folder.
+      split: Name of the split, such as "train".
+
+    Raises:
+      TerminalError: The split is not there.
+    """
     path = folder / f"Split-{split}"
     files = sorted(path.glob("*.parquet")) if path.is_dir() else []
     if not files:
@@ -42,23 +60,23 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
             received=f"the splits {', '.join(there)}" if there else "no split at all",
             remedy="Run the step that makes the examples again.",
         )
-    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
-    tables = [_read_file(file, wanted) for file in files]
-    table = pa.concat_tables(tables)
-    _check_types(table, schema, path)
-    return table
+    return files
 
 
 def features(table: pa.Table, schema: ExampleSchema) -> dict[str, np.ndarray]:
     """The model's inputs, raw: "" stands for a missing category and NaN for a missing number."""
-    raw: dict[str, np.ndarray] = {}
-    for feature in schema.features:
-        column = table[feature.name]
-        if feature.kind == "category":
-            raw[feature.name] = column.fill_null("").to_numpy(zero_copy_only=False).astype(object)
+    return raw(table, {feature.name: feature.kind for feature in schema.features})
+
+
+def raw(table: pa.Table, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Columns by name as a model takes them: object arrays of str for "category", float32 for "number"."""
+    columns: dict[str, np.ndarray] = {}
+    for name, kind in kinds.items():
+        if kind == "category":
+            columns[name] = table[name].fill_null("").to_numpy(zero_copy_only=False).astype(object)
         else:
-            raw[feature.name] = column.fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float32)
-    return raw
+            columns[name] = table[name].fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float32)
+    return columns
 
 
 def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:

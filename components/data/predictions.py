@@ -6,7 +6,6 @@ the column `input_<name>`, an answer `output_<name>`; a refused request is a row
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, timedelta
 from pathlib import Path
@@ -17,18 +16,20 @@ import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
 from airtight.interval import Interval
-from airtight.predictions import JOURNAL, REQUEST, ROW, TIME, VERSION, folder_of
+from airtight.predictions import JOURNAL, REQUEST, ROW, SIGNATURE, TIME, VERSION, folder_of
 
 _INSTANT = pa.timestamp("us", tz="UTC")
-_NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), VERSION: pa.int64(), REQUEST: pa.string(), ROW: pa.int32()})
+_NAMES = {VERSION: pa.int64(), SIGNATURE: pa.string(), REQUEST: pa.string(), ROW: pa.int32()}
+"""What tells a row from all others."""
+_NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), **_NAMES})
 
 
 def read(root: Path, model: str, interval: Interval) -> pa.Table:
     """The rows that a model answered in an interval, by the time of the answer.
 
     Files that a server is still writing are read as far as they go. A row that was written twice (same version,
-    request id and row) is there once, as it was first. Columns are those of all files; where a file lacks one, it is
-    null, and where files disagree between numbers and text, text.
+    signature, request id and row) is there once, as it was first. Columns are those of all files; where a file lacks
+    one, it is null, and where files disagree between numbers and text, text.
 
     Args:
       root: Folder of the log, all models'.
@@ -46,7 +47,7 @@ def read(root: Path, model: str, interval: Interval) -> pa.Table:
     rows = _together([_NOTHING.empty_table(), *parts])
     start, end = (pa.scalar(moment, _INSTANT) for moment in (interval.start, interval.end))
     inside = rows.filter((pc.field(TIME) >= start) & (pc.field(TIME) < end))
-    ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, ROW)])
+    ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, SIGNATURE, ROW)])
     return _once(ordered)
 
 
@@ -59,22 +60,32 @@ def _days(interval: Interval) -> Iterator[date]:
 
 def _journal(path: Path) -> Iterator[pa.Table]:
     """What is whole of a file that is still being written; nothing where it was closed since."""
-    with contextlib.suppress(FileNotFoundError, EOFError, pa.ArrowInvalid, OSError):
+    try:
         with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 yield pa.Table.from_batches([batch])
+    except (FileNotFoundError, EOFError, pa.ArrowInvalid):
+        return
+    except OSError as error:
+        # Arrow has the same kind of error, without a number, for a message that is not whole yet.
+        if error.errno is not None:
+            raise _unreadable(path, error) from error
 
 
 def _file(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise TerminalError(
-            f"The file {path} of the prediction log cannot be read.",
-            expected="a Parquet file",
-            received=str(error).splitlines()[0],
-            remedy="Put it back from a copy, or move it away: its rows are then missing.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TerminalError:
+    return TerminalError(
+        f"The file {path} of the prediction log cannot be read.",
+        expected="a Parquet file, or an Arrow stream that is still being written",
+        received=str(error).splitlines()[0],
+        remedy="Put it back from a copy, or move it away: its rows are then missing.",
+    )
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table:
@@ -93,6 +104,7 @@ def _with_text(part: pa.Table, names: set[str]) -> pa.Table:
 
 
 def _once(rows: pa.Table) -> pa.Table:
-    numbered = rows.select([VERSION, REQUEST, ROW]).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
-    first = numbered.group_by([VERSION, REQUEST, ROW]).aggregate([("number", "min")])["number_min"]
+    names = list(_NAMES)
+    numbered = rows.select(names).append_column("number", pa.array(range(rows.num_rows), pa.int64()))
+    first = numbered.group_by(names).aggregate([("number", "min")])["number_min"]
     return rows.take(first.combine_chunks().sort())

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airtight.releases import SHADOW
 from airtight.router import BINS, Counts, Side
 from airtight.verdict import Check
 from components.measures import drift
-
-SHADOW = "shadow"
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def checks(counts: Counts, limits: Limits) -> tuple[Check, ...]:
 
     Args:
       counts: Of one release.
-      limits: The bounds. Both sides answer other requests, so mean and PSI get what chance alone explains on top; in
-        shadow mode both answer the same ones, and PSI alone keeps it.
+      limits: The bounds. Both sides answer other requests, in shadow mode too, where the stable version answers all and
+        the candidate a share; so mean and PSI get what chance alone explains on top.
 
     Returns:
       `requests` first. The others are worth nothing where that does not hold.
@@ -53,6 +52,7 @@ def checks(counts: Counts, limits: Limits) -> tuple[Check, ...]:
         _requests(counts, limits.requests),
         _share("failed", stable, candidate, limits.failed),
         _share("refused", stable, candidate, limits.failed),
+        _unserved(candidate, limits.failed),
         _latency(stable, candidate, limits),
         _numbers(stable, candidate, limits.failed),
     ]
@@ -80,6 +80,14 @@ def _share(name: str, stable: Side, candidate: Side, more: float) -> Check:
     count = getattr(candidate, name)
     note = f"{count} of {candidate.requests} requests to the candidate."
     return Check(f"{name} share", new <= old + more, new, f"<= {old + more:.4g}", old, note=note)
+
+
+def _unserved(candidate: Side, most: float) -> Check:
+    """Requests that the candidate should have answered and was not there for; the stable version answered them."""
+    meant = candidate.requests + candidate.unserved
+    share = candidate.unserved / meant if meant else 0.0
+    note = f"{candidate.unserved} of {meant} requests found no server that had the candidate."
+    return Check("unserved share", share <= most, share, f"<= {most:.4g}", note=note)
 
 
 def _latency(stable: Side, candidate: Side, limits: Limits) -> Check:
@@ -119,11 +127,7 @@ def _mean(counts: Counts, limit: float) -> Check:
     old, new = counts.stable.mean, counts.candidate.mean
     if old is None or new is None:
         return Check("mean answer", True, new, baseline=old, note="There is no mean.", severity="warning")
-    noise = (
-        0.0
-        if counts.mode == SHADOW
-        else 3 * math.hypot(_standard_error(counts.stable), _standard_error(counts.candidate))
-    )
+    noise = 3 * math.hypot(_standard_error(counts.stable), _standard_error(counts.candidate))
     note = f"Within {limit:g} of stable's" + (f", and {noise:.3g} for chance." if noise else ".")
     return Check(
         "mean answer", abs(new - old) <= limit + noise, new, f"within {limit + noise:.3g} of it", old, note=note

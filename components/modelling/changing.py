@@ -92,15 +92,24 @@ def await_loaded(server: ModelServer, model: str, version: int, timeout_s: float
 def await_alone(server: ModelServer, model: str, version: int, choice: Choice, timeout_s: float) -> None:
     """Waits until the server has that version only, and calls it `stable` where the choice does.
 
+    Where the highest is chosen, a later one that was pushed meanwhile is as good.
+
     Raises:
       TransientError: It cannot be reached or is not done in time.
     """
     label = choice.labels.get(STABLE, 0)
-    await_server(
-        lambda: (
-            server.available(model) == server.available_anywhere(model) == {version}
+
+    def is_alone() -> bool:
+        there = server.available(model)
+        return (
+            len(there) == 1
+            and (there == {version} if choice.versions else min(there) >= version)
+            and there == server.available_anywhere(model)
             and (not label or server.labelled(model, STABLE) == label)
-        ),
+        )
+
+    await_server(
+        is_alone,
         f"version {version} of {model} to be the only one" + (f" and to be called {STABLE}" if label else ""),
         server,
         timeout_s,
@@ -119,15 +128,24 @@ def await_server(true: Callable[[], bool], what: str, server: ModelServer, timeo
     Raises:
       TransientError: It has not.
     """
+    wait_for(
+        true,
+        timeout_s,
+        lambda: TransientError(
+            "The model server did not follow in time; the change was taken back.",
+            expected=f"{what} within {timeout_s:g} s",
+            received="a server that is not there yet",
+            remedy=f"See that the server at {server.url} reads models.config again and again, and retry the task.",
+        ),
+    )
+
+
+def wait_for(true: Callable[[], bool], timeout_s: float, late: Callable[[], TransientError]) -> None:
+    """Waits until something is true; raises what `late` makes when it is not in time."""
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:
-            raise TransientError(
-                "The model server did not follow in time; the change was taken back.",
-                expected=f"{what} within {timeout_s:g} s",
-                received="a server that is not there yet",
-                remedy=f"See that the server at {server.url} reads models.config again and again, and retry the task.",
-            )
+            raise late()
         time.sleep(POLL_S)
 
 

@@ -23,10 +23,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airtight import releases, router
-from airtight.errors import TransientError
+from airtight.errors import TerminalError, TransientError
 from airtight.releases import Release
 from components.modelling import changing
-from components.modelling.model_server import ModelServer
+from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, RELEASE, STABLE, Choice, Served
 
 log = logging.getLogger(__name__)
@@ -57,16 +57,34 @@ class Place:
         server = ModelServer.named(server_url)
         return cls(changing.served_in(serving_root), server, router.address(router_url), timeout_s)
 
+    def check_live(self) -> None:
+        """Sees that there are live requests to try a version on.
 
-def begin(place: Place, release: Release, *, before: Choice, owner: str, until: datetime) -> None:
+        Raises:
+          TerminalError: No server or no router is named.
+        """
+        lacking = [
+            *([] if self.server else [f"a model server (server_url, {SERVER_VARIABLE})"]),
+            *([] if self.router else [f"a router (router_url, {router.VARIABLE})"]),
+        ]
+        if lacking:
+            raise TerminalError(
+                "A release needs live requests.",
+                expected="a model server and a router in front of it",
+                received=f"none named: {', '.join(lacking)}",
+                remedy="Start the local services, or name both.",
+            )
+
+
+def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None:
     """Gives the candidate its share of the requests; fails with everything as it was.
 
     Args:
       place: Where; it must have a server and a router.
-      release: The release; its share is what the candidate gets in the end.
+      release: The release; its share is what the candidate gets in the end, and later than `until` it counts as broken
+        off.
       before: What is chosen, settled.
       owner: Whose release it is; empty where nobody says.
-      until: Later it counts as broken off.
 
     Raises:
       TerminalError: The server cannot load the candidate.
@@ -80,7 +98,7 @@ def begin(place: Place, release: Release, *, before: Choice, owner: str, until: 
         trial=release.candidate,
         release=release.id,
         owner=owner,
-        until=until.isoformat(timespec="seconds"),
+        until=release.until,
         after=before,
     )
     both = dataclasses.replace(only, versions=tuple(sorted((release.stable, release.candidate))))
@@ -123,8 +141,8 @@ def end(place: Place, model: str, *, winner: int, after: Choice) -> None:
     entry = releases.read(served.root).get(model)
     if entry is not None and len(choice.versions) > 1:
         # A shadow's share is asked and not answered: where the candidate takes over, it has to answer.
-        takes_over = {"share": 1.0, "mode": "canary"} if winner == entry.candidate else {"share": 0.0}
-        _tell(place, model, dataclasses.replace(entry, **takes_over), needed=False)
+        takes_over = {"share": 1.0, "mode": releases.CANARY} if winner == entry.candidate else {"share": 0.0}
+        _tell(place, model, dataclasses.replace(entry, until="", **takes_over), needed=False)
         if place.router:
             time.sleep(SETTLE_S)
     only = dataclasses.replace(choice, versions=(winner,), labels={STABLE: winner}, after=after)
@@ -195,6 +213,40 @@ def settled_after(choice: Choice, versions: list[int], why: str, *, stays: bool 
     return after
 
 
+def check_nothing_under_way(place: Place, model: str, owner: str) -> None:
+    """Sees that there is one release at a time; one that was broken off is none.
+
+    Raises:
+      TerminalError: Another one is under way.
+    """
+    choice = place.served.choice(model)
+    if choice.release and not (owner and choice.owner == owner) and not is_broken_off(choice):
+        raise TerminalError(
+            f"A release of {model} is under way.",
+            expected="one release at a time",
+            received=f"version {choice.trial} is tried since {choice.at}"
+            + (f", by {choice.owner}" if choice.owner else ""),
+            remedy="Wait until it has ended, or end it: `make rollback`, or promote the version that is to stay. "
+            f"After {choice.until} it counts as broken off.",
+        )
+
+
+def clear_broken_off(place: Place, model: str) -> None:
+    """Takes back a release that should have ended by now: nothing waits for it for ever.
+
+    Raises:
+      TransientError: A server or the router does not follow in time.
+    """
+    with place.served.alone(model):
+        if is_broken_off(place.served.choice(model)):
+            clear(place, model, "nobody ended it in time")
+
+
+def is_broken_off(choice: Choice) -> bool:
+    """Whether a release should have ended by now, so that nobody will end it who began it."""
+    return bool(choice.release and choice.until) and datetime.fromisoformat(choice.until) <= datetime.now(UTC)
+
+
 def stable_of(choice: Choice) -> int:
     """The version that a release under way compares with, or that took over; 0 where there is none."""
     return choice.labels.get(STABLE, 0) if choice.release else 0
@@ -237,16 +289,16 @@ class _NotInTime(TransientError):
 
 
 def _await_router(place: Place, true: Callable[[dict[str, Any]], bool], what: str) -> None:
-    deadline = time.monotonic() + place.timeout_s
-    while not true(router.status(place.router)["releases"]):
-        if time.monotonic() > deadline:
-            raise _NotInTime(
-                "The router did not follow in time.",
-                expected=f"{what} within {place.timeout_s:g} s",
-                received=f"another status at {place.router}{router.PATH}",
-                remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
-            )
-        time.sleep(changing.POLL_S)
+    changing.wait_for(
+        lambda: true(router.status(place.router)["releases"]),
+        place.timeout_s,
+        lambda: _NotInTime(
+            "The router did not follow in time.",
+            expected=f"{what} within {place.timeout_s:g} s",
+            received=f"another status at {place.router}{router.PATH}",
+            remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
+        ),
+    )
 
 
 def _await_label(place: Place, model: str, label: str, version: int) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import fingerprint_pb2
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tfx.utils import path_utils
 
 from airtight.errors import TerminalError
@@ -108,6 +109,46 @@ def _mean(logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.sigmoid(logits), axis=-1)
 
 
+def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
+    """What a SavedModel wants for its serving signature: "category" or "number" by feature, in the schema's order.
+
+    An older model may want fewer features than the schema has by now. The model is not loaded for that.
+
+    Args:
+      folder: The SavedModel.
+      schema: The features that the caller has.
+
+    Raises:
+      TerminalError: It cannot be read, has no such signature, or wants a feature that the schema does not have.
+    """
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError) as error:
+        raise _not_loaded(folder, error) from error
+    graphs = [graph for graph in saved.meta_graphs if tf.saved_model.SERVING in graph.meta_info_def.tags]
+    signature = graphs[0].signature_def.get("serving_default") if graphs else None
+    wanted = set(signature.inputs) if signature else set()
+    kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
+    lacking = wanted - set(kinds)
+    if signature is None or not wanted or lacking or PREDICTION not in signature.outputs:
+        raise TerminalError(
+            f"The model in {folder} cannot answer for these examples.",
+            expected=f"a signature serving_default of features in the schema, answering {PREDICTION}",
+            received=f"inputs that the schema lacks: {', '.join(sorted(lacking))}" if lacking else "another signature",
+            remedy="Give it rows of the schema that it was trained with.",
+        )
+    return dict(kinds)
+
+
+def _not_loaded(folder: Path, error: Exception) -> TerminalError:
+    return TerminalError(
+        f"The model in {folder} cannot be loaded.",
+        expected="a SavedModel",
+        received=str(error).splitlines()[0],
+        remedy="Train it again.",
+    )
+
+
 class Predictor:
     """A SavedModel, called through its serving signature.
 
@@ -123,25 +164,9 @@ class Predictor:
         try:
             self._model = tf.saved_model.load(str(folder))
         except (OSError, ValueError, tf.errors.OpError) as error:
-            raise TerminalError(
-                f"The model in {folder} cannot be loaded.",
-                expected="a SavedModel",
-                received=str(error).splitlines()[0],
-                remedy="Train it again.",
-            ) from error
-        self._signature = self._model.signatures.get("serving_default")
-        wanted = set(self._signature.structured_input_signature[1]) if self._signature else set()
-        self._kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
-        lacking = wanted - set(self._kinds)
-        if not wanted or lacking or PREDICTION not in self._signature.structured_outputs:
-            raise TerminalError(
-                f"The model in {folder} cannot answer for these examples.",
-                expected=f"a signature serving_default of features in the schema, answering {PREDICTION}",
-                received=f"inputs that the schema lacks: {', '.join(sorted(lacking))}"
-                if lacking
-                else "another signature",
-                remedy="Evaluate it with the schema that it was trained with.",
-            )
+            raise _not_loaded(folder, error) from error
+        self._kinds = inputs_of(folder, schema)
+        self._signature = self._model.signatures["serving_default"]
 
     def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """The probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored."""

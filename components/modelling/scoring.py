@@ -45,11 +45,11 @@ def scorer(
 
         if root not in sys.path:
             sys.path.insert(0, root)
-        scoring = import_module("components.modelling.scoring")
+        scoring, examples = import_module("components.modelling.scoring"), import_module("components.data.examples")
         call = scoring.loaded(folder, digest)
         for batch in batches:
             rows = pa.Table.from_batches([batch])
-            prediction = scoring.predict(call, scoring.columns(rows, inputs), output)
+            prediction = scoring.predict(call, examples.raw(rows, inputs), output)
             answer = rows.select(kept).append_column("prediction", pa.array(prediction, pa.float32()))
             yield from answer.combine_chunks().to_batches()
 
@@ -83,25 +83,14 @@ def loaded(folder: str, digest: str) -> Callable[..., Mapping[str, Any]]:
     return call
 
 
-def columns(rows: pa.Table, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Raw features: object arrays of str for categories, "" when missing; float32 for numbers, NaN when missing."""
-    raw = {}
-    for name, kind in kinds.items():
-        if kind == "category":
-            raw[name] = rows[name].fill_null("").to_numpy(zero_copy_only=False).astype(object)
-        else:
-            raw[name] = rows[name].fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float32)
-    return raw
-
-
 def predict(
-    call: Callable[..., Mapping[str, Any]], raw: Mapping[str, np.ndarray], output: str, step: int = STEP
+    call: Callable[..., Mapping[str, Any]], columns: Mapping[str, np.ndarray], output: str, step: int = STEP
 ) -> np.ndarray:
-    """The answers, float32 [rows], of raw features by name, each [rows]."""
-    count = len(next(iter(raw.values())))
+    """The answers, float32 [rows], of raw features by name (`examples.raw`), each [rows]."""
+    count = len(next(iter(columns.values())))
     answers = [np.zeros(0, np.float32)]
     for start in range(0, count, step):
-        part = {name: _filled(values[start : start + step], step) for name, values in raw.items()}
+        part = {name: _filled(values[start : start + step], step) for name, values in columns.items()}
         answers.append(np.asarray(call(**part)[output])[: min(step, count - start)])
     return np.concatenate(answers)
 

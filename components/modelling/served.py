@@ -51,7 +51,7 @@ class Choice:
       release: Id of the release under way; empty where there is none.
       owner: Whose release it is, such as a DAG run; empty where nobody said.
       until: ISO 8601; a release that is still there then was broken off.
-      after: What is chosen when the release has ended.
+      after: What is chosen when the release has ended, or again when a promotion was broken off.
     """
 
     versions: tuple[int, ...] = ()
@@ -68,13 +68,7 @@ class Choice:
     @property
     def settled(self) -> Choice:
         """What was chosen, without the trial of a promotion or release that is under way or was killed."""
-        if self.after is not None:
-            return self.after
-        if not self.trial:
-            return self
-        if not self.labels:
-            return HIGHEST
-        return dataclasses.replace(self, versions=tuple(v for v in self.versions if v != self.trial), trial=0)
+        return self if self.after is None else self.after
 
     @property
     def pinned(self) -> int:
@@ -93,12 +87,18 @@ class Choice:
         A server gives a label only to a version that it has loaded, and TensorFlow Serving refuses the whole file else.
         """
         both = tuple(sorted({version, served} - {0}))
-        return dataclasses.replace(self, versions=both, labels={STABLE: served} if self.pinned else {}, trial=version)
+        labels = {STABLE: served} if self.pinned and served else {}
+        return dataclasses.replace(self, versions=both, labels=labels, trial=version, after=self.settled)
 
     @property
     def is_left_to_a_release(self) -> bool:
         """Whether a version stays served because no release has put another one in its place, and no person chose."""
         return bool(self.versions) and self.by == RELEASE
+
+    @property
+    def is_a_persons(self) -> bool:
+        """Whether a person chose a version: then no push, nor a release that it asks for, changes that."""
+        return bool(self.versions) and self.by != RELEASE
 
 
 HIGHEST = Choice()

@@ -9,22 +9,13 @@ import numpy as np
 
 from airtight.verdict import Check, Verdict
 from components.measures.drift import Drift, in_words
+from components.reports.style import STYLE
 
-_STYLE = """
-:root { --old: #9aa5b1; --new: #2563eb; --warn: #b45309; --line: #e5e7eb; --ink: #1f2937; --dim: #6b7280; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); margin: 2rem auto;
-  max-width: 1180px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.said { font-size: 1.05rem; } .dim { color: var(--dim); }
-.old { color: #64717f; font-weight: 600; } .new { color: var(--new); font-weight: 600; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .6rem; vertical-align: middle; }
-th { border-bottom: 2px solid var(--line); font-weight: 600; } td { border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+_OWN_STYLE = """
+body { max-width: 1180px; }
 tr.drifted td:first-child { border-left: 4px solid var(--warn); }
 tr.drifted .mark { color: var(--warn); font-weight: 600; }
 td small { color: var(--dim); display: block; max-width: 30rem; } td.name { min-width: 19rem; }
-svg { display: block; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 """
 _BAR_PLOT = (240, 46)
 _LINE_PLOT = (1120, 200)
@@ -51,7 +42,7 @@ def page(
     overall = "\n".join(f"<li>{escape(str(check))}</li>" for check in of_feature.values())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<style>{_STYLE}</style></head><body>
+<style>{STYLE}{_OWN_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p class="said">{escape(str(verdict))}</p>
 <ul>{overall}</ul>

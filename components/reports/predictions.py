@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-_STYLE = """
-:root { --new: #2563eb; --line: #e5e7eb; --ink: #1f2937; --dim: #6b7280; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); margin: 2rem auto;
-  max-width: 760px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: .3rem 1rem .3rem 0; }
-th { font-weight: 600; } td { border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-svg { display: block; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
+from components.reports.style import STYLE
+
+_OWN_STYLE = """
+body { max-width: 760px; }
+table { width: auto; } th, td { padding: .3rem 1rem .3rem 0; overflow-wrap: anywhere; } th { border: 0; }
 """
 _PLOT = (720, 200)
 _ROWS = {
@@ -47,7 +44,7 @@ def page(told: Mapping[str, Any]) -> str:
     rows = "\n".join(f"<tr><th>{words}</th><td>{escape(str(shown[name]))}</td></tr>" for name, words in _ROWS.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<style>{_STYLE}</style></head><body>
+<style>{STYLE}{_OWN_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <table>
 {rows}

@@ -7,20 +7,11 @@ from html import escape
 from airtight.router import BINS, Counts, Side
 from airtight.verdict import Check, Verdict
 from components.measures.releases import shares
+from components.reports.style import STYLE
 
-_STYLE = """
-:root { --old: #9aa5b1; --new: #2563eb; --bad: #b91c1c; --line: #e5e7eb; --ink: #1f2937; --dim: #6b7280; }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); margin: 2rem auto;
-  max-width: 1000px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.said { font-size: 1.05rem; } .dim { color: var(--dim); }
-.old { color: #64717f; font-weight: 600; } .new { color: var(--new); font-weight: 600; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .6rem; }
-th { border-bottom: 2px solid var(--line); font-weight: 600; } td { border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+_OWN_STYLE = """
+body { max-width: 1000px; }
 tr.fails td:first-child { border-left: 4px solid var(--bad); } tr.fails .mark { color: var(--bad); font-weight: 600; }
-svg { display: block; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 """
 _PLOT = (960, 220)
 _BAR = (420, 22)
@@ -43,7 +34,7 @@ def page(title: str, verdict: Verdict, outcome: str, counts: Counts) -> str:
     sides = (counts.stable, counts.candidate)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<style>{_STYLE}</style></head><body>
+<style>{STYLE}{_OWN_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p class="said">{escape(outcome)}</p>
 <p>Grey is the <span class="old">stable</span> version {counts.stable.version}, blue the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import uuid
@@ -11,9 +12,10 @@ from typing import Any
 
 from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
 from airtight.home import Home
+from runtime import local, logs
 from runtime.bundle import path_of
 from runtime.client import Call, fresh
-from runtime.protocol import NodeRequest, Outcome, run_key
+from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
 
@@ -38,42 +40,34 @@ def promote(version: str, reason: str, home: Home) -> str:
     Raises:
       AirtightError: It cannot be done; what was served is served.
     """
-    values = {"version": version, "reason": reason}
-    run = _by_the_launcher if home.launcher_socket.exists() else _here
-    return str(run(values, home)["promote"].outputs["promotion"][0]["properties"]["summary"])
-
-
-def _by_the_launcher(values: dict[str, Any], home: Home) -> dict[str, Outcome]:
-    bundle = fresh(PIPELINE, home, say=print)
-    run = uuid.uuid4().hex[:8]
-    outcomes: dict[str, Outcome] = {}
-    for node in bundle.nodes:
-        request = NodeRequest(
-            bundle=str(path_of(PIPELINE, home)),
-            node=node.id,
-            run=run_key("local", bundle.pipeline, run),
-            attempt=uuid.uuid4().hex,
-            home=str(home.path),
-            parameters=bundle.bind(values),
-            labels={"run_id": run},
-        )
-        with Call(request, home.launcher_socket) as call:
-            for line in call.lines():
-                print(line, flush=True)
-            outcomes[node.id] = call.outcome
-        outcomes[node.id].raise_if_failed()
-    return outcomes
-
-
-def _here(values: dict[str, Any], home: Home) -> dict[str, Outcome]:
-    from runtime import local, logs
-    from runtime.compile import compile_pipeline
-
     logs.speak()
-    outcomes = local.run(compile_pipeline(PIPELINE, home), home, uuid.uuid4().hex[:8], values)
+    by_launcher = home.launcher_socket.exists() and not _names_other_servers(home)
+    path = path_of(PIPELINE, home)
+    if by_launcher:
+        fresh(PIPELINE, home, say=print)
+    else:
+        from runtime.compile import compile_pipeline
+
+        path = compile_pipeline(PIPELINE, home)
+    values = {"version": version, "reason": reason}
+    run = uuid.uuid4().hex[:8]
+    outcomes = local.run(path, home, run, values, by=functools.partial(_ask, home) if by_launcher else None)
     for outcome in outcomes.values():
         outcome.raise_if_failed()
-    return outcomes
+    return str(outcomes["promote"].outputs["promotion"][0]["properties"]["summary"])
+
+
+def _names_other_servers(home: Home) -> bool:
+    """Whether the caller's environment names others than the services', which the launcher would ask."""
+    of_services = environment(Settings.of_running(home), home)
+    return any(os.environ.get(name, told) != told for name in SERVERS if (told := of_services.get(name, "")))
+
+
+def _ask(home: Home, request: NodeRequest) -> Outcome:
+    with Call(request, home.launcher_socket) as call:
+        for line in call.lines():
+            print(line, flush=True)
+        return call.outcome
 
 
 def table(home: Home) -> list[str]:

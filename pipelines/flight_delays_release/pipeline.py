@@ -34,6 +34,7 @@ def create_pipeline() -> Pipeline:
         min_requests=runtime_parameter(settings.MIN_REQUESTS),
         max_more_failed=runtime_parameter(settings.MAX_MORE_FAILED),
         owner=runtime_parameter(settings.OWNER),
+        asked_by=runtime_parameter(settings.ASKED_BY),
     ).with_id("start")
     release = started.outputs["release"]
     judged = judge_release(

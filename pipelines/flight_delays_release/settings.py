@@ -81,6 +81,13 @@ DIFFERENCE_LIMIT = Parameter(
     minimum=0,
     maximum=1,
 )
+ASKED_BY = Parameter(
+    "asked_by",
+    "str",
+    "person",
+    "Who wants this release: what a push asks for gives way to a version that a person chose, or a newer one.",
+    choices=("person", "push"),
+)
 OWNER = Parameter("owner", "str", "", "Whose release it is; filled in by the run.")
 WATCHED = Parameter("watched", "str", "", "Why the watching has ended; filled in by the task watch.")
 
@@ -98,6 +105,7 @@ PARAMETERS = (
     MEAN_LIMIT,
     PSI_LIMIT,
     DIFFERENCE_LIMIT,
+    ASKED_BY,
     OWNER,
     WATCHED,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -19,6 +18,13 @@ from airtight.home import Home
 from airtight.router import Counts
 
 POLL_S = 1.0
+WATCHED = """
+{%- set begun = ti.xcom_pull('start')['outputs']['release'][0]['properties'].get('release', '') -%}
+{%- set seen = ti.xcom_pull('watch') or {'release': begun, 'reason': 'the task watch was marked as done by hand'} -%}
+{{ seen['reason'] if seen.get('release') == begun else '' }}"""
+"""Template that tells `judge` why the watching has ended, of tasks named `start` and `watch`. Where `judge` is cleared,
+Airflow runs its setup `start` again, but not `watch`: what that saw was another release. Then it is empty, and `judge`
+watches itself."""
 
 
 class StartRelease(TriggerDagRunOperator):
@@ -34,6 +40,7 @@ class StartRelease(TriggerDagRunOperator):
     def __init__(self, *, push: str = "push", **kwargs: Any) -> None:
         kwargs.setdefault("doc_md", f"Has the version released that `{push}` left to a release; skipped else.")
         kwargs.setdefault("logical_date", None)
+        kwargs.setdefault("skip_when_already_exists", True)
         super().__init__(**kwargs)
         self.push = push
 
@@ -41,13 +48,16 @@ class StartRelease(TriggerDagRunOperator):
         """Triggers it, or not.
 
         Raises:
-          AirflowSkipException: Nothing was left to a release.
+          AirflowSkipException: Nothing was left to a release. So is an attempt after the one that triggered it.
         """
         (pushed,) = context["ti"].xcom_pull(task_ids=self.push)["outputs"]["pushed"]
         told = pushed["properties"]
         if not told.get("awaits_release"):
             raise AirflowSkipException(f"Nothing is left to a release. {told.get('reason', '')}")
-        self.conf = {"version": str(told["version"])}
+        self.conf = {"version": str(told["version"]), "asked_by": "push"}
+        run = context["dag_run"]
+        # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
+        self.trigger_run_id = f"{run.dag_id}__{run.run_id}__{told['version']}__{run.clear_number or 0}"
         super().execute(context)
 
 
@@ -74,7 +84,8 @@ class AwaitRelease(BaseOperator):
         """Begins to wait; called again with what the trigger saw.
 
         Returns:
-          Why the watching ended, and how many requests each side had seen, for XCom.
+          The release's id, why the watching ended, and how many requests each side had seen, for XCom; at once where
+          no release was begun.
 
         Raises:
           TaskDeferred: It was not watched yet.
@@ -84,6 +95,8 @@ class AwaitRelease(BaseOperator):
             (release,) = context["ti"].xcom_pull(task_ids=self.start)["outputs"]["release"]
             told = release["properties"]
             self.log.info("%s", told["summary"])
+            if not told.get("release"):
+                return {"release": "", "reason": told["summary"], "requests": {}}
             self.defer(
                 trigger=ReleaseWatched(
                     model=told["model"],
@@ -161,24 +174,20 @@ class ReleaseWatched(BaseTrigger):
         try:
             self._check_under_way()
             counts = self._counts()
-            reason = (
-                self._too_long()
-                if counts is None
-                else router.over(
-                    counts,
-                    since=told["since"],
-                    minutes=told["minutes"],
-                    longest_minutes=told["longest_minutes"],
-                    requests=told["min_requests"],
-                    limit=told["max_more_failed"],
-                )
+            reason = router.over(
+                counts,
+                since=told["since"],
+                minutes=told["minutes"],
+                longest_minutes=told["longest_minutes"],
+                requests=told["min_requests"],
+                limit=told["max_more_failed"],
             )
         except AirtightError as error:
             return {"error": error.to_json()}
         if not reason:
             return None
         seen = {"stable": counts.stable.requests, "candidate": counts.candidate.requests} if counts else {}
-        return {"reason": reason, "requests": seen}
+        return {"release": told["release"], "reason": reason, "requests": seen}
 
     def _check_under_way(self) -> None:
         """The file has the last word: a router that has just started follows nothing yet."""
@@ -200,9 +209,3 @@ class ReleaseWatched(BaseTrigger):
                 raise
             return None
         return counts if counts is not None and counts.id == self.told["release"] else None
-
-    def _too_long(self) -> str:
-        """A router that is away for good does not keep the release for ever."""
-        elapsed = (datetime.now(UTC) - datetime.fromisoformat(self.told["since"])).total_seconds() / 60
-        longest = max(self.told["minutes"], self.told["longest_minutes"])
-        return f"the longest time of {longest:g} minutes is over, and the router is away" if elapsed >= longest else ""

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -26,8 +26,9 @@ from serving.config import ModelSettings
 from serving.prediction_log.kafka_sink import KafkaSink, NotTaken
 from serving.prediction_log.parquet_sink import ParquetSink
 from serving.prediction_log.personal import Personal
-from serving.prediction_log.rows import REQUEST_HEADER, Answered, Note, tables
+from serving.prediction_log.rows import REQUEST_HEADER, Answered, Group, Note, groups
 from serving.prediction_log.settings import Destination, LogSettings
+from serving.signature import size_of
 from serving.versions import Registry
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ SAY_S = 10.0
 CLOSE_S = 20.0
 """When the server stops, the rest has so long to be written."""
 _NOTE_BYTES = 1000
-"""A note without its arrays, about."""
+"""A note without its arrays and headers, about."""
 
 ROWS = metrics.Counter(":airtight:serving:prediction_log_rows", "Rows of the prediction log written.", "model_name")
 DROPPED = metrics.Counter(
@@ -131,10 +132,8 @@ class PredictionLog:
         headers = carrier["headers"] if type(carrier) is dict else carrier.invocation_metadata() or ()
         if rate < 1 and not _sampled(headers, rate):
             return
-        size = _NOTE_BYTES
-        for call in calls:
-            for array in (*call.inputs, *call.outputs):
-                size += array.nbytes
+        size = _NOTE_BYTES + sum(len(name) + len(value) for name, value in headers)
+        size += sum(size_of(call.inputs) + size_of(call.outputs) for call in calls)
         if len(self._queue) >= MAX_NOTES or self._bytes_in - self._bytes_out + size > MAX_BYTES:
             DROPPED.add(model, "queue_full")
             self._say("queue", 1, "requests are not in the prediction log: they come faster than it is written")
@@ -198,12 +197,17 @@ class PredictionLog:
         sink = self._sinks.get(destination)
         if sink is None:
             sink = self._sinks[destination] = self._opened(destination)
-        for table in tables(notes, self._personal):
-            if self._guarded(model, table.num_rows, partial(sink.write, model, table)):
-                self._count(ROWS, table.num_rows, model)
+        for group in groups(notes, self._personal):
+            # Each by itself: calls of which no table can be made take no others with them.
+            self._guarded(model, len(group.entries), partial(self._write_group, sink, model, group))
 
-    def _guarded(self, model: str, rows: int, action: Any) -> bool:
-        """Runs a part of the work; what goes wrong is counted and told, and the thread goes on."""
+    def _write_group(self, sink: Sink, model: str, group: Group) -> None:
+        table = group.table(self._personal)
+        lost = self._guarded(model, table.num_rows, partial(sink.write, model, table))
+        self._count(ROWS, table.num_rows - lost, model)
+
+    def _guarded(self, model: str, rows: int, action: Callable[[], None]) -> int:
+        """Runs a part of the work; what goes wrong is counted and told, and the thread goes on. Answers rows lost."""
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever it is, the next rows may be written, and requests go on.
@@ -212,8 +216,8 @@ class PredictionLog:
                 self._count(DROPPED, lost, model, "not_written")
             what = "rows are not in the prediction log" if lost else "files of the prediction log are not closed yet"
             self._say("write" if lost else "roll", lost or 1, f"{what}: {type(error).__name__}: {error}")
-            return False
-        return True
+            return lost
+        return 0
 
     def _opened(self, destination: Destination) -> Sink:
         ours = self._settings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -100,18 +100,38 @@ _Entry: TypeAlias = tuple[Note, dict[str, Any], Answered | None]
 """A request, what its caller said, and one call of it."""
 
 
-def tables(notes: Sequence[Note], personal: Personal) -> Iterator[pa.Table]:
-    """The notes of one model as tables, one for each set of columns."""
-    groups: dict[tuple[int, bool, bool], list[_Entry]] = {}
+@dataclass(slots=True)
+class Group:
+    """Calls whose rows have the same columns, so that they are one table.
+
+    Args:
+      by_row: Whether each example is a row; otherwise each call is one.
+      ok: Whether there are answers.
+      entries: The calls, with their requests.
+    """
+
+    by_row: bool
+    ok: bool
+    entries: list[_Entry] = field(default_factory=list)
+
+    def table(self, personal: Personal) -> pa.Table:
+        """The rows."""
+        return _table(self.entries, self.by_row, self.ok, personal)
+
+
+def groups(notes: Sequence[Note], personal: Personal) -> Iterator[Group]:
+    """The notes of one model, by what their rows look like."""
+    found: dict[tuple[Any, ...], Group] = {}
     for note in notes:
         said, ok = _said(note, personal), note.code == "OK"
-        if not note.calls:
-            groups.setdefault((0, False, ok), []).append((note, said, None))
-        for call in note.calls:
-            groups.setdefault((id(call.signature), _by_row(call, ok), ok), []).append((note, said, call))
-    for (_, by_row, ok), group in groups.items():
+        for call in note.calls or (None,):
+            examples = _examples(call, ok)
+            # Calls without examples are apart: their rows have no features, as those of refused requests.
+            key = (call and id(call.signature), examples is None, examples == 0, ok)
+            found.setdefault(key, Group(examples is not None, ok)).entries.append((note, said, call))
+    for group in found.values():
         time.sleep(0)
-        yield _table(group, by_row, ok, personal)
+        yield group
 
 
 def _said(note: Note, personal: Personal) -> dict[str, Any]:
@@ -136,15 +156,17 @@ def _said(note: Note, personal: Personal) -> dict[str, Any]:
     return said
 
 
-def _by_row(call: Answered, ok: bool) -> bool:
-    """Whether the call's tensors have a common batch, so that each example is a row."""
+def _examples(call: Answered | None, ok: bool) -> int | None:
+    """The size of the batch that the call's tensors have in common, so that each example is a row; None without one."""
+    if call is None:
+        return 0
     sizes = {array.shape[0] if array.ndim else None for array in (*call.inputs, *(call.outputs if ok else ()))}
-    return len(sizes) == 1 and None not in sizes
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _table(group: list[_Entry], by_row: bool, ok: bool, personal: Personal) -> pa.Table:
-    examples = [len(call.inputs[0]) if call and by_row else int(call is not None) for _, _, call in group]
-    counts = np.maximum(examples, 1)  # A request that was refused has one row, of no example.
+    examples = [_examples(call, ok) or 0 if by_row else 1 for _, _, call in group]
+    counts = np.maximum(examples, 1)  # A request that was refused, or asked for nothing, has one row, of no example.
     total = int(counts.sum())
     of = pa.array(np.repeat(np.arange(len(group)), counts))
     ends = np.cumsum(counts)
@@ -169,13 +191,13 @@ def _table(group: list[_Entry], by_row: bool, ok: bool, personal: Personal) -> p
     for name, kind in _META.items():
         columns[name] = pa.array(row, kind) if name == "row" else pa.array(per_request[name], kind).take(of)
     calls = [call for _, _, call in group if call]
-    if calls:
+    if any(examples):
         signature = calls[0].signature
-        inputs = _side([call.inputs for call in calls], signature.inputs, by_row, personal, counts)
-        columns |= _named(inputs, INPUT, OTHER_INPUTS, total)
+        inputs = _side([call.inputs for call in calls], signature.inputs, by_row, personal)
+        columns |= _named(inputs, INPUT, OTHER_INPUTS)
         if ok:
-            outputs = _side([call.outputs for call in calls], signature.outputs, by_row, personal, counts)
-            columns |= _named(outputs, OUTPUT, OTHER_OUTPUTS, total)
+            outputs = _side([call.outputs for call in calls], signature.outputs, by_row, personal)
+            columns |= _named(outputs, OUTPUT, OTHER_OUTPUTS)
     return pa.table(columns)
 
 
@@ -188,11 +210,7 @@ class _Side:
 
 
 def _side(
-    calls: Sequence[Sequence[np.ndarray]],
-    specs: Sequence[TensorSpec],
-    by_row: bool,
-    personal: Personal,
-    counts: np.ndarray,
+    calls: Sequence[Sequence[np.ndarray]], specs: Sequence[TensorSpec], by_row: bool, personal: Personal
 ) -> _Side:
     side = _Side({}, {})
     for number, spec in enumerate(specs):
@@ -258,7 +276,7 @@ def _of_feature(name: str, feature: Any, personal: Personal) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _named(side: _Side, prefix: str, other: str, total: int) -> dict[str, pa.Array]:
+def _named(side: _Side, prefix: str, other: str) -> dict[str, pa.Array]:
     columns = {f"{prefix}{name}": column for name, column in side.typed.items()}
     if side.other:
         names = list(side.other)

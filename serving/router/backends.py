@@ -115,7 +115,7 @@ class Pool:
         self.backends = [Backend(address) for address in settings.servers]
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=MAX_CONNECTIONS, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=settings.rest_api_timeout_s, sock_connect=PROBE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=PROBE_S),  # Who asks knows how long.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

@@ -12,12 +12,12 @@ from typing import Any
 
 import grpc
 
-from airtight.releases import KEY_HEADER
+from airtight.releases import KEY_HEADER, SHADOW
 from serving.errors import HTTP_STATUS
 from serving.router import answers, messages, metrics
 from serving.router.backends import Backend, Pool
 from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
-from serving.router.trials import SHADOW, Answer, Asked, Trials
+from serving.router.trials import Answer, Asked, Trials
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -99,12 +99,11 @@ class GrpcRouter(grpc.GenericRpcHandler):
 
             async def ask(version: int | None, side: str) -> Answer:
                 if version is None:
-                    metrics.resent("version")
                     return await self._ask(method, request, sent, over)
                 chosen = messages.with_version(name, request, version)
                 # Nobody waits for a shadow request: the caller's deadline is not its own.
                 until = time.monotonic() + SHADOW_S if side == SHADOW else over
-                return await self._ask(method, chosen, [*sent, (SIDE, side)], until)
+                return await self._ask(method, chosen, [*sent, (SIDE, side)], until, chosen=True)
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = next((value for key, value in sent if key == KEY_HEADER), None)
@@ -120,20 +119,25 @@ class GrpcRouter(grpc.GenericRpcHandler):
         metrics.answered(model, "GRPC", side, answer.code, time.perf_counter() - started)
         return answer, trailing
 
-    async def _ask(self, method: str, request: bytes, sent: Metadata, over: float | None) -> Answer:
-        """Sends a request to one server, and to another where the first is not available."""
-        answer = None
+    async def _ask(
+        self, method: str, request: bytes, sent: Metadata, over: float | None, *, chosen: bool = False
+    ) -> Answer:
+        """Sends a request to one server, and to another where the first is not available, or lacks the version."""
+        answer = absent = None
         for backend in self._pool.order():
             if answer is not None:
                 metrics.resent("server")
             left = None if over is None else max(over - time.monotonic(), 0.0)
             answer = await _send(backend, method, request, sent, left)
+            if chosen and answer.rest.code is grpc.StatusCode.NOT_FOUND:
+                absent = answer
+                continue
             if answer.rest.code not in _ELSEWHERE:
                 return answer
             # It may be away, or only busy: its health tells.
             self._pool.doubt()
         assert answer is not None  # There is one server at least.
-        return answer
+        return absent or answer
 
     async def _ask_all(self, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
         """Sends a request to every server; the first refusal is the answer."""

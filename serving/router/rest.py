@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
-from airtight.releases import KEY_HEADER
+from airtight.releases import KEY_HEADER, SHADOW
 from serving.bodies import Bodies, Gone
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE
@@ -143,10 +145,9 @@ class RestRouter:
         self, scope: dict[str, Any], path: str, headers: Headers, content: bytes, request_id: bytes
     ) -> Answer:
         method, query = scope["method"], scope["query_string"].decode("latin-1")
+        over, dropped = self._over(), _NOT_SENT | _of_the_connection(headers)
         sent: CIMultiDict[str] = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "replace"))
-            for name, value in headers
-            if name not in _NOT_SENT
+            (name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in headers if name not in dropped
         )
         sent[REQUEST_ID] = request_id.decode("utf-8", "replace")
 
@@ -156,7 +157,13 @@ class RestRouter:
             if side:
                 told = sent.copy()
                 told[SIDE] = side
-            return await self._ask(method, target, told, content)
+            # Nobody waits for a shadow request: the caller's time is not its own.
+            until = self._over() if side == SHADOW else over
+            try:
+                async with asyncio.timeout_at(until):
+                    return await self._ask(method, target, told, content, chosen=bool(side))
+            except TimeoutError:
+                return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
         call = _CALL.fullmatch(path) if method == "POST" else None
         if call is None:
@@ -170,7 +177,6 @@ class RestRouter:
 
             async def ask_version(version: int | None, side: str) -> Answer:
                 if version is None:
-                    metrics.resent("version")
                     return await ask(path)
                 return await ask(f"/v1/models/{model}/versions/{version}:{verb}", side)
 
@@ -189,28 +195,33 @@ class RestRouter:
         metrics.answered(model, "REST", side, answer.code, time.perf_counter() - started)
         return answer
 
-    async def _ask(self, method: str, target: str, headers: Any, content: bytes) -> Answer:
-        """Sends a request to one server, and to another where the first gave no answer."""
+    def _over(self) -> float:
+        """When a request that begins now has taken too long, however often it is sent; the event loop's time."""
+        return asyncio.get_running_loop().time() + self._timeout_s
+
+    async def _ask(self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool) -> Answer:
+        """Sends a request to one server, and to another where the first gave no answer, or lacks the version."""
         said: list[str] = []
+        absent: Answer | None = None
         for backend in self._pool.order():
             for again in (False, True):
-                if said:
+                if said or absent:
                     metrics.resent("server")
                 try:
-                    return await self._send(backend, method, target, headers, content)
+                    answer = await self._send(backend, method, target, headers, content)
+                    if not chosen or answer.code != HTTPStatus.NOT_FOUND:
+                        return answer
+                    absent = answer
+                    break
                 except (*_NOT_SENT_AT_ALL, *_CUT_OFF) as error:
-                    if isinstance(error, TimeoutError) and not isinstance(error, _NOT_SENT_AT_ALL):
-                        return _refusal(504, f"No answer in {self._timeout_s:g} s")
                     said.append(f"{backend.address.rest}: {error or type(error).__name__}")
                     # A kept connection may have been closed while the request was sent: the server itself may be well.
                     if again or isinstance(error, _NOT_SENT_AT_ALL):
                         self._pool.failed(backend, error or type(error).__name__)
                         break
-                except TimeoutError:
-                    return _refusal(504, f"No answer in {self._timeout_s:g} s")
                 except (aiohttp.ClientError, ValueError) as error:
                     return _refusal(502, f"{backend.address.rest}: {error}")
-        return _refusal(503, f"No model server answers: {'; '.join(said)}")
+        return absent or _refusal(503, f"No model server answers: {'; '.join(said)}")
 
     async def _send(self, backend: Backend, method: str, target: str, headers: Any, content: bytes) -> Answer:
         url = URL(backend.address.rest + target, encoded=True)
@@ -220,7 +231,8 @@ class RestRouter:
             ) as response:
                 told = await response.read()
                 kept = [(name.lower(), value) for name, value in response.raw_headers]
-                kept = [each for each in kept if each[0] not in _NOT_ANSWERED]
+                dropped = _NOT_ANSWERED | _of_the_connection(kept)
+                kept = [each for each in kept if each[0] not in dropped]
                 if method == "HEAD" and "content-length" in response.headers:
                     kept.append((b"content-length", response.headers["content-length"].encode()))
                 return Answer(response.status, told, kept)
@@ -228,6 +240,11 @@ class RestRouter:
 
 def _value(headers: Headers, name: bytes) -> bytes | None:
     return next((value for each, value in headers if each == name), None)
+
+
+def _of_the_connection(headers: Headers) -> set[bytes]:
+    """The headers that `Connection` names: they are for the next hop alone (RFC 9110, 7.6.1)."""
+    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
 
 
 def _refusal(status: int, message: str) -> Answer:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from airtight.files import write_text
-from airtight.releases import Release
-from serving.router import answers
+from airtight.releases import CANARY, SHADOW, Release
+from serving.router import answers, metrics
 from serving.router.counts import SIDES, Counts
 
 logger = logging.getLogger(__name__)
 
 STABLE, CANDIDATE = SIDES
-SHADOW = "shadow"
-"""What a server is told as `x-airtight-side` of a request whose answer nobody gets."""
 MAX_SHADOWS, MAX_SHADOW_BYTES = 32, 64 << 20
 """Shadow requests under way at once; more are dropped and counted."""
 SAVE_S = 2.0
@@ -74,6 +75,11 @@ class Trial:
     release: Release
     counts: Counts = field(default_factory=Counts)
 
+    @functools.cached_property
+    def until(self) -> float:
+        """Seconds since 1970 from which on the candidate gets no request: nobody ended the release in time."""
+        return datetime.fromisoformat(self.release.until).timestamp() if self.release.until else math.inf
+
     def version(self, side: str) -> int:
         """A side's version."""
         return self.release.stable if side == STABLE else self.release.candidate
@@ -88,6 +94,7 @@ class Trial:
             "mode": release.mode,
             "share": release.share,
             "since": release.since,
+            "until": release.until,
             "sides": {side: self.counts.side(side).told(self.version(side)) for side in SIDES},
             "pairs": self.counts.pairs.told(),
         }
@@ -128,7 +135,7 @@ class Trials:
                 logger.info("Release %s of %s: %s", release.id, model, release)
             elif trial.release != release:
                 logger.info("Release %s of %s is now: %s", release.id, model, release)
-                trial.release = release
+                trial = Trial(release, trial.counts)
             now[model] = trial
         self._kept.clear()
         for model in self.of.keys() - now.keys():
@@ -143,24 +150,31 @@ class Trials:
           asked: The request.
 
         Returns:
-          The answer, and the side that it is of; no side where the chosen version was not served (any more).
+          The answer, and the side that it is of; no side where no server had the chosen version (any more).
         """
         release, key = trial.release, asked.key
-        drawn = self._random.random() if not key or release.mode == "canary" else place(release.id, key)
-        within = drawn < release.share
+        drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
+        within = drawn < release.share and time.time() < trial.until
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
-        counted = trial.counts.side(side)
+        if not release.share:
+            # The candidate is being loaded, or taken back: there is nothing to compare with, so no count is kept.
+            trial = Trial(release)
         started = time.perf_counter()
         answer = await asked.ask(trial.version(side), side)
+        counted = trial.counts.side(side)
         if answer.code == _NOT_FOUND:
             counted.unserved += 1
-            return await asked.ask(None, ""), ""
+            metrics.resent("version")
+            # What a server would choose may be the candidate: it does only where nobody has the stable version, either.
+            if side == CANDIDATE:
+                answer = await asked.ask(release.stable, STABLE)
+            if answer.code == _NOT_FOUND:
+                answer = await asked.ask(None, "")
+            return answer, ""
         counted.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
         # What follows waits until the answer is on its way.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._count_numbers, trial, side, answer, asked.read)
-        if within and release.mode == SHADOW:
-            loop.call_soon(self._shadow, trial, release.candidate, answer, asked)
+        shadowed = within and release.mode == SHADOW
+        asyncio.get_running_loop().call_soon(self._answered, trial, side, answer, asked, shadowed)
         return answer, side
 
     def told(self) -> dict[str, Any]:
@@ -195,6 +209,11 @@ class Trials:
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.save()
 
+    def _answered(self, trial: Trial, side: str, answer: Answer, asked: Asked, shadowed: bool) -> None:
+        numbers = self._count_numbers(trial, side, answer, asked.read)
+        if shadowed:
+            self._shadow(trial, numbers, asked)
+
     def _count_numbers(self, trial: Trial, side: str, answer: Answer, read: Read) -> list[float] | None:
         if answer.code != _OK:
             return None
@@ -206,11 +225,11 @@ class Trials:
             trial.counts.side(side).numbers.add(numbers)
         return numbers
 
-    def _shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+    def _shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
         if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + asked.size > MAX_SHADOW_BYTES:
             trial.counts.pairs.dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, version, stable, asked))
+        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, ours, asked))
         self._shadows.add(task)
         self._shadow_bytes += asked.size
 
@@ -222,18 +241,16 @@ class Trials:
 
         task.add_done_callback(over)
 
-    async def _ask_shadow(self, trial: Trial, version: int, stable: Answer, asked: Asked) -> None:
+    async def _ask_shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
         started = time.perf_counter()
-        answer = await asked.ask(version, SHADOW)
+        answer = await asked.ask(trial.release.candidate, SHADOW)
         if answer.code == _NOT_FOUND:
             trial.counts.candidate.unserved += 1
             return
         trial.counts.candidate.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
         theirs = self._count_numbers(trial, CANDIDATE, answer, asked.read)
-        if theirs is not None and stable.code == _OK and len(stable.content) <= answers.LARGEST:
-            ours = asked.read(stable.content)
-            if ours is not None:
-                trial.counts.pairs.add(ours, theirs)
+        if ours is not None and theirs is not None:
+            trial.counts.pairs.add(ours, theirs)
 
 
 def _read_state(path: Path | None) -> dict[str, Counts]:

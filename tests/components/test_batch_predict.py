@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -226,6 +227,15 @@ def test_files_are_by_local_day_and_the_artifact_says_by_which_model(spark, run,
     assert sum(told["counts"]) == told["rows"] == 600 and told["p5"] < told["p50"] < told["p95"]
     page = (Path(predictions.uri) / "report.html").read_text()
     assert page.count("<rect") == 20 and "Predictions of 2020-03-07 to 2020-03-10" in page
+
+
+@pytest.mark.slow
+def test_a_model_of_before_a_feature_came_is_asked_with_what_it_knows(spark, run, monkeypatch):
+    newer = dataclasses.replace(SCHEMA, features=(*SCHEMA.features, Feature("weight", "number", "a weight", "kg")))
+    before = run("before", table(300))
+    monkeypatch.setattr(module, "load", lambda name: newer)
+    after = run("after", table(300).append_column("weight", pa.array(np.ones(300, np.float32))))
+    assert after.digest == before.digest
 
 
 @pytest.mark.slow

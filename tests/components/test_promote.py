@@ -17,7 +17,7 @@ from components import promote as module
 from components.artifacts import Promotion, Proposal
 from components.modelling import changing, judged, releasing
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
-from components.modelling.served import FILE, HIGHEST, STABLE, Choice, Served
+from components.modelling.served import FILE, HIGHEST, RELEASE, STABLE, Choice, Served
 from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
@@ -150,6 +150,16 @@ def test_what_is_served_already_is_left_alone(site, version):
     assert site.served.file.read_text() == before
 
 
+def test_what_a_push_left_served_is_a_persons_choice_once_a_person_promotes_it(site):
+    site.served.choose("toy", Choice.only(JULY, at="2013-08-02", by=RELEASE, reason="the next waits for its release"))
+    proposal = site.propose(JULY, reason="July is fine")
+    assert "stays served whatever is pushed" in proposal.summary
+    promotion = site.promote(proposal, approval="admin")
+    assert (promotion.changed, f"Version {JULY} of toy is served as before" in promotion.summary) == (1, True)
+    choice = site.served.choice("toy")
+    assert (choice.versions, choice.by, choice.is_a_persons) == ((JULY,), "admin", True)
+
+
 @pytest.mark.parametrize("version", ["2013090101", "yesterday", "", "-1"])
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(site, version):
     with pytest.raises(TerminalError, match="no such version") as refused:
@@ -249,7 +259,7 @@ def test_what_the_server_does_not_serve_is_taken_back(site, monkeypatch, error, 
     proposal = site.propose(JUNE)
     with pytest.raises(fault):
         site.promote(proposal, timeout_s=0.3)
-    assert written == [Choice((JUNE, JULY), trial=JUNE), HIGHEST], "beside the served one first"
+    assert written == [Choice((JUNE, JULY), trial=JUNE, after=HIGHEST), HIGHEST], "beside the served one first"
     assert site.served.choice("toy") == HIGHEST
 
 

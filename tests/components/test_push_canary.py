@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from components.modelling import changing
-from components.modelling.model_server import SERVER_VARIABLE
+from components.modelling import changing, releasing
+from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
 from tests.components.standins import standing_in
 from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
 
 MAY_ENDS = ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00")
-MAY, JUNE_1, JULY_1 = 2013060101, 2013070101, 2013080101
+MAY, JUNE_1, JULY_1, AUGUST_1 = 2013060101, 2013070101, 2013080101, 2013090101
 PERSON = Choice.only(JUNE_1, at="2013-08-02", by="admin", reason="June is fine")
 
 
@@ -55,9 +55,23 @@ def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_
     # One more is left to the next release.
     awaits, _ = canary(pusher, "july-again")
     assert (awaits, pusher.served.choice("toy").reason) == (1, f"version {JULY_1 + 1} waits for its release")
-    # Pushed at once, it is registered only, too, and says what has to be done.
-    _, said = canary(pusher, "july-at-once", release="at_once")
+    # Pushed at once, one that is not the newest is registered only, and says what has to be done.
+    _, said = canary(pusher, "may", MAY_ENDS, release="at_once")
     assert "a release of this one, or `promote`, puts it before the requests" in said
+    assert pusher.there.versions("toy") == {JUNE_1: "AVAILABLE"}
+    # And the newest is served, in place of what a release left: no person chose that.
+    awaits, said = canary(pusher, "july-at-once", release="at_once")
+    assert (awaits, "the server answers with it" in said) == (0, True)
+    assert pusher.served.choice("toy") == HIGHEST
+    assert pusher.there.versions("toy") == {JULY_1 + 2: "AVAILABLE"}
+
+
+def test_a_server_that_has_not_loaded_anything_yet_does_not_take_the_newest_untried(pusher, monkeypatch):
+    monkeypatch.setattr(ModelServer, "available", lambda *_: set())
+    with pytest.raises(TransientError, match="serves no version of toy to compare"):
+        canary(pusher, "july")
+    assert pusher.served.versions("toy") == [JUNE_1]
+    assert pusher.served.choice("toy") == HIGHEST
 
 
 def test_where_there_is_nothing_to_compare_with_it_is_served_at_once(tmp_path, monkeypatch):
@@ -90,28 +104,71 @@ def test_what_is_not_published_keeps_nobody_waiting(pusher, monkeypatch, fault):
     assert pusher.served.choice("toy") == HIGHEST
 
 
+def trial(after, **told):
+    """July is tried beside June."""
+    return Choice(
+        (JUNE_1, JULY_1),
+        {STABLE: JUNE_1, CANARY: JULY_1},
+        **{"at": "2013-08-03", "by": RELEASE, "trial": JULY_1, "release": "one", "until": "2999-08-04T00:00:00Z"}
+        | told,
+        after=after,
+    )
+
+
 @pytest.mark.parametrize("release", ["canary", "at_once"])
 def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, release):
     pusher(model_of(pusher.folder / "july", "july"), JULY)
-    both = Choice(
-        (JUNE_1, JULY_1),
-        {STABLE: JUNE_1, CANARY: JULY_1},
-        at="2013-08-03",
-        by=RELEASE,
-        trial=JULY_1,
-        release="one",
-        until="2013-08-04",
-        after=PERSON,
-    )
+    both = trial(HIGHEST)
     pusher.served.choose("toy", both)
     assert pusher.served.choice("toy") == both, "all of it is kept in the file"
-    assert (both.pinned, both.settled) == (JUNE_1, PERSON)
+    assert (both.pinned, both.settled) == (0, HIGHEST)
     awaits, said = canary(pusher, "july-again", release=release)
     assert awaits == int(release == "canary")
     assert f"a release tries version {JULY_1} beside {JUNE_1} since 2013-08-03" in said
-    assert pusher.served.choice("toy") == both
+    chosen = pusher.served.choice("toy")
+    if release == "canary":
+        # Whatever becomes of the candidate, the newest is not served untried when the release has ended.
+        assert (chosen.after.versions, chosen.after.by) == ((JUNE_1,), RELEASE)
+        assert releasing.settled_after(chosen, pusher.served.versions("toy"), "no").versions == (JUNE_1,)
+    assert dataclasses.replace(chosen, after=HIGHEST) == both
     # The very candidate, pushed again, is no other one.
     pusher.served.choose("toy", dataclasses.replace(both, trial=JULY_1 + 1, versions=(JUNE_1, JULY_1 + 1)))
     made = pusher(model_of(pusher.folder / "again", "july-again"), JULY, release=release, server_url=pusher.there.url)
     assert made.get_int_custom_property("awaits_release") == 0
     assert f"a release tries it beside {JUNE_1}" in made.get_string_custom_property("reason")
+
+
+@pytest.mark.parametrize("release", ["canary", "at_once"])
+def test_a_release_that_nobody_ended_in_time_holds_up_no_push(pusher, release):
+    pusher(model_of(pusher.folder / "july", "july"), JULY)
+    pusher.served.choose("toy", trial(HIGHEST, until="2013-08-04T00:00:00Z"))
+    awaits, said = canary(pusher, "july-again", release=release)
+    chosen = pusher.served.choice("toy")
+    assert chosen.release == ""
+    if release == "canary":
+        assert (awaits, chosen.versions, chosen.by) == (1, (JUNE_1,), RELEASE)
+    else:
+        assert (awaits, "the server answers with it" in said, chosen) == (0, True, HIGHEST)
+
+
+def test_of_two_pushes_at_once_the_later_version_is_served_and_the_earlier_one_says_so(pusher, monkeypatch):
+    pusher.served.choose("toy", dataclasses.replace(PERSON, by=RELEASE))
+    change = changing.change
+
+    def changing_while_another_pushes(*arguments):
+        (pusher.root / "toy" / str(AUGUST_1)).mkdir()
+        change(*arguments)
+
+    monkeypatch.setattr(changing, "change", changing_while_another_pushes)
+    _, said = canary(pusher, "july", release="at_once")
+    assert f"registered only: version {AUGUST_1} is of a later interval and stays the served one" in said
+    assert pusher.served.choice("toy") == HIGHEST
+
+
+def test_a_release_of_what_is_beside_a_persons_choice_leaves_no_later_push_to_a_release(pusher):
+    pusher(model_of(pusher.folder / "july", "july"), JULY)
+    both = trial(PERSON)
+    pusher.served.choose("toy", both)
+    awaits, said = canary(pusher, "july-again")
+    assert (awaits, "a release tries" in said) == (0, True)
+    assert pusher.served.choice("toy") == both

@@ -152,12 +152,22 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
     good(site)
     decision = site.judge(release)
     assert decision.promoted == 1
-    assert decision.reason.startswith("Promoted: all 7 rules hold over 9000 requests to stable, 1000 to the candidate")
+    assert decision.reason.startswith("Promoted: all 8 rules hold over 9000 requests to stable, 1000 to the candidate")
     made = site.finish(release, decision)
     assert (made.from_version, made.to_version, made.changed) == (JUNE, JULY, 1)
-    assert site.choice == dataclasses.replace(Choice.only(JULY), at=site.choice.at, by=RELEASE, reason=decision.reason)
+    assert site.choice == Choice.only(JULY, at=site.choice.at, by="admin", reason=decision.reason), (
+        "what takes the place of a person's choice is not a push's to replace, either"
+    )
     assert site.followed is None
     assert [told.share for _, told in steps if told][-3:] == [0.1, 1.0, 1.0]
+
+
+def test_a_candidate_that_takes_the_place_of_nobodys_choice_is_a_releases(site):
+    site.served.choose("toy", dataclasses.replace(PERSON, by=RELEASE, reason=f"version {JULY} waits for its release"))
+    release = site.start()
+    good(site)
+    site.finish(release, site.judge(release))
+    assert (site.choice.pinned, site.choice.by) == (JULY, RELEASE)
 
 
 def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, steps):
@@ -229,6 +239,75 @@ def test_too_few_requests_decide_nothing(site, when_unsure, promoted):
     assert (decision.promoted, "30 of 30 requests" in decision.reason) == (0, True)
 
 
+def test_a_candidate_that_breaks_a_rule_is_not_promoted_for_want_of_requests(site):
+    release = site.start(min_requests=2000)
+    good(site, p99=500.0)
+    decision = site.judge(release, when_unsure="promote")
+    assert decision.promoted == 0
+    assert "too few requests to decide" in decision.reason and "p99 ms is 500" in decision.reason
+    with pytest.raises(TerminalError, match="when_unsure"):
+        site.judge(release, when_unsure="toss a coin")
+
+
+def test_a_candidate_that_is_often_not_there_does_not_take_over(site):
+    release = site.start()
+    good(site)
+    site.there.sides["candidate"]["unserved"] = 30
+    decision = site.judge(release)
+    assert (decision.promoted, "unserved share is 0.02913" in decision.reason) == (0, True)
+    site.there.sides["candidate"]["unserved"] = 3
+    assert site.judge(release).promoted == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "candidate", "why"),
+    [
+        (PERSON, JULY, f"version {JUNE} was chosen by admin at 2013-08-02, and a push does not override a person."),
+        (HIGHEST, JUNE, f"{JULY} is served, which is newer."),
+        (HIGHEST, JULY, "it is served already."),
+    ],
+)
+def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site, steps, before, candidate, why):
+    site.served.choose("toy", before)
+    steps.clear()
+    release = site.start(candidate, asked_by="push")
+    said = f"No release of version {candidate} of toy was begun: {why}"
+    assert (release.release, release.candidate, release.summary) == ("", candidate, said)
+    decision = site.judge(release)
+    assert (decision.promoted, decision.reason) == (0, said)
+    told = json.loads((Path(decision.uri) / FILE_NAME).read_text())
+    assert (told["checks"], told["reason"]) == ([], said)
+    assert said in (Path(decision.uri) / module.REPORT).read_text()
+    for made in (site.finish(release, decision), site.finish(release)):
+        assert (made.changed, made.to_version, made.approval) == (0, release.stable, RELEASE)
+        assert made.summary == f"{said} Nothing was changed."
+    assert (site.choice, site.followed, steps) == (before, None, []), "nothing was changed, and nothing is a fault"
+
+
+def test_what_a_push_asks_for_is_begun_where_the_served_version_was_left_to_it(site):
+    stays = Choice.only(JUNE, at="2013-08-02", by=RELEASE, reason="version 2013080101 waits for its release")
+    site.served.choose("toy", stays)
+    release = site.start(asked_by="push")
+    assert site.followed.until == site.choice.until > release.since
+
+
+def test_what_began_and_could_not_be_written_down_is_taken_back(site, steps, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(OSError, match="no space left"):
+        site.start()
+    assert [told.share for _, told in steps if told][-1] == 0.0, "it had begun"
+    assert (site.choice, site.followed) == (PERSON, None)
+
+
+def test_no_candidate_is_promoted_without_a_request(site):
+    release = site.start(min_requests=2000)
+    good(site, requests=0)
+    assert site.judge(release, when_unsure="promote").promoted == 0
+
+
 def test_the_report_shows_both_sides_and_every_rule(site):
     release = site.start()
     good(site, failed=60, p99=80.0)
@@ -263,6 +342,25 @@ def test_without_a_task_that_watches_judge_watches_itself_until_it_has_seen_enou
     monkeypatch.setattr(module.time, "sleep", sleep)
     assert site.judge(release, watched="").promoted == 1
     assert len(looks) == 3
+
+
+def test_a_router_that_restarts_while_judge_watches_ends_no_release(site, monkeypatch):
+    release = site.start(minutes=0.0, longest_minutes=60.0, min_requests=500)
+    good(site)
+    answer, sleeps = site.there.answer, []
+    site.there.answer = lambda path: (503, {})
+
+    def sleep(_: float) -> None:
+        sleeps.append(1)
+        site.there.answer = answer
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert site.judge(release, watched="").promoted == 1
+    assert len(sleeps) == 1
+    site.there.answer = lambda path: (503, {})
+    release.longest_minutes = 0.0
+    with pytest.raises(TransientError, match="router cannot be reached"):
+        site.judge(release, watched="")
 
 
 def test_the_watching_ends_early_late_and_in_between():

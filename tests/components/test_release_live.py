@@ -82,7 +82,7 @@ class Load:
             for number in itertools.count():
                 if self.ended.is_set():
                     return
-                body = json.dumps({"instances": [(number * 0.618) % 1]})
+                body = json.dumps({"instances": [(number * 0.6180339887) % 1]})
                 connection.request("POST", "/v1/models/toy:predict", body)
                 answer = connection.getresponse()
                 answer.read()
@@ -98,7 +98,7 @@ def live(tmp_path, monkeypatch):
     save(root / "toy")
     served = Served(root)
     served.enter("toy")
-    served.choose("toy", Choice.only(STABLE, at="2013-06-02", by="admin"))
+    served.choose("toy", Choice.only(STABLE, at="2013-06-02", by=RELEASE))
     with models.running(tmp_path, f"--model_config_file={served.file}", *POLLING) as server:
         until(lambda: server.states("toy").get(STABLE) == "AVAILABLE", "the first version is served")
         with routers.routing(tmp_path / "router", root, [(server.rest, server.grpc)]) as router:

@@ -62,6 +62,15 @@ def test_beside_the_served_version_the_label_stays_where_it_is(served):
     assert HIGHEST.beside(JUNE, 0).versions == (JUNE,)
 
 
+def test_a_version_beside_none_has_no_label_and_what_was_chosen_is_not_lost(served):
+    pinned = Choice.only(JULY, at="2013-08-02", by="admin")
+    for loaded, labels in ((0, {}), (JULY - 1, {STABLE: JULY - 1})):
+        beside = pinned.beside(JUNE, loaded)
+        assert (beside.labels, beside.settled, beside.pinned) == (labels, pinned, JULY)
+        served.choose("toy", beside)
+        assert served.choice("toy") == beside
+
+
 def test_what_others_wrote_by_hand_stays(served):
     served.root.mkdir()
     served.file.write_text(

@@ -341,7 +341,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
         ("start", "watch", "judge", "finish", "succeeded"), "success"
     )
     choice = airflow.served.choice("flight_delays")
-    assert (choice.pinned, choice.by) == (july, "release")
+    assert (choice.pinned, choice.is_a_persons) == (july, True)
 
     airflow.router.sides["candidate"] = side(20)
     begin("stopped", june)

@@ -2,7 +2,9 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import jinja2
 import pytest
 from airflow.providers.common.compat.sdk import DagRunTriggerException
 from airflow.sdk import DAG, BaseOperator
@@ -11,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from airtight import releases, router
 from airtight.home import Home
 from plugins.tfx_airflow import release as module
-from plugins.tfx_airflow.release import AwaitRelease, ReleaseWatched, StartRelease
+from plugins.tfx_airflow.release import WATCHED, AwaitRelease, ReleaseWatched, StartRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
 from tests.components.standins import side, standing_in
 
@@ -69,7 +71,8 @@ class Task:
 
 def context(**properties) -> dict:
     outputs = {"release": [{"properties": properties}], "pushed": [{"properties": properties}]}
-    return {"ti": Task({"start": {"outputs": outputs}, "push": {"outputs": outputs}})}
+    run = SimpleNamespace(dag_id="flights", run_id="manual__1", clear_number=2)
+    return {"ti": Task({"start": {"outputs": outputs}, "push": {"outputs": outputs}}), "dag_run": run}
 
 
 def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
@@ -80,8 +83,29 @@ def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
     kind, settings = deferred.value.trigger.serialize()
     assert kind == "plugins.tfx_airflow.release.ReleaseWatched"
     assert ReleaseWatched(**settings).serialize() == (kind, settings), "a triggerer that restarts goes on"
-    seen = {"reason": "4 minutes are over", "requests": {"stable": 900, "candidate": 100}}
+    seen = {"release": "one", "reason": "4 minutes are over", "requests": {"stable": 900, "candidate": 100}}
     assert watch.execute(context(), event=seen) == seen
+
+
+def test_a_release_that_was_not_begun_is_not_waited_for():
+    said = "No release of version 2 of toy was begun: 3 is served, which is newer."
+    seen = AwaitRelease(task_id="watch", start="start").execute(context(**told(release=""), summary=said))
+    assert seen == {"release": "", "reason": said, "requests": {}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "begun", "said"),
+    [
+        ({"release": "one", "reason": "4 minutes are over"}, "one", "4 minutes are over"),
+        ({"release": "", "reason": "No release was begun."}, "", "No release was begun."),
+        ({"release": "one", "reason": "4 minutes are over"}, "two", ""),
+        (None, "two", "the task watch was marked as done by hand"),
+    ],
+)
+def test_judge_hears_only_what_was_seen_of_the_release_that_it_judges(seen, begun, said):
+    task = context(release=begun)["ti"]
+    task.xcom["watch"] = seen
+    assert jinja2.Template(WATCHED).render(ti=task) == said
 
 
 def test_the_trigger_fires_once_both_sides_saw_enough(there):
@@ -109,6 +133,7 @@ def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(ther
     assert event(longest_minutes=5.0)["reason"].startswith("the longest time of 5 minutes is over")
     monkeypatch.setenv(router.VARIABLE, "http://127.0.0.1:9")
     assert event(longest_minutes=5.0) == {
+        "release": "one",
         "reason": "the longest time of 5 minutes is over, and the router is away",
         "requests": {},
     }
@@ -133,8 +158,11 @@ def test_a_version_that_is_left_to_a_release_triggers_one(there):
     with pytest.raises(DagRunTriggerException) as triggered:
         start.execute(context(awaits_release=1, version=2013070101))
     assert triggered.value.trigger_dag_id == "releases"
-    assert triggered.value.conf == {"version": "2013070101"}
+    assert triggered.value.conf == {"version": "2013070101", "asked_by": "push"}
     assert triggered.value.logical_date is None
+    # So that an attempt after one that was killed triggers no second one, and one after a Clear does.
+    assert triggered.value.dag_run_id == "flights__manual__1__2013070101__2"
+    assert triggered.value.skip_when_already_exists
 
 
 @pytest.mark.parametrize("awaits", [{"awaits_release": 0}, {}])

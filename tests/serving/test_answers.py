@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorflow_serving.apis import predict_pb2
+import tensorflow as tf
+from tensorflow_serving.apis import inference_pb2, predict_pb2, regression_pb2
 
-from serving import examples, grpc_api, metrics, rest
-from serving.config import Settings
+from serving import examples, grpc_api, inference, metrics, rest
+from serving.config import ModelSettings, Settings
 from serving.errors import ServingError, invalid
 from serving.inference import Runner
+from serving.loader import load
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.settings import LogSettings
-from serving.versions import Registry
+from serving.signature import Signature, TensorSpec
+from serving.versions import Model, Registry, State, Version
 
 
 @pytest.fixture
@@ -86,6 +92,119 @@ def test_a_call_that_breaks_or_is_given_up_is_not_counted_as_answered(counted):
         asyncio.run(asyncio.wait_for(Service(_slow).Predict(predict_pb2.PredictRequest(), None), 0.05))
     asyncio.run(Service(_fine).Predict(predict_pb2.PredictRequest(), None))
     assert counted == ["UNKNOWN", "CANCELLED", "OK"]
+
+
+class Single(tf.Module):
+    """Answers without dimensions."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "x")])
+    def serve(self, x):
+        return {"number": tf.size(x), "word": tf.strings.reduce_join(x)}
+
+
+def test_a_single_string_is_answered_by_both_protocols_and_its_bytes_are_counted(tmp_path, monkeypatch):
+    module = Single()
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.serve)
+    loaded = load(tmp_path / "1", tmp_path, 1)
+    registry, runner, sizes = Registry(), Runner(1), []
+    convert = runner.convert
+    monkeypatch.setattr(runner, "convert", lambda size, *given: sizes.append(size) or convert(size, *given))
+    log = PredictionLog(LogSettings(), registry)
+    model = registry.models["m"] = Model(ModelSettings("m", tmp_path))
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"inputs": ["a", "b"]}'}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}
+    asyncio.run(rest.RestApi(registry, runner, Settings(), log)(scope, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (200, {"outputs": {"number": 2, "word": "ab"}})
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(["a", "b"]))
+    answer = asyncio.run(grpc_api.PredictionService(registry, runner, log).Predict(request, None))
+    assert answer.outputs["word"].string_val[0] == b"ab" and not answer.outputs["word"].tensor_shape.dim
+    assert sizes.count(4 + 8 + 2) == 2, "the number, the string's place and the string, of each answer"
+    loaded.close()
+
+
+def test_tasks_of_one_request_are_answered_by_one_version_whatever_is_swapped_between_them():
+    registry = Registry()
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+
+    def version(number: int) -> Version:
+        def run(serialized):
+            swap(2)
+            return [np.full(len(serialized), number, np.float32)]
+
+        return Version("m", number, None, State.AVAILABLE, loaded=Loaded(run))
+
+    def swap(number: int) -> None:
+        for old in model.versions.values():
+            old.state = State.UNLOADING
+        model.versions[number] = version(number)
+        model.changed()
+
+    swap(1)
+    request = inference_pb2.MultiInferenceRequest()
+    request.input.example_list.examples.add()
+    for name in "ab":
+        task = request.tasks.add(method_name="tensorflow/serving/regress")
+        task.model_spec.name, task.model_spec.signature_name = "m", name
+    log = PredictionLog(LogSettings(), registry)
+    answer = asyncio.run(grpc_api.PredictionService(registry, Runner(1), log).MultiInference(request, None))
+    told = [(one.model_spec.version.value, one.regression_result.regressions[0].value) for one in answer.results]
+    assert told == [(1, 1.0), (1, 1.0)]
+    assert model.versions[1].in_flight == 0
+
+
+class Loaded:
+    """A model with two signatures, `a` and `b`, from serialized tf.Examples to a number each."""
+
+    def __init__(self, run) -> None:
+        given, answered = (
+            TensorSpec(name, name, dtype, np.dtype(dtype.as_numpy_dtype), (None,))
+            for name, dtype in (("inputs", tf.string), ("outputs", tf.float32))
+        )
+        self.signatures = {n: Signature(n, "tensorflow/serving/regress", (given,), (answered,), run) for n in "ab"}
+
+    def signature(self, name: str) -> Signature:
+        return self.signatures[name]
+
+
+def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(monkeypatch):
+    registry, runner, threads = Registry(), Runner(1), []
+    log = PredictionLog(LogSettings(), registry)
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+    loaded = Loaded(lambda serialized: [np.zeros(len(serialized), np.float32)])
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    monkeypatch.setattr(inference, "LARGE_BYTES", 0)
+    for name in ("arrays", "result"):
+        function = getattr(examples, name)
+        watching = lambda *given, function=function: threads.append(threading.get_ident()) or function(*given)  # noqa: E731
+        monkeypatch.setattr(examples, name, watching)
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"signature_name": "a", "examples": [{"x": 1.0}]}'}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"raw_path": b"/v1/models/m:regress", "method": "POST", "headers": []}
+    asyncio.run(rest.RestApi(registry, runner, Settings(), log)(scope, receive, send))
+    assert json.loads(sent[1]["body"]) == {"results": [0.0]}
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "a"
+    request.input.example_list.examples.add()
+    asyncio.run(grpc_api.PredictionService(registry, runner, log).Regress(request, None))
+    assert len(threads) == 4 and threading.get_ident() not in threads
 
 
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,7 @@ from serving.batching_parameters import BatchingParameters, opportunistic, param
 from serving.errors import Code, ServingError, invalid
 from serving.inference import Runner
 from serving.loader import load
-from serving.signature import Signature, TensorSpec
+from serving.signature import Signature, TensorSpec, size_of
 from tests.serving import models
 
 
@@ -93,6 +94,35 @@ def test_requests_that_come_while_a_batch_runs_are_the_next_batch():
         assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(1, 9)]
         assert model.sizes == [1, 7]
         await until(lambda: not batcher._queues and not batcher._running)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(1.0, [4, 4]), (1e-5, [8])])
+def test_what_waits_shares_the_threads_where_a_batch_is_long_and_runs_as_one_where_it_is_short(seconds, sizes):
+    async def scenario():
+        model = Model()
+        for rows in (1, 2, 4, 8):
+            model.signature.observed.took(seconds, size_of(column(*range(rows))))
+        batcher = Batcher(opportunistic(2), model.call, inline_s=1e-3)
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, column(n)) for n in range(8)])
+        assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(8)]
+        assert model.sizes == sizes
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("each", "sizes"), [(1, [8, 8]), (3, [9, 9])])
+def test_what_waits_is_not_dealt_out_in_pieces_so_short_that_they_run_on_the_loop(each, sizes):
+    async def scenario():
+        model = Model()
+        for rows in (1, 2, 4, 8, 16):
+            model.signature.observed.took(1.0 if rows >= 8 else 1e-5, size_of(column(*range(rows))))
+        batcher = Batcher(opportunistic(4), model.call, inline_s=1e-3)
+        asked = [column(*[n] * each) for n in range(sum(sizes) // each)]
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays) for arrays in asked])
+        assert [answer[0].tolist() for answer in answers] == [[2 * n] * each for n in range(len(asked))]
+        assert model.sizes == sizes
 
     asyncio.run(scenario())
 
@@ -299,14 +329,36 @@ def test_batched_answers_are_those_of_single_requests(network):
 
 def test_a_cheap_call_does_not_wait_for_a_batch():
     model = Model()
-    model.signature.observed.took(1e-6, column(1))
+    model.signature.observed.took(1e-6, 4)
     runner = Runner(1, opportunistic(1))
     counted = metrics.BATCHED_REQUESTS._sums.get(("cheap",), 0)
     asyncio.run(runner.run("cheap", model.signature, column(1)))
     assert metrics.BATCHED_REQUESTS._sums.get(("cheap",), 0) == counted
-    model.signature.observed.took(1.0, column(1))
+    model.signature.observed.took(1.0, 4)
     asyncio.run(runner.run("cheap", model.signature, column(1)))
     assert metrics.BATCHED_REQUESTS._sums["cheap",] == counted + 1
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ([np.float32(1), np.ones(1)], [np.float32(1), np.ones(1000)]),
+        ([np.array([b"a"], object)], [np.array([b"a" * 1000], object)]),
+    ],
+)
+def test_what_a_call_costs_is_remembered_by_the_size_of_all_inputs_and_of_their_strings(small, large):
+    threads = []
+
+    def run(*arrays):
+        threads.append(threading.get_ident())
+        return []
+
+    signature = Signature("s", "", (), (), run)
+    signature.observed.took(1e-6, size_of(small))
+    runner = Runner(1)
+    for arrays in (small, large):
+        asyncio.run(runner.run("m", signature, arrays))
+    assert [one == threading.get_ident() for one in threads] == [True, False]
 
 
 def written(folder: Path, text: str) -> Path:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import metrics
+from serving import batching, inference, metrics
+from serving.batching_parameters import BatchingParameters
 from serving.errors import invalid
 from serving.inference import Runner
-from serving.prediction_cache import ENTRY_BYTES, PredictionCache, key_of
-from serving.signature import Signature, TensorSpec
+from serving.prediction_cache import ENTRY_BYTES, PredictionCache, copies_of, key_of
+from serving.signature import Signature, TensorSpec, size_of
 
 
 class Clock:
@@ -102,26 +104,28 @@ def test_the_least_recently_used_goes_first():
 
 
 def test_the_bytes_are_bounded_and_a_large_answer_puts_nobody_out():
-    answer = [np.zeros(1000, np.float32)]
+    def put(key: bytes, *answer: np.ndarray) -> None:
+        if cache.takes(size_of(answer)):
+            cache.put(key, copies_of(answer), size_of(answer))
+
     size = ENTRY_BYTES + 4000
     cache = PredictionCache(1000, 10 * size)
     for number in range(30):
-        cache.put(bytes([number]), answer)
+        put(bytes([number]), np.zeros(1000, np.float32))
         assert cache.size <= 10 * size
     assert len(cache) == 10 and cache.size == 10 * size
-    cache.put(b"large", [np.zeros(2500, np.float32)])
+    put(b"large", np.zeros(2500, np.float32))
     assert len(cache) == 10 and cache.get(b"large", "m") is None
-    texts = [np.array([b"x" * 1000] * 3, object)]
-    cache.put(b"texts", texts)
+    put(b"texts", np.array([b"x" * 1000] * 3, object))
     assert cache.size == 9 * size + ENTRY_BYTES + 3 * 8 + 3000
-    cache.put(b"texts", [np.zeros(1, np.float32)])  # Replaced, not counted twice.
+    put(b"texts", np.zeros(1, np.float32))  # Replaced, not counted twice.
     assert cache.size == 9 * size + ENTRY_BYTES + 4
 
 
 def test_a_kept_answer_is_a_copy_that_nobody_changes():
     batch = np.arange(100, dtype=np.float32)
     cache = PredictionCache(10, 1 << 20)
-    cache.put(b"k", [batch[10:12]])
+    cache.put(b"k", copies_of([batch[10:12]]), 8)
     batch[:] = 0
     kept = cache.get(b"k", "m")
     assert kept is not None and kept[0].tolist() == [10, 11] and kept[0].base is None
@@ -163,3 +167,33 @@ def test_a_key_tells_apart_whatever_is_asked_otherwise():
     assert key_of(half, [np.zeros(2, half.inputs[0].numpy)]) == key_of(half, [np.zeros(2, half.inputs[0].numpy)])
     scalar = np.array(1, np.float32)
     assert key_of(one, [scalar]) == key_of(one, [scalar.copy()]) != key_of(one, column(1))
+
+
+def test_what_is_large_is_hashed_and_copied_beside_the_event_loop_and_joined_too(monkeypatch):
+    threads: dict[str, set[int]] = {}
+
+    def watched(module, name: str) -> None:
+        function = getattr(module, name)
+
+        def watching(*given):
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return function(*given)
+
+        monkeypatch.setattr(module, name, watching)
+
+    for module, name in ((inference, "key_of"), (inference, "copies_of"), (batching, "_joined")):
+        watched(module, name)
+    model = Doubling()
+
+    async def ask_together(rows: int) -> None:
+        parameters = BatchingParameters(max_batch_size=2 * rows, batch_timeout_s=60.0)
+        runner = Runner(2, parameters, PredictionCache(10, 1 << 30))
+        arrays = column(*range(rows))
+        for answer in await asyncio.gather(*[runner.run("m", model.signature, arrays) for _ in range(2)]):
+            assert (answer[0] == 2 * arrays[0]).all()
+
+    asyncio.run(ask_together(2))
+    assert set.union(*threads.values()) == {threading.get_ident()} and len(threads) == 3
+    threads.clear()
+    asyncio.run(ask_together(inference.LARGE_BYTES))
+    assert threading.get_ident() not in set.union(*threads.values()) and len(threads) == 3

@@ -60,6 +60,7 @@ def test_a_config_file_is_read_whole():
         ('model_config_list { config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" } }', "once"),
         ('model_config_list { config { name: "a" base_path: "/a" model_version_policy { specific {} } } }', "specific"),
         ("custom_model_config {}", "custom"),
+        (r'model_config_list { config { name: "a" base_path: "a\000b" } }', "NUL"),
     ],
 )
 def test_a_config_file_that_cannot_be_used_is_refused_in_words(text, said):

@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
 
-from serving import tensors_json
+from serving import large_json, tensors_json
 from serving.errors import Code, ServingError
 from serving.large_json import APART_BYTES, LargeJson
 from serving.signature import Signature, TensorSpec
@@ -106,6 +108,35 @@ def test_a_process_that_dies_is_told_and_replaced():
         assert (await told(reader, body, ONE))[0] == ""
 
     asyncio.run(ask())
+
+
+def test_the_process_keeps_nothing_of_a_body_whatever_became_of_it():
+    async def ask():
+        reader = LargeJson()
+        await told(reader, b'{"instances": [[1, 2]]}', ONE)
+        process = psutil.Process(reader._process.pid)
+        before = process.memory_info().rss
+        refused = json.dumps({"instances": [list(range(1_000_000))] * 2}).encode()
+        fine = json.dumps({"instances": [[float(n), 1.5] for n in range(200_000)]}).encode()
+        for body, code in ((refused, Code.INVALID_ARGUMENT), (fine, ""), (b" " * (20 << 20), Code.INVALID_ARGUMENT)):
+            assert (await told(reader, body, ONE))[0] == code
+        async with reader.parsed(refused):
+            pass  # Its model, say, is unknown.
+        deadline = time.monotonic() + 20
+        while process.memory_info().rss > before + (10 << 20):
+            assert time.monotonic() < deadline, f"{(process.memory_info().rss - before) >> 20} MiB more than before"
+            await asyncio.sleep(0.02)
+
+    asyncio.run(ask())
+
+
+def test_strings_are_made_beside_the_event_loop(monkeypatch):
+    threads = []
+    made = large_json._array
+    monkeypatch.setattr(large_json, "_array", lambda *given: threads.append(threading.get_ident()) or made(*given))
+    body = json.dumps({"instances": [ROW, OTHER]}).encode()
+    assert isinstance(asyncio.run(told(LargeJson(), body, MANY))[1], list)
+    assert len(threads) == 4 and threading.get_ident() not in threads
 
 
 def test_requests_take_turns_and_one_that_is_given_up_leaves_the_next_its_own_answer():

@@ -33,7 +33,7 @@ from serving.prediction_log.kafka_sink import KafkaSink, NotTaken
 from serving.prediction_log.log import DROPPED, PredictionLog, _sampled
 from serving.prediction_log.parquet_sink import ParquetSink, recover
 from serving.prediction_log.personal import Personal, read_key
-from serving.prediction_log.rows import Answered, Note, as_messages, tables
+from serving.prediction_log.rows import Answered, Note, as_messages, groups
 from serving.prediction_log.settings import Destination, Logging, LogSettings
 from serving.signature import Signature, TensorSpec
 from serving.versions import Model, Registry
@@ -69,6 +69,10 @@ def answered(rows: int = 2, version: int = 7) -> Answered:
 
 def note(*calls: Answered, code: str = "OK", headers=(), at: float = NOW, model: str = "m") -> Note:
     return Note(at, model, None, "REST", "Predict", code, 0.002, headers, calls, 1.0, 1000)
+
+
+def tables(notes: list[Note], personal: Personal) -> list[pa.Table]:
+    return [group.table(personal) for group in groups(notes, personal)]
 
 
 def rows_of(*notes: Note, personal: Personal | None = None) -> list[dict]:
@@ -115,6 +119,24 @@ def test_what_has_no_column_is_json_by_name():
     rows = rows_of(note(call))
     assert [row["inputs_json"] for row in rows] == ['{"pair":[1.0,1.0]}'] * 3
     assert [row["output_y"] for row in rows] == [0.0, 1.0, 2.0]
+
+
+def test_a_call_without_examples_has_one_row_without_features_and_takes_no_others_with_it():
+    nothing = Signature("constant", "", (), (spec("y", tf.float32),), lambda: [])
+    two = Answered(7, nothing, [], [np.array([1, 2], np.float32)])
+    none = Answered(7, nothing, [], [np.array([], np.float32)])
+    rows = rows_of(note(answered(2)), note(answered(0)), note(two), note(none))
+    told = [(row["signature"], row["rows"], row["row"]) for row in rows]
+    assert told == [
+        ("serving_default", 2, 0),
+        ("serving_default", 2, 1),
+        ("serving_default", 0, 0),
+        ("constant", 2, 0),
+        ("constant", 2, 1),
+        ("constant", 0, 0),
+    ]
+    assert rows[0]["input_origin"] == "JFK" and "input_origin" not in rows[2] and rows[2]["version"] == 7
+    assert rows[4]["output_y"] == 2.0
 
 
 def serialized(**features) -> bytes:
@@ -237,6 +259,20 @@ def test_a_file_that_cannot_be_closed_is_closed_later(tmp_path, monkeypatch):
     sink._again_at = 0.0
     sink.roll()
     assert len(visible(tmp_path)) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 3
+
+
+def test_two_signatures_of_one_request_are_both_read_and_each_once(tmp_path):
+    sink, other = ParquetSink(tmp_path, 3600), answered(2)
+    other.signature = Signature("other", "", SIGNATURE.inputs, SIGNATURE.outputs, SIGNATURE.run)
+    for _ in range(2):
+        write(sink, note(answered(2), other, headers=[("x-request-id", "r1")]))
+    rows = predictions.read(tmp_path, "m", AROUND).to_pylist()
+    assert [(row["signature"], row["row"]) for row in rows] == [
+        ("other", 0),
+        ("other", 1),
+        ("serving_default", 0),
+        ("serving_default", 1),
+    ]
 
 
 def test_a_model_whatever_it_is_called_lies_below_the_folder(tmp_path):
@@ -429,6 +465,21 @@ def test_large_requests_fill_the_queue_by_their_bytes(served, monkeypatch):
     assert len(log._queue) == 2
 
 
+@pytest.mark.parametrize("what", ["origin", "header"])
+def test_strings_and_headers_fill_the_queue_by_their_bytes(served, monkeypatch, what):
+    monkeypatch.setattr(module, "MAX_BYTES", 3 * module._NOTE_BYTES)
+    monkeypatch.setattr(PredictionLog, "_start", lambda self: None)
+    log, long, call = (
+        PredictionLog(LogSettings(Destination("parquet", "here")), served.registry),
+        b"x" * 3000,
+        answered(1),
+    )
+    call.inputs = [texts(long if what == "origin" else b""), call.inputs[1]]
+    headers = [(b"x-other", long)] if what == "header" else []
+    log.note("m", None, "Predict", "OK", 0.001, protocol="REST", carrier={"headers": headers}, calls=[call])
+    assert not log._queue
+
+
 def test_a_disk_that_fails_costs_rows_that_are_counted_and_the_thread_goes_on(served, monkeypatch, caplog):
     monkeypatch.setattr(DROPPED, "_sums", {})
     (served.root / "file").write_text("in the way")
@@ -448,6 +499,50 @@ def test_a_disk_that_fails_costs_rows_that_are_counted_and_the_thread_goes_on(se
     asyncio.run(scenario())
     assert DROPPED._sums == {("m", "not_written"): 1} and "NotADirectoryError" in caplog.text
     assert logged(served.root / "good") == 1
+
+
+class Sink:
+    """Takes tables, or all but some rows of each."""
+
+    def __init__(self, refused: int = 0) -> None:
+        self.tables: list[pa.Table] = []
+        self.refused = refused
+
+    def write(self, model, table):
+        self.tables.append(table)
+        if self.refused:
+            raise NotTaken(self.refused, "too large")
+
+    def roll(self, everything=False):
+        pass
+
+
+def written(served, monkeypatch, sink: Sink, *notes: Note) -> None:
+    monkeypatch.setattr(DROPPED, "_sums", {})
+    monkeypatch.setattr(module.ROWS, "_sums", {})
+
+    async def scenario():
+        log = PredictionLog(LogSettings(), served.registry)
+        log._loop, destination = asyncio.get_running_loop(), Destination("parquet", "nowhere")
+        log._sinks[destination] = sink
+        log._write({(destination, "m"): list(notes)})
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_note_of_which_no_table_can_be_made_costs_its_group_alone(served, monkeypatch):
+    sink, torn = Sink(), answered(2)
+    torn.inputs = torn.inputs[:1]  # An input is missing.
+    torn.signature = Signature("torn", "", SIGNATURE.inputs, SIGNATURE.outputs, lambda *x: [])
+    written(served, monkeypatch, sink, note(torn), note(answered(2)))
+    assert [table["signature"][0].as_py() for table in sink.tables] == ["serving_default"]
+    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 1}, {("m",): 2})
+
+
+def test_rows_that_were_taken_are_counted_also_where_others_were_not(served, monkeypatch):
+    written(served, monkeypatch, Sink(refused=1), note(answered(3)))
+    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 1}, {("m",): 2})
 
 
 CONFIG = """model_config_list { config { name: "m" base_path: "/m" logging_config { %s } } }"""

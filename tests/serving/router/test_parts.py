@@ -20,7 +20,7 @@ from serving.router import answers, messages
 from serving.router.config import address, settings_from_flags
 from serving.router.counts import Counts, Latency, Numbers, Pairs
 from serving.router.follower import Follower
-from serving.router.trials import Trials, place
+from serving.router.trials import Answer, Asked, Trials, place
 
 
 def predict(**chosen) -> predict_pb2.PredictRequest:
@@ -238,6 +238,45 @@ def test_a_release_counts_on_under_its_id_and_anew_under_another():
     assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
     trials.follow({})
     assert trials.told() == {}
+
+
+def answered(trials: Trials, requests: int, reads: list[bytes]) -> dict:
+    """What is counted of so many requests, each of which is answered with the version."""
+
+    async def ask(version: int | None, side: str) -> Answer:
+        return Answer(200, f"{version}".encode())
+
+    def read(content: bytes) -> list[float]:
+        reads.append(content)
+        return [float(content)]
+
+    async def all_of_them() -> None:
+        for _ in range(requests):
+            await trials.answer(trials.of["m"], Asked(key=None, ask=ask, read=read, size=1))
+            for _ in range(10):  # What follows an answer takes its turns.
+                await asyncio.sleep(0)
+
+    asyncio.run(all_of_them())
+    return trials.told()["m"]
+
+
+def test_nothing_is_counted_while_the_candidate_has_no_share_to_compare_with():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, share=0.0)})
+    told = answered(trials, 5, [])
+    assert [told["sides"][side]["requests"] for side in ("stable", "candidate")] == [0, 0]
+    assert told["sides"]["stable"]["answers"]["count"] == 0
+    trials.follow({"m": Release("m", "a", 1, 2, share=1e-12)})
+    assert answered(trials, 5, [])["sides"]["stable"]["requests"] == 5
+
+
+def test_a_shadow_request_keeps_the_stable_answers_numbers_and_not_the_answer():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, mode="shadow", share=1.0)})
+    reads: list[bytes] = []
+    told = answered(trials, 3, reads)
+    assert sorted(reads) == [b"1"] * 3 + [b"2"] * 3, "each answer is read once"
+    assert (told["pairs"]["count"], told["pairs"]["largest_difference"]) == (3, 1.0)
 
 
 def test_keys_are_spread_evenly_and_otherwise_in_each_release():

@@ -240,6 +240,27 @@ def test_ids_pass_on_and_a_missing_one_is_made(plain):
         assert len(headers["x-request-id"]) == 32
 
 
+def test_headers_of_the_connection_are_not_passed_on(plain):
+    def answer(handler, body):
+        told = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
+        handler.send_response(200)
+        for name, value in (("connection", "keep-alive, X-Theirs"), ("x-theirs", "1"), ("x-kept", "1")):
+            handler.send_header(name, value)
+        handler.send_header("content-length", str(len(told)))
+        handler.end_headers()
+        handler.wfile.write(told)
+
+    with (
+        stubs.standing(answer) as stub,
+        routers.routing(plain.root.parent / "hop", plain.root, [(stub.rest, stub.grpc)]) as own,
+    ):
+        sent = {"connection": "close, X-Mine", "X-Mine": "1", "x-kept": "1"}
+        _, headers, content = own.full("POST", AFFINE, "{}", sent)
+        seen = json.loads(content)
+        assert ("x-mine" in seen, "x-kept" in seen) == (False, True)
+        assert ("x-theirs" in headers, "x-kept" in headers) == (False, True)
+
+
 def test_slow_sockets_stop_nobody(models_root, addresses, tmp_path):
     flags = ("--rest_header_timeout_in_ms=1000", "--rest_body_timeout_in_ms=1000", "--max_connections=400")
     with (

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import numpy as np
@@ -203,8 +204,8 @@ def test_a_shadow_that_hangs_or_fails_slows_nobody(models_root, tmp_path):
 def test_a_candidate_that_is_not_served_fails_no_request(router):
     router.release(affine=Release("affine", "missing", 1, 9, "canary", 1.0))
     for _ in range(5):
-        assert asked(router) == (200, CANDIDATE, None, None)
-    assert predicted(router) == (2, None, None)
+        assert asked(router) == (200, STABLE, None, None), "by the stable version, and not by the highest"
+    assert predicted(router) == (1, None, None)
     _, candidate = sides(router)
     assert (candidate["requests"], candidate["unserved"]) == (0, 6)
     metrics = router.raw("GET", "/router/metrics")[1].decode()
@@ -214,6 +215,22 @@ def test_a_candidate_that_is_not_served_fails_no_request(router):
         404,
         {"error": "Servable not found for request: Latest(none)"},
     )
+
+
+@pytest.mark.parametrize("share", [1e-12, 1.0])
+def test_a_server_that_lacks_a_version_is_passed_over(servers, models_root, tmp_path, share):
+    root = tmp_path / "models"
+    (root / "affine").mkdir(parents=True)
+    shutil.copytree(models_root / "affine" / "2", root / "affine" / "2")
+    stable, candidate = (1, 2) if share < 1 else (2, 1)
+    with (
+        models.running(tmp_path, "--model_name=affine", f"--model_base_path={root}/affine") as lacking,
+        routers.routing(tmp_path / "r", root, [(each.rest, each.grpc) for each in (lacking, servers[0])]) as router,
+    ):
+        router.release(affine=Release("affine", "elsewhere", stable, candidate, "canary", share))
+        assert [asked(router)[1] for _ in range(10)] == [STABLE] * 10
+        assert [predicted(router)[0] for _ in range(10)] == [1] * 10
+        assert [side["unserved"] for side in sides(router)] == [0, 0]
 
 
 def test_a_candidate_that_goes_away_under_load_fails_no_request(tmp_path):
@@ -243,6 +260,19 @@ def test_a_candidate_that_goes_away_under_load_fails_no_request(tmp_path):
         }
         assert [answer for _, answer in load.answers[-50:]] == [STABLE] * 50
         assert sides(router)[1]["unserved"] > 0
+
+
+def test_a_release_that_nobody_ended_in_time_gives_the_candidate_no_more_requests(router):
+    moment = datetime.now(UTC) + timedelta(days=1)
+    router.release(affine=Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat()))
+    assert asked(router)[2] == "candidate"
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    releases.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
+    until(lambda: router.status()["releases"]["affine"]["until"] == moment.isoformat(), "the time is followed")
+    assert asked(router) == (200, STABLE, "stable", "1")
+    assert sides(router)[1]["requests"] == 1, "what was counted before is kept"
+    (router.root / releases.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
+    until(lambda: "until" in router.status()["error"], "the error is told")
 
 
 def test_a_broken_file_changes_nothing_and_is_told(router):

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 
 import grpc
 import pytest
@@ -112,6 +113,20 @@ def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path
                 assert router.ask("POST", PATH, BODY) == (200, {"predictions": [8.0]})
             assert stub.asked
             assert 'resent_total{why="server"}' in router.raw("GET", "/router/metrics")[1].decode()
+
+
+def test_a_request_that_is_sent_again_and_again_has_no_more_time_than_one(models_root, tmp_path):
+    def answer(handler, body):
+        time.sleep(0.4)
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    with contextlib.ExitStack() as stack:
+        three = [stack.enter_context(stubs.standing(answer)) for _ in range(3)]
+        addresses = [(stub.rest, stub.grpc) for stub in three]
+        with routers.routing(tmp_path / "r", models_root, addresses, "--rest_api_timeout_in_ms=1000") as router:
+            assert router.ask("POST", PATH, BODY) == (504, {"error": "No answer in 1 s"})
+            assert 1 < sum(len(stub.asked) for stub in three) < 4
 
 
 def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
