@@ -52,6 +52,10 @@ year: install ## Start everything, and train every month of 2013 by one backfill
 kafka: install ## Start the Kafka broker alone, with the topics of flight_delays (AIRTIGHT_KAFKA=host:port for one elsewhere)
 	@$(PY) -m pipelines.flight_delays.kafka
 
+.PHONY: stream
+stream: install ## Start the broker, Flink, and the stream that computes windows (the DAG flight_delays_stream keeps it running)
+	@$(PY) -m pipelines.flight_delays.kafka flink stream
+
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
 	@$(PY) -m services up
@@ -115,6 +119,12 @@ bench-serving: install ## Measure the model server beside FastAPI, LitServe and 
 	@servers="$${AIRTIGHT_HOME:-.airtight}/bench/servers"; 	{ $(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python "$$servers" && 	$(BIN)/uv pip install --quiet --python "$$servers/bin/python" --no-deps --compile-bytecode -r requirements/bench-servers.txt && 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > "$$servers/lib/python3.11/site-packages/tensorflow-of-the-project.pth"; } || 		echo "The other servers could not be installed, so they are not measured." >&2
 	@$(PY) -m benchmarks.serving
 
+.PHONY: bench-stream
+bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request
+	@$(PY) -m services up kafka flink
+	@$(PY) -m benchmarks.stream
+	@$(PY) -m benchmarks.online
+
 .PHONY: bench-growth
 bench-growth: install ## Measure how the features' cost grows, FACTORS="1 10 50" times the year (an hour and more)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target "$${AIRTIGHT_HOME:-.airtight}/bench" -r requirements/bench.txt || \
@@ -128,8 +138,9 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random
+soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random; the stream, Flink and broker likewise
 	@$(PY) -m benchmarks.kills --runs 100
+	@$(PY) -m benchmarks.stream_kills
 
 .PHONY: lock
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt, and the jars

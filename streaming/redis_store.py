@@ -271,5 +271,5 @@ def _joined(values: Iterable[Any]) -> str:
     return "|".join(map(str, values))
 
 
-def _whole(told: str | None) -> int | None:
+def _whole(told: str | bytes | None) -> int | None:
     return None if told is None else int(told)

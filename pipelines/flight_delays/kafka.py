@@ -1,4 +1,4 @@
-"""`make kafka`: the broker of the local services, with the topics of flight_delays as they are declared."""
+"""`make kafka`, `make stream`: the broker of the local services with the topics of flight_delays, and its readers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start(home: Home, names: Sequence[str] = ()) -> Settings:
 
 if __name__ == "__main__":
     try:
-        start(Home.current())
+        start(Home.current(), sys.argv[1:])
     except AirtightError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_TRANSIENT if error.transient else EXIT_TERMINAL)
