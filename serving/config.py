@@ -15,7 +15,7 @@ from airtight.errors import TerminalError
 from serving import listening
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
 from serving.listening import Listening
-from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of
+from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of, names
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> tupl
     if config.WhichOneof("config") == "custom_model_config":
         raise _refusal("custom_model_config is not supported", "model_config_list")
     models = tuple(_model(entry) for entry in config.model_config_list.config)
-    names = [model.name for model in models]
-    if len(set(names)) != len(names):
-        raise _refusal(f"model names {sorted(names)}", "each model's name once")
+    called = [model.name for model in models]
+    if len(set(called)) != len(called):
+        raise _refusal(f"model names {sorted(called)}", "each model's name once")
     return models
 
 
@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
     add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
-    add("--allow_ops", type=_names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")
+    add("--allow_ops", type=names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")
     add("--enable_batching", **listening.boolean("run concurrent requests as one call"))
     add("--batching_parameters_file", type=Path, help="BatchingParameters in protobuf's text format")
     add("--prediction_cache_entries", type=_natural, default=0, help="answers that are kept; 0 keeps none")
@@ -275,10 +275,6 @@ def _seconds(said: str) -> float:
     if not 0 <= float(said) < float("inf"):
         raise argparse.ArgumentTypeError(f"0 or more, not {said}")
     return float(said)
-
-
-def _names(said: str) -> frozenset[str]:
-    return frozenset(name for name in said.split(",") if name)
 
 
 def _arguments(said: str) -> tuple[tuple[str, int | str], ...]:

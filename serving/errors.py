@@ -31,7 +31,7 @@ BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in Code}
 """Canonical codes by number, as TensorFlow's own errors carry them."""
 
 MAX_MESSAGE = 4096
-"""A message travels in HTTP/2 headers, which are limited: longer ones are cut."""
+"""A message travels in HTTP/2 headers, which are limited: longer ones are cut. A byte beyond ASCII takes up three."""
 
 
 class ServingError(Exception):
@@ -44,8 +44,14 @@ class ServingError(Exception):
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         self.code = code
-        self.message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
+        self.message = _cut(message)
         super().__init__(self.message)
+
+
+def _cut(message: str) -> str:
+    limit = MAX_MESSAGE if message.isascii() else MAX_MESSAGE // 3
+    told = message.encode("utf-8", "surrogatepass")
+    return message if len(told) <= limit else f"{told[:limit].decode('utf-8', 'ignore')}..."
 
 
 def invalid(message: str) -> ServingError:

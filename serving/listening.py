@@ -189,8 +189,9 @@ async def start_grpc(server: grpc.aio.Server, settings: Listening) -> int:
     Raises:
       TransientError: The port is taken.
     """
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host  # An IPv6 address has colons of its own.
     try:
-        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        port = server.add_insecure_port(f"{host}:{settings.port}")
     except RuntimeError as error:
         raise _taken(settings, "gRPC", settings.port, error) from error
     await server.start()

@@ -106,7 +106,7 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
             raise _too_full(spec, count)
         try:
             return tf.make_ndarray(proto).ravel()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"input {spec.name!r}: {error}") from error
     values = list(getattr(proto, field))
     if len(values) > count or (count and not values):

@@ -111,8 +111,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prediction_log", type=_destination, help="folder, or kafka://host:port/topic, of models without a config")
     add("--prediction_log_sampling_rate", type=_share, default=1.0, help="share of their requests that is logged")
-    add("--prediction_log_hash_columns", type=_names, default=frozenset(), help="keep a keyed hash of these columns")
-    add("--prediction_log_omit_columns", type=_names, default=frozenset(), help="keep nothing of these columns")
+    add("--prediction_log_hash_columns", type=names, default=frozenset(), help="keep a keyed hash of these columns")
+    add("--prediction_log_omit_columns", type=names, default=frozenset(), help="keep nothing of these columns")
     add("--prediction_log_key_file", type=Path, help="key of the hashes, made once; default: run/ of the state folder")
     add("--prediction_log_kafka_servers", default="127.0.0.1:9092", help="of logging_configs that name a topic alone")
     add("--prediction_log_fallback", type=Path, help="folder for what Kafka does not take")
@@ -164,7 +164,8 @@ def _share(said: str) -> float:
     return rate
 
 
-def _names(said: str) -> frozenset[str]:
+def names(said: str) -> frozenset[str]:
+    """What a flag lists, separated by commas."""
     return frozenset(name.strip() for name in said.split(",") if name.strip())
 
 

@@ -19,6 +19,10 @@ def test_flags_have_tensorflow_servings_names_and_defaults():
     assert (settings.models, settings.models_root, settings.port) == ((), Path("/models"), 0)
     assert not settings.exit_with_stdin
     assert settings_from_flags(["--models_root=/m", "--exit_with_stdin"]).exit_with_stdin
+    assert settings_from_flags(["--models_root=/m", "--allow_ops=ReadFile, WriteFile"]).allow_ops == {
+        "ReadFile",
+        "WriteFile",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from serving import tensors_proto
-from serving.errors import ServingError
+from serving.errors import MAX_MESSAGE, ServingError, invalid
 from serving.signature import TensorSpec
 from tests.serving import hostile
 
@@ -76,3 +78,18 @@ def test_an_empty_tensor_and_a_filled_one_are_read():
     proto.tensor_shape.dim[0].size = 2
     proto.float_val.append(1.5)
     assert tensors_proto.decode(proto, spec(np.float32, 2)).tolist() == [[1.5] * 3] * 2
+
+
+def test_a_half_that_is_none_is_refused():
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_HALF, half_val=[70000])
+    proto.tensor_shape.dim.add(size=1)
+    with pytest.raises(ServingError, match="70000"):
+        tensors_proto.decode(proto, spec(np.float16, 1))
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "€", "𝄞"])
+def test_a_message_fits_into_a_header_whatever_its_letters(letter):
+    message = invalid(letter * 5000).message
+    assert message.endswith(f"{letter}...") and len(quote(message)) <= MAX_MESSAGE + 3
+    assert invalid(letter * 100).message == letter * 100
+    assert invalid("\ud800" * 5000).message.endswith("...")

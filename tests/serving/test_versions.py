@@ -33,6 +33,7 @@ from serving import server as server_module
 from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
 from serving.inference import Runner
+from serving.listening import start_grpc
 from serving.manager import Manager, versions_on_disk
 from serving.prediction_log.log import PredictionLog
 from serving.versions import Registry, State
@@ -379,6 +380,22 @@ def test_a_port_that_is_taken_is_a_fault_that_may_heal():
         taken = Settings(port=listener.getsockname()[1], rest_api_port=0)
         with pytest.raises(TransientError, match="cannot listen for gRPC"):
             asyncio.run(server_module.serve(taken))
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "[::1]:8500"), ("127.0.0.1", "127.0.0.1:8500")])
+def test_an_address_of_ipv6_stands_in_brackets_before_its_port(host, address):
+    asked = []
+
+    class Rpc:
+        def add_insecure_port(self, address: str) -> int:
+            asked.append(address)
+            return 8500
+
+        async def start(self) -> None:
+            pass
+
+    assert asyncio.run(start_grpc(Rpc(), Settings(host=host, port=8500))) == 8500
+    assert asked == [address]
 
 
 def test_a_server_that_stops_closes_its_log_before_it_waits_for_models_and_calls(monkeypatch):
