@@ -172,7 +172,8 @@ def test_a_new_config_goes_to_all_servers(models_root, tmp_path):
         assert stub.HandleReloadConfigRequest(request, timeout=60).status.error_code == 0
         for server in both:
             server.await_states("half", v4="AVAILABLE")
-            assert server.ask("GET", "/v1/models/affine")[0] == 404
+            assert set(server.states("affine").values()) <= {"UNLOADING", "END"}
+            assert server.ask("POST", PATH, BODY)[0] == 404
         # Where one of them cannot be told, the caller hears it.
         both[1].process.kill()
         both[1].process.wait()
