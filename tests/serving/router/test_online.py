@@ -97,10 +97,10 @@ def test_releases_hold(models_root, addresses, tmp_path):
         status, told, headers = _ask(router, {"instances": [1.0]})
         assert (status, told["predictions"]) == (200, [4.0])
         assert (headers["x-airtight-side"], headers["x-airtight-version"]) == ("candidate", "2")
+        assert router.status()["releases"]["affine"]["sides"]["candidate"]["requests"] == 1
         router.release(affine=Release("affine", id="s", mode="canary", share=0.0, stable=1, candidate=2))
         _, told, headers = _ask(router, {"instances": [1.0]})
         assert told["predictions"] == [2.0] and headers["x-airtight-version"] == "1"
-        assert router.status()["releases"]["affine"]["sides"]["stable"]["requests"] == 1
 
 
 SERVER = ("--models_root=m", "--server=http://127.0.0.1:1=127.0.0.1:2")
