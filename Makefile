@@ -11,6 +11,9 @@ PARALLEL ?= 2
 DAG ?= flight_delays
 REPROCESS ?= failed
 VERSION ?=
+FROM ?= 2013-06-10
+TO ?= 2013-06-14
+SPEED ?= max
 MODE ?=
 SHARE ?=
 MINUTES ?=
@@ -24,7 +27,7 @@ INSTALLED := .venv/.installed
 
 .PHONY: help
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Settings:  make demo INTERVAL=2013-09 FORCE=1;  make test-fast PYTEST='-k lake'"
 
 .PHONY: install
@@ -118,6 +121,10 @@ bench: install ## Measure parsing, launching, cached runs, one month node by nod
 bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process (15 minutes)
 	@servers="$${AIRTIGHT_HOME:-.airtight}/bench/servers"; 	{ $(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python "$$servers" && 	$(BIN)/uv pip install --quiet --python "$$servers/bin/python" --no-deps --compile-bytecode -r requirements/bench-servers.txt && 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > "$$servers/lib/python3.11/site-packages/tensorflow-of-the-project.pth"; } || 		echo "The other servers could not be installed, so they are not measured." >&2
 	@$(PY) -m benchmarks.serving
+
+.PHONY: replay
+replay: install ## Publish days of 2013 to the broker as they became known: FROM=2013-06-10 TO=2013-06-14 SPEED=3600 or max
+	@$(PY) -m pipelines.flight_delays.replay --from $(FROM) --to $(TO) --speed $(SPEED)
 
 .PHONY: bench-stream
 bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request
