@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.router import Counts
+from plugins.tfx_airflow.looking import Looking
 
-POLL_S = 1.0
 WATCHED = """
 {%- set begun = ti.xcom_pull('start')['outputs']['release'][0]['properties'].get('release', '') -%}
 {%- set seen = ti.xcom_pull('watch') or {'release': begun, 'reason': 'the task watch was marked as done by hand'} -%}
@@ -118,7 +114,7 @@ class AwaitRelease(BaseOperator):
         return event
 
 
-class ReleaseWatched(BaseTrigger):
+class ReleaseWatched(Looking):
     """Fires when a release was watched for long enough, or is no longer under way.
 
     Args:
@@ -142,31 +138,15 @@ class ReleaseWatched(BaseTrigger):
         min_requests: int,
         max_more_failed: float,
     ) -> None:
-        super().__init__()
-        self.told: dict[str, Any] = {
-            "model": model,
-            "release": release,
-            "since": since,
-            "minutes": minutes,
-            "longest_minutes": longest_minutes,
-            "min_requests": min_requests,
-            "max_more_failed": max_more_failed,
-        }
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How the triggerer makes it again; the release's time goes on from its beginning."""
-        kind = type(self)
-        return f"{kind.__module__}.{kind.__qualname__}", dict(self.told)
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Looks every `POLL_S`; the event has the reason and the requests, or a fault."""
-        look = sync_to_async(self.look, thread_sensitive=False)
-        while True:
-            seen = await look()
-            if seen is not None:
-                yield TriggerEvent(seen)
-                return
-            await asyncio.sleep(POLL_S)
+        super().__init__(
+            model=model,
+            release=release,
+            since=since,
+            minutes=minutes,
+            longest_minutes=longest_minutes,
+            min_requests=min_requests,
+            max_more_failed=max_more_failed,
+        )
 
     def look(self) -> dict[str, Any] | None:
         """What the event tells; None while there is none."""

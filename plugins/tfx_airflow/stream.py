@@ -7,19 +7,17 @@ it is stopped, the stream goes on from its accounts: no window is lost or double
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
+from plugins.tfx_airflow.looking import Looking
 from services.settings import Settings
 from services.supervisor import ENDED, Supervisor
 from streaming import status as streams
@@ -182,7 +180,7 @@ class WatchStream(BaseOperator):
         return event
 
 
-class StreamWatched(BaseTrigger):
+class StreamWatched(Looking):
     """Fires when a stream ended, stands still or has new code, or when the while is over.
 
     Args:
@@ -193,32 +191,12 @@ class StreamWatched(BaseTrigger):
       stalled_minutes: See WatchStream.
     """
 
+    poll_s = POLL_S
+
     def __init__(self, *, stream: str, module: str, program: str, until: str, stalled_minutes: float) -> None:
-        super().__init__()
-        self.told: dict[str, Any] = {
-            "stream": stream,
-            "module": module,
-            "program": program,
-            "until": until,
-            "stalled_minutes": stalled_minutes,
-        }
+        super().__init__(stream=stream, module=module, program=program, until=until, stalled_minutes=stalled_minutes)
         self._moved: tuple[float, Any] = (time.monotonic(), None)
         self._code: tuple[float, str] = (time.monotonic(), "")
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How the triggerer makes it again; the while goes on."""
-        kind = type(self)
-        return f"{kind.__module__}.{kind.__qualname__}", dict(self.told)
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Looks every `POLL_S`; the event has the reason and how the stream does, or a fault."""
-        look = sync_to_async(self.look, thread_sensitive=False)
-        while True:
-            seen = await look()
-            if seen is not None:
-                yield TriggerEvent(seen)
-                return
-            await asyncio.sleep(POLL_S)
 
     def look(self) -> dict[str, Any] | None:
         """What the event tells; None while there is none."""

@@ -12,7 +12,6 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 
 from airtight import releases, router
 from airtight.home import Home
-from plugins.tfx_airflow import release as module
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease, ReleaseWatched, StartRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
 from tests.components.standins import side, standing_in
@@ -38,7 +37,7 @@ def told(**other) -> dict:
 def there(tmp_path, monkeypatch):
     """A router that follows a release of version 2 beside version 1."""
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(ReleaseWatched, "poll_s", 0.01)
     root = Home.current().models_root
     root.mkdir(parents=True)
     releases.write(root, {"toy": releases.Release("toy", "one", 1, 2)})
