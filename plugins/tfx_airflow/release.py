@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
@@ -23,38 +22,50 @@ Airflow runs its setup `start` again, but not `watch`: what that saw was another
 watches itself."""
 
 
-class StartRelease(TriggerDagRunOperator):
+class StartRelease(BaseOperator):
     """Triggers the DAG of releases for the version that a push left to it; skipped where the push left none.
 
+    Not a TriggerDagRunOperator: importing that takes longer than a DAG file may, and all it does is raise this too.
+
     Args:
+      trigger_dag_id: The DAG of releases.
       push: Id of the task that pushes.
-      **kwargs: As for TriggerDagRunOperator.
+      **kwargs: As for every operator.
     """
 
     template_fields = ("trigger_dag_id",)
 
-    def __init__(self, *, push: str = "push", **kwargs: Any) -> None:
+    def __init__(self, *, trigger_dag_id: str, push: str = "push", **kwargs: Any) -> None:
         kwargs.setdefault("doc_md", f"Has the version released that `{push}` left to a release; skipped else.")
-        kwargs.setdefault("logical_date", None)
-        kwargs.setdefault("skip_when_already_exists", True)
         super().__init__(**kwargs)
+        self.trigger_dag_id = trigger_dag_id
         self.push = push
 
     def execute(self, context: Context) -> None:
         """Triggers it, or not.
 
         Raises:
+          DagRunTriggerException: By which Airflow is told to trigger it.
           AirflowSkipException: Nothing was left to a release. So is an attempt after the one that triggered it.
         """
         (pushed,) = context["ti"].xcom_pull(task_ids=self.push)["outputs"]["pushed"]
         told = pushed["properties"]
         if not told.get("awaits_release"):
             raise AirflowSkipException(f"Nothing is left to a release. {told.get('reason', '')}")
-        self.conf = {"version": str(told["version"]), "asked_by": "push"}
         run = context["dag_run"]
-        # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
-        self.trigger_run_id = f"{run.dag_id}__{run.run_id}__{told['version']}__{run.clear_number or 0}"
-        super().execute(context)
+        raise DagRunTriggerException(
+            trigger_dag_id=self.trigger_dag_id,
+            # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
+            dag_run_id=f"{run.dag_id}__{run.run_id}__{told['version']}__{run.clear_number or 0}",
+            conf={"version": str(told["version"]), "asked_by": "push"},
+            reset_dag_run=False,
+            skip_when_already_exists=True,
+            wait_for_completion=False,
+            allowed_states=["success"],
+            failed_states=["failed"],
+            poke_interval=60,
+            deferrable=False,
+        )
 
 
 class AwaitRelease(BaseOperator):
