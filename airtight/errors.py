@@ -39,6 +39,11 @@ class AirtightError(Exception):
         self.remedy = remedy
         self.step = step
 
+    @property
+    def exit_status(self) -> int:
+        """How a process ends that this fault has ended."""
+        return EXIT_TRANSIENT if self.transient else EXIT_TERMINAL
+
     def __str__(self) -> str:
         parts = [f"{self.step}: {self.message}" if self.step else self.message]
         if self.expected:

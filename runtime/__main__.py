@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(told.command(told))
     except AirtightError as error:
         print(f"{'transient' if error.transient else 'terminal'} fault: {error}", file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
 
 
 def _parser() -> argparse.ArgumentParser:

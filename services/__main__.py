@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.home import Home
 from services import health, jars
 from services.settings import USER, Settings, airflow_environment, environment, password, password_file
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(told, Home.current())
     except AirtightError as error:
         print(error, file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
 
 
 def _run(told: argparse.Namespace, home: Home) -> int:

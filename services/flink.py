@@ -11,7 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.files import new_file, write_text
 from airtight.home import Home
 from services import jars
@@ -79,4 +79,4 @@ if __name__ == "__main__":
         main()
     except AirtightError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_TRANSIENT if error.transient else EXIT_TERMINAL)
+        sys.exit(error.exit_status)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError, TransientError
+from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_file, new_folder, remove_abandoned, write_text
 from airtight.home import ROOT
 from services.settings import Settings
@@ -226,4 +226,4 @@ if __name__ == "__main__":
         write_locks(ivy_settings=Settings.from_environment().ivy_settings)
     except AirtightError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_TRANSIENT if error.transient else EXIT_TERMINAL)
+        sys.exit(error.exit_status)

@@ -9,7 +9,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.files import new_folder, remove_abandoned, write_text
 from airtight.home import ROOT, Home
 from services import jars
@@ -90,4 +90,4 @@ if __name__ == "__main__":
         main()
     except AirtightError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_TRANSIENT if error.transient else EXIT_TERMINAL)
+        sys.exit(error.exit_status)

@@ -15,7 +15,7 @@ def main() -> int:
     """Serves until it is told to stop; the exit status tells a fault's family as `airtight.errors` numbers them."""
     import uvloop
 
-    from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+    from airtight.errors import AirtightError
     from serving.config import settings_from_flags
     from serving.server import serve
 
@@ -26,7 +26,7 @@ def main() -> int:
         uvloop.run(serve(settings_from_flags(sys.argv[1:])))
     except AirtightError as error:
         logging.getLogger("serving").error("%s", error)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     return 0
 
 

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.interval import Interval
 from components.data.examples import read_table
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(told.interval, force=told.force, flight_id=told.flight)
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
 
 
 if __name__ == "__main__":

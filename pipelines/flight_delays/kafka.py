@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.home import Home
 from pipelines.flight_delays.topics import TOPICS
 from services.__main__ import up
@@ -42,4 +42,4 @@ if __name__ == "__main__":
         start(Home.current(), sys.argv[1:])
     except AirtightError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_TRANSIENT if error.transient else EXIT_TERMINAL)
+        sys.exit(error.exit_status)

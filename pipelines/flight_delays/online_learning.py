@@ -24,7 +24,7 @@ from datetime import time as clock_time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.files import write_text
 from airtight.home import Home
 from components.modelling.model_server import ModelServer
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = learn(flags, Home.current())
     except AirtightError as error:
         _LOG.error("%s", error)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     _LOG.info("The report: %s", report)

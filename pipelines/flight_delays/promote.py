@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import local, logs
 from runtime.bundle import path_of
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(table(home)) if told.list else promote(told.version, told.reason, home))
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     return 0
 
 

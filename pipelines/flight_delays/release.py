@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from pipelines.flight_delays.settings import RELEASES
 from pipelines.flight_delays_release import settings
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if release({"version": told["version"], **conf}, Home.current()) else 1
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
 
 
 if __name__ == "__main__":

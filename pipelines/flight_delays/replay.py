@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError, TerminalError, TransientError
+from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
 from components.data.lake import Lake
 from pipelines.flight_delays import clock, features
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             producer.close(timeout=10)
     except AirtightError as error:
         _LOG.error("%s", error)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     _LOG.info("%d events in %.1f s", sent, time.monotonic() - began)

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import apache_beam as beam
 from apache_beam.transforms.window import TimestampedValue
 
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.home import Home
 from pipelines.flight_delays import clock, facts, topics, windows
 from pipelines.flight_delays.events import encode
@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run.waited(job)
     except AirtightError as error:
         _LOG.error("%s", error)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airtight import verdict
-from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+from airtight.errors import AirtightError
 from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if backfill(told.first, told.last, **chosen) else 1
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ def main() -> int:
     """Routes until it is told to stop; the exit status tells a fault's family as `airtight.errors` numbers them."""
     import uvloop
 
-    from airtight.errors import EXIT_TERMINAL, EXIT_TRANSIENT, AirtightError
+    from airtight.errors import AirtightError
     from serving.router.config import settings_from_flags
     from serving.router.server import route
 
@@ -20,7 +20,7 @@ def main() -> int:
         uvloop.run(route(settings_from_flags(sys.argv[1:])))
     except AirtightError as error:
         logging.getLogger("serving.router").error("%s", error)
-        return EXIT_TRANSIENT if error.transient else EXIT_TERMINAL
+        return error.exit_status
     return 0
 
 
