@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import importlib.metadata
 import re
 import sys
@@ -136,7 +137,7 @@ def _source(name: str) -> Path | None:
 def _imported(name: str, file: Path) -> Iterator[str]:
     """Modules that a file names in its import statements, wherever they stand in it."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    for statement in ast.walk(ast.parse(file.read_bytes(), str(file))):
+    for statement in ast.walk(_parsed(file)):
         if isinstance(statement, ast.Import):
             yield from (alias.name for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom):
@@ -148,6 +149,21 @@ def _imported(name: str, file: Path) -> Iterator[str]:
             if _source(base) is not None:
                 # A name that is imported may be a module of its own.
                 yield from (f"{base}.{a.name}" for a in statement.names if _source(f"{base}.{a.name}") is not None)
+
+
+def _parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file, parsed with garbage collection at rest.
+
+    A finalizer that the collector runs may log a traceback, which Python 3.11 renders by parsing; the interpreter keeps
+    one account of the depth for all parsing, and the outer one ends in a SystemError.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _distribution(package: str) -> str:

@@ -1,5 +1,7 @@
 """What a module's code consists of, found without importing it."""
 
+import ast
+import gc
 import sys
 
 import pytest
@@ -32,6 +34,23 @@ def test_it_is_the_module_and_all_that_this_imports_wherever_the_import_stands(f
     assert names == ["__init__.py", "model.py", "roots.py", "trees.py", "words.py"]
     assert packages == ("keras", "numpy")
     assert "ours_code" not in sys.modules, "nothing is imported to find out"
+
+
+def test_python_that_runs_during_a_collection_does_not_disturb_it(folder):
+    def told(*unused):
+        # As a finalizer that logs a traceback: rendering it parses its lines.
+        ast.parse("(1 + (2 + 3))")
+
+    (folder / "ours_code" / "words.py").write_text("".join(f"import some_{n}\n" for n in range(500)))
+    before = gc.get_threshold()
+    gc.callbacks.append(told)
+    gc.set_threshold(20)
+    try:
+        code.closure(["ours_code.words"])
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(told)
 
 
 def test_what_was_found_is_recognised(folder):
