@@ -1,11 +1,12 @@
-"""Ends a stream's job with the process that submitted it, when that is told to end."""
+"""How a program that follows a topic ends when it is told to: with its job, or between two hours."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Protocol
 
@@ -45,3 +46,21 @@ def drained(job: Job) -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGTERM) is end:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[Callable[[], bool]]:
+    """Has SIGTERM end nothing by itself within the block; what is yielded says whether it came.
+
+    For who has work in hand, and looks between two pieces of it.
+    """
+    told = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -11,13 +11,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airtight import code
+from airtight.errors import TransientError
 from airtight.files import write_text
 from airtight.home import Home
 from streaming.accounts import Accounts
@@ -40,7 +41,8 @@ class Running:
       accounts: The accounts' file.
       servers: The broker, host:port,host:port.
       topic: What it reads.
-      dead_letters: The topic of what cannot be used.
+      dead_letters: The topic of what cannot be used; "" for who writes none.
+      report: A page of its own, a file; "" for who has none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Running:
     servers: str
     topic: str
     dead_letters: str
+    report: str = ""
 
     @property
     def alive(self) -> bool:
@@ -70,7 +73,7 @@ def record_of(home: Home, name: str) -> Path:
     return home.path / "stream" / f"{name}.json"
 
 
-def started(home: Home, name: str, module: str, source: Any) -> Running:
+def started(home: Home, name: str, module: str, source: Any, report: Path | None = None) -> Running:
     """Leaves the record of this process, which follows a topic from now on.
 
     Args:
@@ -78,6 +81,7 @@ def started(home: Home, name: str, module: str, source: Any) -> Running:
       name: Of the stream.
       module: Dotted name of what was started.
       source: What it reads, a `streaming.reader.Source`.
+      report: A page that it writes.
     """
     told = Running(
         name,
@@ -89,6 +93,7 @@ def started(home: Home, name: str, module: str, source: Any) -> Running:
         source.servers,
         source.topic,
         source.dead_letters,
+        str(report or ""),
     )
     write_text(record_of(home, name), json.dumps(asdict(told), indent=1))
     return told
@@ -98,8 +103,8 @@ def running(home: Home, name: str) -> Running | None:
     """The record of the start before now; None where there was none, or one of another version of this module."""
     try:
         told = json.loads(record_of(home, name).read_text(encoding="utf-8"))
-        return Running(**{field.name: told[field.name] for field in fields(Running)})
-    except (FileNotFoundError, ValueError, KeyError):
+        return Running(**{field.name: told[field.name] for field in fields(Running) if field.name in told})
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
@@ -147,7 +152,7 @@ class Status:
       messages: Good messages in hours that are remembered.
       bad: Bad messages.
       late: Messages that came too late.
-      dead_letters: Messages in the dead letters' topic; None while the broker is away.
+      dead_letters: Messages in the dead letters' topic; None while the broker is away, and for who writes none.
       broker: "" or why the broker could not be asked.
     """
 
@@ -186,7 +191,7 @@ class Status:
             f"watermark {self.watermark or 'none yet'}",
             f"last hour done {self.hour_done or 'none yet'}, {self.undone} not done",
             f"bad {self.bad}, late {self.late}",
-            f"dead letters {'not known' if self.dead_letters is None else self.dead_letters}",
+            *([] if self.dead_letters is None else [f"dead letters {self.dead_letters}"]),
             *([f"the broker is away: {self.broker}"] if self.broker else []),
         ]
         return "; ".join(told)
@@ -239,8 +244,58 @@ def _done(closed: int | None, undone: tuple[int, ...]) -> int | None:
     return min(closed, min(undone) - 1) if undone else closed
 
 
+def messages_of(servers: str, topic: str, connect: Callable[..., Any] | None = None) -> int | None:
+    """How many messages a topic has.
+
+    Args:
+      servers: The broker.
+      topic: The topic.
+      connect: Makes a consumer; None for Kafka's.
+
+    Returns:
+      Their number; None where there is no such topic.
+
+    Raises:
+      TransientError: The broker is away.
+    """
+    try:
+        with _consumer(servers, connect) as (consumer, of):
+            partitions = of(topic)
+            if not partitions:
+                return None
+            first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            return sum(end[each] - first[each] for each in partitions)
+    except _Away as away:
+        raise TransientError(
+            "Kafka does not answer.",
+            expected=f"a broker at {servers}",
+            received=str(away),
+            remedy="See that it runs: python -m services status; or name another by AIRTIGHT_KAFKA.",
+        ) from away
+
+
 def _offsets(told: Running, connect: Callable[..., Any] | None) -> tuple[Mapping[int, int], int | None, str]:
     """The end of each partition, how many dead letters there are, and why that is not known."""
+    try:
+        with _consumer(told.servers, connect) as (consumer, of):
+            ends = consumer.end_offsets(of(told.topic))
+            dead = None
+            if told.dead_letters:
+                letters = of(told.dead_letters)
+                first, last = consumer.beginning_offsets(letters), consumer.end_offsets(letters)
+                dead = sum(last[each] - first[each] for each in letters)
+    except _Away as away:
+        return {}, None, str(away)
+    return {each.partition: end for each, end in ends.items()}, dead, ""
+
+
+class _Away(Exception):
+    """The broker cannot be asked."""
+
+
+@contextlib.contextmanager
+def _consumer(servers: str, connect: Callable[..., Any] | None) -> Iterator[tuple[Any, Callable[[str], Sequence[Any]]]]:
+    """A consumer, and what tells the partitions of a topic; a fault of Kafka's becomes `_Away`."""
     # Kafka's client takes longer to import than all the rest, and who draws a graph does not need it.
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError
@@ -250,7 +305,7 @@ def _offsets(told: Running, connect: Callable[..., Any] | None) -> tuple[Mapping
     make = connect or KafkaConsumer
     try:
         consumer = make(
-            bootstrap_servers=told.servers.split(","),
+            bootstrap_servers=servers.split(","),
             group_id=None,
             enable_auto_commit=False,
             allow_auto_create_topics=False,
@@ -259,15 +314,12 @@ def _offsets(told: Running, connect: Callable[..., Any] | None) -> tuple[Mapping
             request_timeout_ms=PATIENCE_MS,
         )
         with contextlib.closing(consumer):
-            read, letters = (
-                [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-                for topic in (told.topic, told.dead_letters)
+            yield (
+                consumer,
+                lambda topic: [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())],
             )
-            ends = consumer.end_offsets(read)
-            first, last = consumer.beginning_offsets(letters), consumer.end_offsets(letters)
     except (KafkaError, OSError, RuntimeError, ValueError) as error:
-        return {}, None, f"{type(error).__name__}: {error}"[:300]
-    return {each.partition: end for each, end in ends.items()}, sum(last[each] - first[each] for each in letters), ""
+        raise _Away(f"{type(error).__name__}: {error}"[:300]) from error
 
 
 def _instant(milliseconds: int | None) -> str:

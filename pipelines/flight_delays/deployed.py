@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from airtight.errors import TerminalError, TransientError
 from components.measures.scores import roc_auc
-from components.modelling.model_server import OK, ModelServer
+from components.modelling.model_server import NOT_FOUND, OK, ModelServer
 from components.schema import PREDICTION
 from pipelines.flight_delays import features
 from pipelines.flight_delays.online_models import NAMES
@@ -30,40 +31,56 @@ class Served:
     Args:
       server: The server.
       model: The model's name.
+      may_lack: Whether the model need not be there (yet): then nothing is said of the flights.
     """
 
-    def __init__(self, server: ModelServer, model: str = MODEL) -> None:
-        self._server, self._path = server, f"/v1/models/{model}:predict"
+    def __init__(self, server: ModelServer, model: str = MODEL, *, may_lack: bool = False) -> None:
+        self._server, self._path, self._may_lack = server, f"/v1/models/{model}:predict", may_lack
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[float]:
-        """Probabilities, in the order of the rows of features.
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        """Probabilities, in the order of the rows of features; None where there is no model.
 
         Raises:
-          TerminalError: The model wants other features.
+          TerminalError: The model is not there, wants other features, or says something else than probabilities.
           TransientError: The server does not answer.
         """
         return [said for begin in range(0, len(rows), _ROWS) for said in self._ask(rows[begin : begin + _ROWS])]
 
-    def _ask(self, rows: Sequence[dict[str, Any]]) -> list[float]:
-        kinds = {feature.name: str if feature.kind == "category" else float for feature in features.SCHEMA.features}
-        instances = [{name: kinds[name](value) for name, value in row.items()} for row in rows]
+    def _ask(self, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+        instances = [{name: _plain(value, kind) for name, kind, value in _inputs(row)} for row in rows]
         status, answer = self._server.request("POST", self._path, json.dumps({"instances": instances}).encode())
-        if status != OK:
-            later = status == _BUSY or status >= _FAULTS_OF_THE_SERVER
-            raise (TransientError if later else TerminalError)(
-                "The deployed model did not answer.",
-                expected=f"{len(rows)} probabilities",
-                received=f"status {status}: {str(answer)[:300]}",
-                remedy="See that the model server runs and serves this pipeline's model, or leave --server away.",
-            )
-        return [float(_scalar(said)) for said in answer["predictions"]]
+        if status == NOT_FOUND and self._may_lack:
+            return [None] * len(rows)
+        told = answer.get("predictions") if status == OK and isinstance(answer, Mapping) else None
+        if isinstance(told, list) and len(told) == len(rows):
+            numbers = [_scalar(said) for said in told]
+            if None not in numbers:
+                return numbers
+        later = status == _BUSY or status >= _FAULTS_OF_THE_SERVER
+        raise (TransientError if later else TerminalError)(
+            "The deployed model did not answer.",
+            expected=f"{len(rows)} probabilities",
+            received=f"status {status}: {str(answer)[:300]}",
+            remedy="See that the model server runs and serves this pipeline's model, or leave --server away.",
+        )
 
 
-def _scalar(said: Any) -> Any:
-    """A number, alone, in a list, or under the name of the output."""
-    while not isinstance(said, (int, float)):
-        said = said[PREDICTION] if isinstance(said, Mapping) else said[0]
-    return said
+def _inputs(row: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    return [(feature.name, feature.kind, row[feature.name]) for feature in features.SCHEMA.features]
+
+
+def _plain(value: Any, kind: str) -> str | float:
+    """As the model wants it; what is missing as in training."""
+    if kind == "category":
+        return "" if value is None else str(value)
+    return math.nan if value is None else float(value)
+
+
+def _scalar(said: Any) -> float | None:
+    """A number, alone, in a list, or under the name of the output; None where it is none."""
+    while isinstance(said, (Mapping, list)) and said:
+        said = said.get(PREDICTION) if isinstance(said, Mapping) else said[0]
+    return float(said) if isinstance(said, (int, float)) and math.isfinite(said) else None
 
 
 def scores(book: Book, predictions: Path | None = None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -79,13 +96,18 @@ def scores(book: Book, predictions: Path | None = None) -> tuple[dict[str, np.nd
     told = book.answers()
     said = {name: told[name] for name in (*NAMES, DEPLOYED)}
     if predictions is not None:
-        known = _batch_predictions(predictions)
+        known = batch_predictions(predictions)
         other = np.array([known.get(flight_id, np.nan) for flight_id in told["flight_id"]], np.float64)
         said[DEPLOYED] = np.where(np.isnan(said[DEPLOYED]), other, said[DEPLOYED])
     return told, said
 
 
-def _batch_predictions(folder: Path) -> dict[str, float]:
+def batch_predictions(folder: Path) -> dict[str, float]:
+    """What batch predictions say, by flight_id.
+
+    Raises:
+      TerminalError: The folder has none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,26 +132,35 @@ class FromTopic:
       lookups: Where it looks features up.
       accounts: File of what was read and done.
       follow: Whether to go on at the end of the topic.
+      ended: Says whether to stop reading.
       settings: Other fields of the source, for tests.
     """
 
     def __init__(
-        self, servers: str, learner: Prequential, lookups: Lookups, accounts: Path, *, follow: bool, **settings: Any
+        self,
+        servers: str,
+        learner: Prequential,
+        lookups: Lookups,
+        accounts: Path,
+        *,
+        follow: bool,
+        ended: Callable[[], bool] = lambda: False,
+        **settings: Any,
     ) -> None:
         from pipelines.flight_delays.windows import ALLOWED_LATENESS_S, gathered, hour_of
         from streaming.accounts import Accounts
 
-        self._gathered, self._follow = gathered, follow
+        self._gathered, self._follow, self._ended = gathered, follow, ended
         told: dict[str, Any] = {
             "servers": servers,
             "topic": topics.EVENTS.name,
-            "dead_letters": topics.DEAD_LETTERS.name,
+            "dead_letters": "",
             "accounts": accounts,
             "hour_of": hour_of,
             "lateness_s": ALLOWED_LATENESS_S,
             "letters": lambda *_: _NoLetters(),
         }
-        self._source = Source(**{**told, **settings})
+        self.source = Source(**{**told, **settings})
         self._book = Accounts(accounts)
         # What the state and the store hold is believed, not what was entered of it.
         taken = -1 if learner.hour is None else learner.hour
@@ -161,12 +170,14 @@ class FromTopic:
 
     def __iter__(self) -> Iterator[Hour]:
         """Hours in order. Raises as `Source.begin`."""
-        ends = None if self._follow else {number: end for number, (_, end) in self._source.logs().items()}
-        number, ranges = self._source.begin(ends)
-        reader = Reader(self._source, self._book.resume(number), ranges)
+        ends = None if self._follow else {number: end for number, (_, end) in self.source.logs().items()}
+        number, ranges = self.source.begin(ends)
+        reader = Reader(self.source, self._book.resume(number), ranges)
         held: dict[int, list[Batch]] = defaultdict(list)
         try:
             while not reader.ended:
+                if self._ended():
+                    return
                 batches, reached = reader.take(*reader.poll())
                 for hour, batch in batches.batches.items():
                     held[hour].append(batch)
@@ -189,7 +200,7 @@ class FromTopic:
         self._book.close()
 
     def _over(self, held: dict[int, list[Batch]], reached: int) -> Iterator[Hour]:
-        closed = (reached - int(self._source.lateness_s * 1000)) // HOUR_MS - 1
+        closed = (reached - int(self.source.lateness_s * 1000)) // HOUR_MS - 1
         for hour in sorted(each for each in held if each <= closed):
             whole = self._gathered(hour, held.pop(hour), over=True)
             yield Hour(hour, whole.messages, whole.events)

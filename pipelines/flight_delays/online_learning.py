@@ -5,9 +5,10 @@
     python -m pipelines.flight_delays.online_learning --topic --follow                      for as long as it lives
     ... --server http://127.0.0.1:8501      asks the deployed model for each flight, too
 
-It goes on where it stopped; the same events give the same weights, however often it was stopped. An hour is taken when
-it is over and takes no more messages. Features are looked up in an online store, by default one of its own, which it
-fills with the same events: then nothing depends on how far another program has come.
+It goes on where it stopped; told to end (SIGTERM) it stops between two hours. The same events give the same weights,
+however often it was stopped. An hour is taken when it is over and takes no more messages. Features are looked up in an
+online store, by default one of its own, which it fills with the same events: then nothing depends on how far another
+program has come.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from airtight.errors import AirtightError
@@ -30,17 +32,24 @@ from airtight.home import Home
 from components.modelling.model_server import ModelServer
 from components.reports.online_learning import page
 from pipelines.flight_delays import clock, facts, online
-from pipelines.flight_delays.deployed import MODEL, Served, rates, scores
+from pipelines.flight_delays.deployed import MODEL, Served, batch_predictions, rates, scores
 from pipelines.flight_delays.event_hours import FromTopic, Hour, Lookups, from_lake
 from pipelines.flight_delays.events import PLAN_LEAD, Event, Plan, minute
 from pipelines.flight_delays.prequential import Answer, Book, Prequential
+from streaming import status
+from streaming.draining import told_to_end
 from streaming.topics import servers
 
 _LOG = logging.getLogger(__name__)
-
+MODULE = "pipelines.flight_delays.online_learning"
+"""The name of this module, which is another one where it is started."""
+NAME = "flight_delays_learning"
+"""Of the program that follows the topic."""
 COMMIT_HOURS = 24
 """A run over the lake writes its state down so often, in hours of events; one that follows the topic, each hour."""
 PROGRESS_S = 5.0
+SHARE = 0.05
+"""While the topic is followed, writing the page takes so much of the time, at most."""
 
 
 def run(
@@ -52,6 +61,7 @@ def run(
     *,
     done: Callable[[Sequence[Hour]], None] = lambda hours: None,
     commit_hours: int = COMMIT_HOURS,
+    ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Takes hours, and writes the state down now and then, and at the end.
 
@@ -63,6 +73,7 @@ def run(
       start: Before it nothing is predicted and learned; None for no such instant.
       done: Is told of hours whose work is written down.
       commit_hours: After so many the state is written down.
+      ended: Says after each hour whether that was the last.
     """
     answers: list[Answer] = []
     taken: list[Hour] = []
@@ -88,6 +99,8 @@ def run(
             said = time.monotonic()
             at = hour.events[-1].at.isoformat(" ", "minutes")
             _LOG.info("%s  %s  %s", at, dict(learner.counts), rates(*scores(book)))
+        if ended():
+            break
     commit()
 
 
@@ -121,13 +134,51 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def learn(flags: argparse.Namespace, home: Home, planes: online.Planes | None = None) -> Path:
+class _Report:
+    """The page, written again as answers come.
+
+    Args:
+      path: The file.
+      learner: Whose counts it tells.
+      book: Where the answers are.
+      predictions: Folder of batch predictions, or None.
+    """
+
+    def __init__(self, path: Path, learner: Prequential, book: Book, predictions: Path | None) -> None:
+        self.path, self._learner, self._book, self._predictions = path, learner, book, predictions
+        self._next = 0.0
+
+    def write(self) -> str:
+        """Writes it, and tells the rates."""
+        began = time.monotonic()
+        told, said = scores(self._book, self._predictions)
+        title = "Online learning" + (f", {told['day'][0]} to {told['day'][-1]}" if len(told["day"]) else "")
+        write_text(self.path, page(title, told["day"], told["label"], said, self._learner.counts))
+        now = time.monotonic()
+        self._next = now + (now - began) / SHARE
+        return rates(told, said)
+
+    def refresh(self) -> None:
+        """Writes it, unless that was done just now for what it costs."""
+        if time.monotonic() >= self._next:
+            self.write()
+
+
+def learn(
+    flags: argparse.Namespace,
+    home: Home,
+    planes: online.Planes | None = None,
+    ended: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Path:
     """Does what the command line says.
 
     Args:
       flags: Of `_parser`.
       home: The state folder.
       planes: The register of aircraft; by default that of the lake.
+      ended: Says whether to stop, between two hours.
+      settings: Other fields of the topic's source, for tests.
 
     Returns:
       The report.
@@ -136,30 +187,42 @@ def learn(flags: argparse.Namespace, home: Home, planes: online.Planes | None = 
       TerminalError: The state is damaged, or there is nothing to read.
       TransientError: Broker, model server or store are away.
     """
+    if flags.predictions is not None:
+        # What is missing is told before a year is learned.
+        batch_predictions(flags.predictions)
     path = flags.state or home.path / "stream" / "online_learning.sqlite"
     server = ModelServer(flags.server) if flags.server else None
     store = facts.store(flags.store or str(path.with_suffix(".store.sqlite")))
     lookups = Lookups(store, online.planes_of_lake() if planes is None else planes, own=not flags.store)
     book = Book(path)
     try:
-        learner = Prequential(lookups, None if server is None else Served(server), book.state())
+        # Who follows for ever begins before the first model is pushed.
+        deployed = None if server is None else Served(server, may_lack=flags.follow)
+        learner = Prequential(lookups, deployed, book.state())
+        report = _Report(flags.report or home.reports(MODEL) / "online_learning.html", learner, book, flags.predictions)
         if flags.topic:
             accounts = path.with_suffix(".accounts.sqlite")
-            topic = FromTopic(servers(), learner, lookups, accounts, follow=flags.follow)
+            topic = FromTopic(servers(), learner, lookups, accounts, follow=flags.follow, ended=ended, **settings)
             with contextlib.closing(topic):
+                if flags.follow and flags.state is None:
+                    status.started(home, NAME, MODULE, topic.source, report.path)
+
+                def done(hours: Sequence[Hour]) -> None:
+                    topic.done(hours)
+                    if flags.follow:
+                        report.refresh()
+
                 last = minute(flags.end) // 60 if flags.end else None
                 up_to = itertools.takewhile(lambda hour: last is None or hour.number < last, topic)
                 every = 1 if flags.follow else COMMIT_HOURS
-                run(learner, lookups, book, up_to, flags.start, done=topic.done, commit_hours=every)
+                run(learner, lookups, book, up_to, flags.start, done=done, commit_hours=every, ended=ended)
         else:
             hours = from_lake(home.lake, learner, lookups, flags.start, flags.end)
-            run(learner, lookups, book, hours, flags.start)
-        told, said = scores(book, flags.predictions)
-        _LOG.info("%s  %s", dict(learner.counts), rates(told, said))
-        title = "Online learning" + (f", {told['day'][0]} to {told['day'][-1]}" if len(told["day"]) else "")
-        report = flags.report or home.reports(MODEL) / "online_learning.html"
-        write_text(report, page(title, told["day"], told["label"], said, learner.counts))
-        return report
+            run(learner, lookups, book, hours, flags.start, ended=ended)
+        if ended():
+            _LOG.info("Told to end: the next start goes on at the hour after this one.")
+        _LOG.info("%s  %s", dict(learner.counts), report.write())
+        return report.path
     finally:
         book.close()
         store.close()
@@ -178,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.follow and not flags.topic:
         parser.error("--follow needs --topic")
     try:
-        report = learn(flags, Home.current())
+        with told_to_end() as ended:
+            report = learn(flags, Home.current(), ended=ended)
     except AirtightError as error:
         _LOG.error("%s", error)
         return error.exit_status

@@ -35,8 +35,8 @@ _HAPPENS = (Departure, Arrival)
 
 Features = Callable[[Sequence[Flight]], Sequence[dict[str, Any]]]
 """Features of flights, each at its own cut-off."""
-Deployed = Callable[[Sequence[dict[str, Any]]], Sequence[float]]
-"""What the deployed model says to features, each once."""
+Deployed = Callable[[Sequence[dict[str, Any]]], Sequence[float | None]]
+"""What the deployed model says to features, each once; None where there is no such model (yet)."""
 
 
 class Waiting(msgspec.Struct):
@@ -134,6 +134,8 @@ class Prequential:
             told = self._deployed([row for _, row in asked])
             for (waiting, _), said in zip(asked, told, strict=True):
                 waiting.deployed = said
+            if lacking := sum(said is None for said in told):
+                self.counts["no deployed model to ask"] += lacking
         self._expire((hour + 1) * 60)
         self.hour = hour
         return [Answer(name, each.day, label, *each.answers, each.deployed) for name, each, label in labelled]

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from streaming.draining import drained
+from streaming.draining import drained, told_to_end
 
 
 class Job:
@@ -41,3 +41,13 @@ def test_a_job_that_ends_by_itself_is_not_cancelled_and_its_fault_is_told() -> N
     with pytest.raises(ValueError, match="broken"), drained(job):
         raise ValueError("broken")
     assert job.cancelled == 0 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_has_work_in_hand_is_told_and_ends_by_himself() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with told_to_end() as ended:
+        assert not ended()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended()
+    assert signal.getsignal(signal.SIGTERM) is before
