@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +53,10 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.model_url}/router/status")),
         Service("Kafka", ("kafka",), settings.own_kafka, lambda: _tcp(settings.kafka_port)),
         Service("Flink", ("flink",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
-        Service("stream", ("stream",), str(home.logs / "stream.log"), lambda: _program(home, "stream")),
+        *(
+            Service(name, (name,), str(home.logs / f"{name}.log"), functools.partial(_program, home, name))
+            for name in ("stream", "prediction-windows", "online-learning")
+        ),
         Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings)),
     )
 

@@ -49,6 +49,8 @@ class Settings:
       kafka_memory: Heap of the broker.
       flink_memory: Heap of the job server, Flink included.
       kafka: A broker elsewhere, host:port,host:port, to be used in place of ours; empty is ours.
+      prediction_log: Where the model server logs: a folder, or kafka://host:port/topic; empty is `predictions` in the
+        state folder, which takes what Kafka does not, too.
       ivy_settings: Ivy's settings file, for other Maven repositories than Ivy's own; empty is its own.
       airflow_parallelism: Tasks that Airflow runs at once.
       airflow_idle_ms: Airflow's scheduler rests so long when it found nothing to do. Short rests start tasks sooner,
@@ -73,6 +75,7 @@ class Settings:
     kafka_memory: str = "512m"
     flink_memory: str = "1g"
     kafka: str = ""
+    prediction_log: str = ""
     ivy_settings: str = ""
     airflow_parallelism: int = 8
     airflow_idle_ms: int = 20
@@ -242,6 +245,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         "AIRTIGHT_MODEL_SERVER": settings.server_url,
         "AIRTIGHT_ROUTER": settings.model_url,
         "AIRTIGHT_KAFKA": settings.kafka_servers,
+        "AIRTIGHT_PREDICTION_LOG": settings.prediction_log or str(home.path / "predictions"),
         "AIRTIGHT_FLINK": settings.flink_job_server,
         "SPARK_REMOTE": settings.spark_remote,
         "PYSPARK_PYTHON": sys.executable,

@@ -38,7 +38,7 @@ PORTS = {
 AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
 ALWAYS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
 """What is started when nothing is named, in the order in which it is started: the slowest to wake up first."""
-ON_DEMAND = ("kafka", "flink", "stream")
+ON_DEMAND = ("kafka", "flink", "stream", "prediction-windows", "online-learning")
 """What is started only by name: whoever works in batch needs no broker."""
 PROGRAMS = (*ON_DEMAND, *ALWAYS)
 """The programs of supervisord.conf."""

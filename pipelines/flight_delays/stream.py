@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
             run.in_process(from_lake(home.lake, ends[0], ends[1], given.out))
             return 0
         if given.predictions:
-            name, source = "predictions", predictions_source(home)
+            name, source = "flight_delays_predictions", predictions_source(home)
             build = from_predictions(source, home, to_end=given.to_end)
         else:
             name, source = "flight_delays", source_of(home, topic=given.topic)

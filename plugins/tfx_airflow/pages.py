@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from airflow.api_fastapi.core_api.security import requires_access_dag
@@ -37,12 +38,26 @@ def year(dag_id: str) -> Any:
 @app.get("/{dag_id}/stream", dependencies=[_ALLOWED])
 def stream(dag_id: str) -> Any:
     """How the stream does at this moment that a DAG keeps running: `<stream>_stream`."""
-    name, home = dag_id.removesuffix("_stream"), Home.current()
-    known = name != dag_id and "/" not in name and not name.startswith(".")
-    told = streams.running(home, name) if known else None
+    told = _record(dag_id)
     if told is None:
         return HTMLResponse(stream_page.none_yet(dag_id))
     try:
         return HTMLResponse(stream_page.page(told, streams.status(told)))
     except AirtightError as error:
         return HTMLResponse(stream_page.broken(told, str(error)))
+
+
+@app.get("/{dag_id}/stream/report", dependencies=[_ALLOWED])
+def report(dag_id: str) -> Any:
+    """The page that a stream itself writes, such as how the models do that learn from it."""
+    told = _record(dag_id)
+    # The record is a file of the state folder, and names no other page than one of the reports.
+    file = Path(told.report) if told is not None and told.report else None
+    known = file is not None and file.resolve().is_relative_to(Home.current().reports("").resolve()) and file.is_file()
+    return HTMLResponse(file.read_text(encoding="utf-8") if file and known else stream_page.no_report(dag_id))
+
+
+def _record(dag_id: str) -> streams.Running | None:
+    name = dag_id.removesuffix("_stream")
+    known = name != dag_id and "/" not in name and not name.startswith(".")
+    return streams.running(Home.current(), name) if known else None

@@ -36,11 +36,13 @@ OVER, ENDED_BY_ITSELF, NEW_CODE, STALLED = "over", "ended", "new_code", "stalled
 class EnsureStream(BaseOperator):
     """Has a stream run, with what it needs, and with the code of the checkout.
 
-    One that runs older code is drained: told to end, waited for, and started again.
+    One that runs older code is drained: told to end, waited for, and started again. Nothing is started while the topic
+    is not there.
 
     Args:
       stream: The stream's name.
       module: Dotted name of what runs; its code is compared with the checkout's.
+      topic: What it reads.
       program: The program of the local services.
       needs: Programs that it needs.
       **kwargs: As for every operator.
@@ -54,13 +56,15 @@ class EnsureStream(BaseOperator):
         *,
         stream: str,
         module: str,
+        topic: str,
         program: str = "stream",
         needs: Sequence[str] = ("kafka", "flink"),
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("doc_md", "Starts the stream where it does not run, and again where its code is older.")
         super().__init__(**kwargs)
-        self.stream, self.module, self.program, self.needs = stream, module, program, tuple(needs)
+        self.stream, self.module, self.topic = stream, module, topic
+        self.program, self.needs = program, tuple(needs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Starts, upgrades, or leaves it alone.
@@ -70,7 +74,7 @@ class EnsureStream(BaseOperator):
           XCom.
 
         Raises:
-          AirflowFailException: There are no local services, or they do not know the program.
+          AirflowFailException: There is no such topic, there are no local services, or they do not know the program.
           AirflowException: It does not come up.
         """
         home = Home.current()
@@ -86,16 +90,19 @@ class EnsureStream(BaseOperator):
     def _ensure(self, supervisor: Supervisor, home: Home) -> dict[str, Any]:
         state = state_of(supervisor, self.program)
         before, code = streams.running(home, self.stream), streams.code_of(self.module)
+        settings = Settings.of_running(home)
+        needs = [name for name in self.needs if name != "kafka" or not settings.kafka_elsewhere]
+        supervisor.start(settings, needs)
+        empty = self._topic_is_empty(settings.kafka_servers) if state in ENDED else False
         done = "left"
         if state in ENDED:
             done = "started"
-        elif before is not None and before.code != code:
+        elif before is None or before.code != code:
             done = "upgraded"
-            self.log.info("Drained for new code: %s -> %s.", before.code[:SHORT], code[:SHORT])
+            was = before.code[:SHORT] if before else "not known"
+            self.log.info("Drained for new code: %s -> %s.", was, code[:SHORT])
             supervisor.end([self.program])
-        settings = Settings.of_running(home)
-        needs = [name for name in self.needs if name != "kafka" or not settings.kafka_elsewhere]
-        supervisor.start(settings, (*needs, self.program))
+        supervisor.start(settings, (self.program,))
         now = _await_up(supervisor, home, self.stream, self.program, None if done == "left" else before)
         words = {
             "left": f"runs since {now.since}, process {now.pid}",
@@ -109,8 +116,35 @@ class EnsureStream(BaseOperator):
             "pid": now.pid,
             "since": now.since,
             "status": streams.status(now).to_json(),
-            "summary": f"The stream {self.stream} {words[done]}. Its code is {now.code[:SHORT]}.",
+            "summary": f"The stream {self.stream} {words[done]}. Its code is {now.code[:SHORT]}."
+            + (f" Nothing was published to {self.topic} yet." if empty else ""),
         }
+
+    def _topic_is_empty(self, servers: str) -> bool:
+        """Whether nothing is in it.
+
+        Raises:
+          TerminalError: There is no such topic.
+          TransientError: The broker does not answer for long.
+        """
+        deadline = time.monotonic() + UP_S
+        while True:
+            try:
+                messages = streams.messages_of(servers, self.topic)
+                break
+            except TransientError:
+                # One that was started just now has not opened its port yet.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(min(POLL_S, 1.0))
+        if messages is None:
+            raise TerminalError(
+                f"There is no topic {self.topic}: the stream {self.stream} has nothing to read, and is not started.",
+                expected=f"the topic at {servers}",
+                received="no partitions",
+                remedy="Have it made: make kafka; or pause this DAG.",
+            )
+        return messages == 0
 
 
 class WatchStream(BaseOperator):

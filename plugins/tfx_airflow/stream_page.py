@@ -40,7 +40,7 @@ def page(told: Running, status: Status) -> str:
         "Hours not done": _number(status.undone),
         "Bad messages": _number(status.bad),
         "Late messages": _number(status.late),
-        "In the dead letters' topic": _number(status.dead_letters),
+        **({"In the dead letters' topic": _number(status.dead_letters)} if told.dead_letters else {}),
         "Starts": _number(status.run),
     }
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items())
@@ -50,17 +50,23 @@ def page(told: Running, status: Status) -> str:
         for each in status.partitions
     )
     away = f'<p class="bad">The broker is away: {escape(status.broker)}</p>' if status.broker else ""
+    report = '<p><a href="stream/report">What it found: its report</a></p>' if told.report else ""
     return _html(
         f"Stream {told.name}",
         f"""<p>It {state}: process {told.pid}, since {_when(told.since)}.
 <span class="dim">Asked at {_when(status.at)}; all times are UTC, those of messages and hours event times.</span></p>
-{away}
+{away}{report}
 <dl>{shown}</dl>
 <h2>Partitions of <code>{escape(told.topic)}</code></h2>
 <table><tr><th>Partition</th><th>Lag</th><th>Next offset</th><th>End</th><th>Come to</th></tr>{rows}</table>
 <h2>Code</h2>
 <p><code>{escape(told.module)}</code>, digest <code>{escape(told.code)}</code></p>""",
     )
+
+
+def no_report(dag_id: str) -> str:
+    """The page where a stream has written no report."""
+    return _html(f"There is no report of {dag_id} yet", "<p>It is written as the stream goes on, if it writes one.</p>")
 
 
 def none_yet(dag_id: str) -> str:

@@ -54,6 +54,21 @@ def test_the_page_of_a_stream_is_that_of_its_record(home, client):
     assert "There is no stream of" in client("/toy_stream/stream").text
 
 
+def test_a_stream_shows_the_report_that_it_writes_and_no_other_file(home, client):
+    folder = home.reports("toys")
+    folder.mkdir(parents=True)
+    page, secret = folder / "learning.html", home.path / "secret"
+    secret.write_text("a secret")
+    source = SimpleNamespace(accounts=home.path / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="")
+    for path in (None, page, secret, folder / ".." / ".." / "secret"):
+        status.started(home, "toy", "streaming.draining", source, path)
+        assert "There is no report of toy_stream yet" in client("/toy_stream/stream/report").text
+    page.write_text("<p>AUC</p>")
+    status.started(home, "toy", "streaming.draining", source, page)
+    assert client("/toy_stream/stream/report").text == "<p>AUC</p>"
+    assert "There is no report of" in client("/other_stream/stream/report").text
+
+
 def test_loading_the_plugin_imports_no_web_framework():
     import subprocess
 

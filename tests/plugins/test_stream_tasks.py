@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,12 +42,13 @@ class Services:
     def programs(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(name="stream", state=self.state)] if self.known else []
 
-    def start(self, settings: Settings, names: tuple[str, ...]) -> list[str]:
+    def start(self, settings: Settings, names: Sequence[str]) -> list[str]:
         if self.state != "RUNNING":
-            type(self).state = "FATAL" if self.fails else "RUNNING"
             self.did.append(f"start {' '.join(names)}")
-            if not self.fails:
-                status.started(self.home, "toy", CODE, self.source)
+            if "stream" in names:
+                type(self).state = "FATAL" if self.fails else "RUNNING"
+                if not self.fails:
+                    status.started(self.home, "toy", CODE, self.source)
         return [*names]
 
     def end(self, names: list[str]) -> list[str]:
@@ -75,6 +77,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     accounts.enter(run, entries, closed=98)
     accounts.write(97, 4)
     accounts.close()
+    monkeypatch.setitem(Broker.all, Settings().own_kafka, made)
     source = SimpleNamespace(accounts=path, servers=str(tmp_path), topic="toys", dead_letters="dead")
     for name, value in {"state": "STOPPED", "did": [], "source": source, "fails": False, "known": True}.items():
         setattr(Services, name, value)
@@ -92,7 +95,7 @@ def watched(**other: object) -> StreamWatched:
 
 
 def ensure() -> dict:
-    return EnsureStream(task_id="ensure", **STREAM).execute({})
+    return EnsureStream(task_id="ensure", topic="toys", **STREAM).execute({})
 
 
 def test_the_status_tells_lag_watermark_dead_letters_and_the_last_hour_that_is_done(broker: Broker) -> None:
@@ -128,7 +131,7 @@ def _record() -> status.Running:
 
 def test_a_stream_that_does_not_run_is_started_with_what_it_needs(broker: Broker) -> None:
     told = ensure()
-    assert Services.did == ["start kafka flink stream"]
+    assert Services.did == ["start kafka flink", "start stream"]
     assert (told["done"], told["pid"], told["status"]["lag"]) == ("started", os.getpid(), 12)
     assert told["code"] == status.code_of(CODE)
 
@@ -145,7 +148,7 @@ def test_new_code_ends_the_old_before_it_starts_the_new(broker: Broker, monkeypa
     Services.did.clear()
     monkeypatch.setattr(status, "code_of", lambda module: "another")
     told = ensure()
-    assert Services.did == ["end stream", "start kafka flink stream"]
+    assert Services.did == ["end stream", "start stream"]
     assert (told["done"], told["code_before"], told["code"]) == ("upgraded", before["code"], "another")
 
 
@@ -160,6 +163,58 @@ def test_without_services_it_fails_at_once(broker: Broker) -> None:
     Services.known = False
     with pytest.raises(AirflowFailException, match="local services do not run here"):
         ensure()
+
+
+def test_without_its_topic_nothing_is_started_and_it_says_so(broker: Broker) -> None:
+    broker.log.clear()
+    with pytest.raises(AirflowFailException, match=r"ensure: There is no topic toys: .* make kafka; or pause this DAG"):
+        ensure()
+    assert Services.did == ["start kafka flink"]
+
+
+def test_a_topic_that_nothing_was_published_to_is_told(broker: Broker) -> None:
+    for log in broker.log.values():
+        log.clear()
+    assert ensure()["summary"].endswith("Nothing was published to toys yet.")
+
+
+def test_a_broker_that_just_starts_is_waited_for_and_one_that_stays_away_is_tried_again(broker, monkeypatch) -> None:
+    away = iter([True, True, False])
+
+    def connect(**settings: object) -> Consumer:
+        if next(away, False):
+            raise OSError("nobody there")
+        return Consumer(**settings)
+
+    monkeypatch.setattr("kafka.KafkaConsumer", connect)
+    assert ensure()["done"] == "started"
+    Services.state, away = "STOPPED", iter([True])
+    monkeypatch.setattr(module, "UP_S", -1.0)
+    with pytest.raises(AirflowException, match="Kafka does not answer") as failed:
+        ensure()
+    assert not isinstance(failed.value, AirflowFailException)
+
+
+def test_one_whose_record_cannot_be_read_is_started_anew(broker: Broker) -> None:
+    ensure()
+    Services.did.clear()
+    status.record_of(Home.current(), "toy").write_text('{"name": "of another version"}')
+    assert ensure()["done"] == "upgraded"
+    assert Services.did == ["end stream", "start stream"]
+
+
+def test_who_writes_no_dead_letters_is_told_none_and_its_report_is_shown(broker: Broker) -> None:
+    source = SimpleNamespace(**{**vars(Services.source), "dead_letters": ""})
+    record = status.started(Home.current(), "toy", CODE, source, Path("a page"))
+    told = status.status(record)
+    assert told.dead_letters is None and "dead letters" not in str(told)
+    text = stream_page.page(record, told)
+    assert "dead letters" not in text and 'href="stream/report"' in text
+    assert "href" not in stream_page.page(_with_letters(), told) and status.running(Home.current(), "toy").report == ""
+
+
+def _with_letters() -> status.Running:
+    return status.started(Home.current(), "toy", CODE, Services.source)
 
 
 def test_it_is_watched_without_a_worker(broker: Broker) -> None:
@@ -185,7 +240,7 @@ def test_the_watching_ends_when_the_program_has_and_tells_how_the_stream_does(br
     event = asyncio.run(asyncio.wait_for(first(), 60))
     assert (event["reason"], event["words"], event["status"]["lag"]) == ("ended", "its program is FATAL", 12)
     assert WatchStream(task_id="watch", **STREAM).execute({}, event) == event
-    assert Services.did == ["start kafka flink stream"], "the next run starts it"
+    assert Services.did == ["start kafka flink", "start stream"], "the next run starts it"
 
 
 def test_it_ends_when_the_while_is_over(broker: Broker) -> None:
