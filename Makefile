@@ -145,9 +145,12 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs while nodes, tasks, launcher and scheduler are killed at random; the stream, Flink and broker likewise
+soak: install ## 100 runs while what runs them is killed at random; the stream, Flink and broker likewise; 2013 through the stream beside Spark
 	@$(PY) -m benchmarks.kills --runs 100
 	@$(PY) -m benchmarks.stream_kills
+	@$(PY) -m services up kafka
+	@$(PY) -m benchmarks.stream_parity
+	@$(PY) -m benchmarks.stream_parity --shuffled 0
 
 .PHONY: lock
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt, and the jars

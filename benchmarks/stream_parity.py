@@ -1,0 +1,387 @@
+"""The whole of 2013 through the stream, and every window of it beside what Spark computes from the lake.
+
+    python -m benchmarks.stream_parity [--from 2013-01-01 --to 2014-01-01] [--shuffled SEED] [--windows SAMPLE]
+
+It needs the broker (AIRTIGHT_KAFKA, `make kafka`) and the lake. On a topic of its own, in a state folder of its own,
+the events are published as they became known, or each up to the allowed lateness later, and the stream takes them to
+the end of the topic, month by month: each month it goes on where it stopped. Compared are
+
+- the windows of a minute, which the stream writes into the lake: every group, key and minute, as `close_stream` does;
+- the sliding windows of the features at the cut-off of every flight (or of a sample of each month): sums of those
+  minutes, as a request gets them from the online store, beside the features that the model is trained on.
+
+Whatever is missing or extra, a count that differs, or a mean by more than 1e-9, is exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import functools
+import itertools
+import logging
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from airtight.home import Home
+from airtight.interval import Interval
+from components.data.lake import SPARK_TYPES, Lake
+from components.measures.closing import MEAN_LIMIT, MEANS, WHOLE, compared
+from pipelines.flight_delays import clock, facts, features, online, stream
+from pipelines.flight_delays.events import Event, Flight
+from pipelines.flight_delays.lake import TABLES
+from pipelines.flight_delays.replay import SETTINGS, Pace, events, publish, shuffled
+from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
+from pipelines.flight_delays.windows import ALLOWED_LATENESS_S
+from streaming import run
+from streaming.accounts import Accounts
+from streaming.queries import Totals
+from streaming.sink import messages_in, path_of
+from streaming.store import SqliteStore, Store
+from streaming.topics import ensure, servers
+
+BEFORE, AFTER = timedelta(days=4), timedelta(days=2)
+"""What becomes known of a flight does so within so long before and after its scheduled day."""
+LONGEST = timedelta(hours=max(window.hours for window in features.WINDOWS))
+KEEP_MINUTES = (LONGEST + timedelta(days=40)) // timedelta(minutes=1)
+"""A month, and the longest window before its first cut-off."""
+AT_ONCE = 500
+"""Flights that are asked for at once."""
+MINUTE = "a minute, every group"
+Arriving = tuple[datetime, Event]
+Features = Mapping[str, Any]
+T = TypeVar("T")
+
+
+@dataclass
+class Found:
+    """What comparing some windows has found.
+
+    Args:
+      windows: How many there are, on either side.
+      missing: Those that the stream lacks.
+      extra: Those that only the stream has.
+      count: The largest difference of whole numbers.
+      mean: The largest difference of means.
+    """
+
+    windows: int = 0
+    missing: int = 0
+    extra: int = 0
+    count: float = 0
+    mean: float = 0
+
+    def add(self, other: Found) -> None:
+        """Takes in what was found elsewhere."""
+        self.windows += other.windows
+        self.missing += other.missing
+        self.extra += other.extra
+        self.count, self.mean = max(self.count, other.count), max(self.mean, other.mean)
+
+    @property
+    def equal(self) -> bool:
+        """Whether there is anything, and both sides are the same."""
+        return bool(self.windows) and not (self.missing or self.extra or self.count) and self.mean <= MEAN_LIMIT
+
+
+def beside(window: features.Window, batch: Mapping[str, Features], streamed: Mapping[str, Features]) -> Found:
+    """One window at the cut-offs of flights, on both sides.
+
+    Args:
+      window: Which.
+      batch: Features by flight; a mean of nothing is None or NaN.
+      streamed: The same of the stream.
+    """
+    found = Found()
+    counts = [window.feature(measure) for measure in window.measures if measure == "count"]
+    means = [window.feature(measure) for measure in window.measures if measure != "count"]
+    for flight in batch.keys() | streamed.keys():
+        found.windows += 1
+        here, there = batch.get(flight, {}), streamed.get(flight, {})
+        for name in counts:
+            found.count = max(found.count, abs((here.get(name) or 0) - (there.get(name) or 0)))
+        pairs: list[tuple[Any, Any]] = [(here.get(name), there.get(name)) for name in means]
+        found.missing += flight not in streamed or any(not _nothing(one) and _nothing(two) for one, two in pairs)
+        found.extra += flight not in batch or any(_nothing(one) and not _nothing(two) for one, two in pairs)
+        for one, two in pairs:
+            if not _nothing(one) and not _nothing(two):
+                found.mean = max(found.mean, abs(one - two))
+    return found
+
+
+def _nothing(value: Any) -> bool:
+    return value is None or math.isnan(value)
+
+
+_NAMES = [window.feature(measure) for window in features.WINDOWS for measure in window.measures]
+
+
+@dataclass
+class Batch:
+    """What Spark computes from the lake.
+
+    Args:
+      spark: The session.
+      lake: Folder of the lake.
+      known: What was published: of anything else the batch must not know, either.
+    """
+
+    spark: Any
+    lake: Path
+    known: Interval
+
+    def minutes(self, totals: Path, part: Interval) -> Found:
+        """The windows of a minute of one part, beside those that the stream wrote."""
+        from pipelines.flight_delays_close import batch
+
+        flights = self._table("flights", part.start - BEFORE, part.end + AFTER)
+        files = [str(path) for path in paths(totals, part) if path.exists()]
+        figures, _ = compared(self.spark, batch.totals(flights, part.start, part.end), files, part)
+        differences = (max(figures[f"largest_{name}"] for name in names) for names in (WHOLE, MEANS))
+        return Found(figures["rows"] + figures["extra"], figures["missing"], figures["extra"], *differences)
+
+    def sliding(self, part: Interval) -> dict[str, Features]:
+        """The windows' features of the flights of which the cut-off is in a part, as the transform node makes them."""
+        from pyspark.sql import functions as F
+
+        from pipelines.flight_delays.transform import transform
+
+        def table(name: str) -> Any:
+            rows = self._table(name, part.start - LONGEST - BEFORE, part.end + AFTER)
+            if name == "flights":
+                for told in features.STREAMS:
+                    at = F.col(told.known_at)
+                    inside = (at >= F.lit(self.known.start)) & (at < F.lit(self.known.end))
+                    rows = rows.withColumn(told.delay, F.when(inside, F.col(told.delay)))
+            return rows
+
+        scheduled, ends = F.col("scheduled_departure"), [end + clock.CUTOFF for end in (part.start, part.end)]
+        inside = (scheduled >= F.lit(ends[0])) & (scheduled < F.lit(ends[1]))
+        rows = transform(table).where(inside).select("flight_id", *_NAMES).toArrow()
+        flights = rows["flight_id"].to_pylist()
+        if len(set(flights)) < len(flights):
+            raise SystemExit("Spark has flights more than once")
+        values = zip(*(rows[name].to_pylist() for name in _NAMES), strict=True)
+        return {flight: dict(zip(_NAMES, row, strict=True)) for flight, row in zip(flights, values, strict=True)}
+
+    def _table(self, name: str, start: datetime, end: datetime) -> Any:
+        """A table of the lake; of one that grows in time, the local days of an interval."""
+        (declared,) = (table for table in TABLES if table.name == name)
+        schema = ", ".join(f"`{field.name}` {SPARK_TYPES[str(field.type)]}" for field in declared.schema)
+        return self.spark.read.schema(schema).parquet(*map(str, files_of(self.lake, name, start, end)))
+
+
+def sliding(batch: Batch, store: Store, part: Interval, sample: int) -> Iterator[tuple[str, Found]]:
+    """The sliding windows at the cut-offs of one part, on both sides.
+
+    Args:
+      batch: One side.
+      store: The other: the stream's totals of the part, and of the longest window before it.
+      part: Of whose cut-offs.
+      sample: At the cut-offs of so many flights; 0 for all.
+
+    Yields:
+      The name of each window, and what was found.
+    """
+    asked = flights_of(batch.lake, part)
+    told = batch.sliding(part)
+    if sample:
+        asked = random.Random(sample).sample(asked, min(sample, len(asked)))
+        names = {flight.flight_id for flight in asked}
+        told = {name: answer for name, answer in told.items() if name in names}
+    streamed: dict[str, Features] = {}
+    for begin in range(0, len(asked), AT_ONCE):
+        some = asked[begin : begin + AT_ONCE]
+        for flight, answer in zip(some, online.known(some, store, {}), strict=True):
+            if answer.behind_minutes:
+                raise SystemExit(f"the store ends {answer.behind_minutes} minutes before the cut-off of {flight}")
+            streamed[str(flight.flight_id)] = {name: answer.features[name] for name in _NAMES}
+    for window in features.WINDOWS:
+        yield f"{window.length}, {window.group.name}", beside(window, told, streamed)
+
+
+def files_of(lake: Path, name: str, start: datetime, end: datetime) -> list[Path]:
+    """The files of the same."""
+    first, last = (clock.local_day(end).isoformat() for end in (start, end))
+    files = Lake(lake).snapshot(name).files
+    return [lake / file.path for file in files if file.day is None or first <= file.day <= last]
+
+
+def flights_of(lake: Path, part: Interval) -> list[Flight]:
+    """The flights of which the cut-off is in a part."""
+    fields = list(Flight.__struct_fields__)
+    found = []
+    for path in files_of(lake, "flights", part.start, part.end + clock.CUTOFF):
+        for row in pq.read_table(path, columns=fields, partitioning=None).to_pylist():
+            if part.start <= clock.cutoff(row["scheduled_departure"]) < part.end:
+                found.append(Flight(**row))
+    return found
+
+
+def paths(totals: Path, part: Interval) -> list[Path]:
+    """The files of the hours of a part, whether or not they are there."""
+    first, last = (int(end.timestamp()) // 3600 for end in (part.start, part.end))
+    return [path_of(totals, hour) for hour in range(first, last)]
+
+
+def fill(store: Store, totals: Path, part: Interval) -> None:
+    """Puts what the stream wrote of a part into a store."""
+    end = int(part.end.timestamp()) // 60
+    for number, path in enumerate(paths(totals, part), int(part.start.timestamp()) // 3600):
+        if path.exists():
+            store.put_hour(number, messages_in(path), list(totals_in(path)), {}, end)
+
+
+def totals_in(path: Path) -> Iterator[Totals]:
+    """What is in one of the stream's files."""
+    table = pq.read_table(path, partitioning=None)
+    names, told = pc.cast(table["group"], pa.string()), table.drop(["group"])
+    for group in pc.unique(names).to_pylist():
+        rows = told.filter(pc.equal(names, group))
+        minute = rows["minute"].cast(pa.int64()).to_numpy() // 60_000_000
+        yield Totals(group, rows["key"].to_pylist(), minute, *(rows[name].to_numpy() for name in WHOLE))
+
+
+def months(start: date, end: date) -> list[Interval]:
+    """The calendar months of a span of local days, the first and last of them as far as they belong to it."""
+    zone, ends = ZoneInfo(clock.ZONE), [start]
+    while ends[-1] < end:
+        ends.append(min((ends[-1].replace(day=1) + timedelta(days=32)).replace(day=1), end))
+    instants = [datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC) for day in ends]
+    return [Interval(*pair) for pair in itertools.pairwise(instants)]
+
+
+def name_of(part: Interval) -> str:
+    """Such as 2013-06."""
+    return part.start.astimezone(ZoneInfo(clock.ZONE)).strftime("%Y-%m")
+
+
+@contextmanager
+def topics() -> Iterator[str]:
+    """Topics of our own as the declared ones are set; the name of that of events. `_letters` is the other's."""
+    name = f"bench.parity.{os.getpid()}"
+    own = [replace(EVENTS, name=name), replace(DEAD_LETTERS, name=_letters(name))]
+    ensure(servers(), own)
+    try:
+        yield name
+    finally:
+        admin = KafkaAdminClient(bootstrap_servers=servers().split(","))
+        admin.delete_topics([topic.name for topic in own])
+        admin.close()
+
+
+def _letters(topic: str) -> str:
+    return f"{topic}.dead-letters"
+
+
+def replayed(topic: str, home: Home, arriving: Iterator[Arriving], parts: Sequence[Interval]) -> int:
+    """Publishes month by month, and runs the stream to the end of the topic each time; how many were published."""
+    producer = KafkaProducer(bootstrap_servers=servers().split(","), **{**SETTINGS, "delivery_timeout_ms": 600_000})
+    source = stream.source_of(home, topic=topic, dead_letters=_letters(topic))
+    begins = [part.start for part in parts]
+    sent = 0
+    # What arrives after the end belongs to the last month.
+    for number, some in itertools.groupby(arriving, lambda told: bisect.bisect(begins, told[0])):
+        part = parts[number - 1]
+        new, published = timed(functools.partial(publish, producer, topic, some, Pace(part.start, 0)))
+        build = stream.from_kafka(source, home, str(home.online_store), to_end=True)
+        _, read = timed(functools.partial(run.in_process, build))
+        sent += new
+        say(f"{name_of(part)}: {new:,} events published in {published:.0f} s, through the stream in {read:.0f} s")
+    producer.close(timeout=60)
+    return sent
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it returns, and the seconds that it took."""
+    began = time.monotonic()
+    return work(), time.monotonic() - began
+
+
+def say(line: str) -> None:
+    """Shows how far it is."""
+    print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+
+
+def compare(lake: Path, totals: Path, parts: Sequence[Interval], sample: int, scratch: Path) -> dict[str, Found]:
+    """Everything that the stream wrote, month by month, beside Spark."""
+    from components.data.spark import session
+
+    found: dict[str, Found] = defaultdict(Found)
+    store = SqliteStore(scratch / "windows.sqlite", facts.TABLES, keep_minutes=KEEP_MINUTES, spans=facts.SPANS)
+    rows = 0
+    with session("stream_parity") as spark:
+        batch = Batch(spark, lake, Interval(parts[0].start, parts[-1].end))
+        for part in parts:
+            fill(store, totals, part)
+            of_part = {MINUTE: batch.minutes(totals, part), **dict(sliding(batch, store, part, sample))}
+            rows += of_part[MINUTE].windows - of_part[MINUTE].missing
+            total = Found()
+            for name, each in of_part.items():
+                found[name].add(each)
+                total.add(each)
+            say(f"{name_of(part)}: {total.windows:,} windows compared, {'equal' if total.equal else total}")
+    store.close()
+    # A row of another time than its file's name says was compared with nothing.
+    there = sum(pq.read_metadata(path).num_rows for path in totals.rglob("*.parquet"))
+    found[MINUTE].extra += abs(there - rows)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="start", type=date.fromisoformat, default=date(2013, 1, 1))
+    parser.add_argument("--to", dest="end", type=date.fromisoformat, default=date(2014, 1, 1), help="not included")
+    parser.add_argument("--shuffled", type=int, metavar="SEED", help="each event up to the allowed lateness later")
+    parser.add_argument(
+        "--windows", type=int, default=0, metavar="SAMPLE", help="at the cut-offs of so many flights a month; 0: of all"
+    )
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    lake, parts = Home.current().lake, months(given.start, given.end)
+    late = 0 if given.shuffled is None else ALLOWED_LATENESS_S / 60
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="airtight-parity-") as place, topics() as topic:
+        home = Home(Path(place))
+        told = shuffled(events(lake, parts[0].start, parts[-1].end), late, given.shuffled or 0)
+        sent = replayed(topic, home, told, parts)
+        totals = stream.totals_of(home)
+        kept = sum(map(messages_in, totals.rglob("*.parquet")))
+        accounts = Accounts(stream.accounts_of(home))
+        standing = accounts.standing()
+        accounts.close()
+        found = compare(lake, totals, parts, given.windows, Path(place))
+    order = "in their order" if given.shuffled is None else f"each up to {late:.0f} minutes late"
+    print(f"\n{sent:,} events published, {order}; {kept:,} in the stream's hours, {standing.bad} bad, ", end="")
+    print(f"{standing.late} late; {time.monotonic() - began:.0f} s in all.\n")
+    print(
+        "| windows | compared | missing | extra | largest difference of counts | of means |\n|---|---|---|---|---|---|"
+    )
+    for name, each in found.items():
+        print(f"| {name} | {each.windows:,} | {each.missing} | {each.extra} | {each.count:g} | {each.mean:g} |")
+    equal = sent == kept and not standing.bad and not standing.late and all(each.equal for each in found.values())
+    print("\nEqual." if equal else "\nNOT equal.")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
