@@ -5,7 +5,7 @@ All instants are whole minutes since 1970, and every span is half-open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,32 @@ class Totals(NamedTuple):
     late: np.ndarray
     minutes: np.ndarray
     largest: np.ndarray
+
+
+class Hour(NamedTuple):
+    """All that the store is told of an hour of events.
+
+    Args:
+      number: Hours since 1970.
+      messages: How many messages all of this is made of.
+      totals: The whole of the hour's totals; what the store has of the hour is replaced.
+      rows: Facts by table, each with its key and one or more whole parts.
+      watermark: Minute before which all that became known is in the store; the store never goes back. None for the
+        newest minute of the totals.
+    """
+
+    number: int
+    messages: int
+    totals: Sequence[Totals]
+    rows: Mapping[str, Sequence[Row]]
+    watermark: int | None = None
+
+    @property
+    def reached(self) -> int | None:
+        """The watermark; where nobody tells it, the end of the newest minute of the totals."""
+        if self.watermark is not None:
+            return self.watermark
+        return max((int(each.minute.max()) + 1 for each in self.totals if len(each.minute)), default=None)
 
 
 class Order(NamedTuple):
@@ -141,8 +167,3 @@ class Count(NamedTuple):
 
 
 Query = Sum | Last | Get | Range | Count
-
-
-def newest(totals: Iterable[Totals]) -> int | None:
-    """The watermark of totals by themselves: the end of their newest minute."""
-    return max((int(each.minute.max()) + 1 for each in totals if len(each.minute)), default=None)

@@ -9,7 +9,7 @@ Under a prefix it keeps
     facts:<table>:<key>         hash: the row, values as JSON
     order:<table>:<columns>:<values>    sorted set by the last column: keys of rows
 
-An hour is written by one transaction, which is tried again when another writer got in between. A key expires for good
+Hours are written by one transaction, which is tried again when another writer got in between. A key expires for good
 when nothing has touched it for as long as its values are kept.
 """
 
@@ -22,17 +22,15 @@ from typing import Any
 import orjson
 
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Count, Get, Last, Order, Query, Range, Row, Sum, Table, Totals, newest
-from streaming.store import HOUR, KEEP_MINUTES
+from streaming.queries import Count, Get, Hour, Last, Order, Query, Range, Row, Sum, Table, Totals
+from streaming.store import HOUR, KEEP_MINUTES, Store, accepted
 
 TRIES = 20
 """Of a transaction that others got in between of."""
 TIMEOUT_S = 5.0
-_Content = tuple[Sequence[Totals], Mapping[str, Sequence[Row]], int | None]
-"""Totals, rows by table, watermark."""
 
 
-class RedisStore:
+class RedisStore(Store):
     """The store in a Redis server.
 
     Args:
@@ -65,20 +63,15 @@ class RedisStore:
             url, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
 
-    def put_hour(
-        self,
-        hour: int,
-        messages: int,
-        totals: Sequence[Totals],
-        rows: Mapping[str, Sequence[Row]],
-        watermark: int | None = None,
-    ) -> bool:
+    def put_hours(self, hours: Sequence[Hour]) -> list[bool]:
         """See `streaming.store.Store`."""
+        if not hours:
+            return []
         with self._faults():
             for _ in range(TRIES):
                 try:
                     with self._client.pipeline() as pipe:
-                        return self._put(pipe, hour, messages, (totals, rows, watermark))
+                        return self._put(pipe, hours)
                 except self._redis.WatchError:
                     continue
         raise self._away(f"{TRIES} times another writer got in between")
@@ -113,51 +106,57 @@ class RedisStore:
         """See `streaming.store.Store`."""
         self._client.close()
 
-    def _put(self, pipe: Any, hour: int, messages: int, content: _Content) -> bool:
+    def _put(self, pipe: Any, hours: Sequence[Hour]) -> list[bool]:
         """One try; `pipe` has nothing in it yet."""
-        totals, rows, watermark = content
-        facts = self._merged(rows)
-        of_hour, hours, told = self._key("hour", hour), self._key("hours"), self._key("told")
+        numbers = list(dict.fromkeys(hour.number for hour in hours))
+        of_hours, messages, told = (
+            [self._key("hour", number) for number in numbers],
+            self._key("hours"),
+            self._key("told"),
+        )
         # What is read from here on and changed by another before the end undoes all of it.
-        pipe.watch(of_hour, told, *(self._row_key(*name) for name in facts))
-        held, before = int(pipe.hget(hours, str(hour)) or 0), _whole(pipe.hget(told, "watermark"))
-        keys_before = orjson.loads(pipe.get(of_hour) or "[]")
-        if held > messages or (before is not None and (hour + 1) * HOUR <= before - self._keep):
-            return False
+        pipe.watch(*of_hours, told, *(self._row_key(*name) for name in self._merged(hours)))
+        held = {number: int(each or 0) for number, each in zip(numbers, pipe.hmget(messages, numbers), strict=True)}
+        keys_before = dict(zip(numbers, pipe.mget(of_hours), strict=True))
+        before = _whole(pipe.hget(told, "watermark"))
+        answers, now = accepted(hours, held, before, self._keep)
+        taken = [hour for hour, ok in zip(hours, answers, strict=True) if ok]
+        facts = self._merged(taken)
         rows_before = self._rows(facts)
-        now = newest(totals) if watermark is None else watermark
-        oldest = max((each for each in (before, now) if each is not None), default=0) - self._keep
         pipe.multi()
-        for key in keys_before:
-            pipe.zremrangebyscore(key, hour * HOUR, hour * HOUR + HOUR - 1)
-        keys = self._put_totals(pipe, totals, oldest)
+        members: dict[str, dict[str, int]] = {}
+        for number, hour in {hour.number: hour for hour in taken}.items():
+            for key in orjson.loads(keys_before[number] or "[]"):
+                pipe.zremrangebyscore(key, number * HOUR, number * HOUR + HOUR - 1)
+            of_hour = self._members(hour.totals)
+            for key, scored in of_hour.items():
+                members.setdefault(key, {}).update(scored)
+            pipe.set(self._key("hour", number), orjson.dumps(list(of_hour)).decode(), ex=self._keep * 60)
+            pipe.hset(messages, str(number), hour.messages)
+        for key, scored in members.items():
+            pipe.zadd(key, scored)
+            pipe.zremrangebyscore(key, "-inf", f"({(now or 0) - self._keep}")
+            pipe.expire(key, self._keep * 60)
         for name, parts in facts.items():
             self._put_row(pipe, name, rows_before.get(name), parts)
-        pipe.set(of_hour, orjson.dumps(keys).decode(), ex=self._keep * 60)
-        pipe.hset(hours, str(hour), messages)
-        if now is not None and (before is None or now > before):
+        if now is not None and now != before:
             pipe.hset(told, "watermark", now)
         pipe.execute()
-        return True
+        return answers
 
-    def _put_totals(self, pipe: Any, totals: Sequence[Totals], oldest: int) -> list[str]:
-        """Returns the keys of the server that it wrote."""
+    def _members(self, totals: Sequence[Totals]) -> dict[str, dict[str, int]]:
+        """What the sorted sets of totals get, by their keys: members and their minutes."""
         members: dict[str, dict[str, int]] = {}
         for each in totals:
-            arrays = (each.minute, each.count, each.late, each.minutes, each.largest)
-            for key, minute, *rest in zip(each.keys, *(array.tolist() for array in arrays), strict=True):
+            for key, minute, *rest in zip(each.keys, *(array.tolist() for array in each[2:]), strict=True):
                 name = self._key("totals", each.group, key)
                 members.setdefault(name, {})[":".join(map(str, (minute, *rest)))] = minute
-        for name, scored in members.items():
-            pipe.zadd(name, scored)
-            pipe.zremrangebyscore(name, "-inf", f"({oldest}")
-            pipe.expire(name, self._keep * 60)
-        return list(members)
+        return members
 
-    def _merged(self, rows: Mapping[str, Sequence[Row]]) -> dict[tuple[str, str], dict[str, Row]]:
+    def _merged(self, hours: Iterable[Hour]) -> dict[tuple[str, str], dict[str, Row]]:
         """By table and key of a row the newest of each of its parts, under the column of its minute."""
         merged: dict[tuple[str, str], dict[str, Row]] = {}
-        for name, of_table in rows.items():
+        for name, of_table in (each for hour in hours for each in hour.rows.items()):
             table = self._tables[name]
             for row in of_table:
                 parts = merged.setdefault((name, _joined(row[column] for column in table.key)), {})

@@ -11,13 +11,13 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Count, Get, Last, Order, Query, Range, Row, Sum, Table, Totals, newest
+from streaming.queries import Count, Get, Hour, Last, Order, Query, Range, Row, Sum, Table, Totals
 
 HOUR = 60
 KEEP_MINUTES = 30 * 24 * HOUR
@@ -29,6 +29,19 @@ BUSY_S = 30.0
 class Store(Protocol):
     """What the stream writes and a request reads. Safe to share among threads."""
 
+    def put_hours(self, hours: Sequence[Hour]) -> list[bool]:
+        """Writes hours of events, all of them or nothing; done again it changes nothing.
+
+        Args:
+          hours: One after the other, as if each were written by itself.
+
+        Returns:
+          Of each, whether it was taken. It is not when the store's hour is made of more messages, or has expired.
+
+        Raises:
+          TransientError: The store is away, busy for too long, or full.
+        """
+
     def put_hour(
         self,
         hour: int,
@@ -37,22 +50,8 @@ class Store(Protocol):
         rows: Mapping[str, Sequence[Row]],
         watermark: int | None = None,
     ) -> bool:
-        """Writes an hour of events, all of it or nothing; done again it changes nothing.
-
-        Args:
-          hour: Hours since 1970.
-          messages: How many messages all of this is made of.
-          totals: The whole of the hour's totals; what the store has of the hour is replaced.
-          rows: Facts by table, each with its key and one or more whole parts.
-          watermark: Minute before which all that became known is in the store; the store never goes back. None for the
-            newest minute of the totals.
-
-        Returns:
-          Whether it was taken. It is not when the store's hour is made of more messages, or has expired.
-
-        Raises:
-          TransientError: The store is away, busy for too long, or full.
-        """
+        """Writes one hour; see `Hour` and `put_hours`."""
+        return self.put_hours([Hour(hour, messages, totals, rows, watermark)])[0]
 
     def messages(self, hour: int) -> int:
         """How many messages the store's hour is made of; 0 when it has none. Raises as `read`."""
@@ -90,6 +89,30 @@ def last(store: Store, group: str, key: str, start: int, end: int) -> tuple[int,
     return store.read([Last(group, key, start, end)])[0]
 
 
+def accepted(
+    hours: Iterable[Hour], held: Mapping[int, int], fresh: int | None, keep_minutes: int
+) -> tuple[list[bool], int | None]:
+    """Which hours a store takes, one after the other.
+
+    Args:
+      hours: What is to be written.
+      held: Of how many messages the store's hours are made, as far as it has them.
+      fresh: The store's watermark.
+      keep_minutes: What is older than this before the watermark has expired.
+
+    Returns:
+      Of each hour, whether it is taken; and the watermark after them.
+    """
+    held, told = dict(held), []
+    for hour in hours:
+        expired = fresh is not None and (hour.number + 1) * HOUR <= fresh - keep_minutes
+        told.append(not expired and held.get(hour.number, 0) <= hour.messages)
+        if told[-1]:
+            held[hour.number] = hour.messages
+            fresh = max((each for each in (fresh, hour.reached) if each is not None), default=None)
+    return told, fresh
+
+
 _DAY = 24 * HOUR
 _SUM = "coalesce(sum(count), 0), coalesce(sum(late), 0), coalesce(sum(minutes), 0)"
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536", "wal_autocheckpoint = 4000")
@@ -106,7 +129,7 @@ _CREATE = (
 )
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """The store in one SQLite file, with a write-ahead log: readers wait for no writer.
 
     A crash of a process loses nothing. A power cut may take back the last hours that were taken, whole; whoever goes on
@@ -130,38 +153,31 @@ class SqliteStore:
         self._spans = spans or {}
         self._open = threading.local()
 
-    def put_hour(
-        self,
-        hour: int,
-        messages: int,
-        totals: Sequence[Totals],
-        rows: Mapping[str, Sequence[Row]],
-        watermark: int | None = None,
-    ) -> bool:
+    def put_hours(self, hours: Sequence[Hour]) -> list[bool]:
         """See `Store`."""
         with self._writing() as db:
             before = _freshest(db)
-            held = db.execute("SELECT messages FROM hours WHERE hour = ?", (hour,)).fetchone()
-            if (held and held[0] > messages) or (before is not None and (hour + 1) * HOUR <= before - self._keep):
-                return False
-            if held:
-                db.execute("DELETE FROM totals WHERE minute >= ? AND minute < ?", (hour * HOUR, (hour + 1) * HOUR))
-            for each in totals:
-                self._put_totals(db, each)
-            for name, facts in rows.items():
-                self._put_facts(db, self._tables[name], facts)
-            db.execute("INSERT OR REPLACE INTO hours VALUES (?, ?)", (hour, messages))
-            now = newest(totals) if watermark is None else watermark
-            if now is not None and (before is None or now > before):
+            held = {hour.number: messages for hour in hours if (messages := _messages(db, hour.number)) is not None}
+            told, now = accepted(hours, held, before, self._keep)
+            taken = [hour for hour, ok in zip(hours, told, strict=True) if ok]
+            last = {hour.number: hour for hour in taken}
+            for number in last.keys() & held.keys():
+                db.execute("DELETE FROM totals WHERE minute >= ? AND minute < ?", (number * HOUR, (number + 1) * HOUR))
+            self._put_totals(db, [each for hour in last.values() for each in hour.totals])
+            for hour in taken:
+                for name, facts in hour.rows.items():
+                    self._put_facts(db, self._tables[name], facts)
+            written = ((number, hour.messages) for number, hour in last.items())
+            db.executemany("INSERT OR REPLACE INTO hours VALUES (?, ?)", written)
+            if now is not None and now != before:
                 db.execute("INSERT OR REPLACE INTO told VALUES ('watermark', ?)", (now,))
                 self._forget(db, now, before)
-        return True
+        return told
 
     def messages(self, hour: int) -> int:
         """See `Store`."""
         with self._reading() as db:
-            held = db.execute("SELECT messages FROM hours WHERE hour = ?", (hour,)).fetchone()
-        return held[0] if held else 0
+            return _messages(db, hour) or 0
 
     def freshest(self) -> int | None:
         """See `Store`."""
@@ -212,23 +228,12 @@ class SqliteStore:
         found = db.execute(newest_first, values).fetchone()
         return tuple(found) if found else None
 
-    def _put_totals(self, db: sqlite3.Connection, totals: Totals) -> None:
-        known = "SELECT id, span FROM groups WHERE name = ?"
-        found = db.execute(known, (totals.group,)).fetchone()
-        if found is None:
-            new = (totals.group, self._spans.get(totals.group, _DAY))
-            db.execute("INSERT INTO groups (name, span) VALUES (?, ?)", new)
-            found = db.execute(known, (totals.group,)).fetchone()
-        group, span = found
-        arrays = (totals.minute, totals.count, totals.late, totals.minutes, totals.largest)
-        told = zip(
-            repeat(group),
-            (totals.minute // span).tolist(),
-            totals.keys,
-            *(array.tolist() for array in arrays),
-            strict=False,
-        )
-        db.executemany("INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", told)
+    def _put_totals(self, db: sqlite3.Connection, totals: Sequence[Totals]) -> None:
+        spans = {each.group: self._spans.get(each.group, _DAY) for each in totals}
+        db.executemany("INSERT OR IGNORE INTO groups (name, span) VALUES (?, ?)", spans.items())
+        groups = {name: rest for name, *rest in db.execute("SELECT name, id, span FROM groups")}
+        rows = chain.from_iterable(_rows(each, *groups[each.group]) for each in totals)
+        db.executemany("INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _put_facts(self, db: sqlite3.Connection, table: Table, rows: Iterable[Row]) -> None:
         rows = list(rows)
@@ -338,6 +343,17 @@ class SqliteStore:
 def _freshest(db: sqlite3.Connection) -> int | None:
     found = db.execute("SELECT value FROM told WHERE name = 'watermark'").fetchone()
     return found[0] if found else None
+
+
+def _messages(db: sqlite3.Connection, hour: int) -> int | None:
+    found = db.execute("SELECT messages FROM hours WHERE hour = ?", (hour,)).fetchone()
+    return found[0] if found else None
+
+
+def _rows(totals: Totals, group: int, span: int) -> Iterator[tuple[Any, ...]]:
+    """As the table has them."""
+    spans, *rest = (array.tolist() for array in (totals.minute // span, *totals[2:]))
+    return zip(repeat(group), spans, totals.keys, *rest, strict=False)
 
 
 def _equal(columns: tuple[str, ...], ranged: str = "") -> str:

@@ -37,6 +37,12 @@ class Server:
     def hgetall(self, key):
         return dict(self.keys.get(key, {}))
 
+    def hmget(self, key, fields):
+        return [self.hget(key, str(field)) for field in fields]
+
+    def mget(self, keys):
+        return [self.get(key) for key in keys]
+
     def hset(self, key, field=None, value=None, mapping=None):
         self.changed(key).update({name: str(told) for name, told in (mapping or {field: value}).items()})
 

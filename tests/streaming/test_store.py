@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from streaming.queries import Count, Get, Last, Order, Range, Sum, Table, Totals
+from streaming.queries import Count, Get, Hour, Last, Order, Range, Sum, Table, Totals
 from streaming.store import SqliteStore, last, opened, window
 from tests.streaming import fake_redis
 from tests.waiting import until
@@ -133,6 +133,63 @@ def test_a_fuller_hour_replaces_and_a_poorer_one_does_not(store):
     assert put(store, 6)
     assert window(store, "g", "k", START - 60, START + 120) == (2, 0, 2)
     assert window(store, "h", "k", START - 60, START + 120) == (0, 0, 0)
+
+
+def an_hour(messages: int, *rows: tuple, number: int = HOUR, watermark: int | None = None, **facts) -> Hour:
+    of = totals("g", *rows)
+    return Hour(number, messages, [of._replace(minute=of.minute + (number - HOUR) * 60)], facts, watermark)
+
+
+def count(store, start: int = 0, end: int = 10 * START) -> int:
+    return window(store, "g", "k", start, end)[0]
+
+
+def test_hours_together_are_as_one_after_the_other(store):
+    plan = {"id": "s", "planned": START, "port": "p", "due": START}
+    hours = [
+        an_hour(1, ("k", 5, 1, 0, 1, 1), ships=[plan], watermark=START + 60),
+        an_hour(2, ("k", 5, 2, 0, 1, 1), number=HOUR + 1, ships=[{"id": "s", "sailed": START + 70}]),
+        an_hour(3, ("k", 6, 3, 0, 1, 1), ships=[{**plan, "port": "q"}]),
+    ]
+    assert store.put_hours(hours) == [True] * 3
+    # Of the hour that is there twice the fuller one stays, and nothing of the other.
+    assert (count(store), count(store, end=START + 6)) == (5, 0)
+    assert (store.messages(HOUR), store.messages(HOUR + 1), store.freshest()) == (3, 2, START + 66)
+    row = store.read([Get("ships", ("s",))])[0]
+    assert (row["port"], row["sailed"]) == ("q", START + 70)
+    assert store.put_hours(hours) == [False, True, True]
+    assert count(store) == 5
+
+
+def test_an_hour_of_fewer_messages_among_others_is_passed_over(store):
+    assert put(store, 5, totals("g", ("k", 1, 5, 0, 1, 1)))
+    fewer = an_hour(4, ("k", 1, 4, 0, 1, 1), ships=[{"id": "s", "sailed": 7}], watermark=START + 999)
+    assert store.put_hours(
+        [an_hour(1, ("k", 1, 1, 0, 1, 1), number=HOUR - 1), fewer, an_hour(2, ("k", 1, 2, 0, 1, 1), number=HOUR + 1)]
+    ) == [True, False, True]
+    assert count(store) == 8 and count(store, START, START + 60) == 5 and store.messages(HOUR) == 5
+    assert store.read([Get("ships", ("s",))]) == [None] and store.freshest() == START + 62
+
+
+def test_what_expires_by_an_hour_of_the_same_call_is_gone(store):
+    late = an_hour(1, ("k", 1, 1, 0, 1, 1), number=HOUR + 31 * 24)
+    assert store.put_hours([an_hour(2, ("k", 1, 2, 0, 1, 1)), late, an_hour(3, ("k", 1, 3, 0, 1, 1))]) == [
+        True,
+        True,
+        False,
+    ]
+    assert count(store) == 1
+
+
+def test_hours_of_which_one_is_malformed_leave_no_trace(store):
+    with pytest.raises(KeyError):
+        store.put_hours([an_hour(1, ("k", 1, 1, 0, 1, 1)), an_hour(1, number=HOUR + 1, ships=[{"planned": 1}])])
+    put(store, 1, hour=HOUR + 5)
+    assert store.messages(HOUR) == 0 and count(store) == 0
+
+
+def test_no_hours_are_no_work(store):
+    assert store.put_hours([]) == []
 
 
 def test_facts_come_in_parts_and_the_newest_of_each_stays(store):
