@@ -221,11 +221,15 @@ class Accounts:
 
     def write(self, hour: int, messages: int) -> None:
         """The sink enters that it has written an hour since 1970, made of so many messages."""
+        self.write_hours({hour: messages})
+
+    def write_hours(self, messages: Mapping[int, int]) -> None:
+        """The sink enters all hours since 1970 that it has written, and of how many messages each is made."""
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "INSERT INTO written VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET messages = MAX(messages, excluded.messages)",
-                (hour, messages),
+                messages.items(),
             )
 
     def written(self, hour: int) -> int:

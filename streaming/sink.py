@@ -1,12 +1,12 @@
 """Where the hours of a stream go: into the online store, into the lake, and last into the account of what is written.
 
 Writing an hour again changes nothing, and an hour of fewer messages than are there already is passed over: so a stream
-that begins again somewhere before its end does no harm.
+that begins again somewhere before its end does no harm. Hours that come together are written together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from airtight.errors import TerminalError
 from airtight.files import new_file
 from streaming.accounts import Accounts
-from streaming.queries import Totals
+from streaming.queries import Hour, Totals
 from streaming.store import Store
 
 SCHEMA = pa.schema(
@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
 """Totals in the lake."""
 MESSAGES = b"messages"
 """In the metadata of a file's schema: of how many messages it is made."""
+AT_ONCE = 10_000
+"""Hours of so many messages together are written at once, however many more the engine brings."""
 _MICROS = 60_000_000
 
 
@@ -130,33 +132,33 @@ class Sink:
     def __init__(self, store: Store | None, lake: Path | None, accounts: Accounts | None) -> None:
         self._store, self._lake, self._accounts = store, lake, accounts
 
-    def write(self, hour: WholeHour) -> bool:
-        """Writes an hour as far as it is known; only when it is over, into the lake and into the account.
+    def write(self, hours: Sequence[WholeHour]) -> list[int]:
+        """Writes hours as far as they are known; only those that are over, into the lake and into the account.
+
+        The store gets all or none of them. The account is told last, so that whatever ends this before is made good by
+        reading those hours again.
+
+        Args:
+          hours: Each once.
 
         Returns:
-          Whether it was written; not when more of it was written before.
+          The numbers of those that were written; not of those of which more was written before.
 
         Raises:
-          TerminalError: The hour lacks something.
+          TerminalError: An hour lacks something.
           TransientError: Store or disk are away or full; the stream goes on where it stopped.
         """
-        if hour.rows is None:
-            raise TerminalError(
-                "An hour came to the sink half-made.",
-                expected="totals and facts",
-                received=f"hour {hour.number} without facts",
-                remedy="Let the pipeline add them before its sink.",
-            )
-        if self._accounts is not None and self._accounts.written(hour.number) > hour.messages:
-            return False
-        if self._store is not None:
-            self._store.put_hour(hour.number, hour.messages, hour.totals, hour.rows, hour.watermark)
-        if hour.over:
-            if self._lake is not None:
+        accounts = self._accounts
+        fuller = [hour for hour in hours if accounts is None or accounts.written(hour.number) <= hour.messages]
+        over = [hour for hour in fuller if hour.over]
+        if self._store is not None and fuller:
+            self._store.put_hours(list(map(_told, fuller)))
+        if self._lake is not None:
+            for hour in over:
                 write_parquet(self._lake, hour)
-            if self._accounts is not None:
-                self._accounts.write(hour.number, hour.messages)
-        return True
+        if accounts is not None and over:
+            accounts.write_hours({hour.number: hour.messages for hour in over})
+        return [hour.number for hour in fuller]
 
     def close(self) -> None:
         """Lets go of store and accounts."""
@@ -165,8 +167,20 @@ class Sink:
                 each.close()
 
 
+def _told(hour: WholeHour) -> Hour:
+    """As the store wants it."""
+    if hour.rows is None:
+        raise TerminalError(
+            "An hour came to the sink half-made.",
+            expected="totals and facts",
+            received=f"hour {hour.number} without facts",
+            remedy="Let the pipeline add them before its sink.",
+        )
+    return Hour(hour.number, hour.messages, hour.totals, hour.rows, hour.watermark)
+
+
 class WriteHours(beam.PTransform):
-    """Hours -> the numbers of those that were written.
+    """Writes hours: those that the engine brings together, together, before it takes them for done.
 
     Args:
       store: Opens the online store; None for none.
@@ -178,9 +192,9 @@ class WriteHours(beam.PTransform):
         super().__init__()
         self._write = _Write(store, lake, accounts)
 
-    def expand(self, hours: beam.PCollection[Any]) -> beam.PCollection[int]:
-        """See the class."""
-        return hours | "write" >> beam.ParDo(self._write).with_output_types(int)
+    def expand(self, hours: beam.PCollection[Any]) -> beam.PCollection[None]:
+        """See the class; nothing comes of it."""
+        return hours | "write" >> beam.ParDo(self._write)
 
 
 class _Write(beam.DoFn):
@@ -191,9 +205,22 @@ class _Write(beam.DoFn):
         store, lake, accounts = self._paths
         self._sink = Sink(store and store(), lake, None if accounts is None else Accounts(accounts))
 
-    def process(self, hour: WholeHour) -> Iterator[int]:
-        if self._sink.write(hour):
-            yield hour.number
+    def start_bundle(self) -> None:
+        self._held: dict[int, WholeHour] = {}
+        self._messages = 0
+
+    def process(self, hour: WholeHour) -> None:
+        # Of an hour that comes several times the fullest is enough.
+        before = self._held.get(hour.number)
+        if before is None or before.messages <= hour.messages:
+            self._held[hour.number] = hour
+            self._messages += hour.messages - (before.messages if before else 0)
+        if self._messages >= AT_ONCE:
+            self.finish_bundle()
+            self.start_bundle()
+
+    def finish_bundle(self) -> None:
+        self._sink.write(list(self._held.values()))
 
     def teardown(self) -> None:
         self._sink.close()
