@@ -273,18 +273,22 @@ class Accounts:
                 self._undone(),
             )
 
-    def forget(self, before: int) -> int:
-        """Forgets hours before one that are done.
+    def forget(self, before: int, reach: int = 0) -> int:
+        """Forgets hours before one; none that may be read again with the oldest that is not done.
+
+        Args:
+          before: Hours since 1970.
+          reach: How many hours before its own the windows of an hour need.
 
         Returns:
           How many were forgotten.
         """
         with self._transaction():
-            old = {h for (h,) in self._db.execute("SELECT DISTINCT hour FROM hours WHERE hour < ?", (before,))}
-            done = [(hour,) for hour in old.difference(self._undone())]
+            end = (min((before, *self._undone()[:1])) - reach,)
+            (old,) = self._db.execute("SELECT COUNT(DISTINCT hour) FROM hours WHERE hour < ?", end).fetchone()
             for table in ("hours", "written"):
-                self._db.executemany(f"DELETE FROM {table} WHERE hour = ?", done)
-        return len(done)
+                self._db.execute(f"DELETE FROM {table} WHERE hour < ?", end)
+        return int(old)
 
     def close(self) -> None:
         """Lets go of the file."""

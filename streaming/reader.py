@@ -25,6 +25,8 @@ FOREVER = 2**62
 """Where a partition ends that does not."""
 POLL_RECORDS = 5000
 POLL_S = 0.1
+DAY = 24
+"""Hours; so often the accounts forget."""
 IDLE_S = 10.0
 """A partition without new messages for so long holds nobody up."""
 CONSUMER: dict[str, Any] = {
@@ -55,6 +57,7 @@ class Source:
       hour_of: Reads a message.
       lateness_s: The allowed lateness, seconds.
       reach: How many hours before its own the windows of an hour need.
+      keep_days: The accounts forget hours so much older than the newest closed one, if they are done; None: never.
       idle_s: A partition without new messages for so long holds nobody up, seconds.
       consumer: Makes a consumer.
       letters: Makes the dead letters' writer, from servers, its topic, and the topic read.
@@ -67,6 +70,7 @@ class Source:
     hour_of: HourOf
     lateness_s: float
     reach: int = 0
+    keep_days: int | None = None
     idle_s: float = IDLE_S
     consumer: Callable[..., Any] = KafkaConsumer
     letters: Callable[[str, str, str], Any] = DeadLetters
@@ -187,8 +191,12 @@ class Reader:
         self._letters.write(out.dead)
         before = self._sorter.closed
         reached = self._sorter.watermark(self._idle())
-        if out.entries or self._sorter.closed != before:
-            self._accounts.enter(self._run, out.entries, self._sorter.closed)
+        closed = self._sorter.closed
+        if out.entries or closed != before:
+            self._accounts.enter(self._run, out.entries, closed)
+        keep = self._source.keep_days
+        if keep is not None and closed is not None and (before is None or closed // DAY > before // DAY):
+            self._accounts.forget(closed - keep * DAY, self._source.reach)
         return out, reached
 
     def _idle(self) -> set[int]:

@@ -20,6 +20,9 @@ FLINK = "AIRTIGHT_FLINK"
 LOCAL = "127.0.0.1:8099"
 """Where the local services' job server listens unless they were told otherwise."""
 
+BUNDLE_MS = 200
+"""How long the engine gathers before what was written counts as done, milliseconds."""
+
 Build = Callable[[beam.Pipeline], Any]
 """Adds the steps to an empty pipeline."""
 
@@ -53,6 +56,8 @@ def on_flink(build: Build, name: str, address: str = "") -> PipelineResult:
             "--streaming",
             # One machine has few cores; a cluster's parallelism is a setting of its own.
             "--parallelism=1",
+            # The sink writes when a bundle ends, and Flink's runner would let one last a second.
+            f"--max_bundle_time_mills={BUNDLE_MS}",
             "--job_server_timeout=30",
         ]
     )

@@ -14,6 +14,9 @@ import apache_beam as beam
 from streaming.accounts import Accounts
 
 HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+KEEP_DAYS = 400
+"""Windows that are so much older than a day that is told of are forgotten."""
 BUSY_S = 30.0
 """A writer waits so long for another one."""
 _TABLE = """
@@ -101,16 +104,17 @@ class WriteWindowRows(beam.PTransform):
     """`WindowRow` -> whether it was taken.
 
     A window that covers a whole hour tells the stream's accounts what is written of it. Windows that begin between two
-    hours need the one before (`Source.reach`).
+    hours need the one before (`Source.reach`). The first hour of a day has those forgotten that are `keep_days` older.
 
     Args:
       path: The SQLite file.
       accounts: The accounts' file, or None.
+      keep_days: How long windows are kept, in days of event time.
     """
 
-    def __init__(self, path: Path, accounts: Path | None) -> None:
+    def __init__(self, path: Path, accounts: Path | None, keep_days: int = KEEP_DAYS) -> None:
         super().__init__()
-        self._write = _Write(path, accounts)
+        self._write = _Write(path, accounts, keep_days * DAY_S)
 
     def expand(self, rows: beam.PCollection[WindowRow]) -> beam.PCollection[bool]:
         """See the class."""
@@ -118,8 +122,8 @@ class WriteWindowRows(beam.PTransform):
 
 
 class _Write(beam.DoFn):
-    def __init__(self, path: Path, accounts: Path | None) -> None:
-        self._paths = path, accounts
+    def __init__(self, path: Path, accounts: Path | None, keep_s: int) -> None:
+        self._paths, self._keep = (path, accounts), keep_s
 
     def setup(self) -> None:
         path, accounts = self._paths
@@ -129,6 +133,8 @@ class _Write(beam.DoFn):
         yield self._rows.put(row)
         if self._accounts is not None and row.seconds == HOUR_S and row.start % HOUR_S == 0:
             self._accounts.write(row.start // HOUR_S, self._rows.messages(row.name, row.start))
+        if row.start % DAY_S == 0:
+            self._rows.forget(row.start - self._keep)
 
     def teardown(self) -> None:
         self._rows.close()

@@ -42,6 +42,8 @@ from streaming.topics import servers
 from streaming.window_rows import WriteWindowRows
 
 _LOG = logging.getLogger(__name__)
+KEEP_DAYS = 100
+"""The accounts keep what was read and written for so many days of event time; longer than the store keeps anything."""
 MODULE = "pipelines.flight_delays.stream"
 """The name of this module, which is another one where it is started."""
 
@@ -70,6 +72,7 @@ def source_of(home: Home, **settings: Any) -> Source:
         "accounts": accounts_of(home),
         "hour_of": windows.hour_of,
         "lateness_s": windows.ALLOWED_LATENESS_S,
+        "keep_days": KEEP_DAYS,
     }
     return Source(**{**told, **settings})
 

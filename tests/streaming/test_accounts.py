@@ -92,13 +92,18 @@ def test_a_log_that_lacks_what_is_needed_is_refused(accounts: Accounts, log: tup
     assert accounts.standing().run == run
 
 
-def test_old_hours_that_are_done_are_forgotten(accounts: Accounts) -> None:
+def test_old_hours_are_forgotten_up_to_those_that_may_be_read_again(accounts: Accounts) -> None:
     run = accounts.begin(LOGS).run
-    enter(accounts, run, closed=7, p0={5: (0, 1), 6: (1, 1), 7: (2, 1)})
-    accounts.write(5, 1)
-    accounts.write(7, 1)
-    assert accounts.forget(before=7) == 1
-    assert accounts.standing().undone == (6,) and accounts.written(5) == 0 and accounts.written(7) == 1
+    enter(accounts, run, closed=8, p0={hour: (hour, 1) for hour in (4, 5, 6, 7)})
+    for hour in (4, 5, 7):
+        accounts.write(hour, 1)
+    assert accounts.forget(before=8, reach=1) == 1
+    assert accounts.written(4) == 0 and accounts.written(5) == 1 and accounts.standing().undone == (6,)
+    assert accounts.begin(LOGS, reach=1).partitions[0].start == 5
+    accounts.write(6, 1)
+    assert accounts.forget(before=7) == 2
+    assert accounts.standing().undone == () and accounts.written(7) == 1
+    assert accounts.begin(LOGS).partitions[0].start == 8
 
 
 def test_what_the_store_has_lost_is_read_again(accounts: Accounts) -> None:

@@ -17,7 +17,7 @@ from streaming import run
 from streaming.accounts import Accounts
 from streaming.prediction_windows import LATENCY_STEP
 from streaming.reader import Source
-from streaming.window_rows import WindowRow, WindowRows
+from streaming.window_rows import WindowRow, WindowRows, WriteWindowRows
 from tests.streaming.fake_kafka import Broker, settings
 
 BEGIN = datetime(2013, 6, 1, 10, tzinfo=UTC)
@@ -123,3 +123,13 @@ def test_a_row_of_fewer_messages_is_passed_over(tmp_path: Path) -> None:
     assert [row.told for row in rows.rows("fixed")] == [{"rows": 5}]
     rows.forget(1)
     assert rows.rows("fixed") == []
+
+
+def test_windows_that_are_old_are_forgotten_when_a_day_begins(tmp_path: Path) -> None:
+    path, day = tmp_path / "rows.sqlite", 86_400
+    sink = WriteWindowRows(path, None, keep_days=2)._write
+    sink.setup()
+    for start in (0, day - 300, day, 3 * day - 300, 3 * day):
+        assert list(sink.process(WindowRow("fixed", "m/1", start, 300, 1, {}))) == [True]
+    assert [row.start for row in WindowRows(path).rows("fixed")] == [day, 3 * day - 300, 3 * day]
+    sink.teardown()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kafka.errors import KafkaConnectionError
 
 from airtight.errors import TerminalError, TransientError
 from streaming.accounts import Accounts
-from streaming.reader import FOREVER, Reader, Source
+from streaming.reader import DAY, FOREVER, Reader, Source
 from streaming.sorting import CONFIRMED_BY, HOUR_MS
 from streaming.source import Ranged
 from tests.streaming.fake_kafka import Broker, Consumer, settings
@@ -123,3 +124,18 @@ def test_dead_letters_are_written_before_the_account(broker: Broker, source: Sou
     assert Accounts(source.accounts).standing().next[0] == 0
     assert Reading(source).step()[0].dead[0].offset == 0
     assert Accounts(source.accounts).standing().bad == 1
+
+
+@pytest.mark.parametrize(("keep_days", "kept"), [(None, range(5)), (1, (3, 4))])
+def test_accounts_forget_what_is_done_and_old(
+    broker: Broker, source: Source, keep_days: int | None, kept: Sequence[int]
+) -> None:
+    reading, accounts = Reading(replace(source, keep_days=keep_days)), Accounts(source.accounts)
+    for day in range(5):
+        for partition in broker.log:
+            fill(broker, partition, DAY * day)
+        reading.step()
+        accounts.write(DAY * day, 2 * CONFIRMED_BY)
+    assert [day for day in range(5) if accounts.written(DAY * day)] == list(kept)
+    assert accounts.standing().messages == 2 * CONFIRMED_BY * len(kept)
+    assert accounts.standing().undone == (DAY * 4,)
