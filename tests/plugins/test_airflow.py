@@ -1,255 +1,26 @@
 """A real Airflow: retry, Clear, backfill and cancellation of the tiny pipeline mean what they say."""
 
-import contextlib
 import http
 import json
 import os
-import shutil
 import signal
-import sqlite3
-import subprocess
-import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from airtight import releases, router
-from airtight.home import ROOT, Home
+from airtight import releases
+from airtight.home import Home
 from benchmarks.kills import descendants
-from benchmarks.own_services import free_settings
-from components.modelling.served import HIGHEST, Choice, Served
+from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
 from services import settings
-from tests.components.standins import side, standing_in
-from tests.serving.models import save_affine
-from tests.tiny_pipeline.running import TINY
+from tests.components.standins import side
+from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-DAGS = f"""
-import pendulum
-from airflow.sdk import CronDataIntervalTimetable
-from datetime import timedelta
-from plugins.tfx_airflow import TfxDag
-
-monthly = CronDataIntervalTimetable("0 0 1 * *", timezone="America/New_York")
-words = TfxDag({TINY!r}, dag_id="words", schedule=monthly, catchup=False,
-               start_date=pendulum.datetime(2013, 1, 1, tz="America/New_York"), is_paused_upon_creation=False,
-               default_args={{"retries": 2, "retry_delay": timedelta(seconds=1)}})
-"""
-STANDARD = """
-from plugins.tfx_airflow import TfxDag
-standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="standard", schedule=None,
-                  is_paused_upon_creation=False)
-"""
-ORDERED = """
-import pendulum
-from airflow.sdk import CronDataIntervalTimetable
-from plugins.tfx_airflow import TfxDag
-
-ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered", catchup=False,
-                 schedule=CronDataIntervalTimetable("0 0 1 * *", timezone="America/New_York"),
-                 start_date=pendulum.datetime(2013, 1, 1, tz="America/New_York"), is_paused_upon_creation=False,
-                 end_date=pendulum.datetime(2013, 2, 1, tz="America/New_York"))
-"""
-BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
-
-
-class Airflow:
-    """The local services without supervisor, and Airflow's REST API."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        chosen = settings.Settings(**free_settings())
-        self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
-        settings.prepare(home)
-        (home.path / "dags").mkdir()
-        (home.path / "dags" / "words.py").write_text(DAGS)
-        (home.path / "dags" / "broken.py").write_text(BROKEN)
-        (home.path / "dags" / "standard.py").write_text(STANDARD)
-        (home.path / "dags" / "ordered.py").write_text(ORDERED)
-        for name in ("flight_delays_promote", "flight_delays_release"):
-            shutil.copy(ROOT / "dags" / f"{name}.py", home.path / "dags")
-        self.served = Served(home.models_root)
-        self.closing = contextlib.ExitStack()
-        self.router = self.closing.enter_context(standing_in(home.models_root))
-        self.model_server = ("--port", str(chosen.server_grpc_port), "--rest_api_port", str(chosen.server_rest_port))
-        self.environment = settings.environment(chosen, home) | {
-            "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
-            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            router.VARIABLE: self.router.url,
-            **self.standard(),
-            # So that a test need not wait a minute until a dead task is noticed.
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        }
-        self.processes: list[subprocess.Popen] = []
-        self.stopping = threading.Event()
-        self._token = ""
-
-    def standard(self) -> dict[str, str]:
-        """Makes what the pipeline of standard components reads; gives its environment."""
-        sizes = [(width, height) for width in range(15) for height in range(15)]
-        rows = "".join(f"{width},{height},{int(width + height > 14)}\n" for width, height in sizes)
-        (self.home.path / "table").mkdir()
-        (self.home.path / "table" / "rows.csv").write_text(f"width,height,large\n{rows}")
-        return {
-            "STANDARD_DATA": str(self.home.path / "table"),
-            "STANDARD_MODULE": str(ROOT / "tests" / "tiny_pipeline" / "full_standard_module.py"),
-            "STANDARD_PUSHED": str(self.home.path / "pushed"),
-            "STANDARD_THRESHOLD": "0.5",
-        }
-
-    def start(self) -> None:
-        self.start_one(sys.executable, "-m", "runtime", "serve")
-        until(self.home.launcher_socket.exists, "the launcher serves")
-        subprocess.run(["airflow", "db", "migrate"], env=self.environment, check=True, capture_output=True, cwd=ROOT)
-        self.start_one("airflow", "api-server", "--apps", "core")
-        self.start_one("airflow", "api-server", "--apps", "execution", "--port", str(self.execution_port))
-        self.start_one("airflow", "dag-processor")
-        self.start_one("airflow", "triggerer", "--skip-serve-logs")
-        self.start_scheduler()
-        threading.Thread(target=self.watch_scheduler, daemon=True).start()
-        until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 5, "the DAGs are there")
-
-    def start_model_server(self, *versions: int) -> None:
-        """Serves versions of flight_delays; the server runs until the end."""
-        if self.served.file.exists():
-            return
-        for version in versions:
-            folder = self.home.models("flight_delays") / str(version)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            save_affine(folder, float(version))
-        self.served.enter("flight_delays")
-        config = ("--model_config_file", str(self.served.file), "--model_config_file_poll_wait_seconds=0.2")
-        self.start_one(sys.executable, "-m", "serving", *config, *self.model_server)
-
-    def start_one(self, *command: str) -> subprocess.Popen:
-        with (self.home.path / "services.log").open("a") as log:
-            self.processes.append(
-                subprocess.Popen(
-                    command, env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-                )
-            )
-        return self.processes[-1]
-
-    def start_scheduler(self) -> None:
-        self.scheduler = self.start_one("airflow", "scheduler", "--skip-serve-logs")
-
-    def watch_scheduler(self) -> None:
-        """Starts it again when it ends by itself, as supervisord does.
-
-        When SQLite is busy while a backfill is made, Airflow takes runs back that the scheduler has seen, and it ends.
-        """
-        while not self.stopping.wait(0.5):
-            if (self.scheduler.poll() or 0) > 0:
-                self.start_scheduler()
-
-    def stop(self) -> None:
-        self.closing.close()
-        self.stopping.set()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for process in self.processes:
-                try:
-                    os.killpg(process.pid, number)
-                except ProcessLookupError:
-                    continue
-            if number == signal.SIGTERM:
-                time.sleep(2)
-        for process in self.processes:
-            process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            told = {"username": settings.USER, "password": settings.password(self.home)}
-            self._token = self._send("POST", f"{self.url}/auth/token", told)["access_token"]
-        except (urllib.error.URLError, ConnectionError, KeyError):
-            return False
-        return True
-
-    def ask(self, method: str, path: str, body: dict | None = None) -> dict:
-        """Asks, and asks again where Airflow says that SQLite was busy and nothing was done (503)."""
-        for _ in range(20):
-            try:
-                return self._send(method, f"{self.url}/api/v2/{path}", body)
-            except urllib.error.HTTPError as error:
-                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise
-                time.sleep(0.5)
-        pytest.fail(f"SQLite was never free for {method} {path}")
-
-    def _send(self, method: str, url: str, body: dict | None) -> dict:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
-            text = answer.read()
-            return json.loads(text) if text else {}
-
-    def trigger(self, run: str, **conf: str | int) -> str:
-        body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}
-        return self.ask("POST", "dags/words/dagRuns", body)["dag_run_id"]
-
-    def tasks(self, run: str, dag: str = "words") -> dict[str, dict]:
-        found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
-        return {task["task_id"]: task for task in found}
-
-    def propose(self, run: str, **conf: str) -> str:
-        """Starts a promotion and waits until it waits for a person; gives what the person sees."""
-        dag = "dags/flight_delays_promote/dagRuns"
-        self.ask("POST", dag, {"dag_run_id": run, "conf": conf, "logical_date": None})
-        until(lambda: self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input", "it waits")
-        return self.ask("GET", f"{dag}/{run}/taskInstances/approve/-1/hitlDetails")["body"]
-
-    def answer(self, run: str, option: str, note: str = "") -> dict[str, str]:
-        """Answers as a person does in the UI; gives the tasks' states in the end."""
-        dag = f"dags/flight_delays_promote/dagRuns/{run}"
-        answered = {"chosen_options": [option], "params_input": {"note": note}}
-
-        def is_over() -> bool:
-            # Also again: Airflow takes a task for lost that is answered in the second in which it begins to wait.
-            if self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input":
-                self.ask("PATCH", f"{dag}/taskInstances/approve/-1/hitlDetails", answered)
-            return self.ask("GET", dag)["state"] in ("success", "failed")
-
-        until(is_over, f"{run} ends")
-        return {task: told["state"] for task, told in self.tasks(run, "flight_delays_promote").items()}
-
-    def ended(self, run: str, dag: str = "words") -> dict[str, tuple[str, int]]:
-        """Waits for the run and gives state and tries of each task."""
-
-        def is_over() -> bool:
-            state = self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"]
-            return state in ("success", "failed")
-
-        until(is_over, f"{run} ends")
-        return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run, dag).items()}
-
-    def clear(self, run: str, *tasks: str, downstream: bool = False) -> None:
-        body = {
-            "dry_run": False,
-            "dag_run_id": run,
-            "task_ids": list(tasks),
-            "only_failed": False,
-            "reset_dag_runs": True,
-            "include_downstream": downstream,
-        }
-        self.ask("POST", "dags/words/clearTaskInstances", body)
-
-    def executions(self, run: str, task: str) -> list[str]:
-        """States of all executions of a node in the runs whose ids begin so, from the metadata's own database."""
-        query = (
-            "SELECT e.last_known_state FROM Execution e JOIN Association a ON a.execution_id = e.id "
-            "JOIN Context c ON c.id = a.context_id JOIN Type t ON t.id = c.type_id "
-            "WHERE t.name = 'node_attempt' AND c.name LIKE ? ORDER BY e.id"
-        )
-        states = {2: "RUNNING", 3: "COMPLETE", 4: "FAILED", 5: "CACHED", 6: "CANCELED"}
-        with sqlite3.connect(self.home.metadata_db) as database:
-            return [states[state] for (state,) in database.execute(query, (f"words.{run}%/{task}/%",))]
 
 
 @pytest.fixture(scope="module")
