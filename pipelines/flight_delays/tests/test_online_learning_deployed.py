@@ -24,10 +24,12 @@ from components.measures.scores import roc_auc
 from pipelines.flight_delays import clock, deployed, online_learning
 from pipelines.flight_delays.events import encode, key
 from pipelines.flight_delays.prequential import Book
-from pipelines.flight_delays.tests.test_online_learning import BEGIN, looked_up, plan, signal, stream
+from pipelines.flight_delays.tests.learnable_flights import BEGIN, looked_up, plan, signal, stream
 from streaming import status
 from tests.serving.router.stubs import standing
 from tests.streaming.fake_kafka import Broker, Consumer
+
+pytest.importorskip("river")
 
 FLIGHTS = 200
 STATE = "online_learning.sqlite"
