@@ -19,8 +19,8 @@ import tensorflow as tf
 from airtight.verdict import Verdict
 from components.modelling.model_server import SERVER_VARIABLE
 from components.modelling.served import RELEASE, Choice, Served
+from tests.components.release.site import Site
 from tests.components.standins import Artifacts
-from tests.components.test_release import Site
 from tests.serving import models
 from tests.serving.router import routers
 from tests.waiting import until

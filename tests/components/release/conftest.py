@@ -1,0 +1,49 @@
+"""A site where a person chose June, and every state that its two files go through."""
+
+from __future__ import annotations
+
+import pytest
+
+from airtight import releases, router
+from components import release as module
+from components.modelling import changing, releasing
+from components.modelling.model_server import SERVER_VARIABLE
+from components.modelling.served import Choice, Served
+from tests.components.release.site import PERSON, Site, check
+from tests.components.standins import standing_in
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    monkeypatch.delenv(router.VARIABLE, raising=False)
+    monkeypatch.setattr(changing, "POLL_S", 0.01)
+    monkeypatch.setattr(releasing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    with standing_in(tmp_path / "models") as stand_in:
+        made = Site(tmp_path, stand_in)
+        made.served.choose("toy", PERSON)
+        yield made
+
+
+@pytest.fixture
+def steps(site, monkeypatch) -> list:
+    """Every state of both files, as each write leaves it; each is checked."""
+    seen: list[tuple[Choice, releases.Release | None]] = []
+    choose, write = Served.choose, releases.write
+
+    def noted() -> None:
+        seen.append((site.choice, site.followed))
+        check(*seen[-1])
+
+    def choosing(self, model, choice):
+        choose(self, model, choice)
+        noted()
+
+    def writing(root, told):
+        write(root, told)
+        noted()
+
+    monkeypatch.setattr(Served, "choose", choosing)
+    monkeypatch.setattr(releases, "write", writing)
+    return seen
