@@ -12,13 +12,13 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from serving import tensors_proto
 from serving.errors import MAX_MESSAGE, ServingError, invalid
 from serving.signature import TensorSpec
-from tests.serving import hostile
+from tests.serving import hostile, hostile_http
 
 REST, HTTP, GRPC = 600, 60, 1000
 
 
 def answers_still(server) -> None:
-    path, body = hostile.SEEDS[0]
+    path, body = hostile_http.SEEDS[0]
     status, answer = server.ask("POST", path, body)
     assert status == 200 and len(answer["predictions"]) == 2
 
