@@ -1,6 +1,8 @@
-"""One server for the contract suite: it starts once and serves three models."""
+"""One server for the contract suite, which starts once and serves three models, and an empty base path for a model."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,10 @@ def contract_server(tmp_path_factory):
     )
     with models.running(root, f"--model_config_file={config}", "--max_request_bytes=8388608") as server:
         yield server
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    folder = tmp_path / "models" / "m"
+    folder.mkdir(parents=True)
+    return folder
