@@ -27,8 +27,18 @@ SETS: Mapping[str, tuple[str, ...]] = {
     # Kafka leaves the choice of a logger to whoever starts it.
     "kafka": ("org.apache.kafka:kafka_2.13:4.1.0", "org.slf4j:slf4j-simple:1.7.36"),
     "flink": ("org.apache.beam:beam-runners-flink-1.19:2.62.0", "org.slf4j:slf4j-simple:1.7.36"),
+    # No program: benchmarks.spark_stream fetches it. Spark's own two are the newest that could be had from Maven, older
+    # than pyspark and of different ages; the benchmark compares every total that comes of them.
+    "spark-kafka": (
+        "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
+        "org.apache.spark:spark-token-provider-kafka-0-10_2.13:4.1.0-preview1",
+        "org.apache.kafka:kafka-clients:3.9.2",
+        "org.apache.commons:commons-pool2:2.13.1",
+    ),
 }
 """What each program is made of, group:artifact:version; Maven says what that needs in turn."""
+ALONE = frozenset({"spark-kafka"})
+"""Sets of which nothing comes but what is named: pyspark has the rest."""
 LOCKS = ROOT / "requirements"
 TIMEOUT_S = 1800.0
 
@@ -109,7 +119,7 @@ def fetch(name: str, ivy_settings: str = "", tell: Callable[[str], None] = print
             if not path.is_dir():
                 remove_abandoned(path.parent)
                 with new_folder(path) as temporary:
-                    _retrieve(SETS[name], temporary, shared, ivy_settings)
+                    _retrieve(name, temporary, shared, ivy_settings)
                     _check(name, temporary, "Try another repository; after a change of versions: make lock.")
     return folder(name)
 
@@ -122,7 +132,7 @@ def write_locks(names: Sequence[str] = tuple(SETS), ivy_settings: str = "") -> N
     """
     for name in names:
         with _alone() as shared, tempfile.TemporaryDirectory() as temporary:
-            _retrieve(SETS[name], Path(temporary), shared, ivy_settings)
+            _retrieve(name, Path(temporary), shared, ivy_settings)
             told = {path.name: digest_of_file(path) for path in sorted(Path(temporary).iterdir())}
             write_text(lock_file(name), "".join(f"{digest}  {jar}\n" for jar, digest in told.items()))
             # They need not be fetched a second time to be used.
@@ -165,13 +175,14 @@ def _alone() -> Iterator[Path]:
         shutil.rmtree(shared, ignore_errors=True)
 
 
-def _retrieve(coordinates: Sequence[str], target: Path, shared: Path, ivy_settings: str) -> None:
-    """Has Ivy bring the jars and all that they need at run time into `target`."""
+def _retrieve(name: str, target: Path, shared: Path, ivy_settings: str) -> None:
+    """Has Ivy bring the jars of a set, and all that they need at run time, into `target`."""
+    coordinates = SETS[name]
     parts = [dict(zip(("org", "name", "rev"), each.split(":"), strict=True)) for each in coordinates]
     # Without a mapping Ivy would bring the tests' and the optional dependencies, too.
+    mapping = 'conf="default->master" transitive="false"' if name in ALONE else 'conf="default->default"'
     wanted = "".join(
-        f'<dependency {" ".join(f"{k}={quoteattr(v)}" for k, v in part.items())} conf="default->default"/>'
-        for part in parts
+        f"<dependency {' '.join(f'{k}={quoteattr(v)}' for k, v in part.items())} {mapping}/>" for part in parts
     )
     with tempfile.TemporaryDirectory() as scratch:
         module = Path(scratch) / "ivy.xml"
