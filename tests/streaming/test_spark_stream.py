@@ -77,8 +77,7 @@ def test_a_stream_of_two_parts_is_written_and_compared(spark: Any, tmp_path: Pat
     hours = [int(BEGIN.timestamp()) // 3600 + number for number in range(3)]
     assert [rows.messages(hour) for hour in hours] == [0, 0, 0], "before the first micro-batch there is no table"
     assert not spark_stream.begun(folder)
-    query = spark_stream.query(messages, folder).trigger(availableNow=True).start()
-    assert query.awaitTermination(120)
+    spark_stream.query(messages, folder).trigger(availableNow=True).start().awaitTermination()
     assert spark_stream.begun(folder)
     assert (folder / "checkpoint" / "offsets" / "1").exists(), "two micro-batches"
     assert sum(map(rows.messages, hours)) == sum(map(spark_stream.counts, events))
