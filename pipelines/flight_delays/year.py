@@ -41,7 +41,7 @@ GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_b
 """The gates in order, each with the output that holds its verdict."""
 REPROCESS = ("none", "failed", "completed")
 LOOK_S = 2.0
-IDLE_MS = 500
+IDLE_MS = 1000
 """Airflow's scheduler rests so long: with a year of runs before it, shorter rests take a third of a core from them."""
 
 
