@@ -22,6 +22,9 @@ from serving.batching_parameters import BatchingParameters
 from serving.errors import Code, ServingError
 from serving.signature import Signature, size_of
 
+WORTH_IT = 0.75
+"""What waits is dealt out where a piece takes at most this part of the time of all together."""
+
 Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
 Convert = Callable[..., Awaitable[list[np.ndarray]]]
 
@@ -149,14 +152,17 @@ class Batcher:
         return expected is not None and expected >= self._inline_s
 
     def _pieces(self, queue: _Queue) -> int:
-        """Into how many batches to deal out what waits: one for each free thread, but none so short as to run inline.
+        """Into how many batches to deal out what waits: one for each free thread, where that is worth it.
 
-        Those would run on the event loop, one after the other. What was never measured runs in a thread.
+        None so short as to run inline: those would run on the event loop, one after the other. And none that hardly
+        takes less time than all together, as where a call costs much by itself: the cores have other work. What was
+        never measured runs in a thread.
         """
         pieces = self._parameters.num_batch_threads - len(self._running)
+        whole = self._expected_s(queue, queue.rows)
         while pieces > 1:
             expected = self._expected_s(queue, -(-queue.rows // pieces))
-            if expected is None or expected >= self._inline_s:
+            if expected is None or (expected >= self._inline_s and (whole is None or expected <= WORTH_IT * whole)):
                 break
             pieces -= 1
         return pieces

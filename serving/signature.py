@@ -28,6 +28,7 @@ class TensorSpec:
       enum: The data type as protobuf has it.
       text: Whether it holds strings.
       fixed: The dimensions whose size is given, as (axis, size).
+      column: Whether it has one size alone, which varies.
     """
 
     name: str
@@ -39,10 +40,16 @@ class TensorSpec:
     enum: int = field(init=False)
     text: bool = field(init=False)
     fixed: tuple[tuple[int, int], ...] = field(init=False)
+    column: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        fixed = tuple((axis, size) for axis, size in enumerate(self.shape or ()) if size is not None)
-        for name, value in (("enum", self.dtype.as_datatype_enum), ("text", self.dtype == tf.string), ("fixed", fixed)):
+        worked_out = {
+            "enum": self.dtype.as_datatype_enum,
+            "text": self.dtype == tf.string,
+            "fixed": tuple((axis, size) for axis, size in enumerate(self.shape or ()) if size is not None),
+            "column": self.shape == (None,),
+        }
+        for name, value in worked_out.items():
             object.__setattr__(self, name, value)
 
     @classmethod

@@ -60,12 +60,18 @@ def test_requests_that_come_while_a_batch_runs_are_the_next_batch():
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("seconds", "sizes"), [(1.0, [4, 4]), (1e-5, [8])])
-def test_what_waits_shares_the_threads_where_a_batch_is_long_and_runs_as_one_where_it_is_short(seconds, sizes):
+@pytest.mark.parametrize(
+    ("call_s", "row_s", "sizes"),
+    [(0.0, 0.1, [4, 4]), (0.4, 0.1, [4, 4]), (1.0, 0.1, [8]), (1.0, 0.0, [8]), (1e-5, 0.0, [8])],
+    ids=["rows cost", "rows cost most", "rows cost too little", "rows cost nothing", "short"],
+)
+def test_what_waits_shares_the_threads_where_a_batch_is_long_and_its_rows_cost_and_else_runs_as_one(
+    call_s, row_s, sizes
+):
     async def scenario():
         model = Model()
         for rows in (1, 2, 4, 8):
-            model.signature.observed.took(seconds, size_of(column(*range(rows))))
+            model.signature.observed.took(call_s + rows * row_s, size_of(column(*range(rows))))
         batcher = Batcher(opportunistic(2), model.call, inline_s=1e-3)
         answers = await asyncio.gather(*[batcher.run("m", model.signature, column(n)) for n in range(8)])
         assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(8)]
@@ -79,7 +85,7 @@ def test_what_waits_is_not_dealt_out_in_pieces_so_short_that_they_run_on_the_loo
     async def scenario():
         model = Model()
         for rows in (1, 2, 4, 8, 16):
-            model.signature.observed.took(1.0 if rows >= 8 else 1e-5, size_of(column(*range(rows))))
+            model.signature.observed.took(rows if rows >= 8 else 1e-5, size_of(column(*range(rows))))
         batcher = Batcher(opportunistic(4), model.call, inline_s=1e-3)
         asked = [column(*[n] * each) for n in range(sum(sizes) // each)]
         answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays) for arrays in asked])
