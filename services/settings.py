@@ -55,6 +55,7 @@ class Settings:
       airflow_parallelism: Tasks that Airflow runs at once.
       airflow_idle_ms: Airflow's scheduler rests so long when it found nothing to do. Short rests start tasks sooner,
         and take a third of a core while many runs are under way.
+      airflow_heartbeat_s: A running task says that it lives every so many seconds, and looks as often whether it ended.
       dags_folder: What Airflow parses; empty is the checkout's `dags`.
       airflow_database: SQLAlchemy URL of Airflow's database; empty is SQLite under the state folder.
     """
@@ -79,6 +80,7 @@ class Settings:
     ivy_settings: str = ""
     airflow_parallelism: int = 8
     airflow_idle_ms: int = 20
+    airflow_heartbeat_s: int = 1
     dags_folder: str = ""
     airflow_database: str = ""
 
@@ -298,7 +300,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "task_queued_timeout": 120,
             "task_queued_timeout_check_interval": 20,
         },
-        "workers": {"min_heartbeat_interval": 1},
+        "workers": {"min_heartbeat_interval": settings.airflow_heartbeat_s},
         # A new file in dags/ is seen within 20 seconds, a changed one within 30: looked at every 10, seven files take
         # an eighth of a core for ever. One process is enough for a handful of files.
         "dag_processor": {

@@ -40,9 +40,9 @@ SOURCES = {DAG: DAG, settings.WARM_NAME: settings.WARM_PIPELINE}
 GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_blessing"}
 """The gates in order, each with the output that holds its verdict."""
 REPROCESS = ("none", "failed", "completed")
-LOOK_S = 2.0
-IDLE_MS = 1000
-"""Airflow's scheduler rests so long: with a year of runs before it, shorter rests take a third of a core from them."""
+LOOK_S = 5.0
+UNHURRIED = {"airflow_idle_ms": 1000, "airflow_heartbeat_s": 5}
+"""Settings of the services: with a year of runs before it, a hurried Airflow takes half a core from them."""
 
 
 def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
@@ -122,7 +122,8 @@ def start(home: Home) -> Settings:
     from services.__main__ import up
     from services.settings import variable
 
-    os.environ.setdefault(variable("airflow_idle_ms"), str(IDLE_MS))
+    for name, value in UNHURRIED.items():
+        os.environ.setdefault(variable(name), str(value))
     return up(home)
 
 
