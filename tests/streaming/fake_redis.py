@@ -52,10 +52,11 @@ class Server:
     def zrem(self, key, member):
         self.changed(key).pop(member, None)
 
-    def zrangebyscore(self, key, low, high):
+    def zrangebyscore(self, key, low, high, start=0, num=None):
         low, high = _bound(low), _bound(high)
         found = [(score, member) for member, score in self.keys.get(key, {}).items()]
-        return [m for s, m in sorted(found) if _over(s, low) and not _over(s, high, at_once=True)]
+        found = [m for s, m in sorted(found) if _over(s, low) and not _over(s, high, at_once=True)]
+        return found[start:] if num is None else found[start : start + num]
 
     def zcount(self, key, low, high):
         return len(self.zrangebyscore(key, low, high))

@@ -144,6 +144,25 @@ def count(store, start: int = 0, end: int = 10 * START) -> int:
     return window(store, "g", "k", start, end)[0]
 
 
+def test_what_comes_late_is_in_every_window_around_it(store):
+    """Against sums by hand, of hours that come in any order and are replaced."""
+    dice, held = np.random.default_rng(0), {}
+    for messages, number in enumerate(dice.integers(0, 6, 40), start=1):
+        minutes = dice.choice(60, int(dice.integers(0, 6)), replace=False)
+        rows = [(str(dice.integers(2)), int(minute), *map(int, dice.integers(0, 9, 4))) for minute in minutes]
+        assert put(store, messages, totals("g", *rows), hour=HOUR + int(number), watermark=START)
+        if messages % 3 == 0:
+            assert put(store, messages, totals("g", *rows), hour=HOUR + int(number), watermark=START)
+        held[int(number)] = rows
+    told = {(key, START + number * 60 + minute): rest for number, rows in held.items() for key, minute, *rest in rows}
+    for start, end in np.sort(dice.integers(START - 5, START + 6 * 60 + 5, (200, 2))).tolist():
+        for key in ("0", "1"):
+            inside = {at: rest for (of, at), rest in told.items() if of == key and start <= at < end}
+            expected = tuple(sum(rest[place] for rest in inside.values()) for place in range(3))
+            newest = (max(inside), inside[max(inside)][3]) if inside else None
+            assert (window(store, "g", key, start, end), last(store, "g", key, start, end)) == (expected, newest)
+
+
 def test_hours_together_are_as_one_after_the_other(store):
     plan = {"id": "s", "planned": START, "port": "p", "due": START}
     hours = [
@@ -308,6 +327,16 @@ def test_redis_that_is_always_taken_is_a_transient_fault(monkeypatch):
     store._client.before_execute = lambda: store._client._server.changed(store._key("told"))
     with pytest.raises(TransientError, match="another writer"):
         put(store, 1)
+
+
+def test_a_redis_that_is_laid_out_in_another_way_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", fake_redis)
+    store = opened("redis://fake/layout", TABLES)
+    put(store, 1, totals("g", ("k", 1, 1, 0, 1, 1)))
+    store._client.hset("airtight:told", "layout", "totals by themselves")
+    for use in (store.freshest, lambda: put(store, 2)):
+        with pytest.raises(TerminalError, match="laid out in another way"):
+            use()
 
 
 def test_without_redis_client_it_says_what_to_install(monkeypatch):
