@@ -170,7 +170,7 @@ def fit(
     callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
     callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
     if not judge.done(first):
-        data = _batches(train, batch, settings.seed, first, last)
+        data = _distributed(_batches(train, batch, settings.seed, first, last), strategy)
         network.fit(
             data, epochs=last, initial_epoch=first, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False
         )
@@ -345,8 +345,25 @@ def _batches(rows: Rows, batch: int, seed: int, first: int, last: int) -> tf.dat
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # There is nothing to tune, and who tunes sleeps: see `_distributed`.
+    options.autotune.enabled = False
     data = tf.data.Dataset.range(first * steps, last * steps).map(batch_of, num_parallel_calls=1)
     return data.prefetch(4).with_options(options)
+
+
+def _distributed(data: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
+    """Batches as `network.fit` takes them; for one CPU without what fetches them to devices.
+
+    That is a dataset of its own, which TensorFlow tunes whatever ours says. The thread that does it sleeps for longer
+    and longer, up to a minute, and a fit that ends would wait until it wakes up.
+    """
+    [*devices] = strategy.extended.worker_devices
+    if not isinstance(strategy, tf.distribute.MirroredStrategy) or len(devices) > 1 or "CPU" not in devices[0]:
+        return data
+    where = tf.distribute.InputOptions(
+        experimental_fetch_to_device=False, experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA
+    )
+    return strategy.distribute_datasets_from_function(lambda _: data, where)
 
 
 def _two_cpus() -> list[tf.config.LogicalDevice]:

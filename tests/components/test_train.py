@@ -206,6 +206,22 @@ def test_it_ends_early_and_keeps_the_best_epoch(tmp_path):
     assert run.record["best_epoch"] == len(told) - 2 == int(np.argmin(told)) + 1
 
 
+def test_a_fit_on_one_cpu_has_no_tuner_whose_sleep_its_end_would_wait_for(tmp_path, monkeypatch):
+    from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
+
+    monkeypatch.setattr(multi_device_iterator_ops, "OwnedMultiDeviceIterator", lambda *_, **__: pytest.fail("fetches"))
+    tuned, make = [], iterator_ops.OwnedIterator.__init__
+
+    def made(self, dataset=None, *given, **named):
+        if dataset is not None:
+            tuned.append(dataset.options().autotune.enabled)
+        make(self, dataset, *given, **named)
+
+    monkeypatch.setattr(iterator_ops.OwnedIterator, "__init__", made)
+    Trained(tmp_path, epochs=2)
+    assert tuned and set(tuned) == {False}
+
+
 def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
     run = Trained(tmp_path, toy.examples(tmp_path / "e", validation=toy.table(0, 1)), epochs=2, calibrate="scale")
     assert run.record["best_epoch"] == 2 and run.record["validation"] == {}
