@@ -357,7 +357,7 @@ def _distributed(data: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any
     That is a dataset of its own, which TensorFlow tunes whatever ours says. The thread that does it sleeps for longer
     and longer, up to a minute, and a fit that ends would wait until it wakes up.
     """
-    [*devices] = strategy.extended.worker_devices
+    devices = strategy.extended.worker_devices
     if not isinstance(strategy, tf.distribute.MirroredStrategy) or len(devices) > 1 or "CPU" not in devices[0]:
         return data
     where = tf.distribute.InputOptions(
