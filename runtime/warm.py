@@ -12,10 +12,12 @@ import importlib
 import logging
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,9 @@ class Server:
         self._children: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        # Each node has a temporary folder of its own, which goes with it however it ends: a forked process runs none
+        # of the clean-up that libraries leave to the interpreter's end.
+        self._temporary = Path(tempfile.gettempdir())
         # A child holds the reading end; when this process is gone, however it went, the child notices.
         self._lifeline, self._alive = os.pipe()
 
@@ -64,7 +69,13 @@ class Server:
         waker, wakes = socket.socketpair()
         wakes.setblocking(False)
         waker.setblocking(False)
-        with _listening(self._path) as listener, waker, wakes:
+        with (
+            tempfile.TemporaryDirectory(prefix="airtight-nodes-", ignore_cleanup_errors=True) as temporary,
+            _listening(self._path) as listener,
+            waker,
+            wakes,
+        ):
+            self._temporary = Path(temporary)
             signal.set_wakeup_fd(wakes.fileno())
             signal.signal(signal.SIGCHLD, lambda *_: None)
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,6 +127,7 @@ class Server:
         status = 1
         try:
             self._leave(listener)
+            self._move_in()
             node.answer(connection, self._lifeline)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
@@ -137,6 +149,11 @@ class Server:
         for other in self._children.values():
             other.close()
 
+    def _move_in(self) -> None:
+        folder = self._temporary / str(os.getpid())
+        folder.mkdir(mode=0o700)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
     def _reap(self, listener: socket.socket) -> None:
         for pid, connection in list(self._children.items()):
             if not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -144,6 +161,7 @@ class Server:
             # What the node started ends with it. The group is killed before the pid is reaped: no one can reuse it yet.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+            shutil.rmtree(self._temporary / str(pid), ignore_errors=True)
             _, status = os.waitpid(pid, 0)
             del self._children[pid]
             with connection, contextlib.suppress(OSError):

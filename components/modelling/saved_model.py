@@ -17,6 +17,7 @@ from tfx.utils import path_utils
 from airtight.errors import TerminalError
 from components.modelling.calibration import CLIP
 from components.modelling.fitting import mixed
+from components.modelling.folding import folding
 from components.modelling.parts import Parts
 from components.schema import PREDICTION, ExampleSchema
 
@@ -76,11 +77,12 @@ class Served:
             if model is not None:
                 archive.track(model)
         rows = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
-        archive.add_endpoint("serving_default", serve, input_signature=[rows])
-        archive.add_endpoint(
-            "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]
-        )
-        archive.write_out(str(folder), verbose=False)
+        with folding(self.network):
+            archive.add_endpoint("serving_default", serve, input_signature=[rows])
+            archive.add_endpoint(
+                "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]
+            )
+            archive.write_out(str(folder), verbose=False)
         _sign(folder)
 
 

@@ -95,17 +95,17 @@ class Trees(layers.Layer):
 
     Every node asks whether one column is at most its limit. Columns are the numbers with NaN as infinite, again with
     NaN as minus infinite (so a node chooses where a missing value goes by which of both it asks), and for each set of
-    codes whether a row's code is outside.
+    codes, one category's after the other's, whether a row's code is outside.
 
     Args:
       nodes: How many nodes there are in all trees.
       trees: How many trees.
-      sets: How many sets of codes.
+      sets: For each category how many sets of its codes.
       words: Codes that the sets tell apart; the last stands for all that are larger.
       depth: Levels below the root of the deepest tree.
     """
 
-    def __init__(self, nodes: int, trees: int, sets: int, words: int, depth: int, **kwargs: Any) -> None:
+    def __init__(self, nodes: int, trees: int, sets: list[int], words: int, depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.nodes, self.trees, self.sets, self.words, self.depth = nodes, trees, sets, words, depth
 
@@ -118,27 +118,29 @@ class Trees(layers.Layer):
                 name=name, shape=shape, dtype=kind, initializer="zeros", trainable=False, autocast=False
             )
 
-        self.column = array("column", "int32", self.nodes)
-        self.limit = array("limit", "float32", self.nodes)
-        self.children = array("children", "int32", 2 * self.nodes)
+        # What a step of the walk needs of a node lies together: one look-up, and not one for each of them.
+        self.node = array("node", "int32", self.nodes, 3)
         self.value = array("value", "float64", self.nodes)
         self.roots = array("roots", "int32", self.trees)
-        self.category = array("category", "int32", self.sets)
-        self.outside = array("outside", "float32", self.sets * self.words)
+        self.outside = [
+            array(f"outside_{category}", "float32", self.words, sets) for category, sets in enumerate(self.sets)
+        ]
 
     def call(self, numbers: Any, codes: Any) -> Any:
-        """Walks down from all roots; a leaf's children are itself, so that shallow trees wait for deep ones."""
+        """Walks down from all roots; a leaf goes on to itself, so that shallow trees wait for deep ones."""
         missing = tf.math.is_nan(numbers)
-        words = tf.gather(tf.cast(tf.minimum(codes, self.words - 1), tf.int32), self.category, axis=1)
-        outside = tf.gather(self.outside, words + self.words * tf.range(self.sets))
-        columns = tf.concat([tf.where(missing, np.inf, numbers), tf.where(missing, -np.inf, numbers), outside], axis=1)
+        words = tf.unstack(tf.minimum(codes, self.words - 1), len(self.sets), axis=1)
+        # A code's row of all sets at once: copied, where one set after the other would be looked up.
+        outside = [tf.gather(table, word) for table, word in zip(self.outside, words, strict=True)]
+        columns = tf.concat([tf.where(missing, np.inf, numbers), tf.where(missing, -np.inf, numbers), *outside], axis=1)
         rows, width = tf.shape(columns)[0], tf.shape(columns)[1]
         first = width * tf.range(rows)[:, None]
         asked = tf.reshape(columns, [-1])
         at = tf.tile(self.roots[None, :], [rows, 1])
         for _ in range(self.depth):
-            left = tf.gather(asked, first + tf.gather(self.column, at)) <= tf.gather(self.limit, at)
-            at = tf.gather(self.children, 2 * at + tf.cast(left, tf.int32))
+            column, limit, right = tf.unstack(tf.gather(self.node, at), 3, axis=2)
+            left = tf.gather(asked, first + column) <= tf.bitcast(limit, tf.float32)
+            at = right + tf.cast(left, tf.int32)
         return tf.cast(tf.reduce_sum(tf.gather(self.value, at), axis=1, keepdims=True), tf.float32)
 
     def compute_output_spec(self, numbers: Any, codes: Any) -> keras.KerasTensor:
@@ -162,53 +164,63 @@ def planted(booster: lightgbm.Booster, numbers: int) -> Trees:
       TerminalError: A node that this layer does not know.
     """
     flat = _Flat(numbers)
-    roots = [flat.add(tree["tree_structure"], 0) for tree in booster.dump_model()["tree_info"]]
-    # One set is there in any case, so that no array is empty.
-    sets = list(flat.sets) or [(0, ())]
-    words = 2 + max((code for _, codes in sets for code in codes), default=0)
-    outside = np.ones((len(sets), words), np.float32)
-    for place, (_, codes) in enumerate(sets):
-        outside[place, list(codes)] = 0
-    layer = Trees(len(flat.column), len(roots), len(sets), words, flat.depth)
+    roots = [flat.plant(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
+    words = 2 + max((code for _, codes in flat.sets for code in codes), default=0)
+    outside, columns, place = [], dict[int, int](), 2 * numbers
+    for category in range(booster.num_feature() - numbers):
+        sets = [(codes, number) for (of, codes), number in flat.sets.items() if of == category]
+        table = np.ones((words, len(sets)), np.float32)
+        for at, (codes, number) in enumerate(sets):
+            table[list(codes), at] = 0
+            columns[2 * numbers + number] = place + at
+        place += len(sets)
+        outside.append(table)
+    limits = np.array(flat.limit, np.float32).view(np.int32)
+    node = np.stack([[columns.get(column, column) for column in flat.column], limits, flat.right], axis=1)
+    layer = Trees(len(node), len(roots), [table.shape[1] for table in outside], words, flat.depth)
     layer.build()
-    layer.set_weights(
-        [
-            np.array(flat.column, np.int32),
-            np.array(flat.limit, np.float32),
-            np.array(flat.children, np.int32).reshape(-1),
-            np.array(flat.value, np.float64),
-            np.array(roots, np.int32),
-            np.array([category for category, _ in sets], np.int32),
-            outside.reshape(-1),
-        ]
-    )
+    layer.set_weights([node.astype(np.int32), np.array(flat.value, np.float64), np.array(roots, np.int32), *outside])
     return layer
 
 
 @dataclass
 class _Flat:
-    """Arrays of nodes as they fill: which column is asked, up to what, the right and the left child, a leaf's value."""
+    """Arrays of nodes as they fill: which column is asked, up to what, the right child, a leaf's value.
+
+    The left child stands behind the right one.
+    """
 
     numbers: int
     column: list[int] = field(default_factory=list)
     limit: list[np.float32] = field(default_factory=list)
-    children: list[tuple[int, int]] = field(default_factory=list)
+    right: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
     sets: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     depth: int = 0
 
-    def add(self, node: dict[str, Any], level: int) -> int:
-        """Adds a node of LightGBM's dump and all below it; answers its place."""
-        place, self.depth = len(self.column), max(self.depth, level)
-        column, limit = (0, np.float32(0)) if "leaf_value" in node else self._question(node)
-        self.column.append(column)
-        self.limit.append(limit)
-        self.children.append((place, place))
-        self.value.append(node.get("leaf_value", 0.0))
-        if "leaf_value" not in node:
-            left = self.add(node["left_child"], level + 1)
-            self.children[place] = self.add(node["right_child"], level + 1), left
+    def plant(self, root: dict[str, Any]) -> int:
+        """Adds a tree of LightGBM's dump; answers the place of its root."""
+        place = self._leaf()
+        self._add(root, place, 0)
         return place
+
+    def _add(self, node: dict[str, Any], place: int, level: int) -> None:
+        self.depth = max(self.depth, level)
+        if "leaf_value" in node:
+            self.value[place] = node["leaf_value"]
+            return
+        self.column[place], self.limit[place] = self._question(node)
+        self.right[place], left = self._leaf(), self._leaf()
+        self._add(node["right_child"], self.right[place], level + 1)
+        self._add(node["left_child"], left, level + 1)
+
+    def _leaf(self) -> int:
+        """Room for a node, until then a leaf: nothing is at most NaN, so that it goes on to itself."""
+        self.column.append(0)
+        self.limit.append(np.float32(np.nan))
+        self.right.append(len(self.right))
+        self.value.append(0.0)
+        return len(self.right) - 1
 
     def _question(self, node: dict[str, Any]) -> tuple[int, np.float32]:
         feature = node["split_feature"]

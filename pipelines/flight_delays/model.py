@@ -20,6 +20,7 @@ from keras import layers, ops
 
 from components.data.examples import Columns
 from components.modelling.fitting import Batched
+from components.modelling.folding import Folding
 from components.modelling.parts import Labelled, Parts
 from components.modelling.saved_model import raw_tensors
 from components.schema import ExampleSchema
@@ -211,7 +212,7 @@ class Places(layers.Layer):
 
 
 @_register
-class PiecewiseLinear(layers.Layer):
+class PiecewiseLinear(Folding):
     """Bins and ways [batch, numbers], of `Places`, to embeddings [batch, numbers, width]: linear in a bin, continuous.
 
     An embedding is looked up: where its bin starts, and what the way through the bin adds. All bins of a number share
@@ -244,16 +245,21 @@ class PiecewiseLinear(layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(numbers, self.width), initializer=spread)
         self.missing = self.add_weight(name="missing", shape=(numbers, self.width), initializer=spread)
 
-    def call(self, places: Any, ways: Any) -> Any:
-        """Embeds; a missing number gets its own embedding."""
-        numbers, bins, _ = self._share.shape
+    def of_weights(self) -> Any:
+        """Start and step of each bin, [numbers * (bins + 1), 2 * width]; the last of a number is where it is missing."""
+        numbers = self._share.shape[0]
         step = self.steps * self._share
         start = ops.cumsum(step, axis=1) - step + (self.bias - 0.5 * ops.mean(self.steps, axis=1))[:, None, :]
         absent = ops.stack([self.missing, ops.zeros_like(self.missing)], axis=1)
         absent = ops.reshape(absent, (numbers, 1, 2 * self.width))
         table = ops.concatenate([ops.concatenate([start, step], axis=2), absent], axis=1)
+        return ops.reshape(table, (-1, 2 * self.width))
+
+    def call(self, places: Any, ways: Any) -> Any:
+        """Embeds; a missing number gets its own embedding."""
+        numbers, bins, _ = self._share.shape
         rows = places + (bins + 1) * np.arange(numbers, dtype=np.int32)
-        found = ops.take(ops.reshape(table, (-1, 2 * self.width)), rows, axis=0)
+        found = ops.take(self.folded(), rows, axis=0)
         # Split, not sliced: a slice's gradient is as large as the whole, and all of them would be added up.
         at_start, on_the_way = ops.split(found, 2, axis=2)
         embedded = at_start + ways[:, :, None] * on_the_way
@@ -265,7 +271,7 @@ class PiecewiseLinear(layers.Layer):
 
 
 @_register
-class MemberDense(layers.Layer):
+class MemberDense(Folding):
     """A dense layer that members share, each scaling what goes in and comes out: [batch, 1 or members, in] to units.
 
     Args:
@@ -287,13 +293,17 @@ class MemberDense(layers.Layer):
         self.scale_out = self.add_weight(name="scale_out", shape=(self.members, self.units), initializer="ones")
         self.bias = self.add_weight(name="bias", shape=(self.members, self.units), initializer="zeros")
 
+    def of_weights(self) -> Any:
+        """The matrices of all members beside each other, [in, members * units]."""
+        weights = ops.transpose(self.scale_in)[:, :, None] * self.kernel[:, None, :] * self.scale_out
+        return ops.reshape(weights, (self.kernel.shape[0], -1))
+
     def call(self, x: Any) -> Any:
         """Each member's own answer, [batch, members, units]."""
         if x.shape[1] != 1:
             return ops.matmul(x * self.scale_in, self.kernel) * self.scale_out + self.bias
         # All members see the same: scaling the weights takes as many products as they are, not as there are rows.
-        weights = ops.transpose(self.scale_in)[:, :, None] * self.kernel[:, None, :] * self.scale_out
-        answers = ops.matmul(ops.squeeze(x, axis=1), ops.reshape(weights, (x.shape[-1], -1)))
+        answers = ops.matmul(ops.squeeze(x, axis=1), self.folded())
         return ops.reshape(answers, (-1, self.members, self.units)) + self.bias
 
     def get_config(self) -> dict[str, Any]:

@@ -126,6 +126,17 @@ def test_a_node_that_is_stopped_cleans_up_and_says_so(served, tmp_path):
     assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
 
 
+def test_what_a_node_leaves_in_its_temporary_folder_goes_with_it(served, tmp_path):
+    call(request(served, "write", "litter"), served.launcher_socket).raise_if_failed()
+    note = tmp_path / "litter"
+    outcome = call(request(served, "copy", "litter", trouble=f"litter:{note}"), served.launcher_socket)
+    with pytest.raises(AirtightError, match="without an outcome"):
+        outcome.raise_if_failed()
+    litter = Path(note.read_text())
+    assert litter.parents[1].name.startswith("airtight-nodes-") and litter.parents[1].is_dir()
+    assert not litter.parent.exists()
+
+
 def test_ten_runs_at_once_lose_and_double_nothing(on_each):
     def nodes_of(number: int) -> list[str]:
         return [call(request(on_each, node, f"many-{number}"), on_each.launcher_socket).summary for node in NODES]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
         time.sleep(600)
     if trouble == "exception":
         raise ValueError("no error of ours")
-    if trouble == "kill":
+    if trouble.startswith("litter:"):
+        Path(trouble.partition(":")[2]).write_text(tempfile.mkstemp()[1], encoding="utf-8")
+    if trouble == "kill" or trouble.startswith("litter:"):
         os.kill(os.getpid(), signal.SIGKILL)
     if trouble.startswith("sleep:"):
         # A child of the node: it must not outlive it.
