@@ -246,7 +246,7 @@ class PiecewiseLinear(Folding):
         self.missing = self.add_weight(name="missing", shape=(numbers, self.width), initializer=spread)
 
     def of_weights(self) -> Any:
-        """Start and step of each bin, [numbers * (bins + 1), 2 * width]; the last of a number is where it is missing."""
+        """Start and step of each bin, [numbers * (bins + 1), 2 * width]; a number's last one is for missing ones."""
         numbers = self._share.shape[0]
         step = self.steps * self._share
         start = ops.cumsum(step, axis=1) - step + (self.bias - 0.5 * ops.mean(self.steps, axis=1))[:, None, :]

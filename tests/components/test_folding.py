@@ -1,4 +1,4 @@
-"""Folding: the exported graph has what depends on weights alone worked out, and training sees the weights as they are."""
+"""Folding: what is exported has what depends on weights alone worked out; training sees the weights as they are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def nested():
 
 
 def operations(model) -> set[str]:
-    traced = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec([None, 3]))
+    traced = tf.function(model).get_concrete_function(tf.TensorSpec([None, 3]))
     return {operation.type for operation in traced.graph.get_operations()}
 
 
