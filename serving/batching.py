@@ -1,10 +1,10 @@
 """Runs requests that are there at the same time as one call of the model, and gives each its own rows of the answer.
 
 A call of a model costs much by itself and little for each row, so that eight rows together take hardly longer than
-one. Requests meet in a queue for their signature and the sizes of their rows. A queue is emptied at the end of the
-event loop's turn, or when a batch ends, so that by default nobody waits for others to come: a batch is what arrived
-in one turn, or while the batches before were running. Where a batch takes long enough to run beside the event loop,
-what waits is dealt out to the threads that are free. The event loop's thread alone touches the queues.
+one. Requests meet in a queue for their signature, the sizes of their rows and their protocol. A queue is emptied at the
+end of the event loop's turn, or when a batch ends, so that by default nobody waits for others to come: a batch is what
+arrived in one turn, or while the batches before were running. Where a batch takes long enough to run beside the event
+loop, what waits is dealt out to the threads that are free. The event loop's thread alone touches the queues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serving.signature import Signature, size_of
 WORTH_IT = 0.75
 """What waits is dealt out where a piece takes at most this part of the time of all together."""
 
-Call = Callable[[str, Signature, Sequence[np.ndarray]], Awaitable[list[np.ndarray]]]
+Call = Callable[[str, Signature, Sequence[np.ndarray], float], Awaitable[list[np.ndarray]]]
 Convert = Callable[..., Awaitable[list[np.ndarray]]]
 
 
@@ -49,6 +49,7 @@ class _Queue:
 
     model: str
     signature: Signature
+    inline_s: float
     rows: int = 0
     waiting: deque[_Request] = field(default_factory=deque)
 
@@ -58,17 +59,13 @@ class Batcher:
 
     Args:
       parameters: When, and how many.
-      call: Runs a signature on arrays.
-      inline_s: `call` runs what is expected to be shorter on the event loop, one after the other.
+      call: Runs a model's signature on arrays; on the event loop when it is expected to take fewer seconds than told.
       convert: Calls a function, on the event loop or beside it, as befits the size of what it works on.
     """
 
-    def __init__(
-        self, parameters: BatchingParameters, call: Call, inline_s: float = math.inf, convert: Convert = at_once
-    ) -> None:
+    def __init__(self, parameters: BatchingParameters, call: Call, convert: Convert = at_once) -> None:
         self._parameters = parameters
         self._call = call
-        self._inline_s = inline_s
         self._convert = convert
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
@@ -76,13 +73,16 @@ class Batcher:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, model: str, signature: Signature, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    async def run(
+        self, model: str, signature: Signature, arrays: Sequence[np.ndarray], inline_s: float = math.inf
+    ) -> list[np.ndarray]:
         """Calls the signature, together with what else is asked of it now.
 
         Args:
           model: The model's name, for the metrics.
           signature: What to call.
           arrays: In the order of `signature.inputs`, of their dtypes.
+          inline_s: Batches that are expected to be shorter run on the event loop, one after the other.
 
         Returns:
           Arrays in the order of `signature.outputs`: the rows of this request.
@@ -93,11 +93,11 @@ class Batcher:
         limits = self._parameters
         rows = _rows(arrays) if signature.batchable and signature.observed.by_row else 0
         if not 0 < rows < limits.max_batch_size:
-            return await self._call(model, signature, arrays)
-        key = (id(signature), *[array.shape[1:] for array in arrays])
+            return await self._call(model, signature, arrays, inline_s)
+        key = (id(signature), inline_s, *[array.shape[1:] for array in arrays])
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(model, signature)
+            queue = self._queues[key] = _Queue(model, signature, inline_s)
         elif queue.rows + rows > limits.max_batch_size * limits.max_enqueued_batches:
             raise ServingError(
                 Code.UNAVAILABLE, f"The batch scheduling queue is full: {queue.rows} rows wait for {model}"
@@ -149,7 +149,7 @@ class Batcher:
     def _is_long(self, queue: _Queue) -> bool:
         """Whether the largest batch of what waits is known to take longer than what runs on the event loop."""
         expected = self._expected_s(queue, min(queue.rows, self._parameters.max_batch_size))
-        return expected is not None and expected >= self._inline_s
+        return expected is not None and expected >= queue.inline_s
 
     def _pieces(self, queue: _Queue) -> int:
         """Into how many batches to deal out what waits: one for each free thread, where that is worth it.
@@ -162,7 +162,7 @@ class Batcher:
         whole = self._expected_s(queue, queue.rows)
         while pieces > 1:
             expected = self._expected_s(queue, -(-queue.rows // pieces))
-            if expected is None or (expected >= self._inline_s and (whole is None or expected <= WORTH_IT * whole)):
+            if expected is None or (expected >= queue.inline_s and (whole is None or expected <= WORTH_IT * whole)):
                 break
             pieces -= 1
         return pieces
@@ -182,7 +182,7 @@ class Batcher:
             if not request.answer.done():
                 batch.append(request)
                 taken += request.rows
-        task = loop.create_task(self._run(queue.model, queue.signature, batch, taken))
+        task = loop.create_task(self._run(queue, batch, taken))
         self._running[task] = key
         task.add_done_callback(self._ended)
 
@@ -191,7 +191,8 @@ class Batcher:
         if self._queues:
             self._schedule(task.get_loop())
 
-    async def _run(self, model: str, signature: Signature, batch: list[_Request], rows: int) -> None:
+    async def _run(self, queue: _Queue, batch: list[_Request], rows: int) -> None:
+        model, signature, inline_s = queue.model, queue.signature, queue.inline_s
         size = self._filled(rows)
         metrics.BATCHES.add(model)
         metrics.BATCHED_REQUESTS.add(model, amount=len(batch))
@@ -200,7 +201,7 @@ class Batcher:
             try:
                 extent = sum(request.size for request in batch)
                 joined = await self._convert(extent, _joined, batch, size - rows)
-                outputs = await self._call(model, signature, joined)
+                outputs = await self._call(model, signature, joined, inline_s)
             except Exception:  # noqa: BLE001
                 # One of them may be at fault: each is asked alone below, and hears of its own fault only.
                 outputs = None
@@ -213,7 +214,7 @@ class Batcher:
             if request.answer.done():
                 continue
             try:
-                outputs = await self._call(model, signature, request.arrays)
+                outputs = await self._call(model, signature, request.arrays, inline_s)
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to the one who waits for it.
                 if not request.answer.done():
                     request.answer.set_exception(error)

@@ -27,7 +27,7 @@ from tensorflow_serving.apis import (
 from airtight.errors import TerminalError
 from serving import config, examples, metadata, metrics, tensors_proto
 from serving.errors import Code, ServingError, invalid
-from serving.inference import Runner
+from serving.inference import GRPC_INLINE_S, Runner
 from serving.manager import Manager
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
@@ -95,7 +95,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             signature = loaded.signature(request.model_spec.signature_name)
             chosen = _filtered(request, signature)
             arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
-            outputs = await runner.run(version.model, signature, arrays)
+            outputs = await runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
             return await runner.convert(size_of(outputs), _response, outputs, signature, chosen, version)
 
@@ -139,7 +139,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with version as loaded:
             signature = loaded.signature(asked.model_spec.signature_name)
             arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
-            outputs = await self._runner.run(version.model, signature, arrays)
+            outputs = await self._runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
             told = await self._runner.convert(
                 size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -43,6 +44,9 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
     Raises:
       ServingError: INVALID_ARGUMENT, another type, or sizes that do not fit.
     """
+    array = _column(proto, spec) if spec.column and proto.dtype == spec.enum else None
+    if array is not None:
+        return array
     if proto.dtype != spec.enum:
         known = proto.dtype in types_pb2.DataType.values()
         received = types_pb2.DataType.Name(proto.dtype) if known else proto.dtype
@@ -94,6 +98,29 @@ def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
     )
     getattr(proto, field).extend(array.ravel().tolist())
     return proto
+
+
+def _column(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray | None:
+    """What most inputs are, in half the time: a column as it is declared, with a value for each row; else None."""
+    content = proto.tensor_content
+    if content and not spec.text:
+        rows, rest = divmod(len(content), spec.numpy.itemsize)
+        if not rest and proto.tensor_shape == _shape_of_column(rows):
+            return np.frombuffer(content, spec.numpy)
+        return None
+    values = getattr(proto, _FIELDS.get(spec.enum, ""), ())
+    rows = len(values)
+    if not rows or proto.tensor_shape != _shape_of_column(rows):
+        return None
+    try:
+        return np.array(values if rows > 1 else (values[0],), spec.numpy)
+    except OverflowError:
+        return None
+
+
+@functools.lru_cache(1024)
+def _shape_of_column(rows: int) -> tensor_shape_pb2.TensorShapeProto:
+    return tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=rows)])
 
 
 def _shape(told: tensor_shape_pb2.TensorShapeProto, spec: TensorSpec) -> list[int]:

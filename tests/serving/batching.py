@@ -31,7 +31,7 @@ class Model:
             raise invalid("a number is missing")
         return [2 * x]
 
-    async def call(self, model: str, signature: Signature, arrays):
+    async def call(self, model: str, signature: Signature, arrays, inline_s: float):
         await self.gate.wait()
         return signature.run(*arrays)
 

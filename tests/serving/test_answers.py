@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import inference_pb2, predict_pb2, regression_pb2
 
 from serving import examples, grpc_api, inference, metrics, rest
+from serving.batching_parameters import BatchingParameters
 from serving.config import ModelSettings, Settings
 from serving.errors import ServingError, invalid
 from serving.inference import Runner
@@ -175,6 +176,38 @@ class Loaded:
 
     def signature(self, name: str) -> Signature:
         return self.signatures[name]
+
+
+def test_a_call_of_half_a_millisecond_runs_on_the_event_loop_by_rest_and_beside_it_by_grpc():
+    registry, threads = Registry(), []
+
+    def run(serialized):
+        threads.append(threading.get_ident())
+        return [np.zeros(len(serialized), np.float32)]
+
+    loaded = Loaded(run)
+    for size in range(12):
+        loaded.signature("a").observed.took(0.0005, 1 << size)
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    log = PredictionLog(LogSettings(), registry)
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"signature_name": "a", "examples": [{"x": 1.0}]}'}
+
+    async def send(message):
+        assert message.get("status", 200) == 200
+
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "a"
+    request.input.example_list.examples.add()
+    for batching in (None, BatchingParameters()):
+        runner = Runner(1, batching)
+        scope = {"raw_path": b"/v1/models/m:regress", "method": "POST", "headers": []}
+        asyncio.run(rest.RestApi(registry, runner, Settings(), log)(scope, receive, send))
+        asyncio.run(grpc_api.PredictionService(registry, runner, log).Regress(request, None))
+    assert [one == threading.get_ident() for one in threads] == [True, False] * 2
 
 
 def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(monkeypatch):

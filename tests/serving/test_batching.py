@@ -72,8 +72,8 @@ def test_what_waits_shares_the_threads_where_a_batch_is_long_and_its_rows_cost_a
         model = Model()
         for rows in (1, 2, 4, 8):
             model.signature.observed.took(call_s + rows * row_s, size_of(column(*range(rows))))
-        batcher = Batcher(opportunistic(2), model.call, inline_s=1e-3)
-        answers = await asyncio.gather(*[batcher.run("m", model.signature, column(n)) for n in range(8)])
+        batcher = Batcher(opportunistic(2), model.call)
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, column(n), 1e-3) for n in range(8)])
         assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(8)]
         assert model.sizes == sizes
 
@@ -86,9 +86,9 @@ def test_what_waits_is_not_dealt_out_in_pieces_so_short_that_they_run_on_the_loo
         model = Model()
         for rows in (1, 2, 4, 8, 16):
             model.signature.observed.took(rows if rows >= 8 else 1e-5, size_of(column(*range(rows))))
-        batcher = Batcher(opportunistic(4), model.call, inline_s=1e-3)
+        batcher = Batcher(opportunistic(4), model.call)
         asked = [column(*[n] * each) for n in range(sum(sizes) // each)]
-        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays) for arrays in asked])
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays, 1e-3) for arrays in asked])
         assert [answer[0].tolist() for answer in answers] == [[2 * n] * each for n in range(len(asked))]
         assert model.sizes == sizes
 

@@ -1,0 +1,64 @@
+"""Tensors in protobuf: columns are read as TensorFlow reads them, whichever field they come in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+from serving import tensors_proto
+from serving.errors import ServingError
+from serving.signature import TensorSpec
+
+TYPES = (tf.float32, tf.float64, tf.int64, tf.int32, tf.int8, tf.uint8, tf.bool, tf.float16, tf.string)
+
+
+def column(dtype: tf.DType) -> TensorSpec:
+    return TensorSpec("x", "x:0", dtype, np.dtype(dtype.as_numpy_dtype), (None,))
+
+
+def in_its_field(values: np.ndarray, dtype: tf.DType) -> tensor_pb2.TensorProto:
+    """As values of their type, and not as bytes."""
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    proto.tensor_shape.dim.add(size=len(values))
+    if dtype == tf.float16:
+        proto.half_val.extend(values.astype(np.float16).view(np.uint16).tolist())
+    else:
+        getattr(proto, tensors_proto._FIELDS[dtype.as_datatype_enum]).extend(values.tolist())
+    return proto
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 1000])
+@pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.name)
+def test_a_column_is_read_as_tensorflow_reads_it(dtype, rows):
+    numbers = np.random.default_rng(0).integers(0, 100, rows)
+    values = np.array([b"%d" % n for n in numbers], object) if dtype == tf.string else numbers
+    for proto in (tf.make_tensor_proto(values, dtype), in_its_field(values, dtype)):
+        got, expected = tensors_proto.decode(proto, column(dtype)), tf.make_ndarray(proto)
+        assert got.dtype == np.dtype(dtype.as_numpy_dtype)
+        assert got.shape == expected.shape == (rows,)
+        assert got.tolist() == expected.tolist()
+
+
+def test_a_named_size_is_read_too():
+    proto = tf.make_tensor_proto([1.0, 2.0])
+    proto.tensor_shape.dim[0].name = "rows"
+    assert tensors_proto.decode(proto, column(tf.float32)).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change", "said"),
+    [
+        (tf.int8, {"int_val": [300]}, "out of the range of int8"),
+        (tf.float32, {"float_val": [1, 2]}, "holds 2 values, but its shape needs 1"),
+        (tf.float32, {"float_val": []}, "holds 0 values, but its shape needs 1"),
+        (tf.float32, {"float_val": [], "tensor_content": b"12345"}, "holds 5 bytes, its shape needs 4"),
+        (tf.float32, {"float_val": [], "tensor_content": b"12345678"}, "holds 8 bytes, its shape needs 4"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(dtype, change, said):
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, **change)
+    proto.tensor_shape.dim.add(size=1)
+    with pytest.raises(ServingError, match=said):
+        tensors_proto.decode(proto, column(dtype))
