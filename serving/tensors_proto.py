@@ -33,6 +33,12 @@ _FIELDS: dict[int, str] = {
     ),
 }
 
+_PACKED: dict[int, int] = {
+    dtype: tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[_FIELDS[dtype]].number << 3 | 2
+    for dtype in (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE)
+}
+"""The fields whose bytes are the numbers', little-endian: their tag, as one that is told with its length."""
+
 
 def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
     """Reads one input.
@@ -96,7 +102,13 @@ def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
             dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
         ),
     )
-    getattr(proto, field).extend(array.ravel().tolist())
+    tag = _PACKED.get(spec.enum)
+    if tag is None:
+        getattr(proto, field).extend(array.ravel().tolist())
+        return proto
+    # Numbers in protobuf's own bytes: a list of Python's would hold up all other requests for a second at 50 MB.
+    raw = array.astype(spec.numpy.newbyteorder("<"), copy=False).tobytes()
+    proto.MergeFromString(bytes([tag]) + _varint(len(raw)) + raw)
     return proto
 
 
@@ -121,6 +133,15 @@ def _column(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray | Non
 @functools.lru_cache(1024)
 def _shape_of_column(rows: int) -> tensor_shape_pb2.TensorShapeProto:
     return tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=rows)])
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes a length: seven bits a byte, the lowest first."""
+    told = bytearray()
+    while number >> 7:
+        told.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*told, number])
 
 
 def _shape(told: tensor_shape_pb2.TensorShapeProto, spec: TensorSpec) -> list[int]:

@@ -62,3 +62,16 @@ def test_what_does_not_fit_is_refused_in_words(dtype, change, said):
     proto.tensor_shape.dim.add(size=1)
     with pytest.raises(ServingError, match=said):
         tensors_proto.decode(proto, column(dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (33,), (20000,), (3, 50), (2, 0)], ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.name)
+def test_what_is_written_is_what_tensorflow_reads(dtype, shape):
+    """Lengths of one, two and three bytes, an order in memory that is not C's, and the field of the type."""
+    numbers = np.asarray(np.random.default_rng(0).integers(0, 100, shape))
+    array = np.frompyfunc(lambda n: b"%d" % n, 1, 1)(numbers) if dtype == tf.string else numbers
+    array = np.asarray(array, np.dtype(dtype.as_numpy_dtype), order="F")
+    proto = tensors_proto.encode(array, column(dtype))
+    read = tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto.SerializeToString()))
+    assert (read.dtype, read.shape, read.tolist()) == (array.dtype, array.shape, array.tolist())
+    assert dtype == tf.float16 or not proto.tensor_content
