@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -47,6 +48,7 @@ class Runner:
         self._cache = cache
         self._batcher = Batcher(batching, self._call, self.convert) if batching else None
         self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
+        self._turns = _Turns()
 
     async def run(
         self, model: str, signature: Signature, arrays: Sequence[np.ndarray], inline_s: float = INLINE_S
@@ -93,6 +95,8 @@ class Runner:
         size = size_of(arrays)
         expected = signature.observed.expected_s(size)
         if expected is not None and expected < inline_s:
+            if expected >= CHEAP_S:
+                await self._turns.next()
             outputs, seconds = _timed(signature, arrays)
         else:
             outputs, seconds = await self.offload(_timed, signature, arrays)
@@ -113,6 +117,37 @@ class Runner:
     def close(self) -> None:
         """Ends the threads after what they are doing, which nobody waits for any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Turns:
+    """One turn of the event loop for each who asks, in their order.
+
+    A request by gRPC needs some fifteen turns until it is answered, one by REST two or three. Were all calls that wait
+    run in one turn, the former would wait that often for all of the latter.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def next(self) -> None:
+        """Waits for a turn that nobody else has."""
+        loop = asyncio.get_running_loop()
+        if self._taken:
+            self._waiting.append(turn := loop.create_future())
+            await turn
+        else:
+            self._taken = True
+            loop.call_soon(self._end, loop)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # Its client has gone, or its time is over.
+                turn.set_result(None)
+                loop.call_soon(self._end, loop)
+                return
+        self._taken = False
 
 
 def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:

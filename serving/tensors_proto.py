@@ -120,7 +120,8 @@ def _column(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray | Non
         if not rest and proto.tensor_shape == _shape_of_column(rows):
             return np.frombuffer(content, spec.numpy)
         return None
-    values = getattr(proto, _FIELDS.get(spec.enum, ""), ())
+    field = _FIELDS.get(spec.enum)
+    values = getattr(proto, field) if field else []
     rows = len(values)
     if not rows or proto.tensor_shape != _shape_of_column(rows):
         return None
