@@ -151,7 +151,8 @@ class Server:
 
     def _move_in(self) -> None:
         folder = self._temporary / str(os.getpid())
-        folder.mkdir(mode=0o700)
+        # It may be there, of a process of this number that wrote until the end; or a cleaner of old files took all.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
     def _reap(self, listener: socket.socket) -> None:

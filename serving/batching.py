@@ -94,7 +94,8 @@ class Batcher:
         rows = _rows(arrays) if signature.batchable and signature.observed.by_row else 0
         if not 0 < rows < limits.max_batch_size:
             return await self._call(model, signature, arrays, inline_s)
-        key = (id(signature), inline_s, *[array.shape[1:] for array in arrays])
+        # With parameters of its own a batch waits for others, whichever way they come.
+        key = (id(signature), limits.opportunistic and inline_s, *[array.shape[1:] for array in arrays])
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = _Queue(model, signature, inline_s)

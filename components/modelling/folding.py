@@ -33,12 +33,12 @@ class Folding(layers.Layer):
 
 
 @contextlib.contextmanager
-def folding(model: keras.Model) -> Iterator[None]:
-    """Within it, what is traced of a model has the weights of its `Folding` layers as they are now."""
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, Folding)]
-    for layer in found:
-        layer._kept = ops.convert_to_numpy(layer.of_weights())
+def folding(*models: keras.Model) -> Iterator[None]:
+    """Within it, what is traced of models has the weights of their `Folding` layers as they are now."""
+    found = [layer for model in models for layer in model._flatten_layers() if isinstance(layer, Folding)]
     try:
+        for layer in found:
+            layer._kept = ops.convert_to_numpy(layer.of_weights())
         yield
     finally:
         for layer in found:

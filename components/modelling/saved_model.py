@@ -73,11 +73,11 @@ class Served:
             return {PREDICTION: self.probability(tf.io.parse_example(examples, parsed))}
 
         archive = _Archive()
-        for model in (self.parts.preprocess, self.network, self.parts.companion):
-            if model is not None:
-                archive.track(model)
+        models = [model for model in (self.parts.preprocess, self.network, self.parts.companion) if model is not None]
+        for model in models:
+            archive.track(model)
         rows = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
-        with folding(self.network):
+        with folding(*models):
             archive.add_endpoint("serving_default", serve, input_signature=[rows])
             archive.add_endpoint(
                 "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]

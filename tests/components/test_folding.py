@@ -46,6 +46,19 @@ def test_what_is_traced_within_has_the_answer_in_place_of_the_sum(nested):
     assert "Cumsum" in operations(model)
 
 
+def test_several_models_are_folded_together_and_none_stays_so_when_one_cannot(nested):
+    model, layer = nested
+    broken = Summed()
+    rows = keras.Input((3,))
+    other = keras.Model(rows, broken(rows))
+    with folding(model, other):
+        assert "Cumsum" not in operations(model) | operations(other)
+    broken.of_weights = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError), folding(model, other):
+        raise AssertionError("it does not come so far")
+    assert layer._kept is None
+
+
 def test_it_holds_until_the_block_ends_however_it_ends(nested):
     model, layer = nested
     rows = np.ones((2, 3), np.float32)

@@ -41,6 +41,22 @@ def test_requests_of_one_turn_run_together_and_each_gets_its_own_rows():
     assert sizes == [6]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "sizes"),
+    [(BatchingParameters(max_batch_size=2, batch_timeout_s=60), [2]), (opportunistic(2), [1, 1])],
+)
+def test_both_protocols_share_a_batch_where_a_batch_waits_for_others(parameters, sizes):
+    async def ask() -> list[int]:
+        model = Model()
+        batcher = Batcher(parameters, model.call)
+        asked = [batcher.run("m", model.signature, column(n), inline_s) for n, inline_s in ((1, 1e-3), (2, 1e-4))]
+        answers = await asyncio.wait_for(asyncio.gather(*asked), 5)
+        assert [answer[0].tolist() for answer in answers] == [[2], [4]]
+        return model.sizes
+
+    assert asyncio.run(ask()) == sizes
+
+
 def test_requests_that_come_while_a_batch_runs_are_the_next_batch():
     async def scenario():
         model = Model()
