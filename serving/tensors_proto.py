@@ -113,7 +113,7 @@ def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
 
 
 def _column(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray | None:
-    """What most inputs are, in half the time: a column as it is declared, with a value for each row; else None."""
+    """What most inputs are, read sooner: a column as it is declared, with a value for each row; else None."""
     content = proto.tensor_content
     if content and not spec.text:
         rows, rest = divmod(len(content), spec.numpy.itemsize)
