@@ -22,9 +22,6 @@ MARK = "AIRTIGHT_SERVICES"
 SPARK_TOKEN = "spark_token"
 """File beside the other secrets with what the Spark server wants to hear: who may use it runs code as its owner."""
 LARGEST_PORT = 65535
-SQLITE = {"timeout": 30.0}
-"""How Airflow connects to SQLite, read by itself: a writer waits longer for another than SQLite's own 5 s, after which
-a scheduler in the middle of a backfill would give up and end."""
 _PREFIX = "AIRTIGHT_"
 
 
@@ -318,11 +315,12 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
 def _database(settings: Settings, home: Home) -> dict[str, str]:
     if settings.airflow_database:
         return {"sql_alchemy_conn": settings.airflow_database}
-    patient = f"{__name__}.SQLITE"
+    patient = "services.sqlite.CONNECT"
     return {
         "sql_alchemy_conn": f"sqlite:///{_airflow_home(home) / 'airflow.db'}",
         "sql_alchemy_connect_args": patient,
         "sql_alchemy_connect_args_async": patient,
+        "sql_alchemy_session_maker": "services.sqlite.sessions",
     }
 
 

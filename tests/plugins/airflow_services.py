@@ -1,7 +1,7 @@
 """A real Airflow for the tests: its services with some DAGs, and its REST API."""
 
 import contextlib
-import http
+import itertools
 import json
 import os
 import shutil
@@ -13,8 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-
-import pytest
+from collections.abc import Iterator
 
 from airtight import router
 from airtight.home import ROOT, Home
@@ -84,7 +83,6 @@ class Airflow:
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
         }
         self.processes: list[subprocess.Popen] = []
-        self.stopping = threading.Event()
         self._token = ""
 
     def standard(self) -> dict[str, str]:
@@ -109,7 +107,6 @@ class Airflow:
         self.start_one("airflow", "dag-processor")
         self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
-        threading.Thread(target=self.watch_scheduler, daemon=True).start()
         until(self._answers, "Airflow's API answers")
         until(lambda: self.ask("GET", "dags")["total_entries"] == 5, "the DAGs are there")
 
@@ -137,18 +134,8 @@ class Airflow:
     def start_scheduler(self) -> None:
         self.scheduler = self.start_one("airflow", "scheduler", "--skip-serve-logs")
 
-    def watch_scheduler(self) -> None:
-        """Starts it again when it ends by itself, as supervisord does.
-
-        When SQLite is busy while a backfill is made, Airflow takes runs back that the scheduler has seen, and it ends.
-        """
-        while not self.stopping.wait(0.5):
-            if (self.scheduler.poll() or 0) > 0:
-                self.start_scheduler()
-
     def stop(self) -> None:
         self.closing.close()
-        self.stopping.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self.processes:
                 try:
@@ -169,15 +156,7 @@ class Airflow:
         return True
 
     def ask(self, method: str, path: str, body: dict | None = None) -> dict:
-        """Asks, and asks again where Airflow says that SQLite was busy and nothing was done (503)."""
-        for _ in range(20):
-            try:
-                return self._send(method, f"{self.url}/api/v2/{path}", body)
-            except urllib.error.HTTPError as error:
-                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise
-                time.sleep(0.5)
-        pytest.fail(f"SQLite was never free for {method} {path}")
+        return self._send(method, f"{self.url}/api/v2/{path}", body)
 
     def _send(self, method: str, url: str, body: dict | None) -> dict:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
@@ -185,6 +164,27 @@ class Airflow:
         with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
             text = answer.read()
             return json.loads(text) if text else {}
+
+    @contextlib.contextmanager
+    def busy_database(self) -> Iterator[None]:
+        """Meanwhile others write to Airflow's database all the time, as its scheduler does with many runs."""
+        over = threading.Event()
+
+        def write() -> None:
+            with contextlib.closing(sqlite3.connect(self.home.path / "airflow" / "airflow.db", timeout=30)) as database:
+                times = itertools.count()
+                while not over.wait(0.001):
+                    with database:
+                        # Something else each time: SQLite spares itself a write that changes nothing.
+                        database.execute("UPDATE slot_pool SET description = ?", (f"busy {next(times)}",))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            yield
+        finally:
+            over.set()
+            writer.join()
 
     def trigger(self, run: str, **conf: str | int) -> str:
         body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}

@@ -157,9 +157,13 @@ def test_airflow_knows_every_setting(home: Home) -> None:
 def test_airflow_waits_for_a_busy_sqlite_and_asks_nothing_such_of_another_database(home: Home) -> None:
     prepare(home)
     code = "from airflow.settings import engine; connection = engine.raw_connection()\n"
-    code += "print(connection.execute('PRAGMA busy_timeout').fetchone()[0])"
+    code += "print(connection.execute('PRAGMA busy_timeout').fetchone()[0])\n"
+    code += "from airflow.settings import Session\nnested = Session().begin_nested()\n"
+    code += "Session().connection()\nimport sqlite3\n"
+    code += "other = sqlite3.connect(engine.url.database, timeout=0)\n"
+    code += "try:\n  other.execute('BEGIN IMMEDIATE')\nexcept sqlite3.OperationalError as error:\n  print(error)"
     command = [sys.executable, "-c", code]
     told = subprocess.run(command, env=environment(Settings(), home), check=True, capture_output=True, text=True)
-    assert told.stdout.split()[-1] == "30000"
+    assert told.stdout.splitlines()[-2:] == ["30000", "database is locked"], "a savepoint takes the right to write"
     other = airflow_environment(Settings(airflow_database="postgresql://there/airflow"), home)
-    assert not [name for name in other if "CONNECT_ARGS" in name]
+    assert not [name for name in other if "CONNECT_ARGS" in name or "SESSION_MAKER" in name]

@@ -1,0 +1,33 @@
+"""How Airflow uses SQLite here: it waits for another writer instead of giving up. Airflow reads this file by itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+CONNECT = {"timeout": 30.0}
+"""A writer waits longer for another than SQLite's own 5 s, after which a scheduler in the middle of a backfill would
+give up and end."""
+
+
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    """Airflow's sessions, with savepoints that take the right to write at once.
+
+    Python's driver begins a transaction at the first write, but not at a savepoint, which SQLite then takes for the
+    beginning of a transaction that only reads. When another process writes between such a reading and the first
+    write, SQLite has no way on and says "database is locked" at once, however long one is willing to wait
+    (https://www.sqlite.org/rescode.html#busy_snapshot). Airflow makes the runs of a backfill in savepoints: now and
+    then one was refused, stayed behind without an end, and the scheduler ended over runs that were taken back.
+
+    Args:
+      engine: Of the database's synchronous connections.
+    """
+
+    @event.listens_for(engine, "savepoint")
+    def begin(connection: Connection, _name: str) -> None:
+        driver = connection.connection.driver_connection
+        if driver is not None and not driver.in_transaction:
+            driver.execute("BEGIN IMMEDIATE")
+
+    # As Airflow makes them itself.
+    return sessionmaker(engine, autocommit=False, autoflush=False, expire_on_commit=False)
