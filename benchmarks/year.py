@@ -2,16 +2,20 @@
 
     python -m benchmarks.year --parallel 1 --json one.json
     python -m benchmarks.year --parallel 2 --against one.json
+    python -m benchmarks.year --parallel 2 --state FOLDER
+    python -m benchmarks.year --dag flight_delays_warm --parallel 2 --state FOLDER
 
 February to December 2013 from nothing but the lake, in a state folder of its own, with the services and settings that
 the demo ships; stop those of the demo first (make stop), the ports are the same. Memory is what the whole machine uses
 more than before the services started, looked at every second. Two runs are the same when what they made has the same
-bytes (data, examples, model) and their metrics differ by at most 1e-6.
+bytes (data, examples, model) and their metrics differ by at most 1e-6. With --state that folder is used and kept: a
+second DAG finds what the first one made, and `pipelines.flight_delays.year report --compare` sets them side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -58,9 +62,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write what each month came to")
     parser.add_argument("--against", type=Path, help="such a file of another parallelism")
     parser.add_argument("--page", type=Path, help="keep the year's page here")
+    parser.add_argument("--state", type=Path, help="a state folder to work in and to keep")
     told = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="airtight-") as folder:
+    kept = contextlib.nullcontext(told.state) if told.state else tempfile.TemporaryDirectory(prefix="airtight-")
+    with kept as folder:
         home = Home(Path(folder).resolve())
         os.environ["AIRTIGHT_HOME"] = str(home.path)
         memory = Memory()
