@@ -14,12 +14,17 @@ from asgiref.sync import sync_to_async
 class Looking(BaseTrigger):
     """Fires when a look has something to tell.
 
+    What it is made of is kept apart from the attributes that Airflow's triggerer sets itself: it overwrites `task_id`.
+
     Args:
       **told: What the trigger is made of; with the same the triggerer makes it again.
     """
 
     poll_s: ClassVar[float] = 1.0
     """Seconds between two looks."""
+    settle_s: ClassVar[float] = 5.0
+    """Seconds before the first: a task that goes on before Airflow's scheduler has heard that it was put off is taken
+    for lost, which costs it a try."""
 
     def __init__(self, **told: Any) -> None:
         super().__init__()
@@ -33,6 +38,7 @@ class Looking(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Looks until there is an event."""
         look = sync_to_async(self.look, thread_sensitive=False)
+        await asyncio.sleep(self.settle_s)
         while True:
             seen = await look()
             if seen is not None:

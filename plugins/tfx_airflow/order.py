@@ -7,25 +7,21 @@ two of the three ways to backfill.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.interval import Interval
+from plugins.tfx_airflow.looking import Looking
 from plugins.tfx_airflow.params import GO_ON, INTERVAL, STOP, WHEN_PREVIOUS_FAILED, interval_of
 
 DONE = ("success", "skipped")
 FAILED = ("failed", "upstream_failed", "removed")
 OVER = ("success", "failed")
 """States of a run of which nothing more will become."""
-POLL_S = 1.0
 QUEUED_S = 120.0
 """A run before that has not left the queue for so long is waiting for this one to end."""
 
@@ -97,7 +93,8 @@ class AwaitPrevious(BaseOperator):
             )
         else:
             self.log.info("Waiting for %s of %s.", self.until, told)
-            self.defer(trigger=TaskEnded(run.dag_id, before.run_id, self.until), method_name="execute")
+            awaited = TaskEnded(dag_id=run.dag_id, run_id=before.run_id, awaited=self.until)
+            self.defer(trigger=awaited, method_name="execute")
         return {"run": before.run_id, "state": state}
 
     def _refusal(self, told: str, state: str) -> TerminalError:
@@ -111,45 +108,27 @@ class AwaitPrevious(BaseOperator):
         )
 
 
-class TaskEnded(BaseTrigger):
+class TaskEnded(Looking):
     """Fires when a task of another run of the DAG has ended, or when that run does not leave the queue.
 
     Args:
       dag_id: The DAG.
       run_id: The run.
-      task_id: The task.
+      awaited: The task's id.
     """
 
-    def __init__(self, dag_id: str, run_id: str, task_id: str) -> None:
-        super().__init__()
-        self.dag_id = dag_id
-        self.run_id = run_id
-        self.task_id = task_id
+    def __init__(self, *, dag_id: str, run_id: str, awaited: str) -> None:
+        super().__init__(dag_id=dag_id, run_id=run_id, awaited=awaited)
+        self._left_queue = time.monotonic()
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How the triggerer makes it again."""
-        kind = type(self)
-        return f"{kind.__module__}.{kind.__qualname__}", {
-            "dag_id": self.dag_id,
-            "run_id": self.run_id,
-            "task_id": self.task_id,
-        }
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Looks every `POLL_S`; the event says whether the run is stuck in the queue."""
-        ask = sync_to_async(_progress)
-        left_queue = time.monotonic()
-        while True:
-            state, is_queued = await ask(self.dag_id, self.run_id, self.task_id)
-            if state in DONE + FAILED:
-                yield TriggerEvent({"stuck": False})
-                return
-            if not is_queued:
-                left_queue = time.monotonic()
-            elif time.monotonic() - left_queue > QUEUED_S:
-                yield TriggerEvent({"stuck": True})
-                return
-            await asyncio.sleep(POLL_S)
+    def look(self) -> dict[str, Any] | None:
+        """Whether the run is stuck in the queue; None while there is nothing to tell."""
+        state, is_queued = _progress(self.told["dag_id"], self.told["run_id"], self.told["awaited"])
+        if state in DONE + FAILED:
+            return {"stuck": False}
+        if not is_queued:
+            self._left_queue = time.monotonic()
+        return {"stuck": True} if time.monotonic() - self._left_queue > QUEUED_S else None
 
 
 def _run_before(dag_id: str, interval: Interval) -> Any | None:

@@ -287,6 +287,12 @@ def test_a_backfill_learns_side_by_side_and_its_gates_pass_in_order(airflow):
     gates = [words for words in noted if not words.startswith("learn")]
     assert gates == [f"{step} {month}" for month in (4, 5, 6, 7) for step in ("judge", "push")]
     assert noted.index("learn 7") < noted.index("judge 4"), "what is before the gates runs side by side"
+    for month in (5, 6, 7):
+        run = ordered.runs()[month][0]
+        path = f"dags/ordered/dagRuns/{run}/taskInstances/await_previous_push"
+        assert airflow.ask("GET", path)["try_number"] == 1
+        log = str(airflow.ask("GET", f"{path}/logs/1"))
+        assert log.count("Waiting for push of") == 1, "it is put off once, until push has ended"
 
 
 def test_a_failed_month_stops_the_gates_behind_it_and_a_person_lets_them_go_on(airflow):

@@ -86,7 +86,7 @@ def test_it_waits_without_a_worker_while_the_task_has_not_ended(airflow, state):
     assert deferred.value.method_name == "execute"
     kind, settings = deferred.value.trigger.serialize()
     assert kind == "plugins.tfx_airflow.order.TaskEnded"
-    assert settings == {"dag_id": "flights", "run_id": "run-3", "task_id": "push"}
+    assert settings == {"dag_id": "flights", "run_id": "run-3", "awaited": "push"}
     airflow.tasks = {"run-3": "success"}
     assert wait(run(4), event={"stuck": False})["state"] == "success"
 
@@ -134,11 +134,12 @@ def test_of_a_run_that_was_marked_by_hand_its_own_state_counts(airflow, of_run, 
 
 def test_a_run_before_that_cannot_start_is_told(airflow, monkeypatch):
     monkeypatch.setattr(order, "QUEUED_S", 0.05)
-    monkeypatch.setattr(order, "POLL_S", 0.02)
+    monkeypatch.setattr(TaskEnded, "poll_s", 0.02)
+    monkeypatch.setattr(TaskEnded, "settle_s", 0.0)
     airflow.states = {"run-3": "queued"}
 
     async def first():
-        async for event in TaskEnded("flights", "run-3", "push").run():
+        async for event in TaskEnded(dag_id="flights", run_id="run-3", awaited="push").run():
             return event.payload
 
     assert asyncio.run(asyncio.wait_for(first(), 5)) == {"stuck": True}
@@ -147,13 +148,18 @@ def test_a_run_before_that_cannot_start_is_told(airflow, monkeypatch):
 
 
 def test_the_trigger_fires_once_the_task_has_ended(airflow, monkeypatch):
-    monkeypatch.setattr(order, "POLL_S", 0.01)
+    monkeypatch.setattr(TaskEnded, "poll_s", 0.01)
+    monkeypatch.setattr(TaskEnded, "settle_s", 0.0)
     states = iter([None, "running", "success"])
-    airflow.get_task_states = lambda **_: {"run-3": {"push": next(states)}}
+    airflow.get_task_states = lambda *, task_ids, **_: {"run-3": {"push": next(states)} if task_ids == ["push"] else {}}
     monkeypatch.setattr(task_runner.RuntimeTaskInstance, "get_task_states", airflow.get_task_states)
 
+    trigger = TaskEnded(dag_id="flights", run_id="run-3", awaited="push")
+    # As Airflow's triggerer does, which by that names the trigger's own task.
+    trigger.task_instance = SimpleNamespace(task_id="await_previous_push")
+
     async def first():
-        async for event in TaskEnded("flights", "run-3", "push").run():
+        async for event in trigger.run():
             return event.payload
 
     assert asyncio.run(asyncio.wait_for(first(), 5)) == {"stuck": False}

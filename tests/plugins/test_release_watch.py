@@ -38,6 +38,7 @@ def there(tmp_path, monkeypatch):
     """A router that follows a release of version 2 beside version 1."""
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
     monkeypatch.setattr(ReleaseWatched, "poll_s", 0.01)
+    monkeypatch.setattr(ReleaseWatched, "settle_s", 0.0)
     root = Home.current().models_root
     root.mkdir(parents=True)
     releases.write(root, {"toy": releases.Release("toy", "one", 1, 2)})

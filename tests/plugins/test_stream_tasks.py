@@ -84,6 +84,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "Supervisor", Services)
     monkeypatch.setattr(module, "POLL_S", 0.01)
     monkeypatch.setattr(StreamWatched, "poll_s", 0.01)
+    monkeypatch.setattr(StreamWatched, "settle_s", 0.0)
     monkeypatch.setattr("kafka.KafkaConsumer", Consumer)
     yield made
     del Broker.all[str(tmp_path)]
