@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def fit(
     callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
     callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
     if not judge.done(first):
-        data = _distributed(_batches(train, batch, settings.seed, first, last), strategy)
+        data = _distributed(partial(_batches, train, batch, settings.seed, first, last), strategy)
         network.fit(
             data, epochs=last, initial_epoch=first, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False
         )
@@ -331,16 +332,28 @@ def _batch_size(rows: int, wanted: int, replicas: int) -> int:
     return size
 
 
-def _batches(rows: Rows, batch: int, seed: int, first: int, last: int) -> tf.data.Dataset:
-    """Every epoch's batches, in an order that depends on the seed and the epoch alone; a rest of rows is left out."""
-    count, steps = len(rows), len(rows) // batch
+def _batches(
+    rows: Rows, batch: int, seed: int, first: int, last: int, share: int = 0, shares: int = 1
+) -> tf.data.Dataset:
+    """Every epoch's batches, in an order that depends on the seed and the epoch alone; a rest of rows is left out.
+
+    Args:
+      rows: All rows.
+      batch: Rows of a batch, a multiple of `shares`.
+      seed: Of the order.
+      first: Epoch to begin with, from 0.
+      last: Epoch to end before.
+      share: Which part of each batch, from 0.
+      shares: In how many parts each batch is cut, as many rows in a row each.
+    """
+    count, steps, size = len(rows), len(rows) // batch, batch // shares
     inputs = tf.nest.map_structure(tf.convert_to_tensor, rows.inputs)
     labels = tf.convert_to_tensor(rows.labels.astype(np.float32)[:, None])
 
     def batch_of(step: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        epoch, position = step // steps, (step % steps) * batch
+        epoch, position = step // steps, (step % steps) * batch + share * size
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-        places = tf.random.experimental.index_shuffle(position + tf.range(batch, dtype=tf.int64), seeds, count - 1)
+        places = tf.random.experimental.index_shuffle(position + tf.range(size, dtype=tf.int64), seeds, count - 1)
         return tf.nest.map_structure(lambda x: tf.gather(x, places), inputs), tf.gather(labels, places)
 
     options = tf.data.Options()
@@ -351,19 +364,26 @@ def _batches(rows: Rows, batch: int, seed: int, first: int, last: int) -> tf.dat
     return data.prefetch(4).with_options(options)
 
 
-def _distributed(data: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
-    """Batches as `network.fit` takes them; for one CPU without what fetches them to devices.
+def _distributed(batches: Callable[..., tf.data.Dataset], strategy: tf.distribute.Strategy) -> Any:
+    """Batches as `network.fit` takes them; for mirrored CPUs without what fetches them to devices.
 
     That is a dataset of its own, which TensorFlow tunes whatever ours says. The thread that does it sleeps for longer
     and longer, up to a minute, and a fit that ends would wait until it wakes up.
+
+    Args:
+      batches: `_batches` but for the share.
+      strategy: Where.
     """
     devices = strategy.extended.worker_devices
-    if not isinstance(strategy, tf.distribute.MirroredStrategy) or len(devices) > 1 or "CPU" not in devices[0]:
-        return data
+    if not isinstance(strategy, tf.distribute.MirroredStrategy) or not all("CPU" in device for device in devices):
+        return batches()
     where = tf.distribute.InputOptions(
         experimental_fetch_to_device=False, experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA
     )
-    return strategy.distribute_datasets_from_function(lambda _: data, where)
+    # The shares are those into which TensorFlow would cut a batch itself.
+    return strategy.distribute_datasets_from_function(
+        lambda replica: batches(share=replica.input_pipeline_id, shares=len(devices)), where
+    )
 
 
 def _two_cpus() -> list[tf.config.LogicalDevice]:
