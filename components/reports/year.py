@@ -136,7 +136,8 @@ def comparison(runs: Mapping[str, Sequence[Month]]) -> str:
             rows[name] += "".join(_number(value, form) for value in values)
     lines = "".join(f"<tr><td>{escape(name)}</td>{cells}</tr>" for name, cells in rows.items())
     return f"""<h2>Side by side</h2><div class="scroll"><table><tr>{head}</tr>{lines}</table></div>
-<p class="dim">Means and the sum are of the intervals for which every pipeline has the figure.</p>"""
+<p class="dim">Means and the sum are of the intervals for which every pipeline has the figure. Seconds are wall-clock:
+runs that went side by side shared the machine.</p>"""
 
 
 def _table(months: Sequence[Month]) -> str:
