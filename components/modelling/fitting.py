@@ -24,6 +24,7 @@ from airtight.errors import TerminalError
 from airtight.files import new_file
 from airtight.parameters import check_choice
 from components.measures.scores import log_loss, roc_auc
+from components.modelling import feeding
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def fit(
     callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
     callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
     if not judge.done(first):
-        data = _distributed(partial(_batches, train, batch, settings.seed, first, last), strategy)
+        data = feeding.distributed(partial(feeding.batches, train, batch, settings.seed, first, last), strategy)
         network.fit(
             data, epochs=last, initial_epoch=first, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False
         )
@@ -330,60 +331,6 @@ def _batch_size(rows: int, wanted: int, replicas: int) -> int:
             remedy="Train on a longer history.",
         )
     return size
-
-
-def _batches(
-    rows: Rows, batch: int, seed: int, first: int, last: int, share: int = 0, shares: int = 1
-) -> tf.data.Dataset:
-    """Every epoch's batches, in an order that depends on the seed and the epoch alone; a rest of rows is left out.
-
-    Args:
-      rows: All rows.
-      batch: Rows of a batch, a multiple of `shares`.
-      seed: Of the order.
-      first: Epoch to begin with, from 0.
-      last: Epoch to end before.
-      share: Which part of each batch, from 0.
-      shares: In how many parts each batch is cut, as many rows in a row each.
-    """
-    count, steps, size = len(rows), len(rows) // batch, batch // shares
-    inputs = tf.nest.map_structure(tf.convert_to_tensor, rows.inputs)
-    labels = tf.convert_to_tensor(rows.labels.astype(np.float32)[:, None])
-
-    def batch_of(step: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        epoch, position = step // steps, (step % steps) * batch + share * size
-        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-        places = tf.random.experimental.index_shuffle(position + tf.range(size, dtype=tf.int64), seeds, count - 1)
-        return tf.nest.map_structure(lambda x: tf.gather(x, places), inputs), tf.gather(labels, places)
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # There is nothing to tune, and who tunes sleeps: see `_distributed`.
-    options.autotune.enabled = False
-    data = tf.data.Dataset.range(first * steps, last * steps).map(batch_of, num_parallel_calls=1)
-    return data.prefetch(4).with_options(options)
-
-
-def _distributed(batches: Callable[..., tf.data.Dataset], strategy: tf.distribute.Strategy) -> Any:
-    """Batches as `network.fit` takes them; for mirrored CPUs without what fetches them to devices.
-
-    That is a dataset of its own, which TensorFlow tunes whatever ours says. The thread that does it sleeps for longer
-    and longer, up to a minute, and a fit that ends would wait until it wakes up.
-
-    Args:
-      batches: `_batches` but for the share.
-      strategy: Where.
-    """
-    devices = strategy.extended.worker_devices
-    if not isinstance(strategy, tf.distribute.MirroredStrategy) or not all("CPU" in device for device in devices):
-        return batches()
-    where = tf.distribute.InputOptions(
-        experimental_fetch_to_device=False, experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA
-    )
-    # The shares are those into which TensorFlow would cut a batch itself.
-    return strategy.distribute_datasets_from_function(
-        lambda replica: batches(share=replica.input_pipeline_id, shares=len(devices)), where
-    )
 
 
 def _two_cpus() -> list[tf.config.LogicalDevice]:
