@@ -31,9 +31,9 @@ class Home:
         return self.path / "lake"
 
     @property
-    def bundles(self) -> Path:
+    def compiled(self) -> Path:
         """Compiled pipelines, `<pipeline>.json`: TFX's IR and what Airflow needs beside it."""
-        return self.path / "bundles"
+        return self.path / "compiled"
 
     @property
     def metadata_db(self) -> Path:

@@ -24,7 +24,7 @@ from ml_metadata.proto import metadata_store_pb2
 from airtight.home import Home
 from benchmarks.own_services import own_services
 from benchmarks.steps import HALVES
-from runtime import stores
+from runtime import metadata_store
 from runtime.protocol import run_key
 from services.airflow_api import Airflow
 from services.supervisor import Supervisor
@@ -121,7 +121,7 @@ def judge(home: Home, runs: list[str]) -> list[str]:
     """
     wrong, owned = [], set()
     state = metadata_store_pb2.Execution
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         store = handle.store
         open_ = [e.id for e in store.get_executions() if e.last_known_state in (state.NEW, state.RUNNING)]
         if open_:
@@ -199,7 +199,7 @@ def _until_over(airflow: Airflow, runs: list[str], killer: Killer, every: float,
 def _sweep(home: Home) -> None:
     from runtime import attempts
 
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         attempts.sweep(handle.store)
 
 

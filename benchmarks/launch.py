@@ -18,8 +18,8 @@ from statistics import median
 
 from airtight.home import ROOT, Home
 from benchmarks import plain
-from runtime.bundle import path_of
 from runtime.client import call
+from runtime.compiled_pipeline import path_of
 from runtime.protocol import CompileRequest, NodeRequest
 
 ROUNDS = 20
@@ -44,7 +44,7 @@ if __name__ == "__main__":
 def fork_floor() -> float:
     """Seconds to fork a process that has imported what the launcher has, and to see the child end."""
     script = (
-        "import gc, importlib, json, os, time\nfrom runtime.warm import LIBRARIES\n"
+        "import gc, importlib, json, os, time\nfrom runtime.prefork_server import LIBRARIES\n"
         "[importlib.import_module(n) for n in LIBRARIES]\ngc.collect(); gc.freeze()\nseconds = []\n"
         f"for _ in range({ROUNDS}):\n    start = time.perf_counter()\n    pid = os.fork()\n"
         "    if pid == 0:\n        os._exit(0)\n    os.waitpid(pid, 0)\n"

@@ -32,8 +32,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tfx.types import standard_artifacts
 
 from airtight.home import ROOT, Home
+from airtight.import_string import load
 from airtight.interval import Interval
-from airtight.names import load
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, Predictions, ValidationReport
 from components.batch_predict import batch_predict

@@ -17,7 +17,7 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, digest_of_tree, new_file, write_text
 from airtight.home import ROOT
-from airtight.names import load
+from airtight.import_string import load
 from components.artifacts import Predictions
 from components.data.examples import files_of, interval_of
 from components.data.spark import session

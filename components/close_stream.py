@@ -12,8 +12,8 @@ from tfx.dsl.component.experimental.decorators import component
 from airtight.errors import TerminalError
 from airtight.files import new_file, write_text
 from airtight.home import Home
+from airtight.import_string import load
 from airtight.interval import Interval
-from airtight.names import load
 from airtight.verdict import Verdict
 from components.artifacts import StreamClosing
 from components.data.lake import SPARK_TYPES, Lake, Table

@@ -15,7 +15,7 @@ from tfx.types import artifact, standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.files import write_text
-from airtight.names import load
+from airtight.import_string import load
 from airtight.verdict import Check, Verdict
 from components.data import examples as reading
 from components.measures import analysis

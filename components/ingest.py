@@ -12,8 +12,8 @@ from tfx.dsl.component.experimental.decorators import component
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from airtight.import_string import load
 from airtight.interval import Interval
-from airtight.names import load
 from airtight.parameters import check_choice
 from components.artifacts import Dataset
 from components.data.dataset import DatasetReader, Part, TableFiles

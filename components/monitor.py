@@ -12,7 +12,7 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.files import write_text
-from airtight.names import load
+from airtight.import_string import load
 from airtight.verdict import Check, Verdict
 from components.artifacts import DriftReport
 from components.data import examples as reading

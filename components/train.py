@@ -21,11 +21,11 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from airtight import code
+from airtight import fingerprint
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
 from airtight.home import Home
-from airtight.names import load
+from airtight.import_string import load
 from airtight.parameters import check_choice
 from components.data import examples as reading
 from components.measures.scores import log_loss, roc_auc
@@ -183,7 +183,7 @@ class _Training:
         self.strategy = fitting.make_strategy(strategy)
         self.strategy_name = strategy
         self.make_model = load(model_fn)
-        self.code, self.packages = code.closure([code.module_of(model_fn), fitting.__name__])
+        self.code, self.packages = fingerprint.closure([fingerprint.module_of(model_fn), fitting.__name__])
 
     def run(self, parts: dict[str, _Part], refit: str, calibrate: str, model_uri: str) -> dict[str, Any]:
         """Fits, calibrates, exports; answers the record."""
@@ -305,7 +305,7 @@ class _Training:
             "chosen": dict(chosen),
             "model_fn": self.model_fn,
             "schema": repr(self.schema),
-            "code": code.digests(self.code),
+            "code": fingerprint.digests(self.code),
             "devices": self._devices(),
             "versions": self._versions(),
         }
@@ -313,7 +313,7 @@ class _Training:
         return Home.current().path / "checkpoints" / f"{key}.npz"
 
     def _versions(self) -> dict[str, str]:
-        return code.versions(self.packages)
+        return fingerprint.versions(self.packages)
 
     def _devices(self) -> str:
         return ", ".join(device.split("device:")[-1] for device in self.strategy.extended.worker_devices)

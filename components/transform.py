@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree, new_file
-from airtight.names import load
+from airtight.import_string import load
 from airtight.parameters import check_choice
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport

@@ -27,8 +27,8 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TransientError
 from airtight.home import ROOT
+from airtight.import_string import load
 from airtight.interval import Interval
-from airtight.names import load
 from airtight.verdict import Check, Verdict
 from components.data.examples import features as raw_features
 from components.data.examples import interval_of, read_table

@@ -8,8 +8,8 @@ from tfx.dsl.component.experimental.decorators import component
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from airtight.import_string import load
 from airtight.interval import Interval
-from airtight.names import load
 from components.artifacts import Dataset, ValidationReport
 from components.data.dataset import DatasetReader
 from components.data.spark import session

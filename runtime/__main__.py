@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    compile_ = commands.add_parser("compile", help="compile pipelines into bundles")
+    compile_ = commands.add_parser("compile", help="compile pipelines")
     compile_.add_argument(
         "pipelines",
         nargs="+",
@@ -96,35 +96,35 @@ def _compile(told: argparse.Namespace) -> int:
 
 def _run(told: argparse.Namespace) -> int:
     from runtime import local, logs
-    from runtime.bundle import Bundle
     from runtime.compile import compile_pipeline
+    from runtime.compiled_pipeline import CompiledPipeline
 
     logs.speak()
     home = Home.current()
     path = compile_pipeline(told.pipeline, home)
-    values = local.typed(Bundle.read(path), told.interval, told.set)
+    values = local.typed(CompiledPipeline.read(path), told.interval, told.set)
     outcomes = local.run(path, home, told.run_id or _fresh_id(told.interval), values, use_cache=told.cache)
     return _status([*outcomes.values()])
 
 
 def _launch(told: argparse.Namespace) -> int:
     from runtime import local, logs
-    from runtime.bundle import Bundle
     from runtime.compile import compile_pipeline
+    from runtime.compiled_pipeline import CompiledPipeline
     from runtime.launch import launch
 
     logs.speak()
     home = Home.current()
     path = compile_pipeline(told.pipeline, home)
-    bundle = Bundle.read(path)
+    compiled = CompiledPipeline.read(path)
     run_id = told.run_id or _fresh_id(told.interval)
     request = NodeRequest(
-        bundle=str(path),
+        compiled=str(path),
         node=told.node,
-        run=run_key("local", bundle.pipeline, run_id),
+        run=run_key("local", compiled.pipeline, run_id),
         attempt=uuid.uuid4().hex,
         home=str(home.path),
-        parameters=local.typed(bundle, told.interval, told.set),
+        parameters=local.typed(compiled, told.interval, told.set),
         labels={"run_id": run_id},
         use_cache=told.cache,
     )
@@ -148,18 +148,18 @@ def _replay(told: argparse.Namespace) -> int:
 
 
 def _serve(told: argparse.Namespace) -> int:
-    from runtime.warm import serve
+    from runtime.prefork_server import serve
 
     serve(told.socket or Home.current().launcher_socket)
     return 0
 
 
 def _clean(told: argparse.Namespace) -> int:
-    from runtime import cleaning, stores
+    from runtime import metadata_store, retention
 
     home = Home.current()
-    with stores.project_connection(home) as handle:
-        found = cleaning.clean(handle.store, home, days=told.days, dry_run=told.dry_run)
+    with metadata_store.project_connection(home) as handle:
+        found = retention.clean(handle.store, home, days=told.days, dry_run=told.dry_run)
     for old in found.removed:
         print(f"{'Would remove' if told.dry_run else 'Removed'} {old}.")
     done = "would go" if told.dry_run else "are gone"
@@ -171,7 +171,7 @@ def _clean(told: argparse.Namespace) -> int:
 
 
 def _answer(told: argparse.Namespace) -> int:
-    from runtime.node import answer, first_connection
+    from runtime.worker import answer, first_connection
 
     answer(first_connection(told.socket) if told.socket else socket.socket(fileno=os.dup(0)))
     return 0

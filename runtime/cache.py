@@ -27,10 +27,10 @@ from tfx.orchestration.portable import cache_utils
 from tfx.orchestration.portable.mlmd import context_lib
 from tfx.proto.orchestration import pipeline_pb2
 
-from airtight import code
+from airtight import fingerprint
 from airtight.files import digest_of_file, digest_of_tree
-from airtight.names import load
-from runtime.bundle import Node
+from airtight.import_string import load
+from runtime.compiled_pipeline import Node
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class Cache:
         files, distributions = self._rests_on(given)
         self._parts = {
             "component": {pipeline_node.node_info.type.name: _digest(executor_spec)},
-            "code": code.digests(files),
-            "version": code.versions(distributions) | {"python": platform.python_version()},
+            "code": fingerprint.digests(files),
+            "version": fingerprint.versions(distributions) | {"python": platform.python_version()},
             "parameter": {name: _short(value) for name, value in given.items()},
             "input": _inputs(input_artifacts or {}),
             "output": {key: str(len(found)) for key, found in (output_artifacts or {}).items()},
@@ -129,15 +129,15 @@ class Cache:
             if not isinstance(value, str):
                 continue
             if name == "module_file" and Path(value).is_file():
-                own, theirs = code.closure_of_file(Path(value))
+                own, theirs = fingerprint.closure_of_file(Path(value))
                 files.update(own)
                 distributions.update(theirs)
             # TFX names a function with dots alone: `run_fn="package.module.run_fn"`.
             dotted = value.rpartition(".")[0] if name.endswith("_fn") else ""
-            module = code.module_of(value) or dotted
+            module = fingerprint.module_of(value) or dotted
             # What the pipeline itself names was found when it was compiled.
-            if module and not code.is_in(module, files):
-                own, theirs = code.closure([module])
+            if module and not fingerprint.is_in(module, files):
+                own, theirs = fingerprint.closure([module])
                 files.update(own)
                 distributions.update(theirs)
         return sorted(files), sorted(distributions)

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from airtight.errors import AirtightError, TransientError
 from airtight.home import ROOT, Home
-from runtime.bundle import Bundle, path_of
+from runtime.compiled_pipeline import CompiledPipeline, path_of
 from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive
 
 log = logging.getLogger(__name__)
@@ -213,8 +213,8 @@ def call(request: Request, launcher: Path | None) -> Outcome:
         return started.outcome
 
 
-def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -> Bundle:
-    """Reads the bundle of a pipeline; compiles it first when it is missing or no longer says what the sources say.
+def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -> CompiledPipeline:
+    """Reads a compiled pipeline; compiles it first if it is missing or older than its sources.
 
     Args:
       pipeline: A folder of `pipelines/`, `package.module:function`, or the path of an IR file.
@@ -226,16 +226,16 @@ def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -
     """
     path = path_of(pipeline, home)
     try:
-        bundle = Bundle.read(path)
-        reason = bundle.stale()
+        compiled = CompiledPipeline.read(path)
+        reason = compiled.stale()
     except AirtightError:
         # Missing, or written by an older version: nothing is lost by making it again.
-        bundle, reason = None, "it was never compiled here"
-    if bundle is not None and not reason:
-        return bundle
+        compiled, reason = None, "it was never compiled here"
+    if compiled is not None and not reason:
+        return compiled
     say(f"Compiling the pipeline {pipeline}, because {reason}.")
     call(CompileRequest(pipeline, str(home.path)), home.launcher_socket).raise_if_failed()
-    return Bundle.read(path)
+    return CompiledPipeline.read(path)
 
 
 def _connect(launcher: Path) -> socket.socket | None:

@@ -1,4 +1,4 @@
-"""Compiles a TFX pipeline into its bundle, and refuses what no launcher could run, by node and reason."""
+"""Compiles a TFX pipeline, and refuses what no launcher could run, by node and reason."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from tfx.orchestration.local import runner_utils
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentConfig
 
-from airtight import code
+from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
-from airtight.names import load
+from airtight.import_string import load
 from airtight.parameters import Parameter
-from runtime.bundle import ENDED_ANYHOW, Bundle, Cache, Node, path_of
-from runtime.options import AFTER_PREVIOUS, CACHE, chosen_for
+from runtime.compiled_pipeline import ENDED_ANYHOW, Cache, CompiledPipeline, Node, path_of
 from runtime.parameters import INTERVAL, found_in
+from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
 _IR_FILES = {".json": "JSON", ".pbtxt": "text", ".pb": "binary"}
-_OURS = ("runtime.compile", "runtime.parameters", "runtime.options", "runtime.resolvers")
+_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers")
 _Trigger = pipeline_pb2.NodeExecutionOptions.TriggerStrategy
 
 
 def compile_pipeline(source: str, home: Home | None = None) -> Path:
-    """Compiles one pipeline and writes its bundle.
+    """Compiles one pipeline and writes the result.
 
     Args:
       source: A folder of `pipelines/`, `package.module:function` that gives a TFX pipeline, or the path of an IR file.
       home: The state folder.
 
     Returns:
-      The bundle's path.
+      Path of the compiled pipeline.
 
     Raises:
       TerminalError: The pipeline cannot be found, does not compile, or cannot be run.
@@ -52,13 +52,13 @@ def compile_pipeline(source: str, home: Home | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code.look_again()
-        bundle = _of_file(Path(source)) if Path(source).suffix in _IR_FILES else _of_code(source)
-        bundle.write(path)
+        fingerprint.look_again()
+        compiled = _of_file(Path(source)) if Path(source).suffix in _IR_FILES else _of_code(source)
+        compiled.write(path)
     return path
 
 
-def _of_code(source: str) -> Bundle:
+def _of_code(source: str) -> CompiledPipeline:
     name = source if ":" in source else f"pipelines.{source}.pipeline:create_pipeline"
     try:
         create: Callable[[], Any] = load(name)
@@ -72,10 +72,10 @@ def _of_code(source: str) -> Bundle:
         raise _does_not_compile(source, error) from error
     module = sys.modules[name.partition(":")[0]]
     nodes = {node.id: node for node in pipeline.components if isinstance(node, base_node.BaseNode)}
-    return _bundle(source, ir, module, nodes, _digests())
+    return _compiled(source, ir, module, nodes, _digests())
 
 
-def _of_file(path: Path) -> Bundle:
+def _of_file(path: Path) -> CompiledPipeline:
     ir = pipeline_pb2.Pipeline()
     try:
         if path.suffix == ".pb":
@@ -85,20 +85,20 @@ def _of_file(path: Path) -> Bundle:
             parse(path.read_text(encoding="utf-8"), ir)
     except (OSError, json_format.ParseError, text_format.ParseError, ValueError) as error:
         raise _does_not_compile(str(path), error) from error
-    return _bundle(str(path), ir, None, {}, {str(path.resolve()): digest_of_file(path)})
+    return _compiled(str(path), ir, None, {}, {str(path.resolve()): digest_of_file(path)})
 
 
-def _bundle(
+def _compiled(
     source: str,
     ir: pipeline_pb2.Pipeline,
     module: ModuleType | None,
     nodes: dict[str, base_node.BaseNode],
     digests: dict[str, str],
-) -> Bundle:
+) -> CompiledPipeline:
     _refuse_what_cannot_run(ir)
     parameters, required = _parameters(source, ir, module)
     deployment = runner_utils.extract_local_deployment_config(ir)
-    return Bundle(
+    return CompiledPipeline(
         source=source,
         pipeline=ir.pipeline_info.id,
         doc=inspect.cleandoc(module.__doc__ or "") if module else "",
@@ -144,8 +144,8 @@ def _cache(proto: pipeline_pb2.PipelineNode, chosen: dict[str, Any], deployment:
     modules = [getattr(python, "class_path", "").rpartition(".")[0], on.partition(":")[0]]
     for value in proto.parameters.parameters.values():
         told = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
-        modules.append(code.module_of(told.string_value))
-    files, distributions = code.closure(modules)
+        modules.append(fingerprint.module_of(told.string_value))
+    files, distributions = fingerprint.closure(modules)
     enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache))
     return Cache(enabled, float(chosen.get("cache_days", 0)), on, files, distributions)
 
@@ -259,7 +259,7 @@ def _digests() -> dict[str, str]:
     for name, module in sorted(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
         tool = name.startswith(("runtime", "plugins", "__main__", "_virtualenv")) and name not in _OURS
-        if tool or file.suffix != ".py" or not file.is_file() or code.is_foreign(file):
+        if tool or file.suffix != ".py" or not file.is_file() or fingerprint.is_foreign(file):
             continue
         inside = file.resolve().is_relative_to(ROOT)
         digests[str(file.resolve().relative_to(ROOT) if inside else file.resolve())] = digest_of_file(file)

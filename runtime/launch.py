@@ -23,8 +23,8 @@ from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, modules, opening, stores
-from runtime.bundle import Bundle, Node
+from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
+from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
@@ -40,7 +40,7 @@ def launch(request: NodeRequest) -> Outcome:
     """Runs one node and tells what became of it.
 
     Args:
-      request: Which node of which bundle, in which run.
+      request: Which node of which compiled pipeline, in which run.
 
     Returns:
       The outcome; faults are in it, none is raised.
@@ -56,13 +56,13 @@ def launch(request: NodeRequest) -> Outcome:
 
 
 def _launch(request: NodeRequest) -> Outcome:
-    bundle = Bundle.read(Path(request.bundle))
+    compiled = CompiledPipeline.read(Path(request.compiled))
     home = Home(Path(request.home))
-    for module in bundle.types:
+    for module in compiled.types:
         importlib.import_module(module)
-    node, ir = _prepared(bundle, request, home)
+    node, ir = _prepared(compiled, request, home)
     deployment = runner_utils.extract_local_deployment_config(ir)
-    connection = stores.connection(deployment, home)
+    connection = metadata_store.connection(deployment, home)
     with connection as handle:
         attempts.bury(handle.store, request.run, request.node)
         earlier = attempts.latest(handle.store, request.run, request.node)
@@ -71,11 +71,11 @@ def _launch(request: NodeRequest) -> Outcome:
             return _told(handle, node, earlier.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store)
         _check_inputs(handle, node, request.run, producers)
-        modules.check(node)
+        user_modules.check(node)
         _check_folder(ir, node)
-        kept = _cache(bundle.node(request.node), request, again=earlier is not None)
+        kept = _cache(compiled.node(request.node), request, again=earlier is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
-    with _no_flags(), _instead_of_tfx(kept), modules.importable(node):
+    with _no_flags(), _instead_of_tfx(kept), user_modules.importable(node):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -121,21 +121,21 @@ def _no_flags() -> Iterator[None]:
 
 
 def _prepared(
-    bundle: Bundle, request: NodeRequest, home: Home
+    compiled: CompiledPipeline, request: NodeRequest, home: Home
 ) -> tuple[pipeline_pb2.PipelineNode, pipeline_pb2.Pipeline]:
     """A fresh copy of the IR with this run's values in it, and its node."""
     installed = importlib.metadata.version("tfx")
-    if bundle.tfx != installed:
+    if compiled.tfx != installed:
         raise TerminalError(
-            f"The pipeline {bundle.pipeline} was compiled by another TFX.",
+            f"The pipeline {compiled.pipeline} was compiled by another TFX.",
             expected=f"TFX {installed}, which is installed",
-            received=f"TFX {bundle.tfx}",
-            remedy=f"Run `python -m runtime compile {bundle.source}`.",
+            received=f"TFX {compiled.tfx}",
+            remedy=f"Run `python -m runtime compile {compiled.source}`.",
         )
-    bundle.node(request.node)
-    ir = json_format.ParseDict(bundle.ir, pipeline_pb2.Pipeline())
-    values: dict[str, Any] = as_tfx(bundle.bind(request.parameters))
-    values |= {"pipeline-root": stores.pipeline_root(ir, home), "pipeline-run-id": request.run}
+    compiled.node(request.node)
+    ir = json_format.ParseDict(compiled.ir, pipeline_pb2.Pipeline())
+    values: dict[str, Any] = as_tfx(compiled.bind(request.parameters))
+    values |= {"pipeline-root": metadata_store.pipeline_root(ir, home), "pipeline-run-id": request.run}
     runtime_parameter_utils.substitute_runtime_parameter(ir, values)
     node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
     folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
@@ -147,9 +147,9 @@ def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) ->
     """Says at once that outputs cannot be written, where they lie on this machine's disk."""
     folder = outputs_utils.get_node_dir(ir.runtime_spec, node.node_info.id)
     if "://" not in folder:
-        opening.make_folder(Path(folder).parent, "pipeline root")
+        metadata_connection.make_folder(Path(folder).parent, "pipeline root")
         if Path(folder).exists():
-            opening.make_folder(Path(folder), f"folder of {node.node_info.id}")
+            metadata_connection.make_folder(Path(folder), f"folder of {node.node_info.id}")
 
 
 def _check_inputs(

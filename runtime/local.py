@@ -11,14 +11,14 @@ from typing import Any
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import FORMS, Interval
-from runtime.bundle import ENDED_ANYHOW, Bundle
+from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline
 from runtime.protocol import NodeRequest, Outcome, run_key
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    bundle_path: Path,
+    compiled_path: Path,
     home: Home,
     run_id: str,
     values: dict[str, Any],
@@ -29,7 +29,7 @@ def run(
     """Runs all nodes in topological order; what comes after a failed or skipped node does not run.
 
     Args:
-      bundle_path: The compiled pipeline.
+      compiled_path: The compiled pipeline.
       home: The state folder.
       run_id: Names the run; given again, it adds attempts to it.
       values: The runtime parameters.
@@ -43,25 +43,25 @@ def run(
         from runtime.launch import launch
 
         by = launch
-    bundle = Bundle.read(bundle_path)
-    parameters = bundle.bind(values)
+    compiled = CompiledPipeline.read(compiled_path)
+    parameters = compiled.bind(values)
     outcomes: dict[str, Outcome] = {}
-    for number, node in enumerate(bundle.nodes, 1):
+    for number, node in enumerate(compiled.nodes, 1):
         # What gives a resource back does so whatever became of those that used it.
         needed = [node.ends] if node.ends else node.upstream
         waiting_for = [
             up for up in needed if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
         ]
-        progress = f"[{number}/{len(bundle.nodes)}] {node.id}"
+        progress = f"[{number}/{len(compiled.nodes)}] {node.id}"
         if waiting_for and node.trigger not in ENDED_ANYHOW:
             log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(waiting_for))
             continue
         log.info("%s starts.", progress)
         outcomes[node.id] = by(
             NodeRequest(
-                bundle=str(bundle_path),
+                compiled=str(compiled_path),
                 node=node.id,
-                run=run_key("local", bundle.pipeline, run_id),
+                run=run_key("local", compiled.pipeline, run_id),
                 attempt=uuid.uuid4().hex,
                 home=str(home.path),
                 parameters=parameters,
@@ -72,32 +72,32 @@ def run(
     return outcomes
 
 
-def typed(bundle: Bundle, interval: str, settings: list[str]) -> dict[str, Any]:
+def typed(compiled: CompiledPipeline, interval: str, settings: list[str]) -> dict[str, Any]:
     """Reads what was typed on the command line.
 
     Args:
-      bundle: The compiled pipeline.
+      compiled: The compiled pipeline.
       interval: A data interval, or "".
       settings: `key=value` for each.
 
     Raises:
       TerminalError: A setting of another form, or of the wrong type.
     """
-    kinds = {parameter.name: _READ[parameter.type] for parameter in bundle.parameters}
+    kinds = {parameter.name: _READ[parameter.type] for parameter in compiled.parameters}
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         try:
             values[name] = kinds.get(name, str)(text)
         except ValueError as error:
-            kind = next(parameter.type for parameter in bundle.parameters if parameter.name == name)
+            kind = next(parameter.type for parameter in compiled.parameters if parameter.name == name)
             raise _wrong(f"a value of {name} of type {kind}", setting) from error
         if not equals:
             raise _wrong("--set key=value", setting)
-    if bundle.interval and not interval:
+    if compiled.interval and not interval:
         raise _wrong(f"--interval {FORMS}", "none")
     if interval:
-        told = Interval.parse(interval, bundle.zone)
+        told = Interval.parse(interval, compiled.zone)
         values |= {"interval_start": told.start.isoformat(), "interval_end": told.end.isoformat()}
     return values
 

@@ -26,7 +26,7 @@ class NodeRequest:
     """Run one node, once.
 
     Args:
-      bundle: Path of the compiled pipeline.
+      compiled: Path of the compiled pipeline.
       node: Id of the node.
       run: Key of the run, as `run_key` makes it.
       attempt: Names this attempt and no other; every attempt is an execution of its own in the lineage.
@@ -36,7 +36,7 @@ class NodeRequest:
       use_cache: Whether an equal earlier result may stand for a new one, where the pipeline allows it.
     """
 
-    bundle: str
+    compiled: str
     node: str
     run: str
     attempt: str
@@ -48,7 +48,7 @@ class NodeRequest:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """Compile one pipeline into its bundle.
+    """Compile one pipeline.
 
     Args:
       pipeline: Name of a folder of `pipelines/`, or `package.module:function`.

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from airtight import code
+from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import cache, comparing, recorded, stores
-from runtime.bundle import Bundle, Node, path_of
+from runtime import artifact_diff, cache, metadata_store, recorded_run
 from runtime.client import call
+from runtime.compiled_pipeline import CompiledPipeline, Node, path_of
 from runtime.protocol import CompileRequest
-from runtime.stage import Do, Stage, scratch
+from runtime.replay_sandbox import Do, Stage, scratch
 
 State = Literal["equal", "differs", "lost", "not replayed"]
 _PYTHON = "python"
@@ -76,7 +76,7 @@ def replay(
     Args:
       run: Airflow's run id, or the local run's, or the run's key.
       home: The state folder; nothing in it is changed.
-      pipeline: The pipeline's id or source, where several have a run of that name or several bundles are of one.
+      pipeline: The pipeline's id or source, if several pipelines have a run of that name.
       nodes: Only these; empty for all.
       keep: A folder that does not exist, to keep what the replay makes; None for a temporary one.
       say: Takes what is told, line by line.
@@ -89,26 +89,28 @@ def replay(
       TerminalError: There is no such run, nothing of it can be replayed, or a node differs.
     """
     known = list(_known(home))
-    # A source that no bundle knows tells nothing of the id.
+    # A source that no compiled pipeline knows tells nothing of the id.
     unknown = "" if ":" in pipeline or "/" in pipeline else pipeline
-    named = next((bundle.pipeline for bundle in known if bundle.source == pipeline), unknown)
-    with stores.project_connection(home) as handle:
-        found = recorded.find(handle.store, run, named)
+    named = next((compiled.pipeline for compiled in known if compiled.source == pipeline), unknown)
+    with metadata_store.project_connection(home) as handle:
+        found = recorded_run.find(handle.store, run, named)
     with scratch(home, keep) as place:
-        bundle = _bundle(
+        compiled = _current_pipeline(
             [b for b in known if b.pipeline == found.pipeline], pipeline or found.pipeline, home, place, do
         )
-        chosen = [bundle.node(name) for name in nodes] if nodes else list(bundle.nodes)
-        with stores.project_connection(home) as handle:
+        chosen = [compiled.node(name) for name in nodes] if nodes else list(compiled.nodes)
+        with metadata_store.project_connection(home) as handle:
             past = {
-                node.id: recorded.succeeded(handle.store, found, node.id) for node in bundle.nodes if node in chosen
+                node.id: recorded_run.succeeded(handle.store, found, node.id)
+                for node in compiled.nodes
+                if node in chosen
             }
-        stage = Stage(bundle, found, place, home, do)
-        again = [past[node.id] for node in bundle.nodes if node.id in past and not stage.why_not(node)]
+        stage = Stage(compiled, found, place, home, do)
+        again = [past[node.id] for node in compiled.nodes if node.id in past and not stage.why_not(node)]
         say(f"The run {found}: {len(again)} of {len(past)} nodes to replay. {_changes(again)}")
         width = max(len(name) for name in past)
         replayed = []
-        for node in (node for node in bundle.nodes if node.id in past):
+        for node in (node for node in compiled.nodes if node.id in past):
             result = _replayed(stage, node, past[node.id])
             replayed.append(result)
             say(f"{node.id:<{width}}  {result.state:<12}  {result}")
@@ -118,29 +120,31 @@ def replay(
     return replayed
 
 
-def _known(home: Home) -> Iterator[Bundle]:
-    """The bundles that can be read; one of another format is compiled again like one that is not there."""
-    for path in sorted(home.bundles.glob("*.json")):
+def _known(home: Home) -> Iterator[CompiledPipeline]:
+    """The compiled pipelines that can be read; one of another format is compiled again like one that is not there."""
+    for path in sorted(home.compiled.glob("*.json")):
         with contextlib.suppress(TerminalError):
-            yield Bundle.read(path)
+            yield CompiledPipeline.read(path)
 
 
-def _bundle(known: Sequence[Bundle], wanted: str, home: Home, place: Home, do: Do | None) -> Bundle:
-    """The pipeline as its code is now; where its bundle is older or gone, it is compiled in the scratch folder.
+def _current_pipeline(
+    known: Sequence[CompiledPipeline], wanted: str, home: Home, place: Home, do: Do | None
+) -> CompiledPipeline:
+    """The pipeline as its code is now; compiled in the scratch folder if the stored one is older or gone.
 
     Args:
-      known: The bundles of the pipeline.
+      known: The compiled pipelines of the pipeline.
       wanted: The source or the id of the pipeline.
       home: The state folder.
       place: The scratch state folder.
       do: Does a request.
     """
-    chosen = [bundle for bundle in known if bundle.source == wanted] or list(known)
+    chosen = [compiled for compiled in known if compiled.source == wanted] or list(known)
     if len(chosen) > 1:
         raise TerminalError(
-            f"Several bundles are of the pipeline {wanted}.",
+            f"Several compiled pipelines are of the pipeline {wanted}.",
             expected="one",
-            received=[bundle.source for bundle in chosen],
+            received=[compiled.source for compiled in chosen],
             remedy="Name the one to replay with --pipeline.",
         )
     if chosen and not chosen[0].stale():
@@ -151,15 +155,15 @@ def _bundle(known: Sequence[Bundle], wanted: str, home: Home, place: Home, do: D
     if outcome.state == "failed" and not chosen:
         raise TerminalError(
             f"The run's pipeline {wanted} is not known here.",
-            expected=f"its bundle in {home.bundles}, or its source",
+            expected=f"its compiled form in {home.compiled}, or its source",
             received=AirtightError.from_json(outcome.error).message,
             remedy="Name its source, a folder of pipelines/ or package.module:function, with --pipeline.",
         )
     outcome.raise_if_failed()
-    return Bundle.read(path_of(source, place))
+    return CompiledPipeline.read(path_of(source, place))
 
 
-def _changes(past: Iterable[recorded.Execution | None]) -> str:
+def _changes(past: Iterable[recorded_run.Execution | None]) -> str:
     """What of the code and the versions that a run was made with is no longer as it was."""
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -168,14 +172,14 @@ def _changes(past: Iterable[recorded.Execution | None]) -> str:
             files |= execution.parts.get("code", {})
             versions |= execution.parts.get("version", {})
     versions.pop(_PYTHON, None)
-    now = {"code": code.digests(files), "version": code.versions(versions)}
+    now = {"code": fingerprint.digests(files), "version": fingerprint.versions(versions)}
     changed = cache.differences({"code": files, "version": versions}, now)
     if not changed:
         return "Its code and its packages are as they were."
     return f"It was made with other code than now: {_in_words(changed)}."
 
 
-def _replayed(stage: Stage, node: Node, past: recorded.Execution | None) -> Replayed:
+def _replayed(stage: Stage, node: Node, past: recorded_run.Execution | None) -> Replayed:
     """Executes one node again, and compares."""
     reason = stage.why_not(node) or ("" if past else "it has no success in this run")
     if reason or past is None:
@@ -201,7 +205,7 @@ def _replayed(stage: Stage, node: Node, past: recorded.Execution | None) -> Repl
     return Replayed(node.id, "differs", tuple(told), why or _REPEATABLE, seconds, past.seconds, past.id)
 
 
-_Artifacts = dict[str, list[recorded.Artifact]]
+_Artifacts = dict[str, list[recorded_run.Artifact]]
 
 
 def _lost(artifacts: _Artifacts, what: str) -> Iterator[str]:
@@ -225,13 +229,15 @@ def _compared(then: _Artifacts, now: _Artifacts) -> Iterator[str]:
             continue
         for place, (a, b) in enumerate(zip(old, new, strict=True)):
             name = f"{key}[{place}]" if len(old) > 1 else key
-            for told in comparing.places(Path(a.proto.uri), Path(b.proto.uri)) if a.proto.uri.startswith("/") else ():
+            for told in (
+                artifact_diff.places(Path(a.proto.uri), Path(b.proto.uri)) if a.proto.uri.startswith("/") else ()
+            ):
                 yield f"{name}/{told}"
-            for told in comparing.properties(a.properties, b.properties):
+            for told in artifact_diff.properties(a.properties, b.properties):
                 yield f"{name}: {told}"
 
 
-def _changed(past: recorded.Execution, parts: cache.Parts) -> Iterator[str]:
+def _changed(past: recorded_run.Execution, parts: cache.Parts) -> Iterator[str]:
     """What the node rested on that is no longer as it was, and what it made."""
     if not past.parts:
         yield "what it rested on was not recorded"
@@ -255,7 +261,7 @@ def _in_words(changes: Sequence[str]) -> str:
     return "; ".join([*told, *(told for told in changes if not told.startswith("code "))])
 
 
-def _judge(run: recorded.Run, replayed: Sequence[Replayed]) -> None:
+def _judge(run: recorded_run.Run, replayed: Sequence[Replayed]) -> None:
     """Raises what is wrong, if anything is: the first node that differs."""
     done = [result for result in replayed if result.state != "not replayed"]
     if not done:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airtight import code
+from airtight import fingerprint
 from airtight.errors import TransientError
 from airtight.files import write_text
 from airtight.home import Home
@@ -110,9 +110,9 @@ def running(home: Home, name: str) -> Running | None:
 
 def code_of(module: str) -> str:
     """SHA-256 of every file of ours that a module rests on, and of the versions of the packages, hexadecimal."""
-    code.look_again()
-    files, packages = code.closure([module])
-    told = json.dumps([code.digests(files), code.versions(packages)], sort_keys=True)
+    fingerprint.look_again()
+    files, packages = fingerprint.closure([module])
+    told = json.dumps([fingerprint.digests(files), fingerprint.versions(packages)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

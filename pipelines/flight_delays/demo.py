@@ -108,7 +108,7 @@ def build_lake(home: Home) -> None:
 
 
 def compile_pipeline(home: Home, source: str = DAG) -> None:
-    """Compiles the pipeline by the warm launcher, unless its bundle is that of the present sources.
+    """Compiles the pipeline by the warm launcher, unless its compiled pipeline is that of the present sources.
 
     Args:
       home: The state folder.
@@ -117,8 +117,8 @@ def compile_pipeline(home: Home, source: str = DAG) -> None:
     Raises:
       AirtightError: It does not compile.
     """
-    bundle = fresh(source, home, say=partial(print, flush=True))
-    print(f"The pipeline: {' -> '.join(node.id for node in bundle.nodes)}", flush=True)
+    compiled = fresh(source, home, say=partial(print, flush=True))
+    print(f"The pipeline: {' -> '.join(node.id for node in compiled.nodes)}", flush=True)
 
 
 def run_month(airflow: Airflow, interval: str) -> str:

@@ -20,9 +20,9 @@ from components.transform import transform
 from components.try_serving import try_serving
 from components.validate import validate
 from pipelines.flight_delays import clock, settings
-from runtime.options import in_order, task
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
+from runtime.task_options import in_order, task
 
 NAME = "flight_delays"
 ZONE = clock.ZONE

@@ -13,8 +13,8 @@ from typing import Any
 from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import local, logs
-from runtime.bundle import path_of
 from runtime.client import Call, fresh
+from runtime.compiled_pipeline import path_of
 from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
@@ -105,9 +105,9 @@ def _of_all_runs(home: Home, kind: str) -> list[Any]:
     from ml_metadata.proto import metadata_store_pb2
     from tfx.types import artifact_utils
 
-    from runtime import stores
+    from runtime import metadata_store
 
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         try:
             type_ = handle.store.get_artifact_type(kind)
         except errors.NotFoundError:

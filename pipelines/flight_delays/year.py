@@ -29,7 +29,7 @@ from components.reports.year import Gate, Month, comparison, page
 from pipelines.flight_delays import clock, settings
 
 if TYPE_CHECKING:
-    from runtime import history
+    from runtime import lineage
     from services.airflow_api import Airflow
     from services.settings import Settings
 
@@ -65,10 +65,10 @@ def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
 
 def months(home: Home, pipeline: str = DAG) -> list[Month]:
     """What the latest run of each interval did, in the order of the intervals."""
-    from runtime import history, opening
+    from runtime import lineage, metadata_connection
 
-    runs = history.runs(opening.project_store(home), pipeline)
-    return [month_of(run) for run in history.latest_of_each_interval(runs)]
+    runs = lineage.runs(metadata_connection.project_store(home), pipeline)
+    return [month_of(run) for run in lineage.latest_of_each_interval(runs)]
 
 
 def page_of(home: Home, pipeline: str = DAG) -> Path:
@@ -76,7 +76,7 @@ def page_of(home: Home, pipeline: str = DAG) -> Path:
     return home.reports(pipeline) / "year.html"
 
 
-def month_of(run: history.Run) -> Month:
+def month_of(run: lineage.Run) -> Month:
     """What one run did, as the page shows it."""
     interval = run.interval
     assert interval is not None, "runs without an interval are left out"
@@ -197,28 +197,28 @@ def _versions(told: dict[str, str | int | float]) -> str:
     return f"{told.get('lake_version', '')}: " + ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _gate(output: history.Output | None) -> Gate:
+def _gate(output: lineage.Output | None) -> Gate:
     told = _verdict(output)
     return Gate(bool(told["passed"]), str(told["summary"])) if told else Gate()
 
 
-def _stopped_at(run: history.Run) -> str:
+def _stopped_at(run: lineage.Run) -> str:
     return next((f"{s.node} {s.state}" for s in run.steps.values() if s.state not in ("complete", "cached")), "")
 
 
-def _share(drift: history.Output | None) -> float | None:
+def _share(drift: lineage.Output | None) -> float | None:
     """The share of drifted features, from the drift report's verdict."""
     checks = (_verdict(drift) or {"checks": []})["checks"]
     return next((check["value"] for check in checks if check["name"] == "share of drifted features"), None)
 
 
-def _verdict(output: history.Output | None) -> dict[str, Any] | None:
+def _verdict(output: lineage.Output | None) -> dict[str, Any] | None:
     """What a gate wrote, where it has spoken and its artifact is still there."""
     path = Path(output.uri) / verdict.FILE_NAME if output else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
 
-def _whole(output: history.Output | None, name: str) -> int | None:
+def _whole(output: lineage.Output | None, name: str) -> int | None:
     return int(output.properties[name]) if output and name in output.properties else None
 
 

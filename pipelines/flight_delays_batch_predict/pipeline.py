@@ -14,9 +14,9 @@ from components.transform import PREDICTION, transform
 from components.validate import validate
 from pipelines.flight_delays import clock
 from pipelines.flight_delays_batch_predict import settings
-from runtime.options import task
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import of_all_runs
+from runtime.task_options import task
 
 NAME = "flight_delays_batch_predict"
 ZONE = clock.ZONE

@@ -10,8 +10,8 @@ from tfx.orchestration.pipeline import Pipeline
 from components.close_stream import close_stream
 from pipelines.flight_delays import clock
 from pipelines.flight_delays_close import settings
-from runtime.options import task
 from runtime.parameters import interval_parameters
+from runtime.task_options import task
 
 NAME = "flight_delays_close"
 ZONE = clock.ZONE

@@ -13,10 +13,10 @@ from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airtight.errors import TerminalError
 from airtight.home import Home
 from plugins.tfx_airflow.operator import TfxNodeOperator
-from plugins.tfx_airflow.order import AwaitPrevious
 from plugins.tfx_airflow.params import form
-from runtime.bundle import ENDED_ANYHOW, Bundle, Node
+from plugins.tfx_airflow.previous_run_gate import AwaitPrevious
 from runtime.client import fresh
+from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node
 
 SUCCEEDED = "succeeded"
 """The task that fails a run of which a node failed, where what ends a resource ended well: Airflow asks the last tasks
@@ -36,10 +36,10 @@ def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = N
     Raises:
       AirtightError: The pipeline does not compile; it names the pipeline and the cause.
     """
-    bundle = fresh(pipeline, Home.current())
-    kwargs.setdefault("doc_md", bundle.doc or None)
-    with DAG(dag_id or bundle.pipeline, params=form(bundle) | (params or {}), **kwargs) as dag:
-        _tasks(bundle, pipeline)
+    compiled = fresh(pipeline, Home.current())
+    kwargs.setdefault("doc_md", compiled.doc or None)
+    with DAG(dag_id or compiled.pipeline, params=form(compiled) | (params or {}), **kwargs) as dag:
+        _tasks(compiled, pipeline)
     return dag
 
 
@@ -64,37 +64,37 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
             received="no current DAG",
             remedy="Move it into the DAG, or use TfxDag.",
         )
-    bundle = fresh(pipeline, Home.current())
-    for name, param in form(bundle, prefix).items():
+    compiled = fresh(pipeline, Home.current())
+    for name, param in form(compiled, prefix).items():
         dag.params.setdefault(name, param)
-    with TaskGroup(group_id or bundle.pipeline, **kwargs) as group:
-        _tasks(bundle, pipeline, prefix=prefix, group=group.group_id or "")
+    with TaskGroup(group_id or compiled.pipeline, **kwargs) as group:
+        _tasks(compiled, pipeline, prefix=prefix, group=group.group_id or "")
     return group
 
 
-def _tasks(bundle: Bundle, pipeline: str, prefix: str = "", group: str = "") -> None:
+def _tasks(compiled: CompiledPipeline, pipeline: str, prefix: str = "", group: str = "") -> None:
     tasks: dict[str, BaseOperator] = {}
-    for node in bundle.nodes:
+    for node in compiled.nodes:
         tasks[node.id] = TfxNodeOperator(
             task_id=node.id,
             pipeline=pipeline,
             node=node.id,
             node_type=node.type,
-            parameter_names=[parameter.name for parameter in bundle.parameters],
+            parameter_names=[parameter.name for parameter in compiled.parameters],
             prefix=prefix,
             group=group,
             **_options(node),
         )
-    nodes, gates = _with_gates(bundle.nodes)
+    nodes, gates = _with_gates(compiled.nodes)
     for gate, until in gates.items():
-        tasks[gate] = AwaitPrevious(task_id=gate, until=tasks[until].task_id, zone=bundle.zone)
+        tasks[gate] = AwaitPrevious(task_id=gate, until=tasks[until].task_id, zone=compiled.zone)
     for node in nodes.values():
         for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]
         if node.ends:
             # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
             tasks[node.id].as_teardown(setups=tasks[node.ends], on_failure_fail_dagrun=True)
-    teardowns = {tasks[node.id].task_id for node in bundle.nodes if node.ends}
+    teardowns = {tasks[node.id].task_id for node in compiled.nodes if node.ends}
     last = [task for task in tasks.values() if not task.is_teardown and task.downstream_task_ids <= teardowns]
     if teardowns:
         last >> EmptyOperator(task_id=SUCCEEDED)

@@ -12,8 +12,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airtight.errors import AirtightError
 from airtight.home import Home
 from plugins.tfx_airflow import params
-from runtime.bundle import Bundle, path_of
 from runtime.client import Call
+from runtime.compiled_pipeline import CompiledPipeline, path_of
 from runtime.logs import LINE
 from runtime.protocol import NodeRequest, Outcome, run_key
 
@@ -102,20 +102,20 @@ class TfxNodeOperator(BaseOperator):
 
     def _request(self, context: Context, home: Home) -> NodeRequest:
         path = path_of(self.pipeline, home)
-        bundle = Bundle.read(path)
+        compiled = CompiledPipeline.read(path)
         run = context["dag_run"]
         task = context["ti"]
         interval = (run.data_interval_start, run.data_interval_end)
         given = {**context["params"], **{self.prefix + name: value for name, value in self.overrides.items()}}
         return NodeRequest(
-            bundle=str(path),
+            compiled=str(path),
             node=self.node,
             run=run_key(run.dag_id, *filter(None, [self.group]), run.run_id),
             # Airflow gives every try of a task an id of its own, after a retry and after a Clear.
             attempt=str(task.id),
             home=str(home.path),
-            parameters=params.values(bundle, given, interval, self.prefix),
-            use_cache=params.use_cache(bundle, context["params"]),
+            parameters=params.values(compiled, given, interval, self.prefix),
+            use_cache=params.use_cache(compiled, context["params"]),
             labels={
                 "dag_id": run.dag_id,
                 "run_id": run.run_id,

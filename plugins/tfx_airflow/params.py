@@ -11,7 +11,7 @@ from airflow.sdk import Param
 from airtight.errors import TerminalError
 from airtight.interval import FORMS, PATTERN, Interval
 from airtight.parameters import Parameter, Scalar
-from runtime.bundle import Bundle
+from runtime.compiled_pipeline import CompiledPipeline
 
 INTERVAL = "interval"
 USE_CACHE = "use_cache"
@@ -20,30 +20,30 @@ STOP, GO_ON = "stop", "go_on"
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
-def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
+def form(compiled: CompiledPipeline, prefix: str = "") -> dict[str, Param]:
     """The typed fields of the trigger form.
 
     Args:
-      bundle: The compiled pipeline.
+      compiled: The compiled pipeline.
       prefix: Put before each name, where several pipelines share one DAG; the interval is shared by all.
     """
     fields = {}
-    if bundle.interval:
+    if compiled.interval:
         fields[INTERVAL] = Param(
             None,
-            description=f"Data interval, {FORMS}, in {bundle.zone}. Left empty, it is the run's own data interval.",
+            description=f"Data interval, {FORMS}, in {compiled.zone}. Left empty, it is the run's own data interval.",
             type=["null", "string"],
             pattern=PATTERN,
             title="Data interval",
         )
-    for parameter in bundle.parameters:
-        default = {} if parameter.name in bundle.required else {"default": parameter.default}
+    for parameter in compiled.parameters:
+        default = {} if parameter.name in compiled.required else {"default": parameter.default}
         schema = _schema(parameter)
         if default.get("default") == "":
             # The form demands a text of whoever triggers, unless it may be null, which is then the default.
             schema["type"] = ["null", "string"]
         fields[prefix + parameter.name] = Param(**default, **schema)
-    if any(node.cache.enabled for node in bundle.nodes):
+    if any(node.cache.enabled for node in compiled.nodes):
         fields.setdefault(
             USE_CACHE,
             Param(
@@ -54,7 +54,7 @@ def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
                 title="Use the cache",
             ),
         )
-    if any(node.after_previous for node in bundle.nodes):
+    if any(node.after_previous for node in compiled.nodes):
         fields.setdefault(
             WHEN_PREVIOUS_FAILED,
             Param(
@@ -69,19 +69,19 @@ def form(bundle: Bundle, prefix: str = "") -> dict[str, Param]:
     return fields
 
 
-def use_cache(bundle: Bundle, params: Mapping[str, Any]) -> bool:
+def use_cache(compiled: CompiledPipeline, params: Mapping[str, Any]) -> bool:
     """Whether the run may use earlier results; a parameter of the pipeline's own of that name is none of ours."""
-    own = any(parameter.name == USE_CACHE for parameter in bundle.parameters)
+    own = any(parameter.name == USE_CACHE for parameter in compiled.parameters)
     return own or bool(params.get(USE_CACHE, True))
 
 
 def values(
-    bundle: Bundle, params: Mapping[str, Any], data_interval: tuple[Any, Any], prefix: str = ""
+    compiled: CompiledPipeline, params: Mapping[str, Any], data_interval: tuple[Any, Any], prefix: str = ""
 ) -> dict[str, Scalar]:
     """What a run says, in the pipeline's types.
 
     Args:
-      bundle: The compiled pipeline.
+      compiled: The compiled pipeline.
       params: The run's params.
       data_interval: Start and end of the run's own data interval, datetimes with a zone, or None.
       prefix: As in `form`.
@@ -89,15 +89,15 @@ def values(
     Raises:
       TerminalError: A value that the parameter cannot take, or no interval at all.
     """
-    told: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in bundle.parameters}
+    told: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in compiled.parameters}
     told = {name: value for name, value in told.items() if value is not None}
-    if bundle.interval:
-        interval = interval_of(bundle.zone, params.get(INTERVAL), data_interval)
+    if compiled.interval:
+        interval = interval_of(compiled.zone, params.get(INTERVAL), data_interval)
         # In one spelling, however the run came by its interval: the cache goes by what is written.
-        zone = ZoneInfo(bundle.zone)
+        zone = ZoneInfo(compiled.zone)
         ends = {"interval_start": interval.start, "interval_end": interval.end}
         told |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
-    return bundle.bind(told)
+    return compiled.bind(told)
 
 
 def interval_of(zone: str, typed: str | None, data_interval: tuple[Any, Any]) -> Interval:

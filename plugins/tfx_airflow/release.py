@@ -11,7 +11,7 @@ from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.router import Counts
-from plugins.tfx_airflow.looking import Looking
+from plugins.tfx_airflow.polling import Looking
 
 WATCHED = """
 {%- set begun = ti.xcom_pull('start')['outputs']['release'][0]['properties'].get('release', '') -%}

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
-from plugins.tfx_airflow.looking import Looking
+from plugins.tfx_airflow.polling import Looking
 from services.settings import Settings
 from services.supervisor import ENDED, Supervisor
 from streaming import status as streams

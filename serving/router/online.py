@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from airtight import names
+from airtight import import_string
 from airtight.errors import TerminalError, TransientError
 from serving.errors import Code, ServingError, invalid
 from serving.router.config import Online
@@ -66,7 +66,7 @@ class Filling:
 
     def __init__(self, settings: Sequence[Online], timeout_s: float) -> None:
         self._of: dict[str, tuple[str, Lookup]] = {
-            each.name: (each.model, names.load(each.code)()) for each in settings
+            each.name: (each.model, import_string.load(each.code)()) for each in settings
         }
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="online")

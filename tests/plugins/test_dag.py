@@ -1,4 +1,4 @@
-"""The DAG that a bundle becomes."""
+"""The DAG that a compiled pipeline becomes."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from airtight.parameters import Parameter
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 from plugins.tfx_airflow.params import form, values
 from runtime import client
-from runtime.bundle import Bundle, Node, path_of
 from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline, Node, path_of
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import TINY
 
@@ -55,8 +55,8 @@ def test_the_trigger_form_is_typed(home):
 
 
 def test_a_text_that_is_empty_by_default_may_stay_empty_on_the_form(home):
-    bundle = Bundle.read(path_of(TINY, home))
-    optional = replace(bundle, parameters=(Parameter("reason", "str", ""),))
+    compiled = CompiledPipeline.read(path_of(TINY, home))
+    optional = replace(compiled, parameters=(Parameter("reason", "str", ""),))
     reason = form(optional)["reason"]
     assert (reason.resolve(), reason.resolve(None), reason.schema["type"]) == ("", None, ["null", "string"])
     assert values(optional, {"reason": None, "interval": "2013-06"}, (None, None))["reason"] == ""
@@ -65,15 +65,15 @@ def test_a_text_that_is_empty_by_default_may_stay_empty_on_the_form(home):
 
 def test_options_of_nodes_reach_airflow(home):
     path = path_of(TINY, home)
-    bundle = Bundle.read(path)
+    compiled = CompiledPipeline.read(path)
     chosen = replace(
-        bundle.nodes[0],
+        compiled.nodes[0],
         retries=4,
         timeout_s=60,
         trigger="ALL_UPSTREAM_NODES_COMPLETED",
         airflow={"pool": "gpu", "retry_delay_s": 5, "cold": True, "depends_on_past": True, "resources": {"gpus": 1}},
     )
-    replace(bundle, nodes=(chosen, *bundle.nodes[1:])).write(path)
+    replace(compiled, nodes=(chosen, *compiled.nodes[1:])).write(path)
     task = TfxDag(TINY, schedule=None, default_args={"retries": 1}).get_task("write")
     assert (task.retries, task.execution_timeout, task.trigger_rule) == (4, timedelta(seconds=60), "all_done")
     assert (task.pool, task.retry_delay, task.cold, task.depends_on_past) == ("gpu", timedelta(seconds=5), True, True)
@@ -84,9 +84,9 @@ def test_what_ends_a_resource_is_a_teardown_and_a_failure_of_the_run(home):
     from airflow.serialization.serialized_objects import DagSerialization
 
     path = path_of(TINY, home)
-    bundle = Bundle.read(path)
-    last = replace(bundle.nodes[2], ends="write", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
-    replace(bundle, nodes=(*bundle.nodes[:2], last)).write(path)
+    compiled = CompiledPipeline.read(path)
+    last = replace(compiled.nodes[2], ends="write", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
+    replace(compiled, nodes=(*compiled.nodes[:2], last)).write(path)
     dag = TfxDag(TINY, schedule=None)
     assert edges(dag) == {
         "write": {"copy", "count"},
@@ -117,13 +117,13 @@ def test_a_task_group_outside_of_a_dag_is_refused(home):
         TfxTaskGroup(TINY)
 
 
-def test_a_fresh_bundle_is_not_compiled_again(home, monkeypatch):
+def test_a_fresh_compiled_pipeline_is_not_compiled_again(home, monkeypatch):
     monkeypatch.setattr(client, "call", lambda *_: pytest.fail("compiled"))
     TfxDag(TINY, schedule=None)
 
 
 @pytest.mark.parametrize("damage", ["missing", "stale", "format"])
-def test_a_missing_or_stale_bundle_is_compiled_again(home, monkeypatch, damage):
+def test_a_missing_or_stale_compiled_pipeline_is_compiled_again(home, monkeypatch, damage):
     path = path_of(TINY, home)
     whole = path.read_text()
     told = json.loads(whole)
@@ -162,10 +162,10 @@ def test_the_graph_shows_no_edge_that_another_way_says(home):
 
 def test_a_dense_graph_is_walked_once(home):
     path = path_of(TINY, home)
-    bundle = Bundle.read(path)
+    compiled = CompiledPipeline.read(path)
     names = [f"step_{number}" for number in range(40)]
     nodes = tuple(Node(name, "Step", tuple(names[:place])) for place, name in enumerate(names))
-    replace(bundle, nodes=nodes).write(path)
+    replace(compiled, nodes=nodes).write(path)
     assert edges(TfxDag(TINY, schedule=None)) == {
         name: {after} if after else set() for name, after in zip(names, [*names[1:], ""], strict=True)
     }
@@ -181,7 +181,7 @@ def test_the_form_asks_whether_to_use_the_cache(home):
 
 def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(home):
     path = path_of(TINY, home)
-    bundle = Bundle.read(path)
+    compiled = CompiledPipeline.read(path)
 
     def node(name, *upstream, waits=False):
         return Node(name, "Step", upstream, after_previous="push" if waits else "")
@@ -194,7 +194,7 @@ def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(hom
         node("push", "evaluate"),
         node("monitor", "train"),
     )
-    replace(bundle, nodes=nodes).write(path)
+    replace(compiled, nodes=nodes).write(path)
     dag = TfxDag(TINY, schedule=None)
     assert edges(dag) == {
         "ingest": {"train"},

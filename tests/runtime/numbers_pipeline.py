@@ -8,7 +8,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import local, node, replay
+from runtime import local, replay, worker
 from runtime.compile import compile_pipeline
 from runtime.protocol import Outcome, Request
 
@@ -21,7 +21,7 @@ from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestA
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 from airtight.parameters import Parameter
-from runtime.options import task
+from runtime.task_options import task
 from runtime.parameters import runtime_parameter
 from {name} import steps
 
@@ -163,8 +163,8 @@ class Numbers:
 
     def run(self, run: str, **values: int) -> dict[str, Outcome]:
         self.write("pipeline", PIPELINE)
-        bundle = compile_pipeline(f"{self.name}.pipeline:create_pipeline", self.home)
-        outcomes = local.run(bundle, self.home, run, values)
+        compiled = compile_pipeline(f"{self.name}.pipeline:create_pipeline", self.home)
+        outcomes = local.run(compiled, self.home, run, values)
         assert {outcome.state for outcome in outcomes.values()} <= {"complete", "cached"}, outcomes
         return outcomes
 
@@ -172,7 +172,7 @@ class Numbers:
         """Does a request in this process, which keeps its environment."""
         with self.monkeypatch.context() as patched:
             patched.setenv("AIRTIGHT_HOME", request.home)
-            return node.do(request)
+            return worker.do(request)
 
     def replay(self, run: str, **options: object) -> dict[str, replay.Replayed]:
         self.lines.clear()

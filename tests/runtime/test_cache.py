@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
-from runtime import cache, stores
-from runtime.bundle import Bundle
+from runtime import cache, metadata_store
+from runtime.compiled_pipeline import CompiledPipeline
 from runtime.launch import launch
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import Run, uri
@@ -17,7 +17,7 @@ PIPELINE = '''
 """A number, and its double."""
 from tfx.orchestration.pipeline import Pipeline
 from airtight.parameters import Parameter
-from runtime.options import task
+from runtime.task_options import task
 from runtime.parameters import runtime_parameter
 from {name} import steps
 
@@ -39,7 +39,7 @@ from pathlib import Path
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
-from airtight.names import load
+from airtight.import_string import load
 from {name} import helping
 
 
@@ -96,7 +96,7 @@ class Numbers:
         return {r.node: launch(type(r)(**{**vars(r), "use_cache": use_cache})) for r in requests}
 
     def told(self, outcome: Outcome) -> str:
-        with stores.project_connection(self.home) as handle:
+        with metadata_store.project_connection(self.home) as handle:
             (execution,) = handle.store.get_executions_by_id([outcome.execution])
         return execution.custom_properties[cache.TOLD].string_value
 
@@ -228,5 +228,8 @@ def test_a_bool_arrives_as_one_and_tells_runs_apart(numbers):
     assert (uri(twice["double"], "doubled") / "number").read_text() == "4"
     assert "parameter twice was 0, is 1" in numbers.told(twice["double"])
     assert [
-        p.type for p in Bundle.read(numbers.home.bundles / f"{numbers.name}.pipeline.create_pipeline.json").parameters
+        p.type
+        for p in CompiledPipeline.read(
+            numbers.home.compiled / f"{numbers.name}.pipeline.create_pipeline.json"
+        ).parameters
     ] == ["int", "bool"]

@@ -10,8 +10,8 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
-from runtime.bundle import Bundle, path_of
 from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline, path_of
 from tests.tiny_pipeline.running import TINY, Run
 
 MODULE = """
@@ -58,49 +58,49 @@ def written(tmp_path, monkeypatch):
     return write
 
 
-def test_a_bundle_tells_airflow_all_it_needs(home):
-    bundle = Bundle.read(Run(home).bundle)
-    assert [(node.id, node.upstream) for node in bundle.nodes] == [
+def test_a_compiled_pipeline_tells_airflow_all_it_needs(home):
+    compiled = CompiledPipeline.read(Run(home).compiled)
+    assert [(node.id, node.upstream) for node in compiled.nodes] == [
         ("write", ()),
         ("copy", ("write",)),
         ("count", ("copy",)),
     ]
-    assert bundle.node("write").outputs == {"words": "Words"}
-    assert bundle.node("write").doc == "Writes the text, as often as asked."
-    assert bundle.doc.startswith("# Words")
-    assert bundle.zone == "America/New_York"
-    assert [parameter.name for parameter in bundle.parameters] == ["text", "repeat", "trouble"]
-    assert bundle.interval
-    assert "tests/tiny_pipeline/steps.py" in bundle.sources
-    assert not [name for name in bundle.sources if "site-packages" in name]
+    assert compiled.node("write").outputs == {"words": "Words"}
+    assert compiled.node("write").doc == "Writes the text, as often as asked."
+    assert compiled.doc.startswith("# Words")
+    assert compiled.zone == "America/New_York"
+    assert [parameter.name for parameter in compiled.parameters] == ["text", "repeat", "trouble"]
+    assert compiled.interval
+    assert "tests/tiny_pipeline/steps.py" in compiled.sources
+    assert not [name for name in compiled.sources if "site-packages" in name]
 
 
-def test_compiling_twice_gives_the_same_bundle(home):
-    first = Run(home).bundle.read_bytes()
-    assert Run(home).bundle.read_bytes() == first
+def test_compiling_twice_gives_the_same_bytes(home):
+    first = Run(home).compiled.read_bytes()
+    assert Run(home).compiled.read_bytes() == first
 
 
-def test_a_changed_source_makes_the_bundle_stale(home, written, tmp_path):
+def test_a_changed_source_makes_the_compiled_pipeline_stale(home, written, tmp_path):
     source = written("return Pipeline('p', components=[make().with_id('make')])")
-    bundle = Bundle.read(compile_pipeline(source, home))
-    assert bundle.stale() == ""
+    compiled = CompiledPipeline.read(compile_pipeline(source, home))
+    assert compiled.stale() == ""
     (tmp_path / "written_pipeline.py").write_text("changed")
-    assert "written_pipeline.py changed" in bundle.stale()
+    assert "written_pipeline.py changed" in compiled.stale()
     (tmp_path / "written_pipeline.py").unlink()
-    assert "is gone" in bundle.stale()
+    assert "is gone" in compiled.stale()
 
 
 def test_an_ir_file_of_somebody_else_compiles(home, tmp_path):
-    ir = json_format.ParseDict(Bundle.read(Run(home).bundle).ir, pipeline_pb2.Pipeline())
+    ir = json_format.ParseDict(CompiledPipeline.read(Run(home).compiled).ir, pipeline_pb2.Pipeline())
     (tmp_path / "ir.pbtxt").write_text(text_format.MessageToString(ir))
-    bundle = Bundle.read(compile_pipeline(str(tmp_path / "ir.pbtxt"), home))
-    assert [node.id for node in bundle.nodes] == ["write", "copy", "count"]
-    assert {parameter.name: parameter.default for parameter in bundle.parameters} == {
+    compiled = CompiledPipeline.read(compile_pipeline(str(tmp_path / "ir.pbtxt"), home))
+    assert [node.id for node in compiled.nodes] == ["write", "copy", "count"]
+    assert {parameter.name: parameter.default for parameter in compiled.parameters} == {
         "text": "word",
         "repeat": 3,
         "trouble": "none",
     }
-    assert bundle.stale() == ""
+    assert compiled.stale() == ""
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_options_that_no_dag_run_can_follow_are_refused_by_node_and_reason(home,
     assert "list" not in caught.value.remedy
 
 
-def test_what_a_node_ends_is_in_the_bundle(home, written):
+def test_what_a_node_ends_is_in_the_compiled_pipeline(home, written):
     body = (
         "last.add_upstream_node(second)\n"
         "last.node_execution_options = NodeExecutionOptions(\n"
         "    trigger_strategy=END, lifetime_start='make', max_execution_retries=2, execution_timeout_sec=30)\n"
         "return Pipeline('p', components=[first, second, last])"
     )
-    node = Bundle.read(compile_pipeline(written(OPTIONS + body), home)).node("end")
+    node = CompiledPipeline.read(compile_pipeline(written(OPTIONS + body), home)).node("end")
     assert (node.ends, node.trigger) == ("make", "LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
     assert (node.retries, node.timeout_s, node.upstream) == (2, 30, ("use",))
 
@@ -209,21 +209,21 @@ def test_declared_and_used_parameters_must_agree(home, monkeypatch):
     assert "trouble (str)" in caught.value.expected
 
 
-def test_a_bundle_of_another_format_is_told_apart(home):
-    path = Run(home).bundle
+def test_a_compiled_pipeline_of_another_format_is_told_apart(home):
+    path = Run(home).compiled
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
     with pytest.raises(TerminalError, match="cannot be read"):
-        Bundle.read(path)
+        CompiledPipeline.read(path)
 
 
 def test_sources_are_named_relative_to_the_checkout(home):
-    for name in Bundle.read(Run(home).bundle).sources:
+    for name in CompiledPipeline.read(Run(home).compiled).sources:
         if not name.startswith("/"):
             assert (ROOT / name).is_file()
 
 
 @pytest.mark.parametrize("options", ["image='an/image', cold=True", "interpreter='/python', image='an/image'"])
 def test_a_node_runs_in_one_place(home, written, options):
-    body = f"from runtime.options import task\nreturn Pipeline('p', components=[task(make(), {options})])"
+    body = f"from runtime.task_options import task\nreturn Pipeline('p', components=[task(make(), {options})])"
     with pytest.raises(TerminalError, match="cannot run in several places"):
         compile_pipeline(written(body), home)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT
-from runtime import cache, stores
-from runtime.bundle import Bundle
+from runtime import cache, metadata_store
 from runtime.client import call
+from runtime.compiled_pipeline import CompiledPipeline
 from runtime.local import run as run_locally
 from tests.runtime.serving import start_server
 from tests.tiny_pipeline.running import Run, fault, uri
@@ -45,7 +45,7 @@ def ran(home, folder):
     """Runs all nodes, and gives the states and the outcomes."""
 
     def run(name: str):
-        outcomes = run_locally(Run(home, SOURCE).bundle, home, name, {})
+        outcomes = run_locally(Run(home, SOURCE).compiled, home, name, {})
         assert not [o.error for o in outcomes.values() if o.state == "failed"]
         return {node: outcome.state for node, outcome in outcomes.items()}, outcomes
 
@@ -53,7 +53,7 @@ def ran(home, folder):
 
 
 def told(home, outcome) -> str:
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         (execution,) = handle.store.get_executions_by_id([outcome.execution])
     return execution.custom_properties[cache.TOLD].string_value
 
@@ -122,10 +122,10 @@ def test_a_model_below_the_threshold_is_not_blessed_and_its_pusher_is_skipped(ho
 
 def test_compiling_packs_no_wheel_and_names_the_module_file(home, folder, monkeypatch):
     monkeypatch.setenv("STANDARD_ROOT", str(folder / "root"))
-    bundle = Bundle.read(Run(home, SOURCE).bundle)
-    assert str(folder / "code" / "user_module.py") in str(bundle.ir)
+    compiled = CompiledPipeline.read(Run(home, SOURCE).compiled)
+    assert str(folder / "code" / "user_module.py") in str(compiled.ir)
     assert not (folder / "root").exists()
-    assert bundle.node("Pusher").upstream == ("Evaluator", "Trainer", "decide")
+    assert compiled.node("Pusher").upstream == ("Evaluator", "Trainer", "decide")
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from runtime import attempts, launch, local, stores
-from runtime.bundle import Bundle
+from runtime import attempts, launch, local, metadata_store
+from runtime.compiled_pipeline import CompiledPipeline
 from tests.tiny_pipeline.running import Run, fault, uri
 
 pytestmark = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
@@ -21,7 +21,7 @@ def words(folder: Path) -> str:
 
 
 def states(run: Run) -> list[str]:
-    with stores.project_connection(run.home) as handle:
+    with metadata_store.project_connection(run.home) as handle:
         found = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
         return [State.State.Name(execution.last_known_state) for execution in found]
 
@@ -158,10 +158,10 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(home, values, expecte
     assert not home.pipeline_root("tiny").exists()
 
 
-def test_a_bundle_of_another_tfx_is_refused(home):
+def test_a_compiled_pipeline_of_another_tfx_is_refused(home):
     run = Run(home)
-    bundle = Bundle.read(run.bundle)
-    Bundle(**{**vars(bundle), "tfx": "1.0.0"}).write(run.bundle)
+    compiled = CompiledPipeline.read(run.compiled)
+    CompiledPipeline(**{**vars(compiled), "tfx": "1.0.0"}).write(run.compiled)
     told = fault(run.node("write"))
     assert told["received"] == "TFX 1.0.0"
     assert "runtime compile" in told["remedy"]
@@ -170,7 +170,7 @@ def test_a_bundle_of_another_tfx_is_refused(home):
 def test_an_attempt_that_died_is_ended_by_the_next(home):
     run = Run(home)
     run.node("write")
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         (done,) = handle.store.get_executions()
         done.last_known_state = State.RUNNING
         handle.store.put_executions([done])
@@ -190,7 +190,7 @@ def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):
 
 
 def test_the_compiled_pipeline_holds_no_path_of_the_state(home):
-    assert str(home.path) not in Run(home).bundle.read_text(encoding="utf-8")
+    assert str(home.path) not in Run(home).compiled.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_the_compiled_pipeline_holds_no_path_of_the_state(home):
 def test_a_resource_is_given_back_whatever_became_of_those_that_used_it(home, monkeypatch, trouble, expected):
     monkeypatch.setenv("LIFETIME_TROUBLE", trouble)
     run = Run(home, "tests.tiny_pipeline.lifetime:create_pipeline")
-    outcomes = local.run(run.bundle, home, "here", {})
+    outcomes = local.run(run.compiled, home, "here", {})
     assert {node: outcome.state for node, outcome in outcomes.items()} == expected
     assert not list(home.pipeline_root("lifetime").glob("**/taken"))
 

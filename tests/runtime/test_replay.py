@@ -10,9 +10,9 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.home import Home
 from runtime import __main__ as command
-from runtime import cache, local, recorded, replay, stores
-from runtime.bundle import Bundle
+from runtime import cache, local, metadata_store, recorded_run, replay
 from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline
 from tests.runtime.numbers_pipeline import HELPING, NODES, PIPELINE, STEPS, Numbers
 
 
@@ -24,7 +24,7 @@ def numbers(home, tmp_path, monkeypatch, request):
 
 def told_of_store(home: Home) -> dict[str, int]:
     """How much there is of everything in the metadata store."""
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         store = handle.store
         executions = store.get_executions()
         return {
@@ -223,25 +223,25 @@ def test_a_run_of_several_pipelines_must_be_chosen(numbers, tmp_path):
     assert numbers.replay("past", pipeline="digits", nodes=["ask"])["ask"].state == "equal"
     assert numbers.replay("local.digits.past", nodes=["ask"])["ask"].state == "equal"
     assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
-    with stores.project_connection(numbers.home) as handle:
-        assert recorded.find(handle.store, "it's_100%").id == "it's_100%"
+    with metadata_store.project_connection(numbers.home) as handle:
+        assert recorded_run.find(handle.store, "it's_100%").id == "it's_100%"
         with pytest.raises(TerminalError):
-            recorded.find(handle.store, "itXs_100%")
+            recorded_run.find(handle.store, "itXs_100%")
 
 
-def test_a_bundle_that_is_gone_is_compiled_again_and_of_several_one_is_chosen(numbers):
+def test_a_compiled_pipeline_that_is_gone_is_compiled_again_and_of_several_one_is_chosen(numbers):
     numbers.run("past")
-    (path,) = numbers.home.bundles.glob("*.json")
+    (path,) = numbers.home.compiled.glob("*.json")
     again = path.with_name("other.json")
     again.write_text(path.read_text().replace(f'"source": "{numbers.name}', f'"source": "other.{numbers.name}'))
-    assert "Several bundles are of the pipeline numbers" in numbers.refused("past", nodes=["ask"])
+    assert "Several compiled pipelines are of the pipeline numbers" in numbers.refused("past", nodes=["ask"])
     for file in (path, again):
         file.unlink()
     source = f"{numbers.name}.pipeline:create_pipeline"
     assert "The run's pipeline numbers is not known here." in numbers.refused("past", nodes=["ask"])
-    assert not list(numbers.home.bundles.glob("*.json"))
+    assert not list(numbers.home.compiled.glob("*.json"))
     assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
-    assert not list(numbers.home.bundles.glob("*.json"))
+    assert not list(numbers.home.compiled.glob("*.json"))
 
 
 def test_what_the_replay_makes_can_be_kept(numbers, tmp_path):
@@ -270,4 +270,4 @@ def test_nodes_run_in_processes_of_their_own(numbers, monkeypatch):
     numbers.run("past")
     done = replay.replay("past", numbers.home, nodes=["make"], say=numbers.lines.append)
     assert [result.state for result in done] == ["equal"]
-    assert f"{numbers.name}.steps" not in Bundle.read(next(numbers.home.bundles.glob("*.json"))).stale()
+    assert f"{numbers.name}.steps" not in CompiledPipeline.read(next(numbers.home.compiled.glob("*.json"))).stale()

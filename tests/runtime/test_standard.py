@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.bundle import Bundle
+from runtime.compiled_pipeline import CompiledPipeline
 from runtime.local import run as run_locally
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -26,11 +26,11 @@ def ready(run: Run) -> Run:
 
 
 def test_parameters_are_found_in_the_compiled_pipeline(standard):
-    bundle = Bundle.read(standard(1).bundle)
-    assert [(parameter.name, parameter.type) for parameter in bundle.parameters] == [("answer", "int")]
-    assert bundle.required == ("answer",)
-    assert not bundle.interval
-    assert bundle.node("use").upstream == ("decide", "imported.model", "latest")
+    compiled = CompiledPipeline.read(standard(1).compiled)
+    assert [(parameter.name, parameter.type) for parameter in compiled.parameters] == [("answer", "int")]
+    assert compiled.required == ("answer",)
+    assert not compiled.interval
+    assert compiled.node("use").upstream == ("decide", "imported.model", "latest")
 
 
 def test_drivers_importers_and_resolvers_run(standard):
@@ -63,6 +63,6 @@ def test_system_nodes_tried_twice_give_one_artifact(standard, node):
 
 def test_a_local_run_stops_behind_a_skip(standard, home):
     run = standard(0)
-    outcomes = run_locally(run.bundle, home, "here", {"answer": 0})
+    outcomes = run_locally(run.compiled, home, "here", {"answer": 0})
     assert outcomes["use"].state == "skipped"
     assert "after" not in outcomes

@@ -11,8 +11,8 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
 from airtight.parameters import Parameter as RunParameter
-from runtime.options import in_order, task
 from runtime.parameters import interval_parameters, runtime_parameter
+from runtime.task_options import in_order, task
 
 ZONE = "America/New_York"
 NOTES = RunParameter("notes", "str", "", "Folder of the notes; a file fail-<month> there makes push fail.")

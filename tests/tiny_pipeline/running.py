@@ -20,11 +20,11 @@ class Run:
         self.home = home
         self.run = run
         self.values = JUNE | values
-        self.bundle = compile_pipeline(source, home)
+        self.compiled = compile_pipeline(source, home)
 
     def request(self, node: str, **values: str | int | float) -> NodeRequest:
         return NodeRequest(
-            bundle=str(self.bundle),
+            compiled=str(self.compiled),
             node=node,
             run=self.run,
             attempt=uuid.uuid4().hex,

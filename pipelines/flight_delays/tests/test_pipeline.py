@@ -11,8 +11,8 @@ from airflow.sdk.exceptions import ParamValidationError
 from airtight.home import ROOT, Home
 from pipelines.flight_delays import settings
 from plugins.tfx_airflow import TfxDag
-from runtime.bundle import Bundle
 from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline
 
 pytestmark = pytest.mark.slow
 GATE = "await_previous_push"
@@ -25,35 +25,35 @@ def home(tmp_path, monkeypatch) -> Home:
     return Home.current()
 
 
-def compiled(home: Home, source: str) -> tuple[Bundle, DAG]:
-    bundle = Bundle.read(compile_pipeline(source, home))
-    return bundle, TfxDag(source, schedule=None)
+def compiled_and_rendered(home: Home, source: str) -> tuple[CompiledPipeline, DAG]:
+    compiled = CompiledPipeline.read(compile_pipeline(source, home))
+    return compiled, TfxDag(source, schedule=None)
 
 
 def upstream(dag: DAG) -> dict[str, set[str]]:
     return {task.task_id: set(task.upstream_task_ids) for task in dag.tasks}
 
 
-def constant(bundle: Bundle, node: str, parameter: str) -> str:
-    nodes = {n["pipeline_node"]["node_info"]["id"]: n["pipeline_node"] for n in bundle.ir["nodes"]}
+def constant(compiled: CompiledPipeline, node: str, parameter: str) -> str:
+    nodes = {n["pipeline_node"]["node_info"]["id"]: n["pipeline_node"] for n in compiled.ir["nodes"]}
     return nodes[node]["parameters"]["parameters"][parameter]["field_value"]["string_value"]
 
 
 def test_months_are_learned_side_by_side_and_judged_in_order(home):
-    bundle, dag = compiled(home, "flight_delays")
+    compiled, dag = compiled_and_rendered(home, "flight_delays")
     told = upstream(dag)
     assert told["train"] == {"transform"} and told[GATE] == {"train"}
     assert told["champion"] == {GATE} and told["evaluate"] == {"champion"}
-    assert bundle.pipeline == constant(bundle, "push", "model_name") == "flight_delays"
+    assert compiled.pipeline == constant(compiled, "push", "model_name") == "flight_delays"
 
 
 def test_with_a_warm_start_training_waits_too_and_what_is_before_it_does_not(home):
-    bundle, dag = compiled(home, settings.WARM_PIPELINE)
+    compiled, dag = compiled_and_rendered(home, settings.WARM_PIPELINE)
     told = upstream(dag)
     assert told[GATE] == {"transform"} and told["champion"] == {GATE}
     assert told["train"] == {"champion"} and told["evaluate"] == {"train"}
     assert told["monitor"] == {"transform"}
-    names = (bundle.pipeline, dag.dag_id, constant(bundle, "push", "model_name"))
+    names = (compiled.pipeline, dag.dag_id, constant(compiled, "push", "model_name"))
     assert names == (settings.WARM_NAME,) * 3, "nothing of it touches the other's"
 
 
@@ -62,18 +62,18 @@ def dag_file(name: str) -> DAG:
 
 
 def test_what_a_run_leaves_to_a_release_is_released_by_a_dag_of_its_own(home):
-    bundle, _ = compiled(home, "flight_delays")
-    assert "release" in {parameter.name for parameter in bundle.parameters}
+    compiled, _ = compiled_and_rendered(home, "flight_delays")
+    assert "release" in {parameter.name for parameter in compiled.parameters}
     dag = dag_file("flight_delays")
     assert upstream(dag)["start_release"] == {"push"} and upstream(dag)["report"] == {"push", "monitor"}
     assert dag.get_task("start_release").trigger_dag_id == "flight_delays_release"
-    warm, _ = compiled(home, settings.WARM_PIPELINE)
+    warm, _ = compiled_and_rendered(home, settings.WARM_PIPELINE)
     assert "release" not in {parameter.name for parameter in warm.parameters}
     assert constant(warm, "push", "release") == "at_once"
 
 
 def test_a_release_is_watched_between_start_and_judge_and_ended_whatever_becomes_of_them(home):
-    compiled(home, "flight_delays_release")
+    compiled_and_rendered(home, "flight_delays_release")
     dag = dag_file("flight_delays_release")
     told = upstream(dag)
     assert told["watch"] == {"start"} and {"watch"} <= told["judge"] and told["finish"] == {"start", "judge"}

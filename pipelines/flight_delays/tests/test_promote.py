@@ -28,11 +28,11 @@ def home(monkeypatch) -> Home:
     """A state folder in which June and July were pushed."""
     monkeypatch.delenv("AIRTIGHT_MODEL_SERVER", raising=False)
     home = Home.current()
-    bundle = compile_pipeline("tests.tiny_pipeline.pushes:create_pipeline", home)
+    compiled = compile_pipeline("tests.tiny_pipeline.pushes:create_pipeline", home)
     for version, auc in ((JUNE, 0.71), (JULY, 0.69)):
         start, end = (f"{day}T00:00:00-04:00" for day in ENDS[version])
         values = {"interval_start": start, "interval_end": end, "version": version, "auc": auc}
-        outcomes = local.run(bundle, home, str(version), values)
+        outcomes = local.run(compiled, home, str(version), values)
         assert {outcome.state for outcome in outcomes.values()} == {"complete"}, outcomes
     return home
 

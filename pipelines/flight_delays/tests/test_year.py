@@ -7,7 +7,7 @@ import pytest
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from pipelines.flight_delays import clock, year
-from runtime.history import Output, Run, Step
+from runtime.lineage import Output, Run, Step
 
 JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
 

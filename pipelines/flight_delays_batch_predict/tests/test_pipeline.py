@@ -14,8 +14,8 @@ from pipelines.flight_delays.tests import small_lake
 from pipelines.flight_delays.tests.conftest import flight_lake  # noqa: F401 - a fixture
 from pipelines.flight_delays_batch_predict import settings
 from plugins.tfx_airflow import TfxDag
-from runtime.bundle import Bundle
 from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline
 
 pytestmark = pytest.mark.slow
 DAY = "2013-06-13"
@@ -25,7 +25,7 @@ DAY = "2013-06-13"
 def test_the_graph_and_the_form(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    bundle = Bundle.read(compile_pipeline("flight_delays_batch_predict", Home.current()))
+    compiled = CompiledPipeline.read(compile_pipeline("flight_delays_batch_predict", Home.current()))
     dag = TfxDag("flight_delays_batch_predict", schedule=None)
     upstream = {task.task_id: set(task.upstream_task_ids) for task in dag.tasks}
     assert upstream == {
@@ -35,7 +35,7 @@ def test_the_graph_and_the_form(tmp_path, monkeypatch):
         "batch_predict": {"transform"},
     }
     assert {parameter.name for parameter in settings.PARAMETERS} <= set(dag.params)
-    assert bundle.pipeline == "flight_delays_batch_predict"
+    assert compiled.pipeline == "flight_delays_batch_predict"
 
 
 def test_a_shorter_history_gives_the_features_that_the_model_is_judged_on(spark, flight_lake, tmp_path):  # noqa: F811

@@ -15,8 +15,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.interval import Interval
-from plugins.tfx_airflow.looking import Looking
 from plugins.tfx_airflow.params import GO_ON, INTERVAL, STOP, WHEN_PREVIOUS_FAILED, interval_of
+from plugins.tfx_airflow.polling import Looking
 
 DONE = ("success", "skipped")
 FAILED = ("failed", "upstream_failed", "removed")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime import cleaning, stores
+from runtime import metadata_store, retention
 from runtime.__main__ import main
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -16,15 +16,15 @@ def whole(home, run: str, push_it: int) -> dict:
 
 
 def clean(home, **told):
-    with stores.project_connection(home) as handle:
-        return cleaning.clean(handle.store, home, **told)
+    with metadata_store.project_connection(home) as handle:
+        return retention.clean(handle.store, home, **told)
 
 
 @pytest.fixture
 def later(monkeypatch):
     """Forty days later."""
-    now = cleaning._now_ms()
-    monkeypatch.setattr(cleaning, "_now_ms", lambda: now + 40 * 86_400_000)
+    now = retention._now_ms()
+    monkeypatch.setattr(retention, "_now_ms", lambda: now + 40 * 86_400_000)
 
 
 @pytest.fixture

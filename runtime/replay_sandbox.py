@@ -1,6 +1,6 @@
 """A scratch state folder in which a node of a past run is executed again, as it was.
 
-The node gets a bundle of its own, whose parameters are the recorded values and whose inputs are the recorded artifacts,
+The node gets a compiled pipeline of its own: its parameters are the recorded values, its inputs the recorded artifacts,
 copied into the scratch folder's metadata store; they are read where they lie. What is written, metadata too, is
 written there.
 """
@@ -23,9 +23,9 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, recorded, stores
-from runtime.bundle import Bundle, Node
+from runtime import attempts, cache, metadata_store, recorded_run
 from runtime.client import Call
+from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.protocol import NodeRequest, Outcome, Request
 
 Do = Callable[[Request], Outcome]
@@ -68,17 +68,19 @@ class Stage:
     """Executes nodes of one past run again.
 
     Args:
-      bundle: The pipeline as it is now.
+      compiled: The pipeline as it is now.
       run: The run.
       place: The scratch state folder.
       home: The real one, whose lake is read and whose warm launcher is asked, if there is one.
       do: Does a request instead of the launcher or a new process.
     """
 
-    def __init__(self, bundle: Bundle, run: recorded.Run, place: Home, home: Home, do: Do | None) -> None:
-        self._bundle, self._run, self._place, self._do = bundle, run, place, do
+    def __init__(
+        self, compiled: CompiledPipeline, run: recorded_run.Run, place: Home, home: Home, do: Do | None
+    ) -> None:
+        self._compiled, self._run, self._place, self._do = compiled, run, place, do
         self._launcher, self._lake = home.launcher_socket, home.lake
-        self._ir = json_format.ParseDict(bundle.ir, pipeline_pb2.Pipeline())
+        self._ir = json_format.ParseDict(compiled.ir, pipeline_pb2.Pipeline())
         self._deployment = runner_utils.extract_local_deployment_config(self._ir)
         chosen = self._deployment.metadata_connection_config.database_connection_config
         chosen.CopyFrom(metadata.sqlite_metadata_connection_config(str(place.metadata_db)))
@@ -100,7 +102,7 @@ class Stage:
         where = next((name for name in ("image", "interpreter") if node.airflow.get(name)), "")
         return f"it runs elsewhere ({where} {node.airflow[where]})" if where else ""
 
-    def execute(self, node: Node, past: recorded.Execution) -> tuple[Outcome, recorded.Execution | None]:
+    def execute(self, node: Node, past: recorded_run.Execution) -> tuple[Outcome, recorded_run.Execution | None]:
         """Executes a node with what is recorded of it.
 
         Args:
@@ -117,7 +119,9 @@ class Stage:
             name = "/".join((request.run, request.node, request.attempt))
             attempt = store.get_context_by_type_and_name(attempts.CONTEXT_TYPE, name)
             made = (
-                [recorded.execution(store, e) for e in store.get_executions_by_context(attempt.id)] if attempt else []
+                [recorded_run.execution(store, e) for e in store.get_executions_by_context(attempt.id)]
+                if attempt
+                else []
             )
         for execution in made:
             outside = execution.parts.get("outside", {})
@@ -125,9 +129,9 @@ class Stage:
             outside |= {key: told.replace(str(self._place.lake), str(self._lake)) for key, told in outside.items()}
         return outcome, made[0] if made else None
 
-    def _request(self, node: Node, past: recorded.Execution) -> NodeRequest:
+    def _request(self, node: Node, past: recorded_run.Execution) -> NodeRequest:
         return NodeRequest(
-            bundle=str(self._written(node, past)),
+            compiled=str(self._written(node, past)),
             node=node.id,
             run=self._run.key,
             attempt=uuid.uuid4().hex,
@@ -145,8 +149,8 @@ class Stage:
             file.writelines(f"{line}\n" for line in started.lines())
             return started.outcome
 
-    def _written(self, node: Node, past: recorded.Execution) -> Path:
-        """A bundle in which the node has the recorded values and artifacts, and waits for nothing."""
+    def _written(self, node: Node, past: recorded_run.Execution) -> Path:
+        """A compiled pipeline in which the node has the recorded values and artifacts, and waits for nothing."""
         ir = pipeline_pb2.Pipeline()
         ir.CopyFrom(self._ir)
         proto = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == node.id)
@@ -162,11 +166,11 @@ class Stage:
                 given.static_inputs.artifact_ids.extend(self._copy(store, a) for a in past.inputs.get(key, ()))
         proto.inputs.CopyFrom(inputs)
         told = json_format.MessageToDict(ir, preserving_proto_field_name=True)
-        path = self._place.bundles / f"{node.id}.json"
-        replace(self._bundle, ir=told, parameters=(), required=(), interval=False).write(path)
+        path = self._place.compiled / f"{node.id}.json"
+        replace(self._compiled, ir=told, parameters=(), required=(), interval=False).write(path)
         return path
 
-    def _copy(self, store: mlmd.MetadataStore, artifact: recorded.Artifact) -> int:
+    def _copy(self, store: mlmd.MetadataStore, artifact: recorded_run.Artifact) -> int:
         """The artifact in the scratch store, at its own place; what it holds is looked at anew."""
         known = artifact.proto.id
         if known not in self._copied:
@@ -183,5 +187,5 @@ class Stage:
 
     @contextlib.contextmanager
     def _store(self) -> Iterator[mlmd.MetadataStore]:
-        with stores.connection(self._deployment, self._place) as handle:
+        with metadata_store.connection(self._deployment, self._place) as handle:
             yield handle.store

@@ -18,7 +18,7 @@ from airtight.home import ROOT, Home
 from airtight.parameters import Parameter, Scalar
 
 FORMAT = 4
-"""Raised when the meaning of a field changes; an older bundle is compiled again."""
+"""Raised when the meaning of a field changes; an older file is compiled again."""
 
 
 ENDED_ANYHOW = ("ALL_UPSTREAM_NODES_COMPLETED", "LAZILY_ALL_UPSTREAM_NODES_COMPLETED")
@@ -88,7 +88,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class CompiledPipeline:
     """One compiled pipeline.
 
     Args:
@@ -120,13 +120,13 @@ class Bundle:
     ir: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Writes the bundle, whole or not at all."""
+        """Writes the compiled pipeline, whole or not at all."""
         told = {"format": FORMAT, **asdict(self)}
         write_text(path, json.dumps(told, indent=1, sort_keys=True))
 
     @classmethod
-    def read(cls, path: Path) -> Bundle:
-        """Reads a bundle.
+    def read(cls, path: Path) -> CompiledPipeline:
+        """Reads a compiled pipeline.
 
         Raises:
           TerminalError: It is not there, or of another format.
@@ -136,7 +136,7 @@ class Bundle:
         except (FileNotFoundError, json.JSONDecodeError) as error:
             raise _unreadable(path, str(error)) from error
         if told.pop("format", None) != FORMAT:
-            raise _unreadable(path, "a bundle of another format")
+            raise _unreadable(path, "a compiled pipeline of another format")
         told["parameters"] = tuple(Parameter.from_dict(p) for p in told["parameters"])
         told["nodes"] = tuple(Node.from_dict(node) for node in told["nodes"])
         return cls(**{**told, "required": tuple(told["required"]), "types": tuple(told["types"])})
@@ -181,7 +181,7 @@ class Bundle:
         return bound | {name: str(given[name]) for name in ends}
 
     def stale(self) -> str:
-        """Why the bundle must be compiled again, in words; empty when it need not be."""
+        """Why the compiled pipeline must be compiled again, in words; empty when it need not be."""
         installed = _installed("tfx")
         if installed and installed != self.tfx:
             return f"TFX {installed} is installed, and {self.tfx} compiled it"
@@ -203,19 +203,19 @@ def _installed(package: str) -> str:
 
 
 def name_of(source: str) -> str:
-    """The file name of a pipeline's bundle, without suffix: `flight_delays`, or a safe form of a dotted name."""
+    """The file name of a pipeline's compiled, without suffix: `flight_delays`, or a safe form of a dotted name."""
     return re.sub(r"[^A-Za-z0-9_.-]", ".", source).strip(".")
 
 
 def path_of(source: str, home: Home) -> Path:
-    """Where a pipeline's bundle lies."""
-    return home.bundles / f"{name_of(source)}.json"
+    """Path of a compiled pipeline."""
+    return home.compiled / f"{name_of(source)}.json"
 
 
 def _unreadable(path: Path, why: str) -> TerminalError:
     return TerminalError(
         f"The compiled pipeline {path.name} cannot be read.",
-        expected=f"a bundle of format {FORMAT}",
+        expected=f"a compiled pipeline of format {FORMAT}",
         received=why,
         remedy="Run `python -m runtime compile` for the pipeline.",
     )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from airtight import code
+from airtight import fingerprint
 
 FILES = {
     "ours_code/__init__.py": "",
@@ -24,12 +24,12 @@ def folder(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    code.look_again()
+    fingerprint.look_again()
     return tmp_path
 
 
 def test_it_is_the_module_and_all_that_this_imports_wherever_the_import_stands(folder):
-    files, packages = code.closure(["ours_code.model"])
+    files, packages = fingerprint.closure(["ours_code.model"])
     names = [file.rpartition("/")[2] for file in files]
     assert names == ["__init__.py", "model.py", "roots.py", "trees.py", "words.py"]
     assert packages == ("keras", "numpy")
@@ -46,7 +46,7 @@ def test_python_that_runs_during_a_collection_does_not_disturb_it(folder):
     gc.callbacks.append(told)
     gc.set_threshold(20)
     try:
-        code.closure(["ours_code.words"])
+        fingerprint.closure(["ours_code.words"])
         assert gc.isenabled()
     finally:
         gc.set_threshold(*before)
@@ -54,22 +54,22 @@ def test_python_that_runs_during_a_collection_does_not_disturb_it(folder):
 
 
 def test_what_was_found_is_recognised(folder):
-    files, _ = code.closure(["ours_code.model"])
-    assert code.is_in("ours_code.trees", files)
-    assert not code.is_in("ours_code.other", files)
-    assert code.is_in("numpy", files), "none of ours"
+    files, _ = fingerprint.closure(["ours_code.model"])
+    assert fingerprint.is_in("ours_code.trees", files)
+    assert not fingerprint.is_in("ours_code.other", files)
+    assert fingerprint.is_in("numpy", files), "none of ours"
 
 
 def test_a_changed_file_has_another_digest_and_a_removed_one_is_told(folder):
-    files, packages = code.closure(["ours_code.words"])
-    before = code.digests(files)
+    files, packages = fingerprint.closure(["ours_code.words"])
+    before = fingerprint.digests(files)
     (folder / "ours_code" / "words.py").write_text("def say(): return 1\n")
-    after = code.digests(files)
+    after = fingerprint.digests(files)
     assert [name.rpartition("/")[2] for name in files if before[name] != after[name]] == ["words.py"]
     (folder / "ours_code" / "words.py").unlink()
-    assert "gone" in code.digests(files).values()
+    assert "gone" in fingerprint.digests(files).values()
     assert packages == ()
-    assert code.versions(["pytest", "no-such-distribution"]) == {
+    assert fingerprint.versions(["pytest", "no-such-distribution"]) == {
         "pytest": pytest.__version__,
         "no-such-distribution": "gone",
     }
@@ -80,4 +80,4 @@ def test_a_changed_file_has_another_digest_and_a_removed_one_is_told(folder):
     [("a.b:c", "a.b"), ("a:c", "a"), ("a.b", ""), ("a b:c", ""), ("http://x", ""), ("2013-06:x", "")],
 )
 def test_a_parameter_names_code_or_does_not(value, module):
-    assert code.module_of(value) == module
+    assert fingerprint.module_of(value) == module

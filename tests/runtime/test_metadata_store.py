@@ -15,7 +15,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, launch, stores
+from runtime import attempts, launch, metadata_store
 from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -35,7 +35,7 @@ State = metadata_store_pb2.Execution
 def put_one(home: Home, started: float) -> None:
     """Opens the store at the same moment as others, and writes."""
     time.sleep(max(0.0, started - time.time()))
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         kind = handle.store.put_context_type(metadata_store_pb2.ContextType(name="by_many"))
         handle.store.put_contexts([metadata_store_pb2.Context(type_id=kind, name=f"{os.getpid()}")])
 
@@ -49,7 +49,7 @@ def test_many_processes_make_the_tables_of_one_store(home):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 8
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         assert len(handle.store.get_contexts_by_type("by_many")) == 8
 
 
@@ -58,7 +58,7 @@ def test_many_processes_make_the_tables_of_one_store(home):
     "text", ["a\\b", "\\", "quoted \"so\" and 'so'", "line\nline\ttab", "C:\\n'); --", "ü…\U0001f600"]
 )
 def test_every_text_comes_back_as_it_was(home, text):
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         kind = metadata_store_pb2.ContextType(name="texts")
         kind.properties["said"] = metadata_store_pb2.STRING
         context = metadata_store_pb2.Context(type_id=handle.store.put_context_type(kind), name=f"named {text}")
@@ -114,8 +114,8 @@ def test_a_store_that_goes_away_while_a_node_runs_loses_nothing(home, postgresql
     run = Run(home)
     run.node("write")
     with monkeypatch.context() as patched:
-        patched.setattr(stores, "_SURE_S", 0.0)
-        patched.setattr(stores, "_PATIENCE_S", 0.0)
+        patched.setattr(metadata_store, "_SURE_S", 0.0)
+        patched.setattr(metadata_store, "_PATIENCE_S", 0.0)
         at_the_executor(patched, postgresql.stop)
         told = fault(run.node("copy"))
     assert told["transient"]
@@ -132,7 +132,7 @@ def test_a_store_that_goes_away_while_a_node_runs_loses_nothing(home, postgresql
 def test_a_store_that_restarts_while_a_node_runs_does_not_fail_it(home, postgresql, monkeypatch):
     run = Run(home)
     run.node("write")
-    monkeypatch.setattr(stores, "_SURE_S", 0.0)
+    monkeypatch.setattr(metadata_store, "_SURE_S", 0.0)
 
     def restart() -> None:
         postgresql.stop()
@@ -169,7 +169,7 @@ def test_a_store_that_goes_away_between_two_questions_is_a_transient_fault(home,
 def test_an_address_that_is_none_is_told_without_its_password(home, monkeypatch, address):
     monkeypatch.setenv("AIRTIGHT_METADATA", address)
     with pytest.raises(TerminalError) as caught:
-        stores.project_connection(home)
+        metadata_store.project_connection(home)
     assert "AIRTIGHT_METADATA" in caught.value.message
     assert "sec" not in str(caught.value)
 
@@ -201,7 +201,7 @@ def test_a_file_that_may_not_be_written_is_named(what):
             sqlite3.connect(folder / "metadata.sqlite").execute("create table t (c)")
         os.seteuid(NOBODY)
         with pytest.raises(TerminalError, match="cannot be written") as caught:
-            stores.project_connection(Home(folder))
+            metadata_store.project_connection(Home(folder))
     finally:
         os.seteuid(0)
         shutil.rmtree(folder)
@@ -230,12 +230,12 @@ def test_a_file_that_is_locked_for_a_while_is_a_transient_fault_and_nothing_is_l
 def test_a_state_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(TerminalError, match="state folder cannot be written") as caught:
-        stores.project_connection(Home(tmp_path / "home"))
+        metadata_store.project_connection(Home(tmp_path / "home"))
     assert str(tmp_path / "home") in caught.value.expected
 
 
 def states(home: Home) -> list[str]:
-    with stores.project_connection(home) as handle:
+    with metadata_store.project_connection(home) as handle:
         found = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
         return [State.State.Name(execution.last_known_state) for execution in found]
 

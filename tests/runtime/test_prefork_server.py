@@ -16,9 +16,9 @@ from ml_metadata.proto.metadata_store_pb2 import Event
 
 from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
-from runtime import client, stores
-from runtime.bundle import Bundle, path_of
+from runtime import client, metadata_store
 from runtime.client import Call, call
+from runtime.compiled_pipeline import CompiledPipeline, path_of
 from runtime.protocol import CompileRequest, NodeRequest
 from tests.runtime.postgresql import PASSWORD
 from tests.runtime.serving import alive, start_server
@@ -146,7 +146,7 @@ def test_ten_runs_at_once_lose_and_double_nothing(on_each):
     assert all("is done" in summary for summaries in said for summary in summaries), said
     executions = {summary.partition("(execution ")[2].partition(")")[0] for run in said for summary in run}
     assert len(executions) == 10 * len(NODES)
-    with stores.project_connection(on_each) as handle:
+    with metadata_store.project_connection(on_each) as handle:
         attempts = [c for c in handle.store.get_contexts_by_type("node_attempt") if c.name.startswith("many-")]
         made = [e for context in attempts for e in handle.store.get_executions_by_context(context.id)]
         assert {str(execution.id) for execution in made} == executions
@@ -207,7 +207,7 @@ def test_changed_code_is_seen_by_the_next_request(served):
         imports = "from tests.tiny_pipeline.pipeline import PARAMETERS, create_pipeline"
         code.write_text(f"'{doc}'\n{imports}\n")
         call(CompileRequest("changing:create_pipeline", str(served.path)), served.launcher_socket).raise_if_failed()
-        assert Bundle.read(path_of("changing:create_pipeline", served)).doc == doc
+        assert CompiledPipeline.read(path_of("changing:create_pipeline", served)).doc == doc
 
 
 def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time import comms, task_runner
 
-from plugins.tfx_airflow import order
-from plugins.tfx_airflow.order import AwaitPrevious, TaskEnded
+from plugins.tfx_airflow import previous_run_gate
 from plugins.tfx_airflow.params import GO_ON, STOP
+from plugins.tfx_airflow.previous_run_gate import AwaitPrevious, TaskEnded
 
 ZONE = "America/New_York"
 
@@ -85,7 +85,7 @@ def test_it_waits_without_a_worker_while_the_task_has_not_ended(airflow, state):
         wait(run(4))
     assert deferred.value.method_name == "execute"
     kind, settings = deferred.value.trigger.serialize()
-    assert kind == "plugins.tfx_airflow.order.TaskEnded"
+    assert kind == "plugins.tfx_airflow.previous_run_gate.TaskEnded"
     assert settings == {"dag_id": "flights", "run_id": "run-3", "awaited": "push"}
     airflow.tasks = {"run-3": "success"}
     assert wait(run(4), event={"stuck": False})["state"] == "success"
@@ -133,7 +133,7 @@ def test_of_a_run_that_was_marked_by_hand_its_own_state_counts(airflow, of_run, 
 
 
 def test_a_run_before_that_cannot_start_is_told(airflow, monkeypatch):
-    monkeypatch.setattr(order, "QUEUED_S", 0.05)
+    monkeypatch.setattr(previous_run_gate, "QUEUED_S", 0.05)
     monkeypatch.setattr(TaskEnded, "poll_s", 0.02)
     monkeypatch.setattr(TaskEnded, "settle_s", 0.0)
     airflow.states = {"run-3": "queued"}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from airtight.errors import AirtightError
 from airtight.home import Home
-from runtime import logs, node
+from runtime import logs, worker
 from runtime.protocol import encode_exit
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Server:
         try:
             self._leave(listener)
             self._move_in()
-            node.answer(connection, self._lifeline)
+            worker.answer(connection, self._lifeline)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
             traceback.print_exc()
@@ -187,9 +187,9 @@ class Server:
     def _be_sweeper(self, listener: socket.socket) -> None:
         try:
             self._leave(listener)
-            from runtime import attempts, stores
+            from runtime import attempts, metadata_store
 
-            with stores.project_connection(Home.current()) as handle:
+            with metadata_store.project_connection(Home.current()) as handle:
                 attempts.sweep(handle.store)
         except AirtightError as error:
             # The next attempt of each node looks for itself, and so does the next sweep.

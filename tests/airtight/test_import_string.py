@@ -5,19 +5,19 @@ import sys
 import pytest
 
 from airtight.errors import TerminalError
-from airtight.names import load
+from airtight.import_string import load
 
 
 def test_a_name_is_loaded():
-    assert load("airtight.names:load") is load
+    assert load("airtight.import_string:load") is load
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("airtight.names", "package.module:attribute"),
+        ("airtight.import_string", "package.module:attribute"),
         ("airtight.nowhere:x", "no module named"),
-        ("airtight.names:laod", "did you mean 'load'"),
+        ("airtight.import_string:laod", "did you mean 'load'"),
     ],
 )
 def test_a_wrong_name_is_refused(name, said):

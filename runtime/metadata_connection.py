@@ -19,7 +19,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
-from runtime.postgresql import Store
+from runtime.metadata_postgresql import Store
 
 ENVIRONMENT = "AIRTIGHT_METADATA"
 """Names the metadata store when it is not the SQLite file of the state folder: postgresql://user:password@host:port/db."""

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from runtime import comparing
+from runtime import artifact_diff
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def places(tmp_path):
                 file = tmp_path / folder / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(held if isinstance(held, bytes) else json.dumps(held).encode())
-        return comparing.places(tmp_path / "then", tmp_path / "now")
+        return artifact_diff.places(tmp_path / "then", tmp_path / "now")
 
     return make
 
@@ -86,9 +86,9 @@ def test_parquet_names_the_column_and_the_largest_difference(tmp_path):
     then, now = tmp_path / "then.parquet", tmp_path / "now.parquet"
     pq.write_table(pa.table({"a": [1.0, None, 3.0], "b": ["x", "y", "z"]}), then)
     pq.write_table(pa.table({"a": [1.0, None, 3.0 + 1e-9], "b": ["x", "y", "z"]}), now)
-    assert comparing._parquet(then, now, (then, now)) == ""
+    assert artifact_diff._parquet(then, now, (then, now)) == ""
     pq.write_table(pa.table({"a": [1.0, None, 3.5], "b": ["x", "y", "zz"]}), now)
-    assert comparing._parquet(then, now, (then, now)) == (
+    assert artifact_diff._parquet(then, now, (then, now)) == (
         "column a, 1 of 3 values, by up to 0.5; column b, 1 of 3 values"
     )
 
@@ -111,7 +111,7 @@ def test_saved_models_are_compared_by_graph_and_variables(tmp_path):
         folders = [tmp_path / str(number) for number in range(len(models))]
         for model, folder in zip(models, folders, strict=True):
             tf.saved_model.save(model, str(folder), {"serving_default": model.serve})
-        return comparing.places(*folders)
+        return artifact_diff.places(*folders)
 
     assert compared(Module(0.5, 2.0), Module(0.5 + 1e-8, 2.0)) == []
     (told,) = compared(Module(0.5, 2.0), Module(0.75, 2.0))
@@ -124,10 +124,12 @@ def test_saved_models_are_compared_by_graph_and_variables(tmp_path):
 def test_variables_that_keras_numbered_in_another_order_are_the_same():
     then = {"all/0/value": np.array([1.0, 2.0]), "all/1/value": np.array([1.0, 3.0]), "all/2/value": np.array([4])}
     now = {"all/0/value": np.array([4]), "all/1/value": np.array([1.0, 2.0]), "all/2/value": np.array([1.0, 3.0])}
-    assert list(comparing._variables(then, now)) == []
+    assert list(artifact_diff._variables(then, now)) == []
     now["all/2/value"] = np.array([1.0, 3.5])
-    assert list(comparing._variables(then, now)) == ["variable all/1/value differs in 1 of 2 values, by up to 0.5"]
-    assert list(comparing._variables({"a": np.array(1), "b": np.array(2)}, {"b": np.array(1), "c": np.array(2)})) == [
+    assert list(artifact_diff._variables(then, now)) == ["variable all/1/value differs in 1 of 2 values, by up to 0.5"]
+    assert list(
+        artifact_diff._variables({"a": np.array(1), "b": np.array(2)}, {"b": np.array(1), "c": np.array(2)})
+    ) == [
         "variable a is there no longer",
         "variable b differs in 1 of 1 values",
         "variable c is new",
@@ -153,13 +155,13 @@ def test_properties_of_the_run_and_of_the_store_are_no_result():
         "digest": "y",
         "name": "b",
     }
-    assert comparing.properties(then, now) == []
-    assert comparing.properties({"rows": 3, "why": "a"}, {"rows": 4}) == [
+    assert artifact_diff.properties(then, now) == []
+    assert artifact_diff.properties({"rows": 3, "why": "a"}, {"rows": 4}) == [
         "property rows was 3, is 4",
         "property why was a, is not there",
     ]
 
 
 def test_arrays_of_nan_and_text():
-    assert comparing._arrays(np.array([np.nan, 1.0]), np.array([np.nan, 1.0])) == ""
-    assert comparing._arrays(np.array([np.nan, 1.0]), np.array([1.0, 1.0])) == "1 of 2 values"
+    assert artifact_diff._arrays(np.array([np.nan, 1.0]), np.array([np.nan, 1.0])) == ""
+    assert artifact_diff._arrays(np.array([np.nan, 1.0]), np.array([1.0, 1.0])) == "1 of 2 values"

@@ -2,16 +2,16 @@
 
 import pytest
 
-from runtime import history, stores
+from runtime import lineage, metadata_store
 from tests.tiny_pipeline.running import JUNE, Run, uri
 
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
 JULY = {"interval_start": "2013-07-01T00:00:00-04:00", "interval_end": "2013-08-01T00:00:00-04:00"}
 
 
-def read(home, pipeline: str = "champions") -> list[history.Run]:
-    with stores.project_connection(home) as handle:
-        return history.runs(handle.store, pipeline)
+def read(home, pipeline: str = "champions") -> list[lineage.Run]:
+    with metadata_store.project_connection(home) as handle:
+        return lineage.runs(handle.store, pipeline)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_each_run_tells_its_interval_its_nodes_and_what_they_made(home, july):
 
 
 def test_of_one_interval_the_run_that_ended_last_counts_and_intervals_are_in_order(home, july):
-    latest = history.latest_of_each_interval(read(home))
+    latest = lineage.latest_of_each_interval(read(home))
     assert [run.key for run in latest] == ["june_again", "july"]
 
 

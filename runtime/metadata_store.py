@@ -17,7 +17,7 @@ from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentC
 
 from airtight.errors import TransientError
 from airtight.home import Home
-from runtime import opening
+from runtime import metadata_connection
 
 _KEEP_S = 20.0
 _SURE_S = 1.0
@@ -34,17 +34,17 @@ def connection(deployment: LocalDeploymentConfig, home: Home) -> metadata.Metada
     """The metadata store that the pipeline names, or the project's."""
     chosen = deployment.metadata_connection_config
     kind = chosen.WhichOneof("connection_config")
-    return _opened(getattr(chosen, kind) if kind else opening.project_config(home))
+    return _opened(getattr(chosen, kind) if kind else metadata_connection.project_config(home))
 
 
 def project_connection(home: Home) -> metadata.Metadata:
     """The project's metadata store."""
-    return _opened(opening.project_config(home))
+    return _opened(metadata_connection.project_config(home))
 
 
 def _opened(config: metadata_store_pb2.ConnectionConfig) -> metadata.Metadata:
     """A handle on the store, whose tables exist."""
-    opening.make_tables(config)
+    metadata_connection.make_tables(config)
     return _Kept(config)
 
 
@@ -60,13 +60,13 @@ class _Kept(metadata.Metadata):
 
     def __enter__(self) -> metadata.Metadata:
         if self._store is None:
-            self._store = opening.connected(self._connection_config)
+            self._store = metadata_connection.connected(self._connection_config)
         elif not self._lives():
             self._store = None
             deadline = time.monotonic() + _PATIENCE_S
             while self._store is None:
                 try:
-                    self._store = opening.connected(self._connection_config)
+                    self._store = metadata_connection.connected(self._connection_config)
                 except TransientError:
                     if time.monotonic() > deadline:
                         raise
