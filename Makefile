@@ -84,7 +84,7 @@ rollback: VERSION := previous
 rollback: promote ## Have the model server serve the version before the one that it serves
 
 .PHONY: promote
-promote: install ## Serve another version: VERSION=2013070101 or latest, REASON="..."; without VERSION, list them
+promote: install ## Serve another version: VERSION=201307010400001 or latest, REASON="..."; without VERSION, list them
 	@$(PY) -m pipelines.flight_delays.promote $(if $(VERSION),'$(VERSION)' --reason "$${REASON:-}",--list)
 
 .PHONY: release

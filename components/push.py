@@ -11,7 +11,6 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -26,7 +25,7 @@ from airtight.interval import Interval
 from airtight.parameters import check_choice
 from components.artifacts import Dataset
 from components.data.examples import interval_of
-from components.modelling import changing, judged, releasing
+from components.modelling import changing, judged, releasing, version_number
 from components.modelling.model_server import ModelServer
 from components.modelling.releasing import Place
 from components.modelling.served import HIGHEST, RELEASE, Choice, Served, versions_in
@@ -35,8 +34,6 @@ log = logging.getLogger(__name__)
 
 RECORD = "push.json"
 """What was done, inside a `PushedModel`."""
-ATTEMPTS = 100
-"""A version is the day times this, plus the attempt."""
 POLL_S = 0.1
 AT_ONCE, CANARY = HOW = "at_once", "canary"
 """How a newer version comes before the requests: as soon as the server has it, or by a release that tries it first."""
@@ -86,7 +83,7 @@ def push(
         `interval_end`, `model_uri`, `model_digest`, `awaits_release` (1 where a release is to try it); the same in
         `push.json`.
       model_name: The name under which it is served.
-      zone: IANA time zone in which the interval's end is a day.
+      zone: IANA time zone of the pipeline's days.
       serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`. Empty is the state
         folder's `models/`, which the local model server watches.
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
@@ -116,9 +113,15 @@ def push(
         base_path = Path(serving_root) / model_name if serving_root else Home.current().models(model_name)
         server = ModelServer.named(server_url)
         record["model_digest"] = digest_of_tree(source)
-        day = day_of(Interval.of(*ends), zone)
         done = deliver(
-            source, record["model_digest"], base_path, day, server=server, timeout_s=timeout_s, release=release
+            source,
+            record["model_digest"],
+            base_path,
+            Interval.of(*ends),
+            zone=zone,
+            server=server,
+            timeout_s=timeout_s,
+            release=release,
         )
         record.update(pushed=1, version=done.version, reason=done.said, awaits_release=int(done.awaits_release))
     log.info("%s", record["reason"])
@@ -128,17 +131,13 @@ def push(
         set_property(name, value)
 
 
-def day_of(interval: Interval, zone: str) -> int:
-    """The local day on which an interval ends, as YYYYMMDD."""
-    return int(interval.end.astimezone(ZoneInfo(zone)).strftime("%Y%m%d"))
-
-
 def deliver(
     source: Path,
     digest: str,
     base_path: Path,
-    day: int,
+    interval: Interval,
     *,
+    zone: str,
     server: ModelServer | None,
     timeout_s: float,
     release: str = AT_ONCE,
@@ -149,7 +148,8 @@ def deliver(
       source: The SavedModel.
       digest: `digest_of_tree(source)`.
       base_path: Folder of the model's versions.
-      day: The interval's end, YYYYMMDD.
+      interval: The data interval that the version is named by.
+      zone: IANA time zone of the days in version numbers of ten digits.
       server: The server to ask, or None.
       timeout_s: It has so long.
       release: `AT_ONCE` or `CANARY`.
@@ -165,7 +165,7 @@ def deliver(
         server.versions(base_path.name)  # A server that is away is noticed before anything is visible.
     for name in remove_abandoned(base_path):
         log.info("Removed %s, which a push that was killed has left", name)
-    version, is_new = _version_for(digest, base_path, day)
+    version, is_new = _version_for(digest, base_path, interval, zone)
     served = Served(base_path.parent)
     releasing.clear_broken_off(Place(served, server, router.address(), timeout_s), base_path.name)
     # Before the version is there: a server that follows the highest would take it.
@@ -228,7 +228,7 @@ def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: 
                 remedy="Look at the training step; the version served before stays.",
             )
         if later:
-            same = max(later) // ATTEMPTS == version // ATTEMPTS
+            same = version_number.stem(max(later)) == version_number.stem(version)
             is_of = "a later attempt of the same interval" if same else "of a later interval"
             return f", and registered only: version {max(later)} is {is_of} and stays the served one"
         if time.monotonic() > deadline:
@@ -350,21 +350,15 @@ def _refusal(model: Any, blessing: Any, infra_blessing: Any) -> str:
     return ""
 
 
-def _version_for(digest: str, base_path: Path, day: int) -> tuple[int, bool]:
-    """The version of this content for this day, and whether it is still to be copied."""
-    attempts = [number for number in versions_in(base_path) if number // ATTEMPTS == day]
+def _version_for(digest: str, base_path: Path, interval: Interval, zone: str) -> tuple[int, bool]:
+    """The version of this content for this interval, and whether it is still to be copied."""
+    existing = versions_in(base_path)
+    stem = version_number.stem_for(interval, zone, existing)
+    attempts = [number for number in existing if version_number.stem(number) == stem]
     # The last attempt alone: an earlier one of this content would not be the one that is served.
     if attempts and digest_of_tree(base_path / str(attempts[-1])) == digest:
         return attempts[-1], False
-    version = attempts[-1] + 1 if attempts else day * ATTEMPTS + 1
-    if version // ATTEMPTS != day:
-        raise TerminalError(
-            f"There is no version left for the interval that ends on {day}.",
-            expected=f"fewer than {ATTEMPTS} attempts for one day",
-            received=f"{len(attempts)} versions in {base_path}",
-            remedy="Remove versions of that day that are no longer needed.",
-        )
-    return version, True
+    return version_number.next_attempt(stem, existing), True
 
 
 def _publish(source: Path, digest: str, target: Path) -> None:

@@ -4,8 +4,8 @@ Puts another version of the model before the requests. **propose** says what is 
 both were judged; **approve** waits for a person, under *Required Actions*; **promote** has the model server change over
 while requests go on, or leaves everything as it was.
 
-Trigger it with `previous` (the default), a version such as `2013070101`, or `latest`. A version that is promoted stays
-until another is, whatever is pushed; `latest` lets newer versions be served again. In a hurry: `make rollback`.
+Trigger it with `previous` (the default), a version such as `201307010400001`, or `latest`. A version that is promoted
+stays until another is, whatever is pushed; `latest` lets newer versions be served again. In a hurry: `make rollback`.
 """
 
 from datetime import timedelta

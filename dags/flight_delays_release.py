@@ -5,9 +5,9 @@ and gives it a share of the requests; **watch** waits until both have answered e
 **judge** compares errors, latency and answers; **finish** has the better one served alone, and runs also when watching
 or judging failed or was stopped: then the version that was served before goes on. No request fails.
 
-Trigger it with a version such as `2013070101`, or `latest`. `flight_delays` triggers it for each version that it pushes
-with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in **finish**.
-To end a release before its time: `make rollback`, or promote a version.
+Trigger it with a version such as `201307010400001`, or `latest`. `flight_delays` triggers it for each version that it
+pushes with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in
+**finish**. To end a release before its time: `make rollback`, or promote a version.
 """
 
 from datetime import timedelta

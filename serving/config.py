@@ -48,7 +48,7 @@ class ModelSettings:
       name: The model's name in requests.
       base_path: Folder with one numeric sub-folder for each version.
       policy: Which versions are served.
-      labels: Names for versions, such as {"stable": 2013070101}.
+      labels: Names for versions, such as {"stable": 201307010400001}.
       logging: What is logged of its requests; None is what the flags say.
     """
 

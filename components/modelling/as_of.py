@@ -108,7 +108,7 @@ def _number(
         return max(known)[1]
     raise TerminalError(
         "That is no version to score with.",
-        expected=f"{SERVED}, {AS_OF} or a number such as 2013070101",
+        expected=f"{SERVED}, {AS_OF} or a number such as 201307010400001",
         received=repr(version),
         remedy="Correct the version.",
     )

@@ -43,7 +43,7 @@ class Choice:
 
     Args:
       versions: Exactly these; none means the highest that there is.
-      labels: Names for some of them, such as {"stable": 2013070101}.
+      labels: Names for some of them, such as {"stable": 201307010400001}.
       at: When it was chosen, ISO 8601; empty where nobody chose.
       by: Who approved it, as far as that is known.
       reason: Why.

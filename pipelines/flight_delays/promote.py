@@ -1,4 +1,4 @@
-"""Rolls the served model back or forward without Airflow: `make rollback`, `make promote VERSION=2013070101`."""
+"""Rolls the served model back or forward without Airflow: `make rollback`, `make promote VERSION=201307010400001`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def table(home: Home) -> list[str]:
     by = "kept by a release" if choice.settled.is_left_to_a_release else "promoted by hand"
     available = server.available(MODEL) if server else None
     known = registered(home.models(MODEL), _of_all_runs(home, "PushedModel"), _of_all_runs(home, "ModelEvaluation"))
-    lines = [f"{'version':<11} {'judged on':<24} {'AUC':<6} served"]
+    lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
         said = [
@@ -93,7 +93,7 @@ def table(home: Home) -> list[str]:
             version.fault(),
         ]
         auc = f"{version.auc:.4f}" if version.auc is not None else "?"
-        lines.append(f"{number:<11} {judged_on:<24} {auc:<6} {', '.join(filter(None, said))}".rstrip())
+        lines.append(f"{number:<16} {judged_on:<24} {auc:<6} {', '.join(filter(None, said))}".rstrip())
     if available is None:
         lines.append("No model server was asked: the local services do not run.")
     return lines
@@ -121,7 +121,7 @@ def _of_all_runs(home: Home, kind: str) -> list[Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line; the exit status is 0, 64 or 75 for a fault."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.flight_delays.promote", description=__doc__)
-    parser.add_argument("version", nargs="?", help="previous, latest, or a version such as 2013070101")
+    parser.add_argument("version", nargs="?", help="previous, latest, or a version such as 201307010400001")
     parser.add_argument("--reason", default="", help="why; it is kept")
     parser.add_argument("--list", action="store_true", help="show the versions")
     told = parser.parse_args(arguments)

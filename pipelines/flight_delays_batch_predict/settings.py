@@ -15,7 +15,7 @@ VERSION = Parameter(
     "str",
     "as_of",
     "Which model scores: as_of (the latest that was pushed when the interval began), served (what is served now), or a "
-    "version such as 2013070101.",
+    "version such as 201307010400001.",
 )
 
 PARAMETERS = (VERSION, LAKE_VERSION)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from airtight.parameters import Parameter
 
 VERSION = Parameter(
-    "version", "str", "latest", "Which version is tried: latest (the highest that there is), or one such as 2013070101."
+    "version",
+    "str",
+    "latest",
+    "Which version is tried: latest (the highest that there is), or one such as 201307010400001.",
 )
 MODE = Parameter(
     "mode",

@@ -22,7 +22,7 @@ from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
 
-MAY, JUNE, JULY = 2013060101, 2013070101, 2013080101
+MAY, JUNE, JULY = 201306010400001, 201307010400001, 201308010400001
 MONTHS = {
     version: (f"2013-{month:02}-01T00:00:00-04:00", f"2013-{month + 1:02}-01T00:00:00-04:00")
     for version, month in ((MAY, 5), (JUNE, 6), (JULY, 7))
@@ -160,7 +160,7 @@ def test_what_a_push_left_served_is_a_persons_choice_once_a_person_promotes_it(s
     assert (choice.versions, choice.by, choice.is_a_persons) == ((JULY,), "admin", True)
 
 
-@pytest.mark.parametrize("version", ["2013090101", "yesterday", "", "-1"])
+@pytest.mark.parametrize("version", ["201309010400001", "yesterday", "", "-1"])
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(site, version):
     with pytest.raises(TerminalError, match="no such version") as refused:
         site.propose(version)
@@ -205,10 +205,10 @@ def test_a_proposal_is_refused_when_what_is_served_has_changed_since(site):
     assert f"version {MAY} to be served, promoted by hand" in refused.value.received
     assert site.served.choice("toy").pinned == MAY
     latest = site.propose("latest")
-    (site.served.root / "toy" / "2013090101").mkdir()
+    (site.served.root / "toy" / "201309010400001").mkdir()
     with pytest.raises(TerminalError, match="out of date") as refused:
         site.promote(latest)
-    assert "2013090101" in refused.value.received
+    assert "201309010400001" in refused.value.received
 
 
 def test_of_two_promotions_at_once_the_second_sees_what_the_first_did(site):
@@ -296,8 +296,8 @@ def test_the_server_changes_over_and_back_and_no_request_fails(tmp_path, monkeyp
     site = Site(tmp_path)
     for version, scale in ((MAY, 5.0), (JUNE, 6.0), (JULY, 7.0)):
         site.push(version, lambda place, scale=scale: models.save_affine(place, scale))
-    (site.served.root / "toy" / "2013080102").mkdir()
-    (site.served.root / "toy" / "2013080102" / "saved_model.pb").write_text("no graph")
+    (site.served.root / "toy" / "201308010400002").mkdir()
+    (site.served.root / "toy" / "201308010400002" / "saved_model.pb").write_text("no graph")
     polling = ("--model_config_file_poll_wait_seconds=0.2", "--file_system_poll_wait_seconds=0.2")
     with models.running(tmp_path, f"--model_config_file={site.served.file}", *polling) as server:
         site.server_url = f"http://127.0.0.1:{server.rest}"
@@ -326,8 +326,8 @@ def test_the_server_changes_over_and_back_and_no_request_fails(tmp_path, monkeyp
                 assert server.ask("POST", f"/v1/models/toy/labels/{STABLE}:predict", {"instances": [1]})[1] == {
                     "predictions": [7.0]
                 }
-                with pytest.raises(TerminalError, match="2013080102 of toy is broken"):
-                    site.promote(site.propose(2013080102))
+                with pytest.raises(TerminalError, match="201308010400002 of toy is broken"):
+                    site.promote(site.propose(201308010400002))
                 assert site.served.choice("toy").pinned == JULY
                 assert server.ask("POST", "/v1/models/toy:predict", {"instances": [1]}) == (200, {"predictions": [7.0]})
                 # It stays through a restart of the server as well, which reads nothing else.

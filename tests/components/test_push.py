@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
+from airtight.interval import Interval
 from components import push as module
 from components.artifacts import Dataset
 from components.modelling import judged
@@ -22,7 +25,7 @@ from tests.serving import models
 
 INTERVAL = ("2013-06-01T00:00:00-04:00", "2013-07-01T00:00:00-04:00")
 JULY = ("2013-07-01T00:00:00-04:00", "2013-08-01T00:00:00-04:00")
-JUNE_1 = 2013070101
+JUNE_1, JULY_1 = 201307010400001, 201308010400001
 
 
 def artifact(kind, folder: Path):
@@ -84,7 +87,7 @@ def pusher(tmp_path, monkeypatch):
     return Pusher(tmp_path)
 
 
-def test_the_version_is_the_local_day_on_which_the_interval_ends(pusher, tmp_path):
+def test_the_version_is_the_instant_at_which_the_interval_ends(pusher, tmp_path):
     model = model_of(tmp_path / "model")
     pushed = pusher(model)
     assert pusher.versions == [str(JUNE_1)]
@@ -96,10 +99,6 @@ def test_the_version_is_the_local_day_on_which_the_interval_ends(pusher, tmp_pat
     assert pushed.get_string_custom_property("model_digest") == digest
     record = json.loads((Path(pushed.uri) / module.RECORD).read_text())
     assert (record["version"], record["model_digest"]) == (JUNE_1, digest)
-    # The same instant written in UTC is still midnight of 1 July in New York, and 30 June further west.
-    interval = module.Interval.of("2013-06-01T04:00:00+00:00", "2013-07-01T04:00:00+00:00")
-    assert module.day_of(interval, "America/New_York") == 20130701
-    assert module.day_of(interval, "America/Los_Angeles") == 20130630
 
 
 def test_the_same_content_is_pushed_once_and_other_content_is_the_next_attempt(pusher, tmp_path):
@@ -111,8 +110,41 @@ def test_the_same_content_is_pushed_once_and_other_content_is_the_next_attempt(p
     assert "nothing was copied" in again.get_string_custom_property("reason")
     assert (pusher.base / str(JUNE_1) / "saved_model.pb").stat().st_mtime_ns == before.st_mtime_ns
     assert pusher(model_of(tmp_path / "c", "two")).get_int_custom_property("version") == JUNE_1 + 1
-    assert pusher(first, JULY).get_int_custom_property("version") == 2013080101
-    assert pusher.versions == [str(JUNE_1), str(JUNE_1 + 1), "2013080101"]
+    assert pusher(first, JULY).get_int_custom_property("version") == 201308010400001
+    assert pusher.versions == [str(JUNE_1), str(JUNE_1 + 1), "201308010400001"]
+
+
+@pytest.mark.parametrize("minutes", [1, 60, 24 * 60])
+def test_an_older_interval_that_is_run_again_is_never_the_highest(pusher, tmp_path, minutes):
+    # Across the hour that the clocks in New York show twice.
+    first = datetime(2013, 11, 3, 4, 30, tzinfo=UTC)
+    ends = [first + timedelta(minutes=minutes) * number for number in range(4)]
+    intervals = [tuple(end.isoformat() for end in pair) for pair in pairwise(ends)]
+    numbers = [
+        pusher(model_of(tmp_path / f"m{n}", f"m{n}"), i).get_int_custom_property("version")
+        for n, i in enumerate(intervals)
+    ]
+    assert numbers == sorted(numbers)
+    again = pusher(model_of(tmp_path / "again", "again"), intervals[0]).get_int_custom_property("version")
+    assert numbers[0] < again < numbers[1]
+
+
+def test_versions_of_ten_digits_stay_readable_and_in_the_order_of_their_intervals(pusher, tmp_path):
+    for old in (2013060101, 2013080101):
+        models.save_affine(pusher.base / str(old), 1.0)
+    # June lies between them, so that a number of fifteen digits would put it over July.
+    assert pusher(model_of(tmp_path / "a", "a")).get_int_custom_property("version") == 2013070101
+    assert pusher(model_of(tmp_path / "b", "b"), JULY).get_int_custom_property("version") == JULY_1
+    # July has one now, so that June may have one as well.
+    assert pusher(model_of(tmp_path / "c", "c")).get_int_custom_property("version") == JUNE_1
+    assert max(map(int, pusher.versions)) == JULY_1
+
+
+def test_an_interval_shorter_than_a_minute_has_no_version(pusher, tmp_path):
+    interval = ("2013-06-01T00:00:00-04:00", "2013-06-01T00:00:59-04:00")
+    with pytest.raises(TerminalError, match="too short for a version"):
+        pusher(model_of(tmp_path / "a", "a"), interval)
+    assert pusher.versions == []
 
 
 def test_content_that_another_attempt_replaced_is_a_new_attempt(pusher, tmp_path):
@@ -138,7 +170,10 @@ class Serves:
 
 
 def test_a_version_that_is_registered_only_names_the_reason(tmp_path):
-    for number, reason in ((JUNE_1 + 1, "a later attempt of the same interval"), (2013080101, "of a later interval")):
+    for number, reason in (
+        (JUNE_1 + 1, "a later attempt of the same interval"),
+        (201308010400001, "of a later interval"),
+    ):
         assert reason in module.await_served(Serves(number), tmp_path / "toy", JUNE_1, 0.0)
 
 
@@ -167,7 +202,15 @@ def test_a_version_beside_a_promoted_one_is_not_waited_for(tmp_path):
 def test_two_first_pushes_of_two_models_at_once_are_both_served(tmp_path):
     def push(name: str) -> None:
         source = Path(model_of(tmp_path / name, name).uri) / "Format-Serving"
-        module.deliver(source, digest_of_tree(source), tmp_path / "models" / name, 20130701, server=None, timeout_s=1)
+        module.deliver(
+            source,
+            digest_of_tree(source),
+            tmp_path / "models" / name,
+            Interval.of(*INTERVAL),
+            zone="UTC",
+            server=None,
+            timeout_s=1,
+        )
 
     names = [f"model{number}" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -183,7 +226,9 @@ def test_a_push_that_is_stopped_takes_its_version_back_and_leaves_one_of_before(
     def deliver():
         server = Serves(at_ask=KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            module.deliver(source, digest, pusher.base, JUNE_1 // 100, server=server, timeout_s=1.0)
+            module.deliver(
+                source, digest, pusher.base, Interval.of(*INTERVAL), zone="UTC", server=server, timeout_s=1.0
+            )
 
     deliver()
     assert pusher.versions == []
@@ -277,8 +322,8 @@ def test_the_local_server_and_folder_are_found_in_the_environment(pusher, tmp_pa
         pusher(model_of(tmp_path / "model2"))
 
 
-def test_a_day_has_a_hundred_attempts(pusher, tmp_path):
-    (pusher.base / f"{JUNE_1 + 98}").mkdir(parents=True)
+def test_an_interval_has_a_thousand_attempts(pusher, tmp_path):
+    (pusher.base / f"{JUNE_1 + 998}").mkdir(parents=True)
     with pytest.raises(TerminalError, match="no version left"):
         pusher(model_of(tmp_path / "model"))
 
@@ -316,7 +361,7 @@ def test_a_push_ends_when_the_server_serves_the_version_and_takes_back_what_it_c
         assert "the server answers with it" in pushed.get_string_custom_property("reason")
         assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
 
-        with pytest.raises(TerminalError, match="cannot load version 2013080101"):
+        with pytest.raises(TerminalError, match="cannot load version 201308010400001"):
             pusher(broken, JULY, **there)
         assert pusher.versions == [str(JUNE_1)]
         assert server.ask("POST", "/v1/models/toy:predict", {"instances": [3]}) == (200, {"predictions": [6.0]})
@@ -327,9 +372,9 @@ def test_a_push_ends_when_the_server_serves_the_version_and_takes_back_what_it_c
             ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00"),
             **there,
         )
-        assert late.get_int_custom_property("version") == 2013060101
+        assert late.get_int_custom_property("version") == 201306010400001
         assert "registered only" in late.get_string_custom_property("reason")
         assert ModelServer(there["server_url"]).versions("toy")[JUNE_1].state == "AVAILABLE"
 
         with pytest.raises(TransientError, match="did not serve"):
-            module.await_served(ModelServer(there["server_url"]), pusher.base, 2013090101, 0.3)
+            module.await_served(ModelServer(there["server_url"]), pusher.base, 201309010400001, 0.3)

@@ -14,7 +14,7 @@ from tests.components.standins import standing_in
 from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
 
 MAY_ENDS = ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00")
-MAY, JUNE_1, JULY_1, AUGUST_1 = 2013060101, 2013070101, 2013080101, 2013090101
+MAY, JUNE_1, JULY_1, AUGUST_1 = 201306010400001, 201307010400001, 201308010400001, 201309010400001
 PERSON = Choice.only(JUNE_1, at="2013-08-02", by="admin", reason="June is fine")
 
 

@@ -11,7 +11,7 @@ from airtight.errors import TerminalError
 from components.modelling.served import HIGHEST, STABLE, Choice, Served, main
 from serving.config import VersionPolicy, models_from_file
 
-JUNE, JULY = 2013070101, 2013080101
+JUNE, JULY = 201307010400001, 201308010400001
 
 
 @pytest.fixture

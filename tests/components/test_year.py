@@ -13,7 +13,7 @@ FEBRUARY = Month(
     rows=23_557,
     learned=26_308,
     gates={"validate": Gate(True, "75 of 77 hold"), "evaluate": Gate(True)},
-    version=2013030101,
+    version=201303010500001,
     roc_auc=0.7366,
     log_loss=0.4673,
     drift=0.12,
@@ -45,7 +45,7 @@ def test_each_interval_has_its_row_and_nothing_is_made_up():
     assert "Intervals: 2, models pushed: 1; stopped by a gate: 2013-03." in text
     assert cells(text, "2013-02") == [
         *("2013-02", "23,557", "26,308", "passed", "passed", "-"),
-        *("0.7366", "-", "0.4673", "-", "12%", "2013030101", "60", "now: all 1", "backfill__2013-03-01"),
+        *("0.7366", "-", "0.4673", "-", "12%", "201303010500001", "60", "now: all 1", "backfill__2013-03-01"),
     ]
     march = cells(text, "2013-03")
     assert march[:6] == ["2013-03 (warm)", "28,000", "-", "passed", "stopped", "-"]

@@ -67,7 +67,7 @@ def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
 
 
 def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow):
-    june, july = 2013070101, 2013080101
+    june, july = 201307010400001, 201308010400001
     airflow.start_model_server(june, july)
     body = airflow.propose("rejected", reason="July looks odd")
     assert f"| version | {july} (the highest) | **{june}** |" in body
@@ -92,7 +92,7 @@ def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow)
 
 
 def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes_it_back(airflow):
-    june, july = 2013070101, 2013080101
+    june, july = 201307010400001, 201308010400001
     airflow.start_model_server(june, july)
     airflow.served.choose("flight_delays", Choice.only(june))
     airflow.router.sides = {"stable": side(900), "candidate": side(20)}

@@ -156,12 +156,12 @@ def test_without_a_routers_address_it_says_so(there, monkeypatch):
 def test_a_version_that_is_left_to_a_release_triggers_one(there):
     start = StartRelease(task_id="start_release", trigger_dag_id="releases")
     with pytest.raises(DagRunTriggerException) as triggered:
-        start.execute(context(awaits_release=1, version=2013070101))
+        start.execute(context(awaits_release=1, version=201307010400001))
     assert triggered.value.trigger_dag_id == "releases"
-    assert triggered.value.conf == {"version": "2013070101", "asked_by": "push"}
+    assert triggered.value.conf == {"version": "201307010400001", "asked_by": "push"}
     assert triggered.value.logical_date is None
     # So that an attempt after one that was killed triggers no second one, and one after a Clear does.
-    assert triggered.value.dag_run_id == "flights__manual__1__2013070101__2"
+    assert triggered.value.dag_run_id == "flights__manual__1__201307010400001__2"
     assert triggered.value.skip_when_already_exists
 
 

@@ -198,7 +198,7 @@ def test_only_the_last_errors_are_shown() -> None:
 
 
 def test_outputs_of_a_task() -> None:
-    outputs = {"pushed": [{"uri": "/a", "properties": {"version": 2013070101}}]}
+    outputs = {"pushed": [{"uri": "/a", "properties": {"version": 201307010400001}}]}
 
     def answer(request: httpx.Request) -> httpx.Response:
         if "/push/" not in request.url.path:

@@ -15,7 +15,7 @@ from components.modelling import judged
 from components.modelling.served import Served
 from runtime.parameters import interval_parameters, runtime_parameter
 
-VERSION = RunParameter("version", "int", 2013070101, "The version that it pushes.")
+VERSION = RunParameter("version", "int", 201307010400001, "The version that it pushes.")
 AUC = RunParameter("auc", "float", 0.7, "How good it is.")
 PARAMETERS = (VERSION, AUC)
 

@@ -85,7 +85,7 @@ def airflow(home: Home) -> FakeAirflow:
     return FakeAirflow(
         {
             "transform": {"examples": [{"uri": str(home.path / "examples"), "properties": {}}]},
-            "push": {"pushed": [{"uri": "", "properties": {"version": 2013070101}}]},
+            "push": {"pushed": [{"uri": "", "properties": {"version": 201307010400001}}]},
         },
         [{"dag_run_id": RUN, "conf": {"interval": "2013-06"}}],
     )
@@ -96,29 +96,29 @@ def ask(airflow: FakeAirflow, server: FakeServer, home: Home, chosen: str, *, na
 
 
 def test_a_flight_is_asked_as_the_pipeline_made_it(home: Home, airflow: FakeAirflow) -> None:
-    server = FakeServer({2013070101: "AVAILABLE"})
+    server = FakeServer({201307010400001: "AVAILABLE"})
     answer = ask(airflow, server, home, FLIGHT)
     path, sent = server.asked[0]
-    assert path == "/v1/models/flight_delays/versions/2013070101:predict"
+    assert path == "/v1/models/flight_delays/versions/201307010400001:predict"
     assert tuple(sent) == SCHEMA.names, "the label and the keys stay here"
     assert sent["carrier"] == "UA" and sent["temp"] != sent["temp"], "what is missing is NaN"
-    assert (answer.probability, answer.version, answer.arrival_delay) == (0.25, 2013070101, 42.0)
+    assert (answer.probability, answer.version, answer.arrival_delay) == (0.25, 201307010400001, 42.0)
 
 
 def test_an_answer_by_name_is_understood(home: Home, airflow: FakeAirflow) -> None:
-    server = FakeServer({2013070101: "AVAILABLE"}, lambda row: {"probability": 0.75})
+    server = FakeServer({201307010400001: "AVAILABLE"}, lambda row: {"probability": 0.75})
     assert ask(airflow, server, home, FLIGHT).probability == 0.75
 
 
 def test_a_refusal_is_told(home: Home, airflow: FakeAirflow) -> None:
-    server = FakeServer({2013070101: "AVAILABLE"}, lambda row: "Missing input temp")
+    server = FakeServer({201307010400001: "AVAILABLE"}, lambda row: "Missing input temp")
     with pytest.raises(TerminalError, match="Missing input temp"):
         ask(airflow, server, home, FLIGHT)
 
 
 def test_an_unknown_flight_is_told(home: Home, airflow: FakeAirflow) -> None:
     with pytest.raises(TerminalError, match="no flight"):
-        ask(airflow, FakeServer({2013070101: "AVAILABLE"}), home, "2013-06-14/XX/1/EWR")
+        ask(airflow, FakeServer({201307010400001: "AVAILABLE"}), home, "2013-06-14/XX/1/EWR")
 
 
 def test_chance_draws_the_same_flight_each_time(home: Home, airflow: FakeAirflow) -> None:
@@ -135,9 +135,9 @@ def test_chance_draws_the_same_flight_each_time(home: Home, airflow: FakeAirflow
 @pytest.mark.parametrize(
     ("served", "pushed", "asked"),
     [
-        ({2013070101: "AVAILABLE"}, 2013070101, 2013070101),
-        ({2013070101: "END", 2013100101: "AVAILABLE"}, 2013070101, 2013100101),
-        ({2013060101: "AVAILABLE"}, 0, 2013060101),
+        ({201307010400001: "AVAILABLE"}, 201307010400001, 201307010400001),
+        ({201307010400001: "END", 201310010400001: "AVAILABLE"}, 201307010400001, 201310010400001),
+        ({201306010400001: "AVAILABLE"}, 0, 201306010400001),
     ],
 )
 def test_the_pushed_version_is_asked_or_the_newest(served: dict[int, str], pushed: int, asked: int) -> None:
@@ -146,43 +146,46 @@ def test_the_pushed_version_is_asked_or_the_newest(served: dict[int, str], pushe
 
 def test_a_server_without_a_model_is_told() -> None:
     with pytest.raises(TerminalError, match="serves no version"):
-        demo.version_to_ask(FakeServer({2013070101: "LOADING"}), 2013070101)
+        demo.version_to_ask(FakeServer({201307010400001: "LOADING"}), 201307010400001)
 
 
 def test_a_month_counts_as_served_only_while_its_model_is_there(home: Home, airflow: FakeAirflow) -> None:
     assert demo.served_run(airflow, home, "2013-06") == ""  # type: ignore[arg-type]
-    (home.models("flight_delays") / "2013070101").mkdir(parents=True)
+    (home.models("flight_delays") / "201307010400001").mkdir(parents=True)
     assert demo.served_run(airflow, home, "2013-06") == RUN  # type: ignore[arg-type]
     assert demo.served_run(airflow, home, "2013-07") == ""  # type: ignore[arg-type]
 
 
 def test_a_month_of_an_earlier_pipeline_does_not_count_as_served(home: Home, airflow: FakeAirflow) -> None:
-    (home.models("flight_delays") / "2013070101").mkdir(parents=True)
+    (home.models("flight_delays") / "201307010400001").mkdir(parents=True)
     file = home.path / "examples" / "Split-test" / "examples-00000-of-00001.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["temp"]), file)
     assert demo.served_run(airflow, home, "2013-06") == ""  # type: ignore[arg-type]
 
 
 def test_the_flight_in_words(home: Home, airflow: FakeAirflow) -> None:
-    answer = ask(airflow, FakeServer({2013070101: "AVAILABLE"}, lambda row: 0.314), home, FLIGHT)
+    answer = ask(airflow, FakeServer({201307010400001: "AVAILABLE"}, lambda row: 0.314), home, FLIGHT)
     assert demo.in_words(answer, home) == (
         "United Air Lines Inc. flight UA 1545, Newark Liberty Intl (EWR) to BQN (BQN),\n"
         "planned for Friday, 14 June 2013, 17:45, as it stood at 17:15:\n"
-        "  model flight_delays 2013070101 says 31.4% that it arrives more than 15 minutes late;\n"
+        "  model flight_delays 201307010400001 says 31.4% that it arrives more than 15 minutes late;\n"
         "  it really arrived 42 minutes late, so it was late."
     )
 
 
 def test_a_later_model_is_not_said_to_have_foreseen_the_flight(home: Home, airflow: FakeAirflow) -> None:
-    told = demo.in_words(ask(airflow, FakeServer({2013100101: "AVAILABLE"}), home, FLIGHT), home)
+    told = demo.in_words(ask(airflow, FakeServer({201310010400001: "AVAILABLE"}), home, FLIGHT), home)
     assert "as it stood" not in told
-    assert "own version 2013070101 is registered only: 2013100101, of a later interval, is the served one" in told
-    told = demo.in_words(ask(airflow, FakeServer({2013060101: "AVAILABLE"}), home, FLIGHT), home)
-    assert "own version 2013070101 is registered only: 2013060101 was promoted by hand" in told
+    assert (
+        "own version 201307010400001 is registered only: 201310010400001, of a later interval, is the served one"
+        in told
+    )
+    told = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
+    assert "own version 201307010400001 is registered only: 201306010400001 was promoted by hand" in told
     airflow._outputs.pop("push")
-    told = demo.in_words(ask(airflow, FakeServer({2013060101: "AVAILABLE"}), home, FLIGHT), home)
+    told = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
     assert "as it stood at 17:15" in told, "its data end before the flight"
-    assert "pushed no model, so the served version 2013060101 was asked" in told
+    assert "pushed no model, so the served version 201306010400001 was asked" in told
 
 
 def test_an_early_flight_in_words(home: Home, airflow: FakeAirflow) -> None:

@@ -19,7 +19,7 @@ from runtime import local, protocol
 from runtime.compile import compile_pipeline
 from runtime.launch import launch
 
-JUNE, JULY = 2013070101, 2013080101
+JUNE, JULY = 201307010400001, 201308010400001
 ENDS = {JUNE: ("2013-06-01", "2013-07-01"), JULY: ("2013-07-01", "2013-08-01")}
 
 
@@ -91,7 +91,7 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
 
 def test_a_release_needs_the_services_and_settings_that_are_some(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
-    assert release.main(["2013070101", "--share", "0.2"]) == EXIT_TERMINAL
+    assert release.main(["201307010400001", "--share", "0.2"]) == EXIT_TERMINAL
     assert "make start" in capsys.readouterr().err
     assert release.main(["latest", "--mode", "blue"]) == EXIT_TERMINAL
     assert "one of canary, split, shadow" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from components.artifacts import Promotion, Proposal, Release, ReleaseDecision
 from components.modelling.served import Choice, Served
 from tests.components.standins import Artifacts, StandIn, side
 
-MAY, JUNE, JULY = 2013060101, 2013070101, 2013080101
+MAY, JUNE, JULY = 201306010400001, 201307010400001, 201308010400001
 PERSON = Choice.only(JUNE, at="2013-08-02", by="admin", reason="June is fine")
 
 

@@ -94,7 +94,7 @@ def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site,
 
 
 def test_what_a_push_asks_for_is_begun_where_the_served_version_was_left_to_it(site):
-    stays = Choice.only(JUNE, at="2013-08-02", by=RELEASE, reason="version 2013080101 waits for its release")
+    stays = Choice.only(JUNE, at="2013-08-02", by=RELEASE, reason="version 201308010400001 waits for its release")
     site.served.choose("toy", stays)
     release = site.start(asked_by="push")
     assert site.followed.until == site.choice.until > release.since
@@ -112,7 +112,11 @@ def test_what_began_and_could_not_be_written_down_is_taken_back(site, steps, mon
 
 
 def test_who_is_served_already_or_is_not_there_is_not_released(site):
-    for version, said in ((JUNE, "is served already"), ("2013090101", "no such version"), ("x", "no such version")):
+    for version, said in (
+        (JUNE, "is served already"),
+        ("201309010400001", "no such version"),
+        ("x", "no such version"),
+    ):
         with pytest.raises(TerminalError, match=said):
             site.start(version)
     with pytest.raises(TerminalError, match="share is none"):

@@ -27,7 +27,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-STABLE, GOOD, SILENT, FAILING, OTHER = range(2013060101, 2013060106)
+STABLE, GOOD, SILENT, FAILING, OTHER = range(201306010400001, 201306010400006)
 POLLING = ("--model_config_file_poll_wait_seconds=0.2", "--file_system_poll_wait_seconds=0.2")
 
 
