@@ -23,7 +23,7 @@ from components.data.verified import Verifier
 log = logging.getLogger(__name__)
 
 LAKE_VERSIONS = ("now", "then")
-"""Which versions of the tables to read: the newest, or the newest that was known at the interval's end."""
+"""Which versions of the tables to read: the newest, or the newest that was known when the interval was judged."""
 
 
 @component
@@ -34,7 +34,9 @@ def ingest(
     interval_start: Parameter[str],
     interval_end: Parameter[str],
     window_days: Parameter[int] = 0,
-    lake_version: Parameter[str] = "now",
+    lookback_days: Parameter[int] = 0,
+    label_delay_hours: Parameter[int] = 0,
+    lake_version: Parameter[str] = "then",
     lake: Parameter[str] = "",
 ) -> None:
     """Writes the manifest of the interval and of the history before it; no data is copied.
@@ -49,7 +51,11 @@ def ingest(
       zone: IANA name of the zone whose days are the lake's partitions.
       interval_start: First instant of the interval, ISO 8601 with offset.
       interval_end: First instant after it.
-      window_days: Length of the history in local days; 0 for everything before the interval.
+      window_days: How many local days before the interval hold the rows to train on; 0 for everything before it.
+      lookback_days: How many local days before those are read as well, for features that look back: without them, the
+        first rows of the window would have features unlike those of the interval.
+      label_delay_hours: Hours after the interval's end in which its labels still become known. The interval is judged
+        with them, so it can run only when they are over; an interval judged at its end lacks its slowest labels.
       lake_version: One of `LAKE_VERSIONS`.
       lake: Folder of the lake; "" for that of the current home.
 
@@ -58,10 +64,20 @@ def ingest(
         file is missing, corrupt, of another form, or has rows of another day than its own.
     """
     interval = Interval.of(interval_start, interval_end)
-    _check_parameters(interval, window_days, lake_version)
+    judged_at = interval.end + timedelta(hours=label_delay_hours)
+    _check_parameters(interval, judged_at, window_days, lookback_days, lake_version)
     store = Lake(Path(lake) if lake else Home.current().lake)
     declared: Sequence[Table] = load(tables)
-    reader = _select(store, declared, interval, zone, window_days=window_days, lake_version=lake_version)
+    reader = _select(
+        store,
+        declared,
+        interval,
+        zone,
+        window_days=window_days,
+        lookback_days=lookback_days,
+        judged_at=judged_at,
+        lake_version=lake_version,
+    )
     with Verifier(store, zone) as verifier:
         _verify(verifier, declared, reader)
     reader.write(dataset.uri)
@@ -88,41 +104,57 @@ def lake_state(parameters: dict[str, Any]) -> str:
     interval = Interval.of(parameters["interval_start"], parameters["interval_end"])
     place = parameters.get("lake", "")
     store = Lake(Path(place) if place else Home.current().lake)
-    found = _versions(store, load(parameters["tables"]), interval, parameters.get("lake_version", "now"))
-    return f"{store.path.resolve()}: " + ", ".join(f"{table.name} {version.number}" for table, version in found.items())
+    judged_at = interval.end + timedelta(hours=parameters.get("label_delay_hours", 0))
+    versions = _versions(store, load(parameters["tables"]), judged_at, parameters.get("lake_version", "then"))
+    numbers = ", ".join(f"{table.name} {version.number}" for table, version in versions.items())
+    return f"{store.path.resolve()}: {numbers}"
 
 
-def _check_parameters(interval: Interval, window_days: int, lake_version: str) -> None:
+def _check_parameters(
+    interval: Interval, judged_at: datetime, window_days: int, lookback_days: int, lake_version: str
+) -> None:
     now = datetime.now(UTC)
-    if interval.end > now:
+    if judged_at > now:
+        waits = judged_at > interval.end
         raise TerminalError(
-            "The interval is not over yet.",
-            expected=f"an interval that ends by now, {now.isoformat(timespec='minutes')}",
-            received=str(interval),
+            "The labels of the interval are not known yet." if waits else "The interval is not over yet.",
+            expected=f"an interval that ends by now, {now.isoformat(timespec='minutes')}"
+            + (", and label_delay_hours that are over" if waits else ""),
+            received=f"{interval}, judged at {judged_at.isoformat()}" if waits else str(interval),
             remedy="Choose an interval of the past, or run this one after its end.",
         )
     check_choice("lake_version", lake_version, LAKE_VERSIONS)
-    if window_days < 0:
+    if judged_at < interval.end or min(window_days, lookback_days) < 0:
         raise TerminalError(
-            "The window has a negative length.",
-            expected="window_days of 0 or more",
-            received=window_days,
-            remedy="Correct window_days on the trigger form, in the run's conf or in the pipeline.",
+            "A length is negative.",
+            expected="window_days of 0 or more, and lookback_days and label_delay_hours likewise",
+            received=f"{window_days}, {lookback_days} and {(judged_at - interval.end).total_seconds() / 3600:g}",
+            remedy="Correct them on the trigger form, in the run's conf or in the pipeline.",
         )
 
 
 def _select(
-    lake: Lake, tables: Sequence[Table], interval: Interval, zone: str, *, window_days: int, lake_version: str
+    lake: Lake,
+    tables: Sequence[Table],
+    interval: Interval,
+    zone: str,
+    *,
+    window_days: int,
+    lookback_days: int = 0,
+    judged_at: datetime | None = None,
+    lake_version: str,
 ) -> DatasetReader:
     """Chooses the versions and the files of every table."""
-    versions = _versions(lake, tables, interval, lake_version)
-    start = _history_start(versions, interval, zone, window_days)
+    judged_at = judged_at or interval.end
+    versions = _versions(lake, tables, judged_at, lake_version)
+    training_start = _history_start(versions, interval, zone, window_days)
+    start = _history_start(versions, interval, zone, window_days and window_days + lookback_days)
     chosen = {}
     for table, version in versions.items():
         chosen[table.name] = files = _files(table, version, interval, start, zone)
         if table.time is not None and table.required:
-            _check_not_empty(version, files, interval, start, zone)
-    return DatasetReader(lake.path.resolve(), zone, interval, start, lake_version, chosen)
+            _check_not_empty(version, files, interval, training_start, zone)
+    return DatasetReader(lake.path.resolve(), zone, interval, start, training_start, judged_at, lake_version, chosen)
 
 
 def _verify(verifier: Verifier, tables: Sequence[Table], reader: DatasetReader) -> None:
@@ -133,9 +165,9 @@ def _verify(verifier: Verifier, tables: Sequence[Table], reader: DatasetReader) 
             verifier.verify(table, file, by_note=reader.lake / file.path not in judged)
 
 
-def _versions(lake: Lake, tables: Sequence[Table], interval: Interval, lake_version: str) -> dict[Table, Version]:
+def _versions(lake: Lake, tables: Sequence[Table], instant: datetime, lake_version: str) -> dict[Table, Version]:
     return {
-        table: lake.snapshot_as_of(table.name, interval.end) if lake_version == "then" else lake.snapshot(table.name)
+        table: lake.snapshot_as_of(table.name, instant) if lake_version == "then" else lake.snapshot(table.name)
         for table in tables
     }
 
@@ -182,7 +214,8 @@ def _check_not_empty(version: Version, files: TableFiles, interval: Interval, st
             received=f"a gap there; the lake holds {held}" if gap else f"{interval}; the lake holds {held}",
             remedy="Choose another interval, or add these days to the lake and run again.",
         )
-    if not any(file.day and file.day < judged[0] for file in files.files):
+    first = start.astimezone(ZoneInfo(zone)).date().isoformat()
+    if not any(file.day and first <= file.day < judged[0] for file in files.files):
         raise TerminalError(
             f"The lake has no {version.table} in the window before the interval, so there is nothing to train on.",
             expected=f"{version.table} before {judged[0]}"
@@ -194,6 +227,8 @@ def _check_not_empty(version: Version, files: TableFiles, interval: Interval, st
 
 def _say(reader: DatasetReader, verifier: Verifier) -> None:
     log.info("Interval %s, history from %s.", reader.interval, reader.history_start.isoformat())
+    if reader.training_start > reader.history_start:
+        log.info("Rows to train on from %s; what is before feeds their features.", reader.training_start.isoformat())
     for name, table in reader.tables.items():
         if table.time is None:
             log.info("%s, version %d: %d rows.", name, table.version, table.rows)

@@ -53,8 +53,9 @@ def transform(
     """Makes the examples of history and interval, as they were known then, in the order of time.
 
     `train` is the history before its last days, `validation` those last days, `test` the interval. A row whose label
-    was not known when the history ended, or of `test` when the interval ended (no run could have learned from it, or
-    been judged on it), is left out and counted.
+    was not known when the history ended, or of `test` when the data set's labels had to be known (no run could have
+    learned from it, or been judged on it), is left out and counted. A history that begins before the rows to train on
+    feeds their features.
 
     For prediction there is one split, `predict`: every row of the interval, with the same features and without labels.
 
@@ -98,7 +99,11 @@ def transform(
         _write(Path(examples.uri) / f"Split-{name}" / FILE, part, declared)
         _say(name, part, declared)
     if purpose == TRAINING:
-        log.info("%d rows are left out: their label was not known when the history, or the interval, ended.", left_out)
+        log.info(
+            "%d rows are left out: their label was not known when the history ended or the interval was judged, or "
+            "they lie before the window.",
+            left_out,
+        )
     _describe(examples, reader, parts, left_out)
     log.info("The examples, digest %s, lie in %s.", examples.get_string_custom_property("digest")[:12], examples.uri)
 
@@ -173,7 +178,11 @@ def _split(
     # Midnights of the pipeline's zone: a day of daylight saving has 23 or 25 hours.
     validation = start.astimezone(ZoneInfo(reader.zone)) - timedelta(days=validation_days)
     ordered = _ordered(rows, schema)
-    spans = ((reader.history_start, validation, start), (validation, start, start), (start, end, end))
+    spans = (
+        (reader.training_start, validation, start),
+        (validation, start, start),
+        (start, end, reader.labels_known_by),
+    )
     for name, (first, last, known_by) in zip(SPLITS, spans, strict=True):
         time, known = pc.field(schema.time), pc.field(LABEL_KNOWN_AT)
         inside = (time >= _instant(first)) & (time < _instant(last)) & (known < _instant(known_by))
@@ -202,7 +211,7 @@ def _check_not_empty(parts: dict[str, pa.Table], reader: DatasetReader, validati
         raise TerminalError(
             f"There are no examples for {' and '.join(empty)}.",
             expected=f"labelled rows before, within and after the last {validation_days} days of the history",
-            received=f"a history from {reader.history_start.isoformat()} and the interval {reader.interval}",
+            received=f"rows to train on from {reader.training_start.isoformat()} and the interval {reader.interval}",
             remedy="Choose a longer history, a later interval or fewer validation days.",
         )
 

@@ -13,6 +13,7 @@ from airflow.sdk import CronDataIntervalTimetable
 
 from pipelines.flight_delays import clock, settings
 from plugins.tfx_airflow import TfxDag
+from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.wiring import add_release, add_report
 
 dag = TfxDag(
@@ -25,5 +26,6 @@ dag = TfxDag(
     **settings.DAG,
 )
 
+add_label_gate(dag, clock.ZONE)
 add_release(dag, settings.RELEASES)
 add_report(dag, "pipelines.flight_delays.year")

@@ -13,6 +13,7 @@ from airflow.sdk import CronDataIntervalTimetable
 
 from pipelines.flight_delays import clock, settings
 from plugins.tfx_airflow import TfxDag
+from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.wiring import add_report
 
 dag = TfxDag(
@@ -26,4 +27,5 @@ dag = TfxDag(
     **settings.DAG,
 )
 
+add_label_gate(dag, clock.ZONE)
 add_report(dag, "pipelines.flight_delays.year", "--dag", dag.dag_id, "--compare", "flight_delays")

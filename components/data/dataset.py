@@ -78,7 +78,9 @@ class DatasetReader:
       lake: Folder of the lake, absolute.
       zone: IANA name of the zone whose days are the partitions.
       interval: What the run is judged on.
-      history_start: First instant of the history; the history ends where the interval starts.
+      history_start: First instant of the history, which is read; the history ends where the interval starts.
+      training_start: First instant of the rows to train on. What lies before it feeds their features only.
+      labels_known_by: Labels of the interval that became known before this instant may judge.
       lake_version: Which versions were asked for: "now" or "then".
       tables: The tables, by name.
     """
@@ -87,6 +89,8 @@ class DatasetReader:
     zone: str
     interval: Interval
     history_start: datetime
+    training_start: datetime
+    labels_known_by: datetime
     lake_version: str
     tables: dict[str, TableFiles]
 
@@ -105,35 +109,46 @@ class DatasetReader:
                 received="no such file",
                 remedy="Run ingest again; the artifact was deleted or never finished.",
             )
-        told = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         return cls(
-            Path(told["lake"]),
-            told["zone"],
-            Interval.of(told["interval_start"], told["interval_end"]),
-            datetime.fromisoformat(told["history_start"]),
-            told["lake_version"],
-            {name: _table_files(name, table) for name, table in told["tables"].items()},
+            Path(manifest["lake"]),
+            manifest["zone"],
+            Interval.of(manifest["interval_start"], manifest["interval_end"]),
+            datetime.fromisoformat(manifest["history_start"]),
+            # Manifests of before trained on the whole history, and judged by what was known at the interval's end.
+            datetime.fromisoformat(manifest.get("training_start", manifest["history_start"])),
+            datetime.fromisoformat(manifest.get("labels_known_by", manifest["interval_end"])),
+            manifest["lake_version"],
+            {name: _table_files(name, table) for name, table in manifest["tables"].items()},
         )
 
     def write(self, folder: Path | str) -> None:
         """Writes the manifest into the folder of a `Dataset` artifact, atomically."""
-        said = {
+        manifest = {
             "lake": str(self.lake),
             "zone": self.zone,
             "interval_start": self.interval.start.isoformat(),
             "interval_end": self.interval.end.isoformat(),
             "history_start": self.history_start.isoformat(),
+            "training_start": self.training_start.isoformat(),
+            "labels_known_by": self.labels_known_by.isoformat(),
             "lake_version": self.lake_version,
             "digest": self.digest,
             "tables": {name: {**asdict(table), "rows": table.rows} for name, table in self.tables.items()},
         }
-        write_text(Path(folder) / MANIFEST, json.dumps(said, indent=1))
+        write_text(Path(folder) / MANIFEST, json.dumps(manifest, indent=1))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is read: both spans, the columns and the bytes, wherever the lake lies."""
+        """SHA-256 of what is read: the instants, the columns and the bytes, wherever the lake lies."""
         # In UTC: an interval is the same one whether a schedule or a person wrote its offset.
-        ends = (self.history_start, self.interval.start, self.interval.end)
+        ends = (
+            self.history_start,
+            self.training_start,
+            self.interval.start,
+            self.interval.end,
+            self.labels_known_by,
+        )
         spans = [moment.astimezone(UTC).isoformat() for moment in ends]
         content = [[t.name, t.time, t.columns, [f.sha256 for f in t.files]] for t in self.tables.values()]
         return hashlib.sha256(json.dumps([spans, content]).encode()).hexdigest()

@@ -142,6 +142,9 @@ WINDOWS = (
     # The flight's own record.
     Window(ARRIVALS, ("carrier", "flight"), 28 * 24, _ALL),
 )
+LOOKBACK_DAYS = max(window.hours for window in WINDOWS) // 24 + 3
+"""Days before a row that its features look back on: the longest window, and the longest flight, with some room. The
+features are the same as with everything before it."""
 OVERDUE = tuple(Overdue(by) for by in (("origin",), ("origin", "carrier"), ("dest",), ()))
 
 TAIL_MEMORY_HOURS = 24

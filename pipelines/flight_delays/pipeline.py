@@ -19,7 +19,7 @@ from components.train import train
 from components.transform import transform
 from components.try_serving import try_serving
 from components.validate import validate
-from pipelines.flight_delays import clock, settings
+from pipelines.flight_delays import clock, features, settings
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
 from runtime.task_options import in_order, task
@@ -48,6 +48,8 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         interval_start=start,
         interval_end=end,
         window_days=runtime_parameter(settings.WINDOW_DAYS),
+        lookback_days=features.LOOKBACK_DAYS,
+        label_delay_hours=runtime_parameter(settings.LABEL_DELAY_HOURS),
         lake_version=runtime_parameter(settings.LAKE_VERSION),
     ).with_id("ingest")
     task(data, cache_on="components.ingest:lake_state")

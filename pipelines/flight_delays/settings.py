@@ -37,6 +37,14 @@ WINDOW_DAYS = Parameter(
     minimum=0,
     maximum=3650,
 )
+LABEL_DELAY_HOURS = Parameter(
+    "label_delay_hours",
+    "int",
+    24,
+    "Hours after the interval's end until it is judged: its last flights have landed by then.",
+    minimum=0,
+    maximum=240,
+)
 VALIDATION_DAYS = Parameter(
     "validation_days",
     "int",
@@ -48,9 +56,10 @@ VALIDATION_DAYS = Parameter(
 LAKE_VERSION = Parameter(
     "lake_version",
     "str",
-    "now",
-    "Which state of the lake is read: as it is now with corrections, or as it was known then, at the interval's end.",
-    choices=("now", "then"),
+    "then",
+    "Which state of the lake is read: as it was known then, when the interval was judged, or as it is now with "
+    "corrections.",
+    choices=("then", "now"),
 )
 EPOCHS = Parameter(
     "epochs",
@@ -116,6 +125,7 @@ RELEASE = Parameter(
 
 PARAMETERS = (
     WINDOW_DAYS,
+    LABEL_DELAY_HOURS,
     VALIDATION_DAYS,
     LAKE_VERSION,
     EPOCHS,

@@ -12,7 +12,7 @@ from components.batch_predict import batch_predict
 from components.ingest import ingest
 from components.transform import PREDICTION, transform
 from components.validate import validate
-from pipelines.flight_delays import clock
+from pipelines.flight_delays import clock, features
 from pipelines.flight_delays_batch_predict import settings
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import of_all_runs
@@ -36,7 +36,7 @@ def create_pipeline() -> Pipeline:
         zone=ZONE,
         interval_start=start,
         interval_end=end,
-        window_days=settings.HISTORY_DAYS,
+        window_days=features.LOOKBACK_DAYS,
         lake_version=runtime_parameter(settings.LAKE_VERSION),
     ).with_id("ingest")
     task(data, cache_on="components.ingest:lake_state")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from airtight.parameters import Parameter
-from pipelines.flight_delays import features
 from pipelines.flight_delays.settings import LAKE_VERSION
-
-HISTORY_DAYS = max(window.hours for window in features.WINDOWS) // 24 + 3
-"""Days before the interval that its features look back on: the longest window, and the longest flight, with some room.
-The features are the same as with everything before it."""
 
 VERSION = Parameter(
     "version",

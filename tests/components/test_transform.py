@@ -83,13 +83,20 @@ def run(spark, tmp_path, monkeypatch):
     files = TableFiles("parts", 1, None, "at", ("id",), columns, (), version.files)
     start = datetime.combine(DAYS[0], datetime.min.time(), INTERVAL.start.tzinfo)
 
-    def run(out: str = "examples", verdict: Verdict | None = None, **settings) -> standard_artifacts.Examples:
+    def run(
+        out: str = "examples",
+        verdict: Verdict | None = None,
+        training_start: datetime = start,
+        labels_known_by: datetime = INTERVAL.end,
+        **settings,
+    ) -> standard_artifacts.Examples:
         artifacts = {}
         for name, kind in (("dataset", Dataset), ("report", ValidationReport), (out, standard_artifacts.Examples)):
             artifacts[name] = kind()
             artifacts[name].uri = str(tmp_path / name)
             (tmp_path / name).mkdir(exist_ok=True)
-        DatasetReader(tmp_path / "lake", ZONE, INTERVAL, start, "now", {"parts": files}).write(tmp_path / "dataset")
+        instants = (start, training_start, labels_known_by)
+        DatasetReader(tmp_path / "lake", ZONE, INTERVAL, *instants, "now", {"parts": files}).write(tmp_path / "dataset")
         (verdict or Verdict("validate", str(INTERVAL), ())).write(tmp_path / "report")
         given = {"transform": "toy_transform:make", "schema": "toy_transform:SCHEMA", "validation_days": 2} | settings
         transform.EXECUTOR_SPEC.executor_class._FUNCTION(
@@ -210,6 +217,21 @@ def test_doubled_rows_are_refused(run):
 def test_a_split_without_rows_is_refused(run, days):
     with pytest.raises(TerminalError, match="no examples for train"):
         run(validation_days=days)
+
+
+def test_rows_before_the_window_feed_features_and_are_not_trained_on(run):
+    window = datetime.combine(DAYS[2], datetime.min.time(), INTERVAL.start.tzinfo)
+    whole, cut = split(run(), "train"), split(run("cut", training_start=window), "train")
+    assert cut.num_rows < whole.num_rows
+    assert cut["id"].to_pylist() == whole["id"].to_pylist()[-cut.num_rows :]
+    assert min(cut["at"].to_pylist()) >= window
+
+
+def test_a_day_is_judged_with_the_labels_that_are_known_by_then(run):
+    # The parts of 0, 6 and 12 o'clock get their labels at 9, 15 and 21 o'clock; the one of 18 o'clock never does.
+    for hours, rows in ((-9, 1), (-8, 2), (0, 3), (24, 3)):
+        known_by = INTERVAL.end + timedelta(hours=hours)
+        assert split(run(f"by{hours}", labels_known_by=known_by), "test").num_rows == rows
 
 
 def test_no_validation_days_make_an_empty_split(run):

@@ -40,14 +40,14 @@ def test_the_graph_and_the_form(tmp_path, monkeypatch):
 
 def test_a_shorter_history_gives_the_features_that_the_model_is_judged_on(spark, flight_lake, tmp_path):  # noqa: F811
     interval = Interval.parse(DAY, clock.ZONE)
-    first = date.fromisoformat(DAY) - timedelta(days=settings.HISTORY_DAYS + 10)
+    first = date.fromisoformat(DAY) - timedelta(days=features.LOOKBACK_DAYS + 10)
     rows = small_lake.read(flight_lake, first, date.fromisoformat(DAY))
     lake = small_lake.write(tmp_path / "lake", rows)
     known = small_lake.ingested(lake, interval, tmp_path / "judged")
     judged = small_lake.transformed(known, tmp_path / "judged", validation_days=3)
     expected = {row["flight_id"]: row for row in small_lake.rows_of(judged, "test").to_pylist()}
 
-    short = small_lake.ingested(lake, interval, tmp_path / "short", window_days=settings.HISTORY_DAYS)
+    short = small_lake.ingested(lake, interval, tmp_path / "short", window_days=features.LOOKBACK_DAYS)
     table = small_lake.rows_of(small_lake.transformed(short, tmp_path / "short", purpose=PREDICTION), "predict")
     made = {row["flight_id"]: row for row in table.to_pylist()}
     assert len(made) == len([f for f in rows["flights"] if clock.local_day(f["scheduled_departure"]) == interval_day()])

@@ -61,6 +61,27 @@ def test_a_window_cuts_the_history(run):
     assert longer.history_start.isoformat() == "2013-03-01T00:00:00-05:00"
 
 
+def test_a_window_is_read_with_what_its_first_rows_look_back_on(run):
+    reader = DatasetReader.open(run("2013-04", window_days=7, lookback_days=5).uri)
+    assert reader.training_start.isoformat() == "2013-03-25T00:00:00-04:00"
+    assert reader.history_start.isoformat() == "2013-03-20T00:00:00-04:00"
+    everything = DatasetReader.open(run("2013-04", lookback_days=5).uri)
+    assert everything.training_start == everything.history_start
+
+
+def test_labels_are_waited_for_and_corrections_until_then_are_read(run, lake):
+    lake.write(
+        "events", {date(2013, 3, 5): events(date(2013, 3, 5)).slice(1)}, known_at=datetime(2013, 4, 16, tzinfo=UTC)
+    )
+    early, late = "2013-04-01/2013-04-15", {"lake_version": "then", "label_delay_hours": 48}
+    assert run(early, lake_version="then").get_int_custom_property("version_events") == 1
+    assert run(early, **late).get_int_custom_property("version_events") == 2
+    reader = DatasetReader.open(run(early, **late).uri)
+    assert reader.labels_known_by.isoformat() == "2013-04-17T00:00:00-04:00"
+    with pytest.raises(TerminalError, match="labels of the interval are not known yet"):
+        run("2013-04", label_delay_hours=24 * 365 * 1000)
+
+
 def test_an_interval_that_ends_within_a_day_cuts_rows_by_instant(run):
     reader = DatasetReader.open(run("2013-04-10T06:00/2013-04-11T18:00").uri)
     judged = reader.arrow_table("events", "interval")
@@ -135,7 +156,12 @@ def test_a_lake_without_a_single_day(run, lake):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"window_days": -1}, "window_days of 0 or more"), ({"lake_version": "tomorrow"}, "one of now, then")],
+    [
+        ({"window_days": -1}, "window_days of 0 or more"),
+        ({"lookback_days": -1}, "lookback_days"),
+        ({"label_delay_hours": -1}, "label_delay_hours"),
+        ({"lake_version": "tomorrow"}, "one of now, then"),
+    ],
 )
 def test_a_setting_out_of_range(run, settings, said):
     with pytest.raises(TerminalError, match=said):
