@@ -171,10 +171,10 @@ def _check_inputs(
         if success is None:
             if producer in needed and producer in request.pending:
                 raise TransientError(
-                    f"The upstream node {producer} is about to run again.",
+                    f"The upstream node {producer} has not ended yet.",
                     expected=f"a successful attempt of {producer}",
-                    received="a task that was cleared meanwhile and has not ended yet",
-                    remedy=f"Wait for {producer}; the task is tried again after it, or clear it then.",
+                    received="a task that runs or is about to, as after a Clear",
+                    remedy=f"Wait for {producer}: the task is tried again, or clear it then.",
                 )
             if producer in needed and not node.inputs.conditionals:
                 raise TerminalError(

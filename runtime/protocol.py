@@ -48,7 +48,7 @@ class NodeRequest:
       again: Whether the scheduler knows that the node succeeded in this run before.
       inputs: For each upstream node that has an output in this run the execution that made it; None for the latest
         success of each that ML Metadata knows under `run`.
-      pending: Upstream nodes that are about to run again, so that their output is yet to come.
+      pending: Upstream nodes that run or are about to, as after a Clear, so that their output is yet to come.
     """
 
     compiled: str

@@ -162,7 +162,7 @@ class TfxNodeOperator(BaseOperator):
         """Asks Airflow which executions made the outputs of the nodes upstream.
 
         Returns:
-          The execution of each node that has one in this run, and the nodes that are about to run again.
+          The execution of each node that has one in this run, and the nodes that run or are about to.
         """
         task = context["ti"]
         executions: dict[str, int] = {}

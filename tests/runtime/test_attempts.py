@@ -86,7 +86,7 @@ def test_an_input_that_the_scheduler_does_not_name_is_missing(home):
     assert "write has no output in this run" in missing["message"]
     assert not missing["transient"]
     pending = fault(launch(replace(run.request("copy"), inputs={}, pending=("write",))))
-    assert "write is about to run again" in pending["message"]
+    assert "write has not ended yet" in pending["message"]
     assert pending["transient"]
     # Ids begin anew in a new metadata store: what Airflow kept of the old one names something else there.
     assert launch(replace(run.request("copy"), inputs={"write": written}, labels=labels)).state == "complete"
