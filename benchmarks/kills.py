@@ -127,7 +127,7 @@ def judge(home: Home, runs: list[str]) -> list[str]:
         if open_:
             wrong.append(f"executions {open_} are still open")
         for number, run in enumerate(runs):
-            context = store.get_context_by_type_and_name("pipeline_run", run_key("five", run))
+            context = store.get_context_by_type_and_name("pipeline_run", run_key("five", "", "", run))
             done: dict[str, list[int]] = {}
             for execution in store.get_executions_by_context(context.id) if context else []:
                 if execution.last_known_state in (state.COMPLETE, state.CACHED):
@@ -168,7 +168,7 @@ def main() -> int:
         # What was killed last is buried when the launcher next starts or its nodes next run.
         Supervisor(home).stop()
         wrong = [f"{run} is {state}" for run, state in states.items() if state != "success"]
-        _sweep(home)
+        _reap_orphans(home)
         wrong += judge(home, runs)
     print(f"{told.runs} runs in {seconds:.0f} s, seed {told.seed}, killed: {dict(killer.killed)}")
     print("\n".join(wrong) or "All runs are green; each node has one live output, whole; nothing else is left.")
@@ -196,11 +196,11 @@ def _until_over(airflow: Airflow, runs: list[str], killer: Killer, every: float,
     return {run: states[run] for run in runs}
 
 
-def _sweep(home: Home) -> None:
+def _reap_orphans(home: Home) -> None:
     from runtime import attempts
 
     with metadata_store.project_connection(home) as handle:
-        attempts.sweep(handle.store)
+        attempts.reap_orphans(handle.store)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import logs, worker
-from runtime.protocol import encode_exit
+from runtime.protocol import encode_exit, socket_address
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Server:
                 signal.signal(number, self._stop)
             self._selector.register(listener, selectors.EVENT_READ)
             self._selector.register(waker, selectors.EVENT_READ)
-            self._sweep(listener)
+            self._reap_orphans(listener)
             log.info("The launcher is ready on %s.", self._path)
             while not self._stopping:
                 for key, _ in self._selector.select():
@@ -170,9 +170,9 @@ class Server:
                 connection.sendall(encode_exit(status))
             if status != 0:
                 log.warning("The node's process %d ended with status %d.", pid, status)
-                self._sweep(listener)
+                self._reap_orphans(listener)
 
-    def _sweep(self, listener: socket.socket) -> None:
+    def _reap_orphans(self, listener: socket.socket) -> None:
         """Ends, in a child, the executions that dead processes left open."""
         try:
             pid = os.fork()
@@ -180,19 +180,19 @@ class Server:
             log.error("No process could be started to look for dead attempts: %s.", error)
             return
         if pid == 0:
-            self._be_sweeper(listener)
+            self._be_reaper(listener)
         # Not waited for here: the next SIGCHLD finds it among the children.
         self._children[pid] = socket.socket(socket.AF_UNIX)
 
-    def _be_sweeper(self, listener: socket.socket) -> None:
+    def _be_reaper(self, listener: socket.socket) -> None:
         try:
             self._leave(listener)
             from runtime import attempts, metadata_store
 
             with metadata_store.project_connection(Home.current()) as handle:
-                attempts.sweep(handle.store)
+                attempts.reap_orphans(handle.store)
         except AirtightError as error:
-            # The next attempt of each node looks for itself, and so does the next sweep.
+            # The next attempt of each node looks for itself, and so does the next child.
             log.warning("No dead attempts were looked for. %s", error)
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
             traceback.print_exc()
@@ -233,7 +233,8 @@ def _listening(path: Path) -> Iterator[socket.socket]:
         path.parent.chmod(0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(str(path))
+            with socket_address(path) as address:
+                probe.connect(address)
         except (FileNotFoundError, ConnectionRefusedError):
             path.unlink(missing_ok=True)
         else:
@@ -241,7 +242,8 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     before = os.umask(0o177)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(path))
+            with socket_address(path) as address:
+                listener.bind(address)
             os.umask(before)
             listener.listen(_BACKLOG)
             yield listener

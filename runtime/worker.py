@@ -19,11 +19,22 @@ from types import FrameType
 from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import logs
-from runtime.protocol import CompileRequest, Outcome, Request, decode_request, encode_outcome, receive_with_output
+from runtime.protocol import (
+    CompileRequest,
+    Outcome,
+    Request,
+    decode_request,
+    encode_outcome,
+    receive_with_output,
+    socket_address,
+)
 
 GRACE_S = 4.0
 """Seconds that a node has for cleaning up after it was told to stop."""
 _REQUEST_TIMEOUT_S = 10.0
+_OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
+"""Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
+the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
 
 
 def answer(connection: socket.socket, *lifelines: int) -> None:
@@ -36,18 +47,20 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
       *lifelines: Further file descriptors whose other side must stay open.
     """
     connection.settimeout(_REQUEST_TIMEOUT_S)
-    told, output = receive_with_output(connection)
+    frame, output = receive_with_output(connection)
     connection.settimeout(None)
-    if told is None:
+    if frame is None:
         return
     if output is not None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
+    for name in [name for name in os.environ if name.startswith(_OF_OTHERS)]:
+        del os.environ[name]
     logs.speak()
     signal.signal(signal.SIGTERM, _cancel)
     threading.Thread(target=_end_with, args=(connection.fileno(), *lifelines), daemon=True).start()
-    outcome = do(decode_request(told))
+    outcome = do(decode_request(frame))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -69,7 +82,8 @@ def first_connection(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(path))
+            with socket_address(path) as address:
+                listener.bind(address)
             listener.listen(1)
             listener.settimeout(_REQUEST_TIMEOUT_S)
             connection, _ = listener.accept()
