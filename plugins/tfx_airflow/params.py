@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import Param
 
 from airtight.errors import TerminalError
-from airtight.interval import FORMS, PATTERN, Interval
+from airtight.interval import FORMS, PATTERN, Interval, time_zone
 from airtight.parameters import Parameter, Scalar
 from runtime.compiled_pipeline import CompiledPipeline
 
@@ -94,7 +93,7 @@ def values(
     if compiled.interval:
         interval = interval_of(compiled.zone, params.get(INTERVAL), data_interval)
         # In one spelling, however the run came by its interval: the cache goes by what is written.
-        zone = ZoneInfo(compiled.zone)
+        zone = time_zone(compiled.zone)
         ends = {"interval_start": interval.start, "interval_end": interval.end}
         told |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
     return compiled.bind(told)
