@@ -135,6 +135,16 @@ def test_a_miss_names_the_parameter_that_changed(numbers):
     assert (uri(changed["double"], "doubled") / "number").read_text() == "10"
 
 
+def test_code_in_a_folder_without_init_counts(numbers):
+    (numbers.folder / "__init__.py").unlink()
+    numbers.run("a")
+    (numbers.folder / "helping.py").write_text("def text(number):\n    return str(number + 1)\n")
+    changed = numbers.run("b")
+    assert states(changed) == ["complete", "complete"]
+    assert f"code {numbers.folder}/helping.py changed" in numbers.told(changed["make"])
+    assert (uri(changed["double"], "doubled") / "number").read_text() == "4"
+
+
 def test_code_that_a_component_imports_counts_and_other_code_does_not(numbers):
     numbers.run("a")
     (numbers.folder / "apart.py").write_text("NOTHING = 2\n")
