@@ -63,7 +63,7 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         waiting.append(name.rpartition(".")[0])
         # A folder without __init__.py is a package, too, and has no source of its own.
         if file := _source(name):
-            files.add(_path(file))
+            files.add(path_in_checkout(file))
             waiting += _imported(name, file)
     distributions = {d for p in packages - ours if (d := _distribution(p))}
     return tuple(sorted(files)), tuple(sorted(distributions))
@@ -72,14 +72,14 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def is_in(module: str, files: Iterable[str]) -> bool:
     """Whether a module is one of the files that `closure` gave, or none of ours at all."""
     file = _source(module)
-    return file is None or _path(file) in files
+    return file is None or path_in_checkout(file) in files
 
 
 def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The code that a file outside of every package rests on, as `closure` gives it; the file itself is in it."""
     look_again()
     files, distributions = closure(_imported("", file))
-    return tuple(sorted({_path(file), *files})), distributions
+    return tuple(sorted({path_in_checkout(file), *files})), distributions
 
 
 def look_again() -> None:
@@ -110,15 +110,22 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
     return installed
 
 
+def folder_of(module: str) -> Path | None:
+    """The folder of a module's file, found without importing it; None where there is no such file."""
+    spec = _spec(module)
+    return Path(spec.origin).resolve().parent if spec and spec.origin and Path(spec.origin).is_file() else None
+
+
+def path_in_checkout(file: Path) -> str:
+    """A file's path, relative to the checkout where it lies there."""
+    resolved = file.resolve()
+    return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
+
+
 def is_foreign(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package."""
     resolved = file.resolve()
     return any(resolved.is_relative_to(folder) for folder in _foreign())
-
-
-def _path(file: Path) -> str:
-    resolved = file.resolve()
-    return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
 
 
 @functools.cache

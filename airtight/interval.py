@@ -20,8 +20,8 @@ PATTERN = r"^\d{4}-\d{2}(-\d{2}(T[\d:.+Z-]+)?(/\d{4}-\d{2}-\d{2}(T[\d:.+Z-]+)?)?
 class Interval:
     """[start, end): instants that know their time zone.
 
-    Each end keeps its offset from UTC and drops the zone's rules: Python compares and subtracts two instants of one zone
-    by their wall clocks, which is wrong across a change of clocks.
+    Each end keeps its offset from UTC and drops the zone's rules: Python compares and subtracts two instants of one
+    zone by their wall clocks, which is wrong across a change of clocks.
 
     Args:
       start: First instant inside.

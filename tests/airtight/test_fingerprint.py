@@ -23,10 +23,12 @@ NAMESPACE = {
     "ours_team/dotted.py": "import ours_team.feats.helper\n",
     "ours_team/feats/helper.py": "from . import deeper\n",
     "ours_team/feats/deeper.py": "VALUE = 1\n",
-    "ours_team/walks.py": "from ours_team import plug\nimport pkgutil\nfor m in pkgutil.iter_modules(plug.__path__): pass\n",
+    "ours_team/walks.py": "from ours_team import plug\nimport pkgutil\n"
+    "for m in pkgutil.iter_modules(plug.__path__): pass\n",
     "ours_team/plug/one.py": "",
     "ours_team/plug/two/three.py": "",
-    "ours_team/prefix.py": "from importlib import import_module as load\ndef get(n): return load(f'ours_team.plug.{n}')\n",
+    "ours_team/prefix.py": "from importlib import import_module as load\n"
+    "def get(n): return load(f'ours_team.plug.{n}')\n",
     "ours_team/constant.py": "__import__('ours_team.plug.one')\n",
     "ours_computed/__init__.py": "",
     "ours_computed/main.py": "import importlib\ndef get(n): return importlib.import_module(f'{__package__}.{n}')\n",

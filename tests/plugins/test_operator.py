@@ -15,6 +15,7 @@ from tests.tiny_pipeline.running import TINY
 
 MAY = datetime(2013, 5, 1, tzinfo=UTC)
 JUNE = datetime(2013, 6, 1, tzinfo=UTC)
+SCHEDULED = "scheduled__2013-06-01T00:00:00+00:00"
 
 
 class Answering:
@@ -43,13 +44,15 @@ class Answering:
         self.stopped += 1
 
 
-def context(params=None, interval=(MAY, JUNE), clear_number=0, run_id="scheduled__2013-06-01T00:00:00+00:00"):
+def context(params=None, interval=(MAY, JUNE), clear_number=0, run_id=SCHEDULED, start_date=None):
     run = SimpleNamespace(
         dag_id="words",
         run_id=run_id,
         data_interval_start=interval[0],
         data_interval_end=interval[1],
         clear_number=clear_number,
+        # Each its own run, as the record of a run goes by it.
+        start_date=start_date or uuid4(),
     )
     return {"dag_run": run, "ti": SimpleNamespace(id=uuid4(), try_number=2), "params": params or {}}
 

@@ -8,7 +8,7 @@ import pytest
 
 from airtight.home import Home
 from runtime import cache, metadata_store
-from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import current
 from runtime.launch import launch
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import Run, uri
@@ -239,7 +239,5 @@ def test_a_bool_arrives_as_one_and_tells_runs_apart(numbers):
     assert "parameter twice was 0, is 1" in numbers.told(twice["double"])
     assert [
         p.type
-        for p in CompiledPipeline.read(
-            numbers.home.compiled / f"{numbers.name}.pipeline.create_pipeline.json"
-        ).parameters
+        for p in current(f"{numbers.name}.pipeline:create_pipeline", numbers.home).parameters
     ] == ["int", "bool"]

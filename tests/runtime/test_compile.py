@@ -11,7 +11,8 @@ from tfx.proto.orchestration import pipeline_pb2
 from airtight.errors import TerminalError
 from airtight.home import ROOT
 from runtime.compile import compile_pipeline
-from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import path_of
 from tests.tiny_pipeline.running import TINY, Run
 
 MODULE = """
