@@ -7,11 +7,9 @@ says nothing of the pipeline.
 
 from __future__ import annotations
 
-import _collections_abc
 import importlib.util
 import os
 import pathlib
-import posixpath
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,9 +22,9 @@ from airtight.home import ROOT, Home
 from runtime.compiled_pipeline import digest_of_variable, fingerprint_of
 
 _TOOLS = tuple(str(ROOT / name) + os.sep for name in ("airtight", "runtime", "plugins"))
-_MODULES = (os, pathlib, posixpath, _collections_abc)
-_THROUGH = frozenset(n for m in _MODULES for n in (str(m.__file__), f"<frozen {m.__name__}>"))
-"""Modules of Python through which code reads the environment: `os.getenv`, `os.path.expandvars`."""
+_FUNCTIONS = (os.getenv, os.path.expandvars, pathlib.Path.home.__func__, Mapping.get)  # type: ignore[attr-defined]
+_THROUGH = frozenset(function.__code__.co_filename for function in _FUNCTIONS)
+"""Files of Python through which code reads the environment: `os.getenv`, `os.path.expandvars`."""
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/usr/share/zoneinfo/")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

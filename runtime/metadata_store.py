@@ -37,6 +37,7 @@ def connection(deployment: LocalDeploymentConfig, home: Home) -> metadata.Metada
     config = getattr(chosen, kind) if kind else metadata_connection.project_config(home)
     if file := config.sqlite.filename_uri:
         config.sqlite.filename_uri = str(home.path / file)
+        metadata_connection.make_folder((home.path / file).parent, "folder of the metadata store")
     return _opened(config)
 
 

@@ -237,7 +237,7 @@ def test_a_bool_arrives_as_one_and_tells_runs_apart(numbers):
     assert states(twice) == ["cached", "complete"]
     assert (uri(twice["double"], "doubled") / "number").read_text() == "4"
     assert "parameter twice was 0, is 1" in numbers.told(twice["double"])
-    assert [
-        p.type
-        for p in current(f"{numbers.name}.pipeline:create_pipeline", numbers.home).parameters
-    ] == ["int", "bool"]
+    assert [p.type for p in current(f"{numbers.name}.pipeline:create_pipeline", numbers.home).parameters] == [
+        "int",
+        "bool",
+    ]
