@@ -180,7 +180,7 @@ class CompiledPipeline:
             f"The pipeline {self.pipeline} has no node {node_id!r}.",
             expected=f"one of {', '.join(n.id for n in self.nodes)}",
             received=repr(node_id),
-            remedy="Compile the pipeline again, or correct the node's name.",
+            remedy="Correct the node's name; if the node was added after this run began, clear the whole run.",
         )
 
     def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
@@ -256,5 +256,5 @@ def unreadable(path: Path, why: str) -> TerminalError:
         f"The compiled pipeline {path.name} cannot be read.",
         expected=f"a compiled pipeline of format {FORMAT}",
         received=why,
-        remedy="Run `python -m runtime compile` for the pipeline.",
+        remedy="Run `python -m runtime compile` for the pipeline, and clear the whole run if there is one.",
     )

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _AGAIN_S = 10
 _ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
-_UNDER_WAY = ("queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "deferred")
+_UNDER_WAY = ("queued", "running", "deferred")
+"""States of a task that Airflow no longer holds back for the tasks before it."""
 
 
 def of_run(context: Context, task: TfxNodeOperator, shown: str, home: Home) -> tuple[Path, dict[str, Any]]:
