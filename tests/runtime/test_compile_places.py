@@ -16,6 +16,7 @@ from tests.tiny_pipeline.running import Run, fault, uri
 PIPELINE = """
 import os
 from pathlib import Path
+from tfx.components import CsvExampleGen
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.common.importer import Importer
@@ -51,7 +52,8 @@ RELATIVE = """
 reader = read(data="data").with_id("read")
     imported = Importer(source_uri="{uri}", artifact_type=standard_artifacts.Examples).with_id("imported")
     config = metadata.sqlite_metadata_connection_config("metadata/rel/metadata.db")
-    return Pipeline("rel", "pipelines/rel", config, components=[reader, imported])
+    generator = CsvExampleGen("data").with_id("generator")
+    return Pipeline("rel", "pipelines/rel", config, components=[reader, imported, generator])
 """
 
 
@@ -60,7 +62,7 @@ def source(tmp_path, monkeypatch, request):
     """Writes a pipeline beside its data, and gives its name."""
     folder, name = tmp_path / "code", f"places_{abs(hash(request.node.name))}"
     (folder / "data").mkdir(parents=True)
-    (folder / "data" / "rows.csv").write_text("a,b\n")
+    (folder / "data" / "rows.csv").write_text(ROWS)
     (folder / f"{name}_helper.py").write_text("TEXT = 'helped'\n")
     monkeypatch.syspath_prepend(folder)
 
@@ -87,7 +89,7 @@ def test_relative_paths_begin_at_the_pipelines_file_and_nothing_is_written_besid
     run.values = {}
     before = tree(source.folder)
     made = uri(run.node("read"), "made")
-    assert (made / "made").read_text() == "a,b\nhelped"
+    assert (made / "made").read_text() == f"{ROWS}helped"
     assert made.is_relative_to(home.path / "pipelines" / "rel")
     assert (home.path / "metadata" / "rel" / "metadata.db").is_file()
     assert uri(run.node("imported"), "result") == source.folder / "data", "and so its contents are seen by the cache"
@@ -121,6 +123,7 @@ def test_a_remote_pipeline_root_is_refused_by_name(home, source, root):
     assert "mounted folder" in caught.value.remedy
 
 
+ROWS = "a,b\n" + "".join(f"{number},{number}\n" for number in range(50))
 LEAVE = "return Pipeline('left', components=[leave(how=RuntimeParameter('how', str)).with_id('leave')])"
 
 
@@ -160,5 +163,7 @@ def test_a_process_that_was_started_elsewhere_finds_modules_and_data(home, sourc
     before = tree(source.folder), tree(ROOT / "tests" / "runtime")
     with Call(run.request("read"), None) as call:
         made = uri(call.outcome, "made")
-    assert (made / "made").read_text() == "a,b\nhelped"
+    assert (made / "made").read_text() == f"{ROWS}helped"
+    with Call(run.request("generator"), None) as call:
+        assert list(uri(call.outcome, "examples").glob("Split-train/*"))
     assert (tree(source.folder), tree(ROOT / "tests" / "runtime")) == before
