@@ -38,14 +38,14 @@ class Inputs:
 
     def __init__(self, home: Home) -> None:
         self._home = str(home.path) + os.sep
-        self._files: set[str] = set()
+        self._files: dict[str, str] = {}
         self._written: set[str] = set()
         self._variables: set[str] = set()
 
     def files(self) -> dict[str, str]:
         """What tells the contents of each file apart, by path (relative to the checkout where it lies there)."""
-        read = (Path(name) for name in sorted(self._files - self._written))
-        return {fingerprint.path_in_checkout(file): fingerprint_of(file) for file in read if file.is_file()}
+        read = (name for name in self._files if name not in self._written and os.path.isfile(name))
+        return {fingerprint.path_in_checkout(Path(name)): self._files[name] for name in read}
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """SHA-256 of each variable's value in an environment, by name; "" for one that is not set there."""
@@ -70,7 +70,9 @@ class Inputs:
             return
         # Code is read by Python's import, whoever asks for it; a file that no import statement names, too.
         if is_code or (not path.startswith(self._home) and _is_wanted_by_pipeline(sys._getframe(2))):
-            self._files.add(path)
+            # As it is now: what is written to it later was not read.
+            if path not in self._files and os.path.isfile(path):
+                self._files[path] = fingerprint_of(Path(path))
 
     def asked(self, name: str) -> None:
         """Notes a variable that is being read."""

@@ -143,6 +143,13 @@ def test_what_a_library_reads_for_itself_does_not_count(home, pipeline, tmp_path
     assert not [name for name in compiled.sources if name.endswith(("ours.txt", "libby.py"))]
 
 
+def test_a_file_that_changes_while_it_is_compiled_leaves_it_stale(home, pipeline):
+    (pipeline.folder / "settings.json").write_text("1")
+    read = "text = Path('settings.json').read_text()"
+    later = f"import subprocess\nsubprocess.run(['sh', '-c', 'echo 2 > {pipeline.folder}/settings.json'])"
+    assert pipeline(f"{read}\n{later}", home).stale() == f"{pipeline.folder}/settings.json changed"
+
+
 def test_data_of_the_state_folder_and_what_is_written_do_not_count(home, pipeline):
     home.path.mkdir()
     (home.path / "state.json").write_text("1")
