@@ -1,7 +1,9 @@
 """What a module's code consists of: every file of ours that it imports, and the packages that these import.
 
 Found by reading the import statements, not by importing: what a node happens to import while it runs is too late, and
-what one process has imported is too much.
+what one process has imported is too much. A file that computes the names of modules (`import_module(name)`, a walk over
+a package) rests on every module that it can reach so: those of its own package, of the packages that it imports, and of
+those that the call names in part.
 """
 
 from __future__ import annotations
@@ -9,18 +11,28 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import importlib
 import importlib.metadata
+import importlib.util
+import pkgutil
 import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from airtight.files import digest_of_file
 from airtight.home import ROOT
 
 _NAMED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*")
+_LOADERS = (
+    *("import_module", "__import__", "iter_modules", "walk_packages"),
+    *("spec_from_file_location", "SourceFileLoader", "run_path", "run_module"),
+)
+"""Functions that take a module's name, or its place, from a value."""
+_BY_PARAMETER = "airtight.import_string"
+"""It loads what a node's parameters name, and the cache follows these itself."""
 
 
 def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -33,7 +45,8 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
       Files that are neither Python's nor an installed package's, relative to the checkout where they lie there; and
       the names of the installed distributions that these files import. Both sorted.
     """
-    files: dict[str, Path] = {}
+    files: set[str] = set()
+    ours: set[str] = set()
     packages: set[str] = set()
     waiting = list(modules)
     seen: set[str] = set()
@@ -42,73 +55,77 @@ def closure(modules: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not name or name in seen:
             continue
         seen.add(name)
-        file = _source(name)
-        if file is None:
-            packages.add(name.partition(".")[0])
+        top = name.partition(".")[0]
+        if not _is_ours(name):
+            packages.add(top)
             continue
-        if name.partition(".")[2]:
-            waiting.append(name.rpartition(".")[0])
-        files[name] = file
-        waiting += _imported(name, file)
-    told = {_told(file) for file in files.values()}
-    ours = {name.partition(".")[0] for name in files}
+        ours.add(top)
+        waiting.append(name.rpartition(".")[0])
+        # A folder without __init__.py is a package, too, and has no source of its own.
+        if file := _source(name):
+            files.add(path_in_checkout(file))
+            waiting += _imported(name, file)
     distributions = {d for p in packages - ours if (d := _distribution(p))}
-    return tuple(sorted(told)), tuple(sorted(distributions))
+    return tuple(sorted(files)), tuple(sorted(distributions))
 
 
 def is_in(module: str, files: Iterable[str]) -> bool:
     """Whether a module is one of the files that `closure` gave, or none of ours at all."""
     file = _source(module)
-    return file is None or _told(file) in files
+    return file is None or path_in_checkout(file) in files
 
 
 def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The code that a file outside of every package rests on, as `closure` gives it; the file itself is in it."""
     look_again()
     files, distributions = closure(_imported("", file))
-    return tuple(sorted({_told(file), *files})), distributions
+    return tuple(sorted({path_in_checkout(file), *files})), distributions
 
 
 def look_again() -> None:
     """Forgets where modules were found, or were not: files and the places where Python looks may have changed."""
     _spec.cache_clear()
+    importlib.invalidate_caches()
 
 
 def module_of(value: str) -> str:
     """The module of a parameter that names code, `package.module:attribute`; "" for any other text."""
-    found = _NAMED.fullmatch(value)
-    return found[1] if found else ""
+    match = _NAMED.fullmatch(value)
+    return match[1] if match else ""
 
 
 def digests(files: Iterable[str]) -> dict[str, str]:
     """SHA-256 of each file as it is now; "gone" where there is none."""
-    found = {}
-    for name in files:
-        file = ROOT / name
-        found[name] = digest_of_file(file) if file.is_file() else "gone"
-    return found
+    return {name: digest_of_file(ROOT / name) if (ROOT / name).is_file() else "gone" for name in files}
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
     """The installed version of each distribution; "gone" where there is none."""
-    found = {}
+    installed = {}
     for name in distributions:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "gone"
-    return found
+            installed[name] = "gone"
+    return installed
+
+
+def folder_of(module: str) -> Path | None:
+    """The folder of a module's file, found without importing it; None where there is no such file."""
+    spec = _spec(module)
+    return Path(spec.origin).resolve().parent if spec and spec.origin and Path(spec.origin).is_file() else None
+
+
+def path_in_checkout(file: Path) -> str:
+    """A file's path, relative to the checkout where it lies there."""
+    resolved = file.resolve()
+    return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
 
 
 def is_foreign(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package."""
     resolved = file.resolve()
     return any(resolved.is_relative_to(folder) for folder in _foreign())
-
-
-def _told(file: Path) -> str:
-    resolved = file.resolve()
-    return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
 
 
 @functools.cache
@@ -118,13 +135,36 @@ def _foreign() -> frozenset[Path]:
 
 @functools.cache
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module of ours would be imported from; nothing is imported to find out."""
+    """Where a module would be imported from; nothing is imported to find out.
+
+    Python's own `find_spec` wants a package's parent to be imported where the package has no __init__.py, so the
+    folders are asked here one by one, as it does.
+    """
     package, _, _ = name.rpartition(".")
-    if not package:
-        return None if name in sys.stdlib_module_names else PathFinder.find_spec(name)
-    parent = _spec(package)
-    places = list(parent.submodule_search_locations or ()) if parent else []
-    return PathFinder.find_spec(name, places) if places and not is_foreign(Path(places[0])) else None
+    if package:
+        parent = _spec(package)
+        places = list(parent.submodule_search_locations or ()) if parent else []
+    else:
+        places = [] if name in sys.stdlib_module_names else sys.path
+    portions: list[str] = []
+    for place in places:
+        finder = pkgutil.get_importer(place)
+        spec = finder.find_spec(name) if finder else None
+        if spec is None:
+            continue
+        if spec.loader is not None:
+            return spec
+        portions += [portion for portion in spec.submodule_search_locations or () if not is_foreign(Path(portion))]
+    if not portions:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = portions
+    return spec
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a name is that of a module or a package which is neither Python's nor installed."""
+    return _source(name) is not None or bool(_folders(name))
 
 
 def _source(name: str) -> Path | None:
@@ -134,21 +174,89 @@ def _source(name: str) -> Path | None:
     return file if file and file.suffix == ".py" and not is_foreign(file) else None
 
 
+def _folders(name: str) -> list[Path]:
+    """The folders of a package of ours; none for what is no package."""
+    spec = _spec(name)
+    places = (spec.submodule_search_locations if spec else None) or ()
+    return [Path(place) for place in places if not is_foreign(Path(place))]
+
+
 def _imported(name: str, file: Path) -> Iterator[str]:
-    """Modules that a file names in its import statements, wherever they stand in it."""
+    """Modules that a file names in its import statements, wherever they stand in it, and those that it may compute."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    for statement in ast.walk(_parsed(file)):
+    tree = _parsed(file)
+    bound: list[str] = []
+    for statement in ast.walk(tree):
         if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            bound += [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):
             base = statement.module or ""
             if statement.level:
                 parents = package.split(".")[: len(package.split(".")) - statement.level + 1]
                 base = ".".join([*parents, *filter(None, [base])])
             yield base
-            if _source(base) is not None:
-                # A name that is imported may be a module of its own.
-                yield from (f"{base}.{a.name}" for a in statement.names if _source(f"{base}.{a.name}") is not None)
+            # A name that is imported may be a module of its own.
+            names = [f"{base}.{alias.name}" for alias in statement.names] if _folders(base) else []
+            bound += [name for name in names if _is_ours(name)]
+            if any(alias.name == "*" for alias in statement.names):
+                yield from _modules_in(base)
+    yield from bound
+    if name != _BY_PARAMETER:
+        yield from _computed(tree, package, file, bound)
+
+
+def _computed(tree: ast.Module, package: str, file: Path, bound: list[str]) -> Iterator[str]:
+    """Modules whose names a file computes, or says in the call that loads them."""
+    loaders = {
+        alias.asname or alias.name
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+        if alias.name in _LOADERS
+    } | set(_LOADERS)
+    reached: set[str] = set()
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or getattr(call.func, "attr", getattr(call.func, "id", "")) not in loaders:
+            continue
+        first = call.args[0] if call.args else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.endswith(".py"):
+            yield _absolute(first.value, call, package)
+            continue
+        reached |= {package, *bound}
+        texts = [part.value for part in ast.walk(call) if isinstance(part, ast.Constant)]
+        reached.update(_longest_package(text) for text in texts if isinstance(text, str))
+    for name in reached:
+        yield from _modules_in(name)
+    if reached and not package:
+        yield from (beside.stem for beside in file.parent.glob("*.py") if _source(beside.stem) == beside)
+
+
+def _absolute(name: str, call: ast.Call, package: str) -> str:
+    """The absolute name of a module that a call names by a constant, `import_module(".words", __package__)`."""
+    if not name.startswith("."):
+        return name
+    anchors = [*call.args[1:], *(keyword.value for keyword in call.keywords if keyword.arg == "package")]
+    anchor = next((a.value for a in anchors if isinstance(a, ast.Constant) and isinstance(a.value, str)), package)
+    try:
+        return importlib.util.resolve_name(name, anchor)
+    except ImportError:
+        return ""
+
+
+def _longest_package(text: str) -> str:
+    """The package of ours that a text begins with, as in `"team.features." + name`."""
+    name = re.split(r"[^\w.]", text)[0].strip(".")
+    while name and not _folders(name):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _modules_in(package: str) -> Iterator[str]:
+    """Every module of a package of ours, those of its subpackages, too."""
+    for folder in _folders(package) if package else ():
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            yield ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
 def _parsed(file: Path) -> ast.Module:
@@ -174,8 +282,8 @@ def _distribution(package: str) -> str:
         return str(importlib.metadata.metadata(package)["Name"])
     except importlib.metadata.PackageNotFoundError:
         # A package shared by many distributions, such as google, says nothing of one.
-        found = _all_distributions().get(package, [])
-        return found[0] if len(found) == 1 else ""
+        candidates = _all_distributions().get(package, [])
+        return candidates[0] if len(candidates) == 1 else ""
 
 
 @functools.cache

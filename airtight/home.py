@@ -32,7 +32,7 @@ class Home:
 
     @property
     def compiled(self) -> Path:
-        """Compiled pipelines, `<pipeline>.json`: TFX's IR and what Airflow needs beside it."""
+        """Compiled pipelines, `<pipeline>/<digest>.json`, which of them are current, and those that runs began with."""
         return self.path / "compiled"
 
     @property

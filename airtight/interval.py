@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from airtight.errors import TerminalError
 
@@ -18,6 +19,9 @@ PATTERN = r"^\d{4}-\d{2}(-\d{2}(T[\d:.+Z-]+)?(/\d{4}-\d{2}-\d{2}(T[\d:.+Z-]+)?)?
 @dataclass(frozen=True, order=True)
 class Interval:
     """[start, end): instants that know their time zone.
+
+    Each end keeps its offset from UTC and drops the zone's rules: Python compares and subtracts two instants of one
+    zone by their wall clocks, which is wrong across a change of clocks.
 
     Args:
       start: First instant inside.
@@ -38,6 +42,9 @@ class Interval:
                 received=f"{self.start.isoformat()} to {self.end.isoformat()}",
                 remedy="Give both ends with their offset from UTC.",
             )
+        for name in ("start", "end"):
+            instant: datetime = getattr(self, name)
+            object.__setattr__(self, name, instant.astimezone(timezone(instant.utcoffset() or timedelta())))
         if self.start >= self.end:
             raise TerminalError(
                 "A data interval must end after it starts.",
@@ -57,7 +64,7 @@ class Interval:
         Raises:
           TerminalError: Anything else.
         """
-        tz = ZoneInfo(zone)
+        tz = time_zone(zone)
         try:
             if re.fullmatch(r"\d{4}-\d{2}", text):
                 first = date.fromisoformat(f"{text}-01")
@@ -69,7 +76,7 @@ class Interval:
             return cls(_midnight(day, tz), _midnight(day + timedelta(days=1), tz))
         except ValueError as error:
             raise TerminalError(
-                "That is no data interval.", expected=FORMS, received=repr(text), remedy="Correct the interval."
+                "Invalid data interval.", expected=FORMS, received=repr(text), remedy="Correct the interval."
             ) from error
 
     @classmethod
@@ -91,7 +98,7 @@ class Interval:
 
     def days(self, zone: str) -> Iterator[date]:
         """Every local day that the interval touches, in order."""
-        tz = ZoneInfo(zone)
+        tz = time_zone(zone)
         day = self.start.astimezone(tz).date()
         while _midnight(day, tz) < self.end:
             yield day
@@ -99,6 +106,24 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.start.isoformat()}/{self.end.isoformat()}"
+
+
+def time_zone(name: str) -> ZoneInfo:
+    """Returns the time zone of an IANA name.
+
+    Raises:
+      TerminalError: There is no such zone.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
+        near = difflib.get_close_matches(str(name), available_timezones(), n=1)
+        raise TerminalError(
+            "Unknown time zone.",
+            expected="an IANA name such as America/New_York" + (f"; did you mean {near[0]!r}?" if near else ""),
+            received=repr(name),
+            remedy="Correct ZONE in the pipeline.",
+        ) from error
 
 
 def _midnight(day: date, tz: ZoneInfo) -> datetime:

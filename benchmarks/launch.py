@@ -19,7 +19,7 @@ from statistics import median
 from airtight.home import ROOT, Home
 from benchmarks import plain
 from runtime.client import call
-from runtime.compiled_pipeline import path_of
+from runtime.compiled_store import path_of
 from runtime.protocol import CompileRequest, NodeRequest
 
 ROUNDS = 20

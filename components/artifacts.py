@@ -1,4 +1,7 @@
-"""The artifact types that TFX's standard ones do not cover. Every one carries the interval it speaks of."""
+"""The artifact types that TFX's standard ones do not cover. Every one carries the interval it speaks of.
+
+`HOLDS_FILES` has the launcher fail a node that left such an output empty.
+"""
 
 from typing import ClassVar
 
@@ -14,6 +17,7 @@ class Dataset(Artifact):
     """What one run reads from the lake: `manifest.json`, naming immutable files and their digests."""
 
     TYPE_NAME = "Dataset"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "rows": Property(type=PropertyType.INT),
@@ -25,6 +29,7 @@ class ValidationReport(Artifact):
     """What Great Expectations found: `verdict.json`, `report.json`, `report.html`."""
 
     TYPE_NAME = "ValidationReport"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "passed": Property(type=PropertyType.INT)}
 
 
@@ -35,6 +40,7 @@ class Proposal(Artifact):
     """
 
     TYPE_NAME = "Proposal"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "model": Property(type=PropertyType.STRING),
@@ -51,6 +57,7 @@ class Promotion(Artifact):
     """What is served of a model since a person or a release wanted it: `promotion.json`, of the version's interval."""
 
     TYPE_NAME = "Promotion"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "model": Property(type=PropertyType.STRING),
@@ -70,6 +77,7 @@ class Release(Artifact):
     """
 
     TYPE_NAME = "Release"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "model": Property(type=PropertyType.STRING),
@@ -91,6 +99,7 @@ class ReleaseDecision(Artifact):
     """What live requests said of a release: `verdict.json`, `report.html`, `counts.json`."""
 
     TYPE_NAME = "ReleaseDecision"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "model": Property(type=PropertyType.STRING),
@@ -104,6 +113,7 @@ class DriftReport(Artifact):
     """How the interval differs from the training reference: `verdict.json`, `report.html`."""
 
     TYPE_NAME = "DriftReport"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {**_INTERVAL, "drifted": Property(type=PropertyType.INT)}
 
 
@@ -111,6 +121,7 @@ class Predictions(Artifact):
     """What a model says of an interval's rows: `date=YYYY-MM-DD/predictions.parquet` by local day, `report.html`."""
 
     TYPE_NAME = "Predictions"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "model": Property(type=PropertyType.STRING),
@@ -125,6 +136,7 @@ class StreamClosing(Artifact):
     """Whether a stream's rows equal the batch's: `verdict.json`, `report.html`, `differences.parquet`."""
 
     TYPE_NAME = "StreamClosing"
+    HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
         "equal": Property(type=PropertyType.INT),

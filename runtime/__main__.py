@@ -1,4 +1,7 @@
-"""`python -m runtime compile | run | launch | replay | serve`: TFX pipelines without Airflow."""
+"""`python -m runtime compile | run | launch | replay | serve`: TFX pipelines without Airflow.
+
+`run` and `launch` keep what they make in a scratch folder of the state folder, unless they are given --push.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GLOG_minloglevel", "1")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    told = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        return int(told.command(told))
+        return int(args.command(args))
     except AirtightError as error:
         print(f"{'transient' if error.transient else 'terminal'} fault: {error}", file=sys.stderr)
         return error.exit_status
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIPELINE",
         help="a folder of pipelines/, package.module:function, or an IR file",
     )
+    _add_arguments(compile_)
     compile_.set_defaults(command=_compile)
 
     run = commands.add_parser("run", help="run all nodes of a pipeline here, without Airflow")
@@ -84,55 +88,75 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a runtime parameter")
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="run every node, whatever is known")
     parser.add_argument("--run-id", default="", help="names the run; one that is there already gets further attempts")
+    parser.add_argument(
+        "--push",
+        action="store_true",
+        help="run in the state folder itself: what is pushed is served, and later runs compare with it",
+    )
+    _add_arguments(parser)
 
 
-def _compile(told: argparse.Namespace) -> int:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of create_pipeline, JSON or text"
+    )
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from runtime import local
     from runtime.compile import compile_pipeline
 
-    for pipeline in told.pipelines:
-        print(f"Compiled {pipeline} to {compile_pipeline(pipeline)}.")
+    for pipeline in args.pipelines:
+        path = compile_pipeline(pipeline, arguments=local.arguments(args.arg))
+        print(f"Compiled {pipeline} to {path}.")
     return 0
 
 
-def _run(told: argparse.Namespace) -> int:
-    from runtime import local, logs
-    from runtime.compile import compile_pipeline
+def _run(args: argparse.Namespace) -> int:
+    from runtime import local
     from runtime.compiled_pipeline import CompiledPipeline
 
-    logs.speak()
-    home = Home.current()
-    path = compile_pipeline(told.pipeline, home)
-    values = local.typed(CompiledPipeline.read(path), told.interval, told.set)
-    outcomes = local.run(path, home, told.run_id or _fresh_id(told.interval), values, use_cache=told.cache)
+    home, path = _compiled_for_run(args)
+    values = local.typed(CompiledPipeline.read(path), args.interval, args.set)
+    run_id = args.run_id or _fresh_id(args.interval)
+    outcomes = local.run(path, home, run_id, values, use_cache=args.cache)
+    print(f"The run {run_id} lies in {home.path}.")
     return _status([*outcomes.values()])
 
 
-def _launch(told: argparse.Namespace) -> int:
-    from runtime import local, logs
-    from runtime.compile import compile_pipeline
+def _launch(args: argparse.Namespace) -> int:
+    from runtime import local
     from runtime.compiled_pipeline import CompiledPipeline
     from runtime.launch import launch
 
-    logs.speak()
-    home = Home.current()
-    path = compile_pipeline(told.pipeline, home)
+    home, path = _compiled_for_run(args)
     compiled = CompiledPipeline.read(path)
-    run_id = told.run_id or _fresh_id(told.interval)
+    run_id = args.run_id or _fresh_id(args.interval)
     request = NodeRequest(
         compiled=str(path),
-        node=told.node,
+        node=args.node,
         run=run_key("local", compiled.pipeline, run_id),
         attempt=uuid.uuid4().hex,
         home=str(home.path),
-        parameters=local.typed(compiled, told.interval, told.set),
+        parameters=local.typed(compiled, args.interval, args.set),
         labels={"run_id": run_id},
-        use_cache=told.cache,
+        use_cache=args.cache,
     )
     outcome = launch(request)
     return EXIT_SKIPPED if outcome.state == "skipped" else _status([outcome])
 
 
-def _replay(told: argparse.Namespace) -> int:
+def _compiled_for_run(args: argparse.Namespace) -> tuple[Home, Path]:
+    """The state folder of a local run, and the pipeline compiled for it: never the one that DAGs use."""
+    from runtime import local, logs
+    from runtime.compile import compile_pipeline
+
+    logs.speak()
+    home = Home.current() if args.push else local.scratch(Home.current())
+    return home, compile_pipeline(args.pipeline, home, arguments=local.arguments(args.arg), make_current=False)
+
+
+def _replay(args: argparse.Namespace) -> int:
     from runtime.replay import replay
 
     # TFX warns of what no pipeline of this project has.
@@ -141,39 +165,41 @@ def _replay(told: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    replayed = replay(told.run, Home.current(), pipeline=told.pipeline, nodes=told.node, keep=told.keep, say=say)
+    replayed = replay(args.run, Home.current(), pipeline=args.pipeline, nodes=args.node, keep=args.keep, say=say)
     equal = sum(result.state == "equal" for result in replayed)
     print(f"The run is repeatable: {equal} nodes are equal, {len(replayed) - equal} were not replayed.")
     return 0
 
 
-def _serve(told: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     from runtime.prefork_server import serve
 
-    serve(told.socket or Home.current().launcher_socket)
+    serve(args.socket or Home.current().launcher_socket)
     return 0
 
 
-def _clean(told: argparse.Namespace) -> int:
-    from runtime import metadata_store, retention
+def _clean(args: argparse.Namespace) -> int:
+    from runtime import compiled_store, metadata_store, retention
 
     home = Home.current()
     with metadata_store.project_connection(home) as handle:
-        found = retention.clean(handle.store, home, days=told.days, dry_run=told.dry_run)
-    for old in found.removed:
-        print(f"{'Would remove' if told.dry_run else 'Removed'} {old}.")
-    done = "would go" if told.dry_run else "are gone"
+        cleaned = retention.clean(handle.store, home, days=args.days, dry_run=args.dry_run)
+    compiled = compiled_store.remove_old(home, days=args.days, dry_run=args.dry_run)
+    for old in (*cleaned.removed, *compiled):
+        print(f"{'Would remove' if args.dry_run else 'Removed'} {old}.")
+    done = "would go" if args.dry_run else "are gone"
     print(
-        f"{len(found.removed)} artifacts, {found.bytes / 2**20:.1f} MiB, {done}; "
-        f"{found.recent} are of the last {told.days:g} days, {found.needed} are what pushed or blessed models rest on."
+        f"{len(cleaned.removed)} artifacts, {cleaned.bytes / 2**20:.1f} MiB, {done}; {cleaned.recent} are of the last "
+        f"{args.days:g} days, {cleaned.needed} are what pushed or blessed models rest on. "
+        f"{len(compiled)} compiled pipelines that no recent run began with {done}."
     )
     return 0
 
 
-def _answer(told: argparse.Namespace) -> int:
+def _answer(args: argparse.Namespace) -> int:
     from runtime.worker import answer, first_connection
 
-    answer(first_connection(told.socket) if told.socket else socket.socket(fileno=os.dup(0)))
+    answer(first_connection(args.socket) if args.socket else socket.socket(fileno=os.dup(0)))
     return 0
 
 

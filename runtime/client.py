@@ -16,14 +16,16 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from airtight import fingerprint
 from airtight.errors import AirtightError, TransientError
 from airtight.home import ROOT, Home
-from runtime import containers
-from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime import compiled_store, containers
+from runtime.compiled_pipeline import CompiledPipeline
 from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive, socket_address
 
 log = logging.getLogger(__name__)
@@ -247,29 +249,49 @@ def call(request: Request, launcher: Path | None) -> Outcome:
         return started.outcome
 
 
-def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -> CompiledPipeline:
-    """Reads a compiled pipeline; compiles it first if it is missing or older than its sources.
+def fresh(
+    pipeline: str,
+    home: Home,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = log.info,
+) -> CompiledPipeline:
+    """Reads a compiled pipeline; compiles it first if it is missing or older than what it is made of.
 
     Args:
       pipeline: A folder of `pipelines/`, `package.module:function`, or the path of an IR file.
       home: The state folder.
+      arguments: What the function is called with, JSON values.
       say: Takes one line when it is compiled.
 
     Raises:
-      AirtightError: The pipeline does not compile.
+      AirtightError: The pipeline does not compile, or the launcher sees other files than this process.
     """
-    path = path_of(pipeline, home)
+    pipeline = compiled_store.absolute(pipeline)
+    reason = _why_stale(pipeline, home, arguments)
+    if reason:
+        say(f"Compiling the pipeline {pipeline}, because {reason}.")
+        paths = (os.path.abspath(path) for path in sys.path)
+        own = tuple(path for path in paths if os.path.isdir(path) and not fingerprint.is_foreign(Path(path)))
+        request = CompileRequest(pipeline, str(home.path), dict(arguments or {}), dict(os.environ), own)
+        call(request, home.launcher_socket).raise_if_failed()
+        if reason := _why_stale(pipeline, home, arguments):
+            raise TransientError(
+                f"The pipeline {pipeline} was compiled, and is not what this process sees: {reason}.",
+                expected="the same files, environment and packages here and where it is compiled",
+                received=f"a difference between process {os.getpid()} and the launcher: {reason}",
+                remedy="Deploy the same checkout to both; a file that changes by itself should not be read by "
+                "create_pipeline.",
+            )
+    return compiled_store.current(pipeline, home, arguments)
+
+
+def _why_stale(pipeline: str, home: Home, arguments: Mapping[str, Any] | None) -> str:
     try:
-        compiled = CompiledPipeline.read(path)
-        reason = compiled.stale()
+        return compiled_store.current(pipeline, home, arguments).stale()
     except AirtightError:
         # Missing, or written by an older version: nothing is lost by making it again.
-        compiled, reason = None, "it was never compiled here"
-    if compiled is not None and not reason:
-        return compiled
-    say(f"Compiling the pipeline {pipeline}, because {reason}.")
-    call(CompileRequest(pipeline, str(home.path)), home.launcher_socket).raise_if_failed()
-    return CompiledPipeline.read(path)
+        return "it was never compiled here"
 
 
 def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import inspect
+import json
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,22 +29,36 @@ from airtight.errors import AirtightError, TerminalError
 from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
 from airtight.import_string import load
+from airtight.interval import time_zone
 from airtight.parameters import Parameter
-from runtime.compiled_pipeline import ENDED_ANYHOW, Cache, CompiledPipeline, Node, path_of
+from runtime import compile_checks, compile_places
+from runtime.compile_inputs import recording
+from runtime.compiled_pipeline import Cache, CompiledPipeline, Node, safe_id
+from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
 from runtime.parameters import INTERVAL, found_in
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
-_IR_FILES = {".json": "JSON", ".pbtxt": "text", ".pb": "binary"}
 _OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers")
+_TOOLS = ("runtime", "plugins", "__main__", "_virtualenv")
 _Trigger = pipeline_pb2.NodeExecutionOptions.TriggerStrategy
 
 
-def compile_pipeline(source: str, home: Home | None = None) -> Path:
+def compile_pipeline(
+    source: str,
+    home: Home | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    make_current: bool = True,
+    only_if_stale: bool = False,
+) -> Path:
     """Compiles one pipeline and writes the result.
 
     Args:
       source: A folder of `pipelines/`, `package.module:function` that gives a TFX pipeline, or the path of an IR file.
       home: The state folder.
+      arguments: What the function is called with, JSON values.
+      make_current: Whether DAGs use the result from now on.
+      only_if_stale: Take a result that is there already, and made of what there is now.
 
     Returns:
       Path of the compiled pipeline.
@@ -48,35 +66,61 @@ def compile_pipeline(source: str, home: Home | None = None) -> Path:
     Raises:
       TerminalError: The pipeline cannot be found, does not compile, or cannot be run.
     """
-    path = path_of(source, home or Home.current())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
+    home, source = home or Home.current(), absolute(source)
+    folder = folder_of(source, home, arguments)
+    # As they are when they come back from the file.
+    given: dict[str, Any] = json.loads(json.dumps(arguments or {}))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        # Of several that want it at once, one compiles, and the others find it made.
         fcntl.flock(lock, fcntl.LOCK_EX)
         fingerprint.look_again()
-        compiled = _of_file(Path(source)) if Path(source).suffix in _IR_FILES else _of_code(source)
-        compiled.write(path)
-    return path
+        compiled = usable(source, home, given) if only_if_stale else None
+        if compiled is None:
+            compiled = _of_file(source, given) if is_ir_file(source) else _of_code(source, given, home)
+        return publish(compiled, home) if make_current else keep(compiled, home)
 
 
-def _of_code(source: str) -> CompiledPipeline:
+def _of_code(source: str, arguments: dict[str, Any], home: Home) -> CompiledPipeline:
     name = source if ":" in source else f"pipelines.{source}.pipeline:create_pipeline"
-    try:
-        create: Callable[[], Any] = load(name)
-        pipeline = create()
-        if not isinstance(pipeline, tfx_pipeline.Pipeline):
-            raise TypeError(f"{name} gave a {type(pipeline).__name__}, not a TFX Pipeline")
-        ir = compiler.Compiler().compile(pipeline)
-    except AirtightError:
-        raise
-    except Exception as error:
-        raise _does_not_compile(source, error) from error
-    module = sys.modules[name.partition(":")[0]]
+    module_name = name.partition(":")[0]
+    environment = dict(os.environ)
+    # A relative entry would mean another folder from here on.
+    sys.path[:] = [os.path.abspath(path) for path in sys.path]
+    folder = fingerprint.folder_of(module_name) or ROOT
+    with recording(home) as inputs, contextlib.chdir(folder):
+        try:
+            create: Callable[..., Any] = load(name)
+            _check_arguments(source, create, arguments)
+            pipeline = create(**arguments)
+            if not isinstance(pipeline, tfx_pipeline.Pipeline):
+                raise TypeError(f"{name} gave a {type(pipeline).__name__}, not a TFX Pipeline")
+            ir = compiler.Compiler().compile(pipeline)
+        except AirtightError:
+            raise
+        except Exception as error:
+            raise _does_not_compile(source, error) from error
     nodes = {node.id: node for node in pipeline.components if isinstance(node, base_node.BaseNode)}
-    return _compiled(source, ir, module, nodes, _digests())
+    compiled = _compiled(source, ir, sys.modules[module_name], nodes, folder)
+    sources = dict(sorted((_digests() | inputs.files()).items()))
+    return replace(
+        compiled,
+        sources=sources,
+        arguments=arguments,
+        environment=inputs.variables(environment),
+        paths=_paths(sources),
+    )
 
 
-def _of_file(path: Path) -> CompiledPipeline:
-    ir = pipeline_pb2.Pipeline()
+def _of_file(source: str, arguments: dict[str, Any]) -> CompiledPipeline:
+    path, ir = Path(source), pipeline_pb2.Pipeline()
+    if arguments:
+        raise TerminalError(
+            f"The pipeline {source} takes no arguments.",
+            expected="a function that makes the pipeline, package.module:function",
+            received=f"an IR file, and the arguments {', '.join(arguments)}",
+            remedy="Leave the arguments out, or name the function.",
+        )
     try:
         if path.suffix == ".pb":
             ir.ParseFromString(path.read_bytes())
@@ -84,8 +128,8 @@ def _of_file(path: Path) -> CompiledPipeline:
             parse = json_format.Parse if path.suffix == ".json" else text_format.Parse
             parse(path.read_text(encoding="utf-8"), ir)
     except (OSError, json_format.ParseError, text_format.ParseError, ValueError) as error:
-        raise _does_not_compile(str(path), error) from error
-    return _compiled(str(path), ir, None, {}, {str(path.resolve()): digest_of_file(path)})
+        raise _does_not_compile(source, error) from error
+    return replace(_compiled(source, ir, None, {}, path.parent), sources={source: digest_of_file(path)})
 
 
 def _compiled(
@@ -93,25 +137,74 @@ def _compiled(
     ir: pipeline_pb2.Pipeline,
     module: ModuleType | None,
     nodes: dict[str, base_node.BaseNode],
-    digests: dict[str, str],
+    folder: Path,
 ) -> CompiledPipeline:
-    _refuse_what_cannot_run(ir)
+    """What the IR and the module say; what it was made of is still to be filled in.
+
+    Args:
+      source: What is compiled.
+      ir: Its IR, in which places are made absolute.
+      module: The module of its function, if there is one.
+      nodes: Its nodes by id, as far as they are known.
+      folder: Where its relative paths begin.
+    """
+    compile_checks.refuse_what_cannot_run(ir)
+    relative = compile_places.settle(ir, folder)
+    zone = getattr(module, "ZONE", "UTC")
+    time_zone(zone)
     parameters, required = _parameters(source, ir, module)
     deployment = runner_utils.extract_local_deployment_config(ir)
+    tasks = _task_ids([n.pipeline_node.node_info.id for n in ir.nodes])
     return CompiledPipeline(
         source=source,
         pipeline=ir.pipeline_info.id,
         doc=inspect.cleandoc(module.__doc__ or "") if module else "",
-        zone=getattr(module, "ZONE", "UTC"),
+        zone=zone,
         parameters=parameters,
         required=required,
         interval=bool(set(INTERVAL) & set(found_in(ir))),
-        nodes=tuple(_node(n.pipeline_node, nodes.get(n.pipeline_node.node_info.id), deployment) for n in ir.nodes),
+        nodes=tuple(
+            replace(_node(n.pipeline_node, nodes.get(n.pipeline_node.node_info.id), deployment), task=task)
+            for n, task in zip(ir.nodes, tasks, strict=True)
+        ),
         types=_modules_of_types(nodes.values()),
-        sources=digests,
+        sources={},
         tfx=tfx.version.__version__,
         ir=json_format.MessageToDict(ir, preserving_proto_field_name=True),
+        folder=fingerprint.path_in_checkout(folder) if relative else "",
     )
+
+
+def _check_arguments(source: str, create: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    signature = inspect.signature(create)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TerminalError(
+            f"The pipeline {source} cannot be made with these arguments: {error}.",
+            expected=f"arguments of {create.__name__}{signature}",
+            received=", ".join(arguments) or "none",
+            remedy="Give them as TfxDag(..., arguments={...}), or as --arg name=value on the command line.",
+        ) from error
+
+
+def _task_ids(ids: list[str]) -> list[str]:
+    """Ids that Airflow takes, each another one: it refuses blanks and most signs."""
+    tasks: list[str] = []
+    for name in ids:
+        task = safe = safe_id(name)
+        number = 2
+        while task in tasks or (task != name and task in ids):
+            task, number = f"{safe}_{number}", number + 1
+        tasks.append(task)
+    return tasks
+
+
+def _paths(sources: Iterable[str]) -> tuple[str, ...]:
+    """The folders on Python's path, beside the checkout, in which the pipeline's modules lie."""
+    outside = [Path(name) for name in sources if name.startswith("/")]
+    own = (path for path in sys.path if Path(path) != ROOT and not fingerprint.is_foreign(Path(path)))
+    return tuple(path for path in own if any(file.is_relative_to(path) for file in outside))
 
 
 def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, deployment: LocalDeploymentConfig) -> Node:
@@ -143,8 +236,8 @@ def _cache(proto: pipeline_pb2.PipelineNode, chosen: dict[str, Any], deployment:
     on = str(chosen.get("cache_on", ""))
     modules = [getattr(python, "class_path", "").rpartition(".")[0], on.partition(":")[0]]
     for value in proto.parameters.parameters.values():
-        told = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
-        modules.append(fingerprint.module_of(told.string_value))
+        own = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
+        modules.append(fingerprint.module_of(own.string_value))
     files, distributions = fingerprint.closure(modules)
     enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache))
     return Cache(enabled, float(chosen.get("cache_days", 0)), on, files, distributions)
@@ -161,12 +254,12 @@ def _parameters(
     source: str, ir: pipeline_pb2.Pipeline, module: ModuleType | None
 ) -> tuple[tuple[Parameter, ...], tuple[str, ...]]:
     """The pipeline's own PARAMETERS, which must be those that it uses; without them, what its code waits for."""
-    found = {name: told for name, told in found_in(ir).items() if name not in INTERVAL}
+    awaited = {name: parameter for name, parameter in found_in(ir).items() if name not in INTERVAL}
     declared: tuple[Parameter, ...] | None = getattr(module, "PARAMETERS", None)
     if declared is None:
-        return tuple(p for p, _ in found.values()), tuple(name for name, (_, must) in found.items() if must)
+        return tuple(p for p, _ in awaited.values()), tuple(name for name, (_, must) in awaited.items() if must)
     kinds = {p.name: p.type for p in declared}
-    used = {name: p.type for name, (p, _) in found.items()}
+    used = {name: p.type for name, (p, _) in awaited.items()}
     # A bool is an int to TFX.
     if {name: "int" if kind == "bool" else kind for name, kind in kinds.items()} != used:
         raise TerminalError(
@@ -176,74 +269,6 @@ def _parameters(
             remedy="List each Parameter that is given to a component in PARAMETERS, and no other.",
         )
     return declared, ()
-
-
-def _refuse_what_cannot_run(ir: pipeline_pb2.Pipeline) -> None:
-    if ir.execution_mode != pipeline_pb2.Pipeline.SYNC:
-        raise _refusal(ir, "the pipeline", "it is asynchronous, and a DAG run is a synchronous run")
-    for entry in ir.nodes:
-        if entry.WhichOneof("node") == "sub_pipeline":
-            name = entry.sub_pipeline.pipeline_info.id
-            raise _refusal(
-                ir, f"the node {name}", "it is a pipeline in a pipeline, which TFX's open launcher cannot run"
-            )
-        node = entry.pipeline_node
-        for graph in node.inputs.input_graphs.values():
-            kind = graph.nodes[graph.result_node].output_data_type
-            if kind == pipeline_pb2.InputGraph.DataType.ARTIFACT_MULTIMAP_LIST:
-                reason = "it runs once for each element of a list (ForEach), which TFX's open launcher cannot run"
-                raise _refusal(ir, f"the node {node.node_info.id}", reason)
-    for entry in ir.nodes:
-        if why := _cannot_be_timed(ir, entry.pipeline_node):
-            raise _refusal(ir, f"the node {entry.pipeline_node.node_info.id}", *why)
-
-
-def _cannot_be_timed(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) -> tuple[str, str] | None:
-    """Why a node cannot run when its execution options say, and what to do."""
-    options, nodes = node.execution_options, {n.pipeline_node.node_info.id: n.pipeline_node for n in ir.nodes}
-    if options.node_success_optional:
-        return (
-            "its success is optional (success_optional), and the run would be green over its failure",
-            "Catch in the component what may fail, and write what became of it into an artifact.",
-        )
-    start = options.resource_lifetime.lifetime_start
-    if start and options.strategy != _Trigger.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS:
-        return (
-            f"it ends what {start} begins (lifetime_start), but has another trigger strategy",
-            "Give it the trigger strategy LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS.",
-        )
-    before, waiting = set(), [*node.upstream_nodes] if start else []
-    while waiting:
-        name = waiting.pop()
-        if name not in before:
-            before.add(name)
-            waiting += nodes[name].upstream_nodes
-    if start and start not in before:
-        return (
-            f"it ends what {start} begins (lifetime_start), and does not come after it",
-            f"Add {start}, or what comes after it, to its upstream nodes.",
-        )
-    begins = {n.execution_options.resource_lifetime.lifetime_start for n in nodes.values()}
-    if _Trigger.Name(options.strategy) in ENDED_ANYHOW and begins & set(node.upstream_nodes):
-        return (
-            f"it runs though {', '.join(begins & set(node.upstream_nodes))}, whose resource it uses, may have failed",
-            "Give it the usual trigger strategy.",
-        )
-    return None
-
-
-def _refusal(
-    ir: pipeline_pb2.Pipeline,
-    what: str,
-    why: str,
-    remedy: str = "Write the step as one component that handles the list, or as a pipeline of its own.",
-) -> TerminalError:
-    return TerminalError(
-        f"The pipeline {ir.pipeline_info.id} cannot run as a DAG: {what} cannot be mapped, because {why}.",
-        expected="a synchronous pipeline of components, resolvers, importers and conditions",
-        received=what,
-        remedy=remedy,
-    )
 
 
 def _doc(node: base_node.BaseNode) -> str:
@@ -256,13 +281,12 @@ def _doc(node: base_node.BaseNode) -> str:
 def _digests() -> dict[str, str]:
     """Digests of every imported module that is neither Python's nor an installed package's."""
     digests = {}
-    for name, module in sorted(sys.modules.items()):
+    for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
-        tool = name.startswith(("runtime", "plugins", "__main__", "_virtualenv")) and name not in _OURS
+        tool = name.partition(".")[0] in _TOOLS and name not in _OURS
         if tool or file.suffix != ".py" or not file.is_file() or fingerprint.is_foreign(file):
             continue
-        inside = file.resolve().is_relative_to(ROOT)
-        digests[str(file.resolve().relative_to(ROOT) if inside else file.resolve())] = digest_of_file(file)
+        digests[fingerprint.path_in_checkout(file)] = digest_of_file(file)
     return digests
 
 

@@ -1,25 +1,29 @@
 """A compiled pipeline on disk: TFX's intermediate representation and what Airflow needs beside it, as JSON.
 
-Standard library only: Airflow's side reads it at every parse.
+Where it lies is compiled_store's business. Standard library only: Airflow's side reads it at every parse.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
-from airtight.home import ROOT, Home
+from airtight.home import ROOT
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the meaning of a field changes; an older file is compiled again."""
-
+_LONGEST_ID = 200
+_LARGE = 16 * 2**20
 
 ENDED_ANYHOW = ("ALL_UPSTREAM_NODES_COMPLETED", "LAZILY_ALL_UPSTREAM_NODES_COMPLETED")
 """TFX's trigger strategies of nodes that run when those before them have ended, well or not."""
@@ -44,9 +48,9 @@ class Cache:
     distributions: tuple[str, ...] = ()
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Cache:
+    def from_dict(cls, fields: dict[str, Any]) -> Cache:
         """The inverse of `asdict`, from JSON."""
-        return cls(**{**told, "code": tuple(told["code"]), "distributions": tuple(told["distributions"])})
+        return cls(**{**fields, "code": tuple(fields["code"]), "distributions": tuple(fields["distributions"])})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Node:
     """What a scheduler needs to know of one node.
 
     Args:
-      id: Its id, which is also its task's id.
+      id: Its id.
       type: Its component's name.
       upstream: Ids of the nodes that must have ended before.
       doc: What it does, from the component's docstring.
@@ -66,6 +70,7 @@ class Node:
       after_previous: The node of the run of the interval before that must have ended before this one begins, or "".
       airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
       cache: When an earlier result may stand for a new one.
+      task: Id of its task: its own, without what Airflow refuses in an id.
     """
 
     id: str
@@ -80,11 +85,16 @@ class Node:
     after_previous: str = ""
     airflow: dict[str, Any] = field(default_factory=dict)
     cache: Cache = Cache()
+    task: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.task:
+            object.__setattr__(self, "task", self.id)
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Node:
+    def from_dict(cls, fields: dict[str, Any]) -> Node:
         """The inverse of `asdict`, from JSON."""
-        return cls(**{**told, "upstream": tuple(told["upstream"]), "cache": Cache.from_dict(told["cache"])})
+        return cls(**{**fields, "upstream": tuple(fields["upstream"]), "cache": Cache.from_dict(fields["cache"])})
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class CompiledPipeline:
     """One compiled pipeline.
 
     Args:
-      source: What was compiled: a name, `package.module:function` or the path of an IR file.
+      source: What was compiled: a name, `package.module:function` or the absolute path of an IR file.
       pipeline: The pipeline's id in TFX.
       doc: Documentation, Markdown.
       zone: IANA time zone in which bare dates are meant.
@@ -101,9 +111,14 @@ class CompiledPipeline:
       interval: Whether the pipeline wants `interval_start` and `interval_end`.
       nodes: The nodes, in topological order.
       types: Modules of the artifact types that TFX does not bring.
-      sources: SHA-256 of each file of ours that was read, by path (relative to the checkout where it lies there).
+      sources: SHA-256 of each file that the pipeline was made of, code and what it read, by path (relative to the
+        checkout where it lies there).
       tfx: Version of TFX that compiled it.
       ir: The pipeline, as JSON of TFX's `Pipeline` proto.
+      arguments: What `create_pipeline` was called with.
+      environment: SHA-256 of each environment variable that the pipeline's code read, by name; "" for one not set.
+      paths: Folders beside the checkout in which its modules are found.
+      folder: Where its relative paths begin, if it has any: the folder of its file; "" for the checkout.
     """
 
     source: str
@@ -118,11 +133,22 @@ class CompiledPipeline:
     sources: dict[str, str]
     tfx: str
     ir: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
+    folder: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole, hexadecimal."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
 
     def write(self, path: Path) -> None:
         """Writes the compiled pipeline, whole or not at all."""
-        told = {"format": FORMAT, **asdict(self)}
-        write_text(path, json.dumps(told, indent=1, sort_keys=True))
+        write_text(path, self._text())
+
+    def _text(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True)
 
     @classmethod
     def read(cls, path: Path) -> CompiledPipeline:
@@ -132,14 +158,14 @@ class CompiledPipeline:
           TerminalError: It is not there, or of another format.
         """
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError) as error:
-            raise _unreadable(path, str(error)) from error
-        if told.pop("format", None) != FORMAT:
-            raise _unreadable(path, "a compiled pipeline of another format")
-        told["parameters"] = tuple(Parameter.from_dict(p) for p in told["parameters"])
-        told["nodes"] = tuple(Node.from_dict(node) for node in told["nodes"])
-        return cls(**{**told, "required": tuple(told["required"]), "types": tuple(told["types"])})
+            raise unreadable(path, str(error)) from error
+        if fields.pop("format", None) != FORMAT:
+            raise unreadable(path, "a compiled pipeline of another format")
+        fields["parameters"] = tuple(Parameter.from_dict(p) for p in fields["parameters"])
+        fields["nodes"] = tuple(Node.from_dict(node) for node in fields["nodes"])
+        return cls(**fields | {name: tuple(fields[name]) for name in ("required", "types", "paths")})
 
     def node(self, node_id: str) -> Node:
         """The node of that id.
@@ -154,7 +180,7 @@ class CompiledPipeline:
             f"The pipeline {self.pipeline} has no node {node_id!r}.",
             expected=f"one of {', '.join(n.id for n in self.nodes)}",
             received=repr(node_id),
-            remedy="Compile the pipeline again, or correct the node's name.",
+            remedy="Correct the node's name; if the node was added after this run began, clear the whole run.",
         )
 
     def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
@@ -181,7 +207,10 @@ class CompiledPipeline:
         return bound | {name: str(given[name]) for name in ends}
 
     def stale(self) -> str:
-        """Why the compiled pipeline must be compiled again, in words; empty when it need not be."""
+        """Why the compiled pipeline must be compiled again, in words; empty when it need not be.
+
+        The environment that counts is this process's.
+        """
         installed = _installed("tfx")
         if installed and installed != self.tfx:
             return f"TFX {installed} is installed, and {self.tfx} compiled it"
@@ -189,8 +218,11 @@ class CompiledPipeline:
             file = ROOT / name
             if not file.is_file():
                 return f"{name} is gone"
-            if digest_of_file(file) != digest:
+            if fingerprint_of(file) != digest:
                 return f"{name} changed"
+        for name, digest in self.environment.items():
+            if digest_of_variable(os.environ, name) != digest:
+                return f"the environment variable {name} changed"
         return ""
 
 
@@ -202,20 +234,27 @@ def _installed(package: str) -> str:
         return ""
 
 
-def name_of(source: str) -> str:
-    """The file name of a pipeline's compiled, without suffix: `flight_delays`, or a safe form of a dotted name."""
-    return re.sub(r"[^A-Za-z0-9_.-]", ".", source).strip(".")
+def fingerprint_of(file: Path) -> str:
+    """What tells a file's contents apart: SHA-256, or for a large one, read at every parse, size and time of change."""
+    status = file.stat()
+    return digest_of_file(file) if status.st_size <= _LARGE else f"{status.st_size} bytes at {status.st_mtime_ns}"
 
 
-def path_of(source: str, home: Home) -> Path:
-    """Path of a compiled pipeline."""
-    return home.compiled / f"{name_of(source)}.json"
+def digest_of_variable(environment: Mapping[str, str], name: str) -> str:
+    """SHA-256 of a variable's value, which may be a secret; "" for one that is not set."""
+    return hashlib.sha256(environment[name].encode()).hexdigest() if name in environment else ""
 
 
-def _unreadable(path: Path, why: str) -> TerminalError:
+def safe_id(name: str) -> str:
+    """A name as Airflow takes it for a DAG or a task: letters, digits, `_`, `-` and `.`, 200 at most."""
+    return re.sub(r"[^\w.-]", "_", name)[:_LONGEST_ID]
+
+
+def unreadable(path: Path, why: str) -> TerminalError:
+    """The fault of a compiled pipeline that is not there, or is none."""
     return TerminalError(
         f"The compiled pipeline {path.name} cannot be read.",
         expected=f"a compiled pipeline of format {FORMAT}",
         received=why,
-        remedy="Run `python -m runtime compile` for the pipeline.",
+        remedy="Run `python -m runtime compile` for the pipeline, and clear the whole run if there is one.",
     )

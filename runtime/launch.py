@@ -22,8 +22,8 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError, TransientError
-from airtight.home import Home
-from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
+from airtight.home import ROOT, Home
+from runtime import attempts, cache, faults, metadata_connection, metadata_store, outputs, user_modules
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
@@ -57,6 +57,13 @@ def launch(request: NodeRequest) -> Outcome:
 
 def _launch(request: NodeRequest) -> Outcome:
     compiled = CompiledPipeline.read(Path(request.compiled))
+    # The same folder and modules wherever the node runs: relative paths begin where the pipeline's file lies.
+    sys.path.extend(path for path in compiled.paths if path not in sys.path)
+    with contextlib.chdir(ROOT / compiled.folder):
+        return _launch_compiled(compiled, request)
+
+
+def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcome:
     home = Home(Path(request.home))
     for module in compiled.types:
         importlib.import_module(module)
@@ -132,7 +139,7 @@ def _prepared(
             f"The pipeline {compiled.pipeline} was compiled by another TFX.",
             expected=f"TFX {installed}, which is installed",
             received=f"TFX {compiled.tfx}",
-            remedy=f"Run `python -m runtime compile {compiled.source}`.",
+            remedy=f"Run `python -m runtime compile {compiled.source}`, and clear the whole run.",
         )
     compiled.node(request.node)
     ir = json_format.ParseDict(compiled.ir, pipeline_pb2.Pipeline())
@@ -212,6 +219,8 @@ def _outcome(
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
         return Outcome.failure(faults.swallowed(execution, name), execution.id)
+    if lost := outputs.empty(handle.store, node, execution):
+        return Outcome.failure(lost, execution.id)
     if kept.told:
         execution.custom_properties[cache.TOLD].string_value = kept.told
         handle.store.put_executions([execution])
@@ -227,14 +236,12 @@ def _told(
 ) -> Outcome:
     """The outcome of an execution that succeeded; `publish` notes what its new outputs hold."""
     name, state = node.node_info.id, _DONE[execution.last_known_state]
-    outputs: dict[str, list[dict[str, Any]]] = {}
+    made: dict[str, list[dict[str, Any]]] = {}
     for artifact in _artifacts(handle, execution.id, publish=publish and state == "complete"):
-        outputs.setdefault(artifact.pop("key"), []).append(artifact)
-    where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, found in outputs.items() for a in found)
+        made.setdefault(artifact.pop("key"), []).append(artifact)
+    where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, artifacts in made.items() for a in artifacts)
     took = "was taken from the cache" if state == "cached" else "is done"
-    return Outcome(
-        state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, outputs
-    )
+    return Outcome(state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, made)
 
 
 def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = False) -> list[dict[str, Any]]:

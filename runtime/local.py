@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,56 @@ def run(
     return outcomes
 
 
+def scratch(home: Home) -> Home:
+    """Prepares the state folder of runs that are tried out: its lake is the real one's, all else is its own.
+
+    What is pushed there is not served, and no run of Airflow's compares with it. Its cache is shared by all such runs.
+
+    Args:
+      home: The real state folder.
+
+    Returns:
+      The scratch folder, in which this process runs from now on.
+    """
+    place = Home(home.path / "scratch")
+    link_lake(home, place)
+    os.environ["AIRTIGHT_HOME"] = str(place.path)
+    # The store, the servers and the router that these name are the real ones.
+    for name in ("AIRTIGHT_METADATA", "AIRTIGHT_MODEL_SERVER", "AIRTIGHT_ROUTER"):
+        os.environ.pop(name, None)
+    return place
+
+
+def link_lake(home: Home, place: Home) -> None:
+    """Gives a state folder the tables of another's lake by links; notes beside them are written in its own folder."""
+    place.lake.mkdir(parents=True, exist_ok=True)
+    for table in home.lake.iterdir() if home.lake.is_dir() else ():
+        link = place.lake / table.name
+        if table.is_dir() and not link.is_symlink():
+            link.symlink_to(table)
+
+
+def arguments(settings: list[str]) -> dict[str, Any]:
+    """Reads the arguments of `create_pipeline` as they were typed: JSON where it is JSON, text otherwise.
+
+    Args:
+      settings: `name=value` for each.
+
+    Raises:
+      TerminalError: A setting of another form.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise _wrong("--arg name=value", setting)
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
 def typed(compiled: CompiledPipeline, interval: str, settings: list[str]) -> dict[str, Any]:
     """Reads what was typed on the command line.
 
@@ -97,8 +149,8 @@ def typed(compiled: CompiledPipeline, interval: str, settings: list[str]) -> dic
     if compiled.interval and not interval:
         raise _wrong(f"--interval {FORMS}", "none")
     if interval:
-        told = Interval.parse(interval, compiled.zone)
-        values |= {"interval_start": told.start.isoformat(), "interval_end": told.end.isoformat()}
+        span = Interval.parse(interval, compiled.zone)
+        values |= {"interval_start": span.start.isoformat(), "interval_end": span.end.isoformat()}
     return values
 
 

@@ -25,16 +25,20 @@ _PATIENCE_S = 60.0
 
 
 def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home) -> str:
-    """The folder of the pipeline's artifacts: its own choice, or the state folder's."""
+    """The folder of the pipeline's artifacts: its own choice, or the state folder's. A relative one lies in that."""
     own = ir.runtime_spec.pipeline_root.runtime_parameter.default_value.string_value
-    return own or str(home.pipeline_root(ir.pipeline_info.id))
+    return str(home.path / own) if own else str(home.pipeline_root(ir.pipeline_info.id))
 
 
 def connection(deployment: LocalDeploymentConfig, home: Home) -> metadata.Metadata:
-    """The metadata store that the pipeline names, or the project's."""
+    """The metadata store that the pipeline names, or the project's. A relative SQLite file lies in the state folder."""
     chosen = deployment.metadata_connection_config
     kind = chosen.WhichOneof("connection_config")
-    return _opened(getattr(chosen, kind) if kind else metadata_connection.project_config(home))
+    config = getattr(chosen, kind) if kind else metadata_connection.project_config(home)
+    if file := config.sqlite.filename_uri:
+        config.sqlite.filename_uri = str(home.path / file)
+        metadata_connection.make_folder((home.path / file).parent, "folder of the metadata store")
+    return _opened(config)
 
 
 def project_connection(home: Home) -> metadata.Metadata:

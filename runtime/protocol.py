@@ -77,12 +77,19 @@ class CompileRequest:
     """Compile one pipeline.
 
     Args:
-      pipeline: Name of a folder of `pipelines/`, or `package.module:function`.
+      pipeline: Name of a folder of `pipelines/`, `package.module:function`, or the absolute path of an IR file.
       home: The state folder.
+      arguments: What the function is called with.
+      environment: The environment that counts, the client's; None for that of the process that compiles. It may hold
+        secrets, and goes nowhere but over the socket.
+      paths: Folders in which the client finds modules.
     """
 
     pipeline: str
     home: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] | None = field(default=None, repr=False)
+    paths: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> CompileRequest:

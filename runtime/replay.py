@@ -6,7 +6,7 @@ is not repeatable does not hide the others.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from runtime import artifact_diff, cache, metadata_store, recorded_run
 from runtime.client import call
-from runtime.compiled_pipeline import CompiledPipeline, Node, path_of
+from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.compiled_store import all_known, current
 from runtime.protocol import CompileRequest
 from runtime.replay_sandbox import Do, Stage, scratch
 
@@ -88,7 +89,7 @@ def replay(
     Raises:
       TerminalError: There is no such run, nothing of it can be replayed, or a node differs.
     """
-    known = list(_known(home))
+    known = list(all_known(home))
     # A source that no compiled pipeline knows tells nothing of the id.
     unknown = "" if ":" in pipeline or "/" in pipeline else pipeline
     named = next((compiled.pipeline for compiled in known if compiled.source == pipeline), unknown)
@@ -120,13 +121,6 @@ def replay(
     return replayed
 
 
-def _known(home: Home) -> Iterator[CompiledPipeline]:
-    """The compiled pipelines that can be read; one of another format is compiled again like one that is not there."""
-    for path in sorted(home.compiled.glob("*.json")):
-        with contextlib.suppress(TerminalError):
-            yield CompiledPipeline.read(path)
-
-
 def _current_pipeline(
     known: Sequence[CompiledPipeline], wanted: str, home: Home, place: Home, do: Do | None
 ) -> CompiledPipeline:
@@ -150,7 +144,8 @@ def _current_pipeline(
     if chosen and not chosen[0].stale():
         return chosen[0]
     source = chosen[0].source if chosen else wanted
-    request = CompileRequest(source, str(place.path))
+    arguments, paths = (chosen[0].arguments, chosen[0].paths) if chosen else ({}, ())
+    request = CompileRequest(source, str(place.path), arguments, dict(os.environ), paths)
     outcome = do(request) if do else call(request, home.launcher_socket)
     if outcome.state == "failed" and not chosen:
         raise TerminalError(
@@ -160,7 +155,7 @@ def _current_pipeline(
             remedy="Name its source, a folder of pipelines/ or package.module:function, with --pipeline.",
         )
     outcome.raise_if_failed()
-    return CompiledPipeline.read(path_of(source, place))
+    return current(source, place, arguments)
 
 
 def _changes(past: Iterable[recorded_run.Execution | None]) -> str:

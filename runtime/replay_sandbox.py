@@ -26,6 +26,7 @@ from airtight.home import Home
 from runtime import attempts, cache, metadata_store, recorded_run
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.local import link_lake
 from runtime.protocol import NodeRequest, Outcome, Request
 
 Do = Callable[[Request], Outcome]
@@ -53,11 +54,7 @@ def scratch(home: Home, keep: Path | None) -> Iterator[Home]:
     folder = Path(tempfile.mkdtemp(prefix="airtight-replay-")) if keep is None else keep.resolve()
     try:
         place = Home(folder)
-        place.lake.mkdir(parents=True)
-        # Notes that a step keeps in the lake's own folder are written beside the links.
-        for table in home.lake.iterdir() if home.lake.is_dir() else ():
-            if table.is_dir():
-                (place.lake / table.name).symlink_to(table)
+        link_lake(home, place)
         yield place
     finally:
         if keep is None:

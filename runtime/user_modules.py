@@ -31,7 +31,7 @@ def check(node: pipeline_pb2.PipelineNode) -> None:
     """
     places = [("module file", _given(node, _FILE)), ("wheel", _given(node, _WHEEL).partition("@")[2])]
     for what, place in places:
-        if place.startswith("/") and not Path(place).is_file():
+        if place and "://" not in place and not Path(place).is_file():
             raise TerminalError(
                 f"The {what} of {node.node_info.id} is not there.",
                 expected=f"Python code at {place}",

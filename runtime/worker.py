@@ -5,6 +5,7 @@ Both speak over one socket: the request comes in, the outcome goes out, and when
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +37,8 @@ _REQUEST_TIMEOUT_S = 10.0
 _OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
 """Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
 the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
+_OWN = ("TMPDIR", "TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")
+"""Variables of the process that does a request, whoever sent it."""
 
 
 def answer(connection: socket.socket, *lifelines: int) -> None:
@@ -104,7 +108,9 @@ def do(request: Request) -> Outcome:
         if isinstance(request, CompileRequest):
             from runtime.compile import compile_pipeline
 
-            path = compile_pipeline(request.pipeline, Home(Path(request.home)))
+            home = Home(Path(request.home))
+            with _environment_of(request):
+                path = compile_pipeline(request.pipeline, home, arguments=request.arguments, only_if_stale=True)
             return Outcome("complete", f"Compiled {request.pipeline} to {path}.")
         from runtime.launch import launch
 
@@ -114,6 +120,22 @@ def do(request: Request) -> Outcome:
         if not isinstance(error, (AirtightError, faults.Cancelled)):
             traceback.print_exc()
         return Outcome.failure(faults.in_words(error, step))
+
+
+@contextlib.contextmanager
+def _environment_of(request: CompileRequest) -> Iterator[None]:
+    """Compiles as the client would: with its environment, but for this process's own folders, and on its path."""
+    before = dict(os.environ)
+    own = {"AIRTIGHT_HOME": request.home} | {name: before[name] for name in _OWN if name in before}
+    sys.path.extend(path for path in request.paths if path not in sys.path)
+    try:
+        if request.environment is not None:
+            os.environ.clear()
+            os.environ.update(request.environment | own)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _cancel(_number: int, _frame: FrameType | None) -> None:

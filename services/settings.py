@@ -233,7 +233,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         **inherited,
         "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         # Airflow puts only the DAG folder on sys.path; a module must have one name everywhere.
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(ROOT), *_own_paths()])),
         "AIRTIGHT_ROOT": str(ROOT),
         "AIRTIGHT_HOME": str(home.path),
         MARK: str(home.path),
@@ -257,6 +257,11 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "false",
         **airflow_environment(settings, home),
     }
+
+
+def _own_paths() -> list[str]:
+    """The caller's own PYTHONPATH, whose modules pipelines may be in; absolute, because services have other folders."""
+    return [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:

@@ -14,7 +14,7 @@ from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import local, logs
 from runtime.client import Call, fresh
-from runtime.compiled_pipeline import path_of
+from runtime.compiled_store import path_of
 from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
@@ -42,13 +42,13 @@ def promote(version: str, reason: str, home: Home) -> str:
     """
     logs.speak()
     by_launcher = home.launcher_socket.exists() and not _names_other_servers(home)
-    path = path_of(PIPELINE, home)
     if by_launcher:
         fresh(PIPELINE, home, say=print)
+        path = path_of(PIPELINE, home)
     else:
         from runtime.compile import compile_pipeline
 
-        path = compile_pipeline(PIPELINE, home)
+        path = compile_pipeline(PIPELINE, home, make_current=False)
     values = {"version": version, "reason": reason}
     run = uuid.uuid4().hex[:8]
     outcomes = local.run(path, home, run, values, by=functools.partial(_ask, home) if by_launcher else None)

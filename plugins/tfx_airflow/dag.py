@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -14,10 +15,11 @@ from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airtight.errors import TerminalError
 from airtight.home import Home
 from plugins.tfx_airflow.operator import TfxNodeOperator
-from plugins.tfx_airflow.params import form
+from plugins.tfx_airflow.params import form, merged
 from plugins.tfx_airflow.previous_run_gate import AwaitPrevious
+from runtime import compiled_store
 from runtime.client import fresh
-from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node
+from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node, safe_id
 
 SUCCEEDED = "succeeded"
 """The task that fails a run of which a node failed, where what ends a resource ended well: Airflow asks the last tasks
@@ -25,11 +27,20 @@ alone how a run went."""
 _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
-def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = None, **kwargs: Any) -> DAG:
+def TfxDag(
+    pipeline: str,
+    *,
+    arguments: dict[str, Any] | None = None,
+    dag_id: str = "",
+    params: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> DAG:
     """Gives an Airflow DAG for a TFX pipeline.
 
     Args:
-      pipeline: A folder of `pipelines/`, `package.module:function` that returns a TFX pipeline, or an IR file.
+      pipeline: A folder of `pipelines/`, `package.module:function` that returns a TFX pipeline, or the absolute path of
+        an IR file. A module may lie in the DAG folder, too.
+      arguments: What the function is called with, JSON values.
       dag_id: The DAG's id; the pipeline's own by default.
       params: Further params, or others in place of the pipeline's.
       **kwargs: As for `airflow.sdk.DAG`.
@@ -37,15 +48,23 @@ def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = N
     Raises:
       AirtightError: The pipeline does not compile; it names the pipeline and the cause.
     """
-    compiled = fresh(pipeline, Home.current())
+    compiled = _fresh(pipeline, arguments)
     kwargs.setdefault("doc_md", compiled.doc or None)
-    with DAG(dag_id or compiled.pipeline, params=form(compiled) | (params or {}), **kwargs) as dag:
-        _tasks(compiled, pipeline)
+    dag_id = dag_id or safe_id(compiled.pipeline)
+    fields: dict[str, Any] = merged(form(compiled), params or {}, dag_id)
+    with DAG(dag_id, params=fields, **kwargs) as dag:
+        _tasks(compiled)
     return dag
 
 
 def TfxTaskGroup(
-    pipeline: str, *, group_id: str = "", prefix: str = "", overrides: Mapping[str, Any] | None = None, **kwargs: Any
+    pipeline: str,
+    *,
+    arguments: dict[str, Any] | None = None,
+    group_id: str = "",
+    prefix: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> TaskGroup:
     """Gives a task group for a TFX pipeline, inside the DAG that is being defined.
 
@@ -53,13 +72,14 @@ def TfxTaskGroup(
 
     Args:
       pipeline: As for `TfxDag`.
+      arguments: As for `TfxDag`.
       group_id: The group's id; the pipeline's own by default.
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
       overrides: Values of the pipeline's parameters that win over the form's, such as those of a mapped task group.
       **kwargs: As for `airflow.sdk.TaskGroup`.
 
     Raises:
-      TerminalError: There is no DAG around it.
+      TerminalError: There is no DAG around it, or it has a param of the same name and another type.
       AirtightError: The pipeline does not compile.
     """
     dag = kwargs.get("dag") or DagContext.get_current()
@@ -70,26 +90,36 @@ def TfxTaskGroup(
             received="no current DAG",
             remedy="Move it into the DAG, or use TfxDag.",
         )
-    compiled = fresh(pipeline, Home.current())
-    for name, param in form(compiled, prefix).items():
-        dag.params.setdefault(name, param)
-    with TaskGroup(group_id or compiled.pipeline, **kwargs) as group:
-        _tasks(compiled, pipeline, prefix=prefix, group=group.group_id or "", overrides=overrides)
+    compiled = _fresh(pipeline, arguments)
+    own = {name: dag.params.get_param(name) for name in dag.params}
+    for name, param in merged(form(compiled, prefix), own, dag.dag_id).items():
+        dag.params[name] = param
+    with TaskGroup(group_id or safe_id(compiled.pipeline).replace(".", "_"), **kwargs) as group:
+        _tasks(compiled, prefix=prefix, group=group.group_id or "", overrides=overrides)
     return group
 
 
+def _fresh(pipeline: str, arguments: dict[str, Any] | None) -> CompiledPipeline:
+    if compiled_store.is_ir_file(pipeline) and not Path(pipeline).is_absolute():
+        raise TerminalError(
+            f"The place of the IR file {pipeline} depends on where Airflow's processes were started.",
+            expected="an absolute path",
+            received=repr(pipeline),
+            remedy=f'Write str(Path(__file__).parent / "{Path(pipeline).name}") for a file beside the DAG file.',
+        )
+    return fresh(pipeline, Home.current(), arguments=arguments)
+
+
 def _tasks(
-    compiled: CompiledPipeline,
-    pipeline: str,
-    prefix: str = "",
-    group: str = "",
-    overrides: Mapping[str, Any] | None = None,
+    compiled: CompiledPipeline, prefix: str = "", group: str = "", overrides: Mapping[str, Any] | None = None
 ) -> None:
+    name = compiled_store.name_of(compiled, Home.current())
     tasks: dict[str, BaseOperator] = {}
     for node in compiled.nodes:
         tasks[node.id] = TfxNodeOperator(
-            task_id=node.id,
-            pipeline=pipeline,
+            task_id=node.task,
+            pipeline=compiled.source,
+            compiled=name,
             node=node.id,
             node_type=node.type,
             parameter_names=[parameter.name for parameter in compiled.parameters],
@@ -100,7 +130,7 @@ def _tasks(
         )
     nodes, gates = _with_gates(compiled.nodes)
     for gate, until in gates.items():
-        tasks[gate] = AwaitPrevious(task_id=gate, until=tasks[until].task_id, zone=compiled.zone)
+        tasks[gate] = AwaitPrevious(task_id=safe_id(gate), until=tasks[until].task_id, zone=compiled.zone)
     for node in nodes.values():
         for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]

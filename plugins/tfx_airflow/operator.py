@@ -12,9 +12,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airtight.errors import AirtightError
 from airtight.home import Home
-from plugins.tfx_airflow import params
+from plugins.tfx_airflow import params, run_start
+from runtime import compiled_store
 from runtime.client import Call
-from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime.compiled_pipeline import CompiledPipeline
 from runtime.logs import LINE
 from runtime.protocol import NodeRequest, Outcome, run_key
 
@@ -31,6 +32,7 @@ class TfxNodeOperator(BaseOperator):
 
     Args:
       pipeline: What was compiled, as `TfxDag` takes it.
+      compiled: The compiled pipeline that the DAG shows, `<name>/<digest>`; "" for the current one.
       node: The node's id.
       node_type: Its component's name, shown in the graph.
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
@@ -42,13 +44,14 @@ class TfxNodeOperator(BaseOperator):
       **kwargs: As for every operator.
     """
 
-    template_fields = ("pipeline", "node", "parameters", "overrides", "interval")
+    template_fields = ("pipeline", "compiled", "node", "parameters", "overrides", "interval")
 
     def __init__(
         self,
         *,
         pipeline: str,
         node: str,
+        compiled: str = "",
         node_type: str = "",
         parameter_names: Iterable[str] = (),
         prefix: str = "",
@@ -62,6 +65,7 @@ class TfxNodeOperator(BaseOperator):
         super().__init__(**kwargs)
         self.pipeline = pipeline
         self.node = node
+        self.compiled = compiled
         self.prefix = prefix
         self.group = group
         self.overrides = dict(overrides or {})
@@ -107,13 +111,14 @@ class TfxNodeOperator(BaseOperator):
             self._call.stop()
 
     def _request(self, context: Context, home: Home) -> NodeRequest:
-        path = path_of(self.pipeline, home)
-        compiled = CompiledPipeline.read(path)
         run = context["dag_run"]
         task = context["ti"]
+        shown = self.compiled or compiled_store.name_of(compiled_store.current(self.pipeline, home), home)
+        path, run_params = run_start.of_run(context, self, shown, home)
+        compiled = CompiledPipeline.read(path)
         inputs, pending = self._inputs(context, compiled)
         interval = (run.data_interval_start, run.data_interval_end)
-        given = {**context["params"], **{self.prefix + name: value for name, value in self.overrides.items()}}
+        given = {**run_params, **{self.prefix + name: value for name, value in self.overrides.items()}}
         return NodeRequest(
             compiled=str(path),
             node=self.node,
@@ -122,7 +127,7 @@ class TfxNodeOperator(BaseOperator):
             attempt=str(task.id),
             home=str(home.path),
             parameters=params.values(compiled, given, interval, self.prefix),
-            use_cache=params.use_cache(compiled, context["params"]),
+            use_cache=params.use_cache(compiled, run_params),
             labels={
                 "dag_id": run.dag_id,
                 "run_id": run.run_id,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import Param
+from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import TerminalError
-from airtight.interval import FORMS, PATTERN, Interval
+from airtight.interval import FORMS, PATTERN, Interval, time_zone
 from airtight.parameters import Parameter, Scalar
 from runtime.compiled_pipeline import CompiledPipeline
 
 INTERVAL = "interval"
 USE_CACHE = "use_cache"
 WHEN_PREVIOUS_FAILED = "when_previous_failed"
+SHARED = (INTERVAL, USE_CACHE, WHEN_PREVIOUS_FAILED)
+"""Params that are no parameters of a pipeline, and that all pipelines of a DAG share."""
 STOP, GO_ON = "stop", "go_on"
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
@@ -69,6 +71,57 @@ def form(compiled: CompiledPipeline, prefix: str = "") -> dict[str, Param]:
     return fields
 
 
+def merged(fields: Mapping[str, Param], own: Mapping[str, Any], dag_id: str) -> dict[str, Param]:
+    """A pipeline's fields and a DAG's own params, which win: with another default, range or wording.
+
+    Args:
+      fields: The pipeline's fields, as `form` gives them.
+      own: The DAG's own params, `Param` or a bare default.
+      dag_id: The DAG.
+
+    Raises:
+      TerminalError: One of the DAG's own has the name of a field, and another type.
+    """
+    params: dict[str, Param] = dict(fields)
+    for name, value in own.items():
+        param, field = value if isinstance(value, Param) else Param(value), fields.get(name)
+        if field is not None and not param.schema and not param.description:
+            # A bare default: all else is the pipeline's.
+            param = Param(param.value, description=field.description, **field.schema)
+        if field is not None:
+            _check_type(name, dag_id, field, param)
+        params[name] = param
+    return params
+
+
+def _check_type(name: str, dag_id: str, field: Param, param: Param) -> None:
+    """Refuses a DAG's own param whose values the pipeline's parameter of that name cannot take."""
+    taken, given = _types(field), _types(param)
+    received = f"type {' or '.join(sorted(given))}"
+    if "number" in taken:
+        taken = {*taken, "integer"}
+    fits = given <= taken
+    if fits and param.has_value:
+        received = f"the default {param.value!r}"
+        try:
+            Param(param.value, type=field.schema["type"]).resolve()
+        except ParamValidationError:
+            fits = False
+    if not fits:
+        raise TerminalError(
+            f"The DAG {dag_id} has a param {name} of its own that does not fit the pipeline's parameter {name}.",
+            expected=f"type {' or '.join(sorted(_types(field)))}",
+            received=received,
+            remedy="Name the DAG's own otherwise, or give TfxTaskGroup a prefix for the pipeline's.",
+        )
+
+
+def _types(param: Param) -> set[str]:
+    """The JSON types that a param takes, without null; none for any."""
+    kind = param.schema.get("type", [])
+    return {kind} - {"null"} if isinstance(kind, str) else set(kind) - {"null"}
+
+
 def use_cache(compiled: CompiledPipeline, params: Mapping[str, Any]) -> bool:
     """Whether the run may use earlier results; a parameter of the pipeline's own of that name is none of ours."""
     own = any(parameter.name == USE_CACHE for parameter in compiled.parameters)
@@ -94,7 +147,7 @@ def values(
     if compiled.interval:
         interval = interval_of(compiled.zone, params.get(INTERVAL), data_interval)
         # In one spelling, however the run came by its interval: the cache goes by what is written.
-        zone = ZoneInfo(compiled.zone)
+        zone = time_zone(compiled.zone)
         ends = {"interval_start": interval.start, "interval_end": interval.end}
         told |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
     return compiled.bind(told)

@@ -18,6 +18,71 @@ FILES = {
 }
 
 
+NAMESPACE = {
+    "ours_team/main.py": "from ours_team.feats import helper\nfrom ours_team import feats\n",
+    "ours_team/dotted.py": "import ours_team.feats.helper\n",
+    "ours_team/feats/helper.py": "from . import deeper\n",
+    "ours_team/feats/deeper.py": "VALUE = 1\n",
+    "ours_team/walks.py": "from ours_team import plug\nimport pkgutil\n"
+    "for m in pkgutil.iter_modules(plug.__path__): pass\n",
+    "ours_team/plug/one.py": "",
+    "ours_team/plug/two/three.py": "",
+    "ours_team/prefix.py": "from importlib import import_module as load\n"
+    "def get(n): return load(f'ours_team.plug.{n}')\n",
+    "ours_team/constant.py": "__import__('ours_team.plug.one')\n",
+    "ours_computed/__init__.py": "",
+    "ours_computed/main.py": "import importlib\ndef get(n): return importlib.import_module(f'{__package__}.{n}')\n",
+    "ours_computed/relative.py": "import importlib\nimportlib.import_module('.late', __package__)\n",
+    "ours_computed/late.py": "",
+    "ours_script.py": "def get(n): return __import__(n)\n",
+    "ours_beside.py": "",
+}
+
+
+@pytest.fixture
+def namespace(tmp_path, monkeypatch):
+    for name, text in NAMESPACE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    fingerprint.look_again()
+    return lambda module: {
+        file.removeprefix(f"{tmp_path}/") for file in fingerprint.closure([module])[0] if file.startswith(str(tmp_path))
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "files"),
+    [
+        ("ours_team.main", {"ours_team/feats/helper.py", "ours_team/feats/deeper.py"}),
+        ("ours_team.dotted", {"ours_team/feats/helper.py", "ours_team/feats/deeper.py"}),
+        ("ours_team.walks", {f"ours_team/{n}.py" for n in ("plug/one", "plug/two/three", "main", "prefix")}),
+        ("ours_team.prefix", {"ours_team/plug/one.py", "ours_team/plug/two/three.py"}),
+        ("ours_team.constant", {"ours_team/plug/one.py"}),
+        ("ours_computed.main", {"ours_computed/late.py", "ours_computed/__init__.py"}),
+        ("ours_computed.relative", {"ours_computed/late.py"}),
+        ("ours_script", {"ours_beside.py"}),
+    ],
+)
+def test_packages_without_init_and_computed_names_are_followed(namespace, module, files):
+    own = module.replace(".", "/") + ".py"
+    assert files | {own} <= namespace(module)
+    assert "ours_team" not in sys.modules, "nothing is imported to find out"
+
+
+def test_a_constant_name_takes_no_more_than_that_module(namespace):
+    assert namespace("ours_team.constant") == {"ours_team/constant.py", "ours_team/plug/one.py"}
+    assert namespace("ours_computed.relative") == {f"ours_computed/{n}.py" for n in ("__init__", "relative", "late")}
+
+
+def test_what_loads_code_by_a_parameter_takes_no_neighbours():
+    assert fingerprint.closure(["airtight.import_string"])[0] == (
+        "airtight/__init__.py",
+        "airtight/errors.py",
+        "airtight/import_string.py",
+    )
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "ours_code").mkdir()

@@ -5,16 +5,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from airflow.sdk import DAG, task_group
+from airflow.sdk import DAG, Param, task_group
 from airflow.sdk.exceptions import ParamValidationError
 
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from airtight.parameters import Parameter
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 from plugins.tfx_airflow.params import form, values
 from runtime import client
 from runtime.compile import compile_pipeline
-from runtime.compiled_pipeline import CompiledPipeline, Node, path_of
+from runtime.compiled_pipeline import Node
+from runtime.compiled_store import current, folder_of, path_of, publish
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import TINY
 
@@ -55,7 +56,7 @@ def test_the_trigger_form_is_typed(home):
 
 
 def test_a_text_that_is_empty_by_default_may_stay_empty_on_the_form(home):
-    compiled = CompiledPipeline.read(path_of(TINY, home))
+    compiled = current(TINY, home)
     optional = replace(compiled, parameters=(Parameter("reason", "str", ""),))
     reason = form(optional)["reason"]
     assert (reason.resolve(), reason.resolve(None), reason.schema["type"]) == ("", None, ["null", "string"])
@@ -64,8 +65,7 @@ def test_a_text_that_is_empty_by_default_may_stay_empty_on_the_form(home):
 
 
 def test_options_of_nodes_reach_airflow(home):
-    path = path_of(TINY, home)
-    compiled = CompiledPipeline.read(path)
+    compiled = current(TINY, home)
     chosen = replace(
         compiled.nodes[0],
         retries=4,
@@ -73,7 +73,7 @@ def test_options_of_nodes_reach_airflow(home):
         trigger="ALL_UPSTREAM_NODES_COMPLETED",
         airflow={"pool": "gpu", "retry_delay_s": 5, "cold": True, "depends_on_past": True, "resources": {"gpus": 1}},
     )
-    replace(compiled, nodes=(chosen, *compiled.nodes[1:])).write(path)
+    publish(replace(compiled, nodes=(chosen, *compiled.nodes[1:])), home)
     task = TfxDag(TINY, schedule=None, default_args={"retries": 1}).get_task("write")
     assert (task.retries, task.execution_timeout, task.trigger_rule) == (4, timedelta(seconds=60), "all_done")
     assert (task.pool, task.retry_delay, task.cold, task.depends_on_past) == ("gpu", timedelta(seconds=5), True, True)
@@ -83,10 +83,9 @@ def test_options_of_nodes_reach_airflow(home):
 def test_what_ends_a_resource_is_a_teardown_and_a_failure_of_the_run(home):
     from airflow.serialization.serialized_objects import DagSerialization
 
-    path = path_of(TINY, home)
-    compiled = CompiledPipeline.read(path)
+    compiled = current(TINY, home)
     last = replace(compiled.nodes[2], ends="write", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS")
-    replace(compiled, nodes=(*compiled.nodes[:2], last)).write(path)
+    publish(replace(compiled, nodes=(*compiled.nodes[:2], last)), home)
     dag = TfxDag(TINY, schedule=None)
     assert edges(dag) == {
         "write": {"copy", "count"},
@@ -112,6 +111,68 @@ def test_a_task_group_stands_inside_a_dag(home):
     assert dag.get_task("first.write").group != dag.get_task("second.write").group
 
 
+REQUIRED = {"parameters": (Parameter("n", "int", 0),), "required": ("n",)}
+
+
+def test_two_groups_may_share_a_required_parameter(home):
+    publish(replace(current(TINY, home), **REQUIRED), home)
+    with DAG("twice", schedule=None) as dag:
+        TfxTaskGroup(TINY, group_id="first")
+        TfxTaskGroup(TINY, group_id="second")
+    assert dag.params.get_param("n").schema["type"] == "integer"
+    assert not dag.params.get_param("n").has_value
+
+
+@pytest.mark.parametrize(
+    ("own", "received"),
+    [
+        (Param("a", type="string"), "type string"),
+        ("seven", "the default 'seven'"),
+        (Param("seven", description="Mine."), "the default 'seven'"),
+    ],
+)
+def test_a_dags_own_param_of_another_type_is_refused_by_name(home, own, received):
+    with DAG("around", schedule=None, params={"repeat": own}), pytest.raises(TerminalError) as caught:
+        TfxTaskGroup(TINY)
+    assert "The DAG around has a param repeat of its own" in caught.value.message
+    assert (caught.value.expected, caught.value.received) == ("type integer", received)
+    with pytest.raises(TerminalError, match="The DAG mine has a param repeat"):
+        TfxDag(TINY, dag_id="mine", schedule=None, params={"repeat": own})
+
+
+def test_a_dags_own_param_of_the_same_type_wins(home):
+    narrow = Param(2, type="integer", maximum=5)
+    with DAG("around", schedule=None, params={"repeat": narrow, "interval": "2013-06"}) as dag:
+        TfxTaskGroup(TINY)
+    assert dag.params.get_param("repeat").schema == {"type": "integer", "maximum": 5}
+    assert dag.params["interval"] == "2013-06"
+    field = TfxDag(TINY, schedule=None, params={"repeat": 7}).params.get_param("repeat")
+    assert (field.value, field.schema["maximum"], field.description) == (7, 100, "How often.")
+    with pytest.raises(TerminalError, match="does not fit"):
+        TfxDag(TINY, schedule=None, params={"interval": 6})
+
+
+def test_names_that_airflow_refuses_are_made_safe(home):
+    compiled = current(TINY, home)
+    odd = (replace(compiled.nodes[0], id="my write", task="my_write"), *compiled.nodes[1:])
+    odd = tuple(replace(n, upstream=("my write",) if n.upstream == ("write",) else n.upstream) for n in odd)
+    publish(replace(compiled, pipeline="my own: pipeline", nodes=odd), home)
+    dag = TfxDag(TINY, schedule=None)
+    assert dag.dag_id == "my_own__pipeline"
+    assert edges(dag)["my_write"] == {"copy"}
+    assert dag.get_task("my_write").node == "my write"
+    with DAG("around", schedule=None):
+        assert TfxTaskGroup(TINY).group_id == "my_own__pipeline"
+
+
+def test_a_relative_ir_file_is_refused_and_two_files_never_share_a_compiled_pipeline(home, tmp_path):
+    with pytest.raises(TerminalError, match="depends on where"):
+        TfxDag("ir/pipeline.pbtxt", schedule=None)
+    assert folder_of("/srv/ir/a.b.json", home) != folder_of("/srv/ir/a/b.json", home)
+    assert folder_of("x:create", home, {"n": 1}) != folder_of("x:create", home, {"n": 2})
+    assert folder_of("x:create", home, {}) == folder_of("x:create", home)
+
+
 def test_a_task_group_outside_of_a_dag_is_refused(home):
     with pytest.raises(TerminalError, match="outside of a DAG"):
         TfxTaskGroup(TINY)
@@ -122,27 +183,37 @@ def test_a_fresh_compiled_pipeline_is_not_compiled_again(home, monkeypatch):
     TfxDag(TINY, schedule=None)
 
 
-@pytest.mark.parametrize("damage", ["missing", "stale", "format"])
+@pytest.mark.parametrize("damage", ["missing", "stale", "format", "another"])
 def test_a_missing_or_stale_compiled_pipeline_is_compiled_again(home, monkeypatch, damage):
-    path = path_of(TINY, home)
-    whole = path.read_text()
-    told = json.loads(whole)
+    whole, path = current(TINY, home), path_of(TINY, home)
     if damage == "missing":
         path.unlink()
     elif damage == "stale":
-        path.write_text(json.dumps(told | {"sources": {"tests/tiny_pipeline/steps.py": "0"}}))
+        publish(replace(whole, sources={"tests/tiny_pipeline/steps.py": "0"}), home)
+    elif damage == "another":
+        # As two sources whose names are equal would be, were the name all that is looked at.
+        replace(whole, source="another:create").write(path)
     else:
-        path.write_text(json.dumps(told | {"format": 0}))
-    asked = []
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    requests = []
 
     def compile_again(request, _launcher):
-        asked.append(request.pipeline)
-        path.write_text(whole)
+        requests.append(request.pipeline)
+        path.unlink(missing_ok=True)
+        publish(whole, home)
         return Outcome("complete")
 
     monkeypatch.setattr(client, "call", compile_again)
     assert TfxDag(TINY, schedule=None).has_task("write")
-    assert asked == [TINY]
+    assert requests == [TINY]
+
+
+def test_what_is_stale_right_after_it_was_compiled_is_an_error_that_names_the_difference(home, monkeypatch):
+    other = replace(current(TINY, home), sources={"tests/tiny_pipeline/steps.py": "0"})
+    publish(other, home)
+    monkeypatch.setattr(client, "call", lambda *_: Outcome("complete"))
+    with pytest.raises(TransientError, match=r"tests/tiny_pipeline/steps\.py changed"):
+        TfxDag(TINY, schedule=None)
 
 
 def test_a_pipeline_that_does_not_compile_is_an_import_error_that_names_it(home, monkeypatch):
@@ -161,11 +232,10 @@ def test_the_graph_shows_no_edge_that_another_way_says(home):
 
 
 def test_a_dense_graph_is_walked_once(home):
-    path = path_of(TINY, home)
-    compiled = CompiledPipeline.read(path)
+    compiled = current(TINY, home)
     names = [f"step_{number}" for number in range(40)]
     nodes = tuple(Node(name, "Step", tuple(names[:place])) for place, name in enumerate(names))
-    replace(compiled, nodes=nodes).write(path)
+    publish(replace(compiled, nodes=nodes), home)
     assert edges(TfxDag(TINY, schedule=None)) == {
         name: {after} if after else set() for name, after in zip(names, [*names[1:], ""], strict=True)
     }
@@ -180,8 +250,7 @@ def test_the_form_asks_whether_to_use_the_cache(home):
 
 
 def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(home):
-    path = path_of(TINY, home)
-    compiled = CompiledPipeline.read(path)
+    compiled = current(TINY, home)
 
     def node(name, *upstream, waits=False):
         return Node(name, "Step", upstream, after_previous="push" if waits else "")
@@ -194,7 +263,7 @@ def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(hom
         node("push", "evaluate"),
         node("monitor", "train"),
     )
-    replace(compiled, nodes=nodes).write(path)
+    publish(replace(compiled, nodes=nodes), home)
     dag = TfxDag(TINY, schedule=None)
     assert edges(dag) == {
         "ingest": {"train"},

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import uuid4
@@ -9,15 +10,23 @@ from uuid import uuid4
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, NEVER_EXPIRE
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from airtight.errors import TerminalError, TransientError
+from airtight.parameters import Parameter
 from plugins.tfx_airflow import TfxNodeOperator, operator
+from runtime.compiled_store import current, name_of, path_of_name, publish
 from runtime.protocol import NodeRequest, Outcome, run_key
 from tests.tiny_pipeline.running import TINY
 
 MAY = datetime(2013, 5, 1, tzinfo=UTC)
 JUNE = datetime(2013, 6, 1, tzinfo=UTC)
+SCHEDULED = "scheduled__2013-06-01T00:00:00+00:00"
 
 
 class Answering:
@@ -73,13 +82,12 @@ class Task(SimpleNamespace):
         }
 
 
-def context(
-    params=None, interval=(MAY, JUNE), run_id="scheduled__2013-06-01T00:00:00+00:00", store=None, run=None, **task
-):
+def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run=None, **task):
     dag_run = SimpleNamespace(
         dag_id="words", run_id=run_id, data_interval_start=interval[0], data_interval_end=interval[1]
     )
-    vars(dag_run).update({"clear_number": 0, "start_date": JUNE} | (run or {}))
+    # Each its own run, as the record of a run goes by its start.
+    vars(dag_run).update({"clear_number": 0, "start_date": datetime.now(UTC)} | (run or {}))
     defaults = {"try_number": 2, "max_tries": 0, "map_index": -1, "states": {}, "executions": {}, "pushed": {}}
     return {
         "dag_run": dag_run,
@@ -168,7 +176,7 @@ def test_a_retry_is_answered_by_the_tries_before_it_alone(home, monkeypatch):
 
     def request(told=None, retries=2, **task):
         task = {"max_tries": 2, "store": store} | task
-        return asked(monkeypatch, context(run=told, **task), retries=retries)
+        return asked(monkeypatch, context(run={"start_date": JUNE} | (told or {}), **task), retries=retries)
 
     first, second, third = request(), request(), request()
     assert (first.earlier, first.unreported, first.again) == ((), (), False)
@@ -308,3 +316,75 @@ def test_the_cache_is_switched_off_on_the_form(home, monkeypatch):
     run(monkeypatch, answering)
     run(monkeypatch, answering, context(params={"use_cache": False}))
     assert [request.use_cache for request in answering.requests] == [True, False]
+
+
+class DagNow:
+    """A run that began with one pipeline, and a DAG that shows another one since."""
+
+    def __init__(self, home, **new):
+        self.home, self.before = home, current(TINY, home)
+        self.now = replace(self.before, **new)
+        self.start = datetime.now(UTC)
+        publish(self.now, home)
+
+    def context(self, params=None, clear_number=0, states=None):
+        told = context(params, run={"clear_number": clear_number, "start_date": self.start})
+        told["ti"].get_task_states = lambda *_, **__: {told["dag_run"].run_id: states or {}}
+        return told
+
+    def request(self, monkeypatch, shown, told, node="write"):
+        answering = Answering(Outcome("complete"))
+        monkeypatch.setattr(operator, "Call", answering)
+        task = TfxNodeOperator(task_id=node, pipeline=TINY, node=node, compiled=name_of(shown, self.home))
+        if node == "count" and shown is self.now:
+            # The DAG has it before copy now.
+            monkeypatch.setattr(
+                task, "get_flat_relative_ids", lambda upstream: {"copy"} - ({"copy"} if upstream else set())
+            )
+        task.execute(told)
+        return answering.requests[0]
+
+    def begin(self, monkeypatch, params=None):
+        return self.request(monkeypatch, self.before, self.context(params))
+
+
+RENAMED = {"parameters": (Parameter("words", "str", "other"), Parameter("repeat", "int", 7))}
+
+
+def test_a_run_goes_on_with_the_pipeline_and_the_params_that_it_began_with(home, monkeypatch):
+    dag = DagNow(home, **RENAMED)
+    first = dag.begin(monkeypatch, {"text": "typed", "repeat": 2, "trouble": "none"})
+    # Airflow fills the DAG's params of now into the run's context.
+    now = dag.context({"words": "other", "repeat": 7}, states={"write": "success"})
+    second = dag.request(monkeypatch, dag.now, now, node="copy")
+    assert second.compiled == first.compiled == str(path_of_name(name_of(dag.before, home), home))
+    assert second.parameters == first.parameters
+    assert (second.parameters["text"], second.parameters["repeat"]) == ("typed", 2)
+
+
+def test_a_cleared_run_takes_the_pipeline_of_now_and_a_retry_does_not(home, monkeypatch):
+    dag = DagNow(home, **RENAMED)
+    dag.begin(monkeypatch)
+    again = dag.request(monkeypatch, dag.now, dag.context())
+    assert again.compiled == str(path_of_name(name_of(dag.before, home), home)), "a retry of the same run"
+    cleared = dag.request(monkeypatch, dag.now, dag.context({"repeat": 7}, clear_number=1))
+    assert cleared.compiled == str(path_of_name(name_of(dag.now, home), home))
+    assert (cleared.parameters["words"], cleared.parameters["repeat"]) == ("other", 7)
+
+
+def test_a_task_waits_for_what_it_needs_in_the_pipeline_that_the_run_began_with(home, monkeypatch):
+    dag = DagNow(home, **RENAMED)
+    dag.begin(monkeypatch)
+    with pytest.raises(AirflowRescheduleException):
+        dag.request(monkeypatch, dag.now, dag.context(states={"copy": "running"}), node="count")
+    with pytest.raises(AirflowFailException, match="comes after copy in the run, and before it in the DAG"):
+        dag.request(monkeypatch, dag.now, dag.context(states={"copy": None}), node="count")
+    assert dag.request(monkeypatch, dag.now, dag.context(states={"copy": "success"}), node="count").node == "count"
+
+
+def test_a_node_that_the_runs_pipeline_does_not_have_fails_in_words(home, monkeypatch):
+    before = current(TINY, home)
+    dag = DagNow(home, nodes=(*before.nodes, replace(before.nodes[0], id="new", task="new")))
+    dag.begin(monkeypatch)
+    with pytest.raises(AirflowFailException, match="has no node 'new'"):
+        dag.request(monkeypatch, dag.now, dag.context(), node="new")

@@ -8,7 +8,7 @@ import pytest
 
 from airtight.home import Home
 from runtime import cache, metadata_store
-from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import current
 from runtime.launch import launch
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import Run, uri
@@ -135,6 +135,16 @@ def test_a_miss_names_the_parameter_that_changed(numbers):
     assert (uri(changed["double"], "doubled") / "number").read_text() == "10"
 
 
+def test_code_in_a_folder_without_init_counts(numbers):
+    (numbers.folder / "__init__.py").unlink()
+    numbers.run("a")
+    (numbers.folder / "helping.py").write_text("def text(number):\n    return str(number + 1)\n")
+    changed = numbers.run("b")
+    assert states(changed) == ["complete", "complete"]
+    assert f"code {numbers.folder}/helping.py changed" in numbers.told(changed["make"])
+    assert (uri(changed["double"], "doubled") / "number").read_text() == "4"
+
+
 def test_code_that_a_component_imports_counts_and_other_code_does_not(numbers):
     numbers.run("a")
     (numbers.folder / "apart.py").write_text("NOTHING = 2\n")
@@ -227,9 +237,7 @@ def test_a_bool_arrives_as_one_and_tells_runs_apart(numbers):
     assert states(twice) == ["cached", "complete"]
     assert (uri(twice["double"], "doubled") / "number").read_text() == "4"
     assert "parameter twice was 0, is 1" in numbers.told(twice["double"])
-    assert [
-        p.type
-        for p in CompiledPipeline.read(
-            numbers.home.compiled / f"{numbers.name}.pipeline.create_pipeline.json"
-        ).parameters
-    ] == ["int", "bool"]
+    assert [p.type for p in current(f"{numbers.name}.pipeline:create_pipeline", numbers.home).parameters] == [
+        "int",
+        "bool",
+    ]

@@ -3,6 +3,8 @@
 import json
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from google.protobuf import json_format, text_format
@@ -10,8 +12,10 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
+from runtime import compile as compile_module
 from runtime.compile import compile_pipeline
-from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import path_of
 from tests.tiny_pipeline.running import TINY, Run
 
 MODULE = """
@@ -193,6 +197,79 @@ def test_a_pipeline_that_does_not_compile_is_named_with_the_cause(home, written,
     assert source in caught.value.message
     assert received in caught.value.received
     assert not path_of(source, home).exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (
+            "from tfx.components import CsvExampleGen\nfrom tfx.orchestration.data_types import RuntimeParameter\n"
+            "from tfx.proto import example_gen_pb2\n"
+            "split = example_gen_pb2.Input.Split(name='all', pattern=str(RuntimeParameter('pattern', str)))\n"
+            "gen = CsvExampleGen('/srv', input_config=example_gen_pb2.Input(splits=[split]))\n"
+            "return Pipeline('p', components=[gen])",
+            "input_config",
+        ),
+        (
+            "from tfx.components import Trainer\nfrom tfx.orchestration.data_types import RuntimeParameter\n"
+            "from tfx.proto import trainer_pb2\nfrom tfx.types import channel\n"
+            "examples = channel.Channel(type=standard_artifacts.Examples)\n"
+            "trainer = Trainer(examples=examples, run_fn='m.run', train_args=trainer_pb2.TrainArgs(num_steps=1),\n"
+            "  eval_args=trainer_pb2.EvalArgs(), custom_config={'rate': RuntimeParameter('rate', float, 0.1)})\n"
+            "return Pipeline('p', components=[trainer])",
+            "custom_config",
+        ),
+    ],
+)
+def test_a_parameter_inside_a_larger_value_is_refused_by_node_and_property(home, written, body, name):
+    with pytest.raises(TerminalError, match=rf"its property {name} holds a RuntimeParameter") as caught:
+        compile_pipeline(written(body), home)
+    assert "arguments={...}" in caught.value.remedy
+
+
+def test_ids_that_airflow_refuses_get_a_task_id_of_their_own(home, written):
+    ids = ("my make", "my:make", "my_make", "Trainer.mnist")
+    body = f"return Pipeline('my own', components=[make().with_id(n) for n in {ids!r}])"
+    compiled = CompiledPipeline.read(compile_pipeline(written(body), home))
+    assert {node.id: node.task for node in compiled.nodes} == {
+        "my make": "my_make_2",
+        "my:make": "my_make_3",
+        "my_make": "my_make",
+        "Trainer.mnist": "Trainer.mnist",
+    }
+
+
+def test_a_misspelt_zone_does_not_compile(home, written, tmp_path):
+    source = written("return Pipeline('p', components=[make()])")
+    file = tmp_path / "written_pipeline.py"
+    file.write_text(file.read_text() + "ZONE = 'Europe/Berln'\n")
+    with pytest.raises(TerminalError, match="did you mean 'Europe/Berlin'"):
+        compile_pipeline(source, home)
+
+
+def test_several_at_once_compile_once(home, written, monkeypatch):
+    source = written("return Pipeline('p', components=[make().with_id('make')])")
+    compiling, begun = compile_module._of_code, []
+
+    def slowly(*arguments):
+        begun.append(source)
+        time.sleep(0.5)  # Long enough for the others to wait for the lock.
+        return compiling(*arguments)
+
+    monkeypatch.setattr(compile_module, "_of_code", slowly)
+    with ThreadPoolExecutor(3) as several:
+        paths = {*several.map(lambda _: compile_pipeline(source, home, only_if_stale=True), range(3))}
+    assert (len(begun), len(paths)) == (1, 1)
+
+
+def test_what_a_local_run_compiles_is_not_what_dags_use(home, written):
+    source = written("return Pipeline('p', components=[make().with_id('make')])")
+    published = compile_pipeline(source, home)
+    source = written("return Pipeline('p', components=[make().with_id('other')])")
+    kept = compile_pipeline(source, home, make_current=False)
+    assert kept != published
+    assert path_of(source, home) == published
+    assert published.exists()
 
 
 def test_a_pipeline_that_is_not_there_is_named(home):

@@ -18,7 +18,8 @@ from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
 from runtime import client, metadata_store
 from runtime.client import Call, call
-from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import path_of
 from runtime.protocol import CompileRequest, NodeRequest
 from tests.runtime.postgresql import PASSWORD
 from tests.runtime.serving import alive, start_server

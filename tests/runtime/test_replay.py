@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from runtime import __main__ as command
 from runtime import cache, local, metadata_store, recorded_run, replay
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.compiled_store import path_of, publish
 from runtime.protocol import run_key
 from tests.runtime.numbers_pipeline import HELPING, NODES, PIPELINE, STEPS, Numbers
 
@@ -232,17 +234,16 @@ def test_a_run_of_several_pipelines_must_be_chosen(numbers, tmp_path):
 
 def test_a_compiled_pipeline_that_is_gone_is_compiled_again_and_of_several_one_is_chosen(numbers):
     numbers.run("past")
-    (path,) = numbers.home.compiled.glob("*.json")
-    again = path.with_name("other.json")
-    again.write_text(path.read_text().replace(f'"source": "{numbers.name}', f'"source": "other.{numbers.name}'))
+    source = f"{numbers.name}.pipeline:create_pipeline"
+    path = path_of(source, numbers.home)
+    again = publish(replace(CompiledPipeline.read(path), source=f"other.{source}"), numbers.home)
     assert "Several compiled pipelines are of the pipeline numbers" in numbers.refused("past", nodes=["ask"])
     for file in (path, again):
         file.unlink()
-    source = f"{numbers.name}.pipeline:create_pipeline"
     assert "The run's pipeline numbers is not known here." in numbers.refused("past", nodes=["ask"])
-    assert not list(numbers.home.compiled.glob("*.json"))
+    assert not list(numbers.home.compiled.glob("*/*.json"))
     assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
-    assert not list(numbers.home.compiled.glob("*.json"))
+    assert not list(numbers.home.compiled.glob("*/*.json"))
 
 
 def test_what_the_replay_makes_can_be_kept(numbers, tmp_path):
@@ -271,4 +272,4 @@ def test_nodes_run_in_processes_of_their_own(numbers, monkeypatch):
     numbers.run("past")
     done = replay.replay("past", numbers.home, nodes=["make"], say=numbers.lines.append)
     assert [result.state for result in done] == ["equal"]
-    assert f"{numbers.name}.steps" not in CompiledPipeline.read(next(numbers.home.compiled.glob("*.json"))).stale()
+    assert f"{numbers.name}.steps" not in CompiledPipeline.read(next(numbers.home.compiled.glob("*/*.json"))).stale()

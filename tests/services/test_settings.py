@@ -121,11 +121,15 @@ def test_the_running_services_keep_the_database_that_the_environment_names(
 def test_the_environment_is_the_same_from_every_shell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "True")
     monkeypatch.setenv("AIRFLOW_CONFIG", "/elsewhere/airflow.cfg")
-    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     told = environment(Settings(), home)
     assert told["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert "AIRFLOW_CONFIG" not in told
     assert told["PYTHONPATH"] == str(ROOT)
+    # The caller's own modules, for pipelines that lie outside of the checkout; services have other working folders.
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere{os.pathsep}{os.pathsep}{ROOT}{os.pathsep}relative")
+    paths = environment(Settings(), home)["PYTHONPATH"].split(os.pathsep)
+    assert paths == [str(ROOT), "/elsewhere", os.path.abspath("relative")]
     assert told[MARK] == told["AIRTIGHT_HOME"] == str(home.path)
     assert told["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 

@@ -1,0 +1,80 @@
+"""With which compiled pipeline and params a run began: a deployment in its middle changes nothing of it (adr/0020)."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowRescheduleException
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from plugins.tfx_airflow.params import SHARED
+from runtime import compiled_store
+from runtime.compiled_pipeline import CompiledPipeline
+
+if TYPE_CHECKING:
+    from plugins.tfx_airflow.operator import TfxNodeOperator
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 10
+_ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+_UNDER_WAY = ("queued", "running", "deferred")
+"""States of a task that Airflow no longer holds back for the tasks before it."""
+
+
+def of_run(context: Context, task: TfxNodeOperator, shown: str, home: Home) -> tuple[Path, dict[str, Any]]:
+    """Returns the compiled pipeline and the params with which the run began; its first task says which.
+
+    Args:
+      context: The task's context.
+      task: The task.
+      shown: The compiled pipeline that the DAG shows now.
+      home: The state folder.
+
+    Raises:
+      TerminalError: That pipeline is gone or has no such node, or the DAG has put the task before what it needs.
+      AirflowRescheduleException: What the task needs has not ended, which the DAG as it is now does not show.
+    """
+    run = context["dag_run"]
+    # A Clear raises the number, and a run that is deleted and made again starts at another time.
+    key = (run.dag_id, task.group, run.run_id, str(run.start_date), str(run.clear_number or 0))
+    names = {parameter.name for parameter in CompiledPipeline.read(compiled_store.path_of_name(shown, home)).parameters}
+    read = {task.prefix + name for name in names} | set(SHARED)
+    params = {name: value for name, value in context["params"].items() if name in read}
+    record = compiled_store.record_of_run(key, compiled_store.RunRecord(shown, params), home)
+    path = compiled_store.path_of_name(record.compiled, home)
+    if record.compiled != shown:
+        log.warning(
+            "The pipeline changed since this run began; it goes on with %s. Clear the run to have it take the new one.",
+            record.compiled,
+        )
+        _await_upstream(context, task, CompiledPipeline.read(path))
+    return path, record.params
+
+
+def _await_upstream(context: Context, task: TfxNodeOperator, compiled: CompiledPipeline) -> None:
+    """Waits for what the node needs in the run's own pipeline: Airflow orders the tasks as the DAG is now."""
+    group = f"{task.group}." if task.group else ""
+    needed = {group + compiled.node(name).task for name in compiled.node(task.node).upstream}
+    run = context["dag_run"]
+    states = context["ti"].get_task_states(dag_id=run.dag_id, task_ids=sorted(needed), run_ids=[run.run_id])
+    of_run = states.get(run.run_id, {})
+    waiting = {name: of_run.get(name) for name in needed if of_run.get(name) not in _ENDED}
+    later = task.get_flat_relative_ids(upstream=False)
+    for name, state in waiting.items():
+        if name in later and state not in _UNDER_WAY:
+            raise TerminalError(
+                f"The pipeline changed since this run began: {task.task_id} comes after {name} in the run, and before "
+                "it in the DAG.",
+                expected=f"{name} to have ended",
+                received=f"its state {state}",
+                remedy="Clear the whole run, which takes the new pipeline.",
+            )
+    if waiting:
+        log.info("Waiting for %s, which this run needs first.", ", ".join(waiting))
+        raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=_AGAIN_S))
