@@ -25,6 +25,7 @@ _TOOLS = tuple(str(ROOT / name) + os.sep for name in ("airtight", "runtime", "pl
 _FUNCTIONS = (os.getenv, os.path.expandvars, pathlib.Path.home.__func__, Mapping.get)  # type: ignore[attr-defined]
 _THROUGH = frozenset(function.__code__.co_filename for function in _FUNCTIONS)
 """Files of Python through which code reads the environment: `os.getenv`, `os.path.expandvars`."""
+_IMPORT = "<frozen importlib._bootstrap_external>"
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/usr/share/zoneinfo/")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -65,11 +66,12 @@ class Inputs:
                 path = importlib.util.source_from_cache(path)
             except ValueError:
                 return
-        is_code = path.endswith(".py")
+        caller = sys._getframe(2)
+        is_imported = caller.f_code.co_filename == _IMPORT
         if path.startswith(_SYSTEM) or path.startswith(_TOOLS) or fingerprint.is_foreign(Path(path)):
             return
-        # Code is read by Python's import, whoever asks for it; a file that no import statement names, too.
-        if is_code or (not path.startswith(self._home) and _is_wanted_by_pipeline(sys._getframe(2))):
+        # An import reads code whoever asks for it, be it by the file's place.
+        if is_imported or (not path.startswith(self._home) and _is_wanted_by_pipeline(caller)):
             # As it is now: what is written to it later was not read.
             if path not in self._files and os.path.isfile(path):
                 self._files[path] = fingerprint_of(Path(path))
