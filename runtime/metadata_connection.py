@@ -22,7 +22,11 @@ from airtight.home import Home
 from runtime.metadata_postgresql import Store
 
 ENVIRONMENT = "AIRTIGHT_METADATA"
-"""Names the metadata store when it is not the SQLite file of the state folder: postgresql://user:password@host:port/db."""
+"""Names the metadata store when it is not the SQLite file of the state folder.
+
+Either `postgresql://user:password@host:port/database`, or `file:/path` of a file whose only line is such an address,
+which keeps the password out of the environment.
+"""
 
 _OPENING_S = 10.0
 _PROBE_S = 3.0
@@ -30,11 +34,15 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_CONNECTION = "connection pointer is NULL"
 _LOCKED = ("a subset of tables", "Concurrent writes aborted")
 _NO_DATABASE = "file is not a database"
+_FILE = "file:"
+_PLAIN_SSLMODES = ("disable", "allow", "prefer")
 
 
 def project_config(home: Home) -> metadata_store_pb2.ConnectionConfig:
     """How the project's metadata store is reached: SQLite in the state folder, or what AIRTIGHT_METADATA names."""
     address = os.environ.get(ENVIRONMENT, "")
+    if address.startswith(_FILE):
+        address = _address_in(Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)))
     return _postgresql(address) if address else _sqlite(home)
 
 
@@ -120,27 +128,83 @@ def _sqlite(home: Home) -> metadata_store_pb2.ConnectionConfig:
     return config
 
 
-def _postgresql(address: str) -> metadata_store_pb2.ConnectionConfig:
-    parts = urllib.parse.urlsplit(address)
+def _address_in(file: Path) -> str:
+    """Reads the address of the store from a file.
+
+    Raises:
+      TerminalError: The file cannot be read, or holds nothing.
+    """
     try:
+        address = file.read_text(encoding="utf-8").strip()
+        received = "" if address else "an empty file"
+    except (OSError, UnicodeDecodeError) as error:
+        received = getattr(error, "strerror", "") or "something that is not text"
+    if received or not file.is_absolute():
+        raise TerminalError(
+            f"{ENVIRONMENT} names a file that holds no address.",
+            expected=f"a readable file with postgresql://user:password@host:port/database in it, at {file}",
+            received=received or "a relative path",
+            remedy=f"Correct {ENVIRONMENT} or the file, or unset it to use SQLite.",
+        )
+    return address
+
+
+def _postgresql(address: str) -> metadata_store_pb2.ConnectionConfig:
+    """Parses an address.
+
+    Raises:
+      TerminalError: It is not an address of PostgreSQL, or asks for what ML Metadata's client cannot do.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
         port = parts.port or 5432
+        scheme, is_whole = parts.scheme, bool(parts.hostname and parts.path.strip("/"))
     except ValueError:
-        # Its message would tell what stands there, such as the rest of a password that holds a slash.
-        port = 0
-    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/") or not port:
+        # The error's message quotes the address, such as the rest of a password that holds a slash.
+        port, scheme, is_whole = 0, address.partition("://")[0] if "://" in address else "", False
+    if scheme not in ("postgresql", "postgres") or not is_whole:
         raise TerminalError(
             f"{ENVIRONMENT} names no metadata store.",
             expected="postgresql://user:password@host:port/database, with %2F for a slash in the password and the like",
-            received=f"an address of the form {parts.scheme or '?'}://…",
+            received=f"an address of the form {scheme or '?'}://…",
             remedy=f"Correct {ENVIRONMENT}, or unset it to use SQLite.",
         )
     config = metadata_store_pb2.ConnectionConfig()
-    config.postgresql.host = parts.hostname
+    config.postgresql.host = parts.hostname or ""
     config.postgresql.port = str(port)
     config.postgresql.user = urllib.parse.unquote(parts.username or "")
     config.postgresql.password = urllib.parse.unquote(parts.password or "")
-    config.postgresql.dbname = parts.path.strip("/")
+    config.postgresql.dbname = urllib.parse.unquote(parts.path.strip("/"))
+    _set_options(config.postgresql, urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
     return config
+
+
+def _set_options(server: metadata_store_pb2.PostgreSQLDatabaseConfig, options: list[tuple[str, str]]) -> None:
+    """Takes over the query part of an address.
+
+    The client library inside ML Metadata's wheel is built without TLS: what asks for it is refused, never dropped.
+
+    Raises:
+      TerminalError: An option is unknown, or asks for an encrypted connection.
+    """
+    for name, value in options:
+        if name == "sslmode" and value in _PLAIN_SSLMODES:
+            server.ssloption.sslmode = value
+        elif name.startswith("ssl"):
+            raise TerminalError(
+                f"{ENVIRONMENT} asks for a TLS connection.",
+                expected=f"sslmode={', '.join(_PLAIN_SSLMODES)}, or none: ML Metadata's client is built without TLS",
+                received=f"{name}={value}" if name == "sslmode" else name,
+                remedy="Reach the server through a TLS proxy on this machine (stunnel, PgBouncer, a cloud provider's), "
+                "and name the proxy's address.",
+            )
+        else:
+            raise TerminalError(
+                f"{ENVIRONMENT} holds an option that is not known.",
+                expected="no option but sslmode",
+                received=name,
+                remedy=f"Remove it from {ENVIRONMENT}.",
+            )
 
 
 def _unreachable(config: metadata_store_pb2.ConnectionConfig, why: str) -> AirtightError:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from airtight.errors import TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, launch, metadata_store
+from runtime import attempts, launch, metadata_connection, metadata_store
 from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -172,6 +172,64 @@ def test_an_address_that_is_none_is_told_without_its_password(home, monkeypatch,
         metadata_store.project_connection(home)
     assert "AIRTIGHT_METADATA" in caught.value.message
     assert "sec" not in str(caught.value)
+
+
+@POSTGRESQL
+def test_a_file_may_hold_the_address_so_that_no_environment_does(home, postgresql, monkeypatch, tmp_path):
+    file = tmp_path / "an address"
+    file.write_text(f"{postgresql.address()}\n")
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"file:{file}")
+    assert Run(home).node("write").state == "complete"
+    assert metadata_connection.project_config(home).postgresql.password == PASSWORD
+    assert not home.metadata_db.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"u:secret@h/db"])
+def test_a_file_without_an_address_is_named_without_what_it_holds(home, monkeypatch, tmp_path, content):
+    file = tmp_path / "address"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"file:{file}")
+    with pytest.raises(TerminalError) as caught:
+        metadata_store.project_connection(home)
+    assert "AIRTIGHT_METADATA" in caught.value.message
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "received"),
+    [
+        ("sslmode=require", "sslmode=require"),
+        ("sslmode=verify-full&sslrootcert=/ca.pem", "sslmode=verify-full"),
+        ("sslrootcert=/ca.pem", "sslrootcert"),
+        ("sslmode=prefer&connect_timeout=3", "connect_timeout"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_by_name(home, monkeypatch, option, received):
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"postgresql://u:secret@h/db?{option}")
+    with pytest.raises(TerminalError) as caught:
+        metadata_store.project_connection(home)
+    assert caught.value.received == received
+    assert "secret" not in str(caught.value)
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+def test_a_mode_that_needs_no_tls_reaches_the_client(home, postgresql, monkeypatch, mode):
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"{postgresql.address()}?sslmode={mode}")
+    assert metadata_connection.project_config(home).postgresql.ssloption.sslmode == mode
+    assert metadata_connection.project_store(home).get_contexts() == []
+
+
+@POSTGRESQL
+def test_the_client_still_has_no_tls(home, postgresql, monkeypatch, capfd):
+    """Why TLS is refused; where this fails, ML Metadata has learnt it and the options can be handed on."""
+    monkeypatch.setenv("AIRTIGHT_METADATA", postgresql.address())
+    config = metadata_connection.project_config(home)
+    config.postgresql.ssloption.sslmode = "require"
+    with pytest.raises(AirtightError):
+        metadata_connection.connected(config)
+    assert "SSL support is not compiled in" in capfd.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(home):
