@@ -5,6 +5,7 @@ Nothing of TFX is imported here, which takes seconds: whoever only reads the sto
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,14 +13,16 @@ import random
 import socket
 import time
 import urllib.parse
+import uuid
 from pathlib import Path
 
 import ml_metadata as mlmd
+from ml_metadata import errors as mlmd_errors
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
-from runtime.metadata_postgresql import Store
+from runtime.metadata_postgresql import Store, widen
 
 ENVIRONMENT = "AIRTIGHT_METADATA"
 """Names the metadata store when it is not the SQLite file of the state folder.
@@ -35,6 +38,7 @@ _NO_CONNECTION = "connection pointer is NULL"
 _LOCKED = ("a subset of tables", "Concurrent writes aborted")
 _NO_DATABASE = "file is not a database"
 _FILE = "file:"
+_STORE_TYPE, _STORE_NAME, _STORE_ID = "airtight_store", "this store", "id"
 _PLAIN_SSLMODES = ("disable", "allow", "prefer")
 
 
@@ -73,7 +77,7 @@ def make_tables(config: metadata_store_pb2.ConnectionConfig) -> None:
 
 
 def connected(config: metadata_store_pb2.ConnectionConfig) -> mlmd.MetadataStore:
-    """Opens the store.
+    """Opens the store, and makes it ready where it has never been opened here.
 
     Raises:
       AirtightError: It cannot be opened, and trying again at once did not help.
@@ -81,13 +85,38 @@ def connected(config: metadata_store_pb2.ConnectionConfig) -> mlmd.MetadataStore
     deadline = time.monotonic() + _OPENING_S
     while True:
         try:
-            return Store(config) if config.HasField("postgresql") else mlmd.MetadataStore(config)
+            store = Store(config) if config.HasField("postgresql") else mlmd.MetadataStore(config)
+            if not store_id(store):
+                _make_ready(store, config)
+            return store
         except RuntimeError as error:
             fault = _unreachable(config, str(error))
             # Others may be making the tables at this very moment.
             if time.monotonic() > deadline or not fault.transient or _NO_CONNECTION in str(error):
                 raise fault from error
+        except (TransientError, mlmd_errors.AbortedError):
+            # Others may be making it ready.
+            if time.monotonic() > deadline:
+                raise
         time.sleep(random.random() / 2)
+
+
+def store_id(store: mlmd.MetadataStore) -> str:
+    """Returns the id that a store has kept since it was first opened, and that no other store has; "" before that."""
+    context = store.get_context_by_type_and_name(_STORE_TYPE, _STORE_NAME)
+    return context.properties[_STORE_ID].string_value if context else ""
+
+
+def _make_ready(store: mlmd.MetadataStore, config: metadata_store_pb2.ConnectionConfig) -> None:
+    """Takes the limits out of PostgreSQL's tables, then notes the store's id, which says that this is done."""
+    if config.HasField("postgresql"):
+        widen(config.postgresql)
+    kind = metadata_store_pb2.ContextType(name=_STORE_TYPE)
+    kind.properties[_STORE_ID] = metadata_store_pb2.STRING
+    context = metadata_store_pb2.Context(type_id=store.put_context_type(kind), name=_STORE_NAME)
+    context.properties[_STORE_ID].string_value = uuid.uuid4().hex
+    with contextlib.suppress(mlmd_errors.AlreadyExistsError):  # Another process was first.
+        store.put_contexts([context])
 
 
 def make_folder(folder: Path, what: str) -> None:
@@ -215,7 +244,7 @@ def _unreachable(config: metadata_store_pb2.ConnectionConfig, why: str) -> Airti
             "The metadata store cannot be opened.",
             expected=f"a SQLite file of ML Metadata that is not locked, at {file}",
             received="a file that another process holds, or whose tables are not all there"
-            if any(told in why for told in _LOCKED)
+            if any(words in why for words in _LOCKED)
             else why.removeprefix("Error when executing query: ").partition(" query:")[0].strip(),
             remedy="End what holds it, or put another file in its place.",
         )
