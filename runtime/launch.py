@@ -24,7 +24,7 @@ from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
+from runtime import attempts, cache, content_digest, faults, metadata_connection, metadata_store, user_modules
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
@@ -95,7 +95,7 @@ def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
     """The cache for this node of this run, which succeeded in it before if it runs `again`."""
     why_not = ""
     if not node.cache.enabled:
-        why_not = "the pipeline wants this node to run each time"
+        why_not = "the pipeline does not cache this node"
     elif not request.use_cache:
         why_not = "this run was started without it"
     elif again:
@@ -237,10 +237,10 @@ def _outcome(
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
         return Outcome.failure(faults.swallowed(execution, name, caught), execution.id)
-    if kept.told:
-        execution.custom_properties[cache.TOLD].string_value = kept.told
+    if kept.message:
+        execution.custom_properties[cache.MESSAGE].string_value = kept.message
         handle.store.put_executions([execution])
-    return _told(handle, node, execution, publish=bool(kept.told))
+    return _told(handle, node, execution, publish=bool(kept.message))
 
 
 def _told(
@@ -268,7 +268,7 @@ def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = Fal
     keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
     found = handle.store.get_artifacts_by_id(list(keys))
     if publish:
-        cache.keep_digests(handle.store, found)
+        content_digest.note(handle.store, found)
     types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
     told = []
     for proto in found:
@@ -300,5 +300,7 @@ def _scalars(properties: Any) -> dict[str, Any]:
         key: getattr(value, value.WhichOneof("value"))
         for key, value in properties.items()
         if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
-        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state", cache.DIGEST))
+        and not key.startswith(
+            ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", content_digest.DIGEST)
+        )
     }
