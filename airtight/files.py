@@ -126,10 +126,27 @@ def digest_of_file(path: Path) -> str:
 def digest_of_tree(path: Path) -> str:
     """SHA-256 over the relative names and bytes of every file below `path`, hexadecimal."""
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            whole.update(f"{file.relative_to(path).as_posix()}\0{digest_of_file(file)}\n".encode())
+    for file in files_below(path):
+        whole.update(f"{file.relative_to(path).as_posix()}\0{digest_of_file(file)}\n".encode())
     return whole.hexdigest()
+
+
+def files_below(path: Path) -> list[Path]:
+    """Returns every file below a folder, by links to folders too, in the order of their paths; [] without a folder.
+
+    Raises:
+      OSError: A folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not path.is_dir():
+        return []
+    files = [
+        Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse, followlinks=True) for name in names
+    ]
+    return sorted(file for file in files if file.is_file())
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ CLOSE = 1e-6
 _OF_THE_RUN = re.compile(r"(.*_)?(seconds|uri|read)")
 """Names of values in JSON, and of properties, that tell of a place, of the clock, or of how much was read."""
 _OF_THE_STORE = re.compile(
-    r"name|state|tfx_version|pipeline_name|producer_component|is_external|__.*|(.*_)?(id|digest)|content_digest"
+    r"name|state|tfx_version|pipeline_name|producer_component|is_external|__.*|(.*_)?(id|digest)|content_digest(_files)?"
 )
 """Names of properties that number artifacts, or digest what is compared by itself."""
 _DERIVED = re.compile(r".*\.html|events\.out\.tfevents\..*")

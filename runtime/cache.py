@@ -1,4 +1,4 @@
-"""The cache: an earlier result stands for a new one where all that it rests on is equal, and says why or why not.
+"""The cache: reuses an earlier result if everything that it depends on is unchanged, and says why or why not.
 
 It takes the place of TFX's own in its launcher. TFX's key holds neither a component's code, when that is a function,
 nor the versions of libraries, and it goes by the ids of input artifacts; this one goes by code, versions, parameters
@@ -12,6 +12,7 @@ import json
 import logging
 import platform
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,32 +20,34 @@ from pathlib import Path
 from typing import Any
 
 import ml_metadata as mlmd
-from google.protobuf import message
+from google.protobuf.message import Message
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
 from tfx.orchestration import metadata
-from tfx.orchestration.portable import cache_utils
 from tfx.orchestration.portable.mlmd import context_lib
 from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import artifact_utils
 
 from airtight import fingerprint
-from airtight.files import digest_of_file, digest_of_tree
 from airtight.import_string import load
+from runtime import content_digest
 from runtime.compiled_pipeline import Node
 
 log = logging.getLogger(__name__)
 
-DIGEST = "content_digest"
-"""Custom property of an artifact: SHA-256 of its contents when it was published."""
-TOLD = "cache"
+MESSAGE = "cache"
 """Custom property of an execution: whether it hit, and why not."""
 _PARTS = "parts"
 _LONG = 200
-_TOLD = 5
+_NAMED = 5
 _CANDIDATES = 20
 _DAY_MS = 86_400_000
-_OF_THE_RUN = ("name", "state", "tfx_version", "pipeline_name", "producer_component", DIGEST)
-_COMPLETE = metadata_store_pb2.Execution.COMPLETE
+_OF_THE_RUN = (
+    *("name", "state", "tfx_version", "pipeline_name", "producer_component"),
+    *(content_digest.DIGEST, content_digest.FILES),
+)
+_UNREADABLE = "cannot be read"
+_RUN_TYPE = "pipeline_run"
 _SPOKEN = {"code": "code", "version": "versions", "parameter": "parameters", "input": "inputs"}
 Parts = dict[str, dict[str, str]]
 """What a key is made of: for each kind of thing the digest or the value of each thing, by name."""
@@ -57,12 +60,12 @@ class Cache:
     Args:
       node: The node, with its policy.
       why_not: Why an earlier result must not be used in this run, or "".
-      told: What became of it, in words; filled by the launcher's questions.
+      message: Whether it hit, and why or why not; filled by the launcher's questions.
     """
 
     node: Node
     why_not: str = ""
-    told: str = ""
+    message: str = ""
     _parts: Parts = field(default_factory=dict)
     _pipeline: str = ""
 
@@ -71,7 +74,7 @@ class Cache:
         metadata_handle: metadata.Metadata,
         pipeline_node: pipeline_pb2.PipelineNode,
         pipeline_info: pipeline_pb2.PipelineInfo,
-        executor_spec: message.Message | None = None,
+        executor_spec: Message | None = None,
         input_artifacts: Mapping[str, Sequence[types.Artifact]] | None = None,
         output_artifacts: Mapping[str, Sequence[types.Artifact]] | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -85,42 +88,50 @@ class Cache:
             "code": fingerprint.digests(files),
             "version": fingerprint.versions(distributions) | {"python": platform.python_version()},
             "parameter": {name: _short(value) for name, value in given.items()},
-            "input": _inputs(input_artifacts or {}),
-            "output": {key: str(len(found)) for key, found in (output_artifacts or {}).items()},
+            "input": _inputs(metadata_handle.store, input_artifacts or {}),
+            "output": {key: str(len(artifacts)) for key, artifacts in (output_artifacts or {}).items()},
             "outside": {self.node.cache.on: _short(load(self.node.cache.on)(given))} if self.node.cache.on else {},
         }
-        told = json.dumps(self._parts, sort_keys=True)
-        key = sha256(f"{self._pipeline}/{self.node.id}\0{told}".encode()).hexdigest()
+        parts = json.dumps(self._parts, sort_keys=True)
+        key = sha256(f"{self._pipeline}/{self.node.id}\0{parts}".encode()).hexdigest()
         context = context_lib.register_context_if_not_exists(
             metadata_handle, context_type_name=context_lib.CONTEXT_TYPE_EXECUTION_CACHE, context_name=key
         )
         if _PARTS not in context.custom_properties:
-            context.custom_properties[_PARTS].string_value = told
+            context.custom_properties[_PARTS].string_value = parts
             metadata_handle.store.put_contexts([context])
         if self.why_not:
-            self.told = f"not asked: {self.why_not}"
+            self.message = f"not asked: {self.why_not}"
+            log.info("The cache was %s.", self.message)
         return context
 
     def get_cached_outputs(
         self, metadata_handle: metadata.Metadata, cache_context: metadata_store_pb2.Context
     ) -> dict[str, list[types.Artifact]] | None:
         """Gives the outputs of the newest result under the key that is whole and not too old, or None."""
-        found = cache_utils.get_cached_outputs(metadata_handle, cache_context)
-        if found is None:
-            self.told = f"missed: {self._difference(metadata_handle.store, cache_context)}"
-            log.info("The cache %s.", self.told)
-            return None
-        made = max((a.mlmd_artifact.create_time_since_epoch for made in found.values() for a in made), default=0)
-        age = (_now_ms() - made) / _DAY_MS
-        if made and self.node.cache.days and age > self.node.cache.days:
-            self.told = f"missed: the equal result is {age:.1f} days old, and counts for {self.node.cache.days:g}"
-            log.info("The cache %s.", self.told)
-            return None
-        self.told = (
-            f"hit: code, versions, parameters and inputs equal those of {_made(metadata_handle.store, cache_context)}"
-        )
-        log.info("The cache %s.", self.told)
-        return found
+        outputs, self.message = self._ask(metadata_handle.store, cache_context)
+        log.info("The cache %s.", self.message)
+        return outputs
+
+    def _ask(
+        self, store: mlmd.MetadataStore, context: metadata_store_pb2.Context
+    ) -> tuple[dict[str, list[types.Artifact]] | None, str]:
+        """Returns the outputs of the newest usable result, and why it is used or why there is none."""
+        # What the cache answered are executions of their own, but not results.
+        newest = _executions(store, context, "last_known_state = COMPLETE")
+        outputs = _outputs(store, newest)
+        unusable = ""
+        for execution in newest:
+            wrong = _wrong(store, execution.id, outputs[execution.id])
+            if wrong:
+                unusable = unusable or wrong
+                continue
+            age = (_now_ms() - execution.create_time_since_epoch) / _DAY_MS
+            if self.node.cache.days and age > self.node.cache.days:
+                return None, f"missed: the equal result is {age:.1f} days old, and counts for {self.node.cache.days:g}"
+            hit = f"hit: code, versions, parameters and inputs equal those of {_named(store, execution)}"
+            return _deserialized(store, outputs[execution.id]), f"{hit}; {unusable}" if unusable else hit
+        return None, f"missed: {unusable or self._difference(store)}"
 
     def _rests_on(self, parameters: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         """The component's code, files and code that its parameters name now, and what is installed that these use."""
@@ -142,36 +153,19 @@ class Cache:
                 distributions.update(theirs)
         return sorted(files), sorted(distributions)
 
-    def _difference(self, store: mlmd.MetadataStore, context: metadata_store_pb2.Context) -> str:
+    def _difference(self, store: mlmd.MetadataStore) -> str:
         """What differs from the nearest earlier result of this node, in words."""
         earlier = _earlier(store, self._pipeline, self.node.id)
         if not earlier:
             return "this node has no earlier result"
         nearest, parts = min(earlier, key=lambda candidate: len(differences(candidate[1], self._parts)))
-        found = differences(parts, self._parts)
-        if not found:
+        changes = differences(parts, self._parts)
+        if not changes:
             return f"the outputs of execution {nearest}, which is equal, are gone"
         equal = [name for kind, name in _SPOKEN.items() if self._parts[kind] and self._parts[kind] == parts.get(kind)]
-        more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
-        told = f"{', '.join(found[:_TOLD])}{more}; {', '.join(equal) or 'nothing else'} equal"
-        return f"{told} (nearest: execution {nearest})"
-
-
-def keep_digests(store: mlmd.MetadataStore, artifacts: Sequence[metadata_store_pb2.Artifact]) -> None:
-    """Notes the content digest of artifacts that have just been published.
-
-    Args:
-      store: The metadata store.
-      artifacts: As the store has them; those whose contents lie elsewhere than on this machine's disk stay as they are.
-    """
-    noted = []
-    for artifact in artifacts:
-        digest = contents(artifact.uri)
-        if digest and DIGEST not in artifact.custom_properties:
-            artifact.custom_properties[DIGEST].string_value = digest
-            noted.append(artifact)
-    if noted:
-        store.put_artifacts(noted)
+        more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+        rest = ", ".join(equal) or "nothing else"
+        return f"{', '.join(changes[:_NAMED])}{more}; {rest} equal (nearest: execution {nearest})"
 
 
 def parts_of(store: mlmd.MetadataStore, execution: int) -> Parts | None:
@@ -188,33 +182,85 @@ def parts_of(store: mlmd.MetadataStore, execution: int) -> Parts | None:
     return None
 
 
-def _inputs(given: Mapping[str, Sequence[types.Artifact]]) -> dict[str, str]:
+def _inputs(store: mlmd.MetadataStore, inputs: Mapping[str, Sequence[types.Artifact]]) -> dict[str, str]:
+    """Returns a digest for each input artifact; what cannot be read gets a value that no other has."""
+    named = {
+        f"{key}[{place}]" if len(artifacts) > 1 else key: artifact
+        for key, artifacts in inputs.items()
+        for place, artifact in enumerate(artifacts)
+    }
+    digests = content_digest.current(store, [artifact.mlmd_artifact for artifact in named.values()])
     return {
-        f"{key}[{place}]" if len(found) > 1 else key: _fingerprint(artifact.mlmd_artifact, artifact.type_name)
-        for key, found in given.items()
-        for place, artifact in enumerate(found)
+        name: _fingerprint(artifact.mlmd_artifact, artifact.type_name, digest)
+        for (name, artifact), digest in zip(named.items(), digests, strict=True)
     }
 
 
-def _fingerprint(artifact: metadata_store_pb2.Artifact, type_name: str) -> str:
-    """Of an artifact's contents and properties, not of its id; nor of its place, unless that is all there is."""
+def _fingerprint(artifact: metadata_store_pb2.Artifact, type_name: str, digest: str) -> str:
+    """Of an artifact's contents and properties, neither of its id nor of its place."""
+    if artifact.uri and not digest:
+        return f"{_UNREADABLE}: {artifact.uri} {uuid.uuid4().hex}"
     properties = {
         name: getattr(value, value.WhichOneof("value"))
-        for told in (artifact.properties, artifact.custom_properties)
-        for name, value in told.items()
+        for values in (artifact.properties, artifact.custom_properties)
+        for name, value in values.items()
         if name not in _OF_THE_RUN and value.WhichOneof("value") in ("int_value", "double_value", "string_value")
     }
-    noted = artifact.custom_properties[DIGEST].string_value if DIGEST in artifact.custom_properties else ""
-    held = noted or contents(artifact.uri) or artifact.uri
-    return sha256(json.dumps([type_name, properties, held], sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps([type_name, properties, digest], sort_keys=True).encode()).hexdigest()
 
 
-def contents(uri: str) -> str:
-    """SHA-256 of what lies at a place of this machine's disk; "" for nothing there, and for any other place."""
-    path = Path(uri) if uri.startswith("/") else None
-    if path is None or not path.exists():
-        return ""
-    return digest_of_file(path) if path.is_file() else digest_of_tree(path)
+@dataclass(frozen=True)
+class _Output:
+    key: str
+    index: int
+    artifact: metadata_store_pb2.Artifact
+
+
+def _executions(
+    store: mlmd.MetadataStore, context: metadata_store_pb2.Context, query: str
+) -> list[metadata_store_pb2.Execution]:
+    """Returns the newest executions of a context, newest first; however many there are, it costs the same."""
+    options = mlmd.ListOptions(limit=_CANDIDATES, order_by=mlmd.OrderByField.ID, is_asc=False, filter_query=query)
+    return list(store.get_executions_by_context(context.id, list_options=options))
+
+
+def _outputs(store: mlmd.MetadataStore, executions: Sequence[metadata_store_pb2.Execution]) -> dict[int, list[_Output]]:
+    """Returns what executions made, in the order of keys and places."""
+    ids = [execution.id for execution in executions]
+    kind = metadata_store_pb2.Event.OUTPUT
+    events = [event for event in store.get_events_by_execution_ids(ids) if event.type == kind] if ids else []
+    wanted = sorted({event.artifact_id for event in events})
+    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id(wanted)} if wanted else {}
+    outputs: dict[int, list[_Output]] = {number: [] for number in ids}
+    for event in events:
+        key, place = event.path.steps[0].key, event.path.steps[1].index
+        outputs[event.execution_id].append(_Output(key, place, artifacts[event.artifact_id]))
+    return {number: sorted(made, key=lambda output: (output.key, output.index)) for number, made in outputs.items()}
+
+
+def _wrong(store: mlmd.MetadataStore, execution: int, outputs: Sequence[_Output]) -> str:
+    """Returns why an execution's outputs cannot be handed out, or ""."""
+    for output in outputs:
+        artifact = output.artifact
+        if artifact.state != artifact.LIVE or not content_digest.is_there(artifact.uri):
+            return f"the outputs of execution {execution}, which is equal, are gone"
+    digests = content_digest.current(store, [output.artifact for output in outputs])
+    for output, digest in zip(outputs, digests, strict=True):
+        noted = output.artifact.custom_properties
+        if content_digest.DIGEST in noted and noted[content_digest.DIGEST].string_value != digest:
+            how = "was changed after it was made" if digest else _UNREADABLE
+            return f"the output {output.key} of execution {execution}, which is equal, {how}"
+    return ""
+
+
+def _deserialized(store: mlmd.MetadataStore, outputs: Sequence[_Output]) -> dict[str, list[types.Artifact]]:
+    ids = sorted({output.artifact.type_id for output in outputs})
+    kinds = {kind.id: kind for kind in store.get_artifact_types_by_id(ids)} if ids else {}
+    artifacts: dict[str, list[types.Artifact]] = {}
+    for output in outputs:
+        artifact = artifact_utils.deserialize_artifact(kinds[output.artifact.type_id], output.artifact)
+        artifacts.setdefault(output.key, []).append(artifact)
+    return artifacts
 
 
 def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[int, Parts]]:
@@ -222,51 +268,42 @@ def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[
     context = store.get_context_by_type_and_name("node", f"{pipeline}.{node}")
     if context is None:
         return []
-    newest = mlmd.ListOptions(limit=_CANDIDATES, order_by=mlmd.OrderByField.ID, is_asc=False)
-    found = []
-    for execution in store.get_executions_by_context(context.id, list_options=newest):
-        if execution.last_known_state not in (_COMPLETE, metadata_store_pb2.Execution.CACHED):
-            continue
-        parts = parts_of(store, execution.id)
-        if parts is not None:
-            found.append((execution.id, parts))
-    return found
+    succeeded = _executions(store, context, "last_known_state = COMPLETE OR last_known_state = CACHED")
+    parts = [(execution.id, parts_of(store, execution.id)) for execution in succeeded]
+    return [(number, known) for number, known in parts if known is not None]
 
 
 def differences(before: Parts, now: Parts) -> list[str]:
     """Each thing that differs between the parts of two keys, as people say it."""
-    told = []
+    changes = []
     for kind, values in now.items():
         old = before.get(kind, {})
         for name in sorted(set(values) | set(old)):
             if values.get(name) == old.get(name):
                 continue
             if kind in ("parameter", "version"):
-                told.append(f"{kind} {name} was {old.get(name, 'not there')}, is {values.get(name, 'not there')}")
+                changes.append(f"{kind} {name} was {old.get(name, 'not there')}, is {values.get(name, 'not there')}")
+            elif values.get(name, "").startswith(_UNREADABLE):
+                changes.append(f"{kind} {name} {_UNREADABLE}")
             else:
-                told.append(f"{kind} {name} changed")
-    return told
+                changes.append(f"{kind} {name} changed")
+    return changes
 
 
 def _now_ms() -> float:
     return time.time() * 1000
 
 
-def _made(store: mlmd.MetadataStore, context: metadata_store_pb2.Context) -> str:
-    """Names the newest execution that made what lies under a key, and its run."""
-    ran = [e for e in store.get_executions_by_context(context.id) if e.last_known_state == _COMPLETE]
-    if not ran:
-        return "an earlier execution"
-    newest = max(ran, key=lambda execution: execution.id)
-    type_id = store.get_context_type("pipeline_run").id
-    runs = [c.name for c in store.get_contexts_by_execution(newest.id) if c.type_id == type_id]
-    return f"execution {newest.id}" + (f" in the run {runs[0]}" if runs else "")
+def _named(store: mlmd.MetadataStore, execution: metadata_store_pb2.Execution) -> str:
+    """Names an execution and its run."""
+    runs = [context.name for context in store.get_contexts_by_execution(execution.id) if context.type == _RUN_TYPE]
+    return f"execution {execution.id}" + (f" in the run {runs[0]}" if runs else "")
 
 
 def _short(value: Any) -> str:
-    told = str(value)
-    return told if len(told) <= _LONG else f"{told[:40]}… sha256:{sha256(told.encode()).hexdigest()}"
+    text = str(value)
+    return text if len(text) <= _LONG else f"{text[:40]}… sha256:{sha256(text.encode()).hexdigest()}"
 
 
-def _digest(proto: message.Message | None) -> str:
+def _digest(proto: Message | None) -> str:
     return sha256(proto.SerializeToString(deterministic=True)).hexdigest() if proto else ""

@@ -20,8 +20,26 @@ _WILL_NOT_HEAL_CODES = {
     code.value[0]
     for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
 }
-_RAISED = re.compile(r"^[\w.]*(?:Error|Exception): .+$", re.MULTILINE)
 _RESULT = "__execution_result__"
+_TERMINAL_STATUS = (
+    mlmd_errors.InvalidArgumentError,
+    mlmd_errors.FailedPreconditionError,
+    mlmd_errors.OutOfRangeError,
+    mlmd_errors.PermissionDeniedError,
+    mlmd_errors.UnauthenticatedError,
+    mlmd_errors.UnimplementedError,
+    mlmd_errors.DataLossError,
+)
+_TERMINAL_SQL = re.compile(
+    # ML Metadata hands on the database's words alone, without its code: PostgreSQL's first, then SQLite's.
+    r"index row (size|requires)|value too long|out of range|syntax error|invalid input syntax|invalid byte sequence"
+    r"|permission denied|must be owner|read-only|(relation|column|database|role|schema) .*does not exist"
+    r"|violates (not-null|check) constraint"
+    r"|readonly database|no such (table|column)|string or blob too big|malformed|not a database",
+    re.IGNORECASE,
+)
+_DATABASE_SAYS = ("PostgreSQL metadata source error: ", "Error when executing query: ")
+_LONGEST = 500
 
 
 class Cancelled(Exception):
@@ -35,31 +53,9 @@ def in_words(error: BaseException, step: str) -> AirtightError:
       error: What was raised.
       step: The node.
     """
-    known = next((cause for cause in _chain(error) if isinstance(cause, AirtightError)), None)
-    # Spark, TensorFlow and SQLite say it each in their own exception.
-    full = next((cause for cause in _chain(error) if is_full_disk(cause)), None)
-    if known is None and full is not None:
-        known = full_disk(f"for {step}", full)
-    if known:
-        known.step = known.step or step
-        return known
-    if isinstance(error, Cancelled):
-        return TransientError(
-            "The node was stopped before it ended.",
-            expected="time to end by itself",
-            received=str(error),
-            remedy="Clear the task to run it again; nothing of it was kept.",
-            step=step,
-        )
-    store = next((cause for cause in _chain(error) if isinstance(cause, mlmd_errors.StatusError)), None)
-    if store:
-        return TransientError(
-            "The metadata store did not answer as it should.",
-            expected="a store that can be reached and written",
-            received=f"{type(store).__name__}: {store}",
-            remedy="See whether the store runs; the task is tried again.",
-            step=step,
-        )
+    fault = _known(error, step)
+    if fault:
+        return fault
     family = TerminalError if isinstance(error, _WILL_NOT_HEAL) else TransientError
     where = traceback.extract_tb(error.__traceback__)
     place = f" at {where[-1].filename}, line {where[-1].lineno}" if where else ""
@@ -72,23 +68,93 @@ def in_words(error: BaseException, step: str) -> AirtightError:
     )
 
 
-def swallowed(execution: metadata_store_pb2.Execution, step: str) -> AirtightError:
-    """The fault that TFX's launcher wrote into the execution and did not raise."""
+def swallowed(execution: metadata_store_pb2.Execution, step: str, error: BaseException | None = None) -> AirtightError:
+    """Returns the fault that TFX's launcher wrote into the execution and did not raise.
+
+    Args:
+      execution: The execution that failed.
+      step: The node.
+      error: What the launcher caught, if that is known: it says more than the text in the execution.
+    """
+    fault = _known(error, step)
+    if fault:
+        return fault
     result = execution_result_pb2.ExecutionResult()
-    told = execution.custom_properties.get(_RESULT)
-    if told is not None:
-        json_format.Parse(told.string_value, result)
-    # Of a chain of exceptions, Python prints the first cause first.
-    causes = _RAISED.findall(result.result_message) or result.result_message.splitlines()
-    family = TerminalError if result.code in _WILL_NOT_HEAL_CODES else TransientError
+    value = execution.custom_properties.get(_RESULT)
+    if value is not None:
+        json_format.Parse(value.string_value, result)
     state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
-    return family(
+    lines = result.result_message.strip().splitlines()
+    received = _with_cause(error) if error else (lines[-1] if lines else f"an execution that is {state}")
+    causes = list(_chain(error))
+    terminal = result.code in _WILL_NOT_HEAL_CODES or (causes and isinstance(causes[-1], _WILL_NOT_HEAL))
+    return (TerminalError if terminal else TransientError)(
         "TFX ended the node before its code ran.",
         expected="inputs and parameters that can be resolved",
-        received=causes[0] if causes else f"an execution that is {state}",
+        received=received,
         remedy="See the messages above: an upstream node may have been marked as done without running.",
         step=step,
     )
+
+
+def _known(error: BaseException | None, step: str) -> AirtightError | None:
+    """Returns the fault that an exception or one of its causes is in itself; None where none of them is known."""
+    for cause in _chain(error):
+        if isinstance(cause, AirtightError):
+            cause.step = cause.step or step
+            return cause
+    for cause in _chain(error):
+        # Spark, TensorFlow and SQLite say it each in their own exception.
+        if is_full_disk(cause):
+            fault: AirtightError = full_disk(f"for {step}", cause)
+            fault.step = step
+            return fault
+    for cause in _chain(error):
+        if isinstance(cause, Cancelled):
+            return TransientError(
+                "The node was stopped before it ended.",
+                expected="time to end by itself",
+                received=str(cause),
+                remedy="Clear the task to run it again; nothing of it was kept.",
+                step=step,
+            )
+        if isinstance(cause, mlmd_errors.StatusError):
+            return _of_store(cause, step)
+    return None
+
+
+def _of_store(error: mlmd_errors.StatusError, step: str) -> AirtightError:
+    """Returns the fault of the metadata store: terminal where the same request would be refused again."""
+    # Before the database's words stands what was to be written, of any length, and after SQLite's the query.
+    for start in _DATABASE_SAYS:
+        _, is_there, words = str(error).rpartition(start)
+        if is_there:
+            words = words.partition(" query:")[0].strip()
+            break
+    received = f"{type(error).__name__}: {words[:_LONGEST]}"
+    line = words.partition("\n")[0] if is_there else ""
+    if isinstance(error, _TERMINAL_STATUS) or _TERMINAL_SQL.search(line):
+        return TerminalError(
+            "The metadata store refused a request.",
+            expected="a store whose tables are ML Metadata's and that this user may write",
+            received=received,
+            remedy="Mend what the store names; the same request would be refused again.",
+            step=step,
+        )
+    return TransientError(
+        "The metadata store did not answer as it should.",
+        expected="a store that can be reached and written",
+        received=received,
+        remedy="See whether the store runs; the task is tried again.",
+        step=step,
+    )
+
+
+def _with_cause(error: BaseException) -> str:
+    """What was raised, and its first cause, which says more."""
+    first = list(_chain(error))[-1]
+    text = f"{type(first).__name__}: {first}".rstrip(": ")
+    return text if first is error else f"{error} ({text})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,22 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
-from tfx.orchestration.portable import data_types, launcher, outputs_utils, runtime_parameter_utils
+from tfx.orchestration.portable import data_types, inputs_utils, launcher, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import ROOT, Home
-from runtime import attempts, cache, faults, metadata_connection, metadata_store, outputs, user_modules
+from runtime import (
+    attempts,
+    cache,
+    content_digest,
+    faults,
+    metadata_connection,
+    metadata_store,
+    outputs,
+    user_modules,
+)
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
@@ -67,10 +77,12 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
     home = Home(Path(request.home))
     for module in compiled.types:
         importlib.import_module(module)
-    node, ir = _prepared(compiled, request, home)
+    ir = _parsed(compiled, request.node)
+    values: dict[str, Any] = as_tfx(compiled.bind(request.parameters))
     deployment = runner_utils.extract_local_deployment_config(ir)
     connection = metadata_store.connection(deployment, home)
     with connection as handle:
+        node = _bound(ir, request, values, metadata_store.pipeline_root(ir, home, handle.store))
         earlier = attempts.earlier(handle.store, request.run, request.node, request.earlier)
         attempts.fail_stale_attempts(handle.store, earlier)
         success = attempts.latest_success(handle.store, earlier)
@@ -84,7 +96,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
-    with _no_flags(), _instead_of_tfx(kept), user_modules.importable(node):
+    with _no_flags(), _instead_of_tfx(kept), _caught_by_tfx() as caught, user_modules.importable(node):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -94,14 +106,14 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
         ).launch()
     with connection as handle:
-        return _outcome(handle, node, info, kept)
+        return _outcome(handle, node, info, kept, caught[-1] if caught else None)
 
 
 def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
     """The cache for this node of this run, which succeeded in it before if it runs `again`."""
     why_not = ""
     if not node.cache.enabled:
-        why_not = "the pipeline wants this node to run each time"
+        why_not = "the pipeline does not cache this node"
     elif not request.use_cache:
         why_not = "this run was started without it"
     elif again:
@@ -120,6 +132,33 @@ def _instead_of_tfx(kept: cache.Cache) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _caught_by_tfx() -> Iterator[list[Exception]]:
+    """Yields a list that gets the exceptions that TFX turns into a text, where it resolves inputs and parameters."""
+    caught: list[Exception] = []
+
+    def keep(resolve: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(resolve)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return resolve(*args, **kwargs)
+            except Exception as error:
+                caught.append(error)
+                raise
+
+        return call
+
+    names = ("resolve_input_artifacts", "resolve_dynamic_parameters")
+    theirs = {name: getattr(inputs_utils, name) for name in names}
+    for name, resolve in theirs.items():
+        setattr(inputs_utils, name, keep(resolve))
+    try:
+        yield caught
+    finally:
+        for name, resolve in theirs.items():
+            setattr(inputs_utils, name, resolve)
+
+
+@contextlib.contextmanager
 def _no_flags() -> Iterator[None]:
     """TFX hands the flags of this process to every Python executor; they are not meant for it."""
     flags, sys.argv = sys.argv, sys.argv[:1]
@@ -129,10 +168,8 @@ def _no_flags() -> Iterator[None]:
         sys.argv = flags
 
 
-def _prepared(
-    compiled: CompiledPipeline, request: NodeRequest, home: Home
-) -> tuple[pipeline_pb2.PipelineNode, pipeline_pb2.Pipeline]:
-    """A fresh copy of the IR with this run's values in it, and its node."""
+def _parsed(compiled: CompiledPipeline, node: str) -> pipeline_pb2.Pipeline:
+    """A fresh copy of the IR of a pipeline that this TFX can run and that has the node."""
     installed = importlib.metadata.version("tfx")
     if compiled.tfx != installed:
         raise TerminalError(
@@ -141,15 +178,20 @@ def _prepared(
             received=f"TFX {compiled.tfx}",
             remedy=f"Run `python -m runtime compile {compiled.source}`, and clear the whole run.",
         )
-    compiled.node(request.node)
-    ir = json_format.ParseDict(compiled.ir, pipeline_pb2.Pipeline())
-    values: dict[str, Any] = as_tfx(compiled.bind(request.parameters))
-    values |= {"pipeline-root": metadata_store.pipeline_root(ir, home), "pipeline-run-id": request.run}
+    compiled.node(node)
+    return json_format.ParseDict(compiled.ir, pipeline_pb2.Pipeline())
+
+
+def _bound(
+    ir: pipeline_pb2.Pipeline, request: NodeRequest, values: dict[str, Any], root: str
+) -> pipeline_pb2.PipelineNode:
+    """Puts this run's values into the IR, and returns its node."""
+    values = values | {"pipeline-root": root, "pipeline-run-id": request.run}
     runtime_parameter_utils.substitute_runtime_parameter(ir, values)
     node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
     folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
     attempts.tag(node, request.run, request.attempt, folder, request.labels)
-    return node, ir
+    return node
 
 
 def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) -> None:
@@ -208,8 +250,9 @@ def _outcome(
     node: pipeline_pb2.PipelineNode,
     info: data_types.ExecutionInfo | None,
     kept: cache.Cache,
+    caught: BaseException | None,
 ) -> Outcome:
-    """Reads back what the launcher did: it returns normally on failures, too."""
+    """Reads back what the launcher did: it returns normally on failures, too, such as those that it `caught`."""
     name = node.node_info.id
     if info is None or not info.execution_id:
         attempts.record_skip(handle.store, node)
@@ -218,13 +261,13 @@ def _outcome(
         )
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
-        return Outcome.failure(faults.swallowed(execution, name), execution.id)
+        return Outcome.failure(faults.swallowed(execution, name, caught), execution.id)
     if lost := outputs.empty(handle.store, node, execution):
         return Outcome.failure(lost, execution.id)
-    if kept.told:
-        execution.custom_properties[cache.TOLD].string_value = kept.told
+    if kept.message:
+        execution.custom_properties[cache.MESSAGE].string_value = kept.message
         handle.store.put_executions([execution])
-    return _told(handle, node, execution, publish=bool(kept.told))
+    return _told(handle, node, execution, publish=bool(kept.message))
 
 
 def _told(
@@ -250,7 +293,7 @@ def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = Fal
     keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
     found = handle.store.get_artifacts_by_id(list(keys))
     if publish:
-        cache.keep_digests(handle.store, found)
+        content_digest.note(handle.store, found)
     types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
     told = []
     for proto in found:
@@ -282,5 +325,7 @@ def _scalars(properties: Any) -> dict[str, Any]:
         key: getattr(value, value.WhichOneof("value"))
         for key, value in properties.items()
         if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
-        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state", cache.DIGEST))
+        and not key.startswith(
+            ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", content_digest.DIGEST)
+        )
     }

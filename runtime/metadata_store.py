@@ -6,7 +6,9 @@ out, and the launcher fills them in where the node runs. So a compiled pipeline 
 
 from __future__ import annotations
 
+import contextlib
 import time
+from pathlib import Path
 
 import ml_metadata as mlmd
 from ml_metadata import errors as mlmd_errors
@@ -16,18 +18,61 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentConfig
 
 from airtight.errors import TransientError
+from airtight.files import new_file
 from airtight.home import Home
 from runtime import metadata_connection
 
 _KEEP_S = 20.0
 _SURE_S = 1.0
 _PATIENCE_S = 60.0
+_OWNER = ".metadata_store"
 
 
-def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home) -> str:
-    """The folder of the pipeline's artifacts: its own choice, or the state folder's. A relative one lies in that."""
+def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home, store: mlmd.MetadataStore) -> str:
+    """Returns the folder of the pipeline's artifacts: its own choice or the state folder's, if this store may use it.
+
+    A relative one lies in the state folder.
+
+    Execution ids, which name the folders of outputs, start at 1 in every store. So a folder belongs to the first store
+    that puts outputs there, and any other store uses one beside it: `<folder>.<start of the store's id>`.
+
+    Args:
+      ir: The pipeline.
+      home: The state folder.
+      store: The metadata store of the run.
+
+    Raises:
+      TerminalError: The folder cannot be made or written.
+    """
     own = ir.runtime_spec.pipeline_root.runtime_parameter.default_value.string_value
-    return str(home.path / own) if own else str(home.pipeline_root(ir.pipeline_info.id))
+    if "://" in own:
+        return own
+    root = str(home.path / own) if own else str(home.pipeline_root(ir.pipeline_info.id))
+    metadata_connection.make_folder(Path(root), "pipeline root")
+    this = metadata_connection.store_id(store)
+    beside = f"{root}.{this[:8]}"
+    if not Path(beside).exists():
+        if _owner(Path(root), ir, store, this) == this:
+            return root
+        # From its first node on the store knows the pipeline: that this folder is there keeps the choice.
+        metadata_connection.make_folder(Path(beside), "pipeline root")
+    return beside
+
+
+def _owner(root: Path, ir: pipeline_pb2.Pipeline, store: mlmd.MetadataStore, this: str) -> str:
+    """Returns the id of the store that a folder belongs to, "" for one that cannot be known; claims a free folder."""
+    file = root / _OWNER
+    if not file.exists():
+        nodes = (node.pipeline_node.node_info.id for node in ir.nodes)
+        if any((root / node).exists() for node in nodes) and not _knows(store, ir.pipeline_info.id):
+            return ""
+        with contextlib.suppress(FileExistsError), new_file(file, exclusive=True) as temporary:
+            temporary.write_text(this, encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _knows(store: mlmd.MetadataStore, pipeline: str) -> bool:
+    return store.get_context_by_type_and_name("pipeline", pipeline) is not None
 
 
 def connection(deployment: LocalDeploymentConfig, home: Home) -> metadata.Metadata:

@@ -10,7 +10,7 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import TerminalError
-from runtime import attempts, cache
+from runtime import attempts, cache, content_digest
 
 _Event = metadata_store_pb2.Event
 _OUTPUTS = (_Event.OUTPUT, _Event.DECLARED_OUTPUT)
@@ -53,7 +53,7 @@ class Artifact:
     def digest(self) -> str:
         """Of what it held when it was published; "" where that was not noted."""
         noted = self.proto.custom_properties
-        return str(noted[cache.DIGEST].string_value) if cache.DIGEST in noted else ""
+        return str(noted[content_digest.DIGEST].string_value) if content_digest.DIGEST in noted else ""
 
     @property
     def properties(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Literal
 from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import artifact_diff, cache, metadata_store, recorded_run
+from runtime import artifact_diff, cache, content_digest, metadata_store, recorded_run
 from runtime.client import call
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.compiled_store import all_known, current
@@ -212,7 +212,7 @@ def _lost(artifacts: _Artifacts, what: str) -> Iterator[str]:
 
 
 def _digests(artifacts: _Artifacts) -> dict[str, list[str]]:
-    return {key: [cache.contents(artifact.proto.uri) for artifact in found] for key, found in artifacts.items()}
+    return {key: [content_digest.of_uri(artifact.proto.uri) for artifact in found] for key, found in artifacts.items()}
 
 
 def _compared(then: _Artifacts, now: _Artifacts) -> Iterator[str]:
@@ -244,7 +244,7 @@ def _changed(past: recorded_run.Execution, parts: cache.Parts) -> Iterator[str]:
         for told in cache.differences(past.parts, {kind: held for kind, held in parts.items() if kind != "outside"}):
             yield f"{told} on disk since" if told.startswith("input ") else told
     for key, found in past.outputs.items():
-        if any(artifact.digest not in ("", cache.contents(artifact.proto.uri)) for artifact in found):
+        if any(artifact.digest not in ("", content_digest.of_uri(artifact.proto.uri)) for artifact in found):
             yield f"output {key} changed on disk since"
 
 

@@ -23,7 +23,7 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, metadata_store, recorded_run
+from runtime import attempts, content_digest, metadata_store, recorded_run
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.local import link_lake
@@ -176,7 +176,7 @@ class Stage:
             proto.CopyFrom(artifact.proto)
             for copy in (kind, proto):
                 copy.ClearField("id")
-            proto.custom_properties.pop(cache.DIGEST, None)
+            proto.custom_properties.pop(content_digest.DIGEST, None)
             proto.state = proto.LIVE
             proto.type_id = store.put_artifact_type(kind, can_add_fields=True, can_omit_fields=True)
             (self._copied[known],) = store.put_artifacts([proto])

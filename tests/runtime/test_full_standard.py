@@ -55,7 +55,7 @@ def ran(home, folder):
 def told(home, outcome) -> str:
     with metadata_store.project_connection(home) as handle:
         (execution,) = handle.store.get_executions_by_id([outcome.execution])
-    return execution.custom_properties[cache.TOLD].string_value
+    return execution.custom_properties[cache.MESSAGE].string_value
 
 
 @pytest.mark.slow

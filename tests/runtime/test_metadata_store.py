@@ -2,20 +2,26 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import sqlite3
+import string
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import ml_metadata as mlmd
+import psycopg
 import pytest
+from ml_metadata import errors as mlmd_errors
 from ml_metadata.proto import metadata_store_pb2
 
-from airtight.errors import TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, launch, metadata_store
+from runtime import attempts, cache, launch, metadata_connection, metadata_store
+from runtime.protocol import Outcome
 from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -29,6 +35,33 @@ held.execute("begin exclusive")
 print("locked", flush=True)
 time.sleep(600)
 """
+MANY_MODULES = """
+from pathlib import Path
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import standard_artifacts
+from airtight.parameters import Parameter as Declared
+from runtime.parameters import runtime_parameter
+{imports}
+
+TEXT = Declared("text", "str", "")
+PARAMETERS = (TEXT,)
+
+
+@component
+def write(words: OutputArtifact[standard_artifacts.Model], text: Parameter[str]) -> None:
+    if text == "fail":
+        raise ValueError("no " + "x" * 20_000)
+    Path(words.uri, "text").write_text(text)
+
+
+def create_pipeline() -> Pipeline:
+    written = write(text=runtime_parameter(TEXT)).with_id("write")
+    return Pipeline(pipeline_name="many_modules", components=[written], enable_cache=True)
+"""
+LONG_TEXT = "".join(random.Random(1).choices(string.ascii_letters + "'\"{}%\n\\", k=20_000))
+LONG_NAME = "".join(random.Random(2).choices(string.ascii_letters, k=1_000))
 State = metadata_store_pb2.Execution
 
 
@@ -66,11 +99,105 @@ def test_every_text_comes_back_as_it_was(home, text):
         context.custom_properties["more"].string_value = text
         context.custom_properties[f"key {text}"].int_value = 3
         handle.store.put_contexts([context])
-        (found,) = handle.store.get_contexts()
+        (found,) = handle.store.get_contexts_by_type("texts")
         assert (found.name, found.properties["said"].string_value) == (f"named {text}", text)
         assert found.custom_properties["more"].string_value == text
         assert found.custom_properties[f"key {text}"].int_value == 3
         assert handle.store.get_context_by_type_and_name("texts", f"named {text}").id == found.id
+
+
+@BOTH
+def test_long_texts_long_names_and_large_ints_come_back_as_they_were(home):
+    with metadata_store.project_connection(home) as handle:
+        put_long_ones(handle.store)
+        check_long_ones(handle.store)
+
+
+@POSTGRESQL
+def test_a_store_that_ml_metadata_itself_has_made_is_widened_when_it_is_opened_here(home):
+    plain = mlmd.MetadataStore(metadata_connection.project_config(home))
+    with pytest.raises(mlmd_errors.StatusError):
+        put_long_ones(plain)
+    store = metadata_connection.project_store(home)
+    put_long_ones(store)
+    check_long_ones(metadata_connection.project_store(home))
+
+
+@POSTGRESQL
+def test_tables_of_another_role_are_a_fault_that_holds_the_statements_for_it(home, postgresql, monkeypatch):
+    config = metadata_connection.project_config(home)
+    mlmd.MetadataStore(config)
+    with psycopg.connect(os.environ["AIRTIGHT_METADATA"]) as owner:
+        owner.execute(f"DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")
+        owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO guest")
+        owner.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO guest")
+    address = os.environ["AIRTIGHT_METADATA"]
+    monkeypatch.setenv("AIRTIGHT_METADATA", address.replace("//airtight:", "//guest:"))
+    with pytest.raises(TerminalError) as caught:
+        metadata_connection.project_store(home)
+    statements = str(caught.value.remedy).removeprefix("Have their owner execute: ")
+    with psycopg.connect(address) as owner:
+        owner.execute(statements)
+    store = metadata_connection.project_store(home)
+    put_long_ones(store)
+    check_long_ones(store)
+    with psycopg.connect(address) as owner:
+        owner.execute("DROP OWNED BY guest; DROP ROLE guest")
+
+
+def put_long_ones(store: mlmd.MetadataStore) -> None:
+    """Random, because PostgreSQL compresses what repeats."""
+    kind = metadata_store_pb2.ExecutionType(name="long_ones")
+    kind.properties["text"] = metadata_store_pb2.STRING
+    kind.properties["number"] = metadata_store_pb2.INT
+    execution = metadata_store_pb2.Execution(type_id=store.put_execution_type(kind), name=LONG_NAME)
+    execution.properties["text"].string_value = LONG_TEXT
+    execution.properties["number"].int_value = 2**40
+    execution.custom_properties["k" * 300].string_value = LONG_TEXT
+    store.put_executions([execution])
+
+
+def check_long_ones(store: mlmd.MetadataStore) -> None:
+    found = store.get_execution_by_type_and_name("long_ones", LONG_NAME)
+    assert found.properties["text"].string_value == LONG_TEXT
+    assert found.properties["number"].int_value == 2**40
+    assert found.custom_properties["k" * 300].string_value == LONG_TEXT
+    wanted = f"properties.number.int_value = {2**40} AND name = '{LONG_NAME}'"
+    assert [e.id for e in store.get_executions(mlmd.ListOptions(filter_query=wanted))] == [found.id]
+
+
+@pytest.mark.slow
+@BOTH
+def test_a_component_with_many_modules_a_long_parameter_and_a_long_failure(home, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    package = f"many_modules_{tmp_path.name}"
+    folder = tmp_path / package
+    folder.mkdir()
+    names = [f"module_with_a_rather_long_name_{number}" for number in range(60)]
+    for name in names:
+        (folder / f"{name}.py").write_text(f"NAME = {name!r}\n")
+    (folder / "__init__.py").write_text("")
+    imports = "\n".join(f"from {package} import {name}" for name in names)
+    (folder / "pipeline.py").write_text(MANY_MODULES.replace("{imports}", imports))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run_node(run: str, text: str) -> Outcome:
+        started = Run(home, f"{package}.pipeline:create_pipeline", run)
+        started.values = {"text": text}
+        return started.node("write")
+
+    written = run_node("a", LONG_TEXT)
+    assert (uri(written, "words") / "text").read_text() == LONG_TEXT
+    with metadata_store.project_connection(home) as handle:
+        parts = cache.parts_of(handle.store, written.execution)
+    assert len(parts["code"]) > len(names)
+    assert run_node("b", LONG_TEXT).state == "cached"
+    (folder / f"{names[0]}.py").write_text("NAME = 'other'\n")
+    assert run_node("c", LONG_TEXT).state == "complete"
+    assert f"{names[0]}.py changed; versions, parameters equal" in caplog.text
+    failure = fault(run_node("d", "fail"))
+    assert failure["message"].startswith("ValueError: no xxx")
+    assert states(home)[-1] == "FAILED", "its traceback of 20 kB is kept"
 
 
 @BOTH
@@ -172,6 +299,126 @@ def test_an_address_that_is_none_is_told_without_its_password(home, monkeypatch,
         metadata_store.project_connection(home)
     assert "AIRTIGHT_METADATA" in caught.value.message
     assert "sec" not in str(caught.value)
+
+
+@POSTGRESQL
+def test_a_file_may_hold_the_address_so_that_no_environment_does(home, postgresql, monkeypatch, tmp_path):
+    file = tmp_path / "an address"
+    file.write_text(f"{postgresql.address()}\n")
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"file:{file}")
+    assert Run(home).node("write").state == "complete"
+    assert metadata_connection.project_config(home).postgresql.password == PASSWORD
+    assert not home.metadata_db.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"u:secret@h/db"])
+def test_a_file_without_an_address_is_named_without_what_it_holds(home, monkeypatch, tmp_path, content):
+    file = tmp_path / "address"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"file:{file}")
+    with pytest.raises(TerminalError) as caught:
+        metadata_store.project_connection(home)
+    assert "AIRTIGHT_METADATA" in caught.value.message
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "received"),
+    [
+        ("sslmode=require", "sslmode=require"),
+        ("sslmode=verify-full&sslrootcert=/ca.pem", "sslmode=verify-full"),
+        ("sslrootcert=/ca.pem", "sslrootcert"),
+        ("sslmode=prefer&connect_timeout=3", "connect_timeout"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_by_name(home, monkeypatch, option, received):
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"postgresql://u:secret@h/db?{option}")
+    with pytest.raises(TerminalError) as caught:
+        metadata_store.project_connection(home)
+    assert caught.value.received == received
+    assert "secret" not in str(caught.value)
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+def test_a_mode_that_needs_no_tls_reaches_the_client(home, postgresql, monkeypatch, mode):
+    monkeypatch.setenv("AIRTIGHT_METADATA", f"{postgresql.address()}?sslmode={mode}")
+    assert metadata_connection.project_config(home).postgresql.ssloption.sslmode == mode
+    assert metadata_connection.project_store(home).get_executions() == []
+
+
+@POSTGRESQL
+def test_the_client_still_has_no_tls(home, postgresql, monkeypatch, capfd):
+    """Why TLS is refused; where this fails, ML Metadata has learnt it and the options can be handed on."""
+    monkeypatch.setenv("AIRTIGHT_METADATA", postgresql.address())
+    config = metadata_connection.project_config(home)
+    config.postgresql.ssloption.sslmode = "require"
+    with pytest.raises(AirtightError):
+        metadata_connection.connected(config)
+    assert "SSL support is not compiled in" in capfd.readouterr().err
+
+
+def run_all(home: Home, run: str, text: str) -> list[Path]:
+    """Runs the tiny pipeline's first two nodes without the cache."""
+    started = Run(home, run=run, text=text, repeat=1)
+    return [uri(started.node("write"), "words"), uri(started.node("copy"), "copied")]
+
+
+def texts(folders: list[Path]) -> set[str]:
+    return {(folder / "words.txt").read_text() for folder in folders}
+
+
+def break_off(home: Home, node: str) -> None:
+    """Leaves the latest execution of a node as a process that died in its middle would."""
+    with metadata_store.project_connection(home) as handle:
+        execution = max(handle.store.get_executions(), key=lambda e: e.id)
+        execution.last_known_state = State.RUNNING
+        handle.store.put_executions([execution])
+        (context,) = [
+            c for c in handle.store.get_contexts_by_execution(execution.id) if c.type == attempts.CONTEXT_TYPE
+        ]
+        assert f"/{node}/" in context.name
+
+
+def test_a_new_store_over_an_old_state_folder_leaves_what_the_old_one_holds(home):
+    before = run_all(home, "run", "old")
+    home.metadata_db.rename(home.path / "moved.sqlite")
+    after = run_all(home, "run", "new")
+    assert not set(before) & set(after)
+    assert (texts(before), texts(after)) == ({"old"}, {"new"})
+    break_off(home, "copy")
+    run_all(home, "run", "newer")
+    assert not after[1].exists(), "the half-written output of this store is removed"
+    assert texts(before) == {"old"}, "and not what lies under the same ids in the other"
+    home.metadata_db.unlink()
+    (home.path / "moved.sqlite").rename(home.metadata_db)
+    back = run_all(home, "again", "back")
+    assert {folder.parents[2] for folder in (*before, *back)} == {home.pipeline_root("tiny")}
+
+
+@pytest.mark.parametrize("was_made_before_stores_had_ids", [False, True])
+def test_a_switch_to_postgresql_and_back_keeps_the_outputs_of_both(
+    home, postgresql, monkeypatch, was_made_before_stores_had_ids
+):
+    before = run_all(home, "run", "sqlite")
+    if was_made_before_stores_had_ids:
+        (home.pipeline_root("tiny") / ".metadata_store").unlink()
+    with monkeypatch.context() as patched:
+        postgresql.start()
+        patched.setenv("AIRTIGHT_METADATA", postgresql.address())
+        other = run_all(home, "run", "postgresql")
+        patched.setenv("AIRTIGHT_METADATA", postgresql.address())
+        third = run_all(home, "run", "a fresh volume")
+    after = run_all(home, "later", "sqlite")
+    assert len({*before, *other, *third, *after}) == 8
+    assert [texts(folders) for folders in (before, other, third, after)] == [
+        {"sqlite"},
+        {"postgresql"},
+        {"a fresh volume"},
+        {"sqlite"},
+    ]
+    assert before[0].parents[2] == after[0].parents[2] == home.pipeline_root("tiny")
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(home):
