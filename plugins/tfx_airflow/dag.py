@@ -8,10 +8,10 @@ from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup
-from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from plugins.tfx_airflow.airflow_compat import current_dag
 from plugins.tfx_airflow.operator import TfxNodeOperator
 from plugins.tfx_airflow.params import form
 from plugins.tfx_airflow.previous_run_gate import AwaitPrevious
@@ -56,7 +56,7 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
       TerminalError: There is no DAG around it.
       AirtightError: The pipeline does not compile.
     """
-    dag = kwargs.get("dag") or DagContext.get_current()
+    dag = kwargs.get("dag") or current_dag()
     if dag is None:
         raise TerminalError(
             f"The task group of {pipeline} stands outside of a DAG.",
@@ -87,7 +87,9 @@ def _tasks(compiled: CompiledPipeline, pipeline: str, prefix: str = "", group: s
         )
     nodes, gates = _with_gates(compiled.nodes)
     for gate, until in gates.items():
-        tasks[gate] = AwaitPrevious(task_id=gate, until=tasks[until].task_id, zone=compiled.zone)
+        tasks[gate] = AwaitPrevious(
+            task_id=gate, until=tasks[until].task_id, zone=compiled.zone, pipeline=compiled.pipeline
+        )
     for node in nodes.values():
         for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]

@@ -60,6 +60,11 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
     if trouble.startswith("long_once:") and not Path(trouble.partition(":")[2]).exists():
         Path(trouble.partition(":")[2]).write_text(str(os.getpid()), encoding="utf-8")
         time.sleep(600)
+    if trouble.startswith("wait:"):
+        _, started, go_on = trouble.split(":")
+        Path(started).touch()
+        while not Path(go_on).exists():
+            time.sleep(0.1)
     if trouble == "exception":
         raise ValueError("no error of ours")
     if trouble.startswith("litter:"):
