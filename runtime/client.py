@@ -23,6 +23,7 @@ from types import TracebackType
 from airtight.errors import AirtightError, TransientError
 from airtight.home import ROOT, Home
 from runtime.compiled_pipeline import CompiledPipeline, path_of
+from runtime.logs import legible
 from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,10 @@ class Call:
         os.close(self._output)
 
     def lines(self) -> Iterator[str]:
-        """Yields what the work prints, line by line, until it has ended."""
+        """Yields what the work prints, line by line, until it has ended, without what native libraries say."""
+        return legible(self._printed())
+
+    def _printed(self) -> Iterator[str]:
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
         poll.register(self._connection, select.POLLIN)
