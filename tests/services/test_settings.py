@@ -155,11 +155,13 @@ def test_the_running_services_keep_the_database_that_the_environment_named(
     prepare(home)
     databases.save(home)
     monkeypatch.delenv("AIRTIGHT_AIRFLOW_DATABASE")
+    monkeypatch.delenv("AIRTIGHT_METADATA")
     monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
     assert Settings.of_running(home).airflow_database == DATABASE
     assert main(["env"]) == 0
     printed = capsys.readouterr().out
-    assert "secret@" not in printed
+    assert "secret@" not in printed and "hidden" not in printed
+    assert "export AIRTIGHT_METADATA=file:///" in printed or "export AIRTIGHT_METADATA='file:///" in printed
     shown = subprocess.run(
         ["sh", "-c", f'{printed}\nsh -c "$AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD"'], capture_output=True, text=True
     )
