@@ -44,6 +44,9 @@ _LEVELS = {"W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 _HARMLESS_NATIVE = re.compile(
     r"^WARNING: (All log messages before absl::InitializeLog\(\) is called are|Logging before InitGoogleLogging\(\) is)"
     r" written to STDERR$|^To enable the following instructions: .*, in other operations, rebuild TensorFlow with"
+    # Spark, as it starts in the node's process.
+    r"|^WARNING: Using incubator modules: jdk\.incubator\.vector$"
+    r'|^(Setting (default|Spark) log level to "\w+"\.$|To adjust logging level use sc\.setLogLevel)'
 )
 _NO_GPU = re.compile(r"failed call to cuInit|[Cc]ould not find cuda drivers|Unable to register cu\w+ (factory|plugin)")
 """What TensorFlow says where there is no GPU. Where there is one, it is a fault."""

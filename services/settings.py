@@ -332,10 +332,11 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
         "triggerer": {"triggerer_health_check_threshold": LOST_S, "runner_health_check_threshold": LOST_S},
         "workers": {
             "min_heartbeat_interval": settings.airflow_heartbeat_s,
-            # A request that a standstill catches under way waits for its answer instead of being sent again, and a task
-            # outlives a restart of the API: at 3 failures, the default, it may be ended after 12 s without one.
+            # A request that a standstill catches under way waits for its answer instead of being sent again. One that
+            # meets no API is sent again for a minute, in which the API restarts; the default gives up after 5 to 15 s.
             "execution_api_timeout": STALL_S + 30,
-            "max_failed_heartbeats": 12,
+            "execution_api_retries": 16,
+            "execution_api_retry_wait_max": 8,
         },
         # A task renews its token with its heartbeats. Asleep it sends none, and one that has run out cannot be renewed.
         "execution_api": {"jwt_expiration_time": 24 * 3600},

@@ -18,6 +18,11 @@ I0000 00:00:1795891246.416620   18185 cudart_stub.cc:31] Could not find cuda dri
 I0000 00:00:1795890856.785629    3940 cpu_feature_guard.cc:227] This TensorFlow binary is optimized to use instructions.
 To enable the following instructions: AVX2 AVX512F FMA, in other operations, rebuild TensorFlow with the flags.
 I1128 18:34:22.853245  3940 postgresql_metadata_source.cc:208] Connecting to database.
+I1128 19:05:57.599142   26950 fork_posix.cc:71] Other threads are currently calling into gRPC, skipping fork() handlers
+WARNING: Using incubator modules: jdk.incubator.vector
+Setting default log level to "WARN".
+To adjust logging level use sc.setLogLevel(newLevel). For SparkR, use setLogLevel(newLevel).
+Setting Spark log level to "ERROR".
 2026-11-28 18:34:22.853245: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
 """.splitlines()
 NO_GPU = (
