@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what is on PYTHONPATH."""
@@ -66,6 +67,10 @@ class Home:
     def reports(self, pipeline: str) -> Path:
         """Pages about a pipeline that belong to no single artifact."""
         return self.path / "reports" / pipeline
+
+    def gates(self, pipeline: str) -> Path:
+        """One empty file for each DAG whose gates order runs of a pipeline, named by the DAG's id."""
+        return self.path / "gates" / quote(pipeline, safe="")
 
     @property
     def run(self) -> Path:

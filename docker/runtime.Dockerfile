@@ -18,4 +18,4 @@ RUN python -m compileall -q airtight components dags pipelines plugins runtime s
 ENV PYTHONPATH=/opt/airtight PYTHONUNBUFFERED=1 AIRTIGHT_HOME=/state AIRFLOW_HOME=/state/airflow
 USER airtight
 VOLUME /state
-ENTRYPOINT ["tini", "--", "docker/entrypoint"]
+ENTRYPOINT ["tini", "--"]

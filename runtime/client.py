@@ -26,6 +26,7 @@ from airtight.errors import AirtightError, TransientError
 from airtight.home import ROOT, Home
 from runtime import compiled_store, containers
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.logs import legible
 from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive, socket_address
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,10 @@ class Call:
             )
 
     def lines(self) -> Iterator[str]:
-        """Yields what the work prints, line by line, until it has ended."""
+        """Yields what the work prints, line by line, until it has ended, without what native libraries say."""
+        return legible(self._printed())
+
+    def _printed(self) -> Iterator[str]:
         assert self._connection is not None, "the call is not entered"
         poll = select.poll()
         poll.register(self._output, select.POLLIN)

@@ -103,8 +103,10 @@ def _run(told: argparse.Namespace, home: Home) -> int:
         os.execvp("tail", ["tail", "-n", "5", "-F", *logs])
     elif told.command == "env":
         settings = Settings.of_running(home)
-        for key in [*sorted(airflow_environment(settings, home)), "AIRTIGHT_HOME", "PYTHONPATH"]:
-            print(f"export {key}={shlex.quote(environment(settings, home)[key])}")
+        variables = environment(settings, home)
+        for key in [*sorted(airflow_environment(settings, home)), "AIRTIGHT_HOME", "AIRTIGHT_METADATA", "PYTHONPATH"]:
+            if key in variables:
+                print(f"export {key}={shlex.quote(variables[key])}")
     elif told.command == "password":
         print(f"{password(home)}    (user {USER}, from {password_file(home)})")
     return 0

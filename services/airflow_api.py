@@ -17,6 +17,8 @@ from services.settings import USER, Settings, password
 
 POLL_S = 0.25
 TIMEOUT_S = 30.0
+PAGE = 100
+"""Entries of one answer, which is the most that Airflow gives ([api] maximum_page_limit)."""
 OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
 _TOKEN_AGAIN = httpx.codes.UNAUTHORIZED
 
@@ -134,10 +136,10 @@ class Airflow:
         return str(told["dag_run_id"])
 
     def runs(self, dag_id: str, state: str) -> list[dict[str, Any]]:
-        """The newest runs of a DAG in a state, newest first, as Airflow tells them; none for an unknown DAG."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after&limit=100"
-        told = self._call("GET", path, may_be_missing=True) or {"dag_runs": []}
-        return list(told["dag_runs"])
+        """Returns the 100 newest runs of a DAG in a state, newest first, in Airflow's words; none of an unknown DAG."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after&limit={PAGE}"
+        page = self._call("GET", path, may_be_missing=True) or {"dag_runs": []}
+        return list(page["dag_runs"])
 
     def backfill(self, dag_id: str, first: datetime, last: datetime, *, parallel: int, reprocess: str) -> int:
         """Creates a backfill, as the UI's form does.
@@ -169,10 +171,9 @@ class Airflow:
         return self._call("GET", f"/api/v2/backfills/{number}")["completed_at"] is not None
 
     def runs_of_span(self, dag_id: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
-        """The runs whose own data intervals begin within a span, in order, as Airflow tells them."""
+        """Returns the runs whose own data intervals begin within a span, in order, in Airflow's words."""
         span = f"logical_date_gte={quote(start.isoformat())}&logical_date_lt={quote(end.isoformat())}"
-        told = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{span}&order_by=logical_date&limit=100")
-        return list(told["dag_runs"])
+        return self._all(f"/api/v2/dags/{dag_id}/dagRuns?{span}&order_by=logical_date", "dag_runs")
 
     def outputs(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
         """The artifacts that a node's task made, by output key; empty when it made none."""
@@ -185,11 +186,11 @@ class Airflow:
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
 
     def tasks(self, dag_id: str, run_id: str) -> list[Task]:
-        """Every task of a run, in the order in which they started; those that have not come last."""
-        told = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=100")
+        """Returns every task of a run, in the order in which they started; those that have not come last."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?order_by=id"
         tasks = [
             Task(t["task_id"], t["state"] or "", t["try_number"], _instant(t["start_date"]), _instant(t["end_date"]))
-            for t in told["task_instances"]
+            for t in self._all(path, "task_instances")
         ]
         return sorted(tasks, key=lambda task: task.started or datetime.max.replace(tzinfo=UTC))
 
@@ -228,6 +229,20 @@ class Airflow:
     def run_url(self, dag_id: str, run_id: str) -> str:
         """Where the UI shows a run."""
         return f"{self.url}/dags/{dag_id}/runs/{quote(run_id)}"
+
+    def _all(self, path: str, key: str) -> list[dict[str, Any]]:
+        """Returns every entry of a list, which Airflow gives in pages.
+
+        Args:
+          path: The list's path, with a query that orders it.
+          key: The name of the entries in a page.
+        """
+        entries: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", f"{path}&limit={PAGE}&offset={len(entries)}")
+            entries += page[key]
+            if not page[key] or len(entries) >= page["total_entries"]:
+                return entries
 
     def _call(self, method: str, path: str, *, may_be_missing: bool = False, json: Any = None) -> Any:
         try:

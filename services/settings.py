@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +23,16 @@ MARK = "AIRTIGHT_SERVICES"
 SPARK_TOKEN = "spark_token"
 """File beside the other secrets with what the Spark server wants to hear: who may use it runs code as its owner."""
 LARGEST_PORT = 65535
+STALL_S = 60
+"""A standstill of the whole machine that costs no task a try: a disk that hangs, a laptop that sleeps."""
+LOST_S = 2 * STALL_S
+"""Seconds without a sign of life after which Airflow treats a task or a service as lost. With the intervals at which it
+looks, a task whose process died together with its supervisor is tried again within three minutes."""
 _PREFIX = "AIRTIGHT_"
+_IN_FILES = ("airflow_database", "metadata")
+"""Settings that may hold a password: they are kept in files of the run folder, and go by no environment."""
+_JWT_KEY_BYTES = 64
+"""HS512, with which Airflow signs, wants a key as long as its digest."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Settings:
       airflow_heartbeat_s: A running task says that it lives every so many seconds, and looks as often whether it ended.
       dags_folder: What Airflow parses; empty is the checkout's `dags`.
       airflow_database: SQLAlchemy URL of Airflow's database; empty is SQLite under the state folder.
+      metadata: Address of ML Metadata's PostgreSQL store, or file:/path of a file that holds it; empty is SQLite under
+        the state folder.
     """
 
     airflow_port: int = 8080
@@ -80,6 +92,7 @@ class Settings:
     airflow_heartbeat_s: int = 1
     dags_folder: str = ""
     airflow_database: str = ""
+    metadata: str = ""
 
     def __post_init__(self) -> None:
         for name, port in self.ports.items():
@@ -98,13 +111,13 @@ class Settings:
         Raises:
           TerminalError: A port or a count that is no number.
         """
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             text = os.environ.get(variable(field.name), "")
             if not text:
                 continue
             try:
-                told[field.name] = int(text) if isinstance(field.default, int) else text
+                values[field.name] = int(text) if isinstance(field.default, int) else text
             except ValueError as error:
                 raise TerminalError(
                     f"{variable(field.name)} is no whole number.",
@@ -112,7 +125,7 @@ class Settings:
                     received=repr(text),
                     remedy=f"Correct {variable(field.name)}, or unset it.",
                 ) from error
-        return cls(**told)
+        return cls(**values)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -165,9 +178,13 @@ class Settings:
         return f"{HOST}:{self.flink_job_port}"
 
     def save(self, home: Home) -> None:
-        """Keeps the ports of the running services, so that later commands find them; never the database's password."""
-        kept = {name: value for name, value in asdict(self).items() if name != "airflow_database"}
+        """Records what the services run with, so that later commands find them; passwords in files of their own."""
+        kept = {name: value for name, value in asdict(self).items() if name not in _IN_FILES}
         write_text(_record(home), json.dumps(kept, indent=1))
+        for name in _IN_FILES:
+            (home.run / name).unlink(missing_ok=True)
+            if value := getattr(self, name):
+                _write_secret(home.run / name, value)
 
     @classmethod
     def of_running(cls, home: Home) -> Settings:
@@ -175,8 +192,9 @@ class Settings:
         if not _record(home).is_file():
             return cls.from_environment()
         kept = json.loads(_record(home).read_text(encoding="utf-8"))
-        # The record leaves the database out, because its URL holds a password.
-        return cls(**kept, airflow_database=cls.from_environment().airflow_database)
+        for file in (home.run / name for name in _IN_FILES):
+            kept[file.name] = file.read_text(encoding="utf-8") if file.is_file() else ""
+        return cls(**kept)
 
 
 def variable(name: str) -> str:
@@ -211,9 +229,21 @@ def prepare(home: Home) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     home.run.mkdir(mode=0o700, exist_ok=True)
     home.run.chmod(0o700)
-    for name in ("fernet_key", "jwt_secret", "secret_key", SPARK_TOKEN):
+    for name in ("fernet_key", "secret_key", SPARK_TOKEN):
         _write_secret(home.run / name, _url_safe_key())
+    _write_secret(home.run / "jwt_secret", secrets.token_urlsafe(_JWT_KEY_BYTES))
     _write_secret(password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
+
+
+def renew_short_keys(home: Home) -> None:
+    """Replaces a key that is too short for its algorithm, as earlier versions made it; all sessions of the UI end.
+
+    Only while no service runs: Airflow's parts read the key when they start, and must agree about it.
+    """
+    key = home.run / "jwt_secret"
+    if key.is_file() and len(key.read_bytes()) < _JWT_KEY_BYTES:
+        key.unlink()
+        prepare(home)
 
 
 def environment(settings: Settings, home: Home) -> dict[str, str]:
@@ -228,7 +258,8 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
     """
     binaries = Path(sys.executable).parent
     # Compiled once and kept: a task would otherwise compile plugins and pipeline anew each time it starts.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"}
+    unwanted = {"PYTHONDONTWRITEBYTECODE", *map(variable, _IN_FILES)}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k not in unwanted}
     return {
         **inherited,
         "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -239,7 +270,8 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         MARK: str(home.path),
         # Airflow renames its processes, and would write the new name over the environment in which the mark stands.
         "SPT_NOENV": "1",
-        **{variable(k): str(v) for k, v in asdict(settings).items() if k != "airflow_database"},
+        **{variable(k): str(v) for k, v in asdict(settings).items() if k not in _IN_FILES},
+        **_metadata(settings, home),
         # What waits until a version is served asks the server itself, whatever the router does with a request.
         "AIRTIGHT_MODEL_SERVER": settings.server_url,
         "AIRTIGHT_ROUTER": settings.model_url,
@@ -266,7 +298,7 @@ def _own_paths() -> list[str]:
 
 def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
     """Airflow's settings, each with its reason where it has one that does not show."""
-    told: dict[str, dict[str, Any]] = {
+    sections: dict[str, dict[str, Any]] = {
         "core": {
             "dags_folder": settings.dags_folder or ROOT / "dags",
             "plugins_folder": ROOT / "plugins",
@@ -278,8 +310,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "execution_api_server_url": settings.execution_url,
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": password_file(home),
-            # Read from files at the time of use, so that no task finds a secret in its environment.
-            "fernet_key_cmd": f"cat {home.run / 'fernet_key'}",
+            "fernet_key_cmd": _cat(home.run / "fernet_key"),
         },
         "database": _database(settings, home),
         "api": {
@@ -287,22 +318,33 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "port": settings.airflow_port,
             "base_url": settings.airflow_url,
             "workers": 1,
-            "secret_key_cmd": f"cat {home.run / 'secret_key'}",
+            "secret_key_cmd": _cat(home.run / "secret_key"),
             "instance_name": "Airtight",
         },
-        "api_auth": {"jwt_secret_cmd": f"cat {home.run / 'jwt_secret'}"},
-        # These three together take a chain of eight short tasks from 8 s to under 2 s (docs/services.md).
+        "api_auth": {"jwt_secret_cmd": _cat(home.run / "jwt_secret")},
         "scheduler": {
+            # With parallelism and min_heartbeat_interval it takes a chain of eight short tasks from 8 s to under 2 s
+            # (docs/services.md).
             "scheduler_idle_sleep_time": settings.airflow_idle_ms / 1000,
             "catchup_by_default": False,
-            # A task whose process died is tried again after a minute at most; Airflow's own default is five.
-            "task_instance_heartbeat_timeout": 60,
+            "scheduler_health_check_threshold": LOST_S,
+            "task_instance_heartbeat_timeout": LOST_S,
             "task_instance_heartbeat_sec": 10,
             "orphaned_tasks_check_interval": 30,
-            "task_queued_timeout": 120,
+            "task_queued_timeout": 3 * STALL_S,
             "task_queued_timeout_check_interval": 20,
         },
-        "workers": {"min_heartbeat_interval": settings.airflow_heartbeat_s},
+        "triggerer": {"triggerer_health_check_threshold": LOST_S, "runner_health_check_threshold": LOST_S},
+        "workers": {
+            "min_heartbeat_interval": settings.airflow_heartbeat_s,
+            # A request that a standstill catches under way waits for its answer instead of being sent again. One that
+            # meets no API is sent again for a minute, in which the API restarts; the default gives up after 5 to 15 s.
+            "execution_api_timeout": STALL_S + 30,
+            "execution_api_retries": 16,
+            "execution_api_retry_wait_max": 8,
+        },
+        # A task renews its token with its heartbeats. Asleep it sends none, and one that has run out cannot be renewed.
+        "execution_api": {"jwt_expiration_time": 24 * 3600},
         # A new file in dags/ is seen within 20 seconds, a changed one within 30: looked at every 10, seven files take
         # an eighth of a core for ever. One process is enough for a handful of files.
         "dag_processor": {
@@ -310,16 +352,19 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "parsing_processes": 1,
             "min_file_process_interval": 30,
             "dag_file_processor_timeout": 150,
+            "health_check_threshold": LOST_S,
         },
         "logging": {"base_log_folder": home.logs / "airflow", "colored_console_log": False},
     }
-    named = {f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in told.items() for k, v in options.items()}
+    named = {
+        f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in sections.items() for k, v in options.items()
+    }
     return {"AIRFLOW_HOME": str(_airflow_home(home)), **named}
 
 
 def _database(settings: Settings, home: Home) -> dict[str, str]:
     if settings.airflow_database:
-        return {"sql_alchemy_conn": settings.airflow_database}
+        return {"sql_alchemy_conn_cmd": _cat(home.run / "airflow_database")}
     patient = "services.sqlite.CONNECT"
     return {
         "sql_alchemy_conn": f"sqlite:///{_airflow_home(home) / 'airflow.db'}",
@@ -327,6 +372,19 @@ def _database(settings: Settings, home: Home) -> dict[str, str]:
         "sql_alchemy_connect_args_async": patient,
         "sql_alchemy_session_maker": "services.sqlite.sessions",
     }
+
+
+def _metadata(settings: Settings, home: Home) -> dict[str, str]:
+    """The metadata store's address for the services: always by a file, because the address may hold a password."""
+    if not settings.metadata:
+        return {}
+    is_file = settings.metadata.startswith("file:")
+    return {variable("metadata"): settings.metadata if is_file else (home.run / "metadata").as_uri()}
+
+
+def _cat(file: Path) -> str:
+    """The command by which Airflow reads a secret at the time of use, so that it stands in no environment."""
+    return f"cat {shlex.quote(str(file))}"
 
 
 def _airflow_home(home: Home) -> Path:

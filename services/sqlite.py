@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
-CONNECT = {"timeout": 30.0}
-"""A writer waits longer for another than SQLite's own 5 s, after which a scheduler in the middle of a backfill would
-give up and end."""
+CONNECT = {"timeout": 75.0}
+"""Seconds that a writer waits for another. After SQLite's own 5 a scheduler in the middle of a backfill would give up
+and end; a disk that hangs for a minute (services.settings.STALL_S) holds up the writer and all that wait for it."""
 
 
 def sessions(engine: Engine) -> sessionmaker[Session]:

@@ -22,7 +22,7 @@ from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
 from airtight.home import ROOT, Home
 from services import processes
-from services.settings import HOST, Settings, environment, prepare
+from services.settings import HOST, Settings, environment, prepare, renew_short_keys
 
 CONFIGURATION = ROOT / "services" / "supervisord.conf"
 PORTS = {
@@ -127,6 +127,7 @@ class Supervisor:
                 stopped = {p.name for p in self.programs() if p.state in ENDED}
             else:
                 processes.end_all(self.home)
+                renew_short_keys(self.home)
                 stopped = set(PROGRAMS)
             started = [name for name in PROGRAMS if name in names and name in stopped]
             _check_ports(settings, started)

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ from airtight.home import ROOT, Home
 from services.jars import SETS
 from services.kafka import CONSTANT
 from services.settings import Settings, airflow_environment
+from tests.runtime.postgresql import PASSWORD, Cluster, binaries
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -34,10 +37,54 @@ def test_ports_are_open_on_loopback_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_stands_in_the_file(name: str) -> None:
-    told = {key: value for key, value in SERVICES[name].get("environment", {}).items() if SECRET.search(key)}
-    bare = {k: v for k, v in told.items() if "/run/secrets/" not in v and not v.startswith("/state/run/")}
-    assert bare == {}
+    suspect = {key: value for key, value in SERVICES[name].get("environment", {}).items() if SECRET.search(key)}
+    # Numbers, such as how long a token is good for, are none.
+    bare = {k: v for k, v in suspect.items() if "/run/secrets/" not in v and not v.startswith("/state/run/")}
+    assert {k: v for k, v in bare.items() if not v.isdigit()} == {}
     assert not re.search(r"://[^/\s:]+:[^@$\s]+@", yaml.safe_dump(SERVICES[name])), "a password in an address"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The secrets that docker/make-secrets makes, by name."""
+    folder = tmp_path_factory.mktemp("compose")
+    shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets"))
+    subprocess.run([folder / "docker" / "make-secrets"], check=True, capture_output=True)
+    return {path.name: path.read_text() for path in (folder / "docker" / "secrets").iterdir()}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_gets_the_secrets_that_it_uses_and_no_other(name: str) -> None:
+    """Whatever is mounted must be named by the service's own settings, so that none is mounted for company."""
+    given = set(SERVICES[name].get("secrets", []))
+    text = yaml.safe_dump({key: value for key, value in SERVICES[name].items() if key != "secrets"})
+    scripts = {"postgres": "docker/postgres-init.sql", "init": "docker/init"}
+    if name in scripts:
+        text += (ROOT / scripts[name]).read_text()
+    assert given <= set(re.findall(r"/run/secrets/(\w+)", text))
+    database = {"postgres", "init", "api-server", "scheduler", "dag-processor", "triggerer"}
+    assert "airflow_database" not in given or name in database
+    superuser = {"postgres_password", "airflow_role_password", "metadata_role_password"}
+    assert not given & superuser or name == "postgres"
+
+
+def test_spark_wants_a_token_and_whoever_runs_nodes_has_it(tmp_path: Path) -> None:
+    spark = SERVICES["spark"]
+    assert "spark_token" in spark["secrets"]
+    # What the container runs, with `env` in place of spark-submit: the token is in the server's environment.
+    (tmp_path / "spark_token").write_text("a token")
+    script = spark["command"][2].replace("$$", "$").replace("/run/secrets", str(tmp_path))
+    command = [*spark["command"][:2], script, spark["command"][3], "env"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "SPARK_CONNECT_AUTHENTICATE_TOKEN=a token" in printed.splitlines()
+    for name in ("launcher", "scheduler"):
+        assert SERVICES[name]["environment"]["SPARK_TOKEN_FILE"] == "/run/secrets/spark_token"
+        assert "spark_token" in SERVICES[name]["secrets"]
+
+
+def test_flink_takes_jobs_from_inside_only() -> None:
+    assert not [name for name in SERVICES if name.startswith("flink") and SERVICES[name].get("ports")]
+    assert "web.submit.enable: false" in SERVICES["flink-jobmanager"]["environment"]["FLINK_PROPERTIES"]
 
 
 def test_secrets_are_files_whose_place_must_be_told() -> None:
@@ -47,7 +94,9 @@ def test_secrets_are_files_whose_place_must_be_told() -> None:
 
 def test_whoever_may_run_a_node_knows_the_metadata_store() -> None:
     """The scheduler's tasks run nodes themselves while there is no launcher."""
-    assert [name for name in ("init", "launcher", "scheduler") if "metadata_url" not in SERVICES[name]["secrets"]] == []
+    knows = [name for name in SERVICES if "metadata_url" in SERVICES[name].get("secrets", [])]
+    assert set(knows) == {"init", "launcher", "scheduler"}
+    assert {SERVICES[name]["environment"]["AIRTIGHT_METADATA"] for name in knows} == {"file:/run/secrets/metadata_url"}
 
 
 def test_images_are_pinned() -> None:
@@ -65,7 +114,7 @@ def test_everything_named_is_there() -> None:
     assert secrets == set(COMPOSE["secrets"])
 
 
-@pytest.mark.parametrize("section", ["SCHEDULER", "WORKERS", "DAG_PROCESSOR"])
+@pytest.mark.parametrize("section", ["SCHEDULER", "WORKERS", "DAG_PROCESSOR", "TRIGGERER", "EXECUTION_API"])
 def test_airflow_behaves_as_in_the_local_services(section: str, tmp_path: Path) -> None:
     local = airflow_environment(Settings(), Home(tmp_path))
     here = SERVICES["scheduler"]["environment"]
@@ -113,13 +162,82 @@ def test_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     assert make() == made
     assert set(made) == set(COMPOSE["secrets"])
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
-    assert made["postgres_password"] in made["airflow_database"]
+    assert made["airflow_role_password"] in made["airflow_database"]
+    assert made["metadata_role_password"] in made["metadata_url"]
+    assert len(made["jwt_secret"]) >= 64
     assert len(set(made.values())) == len(made)
     assert not [
         line
         for line in (tmp_path / ".env").read_text().splitlines()
         if SECRET.search(line.partition("=")[2]) and not line.startswith(("#", "AIRTIGHT_SECRETS="))
     ]
+
+
+def test_a_key_that_is_too_short_is_made_again(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns("secrets"))
+    key = tmp_path / "docker" / "secrets" / "jwt_secret"
+    key.parent.mkdir()
+    key.write_text("x" * 44)
+    subprocess.run([tmp_path / "docker" / "make-secrets"], check=True, capture_output=True)
+    assert len(key.read_text()) >= 64
+
+
+@pytest.fixture(scope="module")
+def postgresql(made: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A PostgreSQL that the image's first start has set up."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql).")
+    folder = tmp_path_factory.mktemp("secrets")
+    for name, secret in made.items():
+        (folder / name).write_text(secret)
+    script = folder / "init.sql"
+    script.write_text((ROOT / "docker" / "postgres-init.sql").read_text().replace("/run/secrets", str(folder)))
+    cluster = Cluster(programs)
+    try:
+        cluster.start()
+        address = f"postgresql://airtight@127.0.0.1:{cluster.port}/postgres"
+        subprocess.run(
+            [programs / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", f"--file={script}", address],
+            env={**os.environ, "PGPASSWORD": PASSWORD},
+            check=True,
+            capture_output=True,
+        )
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.mark.slow
+def test_airflow_and_the_metadata_store_have_a_role_and_a_database_each(
+    postgresql: Cluster, made: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(address: str) -> str:
+        return address.replace("@postgres:5432/", f"@127.0.0.1:{postgresql.port}/")
+
+    metadata, airflow = here(made["metadata_url"]), here(made["airflow_database"])
+    plain = airflow.replace("+psycopg2", "")
+    for address, others in ((metadata, ("airflow",)), (plain, ("metadata", "postgres"))):
+        with psycopg2.connect(address) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
+            assert cursor.fetchone() == (False,)
+        connection.close()
+        for other in others:
+            with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+                psycopg2.connect(f"{address.rpartition('/')[0]}/{other}")
+    # Both work as the owner of one database alone.
+    from runtime import metadata_store
+
+    monkeypatch.setenv("AIRTIGHT_METADATA", metadata)
+    with metadata_store.project_connection(Home(tmp_path)) as handle:
+        assert handle.store.get_executions() == []
+    (tmp_path / "database").write_text(airflow)
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(tmp_path / "airflow"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": f"cat {tmp_path / 'database'}",
+    }
+    subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")

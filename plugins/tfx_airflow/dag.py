@@ -10,10 +10,10 @@ from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup
-from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from plugins.tfx_airflow.airflow_compat import current_dag
 from plugins.tfx_airflow.operator import TfxNodeOperator
 from plugins.tfx_airflow.params import form, merged
 from plugins.tfx_airflow.previous_run_gate import AwaitPrevious
@@ -82,7 +82,7 @@ def TfxTaskGroup(
       TerminalError: There is no DAG around it, or it has a param of the same name and another type.
       AirtightError: The pipeline does not compile.
     """
-    dag = kwargs.get("dag") or DagContext.get_current()
+    dag = kwargs.get("dag") or current_dag()
     if dag is None:
         raise TerminalError(
             f"The task group of {pipeline} stands outside of a DAG.",
@@ -130,7 +130,9 @@ def _tasks(
         )
     nodes, gates = _with_gates(compiled.nodes)
     for gate, until in gates.items():
-        tasks[gate] = AwaitPrevious(task_id=safe_id(gate), until=tasks[until].task_id, zone=compiled.zone)
+        tasks[gate] = AwaitPrevious(
+            task_id=safe_id(gate), until=tasks[until].task_id, zone=compiled.zone, pipeline=compiled.pipeline
+        )
     for node in nodes.values():
         for upstream in _direct(node, nodes):
             tasks[upstream] >> tasks[node.id]

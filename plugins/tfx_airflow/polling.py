@@ -1,4 +1,4 @@
-"""A trigger that looks again and again, in a thread, until there is something to tell."""
+"""A trigger that polls in a thread until it has an event."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 
-class Looking(BaseTrigger):
-    """Fires when a look has something to tell.
+class PollingTrigger(BaseTrigger):
+    """Fires when a poll returns an event.
 
-    What it is made of is kept apart from the attributes that Airflow's triggerer sets itself: it overwrites `task_id`.
+    Its arguments are kept in a dict of their own: the triggerer sets attributes on a trigger, `task_id` among them.
 
     Args:
-      **told: What the trigger is made of; with the same the triggerer makes it again.
+      **arguments: The trigger's arguments, JSON; the triggerer creates it again with the same.
     """
 
     poll_s: ClassVar[float] = 1.0
-    """Seconds between two looks."""
+    """Seconds between two polls."""
     settle_s: ClassVar[float] = 5.0
-    """Seconds before the first: a task that goes on before Airflow's scheduler has heard that it was put off is taken
-    for lost, which costs it a try."""
+    """Seconds before the first poll. If a task resumes before the scheduler has recorded its deferral, the scheduler
+    treats it as lost and uses up a retry."""
 
-    def __init__(self, **told: Any) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.told = told
+        self.arguments = arguments
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How the triggerer makes it again."""
+        """Returns how the triggerer creates it again: its class and its arguments."""
         kind = type(self)
-        return f"{kind.__module__}.{kind.__qualname__}", dict(self.told)
+        return f"{kind.__module__}.{kind.__qualname__}", dict(self.arguments)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Looks until there is an event."""
-        look = sync_to_async(self.look, thread_sensitive=False)
+        """Polls until there is an event, and yields that one."""
+        poll = sync_to_async(self.poll, thread_sensitive=False)
         await asyncio.sleep(self.settle_s)
         while True:
-            seen = await look()
-            if seen is not None:
-                yield TriggerEvent(seen)
+            payload = await poll()
+            if payload is not None:
+                yield TriggerEvent(payload)
                 return
             await asyncio.sleep(self.poll_s)
 
     @abstractmethod
-    def look(self) -> dict[str, Any] | None:
-        """What the event tells; None while there is none."""
+    def poll(self) -> dict[str, Any] | None:
+        """Returns the event's payload, JSON, or None while there is none."""

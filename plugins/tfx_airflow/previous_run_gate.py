@@ -8,44 +8,50 @@ two of the three ways to backfill.
 from __future__ import annotations
 
 import time
+from datetime import UTC
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from airtight.errors import AirtightError, TerminalError
+from airtight.home import Home
 from airtight.interval import Interval
+from plugins.tfx_airflow.airflow_compat import SCHEDULED, dag_is_active, dag_run_state, previous_dag_run, task_state
 from plugins.tfx_airflow.params import GO_ON, INTERVAL, STOP, WHEN_PREVIOUS_FAILED, interval_of
-from plugins.tfx_airflow.polling import Looking
+from plugins.tfx_airflow.polling import PollingTrigger
 
 DONE = ("success", "skipped")
 FAILED = ("failed", "upstream_failed", "removed")
 OVER = ("success", "failed")
 """States of a run of which nothing more will become."""
 QUEUED_S = 120.0
-"""A run before that has not left the queue for so long is waiting for this one to end."""
+"""An earlier run that stays in the queue for these seconds is waiting for this one to end."""
 
 
 class AwaitPrevious(BaseOperator):
     """Waits until a task of the run of the interval before has ended; no worker is held meanwhile.
 
-    The run before is the one whose interval ends last of those that end by this run's start. Runs that were given their
-    interval on the form are waited by, and not waited for: their order is the person's.
+    The run before is the one whose interval ends last among the scheduled and backfilled runs of this DAG that end by
+    this run's start. Runs that a person, another DAG or an asset triggered, and runs with an interval on the form, wait
+    for it too, but no run waits for them: whoever triggers them decides about their order (adr/0021).
 
     Args:
       until: The task's id.
       zone: IANA time zone in which bare dates of the form are meant.
+      pipeline: The pipeline's name. Another DAG with gates for the same pipeline is warned of; "" checks nothing.
       **kwargs: As for every operator.
     """
 
     template_fields = ()
     ui_color = "#ede7f6"
 
-    def __init__(self, *, until: str, zone: str, **kwargs: Any) -> None:
+    def __init__(self, *, until: str, zone: str, pipeline: str = "", **kwargs: Any) -> None:
         kwargs.setdefault("doc_md", f"Waits until `{until}` of the run of the interval before has ended.")
         super().__init__(**kwargs)
         self.until = until
         self.zone = zone
+        self.pipeline = pipeline
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Goes on at once, later, or never.
@@ -58,6 +64,8 @@ class AwaitPrevious(BaseOperator):
           AirflowFailException: It failed, or its run waits for this one.
         """
         try:
+            if event is None:
+                self._warn_of_other_dags(context["dag_run"].dag_id)
             return self._decide(context, (event or {}).get("stuck", False))
         except AirtightError as error:
             error.step = error.step or self.task_id
@@ -71,35 +79,57 @@ class AwaitPrevious(BaseOperator):
         if before is None:
             self.log.info("There is no run of an interval before %s: nothing to wait for.", interval)
             return {"run": "", "state": ""}
-        told = f"{before.run_id} ({before.data_interval_start.isoformat()}/{before.data_interval_end.isoformat()})"
+        name = f"{before.run_id} ({before.data_interval_start.isoformat()}/{before.data_interval_end.isoformat()})"
         if before.data_interval_end < interval.start:
             self.log.warning(
-                "No run covers %s to %s; the run before is %s.",
-                *(before.data_interval_end.isoformat(), interval.start.isoformat(), told),
+                "No scheduled run covers %s to %s; the run before is %s.",
+                *(before.data_interval_end.isoformat(), interval.start.isoformat(), name),
             )
-        state = _state(run.dag_id, before.run_id, self.until)
+        state, _ = _progress(run.dag_id, before.run_id, self.until)
         if state in DONE:
-            self.log.info("%s of %s ended: %s.", self.until, told, state)
+            self.log.info("%s of %s ended: %s.", self.until, name, state)
         elif state in FAILED:
             if context["params"].get(WHEN_PREVIOUS_FAILED, STOP) != GO_ON:
-                raise self._refusal(told, state)
-            self.log.warning("%s of %s did not succeed (%s); this run was told to go on.", self.until, told, state)
+                raise self._refusal(name, state)
+            self.log.warning(
+                "%s of %s did not succeed (%s); this run goes on, because %s is set to %s.",
+                *(self.until, name, state, WHEN_PREVIOUS_FAILED, GO_ON),
+            )
         elif stuck:
             raise TerminalError(
-                f"{told} does not start, so {self.until} of it cannot be waited for.",
+                f"{name} does not start, so {self.until} of it cannot be waited for.",
                 expected="runs that start in the order of their intervals",
                 received=f"a run that has been in the queue for {QUEUED_S:.0f} s while this one runs",
                 remedy="Let it run (a higher max_active_runs, not backwards, the DAG unpaused), then clear this task.",
             )
         else:
-            self.log.info("Waiting for %s of %s.", self.until, told)
+            self.log.info("Waiting for %s of %s.", self.until, name)
             awaited = TaskEnded(dag_id=run.dag_id, run_id=before.run_id, awaited=self.until)
             self.defer(trigger=awaited, method_name="execute")
         return {"run": before.run_id, "state": state}
 
-    def _refusal(self, told: str, state: str) -> TerminalError:
+    def _warn_of_other_dags(self, dag_id: str) -> None:
+        """Warns of other DAGs that judge against the champion of the same pipeline.
+
+        DAG files are parsed apart from each other, so each gate leaves its DAG's id in the state folder.
+        """
+        if not self.pipeline:
+            return
+        folder = Home.current().gates(self.pipeline)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / dag_id).touch()
+        others = sorted(file.name for file in folder.iterdir() if file.name != dag_id and dag_is_active(file.name))
+        if others:
+            self.log.warning(
+                "%s runs the pipeline %s too. Gates wait for runs of their own DAG alone, so runs of the two DAGs are "
+                "judged against whichever champion is the latest at that moment. Pause one DAG, or give its pipeline "
+                "a pipeline_name of its own.",
+                *(", ".join(others), self.pipeline),
+            )
+
+    def _refusal(self, name: str, state: str) -> TerminalError:
         return TerminalError(
-            f"{self.until} of the run before, {told}, did not succeed, so its champion is not known.",
+            f"{self.until} of the run before, {name}, did not succeed, so its champion is not known.",
             expected=" or ".join(DONE),
             received=state,
             remedy=f"Repair that run, and clear this task with all that is downstream, in future runs too. To go on "
@@ -108,7 +138,7 @@ class AwaitPrevious(BaseOperator):
         )
 
 
-class TaskEnded(Looking):
+class TaskEnded(PollingTrigger):
     """Fires when a task of another run of the DAG has ended, or when that run does not leave the queue.
 
     Args:
@@ -121,9 +151,9 @@ class TaskEnded(Looking):
         super().__init__(dag_id=dag_id, run_id=run_id, awaited=awaited)
         self._left_queue = time.monotonic()
 
-    def look(self) -> dict[str, Any] | None:
-        """Whether the run is stuck in the queue; None while there is nothing to tell."""
-        state, is_queued = _progress(self.told["dag_id"], self.told["run_id"], self.told["awaited"])
+    def poll(self) -> dict[str, Any] | None:
+        """Returns whether the run is stuck in the queue, or None while it is not known yet."""
+        state, is_queued = _progress(self.arguments["dag_id"], self.arguments["run_id"], self.arguments["awaited"])
         if state in DONE + FAILED:
             return {"stuck": False}
         if not is_queued:
@@ -132,37 +162,42 @@ class TaskEnded(Looking):
 
 
 def _run_before(dag_id: str, interval: Interval) -> Any | None:
-    """The latest run, by its interval, of those that end by this one's start."""
-    from airflow.sdk.execution_time.comms import GetPreviousDagRun
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+    """Returns the scheduled run whose interval ends last of those that end by the interval's start, or None.
 
+    Airflow gives runs in the order of their logical dates. That of a scheduled run is the start of its interval; that
+    of a triggered run is any instant, as a rule the moment of the trigger, whatever its interval. So the search goes
+    on behind a hit that leaves a gap, until what is left starts so early that it cannot end later than the hit.
+    """
+    longest = interval.end.astimezone(UTC) - interval.start.astimezone(UTC)
+    latest = None
     date = interval.start
-    while True:
-        found = SUPERVISOR_COMMS.send(GetPreviousDagRun(dag_id=dag_id, logical_date=date)).dag_run
-        if found is None or _is_before(found, interval):
-            return found
-        date = found.logical_date
+    while (run := previous_dag_run(dag_id, date)) is not None:
+        date = run.logical_date
+        if latest is not None and date < latest.data_interval_start - longest:
+            break
+        if not _is_in_order(run):
+            continue
+        longest = max(longest, run.data_interval_end - run.data_interval_start)
+        is_later = latest is None or run.data_interval_end > latest.data_interval_end
+        if run.data_interval_end <= interval.start and is_later:
+            latest = run
+            if run.data_interval_end == interval.start:
+                break
+    return latest
 
 
-def _is_before(run: Any, interval: Interval) -> bool:
-    is_scheduled = not (run.conf or {}).get(INTERVAL)
-    return is_scheduled and run.data_interval_end is not None and run.data_interval_end <= interval.start
-
-
-def _state(dag_id: str, run_id: str, task_id: str) -> str:
-    return _progress(dag_id, run_id, task_id)[0]
+def _is_in_order(run: Any) -> bool:
+    """Returns whether a timetable made the run, and it keeps to the interval of the timetable."""
+    return run.run_type in SCHEDULED and not (run.conf or {}).get(INTERVAL) and run.data_interval_end is not None
 
 
 def _progress(dag_id: str, run_id: str, task_id: str) -> tuple[str, bool]:
-    """The state of a task, "" while it has none, and whether its run is still in the queue.
+    """Returns the state of a task, "" while it has none, and whether its run is still in the queue.
 
     A task that has no state when its run is over never ran: then its run's state counts.
     """
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-    states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])
-    state = (states.get(run_id) or {}).get(task_id)
+    state = task_state(dag_id, run_id, task_id)
     if state:
-        return str(state), False
-    of_run = str(RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id))
+        return state, False
+    of_run = dag_run_state(dag_id, run_id)
     return (of_run if of_run in OVER else ""), of_run == "queued"

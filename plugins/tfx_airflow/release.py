@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.router import Counts
-from plugins.tfx_airflow.polling import Looking
+from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, trigger_once
+from plugins.tfx_airflow.polling import PollingTrigger
 
 WATCHED = """
 {%- set begun = ti.xcom_pull('start')['outputs']['release'][0]['properties'].get('release', '') -%}
@@ -24,8 +26,6 @@ watches itself."""
 
 class StartRelease(BaseOperator):
     """Triggers the DAG of releases for the version that a push left to it; skipped where the push left none.
-
-    Not a TriggerDagRunOperator: importing that takes longer than a DAG file may, and all it does is raise this too.
 
     Args:
       trigger_dag_id: The DAG of releases.
@@ -45,27 +45,26 @@ class StartRelease(BaseOperator):
         """Triggers it, or not.
 
         Raises:
-          DagRunTriggerException: By which Airflow is told to trigger it.
+          DagRunTriggerException: Airflow triggers the DAG on receiving it.
           AirflowSkipException: Nothing was left to a release. So is an attempt after the one that triggered it.
         """
         (pushed,) = context["ti"].xcom_pull(task_ids=self.push)["outputs"]["pushed"]
-        told = pushed["properties"]
-        if not told.get("awaits_release"):
-            raise AirflowSkipException(f"Nothing is left to a release. {told.get('reason', '')}")
+        properties = pushed["properties"]
+        if not properties.get("awaits_release"):
+            raise AirflowSkipException(f"Nothing is left to a release. {properties.get('reason', '')}")
         run = context["dag_run"]
-        raise DagRunTriggerException(
-            trigger_dag_id=self.trigger_dag_id,
-            # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
-            dag_run_id=f"{run.dag_id}__{run.run_id}__{told['version']}__{run.clear_number or 0}",
-            conf={"version": str(told["version"]), "asked_by": "push"},
-            reset_dag_run=False,
-            skip_when_already_exists=True,
-            wait_for_completion=False,
-            allowed_states=["success"],
-            failed_states=["failed"],
-            poke_interval=60,
-            deferrable=False,
-        )
+        # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
+        run_id = _short(f"{run.dag_id}__{run.run_id}__{properties['version']}__{run.clear_number or 0}")
+        conf = {"version": str(properties["version"]), "asked_by": "push"}
+        raise trigger_once(self.trigger_dag_id, run_id, conf)
+
+
+def _short(run_id: str) -> str:
+    """Returns the id, or, if it is longer than Airflow takes, its beginning with a digest of the whole."""
+    if len(run_id) <= RUN_ID_LENGTH:
+        return run_id
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:16]
+    return f"{run_id[: RUN_ID_LENGTH - len(digest) - 2]}__{digest}"
 
 
 class AwaitRelease(BaseOperator):
@@ -100,19 +99,19 @@ class AwaitRelease(BaseOperator):
         """
         if event is None:
             (release,) = context["ti"].xcom_pull(task_ids=self.start)["outputs"]["release"]
-            told = release["properties"]
-            self.log.info("%s", told["summary"])
-            if not told.get("release"):
-                return {"release": "", "reason": told["summary"], "requests": {}}
+            properties = release["properties"]
+            self.log.info("%s", properties["summary"])
+            if not properties.get("release"):
+                return {"release": "", "reason": properties["summary"], "requests": {}}
             self.defer(
                 trigger=ReleaseWatched(
-                    model=told["model"],
-                    release=told["release"],
-                    since=told["since"],
-                    minutes=told["minutes"],
-                    longest_minutes=told["longest_minutes"],
-                    min_requests=told["min_requests"],
-                    max_more_failed=told["max_more_failed"],
+                    model=properties["model"],
+                    release=properties["release"],
+                    since=properties["since"],
+                    minutes=properties["minutes"],
+                    longest_minutes=properties["longest_minutes"],
+                    min_requests=properties["min_requests"],
+                    max_more_failed=properties["max_more_failed"],
                 ),
                 method_name="execute",
             )
@@ -125,17 +124,17 @@ class AwaitRelease(BaseOperator):
         return event
 
 
-class ReleaseWatched(Looking):
+class ReleaseWatched(PollingTrigger):
     """Fires when a release was watched for long enough, or is no longer under way.
 
     Args:
       model: The model.
       release: The release's id.
       since: When it began, ISO 8601.
-      minutes: It is watched so long,
-      longest_minutes: and where requests are few at most so long.
-      min_requests: Each side should see so many.
-      max_more_failed: The candidate's share of failed requests may be higher by so much.
+      minutes: Minimum time to watch, in minutes.
+      longest_minutes: Maximum time to watch when traffic is low, in minutes.
+      min_requests: Requests that each side should answer.
+      max_more_failed: By how much the candidate's share of failed requests may exceed the stable side's, 0 to 1.
     """
 
     def __init__(
@@ -159,34 +158,34 @@ class ReleaseWatched(Looking):
             max_more_failed=max_more_failed,
         )
 
-    def look(self) -> dict[str, Any] | None:
-        """What the event tells; None while there is none."""
-        told = self.told
+    def poll(self) -> dict[str, Any] | None:
+        """Returns why the watching ends and what each side answered, or None while it goes on."""
+        arguments = self.arguments
         try:
             self._check_under_way()
             counts = self._counts()
             reason = router.over(
                 counts,
-                since=told["since"],
-                minutes=told["minutes"],
-                longest_minutes=told["longest_minutes"],
-                requests=told["min_requests"],
-                limit=told["max_more_failed"],
+                since=arguments["since"],
+                minutes=arguments["minutes"],
+                longest_minutes=arguments["longest_minutes"],
+                requests=arguments["min_requests"],
+                limit=arguments["max_more_failed"],
             )
         except AirtightError as error:
             return {"error": error.to_json()}
         if not reason:
             return None
-        seen = {"stable": counts.stable.requests, "candidate": counts.candidate.requests} if counts else {}
-        return {"release": told["release"], "reason": reason, "requests": seen}
+        requests = {"stable": counts.stable.requests, "candidate": counts.candidate.requests} if counts else {}
+        return {"release": arguments["release"], "reason": reason, "requests": requests}
 
     def _check_under_way(self) -> None:
         """The file has the last word: a router that has just started follows nothing yet."""
-        release = releases.read(Home.current().models_root).get(self.told["model"])
-        if release is None or release.id != self.told["release"]:
+        release = releases.read(Home.current().models_root).get(self.arguments["model"])
+        if release is None or release.id != self.arguments["release"]:
             raise TerminalError(
-                f"The release of {self.told['model']} is no longer under way.",
-                expected=f"the release {self.told['release']} in {releases.FILE}",
+                f"The release of {self.arguments['model']} is no longer under way.",
+                expected=f"the release {self.arguments['release']} in {releases.FILE}",
                 received="none" if release is None else f"the release {release.id}",
                 remedy="A promotion or rollback has ended it. Start another release if it is still wanted.",
             )
@@ -194,9 +193,9 @@ class ReleaseWatched(Looking):
     def _counts(self) -> Counts | None:
         """What the router has counted; None while it is away or does not follow the release yet."""
         try:
-            counts = Counts.of(router.status(router.address()), self.told["model"])
+            counts = Counts.of(router.status(router.address()), self.arguments["model"])
         except AirtightError as error:
             if not error.transient:
                 raise
             return None
-        return counts if counts is not None and counts.id == self.told["release"] else None
+        return counts if counts is not None and counts.id == self.arguments["release"] else None

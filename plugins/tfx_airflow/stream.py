@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
-from plugins.tfx_airflow.polling import Looking
+from plugins.tfx_airflow.polling import PollingTrigger
 from services.settings import Settings
 from services.supervisor import ENDED, Supervisor
 from streaming import status as streams
@@ -214,7 +214,7 @@ class WatchStream(BaseOperator):
         return event
 
 
-class StreamWatched(Looking):
+class StreamWatched(PollingTrigger):
     """Fires when a stream ended, stands still or has new code, or when the while is over.
 
     Args:
@@ -232,17 +232,17 @@ class StreamWatched(Looking):
         self._moved: tuple[float, Any] = (time.monotonic(), None)
         self._code: tuple[float, str] = (time.monotonic(), "")
 
-    def look(self) -> dict[str, Any] | None:
-        """What the event tells; None while there is none."""
+    def poll(self) -> dict[str, Any] | None:
+        """Returns why the watching ends and how the stream does, or None while it goes on."""
         home = Home.current()
         try:
-            state = state_of(Supervisor(home), self.told["program"])
-            record = streams.running(home, self.told["stream"])
+            state = state_of(Supervisor(home), self.arguments["program"])
+            record = streams.running(home, self.arguments["stream"])
             if state in ENDED or record is None:
                 return self._event(ENDED_BY_ITSELF, f"its program is {state}", record)
             if words := self._new_code(record):
                 return self._event(NEW_CODE, words, record)
-            if datetime.now(UTC) >= datetime.fromisoformat(self.told["until"]):
+            if datetime.now(UTC) >= datetime.fromisoformat(self.arguments["until"]):
                 return self._event(OVER, "the while is over, and the stream runs", record)
             if words := self._stalled(record):
                 return self._event(STALLED, words, record)
@@ -263,7 +263,7 @@ class StreamWatched(Looking):
         asked, last = self._code
         if time.monotonic() - asked < CODE_S:
             return ""
-        code = streams.code_of(self.told["module"])
+        code = streams.code_of(self.arguments["module"])
         self._code = time.monotonic(), code
         if code == record.code or code != last:
             return ""
@@ -281,9 +281,9 @@ class StreamWatched(Looking):
         if seen is None or moved != seen[1] or not status.lag:
             since = now
         self._moved = since, (now, moved)
-        if now - since < self.told["stalled_minutes"] * 60:
+        if now - since < self.arguments["stalled_minutes"] * 60:
             return ""
-        return f"{status.lag} messages wait, and nothing moved for {self.told['stalled_minutes']:g} minutes"
+        return f"{status.lag} messages wait, and nothing moved for {self.arguments['stalled_minutes']:g} minutes"
 
 
 def state_of(supervisor: Supervisor, program: str) -> str:

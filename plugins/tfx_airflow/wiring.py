@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Context
 
 from plugins.tfx_airflow.release import StartRelease
 
 
-def add_report(dag: DAG, module: str, *options: str, after: tuple[str, ...] = ("push", "monitor")) -> BashOperator:
-    """Has a page of all runs written when a run's last tasks are done.
+class ModuleOperator(BashOperator):
+    """Runs `python -m module arguments` with the Python that runs the task, which need not be the one that parses.
+
+    Args:
+      module: Dotted name of the module.
+      arguments: The command's arguments.
+      **kwargs: As for BashOperator, except for `bash_command`.
+    """
+
+    def __init__(self, *, module: str, arguments: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(bash_command=f'exec "$PYTHON" {shlex.join(["-m", module, *arguments])}', **kwargs)
+
+    def execute(self, context: Context) -> Any:
+        """Runs the command; a status other than 0 fails the task."""
+        self.env, self.append_env = {"PYTHON": sys.executable}, True
+        return super().execute(context)
+
+
+def add_report(dag: DAG, module: str, *options: str, after: tuple[str, ...] = ("push", "monitor")) -> ModuleOperator:
+    """Adds the task that writes a page about all runs when a run's last tasks are done.
 
     Args:
       dag: The pipeline's DAG.
       module: `python -m module report` writes the page.
-      *options: Further words of that command.
-      after: Ids of those tasks.
+      *options: Further arguments of that command.
+      after: Ids of the tasks that it waits for.
 
     Returns:
       The task `report`.
     """
     with dag:
-        report = BashOperator(
+        report = ModuleOperator(
             task_id="report",
-            bash_command=" ".join([sys.executable, "-m", module, "report", *options]),
+            module=module,
+            arguments=("report", *options),
             doc_md="Writes the page of all runs that the tab **Year** shows.",
         )
     [dag.get_task(task) for task in after] >> report
@@ -33,7 +54,7 @@ def add_report(dag: DAG, module: str, *options: str, after: tuple[str, ...] = ("
 
 
 def add_release(dag: DAG, releases: str, push: str = "push") -> StartRelease:
-    """Has a version released that the run's push left to a release.
+    """Adds the task that starts a release of the version that the run's push left to one.
 
     Args:
       dag: The pipeline's DAG.

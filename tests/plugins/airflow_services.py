@@ -88,7 +88,8 @@ class Airflow:
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             router.VARIABLE: self.router.url,
             **(self.standard() if dags is None else {}),
-            # So that a test need not wait a minute until a dead task is noticed.
+            # So that a test need not wait for minutes until a dead task is noticed.
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
         }

@@ -330,3 +330,25 @@ def test_two_backfills_of_one_dag_do_not_overlap_and_running_runs_are_left_alone
     assert refused.value.code == http.HTTPStatus.CONFLICT
     until(lambda: airflow.ask("GET", f"backfills/{first['id']}")["completed_at"], "the first backfill ends")
     assert [words for words in ordered.noted() if words.startswith("push")] == ["push 1", "push 2"]
+
+
+def test_a_run_triggered_by_hand_in_between_is_not_taken_for_the_run_before(airflow):
+    """The trigger form proposes now as the logical date: in the middle of January that is a run of December."""
+    ordered = Ordered(airflow, airflow.home.path / "by_hand")
+    notes = {"notes": str(ordered.notes)}
+    by_hand = {"dag_run_id": "middle-of-january", "logical_date": "2013-01-15T12:00:00Z", "conf": notes}
+    run = airflow.ask("POST", "dags/ordered/dagRuns", by_hand)
+    assert run["data_interval_end"] == "2013-01-01T05:00:00Z"
+    assert {state for state, _ in airflow.ended("middle-of-january", "ordered").values()} == {"success"}
+    (ordered.notes / "hold-1").touch()
+    span = {"from_date": "2013-01-01T05:00:00Z", "to_date": "2013-02-01T05:00:00Z", "max_active_runs": 2}
+    made = airflow.ask("POST", "backfills", {"dag_id": "ordered", **span, "dag_run_conf": notes})
+    january, february = (ordered.runs()[month][0] for month in (1, 2))
+    gate = "await_previous_push"
+    until(lambda: airflow.tasks(february, "ordered")[gate]["state"] in ("deferred", "success"), "February's gate")
+    log = str(airflow.ask("GET", f"dags/ordered/dagRuns/{february}/taskInstances/{gate}/logs/1"))
+    assert f"Waiting for push of {january}" in log
+    (ordered.notes / "hold-1").unlink()
+    until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+    gates = [words for words in ordered.noted() if not words.startswith("learn")]
+    assert gates == ["judge 12", "push 12", "judge 1", "push 1", "judge 2", "push 2"]

@@ -1,11 +1,13 @@
 """Our pages in Airflow's UI; what they need of Airflow is tried in test_airflow."""
 
 import asyncio
+import inspect
 import sys
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from streaming import status
 
@@ -16,7 +18,7 @@ def client(home, monkeypatch):
     from plugins.airtight_plugin import AirtightPlugin
     from plugins.tfx_airflow import pages
 
-    (allowed,) = pages.app.routes[-1].dependencies
+    (allowed,) = pages.app.router.dependencies
     pages.app.dependency_overrides[allowed.dependency] = lambda: None
     yield lambda path: asyncio.run(_get(AirtightPlugin.fastapi_apps[0]["app"], path))
     pages.app.dependency_overrides.clear()
@@ -67,6 +69,53 @@ def test_a_stream_shows_the_report_that_it_writes_and_no_other_file(home, client
     status.started(home, "toy", "streaming.draining", source, page)
     assert client("/toy_stream/stream/report").text == "<p>AUC</p>"
     assert "There is no report of" in client("/other_stream/stream/report").text
+
+
+def test_every_route_asks_for_permission_and_every_answer_forbids_scripts(client):
+    from airflow.api_fastapi.core_api.security import requires_access_dag
+
+    from plugins.tfx_airflow import pages
+
+    asks = inspect.unwrap(requires_access_dag(method="GET")).__code__
+    assert pages.app.routes
+    for route in pages.app.routes:
+        assert isinstance(route, APIRoute), f"{route} is outside of what asks for permission"
+        assert [d.dependency for d in route.dependencies if getattr(d.dependency, "__code__", None) is asks], route.path
+        _check_headers(client(route.path.format(dag_id="any_stream")), route.path)
+    _check_headers(client("/no/such/page"), "an unknown page")
+
+
+def _check_headers(answer: httpx.Response, path: str) -> None:
+    policy = dict(rule.strip().partition(" ")[::2] for rule in answer.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'" and "script-src" not in policy, path
+    # Under both a page acts as Airflow's own, which only one that is made here may.
+    free = {"allow-same-origin", "allow-scripts"} <= set(policy["sandbox"].split())
+    assert not free or path == "/{dag_id}/stream", path
+    assert answer.headers["x-content-type-options"] == "nosniff", path
+
+
+def test_a_user_who_may_not_read_the_dag_gets_no_page(home, monkeypatch):
+    from airflow.api_fastapi.core_api import security
+
+    from plugins.tfx_airflow import pages
+
+    class Nobody:
+        def is_authorized_dag(self, **_):
+            return False
+
+    monkeypatch.setattr(security, "get_auth_manager", Nobody)
+    monkeypatch.setattr(security.DagModel, "get_team_name", lambda dag_id: None)
+    monkeypatch.setitem(pages.app.dependency_overrides, security.get_user, lambda: None)
+    for route in pages.app.routes:
+        assert asyncio.run(_get(pages.app, route.path.format(dag_id="any_stream"))).status_code == 403
+
+
+def test_what_the_pages_show_needs_nothing_that_the_policy_refuses(home, client):
+    source = SimpleNamespace(accounts=home.path / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="")
+    status.started(home, "toy", "streaming.draining", source)
+    for path in ("/toy_stream/stream", "/toy_stream/stream/report", "/toy/year"):
+        text = client(path).text
+        assert "<script" not in text and "src=" not in text and "<link" not in text
 
 
 def test_loading_the_plugin_imports_no_web_framework():

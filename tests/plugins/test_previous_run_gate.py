@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
+from airflow.sdk import DagRunState
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time import comms, task_runner
 
@@ -20,12 +21,16 @@ def month(number: int) -> datetime:
     return datetime(2013, number, 1, tzinfo=ZoneInfo(ZONE))
 
 
-def run(number: int, *, months: int = 1, conf: dict | None = None) -> SimpleNamespace:
+def run(
+    number: int, *, months: int = 1, conf: dict | None = None, kind: str = "scheduled", at: datetime | None = None
+) -> SimpleNamespace:
+    """A run whose interval begins with a month; `at` is its logical date where that is another instant."""
     start = month(number)
     return SimpleNamespace(
         dag_id="flights",
-        run_id=f"run-{number}",
-        logical_date=start,
+        run_id=f"run-{number}" if at is None else f"{kind}-{number}-{at:%m%d}",
+        run_type=kind,
+        logical_date=at or start,
         data_interval_start=start,
         data_interval_end=month(number + months),
         conf=conf,
@@ -39,16 +44,22 @@ class Airflow:
         self.runs = {run.run_id: run for run in runs}
         self.tasks: dict[str, str | None] = {}
         self.states: dict[str, str] = {}
+        self.requests = 0
 
-    def send(self, asked: comms.GetPreviousDagRun) -> SimpleNamespace:
-        earlier = [run for run in self.runs.values() if run.logical_date < asked.logical_date]
+    def send(self, request: comms.GetPreviousDagRun) -> SimpleNamespace:
+        self.requests += 1
+        dated = [run for run in self.runs.values() if run.logical_date is not None]
+        earlier = [run for run in dated if run.logical_date < request.logical_date]
         return SimpleNamespace(dag_run=max(earlier, key=lambda run: run.logical_date, default=None))
 
     def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict:
         return {run_id: {task_ids[0]: self.tasks.get(run_id)} for run_id in run_ids}
 
-    def get_dagrun_state(self, *, dag_id: str, run_id: str) -> str:
-        return self.states.get(run_id, "running")
+    def get_dagrun_state(self, *, dag_id: str, run_id: str) -> DagRunState:
+        return DagRunState(self.states.get(run_id, "running"))
+
+    def add(self, *runs: SimpleNamespace) -> None:
+        self.runs |= {run.run_id: run for run in runs}
 
 
 @pytest.fixture
@@ -105,7 +116,7 @@ def test_a_gap_is_no_obstacle_and_is_told(airflow, capsys):
     del airflow.runs["run-4"]
     airflow.tasks = {"run-3": "success"}
     assert wait(run(5))["run"] == "run-3"
-    assert "No run covers 2013-04-01T00:00:00-04:00 to 2013-05-01T00:00:00-04:00" in capsys.readouterr().out
+    assert "No scheduled run covers 2013-04-01T00:00:00-04:00 to 2013-05-01T00:00:00-04:00" in capsys.readouterr().out
 
 
 def test_runs_with_an_interval_of_the_form_wait_for_the_schedule_and_are_not_waited_for(airflow):
@@ -114,6 +125,77 @@ def test_runs_with_an_interval_of_the_form_wait_for_the_schedule_and_are_not_wai
     airflow.tasks = {"run-3": "success", "run-4": "running"}
     assert wait(run(5))["run"] == "run-3"
     assert wait(by_hand, interval="2013-04")["run"] == "run-3"
+
+
+TRIGGERED = ("manual", "operator_triggered", "asset_triggered", "asset_materialization")
+
+
+@pytest.mark.parametrize("kind", TRIGGERED)
+def test_a_run_that_was_triggered_meanwhile_is_not_taken_for_the_run_before(airflow, kind):
+    """In the middle of April somebody triggers the DAG, whose interval is then March, and March is long over."""
+    triggered = run(3, kind=kind, at=month(4).replace(day=15))
+    airflow.add(triggered)
+    airflow.tasks = {"run-3": "success", triggered.run_id: "success", "run-4": "running"}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(5))
+    assert deferred.value.trigger.serialize()[1]["run_id"] == "run-4"
+
+
+def test_several_triggered_runs_of_any_logical_date_are_passed_over(airflow):
+    moments = [month(1), month(3).replace(day=2), month(4).replace(day=3), month(4).replace(day=29), month(9)]
+    airflow.add(*(run(interval, kind="manual", at=at) for interval in (1, 3, 4) for at in moments))
+    without = SimpleNamespace(**vars(run(4, kind="manual", at=month(2))) | {"logical_date": None, "run_id": "undated"})
+    airflow.add(without, run(4, kind="manual", at=month(4).replace(day=20), conf={"interval": "2013-04"}))
+    airflow.tasks = dict.fromkeys(airflow.runs, "failed") | {"run-4": "success"}
+    assert wait(run(5)) == {"run": "run-4", "state": "success"}
+
+
+def test_a_triggered_run_waits_for_the_scheduled_run_before_its_interval(airflow):
+    airflow.tasks = {"run-3": "running", "run-4": "success"}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(4, kind="manual", at=month(9)))
+    assert deferred.value.trigger.serialize()[1]["run_id"] == "run-3"
+
+
+def test_a_backfilled_run_is_waited_for(airflow):
+    airflow.add(SimpleNamespace(**vars(run(4)) | {"run_type": "backfill"}))
+    airflow.tasks = {"run-4": "success", "run-3": "failed"}
+    assert wait(run(5))["run"] == "run-4"
+
+
+def test_behind_a_gap_the_run_that_ends_last_counts_though_it_starts_earlier(airflow):
+    """February to April in one run, of another schedule, ends after March alone does."""
+    airflow.runs.clear()
+    airflow.add(run(2, months=3), run(3))
+    airflow.tasks = {"run-2": "success", "run-3": "failed"}
+    assert wait(run(6))["run"] == "run-2"
+
+
+def test_it_asks_for_no_more_runs_than_it_must(airflow):
+    airflow.runs.clear()
+    airflow.add(*(run(number) for number in range(1, 11)))
+    airflow.tasks = dict.fromkeys(airflow.runs, "success")
+    assert wait(run(11))["run"] == "run-10" and airflow.requests == 1
+    del airflow.runs["run-10"]
+    airflow.requests = 0
+    assert wait(run(11))["run"] == "run-9" and airflow.requests <= 3
+
+
+def test_another_dag_of_the_same_pipeline_is_warned_of_while_it_is_active(airflow, monkeypatch, capsys):
+    monkeypatch.setattr(previous_run_gate, "dag_is_active", lambda dag_id: dag_id != "paused")
+
+    def judge(dag_id: str, pipeline: str = "a/pipeline") -> str:
+        gate = AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE, pipeline=pipeline)
+        first = SimpleNamespace(**vars(run(2)) | {"dag_id": dag_id})
+        gate.execute({"dag_run": first, "params": {"interval": None, "when_previous_failed": STOP}})
+        return capsys.readouterr().out
+
+    assert "runs the pipeline" not in judge("flights")
+    assert "runs the pipeline" not in judge("flights"), "it is not another one of itself"
+    assert "runs the pipeline" not in judge("flights", "another"), "nor is one of another pipeline"
+    assert "flights runs the pipeline a/pipeline too" in judge("paused")
+    assert "runs the pipeline" not in judge("flights")
+    assert "flights runs the pipeline a/pipeline too" in judge("flights_copy")
 
 
 def test_a_run_whose_interval_overlaps_is_not_before(airflow):

@@ -1,11 +1,14 @@
 """The tasks around a release: what triggers it, how long it is watched, and what its DAG does when a step fails."""
 
 import asyncio
+import json
+import sys
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import jinja2
 import pytest
+from airflow.models.base import ID_LEN
 from airflow.providers.common.compat.sdk import DagRunTriggerException
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
@@ -137,7 +140,7 @@ def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(ther
         "reason": "the longest time of 5 minutes is over, and the router is away",
         "requests": {},
     }
-    assert ReleaseWatched(**told()).look() is None, "before, it may come back"
+    assert ReleaseWatched(**told()).poll() is None, "before, it may come back"
 
 
 def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
@@ -165,6 +168,20 @@ def test_a_version_that_is_left_to_a_release_triggers_one(there):
     assert triggered.value.skip_when_already_exists
 
 
+def test_the_id_of_a_triggered_run_fits_into_airflows_column_and_stays_its_own(there):
+    start = StartRelease(task_id="start_release", trigger_dag_id="releases")
+    ids = []
+    for run in ("a", "b"):
+        given = context(awaits_release=1, version=2013070101)
+        given["dag_run"].run_id = f"{'r' * 240}{run}"
+        for _ in range(2):
+            with pytest.raises(DagRunTriggerException) as triggered:
+                start.execute(given)
+            ids.append(triggered.value.dag_run_id)
+    assert max(map(len, ids)) <= ID_LEN
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+
+
 @pytest.mark.parametrize("awaits", [{"awaits_release": 0}, {}])
 def test_where_nothing_is_left_to_a_release_it_is_skipped_with_the_pushs_reason(awaits):
     start = StartRelease(task_id="start_release", trigger_dag_id="releases")
@@ -177,7 +194,20 @@ def test_what_dag_files_share_comes_after_the_last_steps():
         for name in ("push", "monitor"):
             BaseOperator(task_id=name)
     add_release(dag, "releases")
-    report = add_report(dag, "some.module", "--dag", "toy")
+    report = add_report(dag, "some.module", "--dag", "toy; false")
     assert dag.get_task("push").downstream_task_ids == {"start_release", "report"}
     assert dag.get_task("monitor").downstream_task_ids == {"report"}
-    assert report.bash_command.endswith("-m some.module report --dag toy")
+    assert report.bash_command.endswith("-m some.module report --dag 'toy; false'")
+    assert sys.executable not in report.bash_command, "the task's Python is not that of whoever parses"
+
+
+def test_a_report_runs_with_the_tasks_python_and_takes_its_arguments_as_they_are(tmp_path, monkeypatch):
+    module = tmp_path / "shows.py"
+    module.write_text("import json, sys; print(json.dumps([sys.executable, *sys.argv[1:]]))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with DAG("toy", schedule=None) as dag:
+        for name in ("push", "monitor"):
+            BaseOperator(task_id=name)
+    report = add_report(dag, "shows", "two words", "$HOME; false")
+    printed = report.execute({"ti": SimpleNamespace(xcom_push=lambda **_: None)})
+    assert json.loads(printed) == [sys.executable, "report", "two words", "$HOME; false"]

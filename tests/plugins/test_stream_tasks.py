@@ -230,7 +230,7 @@ def test_it_is_watched_without_a_worker(broker: Broker) -> None:
 def test_the_watching_ends_when_the_program_has_and_tells_how_the_stream_does(broker: Broker) -> None:
     ensure()
     trigger = watched()
-    assert trigger.look() is None
+    assert trigger.poll() is None
     Services.state = "FATAL"
 
     async def first() -> dict:
@@ -246,7 +246,7 @@ def test_the_watching_ends_when_the_program_has_and_tells_how_the_stream_does(br
 
 def test_it_ends_when_the_while_is_over(broker: Broker) -> None:
     ensure()
-    assert watched(until=datetime.now(UTC).isoformat()).look()["reason"] == "over"
+    assert watched(until=datetime.now(UTC).isoformat()).poll()["reason"] == "over"
 
 
 def test_new_code_ends_it_when_it_looks_the_same_twice(broker: Broker, monkeypatch) -> None:
@@ -254,8 +254,8 @@ def test_new_code_ends_it_when_it_looks_the_same_twice(broker: Broker, monkeypat
     monkeypatch.setattr(module, "CODE_S", 0.0)
     trigger, codes = watched(), iter(["half", "whole", "whole"])
     monkeypatch.setattr(status, "code_of", lambda module: next(codes))
-    assert trigger.look() is None and trigger.look() is None
-    event = trigger.look()
+    assert trigger.poll() is None and trigger.poll() is None
+    event = trigger.poll()
     assert event["reason"] == "new_code" and event["words"].endswith("that of the checkout whole")
 
 
@@ -264,7 +264,7 @@ def test_a_stream_that_stands_still_is_ended_but_not_one_without_messages(broker
     monkeypatch.setattr(module, "CODE_S", 0.0)
     trigger = watched(stalled_minutes=0.0)
     trigger._new_code = lambda record: ""
-    event = trigger.look()
+    event = trigger.poll()
     assert event["reason"] == "stalled" and event["words"].startswith("12 messages wait")
     WatchStream(task_id="watch", **STREAM).execute({}, event)
     assert Services.did[-1] == "end stream"

@@ -2,15 +2,17 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from airtight.home import ROOT
 from runtime import cache, metadata_store
-from runtime.client import call
+from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.local import run as run_locally
+from runtime.protocol import Outcome
 from tests.runtime.serving import start_server
 from tests.tiny_pipeline.running import Run, fault, uri
 from tests.waiting import PATIENCE_S
@@ -98,17 +100,48 @@ def test_all_nodes_run_hit_the_cache_and_miss_when_the_module_file_changes(home,
     assert "beside.py changed" in told(home, changed["Trainer"])
 
 
+NOISE = (
+    "absl::InitializeLog",
+    "InitGoogleLogging",
+    "oneDNN",
+    "cuInit",
+    "cuda drivers",
+    "cpu_feature_guard",
+    "CPU instructions",
+    "Missing pipeline option",
+    "Reading from pattern",
+    "SavedModel saved prior to TF 2.5",
+    "tf_record_iterator",
+    "DeprecationWarning",
+    "RuntimeWarning",
+    "py4j",
+)
+"""What libraries say that nobody who reads a task's log can use."""
+
+
 @pytest.mark.slow
-def test_all_nodes_run_in_the_warm_launcher(home, folder):
+def test_all_nodes_run_in_the_warm_launcher_and_what_they_print_is_for_people(home, folder):
     run = Run(home, SOURCE)
     server = start_server(home)
     try:
-        outcomes = {node: call(run.request(node), home.launcher_socket) for node in NODES}
+        ended = {node: in_full(run, node, home.launcher_socket) for node in NODES}
     finally:
         server.terminate()
         assert server.wait(PATIENCE_S) == 0
-    assert {node: outcome.state for node, outcome in outcomes.items()} == dict.fromkeys(NODES, "complete")
+    # A process of its own imports everything anew, and prints what goes with that.
+    cold = {f"{node}, cold": in_full(run, node, None) for node in ("Trainer", "Evaluator")}
+    assert {outcome.state for outcome, _ in (ended | cold).values()} == {"complete"}
     assert list((folder / "pushed").glob("*/saved_model.pb"))
+    for node, (_, lines) in (ended | cold).items():
+        assert [line for line in lines if any(noise in line for noise in NOISE)] == [], node
+        assert any(f"{node.removesuffix(', cold')} is done (execution" in line for line in lines), node
+
+
+def in_full(run: Run, node: str, launcher: Path | None) -> tuple[Outcome, list[str]]:
+    """A node's outcome, and all that its task would log."""
+    with Call(replace(run.request(node), use_cache=False), launcher) as started:
+        lines = list(started.lines())
+        return started.outcome, lines
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -124,7 +125,8 @@ class Run:
         if "/logs/" in path:
             return httpx.Response(200, json={"content": self.logs.get(path.split("/")[-3], [])})
         if path.endswith("/taskInstances"):
-            return httpx.Response(200, json={"task_instances": self.steps[0][1]})
+            tasks = self.steps[0][1]
+            return httpx.Response(200, json={"task_instances": tasks, "total_entries": len(tasks)})
         if len(self.steps) > 1:
             self.steps.pop(0)
         return httpx.Response(200, json={"state": self.steps[0][0]})
@@ -207,3 +209,21 @@ def test_outputs_of_a_task() -> None:
 
     assert client(answer).outputs("d", "r", "push") == outputs
     assert client(answer).outputs("d", "r", "train") == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 365])
+def test_every_run_of_a_year_and_every_task_of_a_run_is_there(count: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        first, most = int(request.url.params["offset"]), min(100, int(request.url.params["limit"]))
+        assert request.url.params["order_by"]
+        if request.url.path.endswith("/taskInstances"):
+            entries = {
+                "task_instances": [task(f"t{number}", "success") for number in range(count)][first : first + most]
+            }
+        else:
+            entries = {"dag_runs": [{"dag_run_id": str(number)} for number in range(count)][first : first + most]}
+        return httpx.Response(200, json=entries | {"total_entries": count})
+
+    start, end = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
+    assert [run["dag_run_id"] for run in client(answer).runs_of_span("d", start, end)] == [*map(str, range(count))]
+    assert len(client(answer).tasks("d", "r")) == count

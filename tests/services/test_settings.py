@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.parse
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from airtight.home import ROOT, Home
 from services.__main__ import main
 from services.settings import (
     MARK,
+    STALL_S,
     USER,
     Settings,
     airflow_environment,
@@ -21,13 +23,15 @@ from services.settings import (
     password,
     password_file,
     prepare,
+    renew_short_keys,
     variable,
 )
+from services.sqlite import CONNECT
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "state")
+    return Home(tmp_path / "a state's folder")
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +90,55 @@ def test_no_password_before_the_first_start(home: Home) -> None:
         password(home)
 
 
-def test_no_secret_stands_in_the_environment_or_the_record(home: Home) -> None:
+DATABASE = "postgresql+psycopg2://airflow:it's $secret@127.0.0.1/airflow"
+METADATA = "postgresql://metadata:hidden@127.0.0.1:5432/metadata"
+
+
+@pytest.fixture
+def databases(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of two databases with passwords, as a person's shell exports them."""
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_DATABASE", DATABASE)
+    monkeypatch.setenv("AIRTIGHT_METADATA", METADATA)
+    return Settings.from_environment()
+
+
+def test_no_secret_stands_in_the_environment_or_the_record(home: Home, databases: Settings) -> None:
     prepare(home)
-    settings = Settings(airflow_database="postgresql+psycopg2://airflow:hidden@127.0.0.1/airflow")
-    settings.save(home)
+    databases.save(home)
     secrets = [path.read_text() for path in home.run.iterdir() if path.name != "services.json"]
-    told = "\n".join(environment(settings, home).values())
-    assert not [secret for secret in [*secrets, password(home)] if secret.strip() in told]
-    assert "hidden" not in (home.run / "services.json").read_text()
+    assert DATABASE in secrets and METADATA in secrets
+    values = "\n".join([*environment(databases, home).values(), (home.run / "services.json").read_text()])
+    assert not [secret for secret in [*secrets, password(home), "$secret", "hidden"] if secret.strip() in values]
+    assert {mode(path) for path in home.run.iterdir() if path.name != "services.json"} == {"0o600"}
+
+
+def test_the_metadata_store_is_named_by_a_file(
+    home: Home, databases: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(home)
+    databases.save(home)
+    address = environment(databases, home)["AIRTIGHT_METADATA"]
+    assert Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).read_text() == METADATA
+    # A service starts others with the environment that it was started with.
+    monkeypatch.setenv("AIRTIGHT_METADATA", address)
+    assert environment(Settings.from_environment(), home)["AIRTIGHT_METADATA"] == address
+    monkeypatch.delenv("AIRTIGHT_METADATA")
+    assert Settings.of_running(home).metadata == METADATA
+    Settings().save(home)
+    assert Settings.of_running(home).metadata == ""
+    assert "AIRTIGHT_METADATA" not in environment(Settings.of_running(home), home)
+
+
+def test_a_key_that_is_too_short_is_replaced_and_a_long_one_kept(home: Home) -> None:
+    prepare(home)
+    key = home.run / "jwt_secret"
+    long = key.read_text()
+    assert len(long) >= 64
+    renew_short_keys(home)
+    assert key.read_text() == long
+    key.write_text("x" * 44)
+    renew_short_keys(home)
+    assert len(key.read_text()) >= 64 and mode(key) == "0o600"
 
 
 def test_the_running_services_are_found_by_their_record(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,18 +149,23 @@ def test_the_running_services_are_found_by_their_record(home: Home, monkeypatch:
     assert Settings.of_running(Home(home.path / "other")).airflow_port == 9292
 
 
-def test_the_running_services_keep_the_database_that_the_environment_names(
-    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_running_services_keep_the_database_that_the_environment_named(
+    home: Home, databases: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare(home)
-    database = "postgresql+psycopg2://airflow:it's $secret@127.0.0.1/airflow"
-    monkeypatch.setenv("AIRTIGHT_AIRFLOW_DATABASE", database)
+    databases.save(home)
+    monkeypatch.delenv("AIRTIGHT_AIRFLOW_DATABASE")
+    monkeypatch.delenv("AIRTIGHT_METADATA")
     monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
-    Settings.from_environment().save(home)
-    assert Settings.of_running(home).airflow_database == database
+    assert Settings.of_running(home).airflow_database == DATABASE
     assert main(["env"]) == 0
-    printed = f'{capsys.readouterr().out}\nprintf %s "$AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"'
-    assert subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout == database
+    printed = capsys.readouterr().out
+    assert "secret@" not in printed and "hidden" not in printed
+    assert "export AIRTIGHT_METADATA=file:///" in printed or "export AIRTIGHT_METADATA='file:///" in printed
+    shown = subprocess.run(
+        ["sh", "-c", f'{printed}\nsh -c "$AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD"'], capture_output=True, text=True
+    )
+    assert shown.stdout == DATABASE
 
 
 def test_the_environment_is_the_same_from_every_shell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +190,23 @@ def test_everything_is_on_loopback(home: Home) -> None:
     assert not [key for key, value in told.items() if "0.0.0.0" in value or "://localhost" in value]
 
 
+def test_what_was_lost_is_tried_again_within_three_minutes_and_nothing_is_lost_before_a_stall_is_over(
+    home: Home,
+) -> None:
+    conf = {name.removeprefix("AIRFLOW__"): value for name, value in airflow_environment(Settings(), home).items()}
+    lost = ("SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD")
+    triggerer = ("TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD", "DAG_PROCESSOR__HEALTH_CHECK_THRESHOLD")
+    for name in (*lost, *triggerer):
+        assert STALL_S < float(conf[name]) + float(conf["SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL"]) <= 180
+    for name in (
+        "WORKERS__EXECUTION_API_TIMEOUT",
+        "SCHEDULER__TASK_QUEUED_TIMEOUT",
+        "EXECUTION_API__JWT_EXPIRATION_TIME",
+    ):
+        assert float(conf[name]) > STALL_S
+    assert CONNECT["timeout"] > STALL_S
+
+
 @pytest.mark.slow
 def test_airflow_knows_every_setting(home: Home) -> None:
     """Airflow ignores a misspelt setting without a word."""
@@ -154,7 +221,7 @@ def test_airflow_knows_every_setting(home: Home) -> None:
     )
     command = [sys.executable, "-c", code, *names]
     told = subprocess.run(command, env=environment(Settings(), home), capture_output=True, text=True, check=True)
-    assert told.stdout.split("\n")[:-1] == ["fernet 44 jwt 44"], told.stdout
+    assert told.stdout.split("\n")[:-1] == ["fernet 44 jwt 86"], told.stdout
 
 
 @pytest.mark.slow
@@ -168,6 +235,6 @@ def test_airflow_waits_for_a_busy_sqlite_and_asks_nothing_such_of_another_databa
     code += "try:\n  other.execute('BEGIN IMMEDIATE')\nexcept sqlite3.OperationalError as error:\n  print(error)"
     command = [sys.executable, "-c", code]
     told = subprocess.run(command, env=environment(Settings(), home), check=True, capture_output=True, text=True)
-    assert told.stdout.splitlines()[-2:] == ["30000", "database is locked"], "a savepoint takes the right to write"
+    assert told.stdout.splitlines()[-2:] == ["75000", "database is locked"], "a savepoint takes the right to write"
     other = airflow_environment(Settings(airflow_database="postgresql://there/airflow"), home)
     assert not [name for name in other if "CONNECT_ARGS" in name or "SESSION_MAKER" in name]

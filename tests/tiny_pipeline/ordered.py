@@ -15,7 +15,9 @@ from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.task_options import in_order, task
 
 ZONE = "America/New_York"
-NOTES = RunParameter("notes", "str", "", "Folder of the notes; a file fail-<month> there makes push fail.")
+NOTES = RunParameter(
+    "notes", "str", "", "Folder of the notes; a file fail-<month> there makes push fail, hold-<month> makes it wait."
+)
 PARAMETERS = (NOTES,)
 LAST = 7
 """Earlier months learn longer, so that without waiting the order of the gates would be another."""
@@ -63,6 +65,8 @@ def push(
     month = (Path(blessing.uri) / "month").read_text(encoding="utf-8")
     if (Path(notes) / f"fail-{month}").exists():
         raise ValueError(f"{month} fails")
+    while (Path(notes) / f"hold-{month}").exists():
+        time.sleep(0.1)
     _note(notes, f"push {month}")
     (Path(pushed.uri) / "month").write_text(month, encoding="utf-8")
 

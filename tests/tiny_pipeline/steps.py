@@ -62,9 +62,9 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
         Path(trouble.partition(":")[2]).write_text(str(os.getpid()), encoding="utf-8")
         time.sleep(600)
     if trouble.startswith("wait:"):
-        note = Path(trouble.partition(":")[2])
-        note.write_text(str(os.getpid()), encoding="utf-8")
-        while not note.with_suffix(".go").exists():
+        _, started, *go_on = trouble.split(":")
+        Path(started).write_text(str(os.getpid()), encoding="utf-8")
+        while not (Path(*go_on) if go_on else Path(started).with_suffix(".go")).exists():
             time.sleep(0.05)
     if trouble == "exception":
         raise ValueError("no error of ours")
