@@ -13,13 +13,14 @@ import importlib.metadata
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from airtight.files import digest_of_file
 from airtight.home import ROOT
 
+_pinned: dict[str, str] = {}
 _NAMED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*")
 
 
@@ -90,14 +91,35 @@ def digests(files: Iterable[str]) -> dict[str, str]:
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """The installed version of each distribution; "gone" where there is none."""
+    """The version of each distribution: the imported one where `pin_versions` gave it, else the installed one.
+
+    Args:
+      distributions: Their names.
+
+    Returns:
+      The version by name; "gone" for a distribution that is not installed.
+    """
     found = {}
     for name in distributions:
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = _pinned.get(normalized(name)) or importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "gone"
     return found
+
+
+def pin_versions(imported: Mapping[str, str]) -> None:
+    """Sets what `versions` gives for distributions that this process has imported: an upgrade does not change them.
+
+    Args:
+      imported: The version by normalized name.
+    """
+    _pinned.update(imported)
+
+
+def normalized(distribution: str) -> str:
+    """The name of a distribution as the packaging standard normalizes it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def is_foreign(file: Path) -> bool:

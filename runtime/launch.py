@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import logging
 import sys
 import traceback
@@ -21,6 +20,7 @@ from tfx.orchestration.portable import data_types, launcher, outputs_utils, runt
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
+from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
@@ -124,7 +124,7 @@ def _prepared(
     compiled: CompiledPipeline, request: NodeRequest, home: Home
 ) -> tuple[pipeline_pb2.PipelineNode, pipeline_pb2.Pipeline]:
     """A fresh copy of the IR with this run's values in it, and its node."""
-    installed = importlib.metadata.version("tfx")
+    installed = fingerprint.versions(["tfx"])["tfx"]
     if compiled.tfx != installed:
         raise TerminalError(
             f"The pipeline {compiled.pipeline} was compiled by another TFX.",

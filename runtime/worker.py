@@ -5,6 +5,7 @@ Both speak over one socket: the request comes in, the outcome goes out, and when
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -21,6 +22,8 @@ from airtight.home import Home
 from runtime import logs
 from runtime.protocol import CompileRequest, Outcome, Request, decode_request, encode_outcome, receive_with_output
 
+log = logging.getLogger(__name__)
+
 GRACE_S = 4.0
 """Seconds that a node has for cleaning up after it was told to stop."""
 _REQUEST_TIMEOUT_S = 10.0
@@ -36,9 +39,9 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
       *lifelines: Further file descriptors whose other side must stay open.
     """
     connection.settimeout(_REQUEST_TIMEOUT_S)
-    told, output = receive_with_output(connection)
+    frame, output = receive_with_output(connection)
     connection.settimeout(None)
-    if told is None:
+    if frame is None:
         return
     if output is not None:
         os.dup2(output, 1)
@@ -47,7 +50,7 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
     logs.speak()
     signal.signal(signal.SIGTERM, _cancel)
     threading.Thread(target=_end_with, args=(connection.fileno(), *lifelines), daemon=True).start()
-    outcome = do(decode_request(told))
+    outcome = do(decode_request(frame))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -100,6 +103,18 @@ def do(request: Request) -> Outcome:
         if not isinstance(error, (AirtightError, faults.Cancelled)):
             traceback.print_exc()
         return Outcome.failure(faults.in_words(error, step))
+
+
+def reap_orphans() -> None:
+    """Ends the executions that dead processes left open; a metadata store that is away is no fault."""
+    from runtime import attempts, metadata_store
+
+    try:
+        with metadata_store.project_connection(Home.current()) as handle:
+            attempts.sweep(handle.store)
+    except AirtightError as error:
+        # The next attempt of each node looks for itself, and so does the next child.
+        log.warning("No dead attempts were looked for. %s", error)
 
 
 def _cancel(_number: int, _frame: FrameType | None) -> None:
