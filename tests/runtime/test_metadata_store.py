@@ -15,8 +15,8 @@ from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from benchmarks.postgresql import PASSWORD
 from runtime import attempts, launch, metadata_store
-from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import Run, fault, uri
 
 BOTH = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
