@@ -1,9 +1,9 @@
-"""Attempts: each time a node is tried is an execution of its own, and downstream sees the latest that succeeded.
+"""Attempts: each time a node is tried is an execution of its own, and downstream sees one that succeeded.
 
 TFX's launcher looks an execution up by pipeline, run and node, and returns at once when it is complete, so a task
 that Airflow clears would turn green without running. Here every attempt has a context of its own, which makes the
 launcher register a new execution with its own output folders, and each input of this run is asked for in the context
-of its producer's current attempt. So nodes that were not cleared keep their outputs, lineage keeps every attempt, and
+of the attempt that made it. So nodes that were not cleared keep their outputs, lineage keeps every attempt, and
 neither snapshots nor locks are needed.
 """
 
@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 from tfx.proto.orchestration import pipeline_pb2
+
+from runtime import process_identity
+from runtime.protocol import shortened
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,16 @@ _RUN_TYPE = "pipeline_run"
 _NODE_TYPE = "node"
 _DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
 _SKIPPED = metadata_store_pb2.Execution.CANCELED
-_OWNER_PARTS = 4
-_CLEARED = "clear_number"
 _OPEN = (metadata_store_pb2.Execution.NEW, metadata_store_pb2.Execution.RUNNING)
+_OF_THE_RUN = ("dag_id", "run_id")
+_LONGEST_NAME = 255
+_LONGEST_NODE = 96
+_SUPERSEDED = "superseded"
+_MAY_WRITE, _HAS_ENDED = 1, 2
+"""What `superseded` says of the process of an attempt that another has replaced."""
 
 
-def mark(node: pipeline_pb2.PipelineNode, run: str, attempt: str, folder: str, labels: dict[str, str | int]) -> None:
+def tag(node: pipeline_pb2.PipelineNode, run: str, attempt: str, folder: str, labels: dict[str, str | int]) -> None:
     """Gives the node's execution the context of this attempt.
 
     Args:
@@ -41,12 +47,12 @@ def mark(node: pipeline_pb2.PipelineNode, run: str, attempt: str, folder: str, l
       run: Key of the run.
       attempt: Name of the attempt.
       folder: Where the node's outputs go, so that what is left of a dead attempt can be found.
-      labels: What lineage should tell of it.
+      labels: What lineage keeps of it.
     """
     context = node.contexts.contexts.add()
     context.type.name = CONTEXT_TYPE
-    context.name.field_value.string_value = _name(run, node.node_info.id, attempt)
-    for key, value in (labels | {"owner": _owner(os.getpid()), "folder": folder}).items():
+    context.name.field_value.string_value = context_name(run, node.node_info.id, attempt)
+    for key, value in (labels | {"owner": process_identity.name_of(os.getpid()), "folder": folder}).items():
         target = context.properties[key].field_value
         if isinstance(value, int):
             target.int_value = value
@@ -66,22 +72,56 @@ class Success:
     execution: metadata_store_pb2.Execution
     attempt: metadata_store_pb2.Context
 
-    def is_untold(self, labels: dict[str, str | int]) -> bool:
-        """Whether its task died before the scheduler heard of it, so that it is the answer to the present attempt.
-
-        A scheduler that tries again by itself keeps `clear_number`, and one that a person told to run the node again
-        raises it: only in the first case the earlier success is the answer. Without that label nobody can tell.
+    def was_unreported(self, names: Iterable[str]) -> bool:
+        """Returns whether its task died before it reported this success, which then answers the present attempt.
 
         Args:
-          labels: Of the present attempt.
+          names: The attempts whose success the scheduler has not heard of.
         """
-        mine = self.attempt.custom_properties
-        return _CLEARED in labels and _CLEARED in mine and mine[_CLEARED].int_value == labels[_CLEARED]
+        return self.attempt.name.rpartition("/")[2] in names
 
 
-def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
-    """The success whose outputs count for a node: the latest, unless the node was skipped since."""
-    for attempt in _attempts(store, run, node):
+def context_name(run: str, node: str, attempt: str) -> str:
+    """Gives the name of an attempt's context in ML Metadata, which takes 255 characters."""
+    return f"{run}/{shortened(node, _LONGEST_NODE)}/{attempt}"
+
+
+def earlier(
+    store: mlmd.MetadataStore, run: str, node: str, names: Iterable[str] | None = None
+) -> list[metadata_store_pb2.Context]:
+    """Gives the contexts of a node's attempts in a run, the latest first.
+
+    Args:
+      store: The metadata store.
+      run: Key of the run.
+      node: The node's id.
+      names: The attempts; None for all that the store knows under this key, which a run that was deleted and created
+        again has, too.
+    """
+    if names is not None:
+        asked_for = (store.get_context_by_type_and_name(CONTEXT_TYPE, context_name(run, node, name)) for name in names)
+        known = [context for context in asked_for if context]
+    else:
+        query = f"type = '{CONTEXT_TYPE}' AND name LIKE '{context_name(run, node, '%')}'"
+        # "_" in LIKE stands for any character, so the names are compared once more.
+        prefix = context_name(run, node, "")
+        matches = store.get_contexts(list_options=mlmd.ListOptions(filter_query=query))
+        known = [context for context in matches if context.name.startswith(prefix)]
+    return sorted(known, key=lambda context: context.id, reverse=True)
+
+
+def latest_success(store: mlmd.MetadataStore, attempts: Iterable[metadata_store_pb2.Context]) -> Success | None:
+    """Returns the latest successful execution of attempts, or None if the node was skipped afterwards.
+
+    An attempt that another has replaced does not count, though its process may have gone on elsewhere and succeeded.
+
+    Args:
+      store: The metadata store.
+      attempts: Contexts of one node's attempts, the latest first.
+    """
+    for attempt in attempts:
+        if _SUPERSEDED in attempt.custom_properties:
+            continue
         for execution in store.get_executions_by_context(attempt.id):
             if execution.last_known_state in _DONE:
                 return Success(execution, attempt)
@@ -90,13 +130,29 @@ def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
     return None
 
 
-def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataStore) -> dict[str, Success | None]:
-    """Asks each input of this run for the outputs of its producer's current attempt only.
+def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
+    """Returns a node's latest successful execution in a run, or None if it was skipped afterwards."""
+    return latest_success(store, earlier(store, run, node))
+
+
+def pin_inputs(
+    node: pipeline_pb2.PipelineNode,
+    run: str,
+    store: mlmd.MetadataStore,
+    executions: Mapping[str, int] | None = None,
+    labels: Mapping[str, str | int] | None = None,
+) -> dict[str, Success | None]:
+    """Replaces the query of each input of this run by one for the outputs of a single attempt of its producer.
+
+    TFX reads every execution of each context that a channel names, and a pipeline's own holds all that there ever were.
 
     Args:
       node: The node in a copy of the IR whose parameters are bound; changed in place.
       run: Key of the run.
       store: The metadata store.
+      executions: For each producer that has an output in this run the execution that made it; None for the latest
+        success that the store knows under the run's key.
+      labels: Those of the present attempt; an execution of another DAG or run counts for none.
 
     Returns:
       The success that counts of every node of this run that an input comes from; None where there is none.
@@ -108,16 +164,37 @@ def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataSt
             if not producer:
                 continue
             if producer not in pinned:
-                pinned[producer] = latest(store, run, producer)
+                pinned[producer] = (
+                    latest(store, run, producer)
+                    if executions is None
+                    else _success_of(store, executions.get(producer, 0), producer, labels or {})
+                )
+            success = pinned[producer]
+            del channel.context_queries[:]
             query = channel.context_queries.add()
             query.type.name = CONTEXT_TYPE
-            success = pinned[producer]
             query.name.field_value.string_value = success.attempt.name if success else "none"
+            channel.producer_node_query.id = producer
     return pinned
+
+
+def fit_names(node: pipeline_pb2.PipelineNode) -> None:
+    """Shortens the names of contexts that ML Metadata has no room for, such as `<pipeline>.<node>`.
+
+    Args:
+      node: The node in a copy of the IR whose inputs are pinned; changed in place.
+    """
+    queries = (q for spec in node.inputs.inputs.values() for channel in spec.channels for q in channel.context_queries)
+    for context in (*node.contexts.contexts, *queries):
+        if len(context.name.field_value.string_value) > _LONGEST_NAME:
+            name = shortened(context.name.field_value.string_value, _LONGEST_NAME)
+            context.name.field_value.string_value = name
 
 
 def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
     """Gives the node of this run that a channel comes from, or "" for a channel that looks across runs."""
+    if any(query.type.name == CONTEXT_TYPE for query in channel.context_queries):
+        return channel.producer_node_query.id
     names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
     if names.get(_RUN_TYPE) != run:
         return ""
@@ -125,34 +202,83 @@ def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
     return names.get(_NODE_TYPE, "").removeprefix(f"{pipeline}.")
 
 
-def bury(store: mlmd.MetadataStore, run: str, node: str) -> None:
-    """Ends what earlier attempts of a node left open: stops them, removes half-written outputs, marks them failed."""
-    for context in _attempts(store, run, node):
+def fail_stale_attempts(store: mlmd.MetadataStore, attempts: Iterable[metadata_store_pb2.Context]) -> None:
+    """Stops what earlier attempts of a node left running, removes half-written outputs and marks them failed.
+
+    A process on another machine or in another container cannot be stopped from here, and may go on writing: its
+    outputs stay until the launcher beside it finds it dead.
+
+    Args:
+      store: The metadata store.
+      attempts: Their contexts.
+    """
+    for context in attempts:
+        owner = context.custom_properties["owner"].string_value
         for execution in store.get_executions_by_context(context.id):
-            if execution.last_known_state in _OPEN:
-                _stop(context.custom_properties["owner"].string_value)
-                _end(store, execution, context)
+            if execution.last_known_state not in _OPEN:
+                continue
+            if not process_identity.is_beside(owner):
+                context.custom_properties[_SUPERSEDED].int_value = _MAY_WRITE
+                store.put_contexts([context])
+                _fail(
+                    store,
+                    execution,
+                    context,
+                    "The attempt %s (execution %d) may still run elsewhere; it no longer counts.",
+                )
+                continue
+            process_identity.kill(owner)
+            # It may have published its success in the moment before.
+            (stopped,) = store.get_executions_by_id([execution.id])
+            if stopped.last_known_state in _OPEN:
+                _end(store, stopped, context)
 
 
-def sweep(store: mlmd.MetadataStore) -> None:
-    """Ends every open execution whose process died on this machine, whatever its run."""
+def reap_orphans(store: mlmd.MetadataStore) -> None:
+    """Ends every open execution whose process died, whatever its run, and removes what dead ones left half-written.
+
+    Only processes of this machine and of this PID namespace are looked at: of others nothing can be told from here.
+
+    Args:
+      store: The metadata store.
+    """
     for execution in store.get_executions(mlmd.ListOptions(filter_query="last_known_state = RUNNING")):
         for context in store.get_contexts_by_execution(execution.id):
-            if _is_dead(context.custom_properties["owner"].string_value):
+            if process_identity.is_dead(context.custom_properties["owner"].string_value):
                 _end(store, execution, context)
+    superseded = f"type = '{CONTEXT_TYPE}' AND custom_properties.{_SUPERSEDED}.int_value = {_MAY_WRITE}"
+    for context in store.get_contexts(mlmd.ListOptions(filter_query=superseded)):
+        if not process_identity.is_dead(context.custom_properties["owner"].string_value):
+            continue
+        for execution in store.get_executions_by_context(context.id):
+            if execution.last_known_state == metadata_store_pb2.Execution.FAILED:
+                _remove_outputs(execution, context)
+        context.custom_properties[_SUPERSEDED].int_value = _HAS_ENDED
+        store.put_contexts([context])
 
 
 def _end(
     store: mlmd.MetadataStore, execution: metadata_store_pb2.Execution, context: metadata_store_pb2.Context
 ) -> None:
+    _remove_outputs(execution, context)
+    _fail(store, execution, context, "The attempt %s (execution %d) had ended in the middle; its outputs are removed.")
+
+
+def _remove_outputs(execution: metadata_store_pb2.Execution, context: metadata_store_pb2.Context) -> None:
     folder = context.custom_properties["folder"].string_value
     for half in Path(folder).glob(f"*/{execution.id}") if folder else ():
         shutil.rmtree(half, ignore_errors=True)
+
+
+def _fail(
+    store: mlmd.MetadataStore,
+    execution: metadata_store_pb2.Execution,
+    context: metadata_store_pb2.Context,
+    message: str,
+) -> None:
     execution.last_known_state = metadata_store_pb2.Execution.FAILED
     store.put_executions([execution])
-    log.warning(
-        "The attempt %s (execution %d) had ended in the middle; its outputs are removed.", context.name, execution.id
-    )
+    log.warning(message, context.name, execution.id)
 
 
 def record_skip(store: mlmd.MetadataStore, node: pipeline_pb2.PipelineNode) -> None:
@@ -166,46 +292,19 @@ def record_skip(store: mlmd.MetadataStore, node: pipeline_pb2.PipelineNode) -> N
     store.put_execution(execution, [], [context for context in contexts if context])
 
 
-def _attempts(store: mlmd.MetadataStore, run: str, node: str) -> list[metadata_store_pb2.Context]:
-    """Contexts of a node's attempts in a run, the latest first."""
-    wanted = f"type = '{CONTEXT_TYPE}' AND name LIKE '{_name(run, node, '%')}'"
-    found = store.get_contexts(list_options=mlmd.ListOptions(filter_query=wanted))
-    # "_" in LIKE stands for any character, so the names are looked at once more.
-    return sorted(
-        (c for c in found if c.name.startswith(_name(run, node, ""))), key=lambda context: context.id, reverse=True
-    )
+def _success_of(store: mlmd.MetadataStore, number: int, node: str, labels: Mapping[str, str | int]) -> Success | None:
+    """The execution of that id, if it succeeded and is the node's, in the DAG and run that the labels name.
 
-
-def _name(run: str, node: str, attempt: str) -> str:
-    return f"{run}/{node}/{attempt}"
-
-
-def _owner(pid: int) -> str:
-    """Names a process so that no other is taken for it: host, boot, pid and its start in clock ticks."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return f"{socket.gethostname()} {boot} {pid} {_started(pid)}"
-
-
-def _started(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def _stop(owner: str) -> None:
-    """Kills the process group of an attempt that another attempt has replaced, if it still lives on this machine."""
-    parts = owner.split()
-    if len(parts) != _OWNER_PARTS or int(parts[2]) == os.getpid() or owner != _owner(int(parts[2])):
-        return
-    pid = int(parts[2])
-    log.warning("An earlier attempt still runs as process %d; it is stopped.", pid)
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(pid, signal.SIGKILL)
-
-
-def _is_dead(owner: str) -> bool:
-    parts = owner.split()
-    return bool(parts) and parts[0] == socket.gethostname() and owner != _owner(int(parts[2]))
+    Ids begin anew in a new store, so one that Airflow kept may be another's by now.
+    """
+    for execution in store.get_executions_by_id([number]):
+        for context in store.get_contexts_by_execution(execution.id):
+            kept = context.custom_properties
+            if (
+                context.type == CONTEXT_TYPE
+                and context.name.rsplit("/", 2)[1] == shortened(node, _LONGEST_NODE)
+                and all(kept[name].string_value == labels[name] for name in _OF_THE_RUN if name in labels)
+                and execution.last_known_state in _DONE
+            ):
+                return Success(execution, context)
+    return None

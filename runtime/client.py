@@ -22,36 +22,27 @@ from types import TracebackType
 
 from airtight.errors import AirtightError, TransientError
 from airtight.home import ROOT, Home
+from runtime import containers
 from runtime.compiled_pipeline import CompiledPipeline, path_of
-from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive
+from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive, socket_address
 
 log = logging.getLogger(__name__)
 
 PYTHON = "AIRTIGHT_PYTHON"
 """Names the interpreter of cold processes when it is not the one that runs Airflow."""
-ENGINE = "AIRTIGHT_CONTAINER_ENGINE"
-"""Names the command that runs containers; docker by default."""
-_PASSED = (
-    "AIRTIGHT_METADATA",
-    "AIRTIGHT_MODEL_SERVER",
-    "AIRTIGHT_ROUTER",
-    "SPARK_REMOTE",
-    "SPARK_TOKEN_FILE",
-    "TF_CPP_MIN_LOG_LEVEL",
-    "DO_NOT_TRACK",
-)
 _CONTAINER_S = 120.0
 _CONNECT_TIMEOUT_S = 5.0
 _PATIENCE_S = 30.0
 _AGAIN_S = 0.2
 _DRAIN_S = 0.2
 _STOP_S = 8.0
+_KILLED = 128
 
 
 class Call:
     """One request under way: iterate over its lines, then read its outcome.
 
-    Use it as a context manager: leaving it early ends the work and all its processes.
+    Use it as a context manager: entering it starts the work, leaving it early ends the work and all its processes.
 
     Args:
       request: What to do.
@@ -61,32 +52,65 @@ class Call:
     """
 
     def __init__(self, request: Request, launcher: Path | None, *, interpreter: str = "", image: str = "") -> None:
+        self._request, self._interpreter, self._image = request, interpreter, image
+        self._launcher = None if interpreter or image else launcher
         self._outcome: Outcome | None = None
+        self._connection: socket.socket | None = None
+        self._output = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._container = ""
-        connection = _connect(launcher) if launcher and not interpreter and not image else None
-        self.where = "the warm launcher" if connection else f"a container of {image}" if image else "a new process"
-        if image:
-            connection = self._start_container(image, Home(Path(request.home)))
-        self._connection = connection or self._start(interpreter)
-        self._output, theirs = os.pipe()
-        try:
-            socket.send_fds(self._connection, [encode_request(request)], [theirs])
-        except OSError as error:
-            self.cancel()
-            raise _lost(f"the request could not be sent: {error}") from error
-        finally:
-            os.close(theirs)
+        self._is_stopped = False
+        self.where = ""
+        """Where it is done, in words; "" before it is."""
 
     def __enter__(self) -> Call:
+        """Starts it.
+
+        Raises:
+          TransientError: It was stopped before, no container comes up, or the request cannot be sent.
+        """
+        try:
+            self._connection = self._start()
+            self._check_stopped()
+            self._output, theirs = os.pipe()
+            try:
+                socket.send_fds(self._connection, [encode_request(self._request)], [theirs])
+            except OSError as error:
+                raise _lost(f"the request could not be sent: {error}") from error
+            finally:
+                os.close(theirs)
+        except BaseException:
+            # Whatever broke it off, a task's timeout included: nobody else knows the process or the container.
+            self.cancel()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.cancel()
-        os.close(self._output)
+
+    def _start(self) -> socket.socket:
+        if self._image:
+            self.where = f"a container of {self._image}"
+            return self._start_container()
+        if self._launcher and (connection := _connect(self._launcher, self._check_stopped)):
+            self.where = "the warm launcher"
+            return connection
+        self.where = "a new process"
+        self._check_stopped()
+        return self._start_process()
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped:
+            raise TransientError(
+                "The node was stopped before it began.",
+                expected=f"time for {self.where or 'the launcher'} to come up",
+                received="a signal to stop",
+                remedy="Clear the task to run it again.",
+            )
 
     def lines(self) -> Iterator[str]:
         """Yields what the work prints, line by line, until it has ended."""
+        assert self._connection is not None, "the call is not entered"
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
         poll.register(self._connection, select.POLLIN)
@@ -122,27 +146,37 @@ class Call:
         return self._outcome
 
     def stop(self) -> None:
-        """Asks the work to end; its last lines and its outcome still come. Safe in a signal handler."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
+        """Asks the work to end; its last lines and its outcome still come. Safe in a signal handler, and at any time.
+
+        What has not started yet does not start.
+        """
+        self._is_stopped = True
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_WR)
 
     def cancel(self) -> None:
         """Ends the work and every process of it; harmless when it has ended."""
-        self._connection.close()
-        self._end_processes()
-
-    def _end_processes(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        elif self._container:
+            # It does not serve yet, so there is nothing that it could clean up.
+            containers.remove(self._container)
         if self._process is not None:
             _end(self._process)
         if self._container:
-            subprocess.run([_engine(), "rm", "--force", self._container], capture_output=True, check=False)
+            containers.remove(self._container)
+            self._container = ""
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
 
-    def _start(self, interpreter: str) -> socket.socket:
+    def _start_process(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             # The process reads the request from its standard input, which is also how it notices our end.
             self._process = subprocess.Popen(
-                [interpreter or os.environ.get(PYTHON) or sys.executable, "-m", "runtime", "answer"],
+                [self._interpreter or os.environ.get(PYTHON) or sys.executable, "-m", "runtime", "answer"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -152,46 +186,43 @@ class Call:
             )
         return ours
 
-    def _start_container(self, image: str, home: Home) -> socket.socket:
+    def _start_container(self) -> socket.socket:
         """Starts a container that serves one request on a socket in the state folder, and connects to it."""
+        home = Home(Path(self._request.home))
         name = f"airtight-{uuid.uuid4().hex}"
         path = home.run / f"{name[:20]}.sock"
-        passed = [option for key in _PASSED if os.environ.get(key) for option in ("--env", key)]
-        command = [
-            *(_engine(), "run", "--rm", "--init", "--name", name, "--network", "host"),
-            *("--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{home.path}:{home.path}"),
-            *("--env", f"AIRTIGHT_HOME={home.path}", *passed, image),
-            *("python", "-m", "runtime", "answer", "--socket", str(path)),
-        ]
-        said = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-            )
-        except FileNotFoundError as error:
-            raise _no_container(image, str(error)) from error
-        self._container = name
-        deadline = time.monotonic() + _CONTAINER_S
-        try:
-            while time.monotonic() < deadline and not _has_ended(self._process):
-                if connection := _connect(path):
-                    return connection
-                time.sleep(0.05)
-            said.seek(0)
-            told = said.read().decode(errors="replace").strip()[-500:]
-            raise _no_container(image, told or f"nothing on its socket within {_CONTAINER_S:.0f} s")
-        except BaseException:
-            # Whatever broke the waiting off, a task's timeout included: nobody else knows the container's name.
-            self._end_processes()
-            raise
-        finally:
-            path.unlink(missing_ok=True)
+        self._check_stopped()
+        with tempfile.TemporaryFile() as printed:
+            try:
+                self._process = subprocess.Popen(
+                    containers.command(name, self._image, home, path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=printed,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise containers.not_started(self._image, str(error)) from error
+            self._container = name
+            deadline = time.monotonic() + _CONTAINER_S
+            try:
+                while time.monotonic() < deadline and not _has_ended(self._process):
+                    self._check_stopped()
+                    if connection := _connect(path, self._check_stopped):
+                        return connection
+                    time.sleep(0.05)
+            finally:
+                path.unlink(missing_ok=True)
+            printed.seek(0)
+            message = printed.read().decode(errors="replace").strip()[-500:]
+        raise containers.not_started(self._image, message or f"nothing on its socket within {_CONTAINER_S:.0f} s")
 
     def _receive(self) -> Outcome:
-        told = receive(self._connection)
-        if told and told["kind"] == "outcome":
-            return decode_outcome(told)
-        status = told["status"] if told else self._status()
+        assert self._connection is not None
+        frame = receive(self._connection)
+        if frame and frame["kind"] == "outcome":
+            return decode_outcome(frame)
+        status = frame["status"] if frame else self._status()
         return Outcome.failure(_lost(_ended(status)))
 
     def _status(self) -> int | None:
@@ -199,6 +230,9 @@ class Call:
             return None
         _end(self._process)
         code = self._process.returncode
+        if self._container and code > _KILLED:
+            # What an engine's client and an init process make of a signal.
+            code = _KILLED - code
         return -code if code < 0 else code << 8
 
 
@@ -238,8 +272,8 @@ def fresh(pipeline: str, home: Home, *, say: Callable[[str], None] = log.info) -
     return CompiledPipeline.read(path)
 
 
-def _connect(launcher: Path) -> socket.socket | None:
-    """Connects; None where no launcher is.
+def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:
+    """Connects; None where no launcher is. Calls `check` again and again, which may raise.
 
     A socket that refuses is what a launcher left behind that was killed. Its supervisor starts it again within some
     15 s, which costs less than that many processes of their own that import TFX each.
@@ -249,28 +283,17 @@ def _connect(launcher: Path) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(_CONNECT_TIMEOUT_S)
         try:
-            connection.connect(str(launcher))
+            with socket_address(launcher) as address:
+                connection.connect(address)
             break
         except (FileNotFoundError, ConnectionRefusedError, TimeoutError, PermissionError) as error:
             connection.close()
             if not isinstance(error, ConnectionRefusedError) or time.monotonic() > deadline:
                 return None
+            check()
             time.sleep(_AGAIN_S)
     connection.settimeout(None)
     return connection
-
-
-def _engine() -> str:
-    return os.environ.get(ENGINE) or "docker"
-
-
-def _no_container(image: str, received: str) -> TransientError:
-    return TransientError(
-        f"No container of {image} came up.",
-        expected=f"`{_engine()} run` to start it, with this project and its packages in it",
-        received=received,
-        remedy=f"See that the engine runs and has the image; {ENGINE} names another engine.",
-    )
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -279,7 +302,9 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Gives the process the time to clean up, then ends its whole group."""
+    """Gives the process the time to clean up, then ends its whole group; nothing is left to do when it is reaped."""
+    if process.returncode is not None:
+        return
     deadline = time.monotonic() + _STOP_S
     # Not reaped before its group is killed: until then nobody else can have its number.
     while time.monotonic() < deadline:

@@ -21,7 +21,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
 from airtight import fingerprint
-from airtight.errors import AirtightError, TerminalError
+from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
 from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
 from runtime.compiled_pipeline import CompiledPipeline, Node
@@ -64,16 +64,18 @@ def _launch(request: NodeRequest) -> Outcome:
     deployment = runner_utils.extract_local_deployment_config(ir)
     connection = metadata_store.connection(deployment, home)
     with connection as handle:
-        attempts.bury(handle.store, request.run, request.node)
-        earlier = attempts.latest(handle.store, request.run, request.node)
-        if earlier and earlier.is_untold(request.labels):
-            log.warning("An earlier try of %s had ended well, and its task died before it could tell.", request.node)
-            return _told(handle, node, earlier.execution)
-        producers = attempts.pin_inputs(node, request.run, handle.store)
-        _check_inputs(handle, node, request.run, producers)
+        earlier = attempts.earlier(handle.store, request.run, request.node, request.earlier)
+        attempts.fail_stale_attempts(handle.store, earlier)
+        success = attempts.latest_success(handle.store, earlier)
+        if success and success.was_unreported(request.unreported):
+            log.warning("The try of %s before succeeded, and its task died before reporting it.", request.node)
+            return _told(handle, node, success.execution)
+        producers = attempts.pin_inputs(node, request.run, handle.store, request.inputs, request.labels)
+        attempts.fit_names(node)
+        _check_inputs(handle, node, request, producers)
         user_modules.check(node)
         _check_folder(ir, node)
-        kept = _cache(compiled.node(request.node), request, again=earlier is not None)
+        kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
     with _no_flags(), _instead_of_tfx(kept), user_modules.importable(node):
         info = launcher.Launcher(
@@ -139,7 +141,7 @@ def _prepared(
     runtime_parameter_utils.substitute_runtime_parameter(ir, values)
     node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
     folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
-    attempts.mark(node, request.run, request.attempt, folder, request.labels)
+    attempts.tag(node, request.run, request.attempt, folder, request.labels)
     return node, ir
 
 
@@ -155,18 +157,25 @@ def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) ->
 def _check_inputs(
     handle: metadata.Metadata,
     node: pipeline_pb2.PipelineNode,
-    run: str,
+    request: NodeRequest,
     producers: dict[str, attempts.Success | None],
 ) -> None:
     """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
     needed = {
-        attempts.producer_in_run(channel, run)
+        attempts.producer_in_run(channel, request.run)
         for spec in node.inputs.inputs.values()
         if spec.min_count > 0
         for channel in spec.channels
     }
     for producer, success in producers.items():
         if success is None:
+            if producer in needed and producer in request.pending:
+                raise TransientError(
+                    f"The upstream node {producer} is about to run again.",
+                    expected=f"a successful attempt of {producer}",
+                    received="a task that was cleared meanwhile and has not ended yet",
+                    remedy=f"Wait for {producer}; the task is tried again after it, or clear it then.",
+                )
             if producer in needed and not node.inputs.conditionals:
                 raise TerminalError(
                     f"The upstream node {producer} has no output in this run.",

@@ -25,7 +25,7 @@ from airtight.home import Home
 from runtime import logs
 from runtime.handover import Handover, has_ended
 from runtime.installed import Imported
-from runtime.protocol import encode_exit
+from runtime.protocol import encode_exit, socket_address
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +270,8 @@ def _listen(path: Path) -> socket.socket:
         path.parent.chmod(0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(str(path))
+            with socket_address(path) as address:
+                probe.connect(address)
         except (FileNotFoundError, ConnectionRefusedError):
             path.unlink(missing_ok=True)
         else:
@@ -278,7 +279,8 @@ def _listen(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
+        with socket_address(path) as address:
+            listener.bind(address)
     finally:
         os.umask(before)
     listener.listen(_BACKLOG)

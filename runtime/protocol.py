@@ -5,12 +5,16 @@ Standard library only: Airflow's side imports it. A frame is four bytes of lengt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from airtight.errors import AirtightError
@@ -19,6 +23,11 @@ EXIT_SKIPPED = 99
 """Exit status of a node that had nothing to do (Airflow's shell operators read it as skipped, too)."""
 MAX_FRAME = 16 * 2**20
 _LENGTH = struct.Struct("!I")
+_LONGEST_RUN_KEY = 120
+"""With a node's name of at most 96 and an attempt's of 36 it fits ML Metadata's 255 characters."""
+_DIGEST_CHARACTERS = 16
+_LONGEST_SOCKET_PATH = 107
+"""Bytes that the kernel takes for the address of a unix socket."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,16 @@ class NodeRequest:
       node: Id of the node.
       run: Key of the run, as `run_key` makes it.
       attempt: Names this attempt and no other; every attempt is an execution of its own in the lineage.
-      parameters: Values of the runtime parameters, by name; what is missing takes its default.
-      labels: What else the lineage should tell of the attempt (try number, Airflow's run id).
       home: The state folder.
+      parameters: Values of the runtime parameters, by name; what is missing takes its default.
+      labels: What else the lineage keeps of the attempt (try number, Airflow's run id).
       use_cache: Whether an equal earlier result may stand for a new one, where the pipeline allows it.
+      earlier: Names of the node's earlier attempts in this run; None for all that ML Metadata knows under `run`.
+      unreported: Those whose success the scheduler has not heard of: one that succeeded answers this request.
+      again: Whether the scheduler knows that the node succeeded in this run before.
+      inputs: For each upstream node that has an output in this run the execution that made it; None for the latest
+        success of each that ML Metadata knows under `run`.
+      pending: Upstream nodes that are about to run again, so that their output is yet to come.
     """
 
     compiled: str
@@ -44,6 +59,17 @@ class NodeRequest:
     parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
     labels: dict[str, str | int] = field(default_factory=dict)
     use_cache: bool = True
+    earlier: tuple[str, ...] | None = None
+    unreported: tuple[str, ...] = ()
+    again: bool = False
+    inputs: dict[str, int] | None = None
+    pending: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> NodeRequest:
+        """The inverse of `asdict`, from JSON."""
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
 
 @dataclass(frozen=True)
@@ -58,9 +84,14 @@ class CompileRequest:
     pipeline: str
     home: str
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> CompileRequest:
+        """The inverse of `asdict`, from JSON."""
+        return cls(**fields)
+
 
 Request = NodeRequest | CompileRequest
-_REQUESTS: dict[str, type] = {"node": NodeRequest, "compile": CompileRequest}
+_REQUESTS: dict[str, type[NodeRequest] | type[CompileRequest]] = {"node": NodeRequest, "compile": CompileRequest}
 State = Literal["complete", "cached", "skipped", "failed"]
 
 
@@ -98,19 +129,45 @@ class Outcome:
 
 
 def run_key(*names: str) -> str:
-    """Names a run in URIs and in lineage: readable, safe everywhere, and different for different names.
+    """Names a run in the lineage: readable, safe everywhere, short enough for ML Metadata, different for other names.
 
-    Airflow's run ids hold ":" and "+", and two DAGs have runs of one id.
+    Airflow's ids hold ":" and "+" and up to 250 characters, and two DAGs have runs of one id.
 
     Args:
-      names: What tells the run apart, such as DAG id and run id.
+      *names: What tells the run apart, such as DAG id and run id; an empty one counts by its place.
     """
-    whole = ".".join(names)
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "-", whole)
-    # A name that holds a dot could be taken for two.
-    if safe == whole and not any("." in name for name in names[:-1]):
-        return safe
-    return f"{safe}-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+    text = re.sub(r"[^A-Za-z0-9_.-]", "-", ".".join(filter(None, names)))
+    return _with_digest(text, json.dumps(names), _LONGEST_RUN_KEY)
+
+
+def shortened(name: str, longest: int) -> str:
+    """Gives a name that is at most `longest` characters long: itself, or its beginning and a digest of the whole."""
+    return name if len(name) <= longest else _with_digest(name, name, longest)
+
+
+def _with_digest(text: str, whole: str, longest: int) -> str:
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{text[: longest - _DIGEST_CHARACTERS - 1]}-{digest}"
+
+
+@contextlib.contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """Gives an address under which a unix socket can be bound or reached, however long its path is.
+
+    Args:
+      path: The socket's path, in a folder that exists.
+
+    Raises:
+      OSError: The path is too long, and its folder cannot be opened.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def encode_request(request: Request) -> bytes:
@@ -119,10 +176,10 @@ def encode_request(request: Request) -> bytes:
     return _frame({"kind": kind, **asdict(request)})
 
 
-def decode_request(told: dict[str, Any]) -> Request:
+def decode_request(frame: dict[str, Any]) -> Request:
     """The inverse of `encode_request`, from the frame's JSON."""
-    fields = dict(told)
-    return _REQUESTS[fields.pop("kind")](**fields)
+    fields = dict(frame)
+    return _REQUESTS[fields.pop("kind")].from_dict(fields)
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
@@ -135,9 +192,9 @@ def encode_exit(status: int) -> bytes:
     return _frame({"kind": "exit", "status": status})
 
 
-def decode_outcome(told: dict[str, Any]) -> Outcome:
+def decode_outcome(frame: dict[str, Any]) -> Outcome:
     """The inverse of `encode_outcome`, from the frame's JSON."""
-    fields = dict(told)
+    fields = dict(frame)
     fields.pop("kind")
     return Outcome(**fields)
 
@@ -166,8 +223,8 @@ def receive_with_output(connection: socket.socket) -> tuple[dict[str, Any] | Non
     return (None if body is None else json.loads(body)), output
 
 
-def _frame(told: dict[str, Any]) -> bytes:
-    body = json.dumps(told).encode()
+def _frame(payload: dict[str, Any]) -> bytes:
+    body = json.dumps(payload).encode()
     return _LENGTH.pack(len(body)) + body
 
 

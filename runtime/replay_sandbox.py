@@ -116,7 +116,7 @@ class Stage:
         outcome = self._answer(request)
         with self._store() as store:
             # One that failed is in the store, too, though its outcome does not name it.
-            name = "/".join((request.run, request.node, request.attempt))
+            name = attempts.context_name(request.run, request.node, request.attempt)
             attempt = store.get_context_by_type_and_name(attempts.CONTEXT_TYPE, name)
             made = (
                 [recorded_run.execution(store, e) for e in store.get_executions_by_context(attempt.id)]

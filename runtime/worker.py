@@ -20,13 +20,24 @@ from types import FrameType
 from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import logs
-from runtime.protocol import CompileRequest, Outcome, Request, decode_request, encode_outcome, receive_with_output
+from runtime.protocol import (
+    CompileRequest,
+    Outcome,
+    Request,
+    decode_request,
+    encode_outcome,
+    receive_with_output,
+    socket_address,
+)
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 4.0
 """Seconds that a node has for cleaning up after it was told to stop."""
 _REQUEST_TIMEOUT_S = 10.0
+_OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
+"""Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
+the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
 
 
 def answer(connection: socket.socket, *lifelines: int) -> None:
@@ -47,6 +58,8 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
+    for name in [name for name in os.environ if name.startswith(_OF_OTHERS)]:
+        del os.environ[name]
     logs.speak()
     signal.signal(signal.SIGTERM, _cancel)
     threading.Thread(target=_end_with, args=(connection.fileno(), *lifelines), daemon=True).start()
@@ -72,7 +85,8 @@ def first_connection(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(path))
+            with socket_address(path) as address:
+                listener.bind(address)
             listener.listen(1)
             listener.settimeout(_REQUEST_TIMEOUT_S)
             connection, _ = listener.accept()
@@ -111,7 +125,7 @@ def reap_orphans() -> None:
 
     try:
         with metadata_store.project_connection(Home.current()) as handle:
-            attempts.sweep(handle.store)
+            attempts.reap_orphans(handle.store)
     except AirtightError as error:
         # The next attempt of each node looks for itself, and so does the next child.
         log.warning("No dead attempts were looked for. %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -43,13 +44,18 @@ def TfxDag(pipeline: str, *, dag_id: str = "", params: dict[str, Any] | None = N
     return dag
 
 
-def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwargs: Any) -> TaskGroup:
+def TfxTaskGroup(
+    pipeline: str, *, group_id: str = "", prefix: str = "", overrides: Mapping[str, Any] | None = None, **kwargs: Any
+) -> TaskGroup:
     """Gives a task group for a TFX pipeline, inside the DAG that is being defined.
+
+    It may stand in a mapped task group: each index is a run of its own in the lineage.
 
     Args:
       pipeline: As for `TfxDag`.
       group_id: The group's id; the pipeline's own by default.
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
+      overrides: Values of the pipeline's parameters that win over the form's, such as those of a mapped task group.
       **kwargs: As for `airflow.sdk.TaskGroup`.
 
     Raises:
@@ -68,11 +74,17 @@ def TfxTaskGroup(pipeline: str, *, group_id: str = "", prefix: str = "", **kwarg
     for name, param in form(compiled, prefix).items():
         dag.params.setdefault(name, param)
     with TaskGroup(group_id or compiled.pipeline, **kwargs) as group:
-        _tasks(compiled, pipeline, prefix=prefix, group=group.group_id or "")
+        _tasks(compiled, pipeline, prefix=prefix, group=group.group_id or "", overrides=overrides)
     return group
 
 
-def _tasks(compiled: CompiledPipeline, pipeline: str, prefix: str = "", group: str = "") -> None:
+def _tasks(
+    compiled: CompiledPipeline,
+    pipeline: str,
+    prefix: str = "",
+    group: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> None:
     tasks: dict[str, BaseOperator] = {}
     for node in compiled.nodes:
         tasks[node.id] = TfxNodeOperator(
@@ -83,6 +95,7 @@ def _tasks(compiled: CompiledPipeline, pipeline: str, prefix: str = "", group: s
             parameter_names=[parameter.name for parameter in compiled.parameters],
             prefix=prefix,
             group=group,
+            overrides=overrides,
             **_options(node),
         )
     nodes, gates = _with_gates(compiled.nodes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import NEVER_EXPIRE, BaseOperator, Context  # type: ignore[attr-defined]  # not in its stubs
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airtight.errors import AirtightError
@@ -19,6 +20,10 @@ from runtime.protocol import NodeRequest, Outcome, run_key
 
 _COLORS = {"Resolver": "#e8eaf6", "Importer": "#e0f2f1"}
 _COLOR = "#fff3e0"
+EXECUTION = "execution"
+"""Key of the XCom that holds the id of the task's execution in ML Metadata; consumers of its outputs read it."""
+_ATTEMPTS = "airtight_attempts"
+_FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
 class TfxNodeOperator(BaseOperator):
@@ -93,6 +98,7 @@ class TfxNodeOperator(BaseOperator):
             raise (AirflowException if error.transient else AirflowFailException)(str(error)) from error
         if outcome.state == "skipped":
             raise AirflowSkipException(outcome.summary)
+        context["ti"].xcom_push(key=EXECUTION, value=outcome.execution)
         return {"state": outcome.state, "execution": outcome.execution, "outputs": outcome.outputs}
 
     def on_kill(self) -> None:
@@ -105,12 +111,13 @@ class TfxNodeOperator(BaseOperator):
         compiled = CompiledPipeline.read(path)
         run = context["dag_run"]
         task = context["ti"]
+        inputs, pending = self._inputs(context, compiled)
         interval = (run.data_interval_start, run.data_interval_end)
         given = {**context["params"], **{self.prefix + name: value for name, value in self.overrides.items()}}
         return NodeRequest(
             compiled=str(path),
             node=self.node,
-            run=run_key(run.dag_id, *filter(None, [self.group]), run.run_id),
+            run=run_key(run.dag_id, self.group, "" if _index(task) < 0 else str(task.map_index), run.run_id),
             # Airflow gives every try of a task an id of its own, after a retry and after a Clear.
             attempt=str(task.id),
             home=str(home.path),
@@ -122,14 +129,97 @@ class TfxNodeOperator(BaseOperator):
                 "try_number": task.try_number,
                 "clear_number": run.clear_number or 0,
             },
+            inputs=inputs,
+            pending=pending,
+            **self._attempts(context),
         )
+
+    def _attempts(self, context: Context) -> dict[str, Any]:
+        """Notes this attempt where Airflow keeps a task's state, and reads those before it.
+
+        The note goes with the DAG run, so a run that is created again under the same id knows of none. A retry by
+        Airflow itself leaves alone what a Clear changes: a Clear raises the task's `max_tries`, and in a run that it
+        resets `clear_number`, too, and `start_date` when the run had ended.
+
+        Returns:
+          The fields of the request that name earlier attempts.
+        """
+        run, task, store = context["dag_run"], context["ti"], context["task_state_store"]
+        started = run.start_date.isoformat() if run.start_date else ""
+        series = [started, run.clear_number or 0, task.max_tries, self.retries]
+        before = store.get(_ATTEMPTS) or {"earlier": [], "series": series, "unreported": []}
+        unreported = before["unreported"] if before["series"] == series else []
+        present = {"earlier": _with(before["earlier"], task), "series": series, "unreported": _with(unreported, task)}
+        store.set(_ATTEMPTS, present, retention=NEVER_EXPIRE)
+        return {
+            "earlier": tuple(before["earlier"]),
+            "unreported": tuple(unreported),
+            # An Airflow that empties the store on success has left nothing of a task that was cleared since.
+            "again": not before["earlier"] and task.max_tries > self.retries,
+        }
+
+    def _inputs(self, context: Context, compiled: CompiledPipeline) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Asks Airflow which executions made the outputs of the nodes upstream.
+
+        Returns:
+          The execution of each node that has one in this run, and the nodes that are about to run again.
+        """
+        task = context["ti"]
+        executions: dict[str, int] = {}
+        pending: list[str] = []
+        producers = dict(self._producers(compiled))
+        for index in dict.fromkeys([_index(task), -1]):
+            states = _states(context, list(producers), index)
+            for task_id, state in states.items():
+                if state == "success":
+                    execution = task.xcom_pull(task_ids=task_id, key=EXECUTION, map_indexes=index)
+                    if execution is not None:
+                        # Where several tasks of a DAG run one node, the latest counts.
+                        executions[producers[task_id]] = max(int(execution), executions.get(producers[task_id], 0))
+                elif state not in _FINISHED:
+                    pending.append(producers[task_id])
+            # A mapped task takes what its own index has made, and of a task that is not mapped what that made.
+            producers = {task_id: node for task_id, node in producers.items() if task_id not in states}
+        return executions, tuple(pending)
+
+    def _producers(self, compiled: CompiledPipeline) -> Iterator[tuple[str, str]]:
+        """The tasks upstream that run nodes of the same pipeline which this one needs, and their nodes."""
+        needed = compiled.node(self.node).upstream
+        for task in self.get_flat_relatives(upstream=True):
+            is_mapped = isinstance(task, MappedOperator)
+            if not issubclass(task.operator_class if is_mapped else type(task), TfxNodeOperator):
+                continue
+            arguments = task.partial_kwargs if is_mapped else vars(task)
+            same = (arguments.get("pipeline"), arguments.get("group") or "") == (self.pipeline, self.group)
+            if same and arguments.get("node") in needed:
+                yield task.task_id, arguments["node"]
 
     def _run(self, request: NodeRequest, home: Home) -> Outcome:
         launcher = None if self.cold else home.launcher_socket
-        with Call(request, launcher, interpreter=self.interpreter, image=self.image) as self._call:
+        self._call = Call(request, launcher, interpreter=self.interpreter, image=self.image)
+        with self._call:
             self.log.info("%s runs in %s.", self.node, self._call.where)
             _log_lines(self._call.lines())
             return self._call.outcome
+
+
+def _index(task: Any) -> int:
+    """The map index; -1 for a task that is not mapped."""
+    return -1 if task.map_index is None else int(task.map_index)
+
+
+def _states(context: Context, task_ids: list[str], index: int) -> dict[str, str | None]:
+    """The states of those tasks of this run that have this map index."""
+    run, task = context["dag_run"], context["ti"]
+    if not task_ids:
+        return {}
+    states = task.get_task_states(run.dag_id, map_index=index, task_ids=task_ids, run_ids=[run.run_id])
+    names = {task_id if index < 0 else f"{task_id}_{index}": task_id for task_id in task_ids}
+    return {names[name]: state for name, state in (states.get(run.run_id) or {}).items()}
+
+
+def _with(attempts: list[str], task: Any) -> list[str]:
+    return [*dict.fromkeys([*attempts, str(task.id)])]
 
 
 def _log_lines(lines: Iterable[str]) -> None:

@@ -52,32 +52,42 @@ ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered"
                  end_date=pendulum.datetime(2013, 2, 1, tz="America/New_York"))
 """
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
+STANDARD_DAGS = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED}
 
 
 class Airflow:
-    """The local services without supervisor, and Airflow's REST API."""
+    """The local services without supervisor, and Airflow's REST API.
 
-    def __init__(self, home: Home) -> None:
+    Args:
+      home: The state folder.
+      dags: DAG files by name; None for those of the tests of this folder.
+      name: Names Airflow's own folder in the state folder, where one is used by several.
+    """
+
+    def __init__(self, home: Home, dags: dict[str, str] | None = None, name: str = "airflow") -> None:
         self.home = home
+        self.dag_count = 5
         chosen = settings.Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
-        (home.path / "dags").mkdir()
-        (home.path / "dags" / "words.py").write_text(DAGS)
-        (home.path / "dags" / "broken.py").write_text(BROKEN)
-        (home.path / "dags" / "standard.py").write_text(STANDARD)
-        (home.path / "dags" / "ordered.py").write_text(ORDERED)
-        for name in ("flight_delays_promote", "flight_delays_release"):
-            shutil.copy(ROOT / "dags" / f"{name}.py", home.path / "dags")
+        folder = home.path / f"{name}-dags"
+        folder.mkdir()
+        for file, text in (dags or STANDARD_DAGS).items():
+            (folder / f"{file}.py").write_text(text)
+        if dags is None:
+            for file in ("flight_delays_promote", "flight_delays_release"):
+                shutil.copy(ROOT / "dags" / f"{file}.py", folder)
         self.served = Served(home.models_root)
         self.closing = contextlib.ExitStack()
         self.router = self.closing.enter_context(standing_in(home.models_root))
         self.model_server = ("--port", str(chosen.server_grpc_port), "--rest_api_port", str(chosen.server_rest_port))
         self.environment = settings.environment(chosen, home) | {
-            "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+            "AIRFLOW_HOME": str(home.path / name),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.path / name / 'airflow.db'}",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             router.VARIABLE: self.router.url,
-            **self.standard(),
+            **(self.standard() if dags is None else {}),
             # So that a test need not wait a minute until a dead task is noticed.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
@@ -99,7 +109,8 @@ class Airflow:
         }
 
     def start(self) -> None:
-        self.start_one(sys.executable, "-m", "runtime", "serve")
+        if not self.home.launcher_socket.exists():
+            self.start_one(sys.executable, "-m", "runtime", "serve")
         until(self.home.launcher_socket.exists, "the launcher serves")
         subprocess.run(["airflow", "db", "migrate"], env=self.environment, check=True, capture_output=True, cwd=ROOT)
         self.start_one("airflow", "api-server", "--apps", "core")
@@ -108,7 +119,7 @@ class Airflow:
         self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 5, "the DAGs are there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == self.dag_count, "the DAGs are there")
 
     def start_model_server(self, *versions: int) -> None:
         """Serves versions of flight_delays; the server runs until the end."""
@@ -186,9 +197,9 @@ class Airflow:
             over.set()
             writer.join()
 
-    def trigger(self, run: str, **conf: str | int) -> str:
+    def trigger(self, run: str, dag: str = "words", **conf: str | int) -> str:
         body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}
-        return self.ask("POST", "dags/words/dagRuns", body)["dag_run_id"]
+        return self.ask("POST", f"dags/{dag}/dagRuns", body)["dag_run_id"]
 
     def tasks(self, run: str, dag: str = "words") -> dict[str, dict]:
         found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
@@ -225,19 +236,30 @@ class Airflow:
         until(is_over, f"{run} ends")
         return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run, dag).items()}
 
-    def clear(self, run: str, *tasks: str, downstream: bool = False) -> None:
+    def clear(
+        self,
+        run: str,
+        *tasks: str | tuple[str, int],
+        downstream: bool = False,
+        dag: str = "words",
+        reset_dag_runs: bool = True,
+    ) -> None:
         body = {
             "dry_run": False,
             "dag_run_id": run,
             "task_ids": list(tasks),
             "only_failed": False,
-            "reset_dag_runs": True,
+            "reset_dag_runs": reset_dag_runs,
             "include_downstream": downstream,
         }
-        self.ask("POST", "dags/words/clearTaskInstances", body)
+        self.ask("POST", f"dags/{dag}/clearTaskInstances", body)
 
     def executions(self, run: str, task: str) -> list[str]:
-        """States of all executions of a node in the runs whose ids begin so, from the metadata's own database."""
+        """States of all executions of a node in the runs of words whose ids begin so."""
+        return self.executions_of(f"words.{run}%", task)
+
+    def executions_of(self, key: str, task: str) -> list[str]:
+        """States of all executions of a node in the runs with such a key, from the metadata's own database."""
         query = (
             "SELECT e.last_known_state FROM Execution e JOIN Association a ON a.execution_id = e.id "
             "JOIN Context c ON c.id = a.context_id JOIN Type t ON t.id = c.type_id "
@@ -245,4 +267,4 @@ class Airflow:
         )
         states = {2: "RUNNING", 3: "COMPLETE", 4: "FAILED", 5: "CACHED", 6: "CANCELED"}
         with sqlite3.connect(self.home.metadata_db) as database:
-            return [states[state] for (state,) in database.execute(query, (f"words.{run}%/{task}/%",))]
+            return [states[state] for (state,) in database.execute(query, (f"{key}/{task}/%",))]

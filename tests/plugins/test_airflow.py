@@ -230,7 +230,8 @@ def test_backfill_reprocesses_failed_runs_alone(airflow):
     airflow.ask("PATCH", f"dags/words/dagRuns/{july}", {"state": "failed"})
     backfill("failed")
     attempts = {
-        run: len(airflow.executions(run_key("words", run).removeprefix("words."), "write")) for run in (july, august)
+        run: len(airflow.executions(run_key("words", "", "", run).removeprefix("words."), "write"))
+        for run in (july, august)
     }
     assert attempts == {july: 2, august: 1}
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task_group
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import TerminalError
@@ -210,3 +210,22 @@ def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(hom
     with DAG("several", schedule=None):
         group = TfxTaskGroup(TINY, group_id="ours")
     assert group["await_previous_push"].until == "ours.push"
+
+
+def test_a_task_group_may_be_mapped_and_takes_values_of_each_index(home):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    def mapped() -> DAG:
+        with DAG("mapped", schedule=None) as dag:
+
+            @task_group
+            def one(text):
+                TfxTaskGroup(TINY, group_id="tiny", overrides={"text": text})
+
+            one.expand(text=["a", "b"])
+        return dag
+
+    first, second = (json.dumps(DagSerialization.to_dict(mapped()), sort_keys=True) for _ in range(2))
+    assert first == second, "it is the same at each parse"
+    task = mapped().get_task("one.tiny.write")
+    assert (task.group, list(task.overrides)) == ("one.tiny", ["text"])

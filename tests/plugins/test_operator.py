@@ -1,16 +1,19 @@
 """What a task asks for, and what the node's outcome makes of the task."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, NEVER_EXPIRE
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airtight.errors import TerminalError, TransientError
 from plugins.tfx_airflow import TfxNodeOperator, operator
-from runtime.protocol import Outcome, run_key
+from runtime.protocol import NodeRequest, Outcome, run_key
 from tests.tiny_pipeline.running import TINY
 
 MAY = datetime(2013, 5, 1, tzinfo=UTC)
@@ -43,15 +46,47 @@ class Answering:
         self.stopped += 1
 
 
-def context(params=None, interval=(MAY, JUNE), clear_number=0, run_id="scheduled__2013-06-01T00:00:00+00:00"):
-    run = SimpleNamespace(
-        dag_id="words",
-        run_id=run_id,
-        data_interval_start=interval[0],
-        data_interval_end=interval[1],
-        clear_number=clear_number,
+class Store(dict):
+    """What Airflow keeps of a task within a DAG run."""
+
+    def set(self, key, value, *, retention):
+        assert retention is NEVER_EXPIRE
+        self[key] = json.loads(json.dumps(value))
+
+
+class Task(SimpleNamespace):
+    """A task instance; its upstream tasks ended as `states` says, with such executions."""
+
+    def xcom_push(self, key, value):
+        self.pushed[key] = value
+
+    def xcom_pull(self, task_ids, key, map_indexes):
+        assert key == "execution"
+        return self.executions.get((task_ids, map_indexes))
+
+    def get_task_states(self, dag_id, map_index, task_ids, run_ids):
+        names = {task: task if map_index < 0 else f"{task}_{map_index}" for task in task_ids}
+        return {
+            run_ids[0]: {
+                names[task]: self.states[task, map_index] for task in names if (task, map_index) in self.states
+            }
+        }
+
+
+def context(
+    params=None, interval=(MAY, JUNE), run_id="scheduled__2013-06-01T00:00:00+00:00", store=None, run=None, **task
+):
+    dag_run = SimpleNamespace(
+        dag_id="words", run_id=run_id, data_interval_start=interval[0], data_interval_end=interval[1]
     )
-    return {"dag_run": run, "ti": SimpleNamespace(id=uuid4(), try_number=2), "params": params or {}}
+    vars(dag_run).update({"clear_number": 0, "start_date": JUNE} | (run or {}))
+    defaults = {"try_number": 2, "max_tries": 0, "map_index": -1, "states": {}, "executions": {}, "pushed": {}}
+    return {
+        "dag_run": dag_run,
+        "ti": Task(id=uuid4(), **(defaults | task)),
+        "params": params or {},
+        "task_state_store": Store() if store is None else store,
+    }
 
 
 def run(monkeypatch, answering: Answering, told=None, **arguments):
@@ -106,8 +141,8 @@ def test_a_wrong_param_fails_at_once(home, monkeypatch):
 
 def test_every_try_is_an_attempt_of_the_same_run(home, monkeypatch):
     first = asked(monkeypatch, context())
-    second = asked(monkeypatch, context(clear_number=1))
-    assert first.run == second.run == run_key("words", "scheduled__2013-06-01T00:00:00+00:00")
+    second = asked(monkeypatch, context(run={"clear_number": 1}))
+    assert first.run == second.run == run_key("words", "", "", "scheduled__2013-06-01T00:00:00+00:00")
     assert first.attempt != second.attempt
     assert second.labels == {
         "dag_id": "words",
@@ -115,7 +150,98 @@ def test_every_try_is_an_attempt_of_the_same_run(home, monkeypatch):
         "try_number": 2,
         "clear_number": 1,
     }
-    assert asked(monkeypatch, context(), group="one").run != first.run
+    others = [asked(monkeypatch, told, **arguments).run for told, arguments in OTHER_RUNS]
+    assert len({first.run, *others}) == 1 + len(OTHER_RUNS)
+
+
+OTHER_RUNS = [
+    (context(), {"group": "one"}),
+    (context(map_index=0), {}),
+    (context(map_index=1), {}),
+    (context(map_index=0), {"group": "one"}),
+    (context(run_id="0.scheduled__2013-06-01T00:00:00+00:00"), {}),
+]
+
+
+def test_a_retry_is_answered_by_the_tries_before_it_alone(home, monkeypatch):
+    store = Store()
+
+    def request(told=None, retries=2, **task):
+        task = {"max_tries": 2, "store": store} | task
+        return asked(monkeypatch, context(run=told, **task), retries=retries)
+
+    first, second, third = request(), request(), request()
+    assert (first.earlier, first.unreported, first.again) == ((), (), False)
+    assert (second.earlier, second.unreported) == ((first.attempt,),) * 2
+    assert (third.earlier, third.unreported) == ((first.attempt, second.attempt),) * 2
+    known = [first.attempt, second.attempt, third.attempt]
+    series = [
+        ({"clear_number": 1}, 3, 2),  # a Clear
+        ({"clear_number": 1}, 4, 2),  # a Clear that leaves the run as it is
+        ({"clear_number": 1}, 4, 1),  # such a one, and the DAG has fewer retries now
+        ({"clear_number": 1, "start_date": MAY}, 4, 1),  # a run that took over the row of one that was deleted
+    ]
+    for told, max_tries, retries in series:
+        cleared = request(told, retries, max_tries=max_tries)
+        assert (cleared.earlier, cleared.unreported) == (tuple(known), ())
+        retried = request(told, retries, max_tries=max_tries)
+        assert retried.unreported == (cleared.attempt,)
+        known += [cleared.attempt, retried.attempt]
+    deleted_and_created_again = request(store=Store())
+    assert (deleted_and_created_again.earlier, deleted_and_created_again.unreported) == ((), ())
+    emptied_on_success = request({"clear_number": 1}, max_tries=3, store=Store())
+    assert emptied_on_success.again
+
+
+def tasks(**arguments):
+    """The tasks of the tiny pipeline in a DAG."""
+    with DAG("words", schedule=None):
+        made = {
+            node: TfxNodeOperator(task_id=f"task_{node}", pipeline=TINY, node=node, **arguments)
+            for node in ("write", "copy", "count")
+        }
+        made["write"] >> EmptyOperator(task_id="between") >> made["copy"] >> made["count"]
+    return made
+
+
+def requested(monkeypatch, task, told) -> NodeRequest:
+    answering = Answering(Outcome("complete"))
+    monkeypatch.setattr(operator, "Call", answering)
+    task.execute(told)
+    return answering.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("index", "upstream", "expected"),
+    [
+        (-1, {-1: ("success", 7)}, ({"write": 7}, ())),
+        (-1, {-1: ("success", None)}, ({}, ())),
+        (-1, {-1: ("skipped", 7)}, ({}, ())),
+        (-1, {-1: ("failed", 7)}, ({}, ())),
+        (-1, {-1: (None, 7)}, ({}, ("write",))),
+        (-1, {-1: ("up_for_retry", 7)}, ({}, ("write",))),
+        (-1, {0: ("success", 7)}, ({}, ())),
+        (1, {0: ("success", 7), 1: ("success", 8)}, ({"write": 8}, ())),
+        (1, {0: ("success", 7), 1: ("skipped", 8)}, ({}, ())),
+        (1, {-1: ("success", 7)}, ({"write": 7}, ())),
+    ],
+)
+def test_inputs_are_what_the_tasks_upstream_report_in_this_run(home, monkeypatch, index, upstream, expected):
+    states = {("task_write", number): state for number, (state, _) in upstream.items()}
+    executions = {("task_write", number): execution for number, (_, execution) in upstream.items()}
+    told = context({"interval": "2013-06"}, map_index=index, states=states, executions=executions)
+    request = requested(monkeypatch, tasks()["copy"], told)
+    assert (request.inputs, request.pending) == expected
+
+
+def test_the_execution_is_an_xcom_of_its_own(home, monkeypatch):
+    told = context()
+    run(monkeypatch, Answering(Outcome("complete", execution=3)), told, do_xcom_push=False)
+    assert told["ti"].pushed == {"execution": 3}
+    told = context()
+    with pytest.raises(AirflowSkipException):
+        run(monkeypatch, Answering(Outcome("skipped")), told)
+    assert told["ti"].pushed == {}
 
 
 def test_the_outcome_is_the_xcom(home, monkeypatch):

@@ -2,28 +2,19 @@
 
 import logging
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
-from ml_metadata.proto import metadata_store_pb2
 
-from runtime import attempts, launch, local, metadata_store
+from runtime import attempts, launch, local
 from runtime.compiled_pipeline import CompiledPipeline
-from tests.tiny_pipeline.running import Run, fault, uri
+from tests.tiny_pipeline.running import Run, fault, states, uri
 
 pytestmark = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
-State = metadata_store_pb2.Execution
 
 
 def words(folder: Path) -> str:
     return (folder / "words.txt").read_text(encoding="utf-8")
-
-
-def states(run: Run) -> list[str]:
-    with metadata_store.project_connection(run.home) as handle:
-        found = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
-        return [State.State.Name(execution.last_known_state) for execution in found]
 
 
 def test_nodes_pass_artifacts_on_and_tell_where_they_lie(home, caplog):
@@ -167,22 +158,6 @@ def test_a_compiled_pipeline_of_another_tfx_is_refused(home):
     assert "runtime compile" in told["remedy"]
 
 
-def test_an_attempt_that_died_is_ended_by_the_next(home):
-    run = Run(home)
-    run.node("write")
-    with metadata_store.project_connection(home) as handle:
-        (done,) = handle.store.get_executions()
-        done.last_known_state = State.RUNNING
-        handle.store.put_executions([done])
-        half = home.pipeline_root("tiny") / "write" / "words" / str(done.id)
-        assert half.is_dir()
-        attempts.sweep(handle.store)
-    assert states(run) == ["RUNNING"], "its process lives: it is this one"
-    assert run.node("write").state == "complete"
-    assert states(run) == ["FAILED", "COMPLETE"]
-    assert not half.exists()
-
-
 def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pytest", "--not_a_flag_of_beam=1"])
     assert Run(home).node("write").state == "complete"
@@ -207,19 +182,3 @@ def test_a_resource_is_given_back_whatever_became_of_those_that_used_it(home, mo
     outcomes = local.run(run.compiled, home, "here", {})
     assert {node: outcome.state for node, outcome in outcomes.items()} == expected
     assert not list(home.pipeline_root("lifetime").glob("**/taken"))
-
-
-def test_a_try_whose_task_died_before_it_could_tell_is_not_run_again(home):
-    run = Run(home)
-    request = run.request("write")
-
-    def tried(clear_number: int) -> launch.Outcome:
-        labels = {"clear_number": clear_number}
-        return launch.launch(type(request)(**vars(request) | {"attempt": uuid.uuid4().hex, "labels": labels}))
-
-    first = tried(0)
-    again = tried(0)
-    assert (again.state, again.execution, again.outputs) == ("complete", first.execution, first.outputs)
-    cleared = tried(1)
-    assert cleared.execution != first.execution
-    assert states(run) == ["COMPLETE", "COMPLETE"]

@@ -73,6 +73,7 @@ def started_sleep(home: Home, run: str, tmp_path: Path, launcher: Path | None) -
     call(request(home, "write", run), home.launcher_socket).raise_if_failed()
     note = tmp_path / "pids"
     running = Call(request(home, "copy", run, trouble=f"sleep:{note}"), launcher)
+    running.__enter__()
     until(lambda: note.exists() and len(note.read_text().split()) == 2, "the node sleeps")
     pids = [int(pid) for pid in note.read_text().split()]
     assert all(alive(pid) for pid in pids)
@@ -107,6 +108,30 @@ def test_a_killed_node_is_a_transient_fault_and_the_next_attempt_succeeds(on_eac
     assert "SIGKILL" in caught.value.received
     again = call(request(on_each, "copy", "killed"), on_each.launcher_socket)
     assert not (uri(again, "copied") / "half.txt").exists()
+
+
+@pytest.mark.parametrize("place", [{}, {"interpreter": sys.executable}, {"image": "an/image:1"}])
+def test_a_node_that_is_killed_without_the_launcher_says_why(served, place, dying_engine):
+    run = f"killed-{'-'.join(place)}"
+    call(request(served, "write", run), served.launcher_socket).raise_if_failed()
+    with Call(request(served, "copy", run, trouble="kill"), None, **place) as running:
+        outcome = running.outcome
+    with pytest.raises(AirtightError, match="without an outcome") as caught:
+        outcome.raise_if_failed()
+    assert caught.value.transient
+    assert caught.value.received == "it was killed by SIGKILL (is memory short?)"
+
+
+@pytest.fixture
+def dying_engine(tmp_path, monkeypatch):
+    """A container engine that ends as an init process and docker do when the node is killed."""
+    path = tmp_path / "killing-engine"
+    path.write_text(
+        f"#!/bin/sh\n[ $1 = rm ] && exit 0\ncd {ROOT}\nfor last; do :; done\n"
+        f"PYTHONPATH={ROOT} {sys.executable} -m runtime answer --socket $last\nexit $?\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", str(path))
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -277,41 +302,28 @@ def test_a_node_runs_in_a_container(served, engine):
     assert not list(served.run.glob("airtight-*.sock"))
 
 
-@pytest.mark.parametrize(
-    ("trouble", "words"), [("echo 'no such image' >&2; exit 125", "no such image"), ("exec sleep 60", "nothing on its")]
-)
-def test_a_container_that_does_not_come_up_is_told_and_removed(served, engine, monkeypatch, trouble, words):
-    monkeypatch.setattr(client, "_CONTAINER_S", 1.0)
-    monkeypatch.setattr(client, "_STOP_S", 0.1)
-    engine.with_name("engine").write_text(f'#!/bin/sh\necho "$@" >>{engine}\n[ $1 = rm ] || {{ {trouble}; }}\n')
-    with pytest.raises(AirtightError, match=rf"No container of an/image:1 came up\..*{words}") as caught:
-        Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
-    assert caught.value.transient
-    started, removed = engine.read_text().splitlines()
-    assert removed.startswith("rm --force airtight-")
-    assert removed.split()[-1] in started.split()
-
-
-def test_an_engine_that_is_not_there_is_told(served, monkeypatch):
-    monkeypatch.setenv("AIRTIGHT_CONTAINER_ENGINE", "no-such-engine")
-    with pytest.raises(AirtightError, match="no-such-engine"):
-        Call(request(served, "write", "boxed"), served.launcher_socket, image="an/image:1")
-
-
-def test_a_launcher_that_was_killed_is_waited_for(tmp_path):
-    """What it left behind refuses; the next one takes the place."""
-    path = tmp_path / "launcher.sock"
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
-
-    def start_again() -> None:
-        time.sleep(0.5)
-        path.unlink()
-        again.bind(str(path))
-        again.listen()
-
-    with socket.socket(socket.AF_UNIX) as again, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pool.submit(start_again)
-        connection = client._connect(path)
-        assert connection is not None
-        connection.close()
+def test_a_state_folder_whose_path_is_long_has_a_launcher_and_nodes_see_the_same_environment_anywhere(
+    tmp_path, monkeypatch
+):
+    home = Home(tmp_path / ("x" * 60) / ("y" * 60) / "home")
+    home.path.mkdir(parents=True)
+    server = start_server(home, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="postgresql://secret", SUPERVISOR_ENABLED="1")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "words")
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", "s3://secret")
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_DATABASE", "postgresql://secret")
+    call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
+    seen = {}
+    for name, launcher in (("the warm launcher", home.launcher_socket), ("a new process", None)):
+        call(request(home, "write", "long"), home.launcher_socket).raise_if_failed()
+        note = tmp_path / "environment.json"
+        with Call(request(home, "copy", "long", trouble=f"environment:{note}"), launcher) as running:
+            assert running.outcome.state == "complete"
+            assert running.where == name
+        seen[name] = json.loads(note.read_text())
+        for variable in ("TMPDIR", "PYTHONPATH", "PYTEST_CURRENT_TEST"):
+            seen[name].pop(variable, None)
+        assert "secret" not in str(seen[name])
+        assert seen[name]["AIRTIGHT_HOME"] == str(home.path)
+    assert seen["the warm launcher"] == seen["a new process"]
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0

@@ -3,15 +3,25 @@
 import os
 import re
 import socket
+import uuid
 
 import pytest
 
 from airtight.errors import TerminalError
 from runtime import protocol
+from runtime.attempts import context_name
 from runtime.protocol import CompileRequest, NodeRequest, Outcome, run_key
 
 REQUESTS = [
     NodeRequest("b.json", "node", "run", "1", "/home", {"a": 1, "b": "x", "c": 0.5}, {"try_number": 2}),
+    NodeRequest(
+        *("b.json", "node", "run", "2", "/home"),
+        earlier=("1",),
+        unreported=("1",),
+        again=True,
+        inputs={"other": 3},
+        pending=("another",),
+    ),
     CompileRequest("words", "/home"),
 ]
 
@@ -48,9 +58,35 @@ def test_a_broken_frame_is_no_frame(sent):
         assert protocol.receive(theirs) is None
 
 
-def test_run_keys_are_safe_and_different():
-    ids = ["manual__2013-06-01T00:00:00+00:00", "manual__2013-06-01T00-00-00-00-00", "a/../b", "ä"]
-    keys = {run_key("dag", run_id) for run_id in ids}
-    assert len(keys) == len(ids)
+def test_run_keys_are_readable_safe_and_different():
+    ids = ["manual__2013-06-01T00:00:00+00:00", "manual__2013-06-01T00-00-00-00-00", "a/../b", "ä", "plain_1"]
+    long = ["r" * 250, "r" * 249 + "s", "s" + "r" * 249]
+    names = [("dag", run_id) for run_id in (*ids, *long)]
+    names += [("dag", "group", "c"), ("dag", "group.c"), ("dag", "", "group", "c"), ("dag", "group", "", "c")]
+    names += [("dag", "plain", "1"), ("dag", run_key("dag", "plain_1").removeprefix("dag.")), ("d" * 250, "a")]
+    keys = {run_key(*of_one) for of_one in names}
+    assert len(keys) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", key) for key in keys)
-    assert run_key("dag", "plain_1") == "dag.plain_1"
+    assert run_key("dag", "plain_1").startswith("dag.plain_1-")
+
+
+def test_the_names_of_an_attempt_fit_ml_metadata():
+    run = run_key(*(letter * 250 for letter in "dgr"))
+    name = context_name(run, "n" * 250, str(uuid.uuid4()))
+    assert len(name) <= 255
+    assert name != context_name(run, "n" * 249 + "m", name.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("length", [20, 300])
+def test_a_socket_is_reached_however_long_its_path(tmp_path, length):
+    path = tmp_path / ("x" * (length // 2)) / ("y" * (length // 2)) / "some.sock"
+    with pytest.raises(FileNotFoundError), protocol.socket_address(path) as address, socket.socket(socket.AF_UNIX) as s:
+        s.connect(address)
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        with protocol.socket_address(path) as address:
+            listener.bind(address)
+        listener.listen()
+        assert path.is_socket()
+        with protocol.socket_address(path) as address:
+            client.connect(address)

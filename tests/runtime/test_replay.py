@@ -13,7 +13,10 @@ from runtime import __main__ as command
 from runtime import cache, local, metadata_store, recorded_run, replay
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.protocol import run_key
 from tests.runtime.numbers_pipeline import HELPING, NODES, PIPELINE, STEPS, Numbers
+
+PAST = run_key("local", "numbers", "past")
 
 
 @pytest.fixture
@@ -60,8 +63,7 @@ def test_a_run_that_is_repeatable_is_equal_and_leaves_nothing_behind(numbers, tm
         NODES, "not replayed"
     ) | dict.fromkeys(["make", "double", "ask", "tell"], "equal")
     assert numbers.lines[0] == (
-        "The run past of numbers (local.numbers.past): 4 of 8 nodes to replay. "
-        "Its code and its packages are as they were."
+        f"The run past of numbers ({PAST}): 4 of 8 nodes to replay. Its code and its packages are as they were."
     )
     assert numbers.line("push") == "push not replayed it acts on the world: it pushes models"
     assert "its cache is off" in numbers.line("measure")
@@ -91,9 +93,7 @@ def test_a_node_that_is_not_repeatable_is_the_first_and_the_others_go_on(numbers
     numbers.write("helping", HELPING.replace('b"not at all"', "os.urandom(8)"))
     numbers.run("past")
     told = numbers.refused("past")
-    assert told.startswith(
-        "The run past of numbers (local.numbers.past) is not repeated: tell differs, the first of 1."
-    )
+    assert told.startswith(f"The run past of numbers ({PAST}) is not repeated: tell differs, the first of 1.")
     assert "told/a: other bytes from" in told
     assert "With the same code, versions, parameters and inputs it must not: seed what is random in tell" in told
     states = {line.split()[0]: line.split()[1] for line in numbers.lines[1:]}
@@ -205,7 +205,7 @@ def test_a_run_that_is_not_there_names_those_that_are(numbers):
     numbers.run("past")
     told = numbers.refused("other")
     assert told.startswith("There is no run other.")
-    assert "the newest are: past of numbers (local.numbers.past)" in told
+    assert f"the newest are: past of numbers ({PAST})" in told
     assert "There is no run past of the pipeline else" in numbers.refused("past", pipeline="else")
     assert "has no node 'nothing'" in numbers.refused("past", nodes=["nothing"])
 
@@ -217,11 +217,10 @@ def test_a_run_of_several_pipelines_must_be_chosen(numbers, tmp_path):
     source = f"{numbers.name}.pipeline:create_pipeline"
     path = compile_pipeline(source, numbers.home)
     local.run(path, numbers.home, "past", {})
-    assert "Received: past of digits (local.digits.past), past of numbers (local.numbers.past)" in numbers.refused(
-        "past"
-    )
+    digits = run_key("local", "digits", "past")
+    assert f"Received: past of digits ({digits}), past of numbers ({PAST})" in numbers.refused("past")
     assert numbers.replay("past", pipeline="digits", nodes=["ask"])["ask"].state == "equal"
-    assert numbers.replay("local.digits.past", nodes=["ask"])["ask"].state == "equal"
+    assert numbers.replay(digits, nodes=["ask"])["ask"].state == "equal"
     assert numbers.replay("past", pipeline=source, nodes=["ask"])["ask"].state == "equal"
     with metadata_store.project_connection(numbers.home) as handle:
         assert recorded_run.find(handle.store, "it's_100%").id == "it's_100%"

@@ -25,3 +25,13 @@ def create_pipeline() -> Pipeline:
     copy = steps.break_on_request(words=write.outputs["words"], trouble=runtime_parameter(TROUBLE)).with_id("copy")
     count = steps.count(words=copy.outputs["copied"]).with_id("count")
     return Pipeline(pipeline_name="tiny", pipeline_root=None, components=[write, copy, count])
+
+
+def create_long_pipeline() -> Pipeline:
+    """Gives a pipeline whose nodes have the longest ids that Airflow takes for tasks."""
+    start, end = interval_parameters()
+    write = steps.write(
+        interval_start=start, interval_end=end, text=runtime_parameter(TEXT), repeat=runtime_parameter(REPEAT)
+    ).with_id("w" * 250)
+    copy = steps.break_on_request(words=write.outputs["words"], trouble=runtime_parameter(TROUBLE)).with_id("c" * 250)
+    return Pipeline(pipeline_name="long", pipeline_root=None, components=[write, copy])

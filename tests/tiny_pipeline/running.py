@@ -4,7 +4,10 @@ import json
 import uuid
 from pathlib import Path
 
+from ml_metadata.proto.metadata_store_pb2 import Execution
+
 from airtight.home import Home
+from runtime import metadata_store
 from runtime.compile import compile_pipeline
 from runtime.launch import launch
 from runtime.protocol import NodeRequest, Outcome
@@ -34,6 +37,13 @@ class Run:
 
     def node(self, node: str, **values: str | int | float) -> Outcome:
         return launch(self.request(node, **values))
+
+
+def states(run: Run) -> list[str]:
+    """States of all executions in the metadata store, the oldest first."""
+    with metadata_store.project_connection(run.home) as handle:
+        executions = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
+        return [Execution.State.Name(execution.last_known_state) for execution in executions]
 
 
 def uri(outcome: Outcome, key: str) -> Path:

@@ -1,5 +1,6 @@
 """Three steps and what can go wrong in them, on request."""
 
+import json
 import logging
 import os
 import signal
@@ -60,10 +61,17 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
     if trouble.startswith("long_once:") and not Path(trouble.partition(":")[2]).exists():
         Path(trouble.partition(":")[2]).write_text(str(os.getpid()), encoding="utf-8")
         time.sleep(600)
+    if trouble.startswith("wait:"):
+        note = Path(trouble.partition(":")[2])
+        note.write_text(str(os.getpid()), encoding="utf-8")
+        while not note.with_suffix(".go").exists():
+            time.sleep(0.05)
     if trouble == "exception":
         raise ValueError("no error of ours")
     if trouble.startswith("litter:"):
         Path(trouble.partition(":")[2]).write_text(tempfile.mkstemp()[1], encoding="utf-8")
+    if trouble.startswith("environment:"):
+        Path(trouble.partition(":")[2]).write_text(json.dumps(dict(os.environ)), encoding="utf-8")
     if trouble == "kill" or trouble.startswith("litter:"):
         os.kill(os.getpid(), signal.SIGKILL)
     if trouble.startswith("sleep:"):
