@@ -64,8 +64,8 @@ class Killer:
         if self.strikes.total() >= self._most:
             return
         if not self._deck:
-            # Dealt like cards, so that the rare kinds come up even in a short trial.
-            self._deck = [kind for kind in self._kinds for _ in range(WEIGHTS[kind])]
+            # Dealt like cards, and first one of each kind, so that the rare kinds come up even in a short trial.
+            self._deck = [kind for kind in self._kinds for _ in range(WEIGHTS[kind] if self.strikes else 1)]
             self._random.shuffle(self._deck)
         kind = self._deck.pop()
         if kind == "recreate":
