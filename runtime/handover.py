@@ -33,6 +33,8 @@ class Handover:
       alive: The other side of the lifeline.
       temporary: Folder that holds the nodes' temporary folders.
       children: For each process that runs its pid and the file descriptor of its connection, -1 for none.
+      ended: Number of requests whose process has ended.
+      died: Number of those whose process ended without an outcome.
     """
 
     listener: int
@@ -40,6 +42,8 @@ class Handover:
     alive: int
     temporary: str
     children: list[tuple[int, int]]
+    ended: int = 0
+    died: int = 0
 
     @classmethod
     def received(cls) -> Handover | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import selectors
@@ -25,7 +26,7 @@ from airtight.home import Home
 from runtime import logs
 from runtime.handover import Handover, has_ended
 from runtime.installed import Imported
-from runtime.protocol import encode_exit, socket_address
+from runtime.protocol import encode_exit, load_file, socket_address
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Server:
         self._imported = imported
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._ended, self._died = (handover.ended, handover.died) if handover else (0, 0)
         if handover is None:
             self._listener = _listen(path)
             # A child holds the reading end; when this process is gone, however it went, the child notices.
@@ -92,6 +94,7 @@ class Server:
             log.info("The launcher is ready on %s.", self._path)
             # Nodes that were handed over may have ended while nobody listened for it.
             self._reap()
+            self._note_load()
             while not self._stopping:
                 for key, _ in self._selector.select():
                     if key.fileobj is self._listener:
@@ -103,6 +106,7 @@ class Server:
             self._end_children()
             signal.set_wakeup_fd(-1)
         shutil.rmtree(self._temporary, ignore_errors=True)
+        load_file(self._path).unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
     def _replace(self, changes: list[str]) -> None:
@@ -117,7 +121,15 @@ class Server:
             len(self._children),
         )
         children = [(pid, connection.fileno() if connection else -1) for pid, connection in self._children.items()]
-        Handover(self._listener.fileno(), self._lifeline, self._alive, str(self._temporary), children).leave()
+        Handover(
+            self._listener.fileno(),
+            self._lifeline,
+            self._alive,
+            str(self._temporary),
+            children,
+            self._ended,
+            self._died,
+        ).leave()
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -147,6 +159,7 @@ class Server:
         if pid == 0:
             self._be_child(connection)
         self._children[pid] = connection
+        self._note_load()
 
     def _be_child(self, connection: socket.socket) -> None:
         """Does the one request; never returns."""
@@ -198,12 +211,28 @@ class Server:
             _, status = os.waitpid(pid, 0)
             del self._children[pid]
             if connection is not None:
+                self._ended += 1
+                self._died += status != 0
+                self._note_load()
                 with connection, contextlib.suppress(OSError):
                     connection.setblocking(False)
                     connection.sendall(encode_exit(status))
             if status != 0:
                 log.warning("The node's process %d ended with status %d.", pid, status)
                 self._reap_orphans()
+
+    def _note_load(self) -> None:
+        """Writes beside the socket how many requests run, and how many have ended."""
+        running = sum(connection is not None for connection in self._children.values())
+        load = {"running": running, "ended": self._ended, "died": self._died}
+        try:
+            # Not as files that must outlast a power cut: the disk may take seconds, and nodes wait for this loop.
+            file = load_file(self._path)
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(load), encoding="utf-8")
+            temporary.replace(file)
+        except OSError as error:
+            log.warning("The launcher's load could not be written: %s.", error)
 
     def _reap_orphans(self) -> None:
         """Ends, in a child, the executions that dead processes left open."""

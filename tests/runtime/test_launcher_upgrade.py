@@ -15,6 +15,7 @@ from runtime import cache, metadata_store
 from runtime.client import Call, call
 from runtime.compiled_pipeline import path_of
 from runtime.protocol import CompileRequest, NodeRequest, Outcome
+from services.health import launcher_load
 from tests.runtime.serving import alive, start_server
 from tests.runtime.toy_distribution import install
 from tests.tiny_pipeline.running import uri
@@ -92,7 +93,7 @@ def launcher(tmp_path, monkeypatch):
     yield started
     started.process.terminate()
     assert started.process.wait(PATIENCE_S) == 0
-    assert not started.home.launcher_socket.exists()
+    assert not list(started.home.run.iterdir())
     assert not list(tmp_path.glob("airtight-nodes-*"))
 
 
@@ -105,6 +106,7 @@ def test_an_upgrade_replaces_the_launcher_and_no_node_that_runs(launcher, tmp_pa
     ):
         pids = [int(until(lambda w=w: w.exists() and w.read_text(), "the node waits")) for w in waits]
         install(launcher.site, "toylib", "2.0")
+        assert launcher_load(launcher.home) == "2 run, 2 ended, 0 of them died"
         outcome = launcher.node("after")
         assert launcher.versions(outcome) == ("2.0", "2.0")
         assert outcome.state == "complete"
@@ -116,6 +118,7 @@ def test_an_upgrade_replaces_the_launcher_and_no_node_that_runs(launcher, tmp_pa
         with pytest.raises(AirtightError, match="SIGKILL"):
             killed.outcome.raise_if_failed()
         until(lambda: not temporary.exists(), "what the killed node left is gone")
+        assert launcher_load(launcher.home) == "1 run, 4 ended, 1 of them died"
         waits[0].unlink()
         assert slow.outcome.state == "complete"
         assert launcher.versions(slow.outcome) == ("1.0", "1.0")
