@@ -240,7 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=3.0, help="mean seconds between two strikes")
+    parser.add_argument("--every", type=float, default=6.0, help="mean seconds between two strikes")
     parser.add_argument("--most", type=int, default=10**6, help="strikes at most")
     parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS), help="what is struck")
     parser.add_argument(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from airtight import fingerprint
+from runtime import installed
 from runtime.installed import Imported
 from tests.runtime.toy_distribution import install
 
@@ -71,3 +72,18 @@ def test_pinned_versions_outlast_an_upgrade(site, monkeypatch):
     assert fingerprint.versions(["toylib"]) == {"toylib": "2.0"}
     fingerprint.pin_versions(noted.versions)
     assert fingerprint.versions(["ToyLib"]) == {"ToyLib": "1.0"}
+
+
+def test_the_projects_modules_are_forgotten_when_a_file_of_theirs_changed(site, monkeypatch):
+    for package in installed.OWN:
+        (site / package).mkdir()
+        (site / package / "some.py").write_text("")
+    monkeypatch.setattr(installed, "ROOT", site)
+    for name in [name for name in sys.modules if name.partition(".")[0] in installed.OWN]:
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])
+    noted = imported(site)
+    noted.forget_changed_code()
+    assert "runtime.installed" in sys.modules
+    (site / "runtime" / "new.py").write_text("")
+    noted.forget_changed_code()
+    assert not [name for name in sys.modules if name.partition(".")[0] in installed.OWN]
