@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from runtime.protocol import load_file
+
 log = logging.getLogger(__name__)
 
 _VARIABLE = "AIRTIGHT_LAUNCHER_HANDOVER"
@@ -98,6 +100,7 @@ class Handover:
                 raise
         except BaseException:
             shutil.rmtree(self.temporary, ignore_errors=True)
+            load_file(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise
 
