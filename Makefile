@@ -145,8 +145,9 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs while what runs them is killed at random; the stream, Flink and broker likewise; 2013 through the stream beside Spark
+soak: install ## 100 runs under random kills, deletions and standstills, then 40 on PostgreSQL; the stream, Flink and broker; 2013 through the stream beside Spark
 	@$(PY) -m benchmarks.kills --runs 100
+	@$(PY) -m benchmarks.kills --runs 40 --metadata postgresql --airflow postgresql
 	@$(PY) -m benchmarks.stream_kills
 	@$(PY) -m services up kafka
 	@$(PY) -m benchmarks.stream_parity

@@ -18,13 +18,14 @@ import pkgutil
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from airtight.files import digest_of_file
 from airtight.home import ROOT
 
+_pinned: dict[str, str] = {}
 _NAMED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*")
 _LOADERS = (
     *("import_module", "__import__", "iter_modules", "walk_packages"),
@@ -100,11 +101,18 @@ def digests(files: Iterable[str]) -> dict[str, str]:
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """The installed version of each distribution; "gone" where there is none."""
+    """The version of each distribution: the imported one where `pin_versions` gave it, else the installed one.
+
+    Args:
+      distributions: Their names.
+
+    Returns:
+      The version by name; "gone" for a distribution that is not installed.
+    """
     installed = {}
     for name in distributions:
         try:
-            installed[name] = importlib.metadata.version(name)
+            installed[name] = _pinned.get(normalized(name)) or importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             installed[name] = "gone"
     return installed
@@ -120,6 +128,20 @@ def path_in_checkout(file: Path) -> str:
     """A file's path, relative to the checkout where it lies there."""
     resolved = file.resolve()
     return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
+
+
+def pin_versions(imported: Mapping[str, str]) -> None:
+    """Sets what `versions` gives for distributions that this process has imported: an upgrade does not change them.
+
+    Args:
+      imported: The version by normalized name.
+    """
+    _pinned.update(imported)
+
+
+def normalized(distribution: str) -> str:
+    """The name of a distribution as the packaging standard normalizes it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def is_foreign(file: Path) -> bool:

@@ -1,10 +1,14 @@
-"""Runs of a five-node pipeline while processes are killed at random: each must end green, whole and once.
+"""Runs of small pipelines while what runs them is struck at random: each must end green, whole and once.
 
     python -m benchmarks.kills --runs 100 --seed 1
+    python -m benchmarks.kills --metadata postgresql --airflow postgresql
 
-A seeded killer sends SIGKILL, every few seconds, to a node, to a task's process, to the launcher or to the scheduler;
-supervisord and Airflow's own retries have to heal all of it. At the end every run must have succeeded, each of its
-nodes must have exactly one live output, whole, and nothing may lie in the artifacts that no finished execution made.
+Every few seconds a seeded killer sends SIGKILL to a node, to a task's process, to the launcher or to the scheduler,
+stops every process of the services for up to 70 s, or deletes a run, under way or over, and creates it again under
+the same id with another value. Supervisord and Airflow's own retries have to heal all of it. Most runs are of five
+nodes in a row; some have a node that runs cold, some are mapped three times. At the end every run must have succeeded,
+each of its nodes must have exactly one live output for each map index, whole and of the run's own value, the one that
+Airflow names, and nothing may lie in the artifacts that no finished execution made.
 """
 
 from __future__ import annotations
@@ -14,193 +18,275 @@ import contextlib
 import json
 import os
 import random
-import signal
+import sys
 import time
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.home import Home
+from benchmarks.killer import LONGEST_STOP_S, WEIGHTS, Killer
 from benchmarks.own_services import own_services
+from benchmarks.postgresql import Cluster, binaries
 from benchmarks.steps import HALVES
-from runtime import metadata_store
-from runtime.protocol import run_key
+from runtime import metadata_store, worker
 from services.airflow_api import Airflow
 from services.supervisor import Supervisor
 
-NODES = 5
-_AIM_S = 5.0
-PATIENCE_S = 3600.0
-WEIGHTS = {"node": 12, "task": 8, "launcher": 1, "scheduler": 1}
-"""How often each is hit; the last two take 10 to 20 s to come back, and all work stands still meanwhile."""
-DAGS = """
+PATIENCE_S = 5400.0
+MAPPED = 3
+"""Map indices of a run of the DAG `mapped`."""
+_VALUES = 10
+"""Room for the values of one run, which are all its map indices'."""
+_COLD_EVERY, _MAPPED_EVERY = 10, 8
+_DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
+DAGS = f"""
 from datetime import timedelta
-from plugins.tfx_airflow import TfxDag
+from airflow.sdk import DAG, task, task_group
+from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 
-five = TfxDag("benchmarks.steps:create_five", dag_id="five", schedule=None, is_paused_upon_creation=False,
-              max_active_runs=20, default_args={"retries": 20, "retry_delay": timedelta(seconds=1)})
+options = dict(schedule=None, is_paused_upon_creation=False, max_active_runs=20,
+               default_args=dict(retries=20, retry_delay=timedelta(seconds=1)))
+five = TfxDag("benchmarks.steps:create_five", dag_id="five", **options)
+cold = TfxDag("benchmarks.steps:create_cold", dag_id="cold", **options)
+
+with DAG("mapped", params=dict(number=0), **options) as mapped:
+    @task
+    def numbers(params):
+        return [params["number"] + index for index in range({MAPPED})]
+
+    @task_group
+    def each(number):
+        TfxTaskGroup("benchmarks.steps:create_mapped", group_id="steps", overrides=dict(number=number))
+
+    each.expand(number=numbers())
 """
+NODES = {"five": 5, "cold": 3, "mapped": 3}
 
 
-class Killer:
-    """Kills one process of the services at a time.
+@dataclass
+class Run:
+    """A run of one of the DAGs.
 
     Args:
-      home: Their state folder.
-      seed: Decides what is killed, and when.
-      most: Kills at most.
+      dag: The DAG.
+      id: The run's id.
+      number: The value of its first node; of a mapped run that of map index 0.
+      deleted: Such values of deleted runs that had the same id.
     """
 
-    def __init__(self, home: Home, seed: int, most: int) -> None:
-        self._most = most
-        self._supervisor = Supervisor(home)
-        self._random = random.Random(seed)
-        self.killed: Counter[str] = Counter()
+    dag: str
+    id: str
+    number: int
+    deleted: list[int] = field(default_factory=list)
 
-    def pause(self, mean_s: float) -> float:
-        """Seconds until the next kill."""
-        return self._random.expovariate(1 / mean_s)
+    @property
+    def indices(self) -> list[int]:
+        """Its map indices; -1 for a run that is not mapped."""
+        return list(range(MAPPED)) if self.dag == "mapped" else [-1]
 
-    def strike(self) -> None:
-        """Waits a moment for something of the drawn kind that lives, and kills it."""
-        if self.killed.total() >= self._most:
-            return
-        kind = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        deadline = time.monotonic() + _AIM_S
-        while not (living := self._living(kind)) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if living:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._random.choice(living), signal.SIGKILL)
-                self.killed[kind] += 1
-
-    def _living(self, kind: str) -> list[int]:
-        pids = {program.name: program.pid for program in self._supervisor.programs() if program.pid}
-        if kind in pids:
-            return [pids[kind]]
-        if kind == "node":
-            return sorted(descendants(pids.get("launcher", 0)))
-        # Not the executor's own workers: one that dies while it takes a task from their queue keeps the queue's lock,
-        # and Airflow's LocalExecutor then stands still until the scheduler starts anew.
-        workers = _children(pids.get("scheduler", 0))
-        return sorted(set(descendants(pids.get("scheduler", 0))) - set(workers))
+    def task(self, node: str) -> str:
+        """The task of a node."""
+        return f"each.steps.{node}" if self.dag == "mapped" else node
 
 
-def _children(pid: int) -> list[int]:
-    return _family().get(pid, []) if pid else []
+class Trial:
+    """The runs of one trial.
+
+    Args:
+      airflow: Airflow's API.
+      runs: Their number, of all DAGs together.
+    """
+
+    def __init__(self, airflow: Airflow, runs: int) -> None:
+        self._airflow = airflow
+        self._numbers = iter(range(0, 10**9, _VALUES))
+        dags = ["mapped" if n % _MAPPED_EVERY == 1 else "cold" if n % _COLD_EVERY == 2 else "five" for n in range(runs)]
+        self.runs = [self._trigger(dag, f"run_{place}") for place, dag in enumerate(dags)]
+
+    def _trigger(self, dag: str, run_id: str) -> Run:
+        number = next(self._numbers)
+        return Run(dag, self._airflow.trigger(dag, {"number": number}, run_id), number)
+
+    def recreate(self, chance: random.Random) -> None:
+        """Deletes a run, whatever its state, and creates it again under the same id with a value of its own."""
+        run = chance.choice(self.runs)
+        self._airflow.delete_run(run.dag, run.id)
+        run.deleted.append(run.number)
+        run.number = self._trigger(run.dag, run.id).number
+
+    def states(self) -> dict[str, str]:
+        """The state of each run that is over, by its id."""
+        return {
+            run["dag_run_id"]: state
+            for dag in NODES
+            for state in ("success", "failed")
+            for run in self._airflow.runs(dag, state)
+        }
+
+    def named(self) -> dict[tuple[str, str, int], str]:
+        """The output that Airflow names for each run, node and value; "" for none."""
+        return {
+            (run.id, node, run.number + max(index, 0)): next(
+                (artifact["uri"] for artifact in outputs.get("made", ())), ""
+            )
+            for run in self.runs
+            for node in _nodes(run.dag)
+            for index in run.indices
+            for outputs in [self._airflow.outputs(run.dag, run.id, run.task(node), index)]
+        }
 
 
-def _family() -> dict[int, list[int]]:
-    """The children of every process."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    return children
-
-
-def descendants(pid: int) -> list[int]:
-    """A process's children, their children, and so on; none for 0."""
-    children = _family()
-    found, front = [], [pid] if pid else []
-    while front:
-        front = [child for parent in front for child in children.get(parent, [])]
-        found += front
-    return found
-
-
-def judge(home: Home, runs: list[str]) -> list[str]:
-    """What is wrong with lineage and artifacts, in words; empty when nothing is.
+def judge(home: Home, runs: list[Run], named: dict[tuple[str, str, int], str]) -> list[str]:
+    """Compares lineage and artifacts with what the runs should have made.
 
     Args:
       home: The state folder, whose services have stopped.
-      runs: Ids of the runs, which must have succeeded.
+      runs: The runs, which must have succeeded.
+      named: The output that Airflow names for each run, node and value.
+
+    Returns:
+      What is wrong, in words; empty when nothing is.
     """
-    wrong, owned = [], set()
-    state = metadata_store_pb2.Execution
+    wrong = []
     with metadata_store.project_connection(home) as handle:
-        store = handle.store
-        open_ = [e.id for e in store.get_executions() if e.last_known_state in (state.NEW, state.RUNNING)]
+        state = metadata_store_pb2.Execution
+        open_ = [e.id for e in handle.store.get_executions() if e.last_known_state in (state.NEW, state.RUNNING)]
         if open_:
             wrong.append(f"executions {open_} are still open")
-        for number, run in enumerate(runs):
-            context = store.get_context_by_type_and_name("pipeline_run", run_key("five", "", "", run))
-            done: dict[str, list[int]] = {}
-            for execution in store.get_executions_by_context(context.id) if context else []:
-                if execution.last_known_state in (state.COMPLETE, state.CACHED):
-                    nodes = store.get_contexts_by_execution(execution.id)
-                    name = next(c.name for c in nodes if c.name.startswith("five.step_"))
-                    done.setdefault(name, []).append(execution.id)
-            if len(done) != NODES or any(len(found) != 1 for found in done.values()):
-                wrong.append(f"{run} has the live outputs {done}")
-            for (execution,) in (found for found in done.values() if len(found) == 1):
-                events = store.get_events_by_execution_ids([execution])
-                made = [e.artifact_id for e in events if e.type == metadata_store_pb2.Event.OUTPUT]
-                for artifact in store.get_artifacts_by_id(made):
-                    owned.add(artifact.uri)
-                    told = [(Path(artifact.uri) / half).read_text(encoding="utf-8") for half in HALVES]
-                    if told != [str(number)] * len(HALVES):
-                        wrong.append(f"{artifact.uri} of {run} holds {told}")
-    on_disk = {str(p) for p in (home.path / "artifacts" / "five").glob("step_*/made/*")}
-    if left := sorted(on_disk - owned):
+        live: dict[tuple[str, str, int], list[str]] = {}
+        for (run_id, node), uri in _live_outputs(handle.store):
+            halves = {half: _text(Path(uri) / half) for half in HALVES}
+            if len(set(halves.values())) == 1 and halves[HALVES[0]].isdigit():
+                live.setdefault((run_id, node, int(halves[HALVES[0]])), []).append(uri)
+            else:
+                wrong.append(f"{uri} of {node} in {run_id} holds {halves}")
+    on_disk = {str(path) for path in (home.path / "artifacts").rglob("step_*/made/*")}
+    if left := sorted(on_disk - {uri for uris in live.values() for uri in uris}):
         wrong.append(f"no finished execution made {left}")
-    return wrong
+    for run in runs:
+        for node in _nodes(run.dag):
+            for index in run.indices:
+                key = (run.id, node, run.number + max(index, 0))
+                uris = live.pop(key, [])
+                if uris != [named.get(key)]:
+                    wrong.append(f"{key} of {run.dag} has the live outputs {uris}, and Airflow names {named.get(key)}")
+                # A run that was deleted may have made its outputs before, each once.
+                for number in run.deleted:
+                    if len(uris := live.pop((run.id, node, number + max(index, 0)), [])) > 1:
+                        wrong.append(f"{node} of the deleted {run.id} has the live outputs {uris}")
+    return wrong + [f"{key} has the live outputs {uris}, which no run should have made" for key, uris in live.items()]
+
+
+def _live_outputs(store: mlmd.MetadataStore) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yields run id and node of each execution that succeeded, and the place of what it made."""
+    for attempt in store.get_contexts_by_type("node_attempt"):
+        for execution in store.get_executions_by_context(attempt.id):
+            if execution.last_known_state not in _DONE:
+                continue
+            events = store.get_events_by_execution_ids([execution.id])
+            made = [event.artifact_id for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
+            for artifact in store.get_artifacts_by_id(made):
+                run_id, node = attempt.custom_properties["run_id"].string_value, attempt.name.split("/")[-2]
+                yield (run_id, node), artifact.uri
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return "(nothing)"
+
+
+def _nodes(dag: str) -> list[str]:
+    return [f"step_{place}" for place in range(NODES[dag])]
 
 
 def main() -> int:
     """Runs the trial; 0 when nothing is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=3.0, help="mean seconds between two kills")
-    parser.add_argument("--most", type=int, default=10**6, help="kills at most")
-    told = parser.parse_args()
-    with own_services(DAGS) as (home, airflow):
-        airflow.await_dag("five", timeout_s=120)
+    args = _arguments()
+    with _databases(args.metadata, args.airflow), own_services(DAGS) as (home, airflow):
+        for dag in NODES:
+            airflow.await_dag(dag, timeout_s=180)
         start = time.monotonic()
-        runs = [airflow.trigger("five", {"number": number}) for number in range(told.runs)]
-        killer = Killer(home, told.seed, told.most)
-        states = _until_over(airflow, runs, killer, told.every, start)
+        trial = Trial(airflow, args.runs)
+        killer = Killer(
+            home,
+            args.seed,
+            most=args.most,
+            kinds=tuple(args.kinds),
+            longest_stop_s=args.longest_stop,
+            recreate=trial.recreate,
+        )
+        states = _until_over(trial, killer, args.every, start)
         seconds = time.monotonic() - start
-        # What was killed last is buried when the launcher next starts or its nodes next run.
+        named = trial.named()
+        # What was killed last is marked as failed when the launcher next starts or its nodes next run.
         Supervisor(home).stop()
-        wrong = [f"{run} is {state}" for run, state in states.items() if state != "success"]
-        _reap_orphans(home)
-        wrong += judge(home, runs)
-    print(f"{told.runs} runs in {seconds:.0f} s, seed {told.seed}, killed: {dict(killer.killed)}")
+        wrong = [f"{run.id} of {run.dag} is {s}" for run in trial.runs if (s := states.get(run.id)) != "success"]
+        worker.reap_orphans()
+        wrong += judge(home, trial.runs, named)
+    strikes = dict(killer.strikes)
+    print(f"{args.runs} runs in {seconds:.0f} s, seed {args.seed}, strikes: {strikes}")
     print("\n".join(wrong) or "All runs are green; each node has one live output, whole; nothing else is left.")
-    print(json.dumps({"kills": {"runs": told.runs, "seconds": round(seconds), "wrong": len(wrong), **killer.killed}}))
+    print(json.dumps({"kills": {"runs": args.runs, "seconds": round(seconds), "wrong": len(wrong), **strikes}}))
     return 1 if wrong else 0
 
 
-def _until_over(airflow: Airflow, runs: list[str], killer: Killer, every: float, start: float) -> dict[str, str]:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every", type=float, default=6.0, help="mean seconds between two strikes")
+    parser.add_argument("--most", type=int, default=10**6, help="strikes at most")
+    parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS), help="what is struck")
+    parser.add_argument(
+        "--longest-stop", type=float, default=LONGEST_STOP_S, help="seconds that the machine stands still"
+    )
+    stores = ("sqlite", "postgresql")
+    parser.add_argument("--metadata", choices=stores, default="sqlite", help="where ML Metadata lies")
+    parser.add_argument("--airflow", choices=stores, default="sqlite", help="where Airflow's database lies")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _databases(metadata: str, airflow: str) -> Iterator[None]:
+    """Starts a PostgreSQL server for what is to lie there, and names its databases to the services."""
+    if "postgresql" not in (metadata, airflow):
+        yield
+        return
+    programs = binaries()
+    if programs is None:
+        sys.exit("PostgreSQL is not installed (Debian: apt-get install postgresql).")
+    cluster = Cluster(programs)
+    try:
+        cluster.start()
+        if metadata == "postgresql":
+            os.environ["AIRTIGHT_METADATA"] = cluster.address()
+        if airflow == "postgresql":
+            address = cluster.new_database().replace("postgresql://", "postgresql+psycopg2://", 1)
+            os.environ["AIRTIGHT_AIRFLOW_DATABASE"] = address
+        yield
+    finally:
+        cluster.remove()
+
+
+def _until_over(trial: Trial, killer: Killer, every: float, start: float) -> dict[str, str]:
     """Strikes until all runs are over; gives the state of each."""
-    states = dict.fromkeys(runs, "")
-    strike_at, say_at = time.monotonic() + killer.pause(every), 0.0
-    while not all(state in ("success", "failed") for state in states.values()):
-        if time.monotonic() - start > PATIENCE_S:
-            break
+    strike_at, report_at = time.monotonic() + killer.pause(every), 0.0
+    while len(states := trial.states()) < len(trial.runs) and time.monotonic() - start < PATIENCE_S:
         if time.monotonic() > strike_at:
             killer.strike()
             strike_at = time.monotonic() + killer.pause(every)
-        for told in [run for state in ("success", "failed") for run in airflow.runs("five", state)]:
-            states[told["dag_run_id"]] = told["state"]
-        if time.monotonic() > say_at:
-            over = sum(state in ("success", "failed") for state in states.values())
-            print(f"  {time.monotonic() - start:5.0f} s: {over} of {len(runs)} over, {dict(killer.killed)}", flush=True)
-            say_at = time.monotonic() + 15
+        if time.monotonic() > report_at:
+            elapsed = time.monotonic() - start
+            print(f"  {elapsed:5.0f} s: {len(states)} of {len(trial.runs)} over, {dict(killer.strikes)}", flush=True)
+            report_at = time.monotonic() + 15
         time.sleep(0.5)
-    return {run: states[run] for run in runs}
-
-
-def _reap_orphans(home: Home) -> None:
-    from runtime import attempts
-
-    with metadata_store.project_connection(home) as handle:
-        attempts.reap_orphans(handle.store)
+    return states
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from airtight.home import Home
 from services import health
@@ -23,6 +25,8 @@ PROGRAMS = ("launcher", *AIRFLOW)
 def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
     """Starts the launcher and Airflow with the settings that the demo ships, but for a DAG file of one's own.
 
+    Databases in place of SQLite come from the environment, as for the demo.
+
     Args:
       dags: Text of the DAG file.
     """
@@ -34,7 +38,7 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
         (home.path / "dags" / "measured.py").write_text(dags, encoding="utf-8")
         os.environ["AIRTIGHT_HOME"] = str(home.path)
         prepare(home)
-        settings = Settings(**free_settings(), dags_folder=str(home.path / "dags"))
+        settings = replace(Settings.from_environment(), **free_settings(), dags_folder=str(home.path / "dags"))
         supervisor = Supervisor(home)
         try:
             supervisor.start(settings, PROGRAMS)
@@ -45,7 +49,7 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
             supervisor.stop()
 
 
-def free_settings() -> dict[str, int]:
+def free_settings() -> dict[str, Any]:
     """A free port for each setting that is one."""
     names = tuple(Settings().ports)
     return dict(zip(names, free_ports(len(names)), strict=True))

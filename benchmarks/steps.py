@@ -10,6 +10,7 @@ from tfx.types import standard_artifacts
 
 from airtight.parameters import Parameter as RunParameter
 from runtime.parameters import runtime_parameter
+from runtime.task_options import task
 
 NUMBER = RunParameter("number", "int", 0, "Tells runs apart.")
 PARAMETERS = (NUMBER,)
@@ -31,10 +32,10 @@ def hand_on(
     pause_s: Parameter[float] = 0.0,
 ) -> None:
     """Writes what it is given, in two halves, with a pause between them."""
-    told = {half: (Path(given.uri) / half).read_text(encoding="utf-8") for half in HALVES}
-    if len(set(told.values())) != 1:
-        raise ValueError(f"half-written input: {told}")
-    _write(Path(made.uri), told["first"], pause_s)
+    halves = {half: (Path(given.uri) / half).read_text(encoding="utf-8") for half in HALVES}
+    if len(set(halves.values())) != 1:
+        raise ValueError(f"half-written input: {halves}")
+    _write(Path(made.uri), halves["first"], pause_s)
 
 
 def _write(folder: Path, text: str, pause_s: float) -> None:
@@ -43,11 +44,21 @@ def _write(folder: Path, text: str, pause_s: float) -> None:
         time.sleep(pause_s)
 
 
-def chain(name: str, steps: int, pause_s: float) -> Pipeline:
-    """A row of steps, each handing on what the one before made."""
+def chain(name: str, steps: int, pause_s: float, *, cold: str = "") -> Pipeline:
+    """A row of steps, each handing on what the one before made.
+
+    Args:
+      name: Of the pipeline.
+      steps: Their number.
+      pause_s: Seconds that each rests after each half of its output.
+      cold: Id of the step that runs in a process of its own in place of the launcher's child.
+    """
     nodes = [begin(number=runtime_parameter(NUMBER), pause_s=pause_s).with_id("step_0")]
     for place in range(1, steps):
         nodes.append(hand_on(given=nodes[-1].outputs["made"], pause_s=pause_s).with_id(f"step_{place}"))
+    for node in nodes:
+        if node.id == cold:
+            task(node, cold=True)
     return Pipeline(pipeline_name=name, components=nodes, enable_cache=True)
 
 
@@ -59,3 +70,13 @@ def create_eight() -> Pipeline:
 def create_five() -> Pipeline:
     """Five steps that take a moment."""
     return chain("five", 5, 0.2)
+
+
+def create_cold() -> Pipeline:
+    """Three steps that take a moment, the second in a process of its own."""
+    return chain("cold", 3, 0.2, cold="step_1")
+
+
+def create_mapped() -> Pipeline:
+    """Three steps that take a moment, for a mapped task group."""
+    return chain("mapped", 3, 0.2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
 import logging
 import sys
 import traceback
@@ -22,6 +21,7 @@ from tfx.orchestration.portable import data_types, inputs_utils, launcher, outpu
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
+from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import ROOT, Home
 from runtime import (
@@ -170,7 +170,7 @@ def _no_flags() -> Iterator[None]:
 
 def _parsed(compiled: CompiledPipeline, node: str) -> pipeline_pb2.Pipeline:
     """A fresh copy of the IR of a pipeline that this TFX can run and that has the node."""
-    installed = importlib.metadata.version("tfx")
+    installed = fingerprint.versions(["tfx"])["tfx"]
     if compiled.tfx != installed:
         raise TerminalError(
             f"The pipeline {compiled.pipeline} was compiled by another TFX.",

@@ -1,14 +1,15 @@
 """The warm launcher: a process that has imported TFX and TensorFlow and forks a child for each request.
 
-Importing them takes 14 s, forking 20 ms. Only third-party libraries are imported here, and no TensorFlow operation
-runs, so that a child may start its own threads and sees the checkout's code as it is then.
+Importing them takes 14 s, forking 20 ms. No TensorFlow operation runs, so that a child may start its own threads, and
+no pipeline's code is imported, so that a child sees it as it is then. When a library is upgraded, the launcher replaces
+itself before it takes the next request (adr/0023); when the project's own code changed, the child imports it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
+import json
 import logging
 import os
 import selectors
@@ -19,13 +20,13 @@ import struct
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
-from airtight.errors import AirtightError
 from airtight.home import Home
-from runtime import logs, worker
-from runtime.protocol import encode_exit, socket_address
+from runtime import logs
+from runtime.handover import Handover, has_ended
+from runtime.installed import Imported
+from runtime.protocol import encode_exit, load_file, socket_address
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,14 @@ LIBRARIES = (
     # What the steps of this project import beside TFX: 3 s that a node would otherwise pay each time.
     "great_expectations",
     "pyspark.sql.connect.session",
+    # TFX imports it whenever it makes an artifact: 70 ms of each node. The last is gRPC's, likewise.
+    "setuptools",
+    "grpc._utilities",
 )
+OWN_MODULES = ("runtime.worker", "runtime.launch", "runtime.compile")
+"""The project's own code that every node needs; a child imports it anew when it has changed."""
+PRELOAD = "AIRTIGHT_PRELOAD"
+"""Names further modules that the launcher imports for its nodes, separated by commas; installed packages only."""
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")
 
@@ -51,57 +59,92 @@ class Server:
 
     Args:
       path: Where the unix socket is made, owner only.
+      imported: What the children inherit.
+      handover: What the predecessor left.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, imported: Imported, handover: Handover | None = None) -> None:
         self._path = path
-        self._children: dict[int, socket.socket] = {}
+        self._imported = imported
         self._selector = selectors.DefaultSelector()
         self._stopping = False
-        # Each node has a temporary folder of its own, which goes with it however it ends: a forked process runs none
-        # of the clean-up that libraries leave to the interpreter's end.
-        self._temporary = Path(tempfile.gettempdir())
-        # A child holds the reading end; when this process is gone, however it went, the child notices.
-        self._lifeline, self._alive = os.pipe()
+        self._ended, self._died = (handover.ended, handover.died) if handover else (0, 0)
+        if handover is None:
+            self._listener = _listen(path)
+            # A child holds the reading end; when this process is gone, however it went, the child notices.
+            self._lifeline, self._alive = os.pipe()
+            # Each node has a temporary folder of its own, which goes with it however it ends: a forked process runs
+            # none of the clean-up that libraries leave to the interpreter's end.
+            self._temporary = Path(tempfile.mkdtemp(prefix="airtight-nodes-"))
+            self._children: dict[int, socket.socket | None] = {}
+        else:
+            self._listener = socket.socket(fileno=handover.listener)
+            self._lifeline, self._alive = handover.lifeline, handover.alive
+            self._temporary = Path(handover.temporary)
+            self._children = {pid: socket.socket(fileno=fd) if fd >= 0 else None for pid, fd in handover.children}
 
     def serve(self) -> None:
         """Serves until SIGTERM or SIGINT; then ends every child."""
         waker, wakes = socket.socketpair()
         wakes.setblocking(False)
         waker.setblocking(False)
-        with (
-            tempfile.TemporaryDirectory(prefix="airtight-nodes-", ignore_cleanup_errors=True) as temporary,
-            _listening(self._path) as listener,
-            waker,
-            wakes,
-        ):
-            self._temporary = Path(temporary)
+        with self._listener, waker, wakes:
             signal.set_wakeup_fd(wakes.fileno())
             signal.signal(signal.SIGCHLD, lambda *_: None)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
-            self._selector.register(listener, selectors.EVENT_READ)
+            self._selector.register(self._listener, selectors.EVENT_READ)
             self._selector.register(waker, selectors.EVENT_READ)
-            self._reap_orphans(listener)
+            self._reap_orphans()
             log.info("The launcher is ready on %s.", self._path)
+            # Nodes that were handed over may have ended while nobody listened for it.
+            self._reap()
+            self._note_load()
             while not self._stopping:
                 for key, _ in self._selector.select():
-                    if key.fileobj is listener:
-                        self._accept(listener)
+                    if key.fileobj is self._listener:
+                        self._accept()
                     else:
                         with contextlib.suppress(BlockingIOError):
                             waker.recv(4096)
-                self._reap(listener)
+                self._reap()
             self._end_children()
             signal.set_wakeup_fd(-1)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        load_file(self._path).unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
+
+    def _replace(self, changes: list[str]) -> None:
+        """Starts anew with what is installed now, as the same process; its nodes go on, and clients wait.
+
+        Args:
+          changes: What was upgraded, in words.
+        """
+        log.warning(
+            "The launcher starts anew, because what it imported was replaced (%s). %d of its processes go on.",
+            "; ".join(changes),
+            len(self._children),
+        )
+        children = [(pid, connection.fileno() if connection else -1) for pid, connection in self._children.items()]
+        Handover(
+            self._listener.fileno(),
+            self._lifeline,
+            self._alive,
+            str(self._temporary),
+            children,
+            self._ended,
+            self._died,
+        ).leave()
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> None:
+        # Before the request is taken, so that it waits for the successor.
+        if changes := self._imported.changes():
+            self._replace(changes)
         try:
-            connection, _ = listener.accept()
+            connection, _ = self._listener.accept()
         except OSError as error:
             # Too many open files, say: the one who asks meets its own time-out, the nodes that run go on.
             log.error("A connection could not be taken: %s.", error)
@@ -119,15 +162,20 @@ class Server:
             connection.close()
             return
         if pid == 0:
-            self._be_child(listener, connection)
+            self._be_child(connection)
         self._children[pid] = connection
+        self._note_load()
 
-    def _be_child(self, listener: socket.socket, connection: socket.socket) -> None:
+    def _be_child(self, connection: socket.socket) -> None:
         """Does the one request; never returns."""
         status = 1
         try:
-            self._leave(listener)
+            self._leave()
             self._move_in()
+            from airtight import fingerprint
+            from runtime import worker
+
+            fingerprint.pin_versions(self._imported.versions)
             worker.answer(connection, self._lifeline)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
@@ -137,17 +185,19 @@ class Server:
             sys.stderr.flush()
             os._exit(status)
 
-    def _leave(self, listener: socket.socket) -> None:
+    def _leave(self) -> None:
         """Lets go, in a child, of all that is the server's: what a child held open would outlive the server."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        listener.close()
+        self._listener.close()
         os.close(self._alive)
         for other in self._children.values():
-            other.close()
+            if other is not None:
+                other.close()
+        self._imported.forget_changed_code()
 
     def _move_in(self) -> None:
         folder = self._temporary / str(os.getpid())
@@ -155,9 +205,9 @@ class Server:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
-    def _reap(self, listener: socket.socket) -> None:
+    def _reap(self) -> None:
         for pid, connection in list(self._children.items()):
-            if not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if not has_ended(pid):
                 continue
             # What the node started ends with it. The group is killed before the pid is reaped: no one can reuse it yet.
             with contextlib.suppress(ProcessLookupError):
@@ -165,14 +215,31 @@ class Server:
             shutil.rmtree(self._temporary / str(pid), ignore_errors=True)
             _, status = os.waitpid(pid, 0)
             del self._children[pid]
-            with connection, contextlib.suppress(OSError):
-                connection.setblocking(False)
-                connection.sendall(encode_exit(status))
+            if connection is not None:
+                self._ended += 1
+                self._died += status != 0
+                self._note_load()
+                with connection, contextlib.suppress(OSError):
+                    connection.setblocking(False)
+                    connection.sendall(encode_exit(status))
             if status != 0:
                 log.warning("The node's process %d ended with status %d.", pid, status)
-                self._reap_orphans(listener)
+                self._reap_orphans()
 
-    def _reap_orphans(self, listener: socket.socket) -> None:
+    def _note_load(self) -> None:
+        """Writes beside the socket how many requests run, and how many have ended."""
+        running = sum(connection is not None for connection in self._children.values())
+        load = {"running": running, "ended": self._ended, "died": self._died}
+        try:
+            # Not as files that must outlast a power cut: the disk may take seconds, and nodes wait for this loop.
+            file = load_file(self._path)
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(load), encoding="utf-8")
+            temporary.replace(file)
+        except OSError as error:
+            log.warning("The launcher's load could not be written: %s.", error)
+
+    def _reap_orphans(self) -> None:
         """Ends, in a child, the executions that dead processes left open."""
         try:
             pid = os.fork()
@@ -180,20 +247,16 @@ class Server:
             log.error("No process could be started to look for dead attempts: %s.", error)
             return
         if pid == 0:
-            self._be_reaper(listener)
+            self._be_reaper()
         # Not waited for here: the next SIGCHLD finds it among the children.
-        self._children[pid] = socket.socket(socket.AF_UNIX)
+        self._children[pid] = None
 
-    def _be_reaper(self, listener: socket.socket) -> None:
+    def _be_reaper(self) -> None:
         try:
-            self._leave(listener)
-            from runtime import attempts, metadata_store
+            self._leave()
+            from runtime import worker
 
-            with metadata_store.project_connection(Home.current()) as handle:
-                attempts.reap_orphans(handle.store)
-        except AirtightError as error:
-            # The next attempt of each node looks for itself, and so does the next child.
-            log.warning("No dead attempts were looked for. %s", error)
+            worker.reap_orphans()
         except BaseException:  # noqa: BLE001 - a forked child must never run on into the server's loop
             traceback.print_exc()
         finally:
@@ -216,17 +279,19 @@ def serve(path: Path) -> None:
       path: The socket, for its owner only; a folder that is made for it, and the state folder's, is its owner's, too.
     """
     logs.speak()
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    handover = Handover.received()
+    further = [name.strip() for name in os.environ.get(PRELOAD, "").split(",")]
+    modules = (*LIBRARIES, *OWN_MODULES, *filter(None, further))
+    imported = Imported.by(modules) if handover is None else handover.complete(lambda: Imported.by(modules), path)
     logs.speak()
     # What is there now is shared with every child; the collector must not touch, and so copy, it.
     gc.collect()
     gc.freeze()
-    Server(path).serve()
+    Server(path, imported, handover).serve()
 
 
-@contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
+def _listen(path: Path) -> socket.socket:
+    """Makes the listening socket, in place of one that a launcher left behind that was killed."""
     if not path.parent.exists():
         path.parent.mkdir(parents=True, mode=0o700)
     elif path.parent == Home.current().run:
@@ -241,11 +306,10 @@ def _listening(path: Path) -> Iterator[socket.socket]:
             raise SystemExit(f"A launcher serves on {path} already.")
     before = os.umask(0o177)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            with socket_address(path) as address:
-                listener.bind(address)
-            os.umask(before)
-            listener.listen(_BACKLOG)
-            yield listener
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with socket_address(path) as address:
+            listener.bind(address)
     finally:
         os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener

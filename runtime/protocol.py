@@ -194,6 +194,15 @@ def encode_outcome(outcome: Outcome) -> bytes:
     return _frame({"kind": "outcome", **asdict(outcome)})
 
 
+def load_file(launcher: Path) -> Path:
+    """Where a launcher notes its load: JSON with how many requests are `running`, have `ended`, and of these `died`.
+
+    Args:
+      launcher: Its socket.
+    """
+    return launcher.with_suffix(".json")
+
+
 def encode_exit(status: int) -> bytes:
     """Serializes the wait status of a process that ended, to a frame."""
     return _frame({"kind": "exit", "status": status})

@@ -6,6 +6,7 @@ Both speak over one socket: the request comes in, the outcome goes out, and when
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -30,6 +31,8 @@ from runtime.protocol import (
     receive_with_output,
     socket_address,
 )
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 4.0
 """Seconds that a node has for cleaning up after it was told to stop."""
@@ -136,6 +139,18 @@ def _environment_of(request: CompileRequest) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def reap_orphans() -> None:
+    """Ends the executions that dead processes left open; a metadata store that is away is no fault."""
+    from runtime import attempts, metadata_store
+
+    try:
+        with metadata_store.project_connection(Home.current()) as handle:
+            attempts.reap_orphans(handle.store)
+    except AirtightError as error:
+        # The next attempt of each node looks for itself, and so does the next child.
+        log.warning("No dead attempts were looked for. %s", error)
 
 
 def _cancel(_number: int, _frame: FrameType | None) -> None:

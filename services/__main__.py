@@ -61,6 +61,8 @@ def status(home: Home) -> int:
         else:
             ill += bool(missing)
         print(f"{service.name:14} {missing or 'well':40} {service.address}")
+    if load := health.launcher_load(home):
+        print(f"\nRequests of the launcher: {load}.")
     print(f"\nLogs: {home.logs}/<name>.log. User of Airflow: {USER}, password: make password.")
     return 1 if ill else 0
 

@@ -126,14 +126,26 @@ class Airflow:
         """Lets the DAG run."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str = "") -> str:
         """Triggers the DAG by hand, as the trigger form does.
+
+        Args:
+          dag_id: The DAG.
+          conf: Values of its params.
+          run_id: The run's id; empty has Airflow make one.
 
         Returns:
           The run's id.
         """
-        told = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
-        return str(told["dag_run_id"])
+        body = {"logical_date": None, "conf": dict(conf)} | ({"dag_run_id": run_id} if run_id else {})
+        return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Deletes a run, whatever its state: Airflow deletes none that runs, so it is marked as failed first."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}"
+        if self.run_state(dag_id, run_id) == "running":
+            self._call("PATCH", path, json={"state": "failed"})
+        self._call("DELETE", path, may_be_missing=True)
 
     def runs(self, dag_id: str, state: str) -> list[dict[str, Any]]:
         """Returns the 100 newest runs of a DAG in a state, newest first, in Airflow's words; none of an unknown DAG."""
@@ -175,11 +187,11 @@ class Airflow:
         span = f"logical_date_gte={quote(start.isoformat())}&logical_date_lt={quote(end.isoformat())}"
         return self._all(f"/api/v2/dags/{dag_id}/dagRuns?{span}&order_by=logical_date", "dag_runs")
 
-    def outputs(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+    def outputs(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """The artifacts that a node's task made, by output key; empty when it made none."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        told = self._call("GET", path, may_be_missing=True)
-        return dict((told["value"] or {}).get("outputs", {})) if told else {}
+        task = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}"
+        entry = self._call("GET", f"{task}/xcomEntries/return_value?map_index={map_index}", may_be_missing=True)
+        return dict((entry["value"] or {}).get("outputs", {})) if entry else {}
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """State of a run: queued, running, success or failed."""
@@ -271,7 +283,7 @@ class Airflow:
                 received=f"{answer.status_code}: {answer.text[:500]}",
                 remedy="Correct the request; for a run's conf, see the trigger form in the UI.",
             )
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def _log_in(self) -> None:
         told = self._http.post("/auth/token", json={"username": self._user, "password": self._secret})

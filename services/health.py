@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import httpx
 
 from airtight.errors import TransientError
 from airtight.home import Home
+from runtime.protocol import load_file
 from services.settings import HOST, Settings
 from services.supervisor import AIRFLOW, Supervisor
 
@@ -115,6 +117,15 @@ def _program(home: Home, name: str) -> str:
     """A program without a port of its own: well when it stays up."""
     states = [program.state for program in Supervisor(home).programs() if program.name == name]
     return "" if states == ["RUNNING"] else f"it is {states[0] if states else 'not started'}"
+
+
+def launcher_load(home: Home) -> str:
+    """Says how many requests the launcher runs and has ended; "" while it does not run."""
+    try:
+        load = json.loads(load_file(home.launcher_socket).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""
+    return f"{load['running']} run, {load['ended']} ended, {load['died']} of them died"
 
 
 def _unix(path: str) -> str:

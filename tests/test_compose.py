@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from airtight.home import ROOT, Home
+from benchmarks.postgresql import PASSWORD, Cluster, binaries
 from services.jars import SETS
 from services.kafka import CONSTANT
 from services.settings import Settings, airflow_environment
-from tests.runtime.postgresql import PASSWORD, Cluster, binaries
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -12,7 +12,7 @@ import pytest
 
 from airtight import releases
 from airtight.home import Home
-from benchmarks.kills import descendants
+from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
 from services import settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
-from tests.runtime.postgresql import Cluster, binaries
+from benchmarks.postgresql import Cluster, binaries
 
 
 @pytest.fixture(scope="session")

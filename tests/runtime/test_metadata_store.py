@@ -20,9 +20,9 @@ from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
+from benchmarks.postgresql import PASSWORD
 from runtime import attempts, cache, launch, metadata_connection, metadata_store
 from runtime.protocol import Outcome
-from tests.runtime.postgresql import PASSWORD
 from tests.tiny_pipeline.running import Run, fault, uri
 
 BOTH = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)

@@ -16,12 +16,12 @@ from ml_metadata.proto.metadata_store_pb2 import Event
 
 from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
+from benchmarks.postgresql import PASSWORD
 from runtime import client, metadata_store
 from runtime.client import Call, call
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.compiled_store import path_of
 from runtime.protocol import CompileRequest, NodeRequest
-from tests.runtime.postgresql import PASSWORD
 from tests.runtime.serving import alive, start_server
 from tests.tiny_pipeline.running import JUNE, TINY, uri
 from tests.waiting import PATIENCE_S, until

@@ -52,8 +52,20 @@ class Cluster:
 
     def address(self) -> str:
         """Names a database that nobody has used; ML Metadata creates it."""
-        name = f"metadata_{uuid.uuid4().hex[:12]}"
-        return f"postgresql://airtight:{urllib.parse.quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{name}"
+        return self._address(f"metadata_{uuid.uuid4().hex[:12]}")
+
+    def new_database(self) -> str:
+        """Makes an empty database and gives its address."""
+        name = f"database_{uuid.uuid4().hex[:12]}"
+        command = [self._programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "airtight", name]
+        environment = os.environ | {"PGPASSWORD": PASSWORD}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **self._as_user())
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self._address(name)
+
+    def _address(self, database: str) -> str:
+        password = urllib.parse.quote(PASSWORD, safe="")
+        return f"postgresql://airtight:{password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Starts it and waits until it takes connections."""
@@ -102,7 +114,7 @@ class Cluster:
 
     def _do(self, program: str, *arguments: str) -> None:
         command = [self._programs / program, "-D", self._data, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, **self._as_user())
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _as_user(self) -> dict:
