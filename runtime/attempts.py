@@ -90,6 +90,18 @@ def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
     return None
 
 
+def completed(store: mlmd.MetadataStore, run: str, node: str) -> list[int]:
+    """Ids of the executions of a node in a run that made their outputs themselves."""
+    executions = [e for attempt in _attempts(store, run, node) for e in store.get_executions_by_context(attempt.id)]
+    return [e.id for e in executions if e.last_known_state == metadata_store_pb2.Execution.COMPLETE]
+
+
+def first_began_ms(store: mlmd.MetadataStore, run: str, node: str) -> int | None:
+    """When the first attempt of a node in a run began, in milliseconds since 1970; None while it has no second one."""
+    began = [attempt.create_time_since_epoch for attempt in _attempts(store, run, node)]
+    return int(min(began)) if len(began) > 1 else None
+
+
 def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataStore) -> dict[str, Success | None]:
     """Asks each input of this run for the outputs of its producer's current attempt only.
 

@@ -26,12 +26,13 @@ from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
 from airtight.import_string import load
 from airtight.parameters import Parameter
-from runtime.compiled_pipeline import ENDED_ANYHOW, Cache, CompiledPipeline, Node, path_of
+from runtime import node_inputs
+from runtime.compiled_pipeline import ENDED_ANYHOW, PUSHED, Cache, CompiledPipeline, Node, path_of
 from runtime.parameters import INTERVAL, found_in
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
 _IR_FILES = {".json": "JSON", ".pbtxt": "text", ".pb": "binary"}
-_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers")
+_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers", "runtime.node_inputs")
 _Trigger = pipeline_pb2.NodeExecutionOptions.TriggerStrategy
 
 
@@ -121,6 +122,8 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, dep
         id=proto.node_info.id,
         type=proto.node_info.type.name.rsplit(".", 1)[-1],
         upstream=tuple(proto.upstream_nodes),
+        needs=node_inputs.needs(proto),
+        may_skip=node_inputs.may_skip(proto),
         doc=_doc(node) if node else "",
         outputs={key: spec.artifact_spec.type.name for key, spec in sorted(proto.outputs.outputs.items())},
         retries=options.max_execution_retries if options.HasField("max_execution_retries") else None,
@@ -146,7 +149,9 @@ def _cache(proto: pipeline_pb2.PipelineNode, chosen: dict[str, Any], deployment:
         told = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
         modules.append(fingerprint.module_of(told.string_value))
     files, distributions = fingerprint.closure(modules)
-    enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache))
+    # What was pushed lies outside of the outputs, where nobody knows whether it is still there.
+    pushes = any(spec.artifact_spec.type.name == PUSHED for spec in proto.outputs.outputs.values())
+    enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache and not pushes))
     return Cache(enabled, float(chosen.get("cache_days", 0)), on, files, distributions)
 
 
@@ -187,12 +192,6 @@ def _refuse_what_cannot_run(ir: pipeline_pb2.Pipeline) -> None:
             raise _refusal(
                 ir, f"the node {name}", "it is a pipeline in a pipeline, which TFX's open launcher cannot run"
             )
-        node = entry.pipeline_node
-        for graph in node.inputs.input_graphs.values():
-            kind = graph.nodes[graph.result_node].output_data_type
-            if kind == pipeline_pb2.InputGraph.DataType.ARTIFACT_MULTIMAP_LIST:
-                reason = "it runs once for each element of a list (ForEach), which TFX's open launcher cannot run"
-                raise _refusal(ir, f"the node {node.node_info.id}", reason)
     for entry in ir.nodes:
         if why := _cannot_be_timed(ir, entry.pipeline_node):
             raise _refusal(ir, f"the node {entry.pipeline_node.node_info.id}", *why)

@@ -17,10 +17,11 @@ from airtight.files import digest_of_file, write_text
 from airtight.home import ROOT, Home
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the meaning of a field changes; an older file is compiled again."""
 
-
+PUSHED = "PushedModel"
+"""The artifact type of what a node pushed to a place outside of its outputs."""
 ENDED_ANYHOW = ("ALL_UPSTREAM_NODES_COMPLETED", "LAZILY_ALL_UPSTREAM_NODES_COMPLETED")
 """TFX's trigger strategies of nodes that run when those before them have ended, well or not."""
 
@@ -57,6 +58,9 @@ class Node:
       id: Its id, which is also its task's id.
       type: Its component's name.
       upstream: Ids of the nodes that must have ended before.
+      needs: For each input that it cannot do without, the upstream nodes of which one at least must have run. Without
+        the other upstream nodes it runs, too, when they were skipped.
+      may_skip: Whether it may itself decide that it has nothing to do.
       doc: What it does, from the component's docstring.
       outputs: Artifact type of each output key.
       retries: How often a failed node is tried again, or None for the scheduler's own default.
@@ -71,6 +75,8 @@ class Node:
     id: str
     type: str
     upstream: tuple[str, ...]
+    needs: tuple[tuple[str, ...], ...] = ()
+    may_skip: bool = False
     doc: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     retries: int | None = None
@@ -84,7 +90,8 @@ class Node:
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Node:
         """The inverse of `asdict`, from JSON."""
-        return cls(**{**told, "upstream": tuple(told["upstream"]), "cache": Cache.from_dict(told["cache"])})
+        tuples = {"upstream": tuple(told["upstream"]), "needs": tuple(tuple(group) for group in told["needs"])}
+        return cls(**{**told, **tuples, "cache": Cache.from_dict(told["cache"])})
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,16 @@ class CompiledPipeline:
             received=repr(node_id),
             remedy="Compile the pipeline again, or correct the node's name.",
         )
+
+    def before(self, node_id: str) -> set[str]:
+        """Ids of the nodes that come before a node, directly or not."""
+        found: set[str] = set()
+        waiting = [node_id]
+        while waiting:
+            upstream = set(self.node(waiting.pop()).upstream) - found
+            found |= upstream
+            waiting += upstream
+        return found
 
     def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
         """Checks the values of a run and fills in the defaults.

@@ -21,6 +21,7 @@ _WILL_NOT_HEAL_CODES = {
     for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
 }
 _RAISED = re.compile(r"^[\w.]*(?:Error|Exception): .+$", re.MULTILINE)
+_SEVERAL = "Handling more than one input dicts"
 _RESULT = "__execution_result__"
 
 
@@ -78,6 +79,14 @@ def swallowed(execution: metadata_store_pb2.Execution, step: str) -> AirtightErr
     told = execution.custom_properties.get(_RESULT)
     if told is not None:
         json_format.Parse(told.string_value, result)
+    if result.result_message.startswith(_SEVERAL):
+        return TerminalError(
+            f"{step} would run once for each element of a list (ForEach), and the list has several.",
+            expected="a list of one element, or of none",
+            received=f"TFX's launcher: {result.result_message}",
+            remedy="Write the step as one component that takes the whole list, or as a pipeline with a run for each.",
+            step=step,
+        )
     # Of a chain of exceptions, Python prints the first cause first.
     causes = _RAISED.findall(result.result_message) or result.result_message.splitlines()
     family = TerminalError if result.code in _WILL_NOT_HEAL_CODES else TransientError

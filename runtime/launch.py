@@ -14,22 +14,25 @@ from typing import Any
 
 from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import data_types, launcher, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
+from tfx.utils import name_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
-from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime import attempts, cache, faults, metadata_connection, metadata_store, node_inputs, strategies, user_modules
+from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
 
+_RESOLVER = name_utils.get_full_name(Resolver)
 _DONE: dict[int, State] = {
     metadata_store_pb2.Execution.COMPLETE: "complete",
     metadata_store_pb2.Execution.CACHED: "cached",
@@ -70,7 +73,10 @@ def _launch(request: NodeRequest) -> Outcome:
             log.warning("An earlier try of %s had ended well, and its task died before it could tell.", request.node)
             return _told(handle, node, earlier.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store)
-        _check_inputs(handle, node, request.run, producers)
+        missing = _check_inputs(handle, node, request.run, producers)
+        for what in strategies.read_as_of_now(node, request.run) if earlier else ():
+            log.warning("%s runs again in this run, and takes %s, as it is now.", request.node, what)
+        strategies.put_in_run(node, request.run, compiled.before(request.node))
         user_modules.check(node)
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=earlier is not None)
@@ -85,13 +91,15 @@ def _launch(request: NodeRequest) -> Outcome:
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
         ).launch()
     with connection as handle:
-        return _outcome(handle, node, info, kept)
+        return _outcome(handle, node, info, kept, missing)
 
 
 def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
     """The cache for this node of this run, which succeeded in it before if it runs `again`."""
     why_not = ""
-    if not node.cache.enabled:
+    if not node.cache.enabled and PUSHED in node.outputs.values():
+        why_not = "what this node pushes lies outside of its outputs, so it runs each time"
+    elif not node.cache.enabled:
         why_not = "the pipeline wants this node to run each time"
     elif not request.use_cache:
         why_not = "this run was started without it"
@@ -157,25 +165,18 @@ def _check_inputs(
     node: pipeline_pb2.PipelineNode,
     run: str,
     producers: dict[str, attempts.Success | None],
-) -> None:
-    """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
-    needed = {
-        attempts.producer_in_run(channel, run)
-        for spec in node.inputs.inputs.values()
-        if spec.min_count > 0
-        for channel in spec.channels
-    }
-    for producer, success in producers.items():
-        if success is None:
-            if producer in needed and not node.inputs.conditionals:
-                raise TerminalError(
-                    f"The upstream node {producer} has no output in this run.",
-                    expected=f"a successful attempt of {producer}",
-                    received="none, though its task counts as done (it was skipped, or marked by hand)",
-                    remedy=f"Clear {producer} so that it runs.",
-                )
-            continue
-        for artifact in _artifacts(handle, success.execution.id):
+) -> TerminalError | None:
+    """Says which upstream output is missing, where TFX would only say that an input could not be resolved.
+
+    Returns:
+      The fault that it is if the node's condition, which TFX looks at first, should hold.
+
+    Raises:
+      TerminalError: An output is gone, or one is missing and the node has no condition.
+    """
+    outputs = {producer: _artifacts(handle, success.execution.id) for producer, success in producers.items() if success}
+    for producer, artifacts in outputs.items():
+        for artifact in artifacts:
             cleaned = artifact["state"] in ("DELETED", "MARKED_FOR_DELETION")
             if cleaned or (artifact["state"] == "LIVE" and artifact["uri"] and not fileio.exists(artifact["uri"])):
                 raise TerminalError(
@@ -185,6 +186,36 @@ def _check_inputs(
                     + (", by `python -m runtime clean`" if cleaned else ""),
                     remedy=f"Clear {producer}, which makes it again.",
                 )
+    for key, channels in node_inputs.required(node):
+        sources = [(attempts.producer_in_run(channel, run), channel.output_key) for channel in channels]
+        if all(producer for producer, _ in sources) and not any(
+            artifact["key"] == output for producer, output in sources for artifact in outputs.get(producer, ())
+        ):
+            missing = _missing(node.node_info.id, key, sources, producers)
+            if not node.inputs.conditionals:
+                raise missing
+            return missing
+    return None
+
+
+def _missing(
+    node: str, key: str, sources: list[tuple[str, str]], producers: dict[str, attempts.Success | None]
+) -> TerminalError:
+    """The fault of a required input for which no node of the run gave anything."""
+    names = " and ".join(dict.fromkeys(producer for producer, _ in sources))
+    if not any(producers[producer] for producer, _ in sources):
+        return TerminalError(
+            f"The upstream node {names} has no output in this run.",
+            expected=f"a successful attempt of {names}",
+            received="none, though its task counts as done (it was skipped, or marked by hand)",
+            remedy=f"Clear {names} so that it runs.",
+        )
+    return TerminalError(
+        f"{names} found nothing yet, and {node} cannot do without it.",
+        expected=f"an artifact at the output {' or '.join(output for _, output in sources)} of {names}",
+        received=f"none for the input {key}",
+        remedy=f"Take the input as optional, or run first what makes the artifacts that {names} looks for.",
+    )
 
 
 def _outcome(
@@ -192,6 +223,7 @@ def _outcome(
     node: pipeline_pb2.PipelineNode,
     info: data_types.ExecutionInfo | None,
     kept: cache.Cache,
+    missing: TerminalError | None,
 ) -> Outcome:
     """Reads back what the launcher did: it returns normally on failures, too."""
     name = node.node_info.id
@@ -202,7 +234,7 @@ def _outcome(
         )
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
-        return Outcome.failure(faults.swallowed(execution, name), execution.id)
+        return Outcome.failure(missing or faults.swallowed(execution, name), execution.id)
     if kept.told:
         execution.custom_properties[cache.TOLD].string_value = kept.told
         handle.store.put_executions([execution])
@@ -222,7 +254,8 @@ def _told(
     for artifact in _artifacts(handle, execution.id, publish=publish and state == "complete"):
         outputs.setdefault(artifact.pop("key"), []).append(artifact)
     where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, found in outputs.items() for a in found)
-    took = "was taken from the cache" if state == "cached" else "is done"
+    found_nothing = node.node_info.type.name == _RESOLVER and not outputs
+    took = "found nothing yet" if found_nothing else "was taken from the cache" if state == "cached" else "is done"
     return Outcome(
         state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, outputs
     )
