@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +22,7 @@ from services import settings
 from tests.components.standins import standing_in
 from tests.serving.models import save_affine
 from tests.tiny_pipeline.running import TINY
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 DAGS = f"""
 import pendulum
@@ -41,6 +40,12 @@ from plugins.tfx_airflow import TfxDag
 standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="standard", schedule=None,
                   is_paused_upon_creation=False)
 """
+SKIPS = """
+from plugins.tfx_airflow import TfxDag
+skips = TfxDag("tests.tiny_pipeline.foreign:create_skips", dag_id="skips", schedule=None, is_paused_upon_creation=False)
+nothing_yet = TfxDag("tests.tiny_pipeline.foreign:create_nothing_yet", dag_id="nothing_yet", schedule=None,
+                     is_paused_upon_creation=False)
+"""
 ORDERED = """
 import pendulum
 from airflow.sdk import CronDataIntervalTimetable
@@ -55,20 +60,26 @@ BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipel
 
 
 class Airflow:
-    """The local services without supervisor, and Airflow's REST API."""
+    """The local services without supervisor, and Airflow's REST API.
 
-    def __init__(self, home: Home) -> None:
+    Args:
+      home: The state folder.
+      dags: Text of each DAG file by its name; without them the files of this project's own tests.
+      more: Further variables of the services' environment.
+    """
+
+    def __init__(self, home: Home, dags: dict[str, str] | None = None, more: dict[str, str] | None = None) -> None:
         self.home = home
         chosen = settings.Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
         (home.path / "dags").mkdir()
-        (home.path / "dags" / "words.py").write_text(DAGS)
-        (home.path / "dags" / "broken.py").write_text(BROKEN)
-        (home.path / "dags" / "standard.py").write_text(STANDARD)
-        (home.path / "dags" / "ordered.py").write_text(ORDERED)
+        own = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED, "skips": SKIPS}
         for name in ("flight_delays_promote", "flight_delays_release"):
-            shutil.copy(ROOT / "dags" / f"{name}.py", home.path / "dags")
+            own[name] = (ROOT / "dags" / f"{name}.py").read_text()
+        self.dags = own if dags is None else dags
+        for name, text in self.dags.items():
+            (home.path / "dags" / f"{name}.py").write_text(text)
         self.served = Served(home.models_root)
         self.closing = contextlib.ExitStack()
         self.router = self.closing.enter_context(standing_in(home.models_root))
@@ -81,6 +92,7 @@ class Airflow:
             # So that a test need not wait a minute until a dead task is noticed.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+            **(more or {}),
         }
         self.processes: list[subprocess.Popen] = []
         self._token = ""
@@ -108,7 +120,8 @@ class Airflow:
         self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == 5, "the DAGs are there")
+        expected = sum(text.count("TfxDag(") for name, text in self.dags.items() if name != "broken")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == expected, "the DAGs are there")
 
     def start_model_server(self, *versions: int) -> None:
         """Serves versions of flight_delays; the server runs until the end."""
@@ -215,14 +228,14 @@ class Airflow:
         until(is_over, f"{run} ends")
         return {task: told["state"] for task, told in self.tasks(run, "flight_delays_promote").items()}
 
-    def ended(self, run: str, dag: str = "words") -> dict[str, tuple[str, int]]:
+    def ended(self, run: str, dag: str = "words", patience_s: float = PATIENCE_S) -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""
 
         def is_over() -> bool:
             state = self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"]
             return state in ("success", "failed")
 
-        until(is_over, f"{run} ends")
+        until(is_over, f"{run} ends", patience_s)
         return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run, dag).items()}
 
     def clear(self, run: str, *tasks: str, downstream: bool = False) -> None:
