@@ -169,10 +169,10 @@ def _check_inputs(
     """Says which upstream output is missing, where TFX would only say that an input could not be resolved.
 
     Returns:
-      The fault that it is if the node's condition, which TFX looks at first, should hold.
+      The fault that it is unless TFX skips the node, by its condition or an empty loop.
 
     Raises:
-      TerminalError: An output is gone, or one is missing and the node has no condition.
+      TerminalError: An output is gone, or one is missing and the node cannot be skipped.
     """
     outputs = {producer: _artifacts(handle, success.execution.id) for producer, success in producers.items() if success}
     for producer, artifacts in outputs.items():
@@ -192,7 +192,7 @@ def _check_inputs(
             artifact["key"] == output for producer, output in sources for artifact in outputs.get(producer, ())
         ):
             missing = _missing(node.node_info.id, key, sources, producers)
-            if not node.inputs.conditionals:
+            if not node_inputs.may_skip(node):
                 raise missing
             return missing
     return None

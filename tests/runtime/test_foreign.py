@@ -125,6 +125,14 @@ def test_a_loop_over_one_artifact_runs_and_over_several_is_refused_by_reason(hom
     assert not several["transient"]
 
 
+def test_a_loop_over_nothing_is_a_skip(home, tmp_path):
+    outcomes = ran(home, "create_for_each_of_nothing", "first")
+    assert outcomes["need"].state == "skipped"
+    met = in_reference(foreign.create_for_each_of_nothing(), tmp_path / "reference")
+    assert met | {"latest"} == succeeded(outcomes) == {"latest", "use", "make"}
+    assert succeeded(ran(home, "create_for_each_of_nothing", "second")) == {"latest", "need", "use", "make"}
+
+
 def test_a_pusher_is_not_answered_from_the_cache_unless_asked_for(home, monkeypatch):
     source = "tests.tiny_pipeline.pushing:create_pipeline"
     compiled = CompiledPipeline.read(compile_pipeline(source, home))

@@ -150,6 +150,17 @@ def create_for_each_of_all_runs() -> Pipeline:
     return Pipeline(pipeline_name="for_each_of_all", components=[made, looped])
 
 
+def create_for_each_of_nothing() -> Pipeline:
+    """A loop over what a resolver does not find on the first run."""
+    latest = _latest(LatestArtifactStrategy, made=Channel(type=Text, producer_component_id="make", output_key="made"))
+    with ForEach(latest.outputs["made"]) as one:
+        looped = need(made=one)
+    after = use(made=looped.outputs["needed"])
+    made = make()
+    made.add_upstream_node(after)
+    return Pipeline(pipeline_name="for_each_of_nothing", components=[latest, looped, after, made])
+
+
 @component
 def make_span(examples: OutputArtifact[standard_artifacts.Examples], span: Parameter[int]) -> None:
     """Makes examples of a span, as an ExampleGen with a range does."""
