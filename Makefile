@@ -93,8 +93,12 @@ release: install ## Try a version on live requests before it takes over: VERSION
 		$(if $(SHARE),--share '$(SHARE)') $(if $(MINUTES),--minutes '$(MINUTES)')
 
 .PHONY: test
-test: install ## Run all tests
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+test: install ## Run all tests, with a few of TFX's examples
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not tfx" $(PYTEST)
+
+.PHONY: test-tfx
+test-tfx: install ## Run all of TFX's own examples, locally, on Airflow, and beside them TFX's LocalDagRunner (an hour)
+	$(PY) -m pytest -rP tests/tfx_examples $(PYTEST)
 
 .PHONY: test-fast
 test-fast: install ## Run the tests that start no Spark, TensorFlow, Airflow or server

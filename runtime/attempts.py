@@ -135,6 +135,12 @@ def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
     return latest_success(store, earlier(store, run, node))
 
 
+def completed(store: mlmd.MetadataStore, run: str, node: str) -> list[int]:
+    """Gives the ids of the executions of a node in a run that made their outputs themselves."""
+    executions = [e for attempt in earlier(store, run, node) for e in store.get_executions_by_context(attempt.id)]
+    return [e.id for e in executions if e.last_known_state == metadata_store_pb2.Execution.COMPLETE]
+
+
 def pin_inputs(
     node: pipeline_pb2.PipelineNode,
     run: str,

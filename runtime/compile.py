@@ -31,14 +31,14 @@ from airtight.home import ROOT, Home
 from airtight.import_string import load
 from airtight.interval import time_zone
 from airtight.parameters import Parameter
-from runtime import compile_checks, compile_places
+from runtime import compile_checks, compile_places, node_inputs
 from runtime.compile_inputs import recording
-from runtime.compiled_pipeline import Cache, CompiledPipeline, Node, safe_id
+from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, safe_id
 from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
 from runtime.parameters import INTERVAL, found_in
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
-_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers")
+_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers", "runtime.node_inputs")
 _TOOLS = ("runtime", "plugins", "__main__", "_virtualenv")
 _Trigger = pipeline_pb2.NodeExecutionOptions.TriggerStrategy
 
@@ -214,6 +214,8 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, dep
         id=proto.node_info.id,
         type=proto.node_info.type.name.rsplit(".", 1)[-1],
         upstream=tuple(proto.upstream_nodes),
+        needs=node_inputs.needs(proto),
+        may_skip=node_inputs.may_skip(proto),
         doc=_doc(node) if node else "",
         outputs={key: spec.artifact_spec.type.name for key, spec in sorted(proto.outputs.outputs.items())},
         retries=options.max_execution_retries if options.HasField("max_execution_retries") else None,
@@ -239,7 +241,9 @@ def _cache(proto: pipeline_pb2.PipelineNode, chosen: dict[str, Any], deployment:
         own = value.runtime_parameter.default_value if value.HasField("runtime_parameter") else value.field_value
         modules.append(fingerprint.module_of(own.string_value))
     files, distributions = fingerprint.closure(modules)
-    enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache))
+    # What was pushed lies outside of the outputs, where nobody knows whether it is still there.
+    pushes = any(spec.artifact_spec.type.name == PUSHED for spec in proto.outputs.outputs.values())
+    enabled = bool(chosen.get("cache", proto.execution_options.caching_options.enable_cache and not pushes))
     return Cache(enabled, float(chosen.get("cache_days", 0)), on, files, distributions)
 
 

@@ -30,12 +30,6 @@ def refuse_what_cannot_run(ir: pipeline_pb2.Pipeline) -> None:
             raise _refusal(
                 ir, f"the node {name}", "it is a pipeline in a pipeline, which TFX's open launcher cannot run"
             )
-        node = entry.pipeline_node
-        for graph in node.inputs.input_graphs.values():
-            kind = graph.nodes[graph.result_node].output_data_type
-            if kind == pipeline_pb2.InputGraph.DataType.ARTIFACT_MULTIMAP_LIST:
-                reason = "it runs once for each element of a list (ForEach), which TFX's open launcher cannot run"
-                raise _refusal(ir, f"the node {node.node_info.id}", reason)
     for entry in ir.nodes:
         if why := _cannot_be_timed(ir, entry.pipeline_node):
             raise _refusal(ir, f"the node {entry.pipeline_node.node_info.id}", *why)

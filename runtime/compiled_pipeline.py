@@ -20,11 +20,14 @@ from airtight.files import digest_of_file, write_text
 from airtight.home import ROOT
 from airtight.parameters import Parameter, Scalar
 
-FORMAT = 5
+FORMAT = 6
 """Raised when the meaning of a field changes; an older file is compiled again."""
 _LONGEST_ID = 200
 _LARGE = 16 * 2**20
 
+
+PUSHED = "PushedModel"
+"""The artifact type of what a node pushed to a place outside of its outputs."""
 ENDED_ANYHOW = ("ALL_UPSTREAM_NODES_COMPLETED", "LAZILY_ALL_UPSTREAM_NODES_COMPLETED")
 """TFX's trigger strategies of nodes that run when those before them have ended, well or not."""
 
@@ -61,6 +64,9 @@ class Node:
       id: Its id.
       type: Its component's name.
       upstream: Ids of the nodes that must have ended before.
+      needs: For each input that it cannot do without, the upstream nodes of which one at least must have run. Without
+        the other upstream nodes it runs, too, when they were skipped.
+      may_skip: Whether it may itself decide that it has nothing to do.
       doc: What it does, from the component's docstring.
       outputs: Artifact type of each output key.
       retries: How often a failed node is tried again, or None for the scheduler's own default.
@@ -76,6 +82,8 @@ class Node:
     id: str
     type: str
     upstream: tuple[str, ...]
+    needs: tuple[tuple[str, ...], ...] = ()
+    may_skip: bool = False
     doc: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     retries: int | None = None
@@ -94,7 +102,8 @@ class Node:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Node:
         """The inverse of `asdict`, from JSON."""
-        return cls(**{**fields, "upstream": tuple(fields["upstream"]), "cache": Cache.from_dict(fields["cache"])})
+        tuples = {"upstream": tuple(fields["upstream"]), "needs": tuple(tuple(group) for group in fields["needs"])}
+        return cls(**{**fields, **tuples, "cache": Cache.from_dict(fields["cache"])})
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,16 @@ class CompiledPipeline:
             received=repr(node_id),
             remedy="Correct the node's name; if the node was added after this run began, clear the whole run.",
         )
+
+    def before(self, node_id: str) -> set[str]:
+        """Ids of the nodes that come before a node, directly or not."""
+        found: set[str] = set()
+        waiting = [node_id]
+        while waiting:
+            upstream = set(self.node(waiting.pop()).upstream) - found
+            found |= upstream
+            waiting += upstream
+        return found
 
     def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
         """Checks the values of a run and fills in the defaults.

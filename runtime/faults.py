@@ -20,6 +20,7 @@ _WILL_NOT_HEAL_CODES = {
     code.value[0]
     for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
 }
+_SEVERAL = "Handling more than one input dicts"
 _RESULT = "__execution_result__"
 _TERMINAL_STATUS = (
     mlmd_errors.InvalidArgumentError,
@@ -83,6 +84,14 @@ def swallowed(execution: metadata_store_pb2.Execution, step: str, error: BaseExc
     value = execution.custom_properties.get(_RESULT)
     if value is not None:
         json_format.Parse(value.string_value, result)
+    if result.result_message.startswith(_SEVERAL):
+        return TerminalError(
+            f"{step} would run once for each element of a list (ForEach), and the list has several.",
+            expected="a list of one element, or of none",
+            received=f"TFX's launcher: {result.result_message}",
+            remedy="Write the step as one component that takes the whole list, or as a pipeline with a run for each.",
+            step=step,
+        )
     state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
     lines = result.result_message.strip().splitlines()
     received = _with_cause(error) if error else (lines[-1] if lines else f"an execution that is {state}")

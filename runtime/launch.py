@@ -14,12 +14,14 @@ from typing import Any
 
 from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import data_types, inputs_utils, launcher, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
+from tfx.utils import name_utils
 
 from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError, TransientError
@@ -31,15 +33,18 @@ from runtime import (
     faults,
     metadata_connection,
     metadata_store,
+    node_inputs,
     outputs,
+    strategies,
     user_modules,
 )
-from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
 
+_RESOLVER = name_utils.get_full_name(Resolver)
 _DONE: dict[int, State] = {
     metadata_store_pb2.Execution.COMPLETE: "complete",
     metadata_store_pb2.Execution.CACHED: "cached",
@@ -91,7 +96,11 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
             return _told(handle, node, success.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store, request.inputs, request.labels)
         attempts.fit_names(node)
-        _check_inputs(handle, node, request, producers)
+        missing = _check_inputs(handle, node, request, producers)
+        for what in strategies.read_as_of_now(node, request.run) if success else ():
+            log.warning("%s runs again in this run, and takes %s, as it is now.", request.node, what)
+        began_ms = min((attempt.create_time_since_epoch for attempt in earlier), default=None)
+        strategies.put_in_run(node, request.run, compiled.before(request.node), began_ms)
         user_modules.check(node)
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
@@ -106,13 +115,15 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, request.node),
         ).launch()
     with connection as handle:
-        return _outcome(handle, node, info, kept, caught[-1] if caught else None)
+        return _outcome(handle, node, info, kept, missing or (caught[-1] if caught else None))
 
 
 def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
     """The cache for this node of this run, which succeeded in it before if it runs `again`."""
     why_not = ""
-    if not node.cache.enabled:
+    if not node.cache.enabled and PUSHED in node.outputs.values():
+        why_not = "what this node pushes lies outside of its outputs, so it runs each time"
+    elif not node.cache.enabled:
         why_not = "the pipeline does not cache this node"
     elif not request.use_cache:
         why_not = "this run was started without it"
@@ -208,32 +219,18 @@ def _check_inputs(
     node: pipeline_pb2.PipelineNode,
     request: NodeRequest,
     producers: dict[str, attempts.Success | None],
-) -> None:
-    """Says which upstream output is missing, where TFX would only say that an input could not be resolved."""
-    needed = {
-        attempts.producer_in_run(channel, request.run)
-        for spec in node.inputs.inputs.values()
-        if spec.min_count > 0
-        for channel in spec.channels
-    }
-    for producer, success in producers.items():
-        if success is None:
-            if producer in needed and producer in request.pending:
-                raise TransientError(
-                    f"The upstream node {producer} has not ended yet.",
-                    expected=f"a successful attempt of {producer}",
-                    received="a task that runs or is about to, as after a Clear",
-                    remedy=f"Wait for {producer}: the task is tried again, or clear it then.",
-                )
-            if producer in needed and not node.inputs.conditionals:
-                raise TerminalError(
-                    f"The upstream node {producer} has no output in this run.",
-                    expected=f"a successful attempt of {producer}",
-                    received="none, though its task counts as done (it was skipped, or marked by hand)",
-                    remedy=f"Clear {producer} so that it runs.",
-                )
-            continue
-        for artifact in _artifacts(handle, success.execution.id):
+) -> TerminalError | None:
+    """Says which upstream output is missing, where TFX would only say that an input could not be resolved.
+
+    Returns:
+      The fault that it is unless TFX skips the node, by its condition or an empty loop.
+
+    Raises:
+      TerminalError: An output is gone, or one is missing and the node cannot be skipped.
+    """
+    given = {producer: _artifacts(handle, success.execution.id) for producer, success in producers.items() if success}
+    for producer, artifacts in given.items():
+        for artifact in artifacts:
             cleaned = artifact["state"] in ("DELETED", "MARKED_FOR_DELETION")
             if cleaned or (artifact["state"] == "LIVE" and artifact["uri"] and not fileio.exists(artifact["uri"])):
                 raise TerminalError(
@@ -243,6 +240,43 @@ def _check_inputs(
                     + (", by `python -m runtime clean`" if cleaned else ""),
                     remedy=f"Clear {producer}, which makes it again.",
                 )
+    for key, channels in node_inputs.required(node):
+        sources = [(attempts.producer_in_run(channel, request.run), channel.output_key) for channel in channels]
+        if pending := [producer for producer, _ in sources if producer in request.pending]:
+            raise TransientError(
+                f"The upstream node {pending[0]} has not ended yet.",
+                expected=f"a successful attempt of {pending[0]}",
+                received="a task that runs or is about to, as after a Clear",
+                remedy=f"Wait for {pending[0]}: the task is tried again, or clear it then.",
+            )
+        if all(producer for producer, _ in sources) and not any(
+            artifact["key"] == output for producer, output in sources for artifact in given.get(producer, ())
+        ):
+            missing = _missing(node.node_info.id, key, sources, producers)
+            if not node_inputs.may_skip(node):
+                raise missing
+            return missing
+    return None
+
+
+def _missing(
+    node: str, key: str, sources: list[tuple[str, str]], producers: dict[str, attempts.Success | None]
+) -> TerminalError:
+    """The fault of a required input for which no node of the run gave anything."""
+    names = " and ".join(dict.fromkeys(producer for producer, _ in sources))
+    if not any(producers[producer] for producer, _ in sources):
+        return TerminalError(
+            f"The upstream node {names} has no output in this run.",
+            expected=f"a successful attempt of {names}",
+            received="none, though its task counts as done (it was skipped, or marked by hand)",
+            remedy=f"Clear {names} so that it runs.",
+        )
+    return TerminalError(
+        f"{names} found nothing yet, and {node} cannot do without it.",
+        expected=f"an artifact at the output {' or '.join(output for _, output in sources)} of {names}",
+        received=f"none for the input {key}",
+        remedy=f"Take the input as optional, or run first what makes the artifacts that {names} looks for.",
+    )
 
 
 def _outcome(
@@ -283,7 +317,8 @@ def _told(
     for artifact in _artifacts(handle, execution.id, publish=publish and state == "complete"):
         made.setdefault(artifact.pop("key"), []).append(artifact)
     where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, artifacts in made.items() for a in artifacts)
-    took = "was taken from the cache" if state == "cached" else "is done"
+    found_nothing = node.node_info.type.name == _RESOLVER and not made
+    took = "found nothing yet" if found_nothing else "was taken from the cache" if state == "cached" else "is done"
     return Outcome(state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, made)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import FORMS, Interval
-from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline
+from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node
 from runtime.protocol import NodeRequest, Outcome, run_key
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,9 @@ def run(
     use_cache: bool = True,
     by: Callable[[NodeRequest], Outcome] | None = None,
 ) -> dict[str, Outcome]:
-    """Runs all nodes in topological order; what comes after a failed or skipped node does not run.
+    """Runs all nodes in topological order; what comes after a failed node does not run.
+
+    A node that cannot do without the output of a skipped node is skipped, too; others that come after that one run.
 
     Args:
       compiled_path: The compiled pipeline.
@@ -39,7 +41,7 @@ def run(
       by: Runs a node; None runs it in this process, which imports TFX.
 
     Returns:
-      The outcome of each node that ran.
+      The outcome of each node that ran or was skipped.
     """
     if by is None:
         from runtime.launch import launch
@@ -49,15 +51,17 @@ def run(
     parameters = compiled.bind(values)
     outcomes: dict[str, Outcome] = {}
     for number, node in enumerate(compiled.nodes, 1):
-        # What gives a resource back does so whatever became of those that used it.
-        needed = [node.ends] if node.ends else node.upstream
-        waiting_for = [
-            up for up in needed if outcomes.get(up) is None or outcomes[up].state not in ("complete", "cached")
-        ]
         progress = f"[{number}/{len(compiled.nodes)}] {node.id}"
-        if waiting_for and node.trigger not in ENDED_ANYHOW:
-            log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(waiting_for))
-            continue
+        if node.trigger not in ENDED_ANYHOW:
+            if blocked := _blocked(node, outcomes):
+                log.warning("%s does not run, because %s did not succeed.", progress, ", ".join(blocked))
+                continue
+            if missing := [] if node.ends else _missing(node, outcomes):
+                outcomes[node.id] = Outcome(
+                    "skipped", summary=f"{node.id} was skipped, because {', '.join(missing)} was."
+                )
+                log.info("%s was skipped, because %s was.", progress, ", ".join(missing))
+                continue
         log.info("%s starts.", progress)
         outcomes[node.id] = by(
             NodeRequest(
@@ -122,6 +126,20 @@ def arguments(settings: list[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def _blocked(node: Node, outcomes: dict[str, Outcome]) -> list[str]:
+    """The nodes that failed or did not run, so that this one does not run either."""
+    # What gives a resource back does so whatever became of those that used it.
+    if node.ends:
+        return [up for up in (node.ends,) if up not in outcomes or outcomes[up].state in ("failed", "skipped")]
+    return [up for up in node.upstream if up not in outcomes or outcomes[up].state == "failed"]
+
+
+def _missing(node: Node, outcomes: dict[str, Outcome]) -> list[str]:
+    """The nodes that were skipped and without which a node has nothing to do."""
+    missing = (group for group in node.needs if all(outcomes[up].state == "skipped" for up in group))
+    return sorted({up for group in missing for up in group})
 
 
 def typed(compiled: CompiledPipeline, interval: str, settings: list[str]) -> dict[str, Any]:

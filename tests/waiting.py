@@ -10,9 +10,9 @@ T = TypeVar("T")
 PATIENCE_S = 180
 
 
-def until(true: Callable[[], T], what: str) -> T:
+def until(true: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
     """Waits for something to become true and gives it; the test fails when it never does."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if value := true():
             return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node, safe
 SUCCEEDED = "succeeded"
 """The task that fails a run of which a node failed, where what ends a resource ended well: Airflow asks the last tasks
 alone how a run went."""
+ALL_SUCCESS, NONE_FAILED = "all_success", "none_failed"
+"""Trigger rules: the usual one, and that of a task which may run although tasks before it were skipped."""
 _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
@@ -115,6 +118,8 @@ def _tasks(
 ) -> None:
     name = compiled_store.name_of(compiled, Home.current())
     tasks: dict[str, BaseOperator] = {}
+    nodes, gates = _with_gates(compiled.nodes)
+    skippable = _skippable(nodes)
     for node in compiled.nodes:
         tasks[node.id] = TfxNodeOperator(
             task_id=node.task,
@@ -126,15 +131,21 @@ def _tasks(
             prefix=prefix,
             group=group,
             overrides=overrides,
-            **_options(node),
+            **_options(nodes[node.id], skippable),
         )
-    nodes, gates = _with_gates(compiled.nodes)
     for gate, until in gates.items():
         tasks[gate] = AwaitPrevious(
-            task_id=safe_id(gate), until=tasks[until].task_id, zone=compiled.zone, pipeline=compiled.pipeline
+            task_id=safe_id(gate),
+            until=tasks[until].task_id,
+            zone=compiled.zone,
+            pipeline=compiled.pipeline,
+            trigger_rule=_rule(nodes[gate], skippable),
         )
+    for node in compiled.nodes:
+        if tasks[node.id].trigger_rule == NONE_FAILED:
+            tasks[node.id].needs = [[tasks[up].task_id for up in names] for names in _needs(node.id, nodes, skippable)]
     for node in nodes.values():
-        for upstream in _direct(node, nodes):
+        for upstream in _direct(node, nodes, skippable):
             tasks[upstream] >> tasks[node.id]
         if node.ends:
             # Airflow's own word for it: Clear of what lies between runs both again, and its failure is the run's.
@@ -142,7 +153,7 @@ def _tasks(
     teardowns = {tasks[node.id].task_id for node in compiled.nodes if node.ends}
     last = [task for task in tasks.values() if not task.is_teardown and task.downstream_task_ids <= teardowns]
     if teardowns:
-        last >> EmptyOperator(task_id=SUCCEEDED)
+        last >> EmptyOperator(task_id=SUCCEEDED, trigger_rule=NONE_FAILED)
 
 
 def _with_gates(nodes: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str]]:
@@ -167,37 +178,73 @@ def _with_gates(nodes: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str
     return found, gates
 
 
-def _direct(node: Node, nodes: dict[str, Node]) -> list[str]:
+def _skippable(nodes: dict[str, Node]) -> set[str]:
+    """Ids of the nodes that may be skipped: by their own decision, or for want of another's output."""
+    skippable: set[str] = set()
+    for name in TopologicalSorter({node.id: node.upstream for node in nodes.values()}).static_order():
+        if nodes[name].may_skip or any(skippable.issuperset(names) for names in nodes[name].needs):
+            skippable.add(name)
+    return skippable
+
+
+def _rule(node: Node, skippable: set[str]) -> str:
+    """The trigger rule of a node's task.
+
+    Airflow's usual rule skips a task as soon as one before it was skipped: too often, where the node can do without
+    that one's output, and too early, where another before it may still fail, which a skipped last task would hide.
+    """
+    if node.trigger in ENDED_ANYHOW:
+        return "all_done"
+    is_only_need = node.needs == (node.upstream,) and len(node.upstream) == 1
+    return NONE_FAILED if skippable.intersection(node.upstream) and not is_only_need else ALL_SUCCESS
+
+
+def _needs(name: str, nodes: dict[str, Node], skippable: set[str]) -> list[tuple[str, ...]]:
+    """For each thing that a node cannot do without, the nodes of which one at least must not have been skipped.
+
+    Beside its inputs' producers these are the nodes before it that only something outside of the pipeline skips, a
+    branch around its task group: it skips the whole pipeline, with what merely follows a skipped node.
+    """
+    firm = dict.fromkeys(nodes[name].needs)
+    seen, waiting = {name}, [name]
+    while waiting:
+        upstream = set(nodes[waiting.pop()].upstream) - seen
+        seen |= upstream
+        waiting += upstream & skippable
+        firm |= dict.fromkeys((up,) for up in sorted(upstream - skippable))
+    return list(firm)
+
+
+def _direct(node: Node, nodes: dict[str, Node], skippable: set[str]) -> list[str]:
     """The upstream nodes that no other stands between, so that the graph shows what follows what and no more.
 
     Only where every node on the way waits for success: there the longer way says all that the shorter one does.
     """
-    if not _waits_for_success(node):
+    if not _waits_for_success(node, skippable):
         return list(node.upstream)
     implied: set[str] = set()
     seen: set[str] = set()
     front = set(node.upstream)
     while front:
         seen |= front
-        waiting = [nodes[between] for between in front if _waits_for_success(nodes[between])]
+        waiting = [nodes[between] for between in front if _waits_for_success(nodes[between], skippable)]
         implied.update(up for between in waiting for up in between.upstream)
         front = implied - seen
     return [up for up in node.upstream if up not in implied]
 
 
-def _waits_for_success(node: Node) -> bool:
-    return node.trigger not in ENDED_ANYHOW and "trigger_rule" not in node.airflow and not node.ends
+def _waits_for_success(node: Node, skippable: set[str]) -> bool:
+    is_plain = "trigger_rule" not in node.airflow and not node.ends
+    return is_plain and _rule(node, skippable) == ALL_SUCCESS
 
 
-def _options(node: Node) -> dict[str, Any]:
+def _options(node: Node, skippable: set[str]) -> dict[str, Any]:
     """The task's arguments: what TFX's own options say, then what the pipeline's code chose for Airflow."""
-    options: dict[str, Any] = {"doc_md": _doc(node)}
+    options: dict[str, Any] = {"doc_md": _doc(node), "trigger_rule": _rule(node, skippable)}
     if node.retries is not None:
         options["retries"] = node.retries
     if node.timeout_s:
         options["execution_timeout"] = timedelta(seconds=node.timeout_s)
-    if node.trigger in ENDED_ANYHOW:
-        options["trigger_rule"] = "all_done"
     for name, value in node.airflow.items():
         options[_SECONDS.get(name, name)] = timedelta(seconds=value) if name in _SECONDS else value
     return options

@@ -41,6 +41,8 @@ class TfxNodeOperator(BaseOperator):
       cold: Run it in a process of its own, though the warm launcher is there.
       interpreter: Run it in a process of this Python, a path.
       image: Run it in a container of this image.
+      needs: For each thing that the node cannot do without, ids of the tasks of which one at least must not have been
+        skipped; looked at where the trigger rule lets the task run after skipped ones.
       **kwargs: As for every operator.
     """
 
@@ -60,6 +62,7 @@ class TfxNodeOperator(BaseOperator):
         cold: bool = False,
         interpreter: str = "",
         image: str = "",
+        needs: Iterable[Iterable[str]] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,6 +75,7 @@ class TfxNodeOperator(BaseOperator):
         self.cold = cold
         self.interpreter = interpreter
         self.image = image
+        self.needs = [list(tasks) for tasks in needs]
         # Shown under "Rendered Templates"; the run itself takes the typed values.
         self.parameters = {name: f"{{{{ params['{prefix}{name}'] }}}}" for name in parameter_names}
         self.interval = (
@@ -93,6 +97,8 @@ class TfxNodeOperator(BaseOperator):
           AirflowFailException: A fault that no retry heals.
           AirflowException: A fault that Airflow's retries may heal.
         """
+        if missing := self._missing(context):
+            raise AirflowSkipException(f"{self.node} was skipped, because {', '.join(missing)} was.")
         home = Home.current()
         try:
             outcome = self._run(self._request(context, home), home)
@@ -109,6 +115,13 @@ class TfxNodeOperator(BaseOperator):
         """Asks the node to end; it cleans up, and its processes are gone within seconds."""
         if self._call is not None:
             self._call.stop()
+
+    def _missing(self, context: Context) -> list[str]:
+        """Ids of the tasks that were skipped and without which the node has nothing to do."""
+        wanted = sorted({name for tasks in self.needs for name in tasks})
+        states = _states(context, wanted, -1) | _states(context, wanted, _index(context["ti"]))
+        skipped = {name for name, state in states.items() if state == "skipped"}
+        return sorted({name for tasks in self.needs if skipped.issuperset(tasks) for name in tasks})
 
     def _request(self, context: Context, home: Home) -> NodeRequest:
         run = context["dag_run"]

@@ -23,7 +23,7 @@ from services import settings
 from tests.components.standins import standing_in
 from tests.serving.models import save_affine
 from tests.tiny_pipeline.running import TINY
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 DAGS = f"""
 import pendulum
@@ -41,6 +41,12 @@ from plugins.tfx_airflow import TfxDag
 standard = TfxDag("tests.tiny_pipeline.full_standard:create_pipeline", dag_id="standard", schedule=None,
                   is_paused_upon_creation=False)
 """
+SKIPS = """
+from plugins.tfx_airflow import TfxDag
+skips = TfxDag("tests.tiny_pipeline.foreign:create_skips", dag_id="skips", schedule=None, is_paused_upon_creation=False)
+nothing_yet = TfxDag("tests.tiny_pipeline.foreign:create_nothing_yet", dag_id="nothing_yet", schedule=None,
+                     is_paused_upon_creation=False)
+"""
 ORDERED = """
 import pendulum
 from airflow.sdk import CronDataIntervalTimetable
@@ -52,7 +58,7 @@ ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered"
                  end_date=pendulum.datetime(2013, 2, 1, tz="America/New_York"))
 """
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
-STANDARD_DAGS = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED}
+STANDARD_DAGS = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED, "skips": SKIPS}
 
 
 class Airflow:
@@ -62,11 +68,18 @@ class Airflow:
       home: The state folder.
       dags: DAG files by name; None for those of the tests of this folder.
       name: Names Airflow's own folder in the state folder, where one is used by several.
+      more: Further variables of the services' environment.
     """
 
-    def __init__(self, home: Home, dags: dict[str, str] | None = None, name: str = "airflow") -> None:
+    def __init__(
+        self,
+        home: Home,
+        dags: dict[str, str] | None = None,
+        name: str = "airflow",
+        more: dict[str, str] | None = None,
+    ) -> None:
         self.home = home
-        self.dag_count = 5
+        self.dag_count = 7 if dags is None else sum(text.count("TfxDag(") for text in dags.values())
         chosen = settings.Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
@@ -92,6 +105,7 @@ class Airflow:
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+            **(more or {}),
         }
         self.processes: list[subprocess.Popen] = []
         self._token = ""
@@ -227,14 +241,14 @@ class Airflow:
         until(is_over, f"{run} ends")
         return {task: told["state"] for task, told in self.tasks(run, "flight_delays_promote").items()}
 
-    def ended(self, run: str, dag: str = "words") -> dict[str, tuple[str, int]]:
+    def ended(self, run: str, dag: str = "words", patience_s: float = PATIENCE_S) -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""
 
         def is_over() -> bool:
             state = self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"]
             return state in ("success", "failed")
 
-        until(is_over, f"{run} ends")
+        until(is_over, f"{run} ends", patience_s)
         return {name: (task["state"], task["try_number"]) for name, task in self.tasks(run, dag).items()}
 
     def clear(

@@ -66,6 +66,27 @@ def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
     assert (told if isinstance(told, dict) else json.loads(told))["state"] == "cached"
 
 
+def test_what_can_do_without_a_skipped_node_runs_after_it(airflow):
+    run = {"dag_run_id": "no", "conf": {"answer": 0}, "logical_date": None}
+    airflow.ask("POST", "dags/skips/dagRuns", run)
+    states = {task: state for task, (state, _) in airflow.ended("no", "skips").items()}
+    ran = {"decide", "no", "after", "optional", "late", "both", "joined", "last"}
+    assert states == dict.fromkeys(ran, "success") | dict.fromkeys(
+        ("yes", "nested", "required", "second", "mixed"), "skipped"
+    )
+    assert airflow.ask("GET", "dags/skips/dagRuns/no")["state"] == "success"
+
+
+def test_a_resolver_that_finds_nothing_yet_is_green_and_the_next_run_finds_what_this_one_made(airflow):
+    for run, outputs in (("first", set()), ("second", {"made"})):
+        airflow.ask("POST", "dags/nothing_yet/dagRuns", {"dag_run_id": run, "logical_date": None})
+        assert set(airflow.ended(run, "nothing_yet").values()) == {("success", 1)}
+        entry = airflow.ask("GET", f"dags/nothing_yet/dagRuns/{run}/taskInstances/latest/xcomEntries/return_value")
+        outcome = entry["value"] if isinstance(entry["value"], dict) else json.loads(entry["value"])
+        assert outcome["execution"]
+        assert set(outcome["outputs"]) == outputs
+
+
 def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow):
     june, july = 201307010400001, 201308010400001
     airflow.start_model_server(june, july)

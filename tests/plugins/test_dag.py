@@ -298,3 +298,64 @@ def test_a_task_group_may_be_mapped_and_takes_values_of_each_index(home):
     assert first == second, "it is the same at each parse"
     task = mapped().get_task("one.tiny.write")
     assert (task.group, list(task.overrides)) == ("one.tiny", ["text"])
+
+
+def graph(home, *nodes: Node) -> DAG:
+    """The DAG of a pipeline of these nodes."""
+    publish(replace(current(TINY, home), nodes=nodes), home)
+    return TfxDag(TINY, schedule=None)
+
+
+def rules(dag: DAG) -> dict[str, str]:
+    return {task.task_id: task.trigger_rule.value for task in dag.tasks}
+
+
+def test_a_pipeline_in_which_nothing_is_skipped_has_the_usual_rule(home):
+    dag = graph(home, Node("a", "A", ()), Node("b", "B", ("a",)), Node("c", "C", ("a", "b"), (("b",),)))
+    assert set(rules(dag).values()) == {"all_success"}
+    assert not any(task.needs for task in dag.tasks)
+
+
+def test_what_can_do_without_a_skipped_node_runs_after_it(home):
+    nodes = (
+        Node("decide", "D", ()),
+        Node("yes", "Y", ("decide",), (("decide",),), may_skip=True),
+        Node("no", "N", ("decide",), (("decide",),), may_skip=True),
+        Node("after", "A", ("yes",)),
+        Node("required", "R", ("yes",), (("yes",),)),
+        Node("second", "S", ("required",), (("required",),)),
+        Node("late", "L", ("second",)),
+        Node("both", "B", ("decide", "required"), (("decide",), ("required",))),
+        Node("joined", "J", ("no", "yes"), (("no", "yes"),)),
+    )
+    dag = graph(home, *nodes)
+    waiting = {"after", "late", "both", "joined"}
+    usual = {node.id for node in nodes} - waiting
+    assert rules(dag) == dict.fromkeys(usual, "all_success") | dict.fromkeys(waiting, "none_failed")
+    needs = {task.task_id: task.needs for task in dag.tasks if task.needs}
+    assert needs == {
+        # What decides is skipped only with the whole pipeline.
+        "after": [["decide"]],
+        "late": [["decide"]],
+        "both": [["decide"], ["required"]],
+        "joined": [["no", "yes"], ["decide"]],
+    }
+    assert edges(dag)["decide"] == {"yes", "no", "both"}
+
+
+def test_a_gate_and_the_end_of_a_resource_come_after_skipped_nodes(home):
+    dag = graph(
+        home,
+        Node("decide", "D", ()),
+        Node("yes", "Y", ("decide",), (("decide",),), may_skip=True),
+        Node("judge", "J", ("decide", "yes"), (("decide",),), after_previous="judge"),
+        Node("use", "U", ("decide", "yes"), (("decide",), ("yes",))),
+        Node("ends", "E", ("use",), ends="decide", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS"),
+    )
+    found = rules(dag)
+    assert found["await_previous_judge"] == found["judge"] == found["use"] == found["succeeded"] == "none_failed"
+    assert found["ends"] == "all_done_setup_success"
+    assert ["await_previous_judge"] in dag.get_task("judge").needs
+    with DAG("around", schedule=None):
+        group = TfxTaskGroup(TINY, group_id="inside")
+    assert group.children["inside.use"].needs == [["inside.decide"], ["inside.yes"]]

@@ -120,15 +120,6 @@ def test_an_ir_file_of_somebody_else_compiles(home, tmp_path):
             "the node inner",
             "a pipeline in a pipeline",
         ),
-        (
-            "from tfx.dsl.control_flow.for_each import ForEach\n"
-            "first = make().with_id('make')\n"
-            "with ForEach(first.outputs['made']) as one:\n"
-            "    second = use(made=one).with_id('use')\n"
-            "return Pipeline('p', components=[first, second])",
-            "the node use",
-            "ForEach",
-        ),
     ],
 )
 def test_what_cannot_run_is_refused_by_node_and_reason(home, written, body, node, reason):

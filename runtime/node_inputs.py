@@ -1,0 +1,90 @@
+"""Where a node's inputs come from, read from TFX's intermediate representation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from tfx.dsl.input_resolution.ops import ops
+from tfx.proto.orchestration import pipeline_pb2
+
+_RUN_TYPE = "pipeline_run"
+_NODE_TYPE = "node"
+
+
+def channels(node: pipeline_pb2.PipelineNode, key: str) -> Iterator[pipeline_pb2.InputSpec.Channel]:
+    """Yields the channels that an input is resolved from: its own, those of a union, those of a resolver function.
+
+    Args:
+      node: The node.
+      key: The input's key.
+    """
+    spec = node.inputs.inputs[key]
+    yield from spec.channels
+    keys = list(spec.mixed_inputs.input_keys)
+    if spec.input_graph_ref.graph_id:
+        graph = node.inputs.input_graphs[spec.input_graph_ref.graph_id]
+        keys += [n.input_node.input_key for n in graph.nodes.values() if n.WhichOneof("kind") == "input_node"]
+    for other in keys:
+        yield from channels(node, other)
+
+
+def required(node: pipeline_pb2.PipelineNode) -> Iterator[tuple[str, list[pipeline_pb2.InputSpec.Channel]]]:
+    """Yields each input that the node cannot do without, and its channels."""
+    for key, spec in sorted(node.inputs.inputs.items()):
+        if spec.min_count > 0:
+            yield key, list(channels(node, key))
+
+
+def needs(node: pipeline_pb2.PipelineNode) -> tuple[tuple[str, ...], ...]:
+    """For each input that a node cannot do without, the nodes of its run of which one at least must have run.
+
+    An input that other runs may fill as well needs none of them.
+
+    Args:
+      node: The node as it was compiled; its run has no key yet.
+    """
+    found = ({_producer_in_any_run(channel) for channel in sources} for _, sources in required(node))
+    return tuple(sorted({tuple(sorted(producers)) for producers in found if producers and "" not in producers}))
+
+
+def _producer_in_any_run(channel: pipeline_pb2.InputSpec.Channel) -> str:
+    """The node that makes what the channel gives in the run that reads it, or "" for a channel across runs."""
+    names = {query.type.name: query.name for query in channel.context_queries}
+    # A channel to one run of another pipeline names that run; the run's own has no name before it begins.
+    if _NODE_TYPE not in names or not names.get(_RUN_TYPE, pipeline_pb2.Value()).HasField("runtime_parameter"):
+        return ""
+    pipeline = names["pipeline"].field_value.string_value
+    return str(names[_NODE_TYPE].field_value.string_value).removeprefix(f"{pipeline}.")
+
+
+def may_skip(node: pipeline_pb2.PipelineNode) -> bool:
+    """Whether a node itself may decide that it has nothing to do: by a condition, an empty loop, or a resolver."""
+    graphs = node.inputs.input_graphs.values()
+    return bool(node.inputs.conditionals) or any(
+        _may_give_nothing(graph) or any(_raises_skip(n.op_node.op_type) for n in graph.nodes.values())
+        for graph in graphs
+    )
+
+
+def _may_give_nothing(graph: pipeline_pb2.InputGraph) -> bool:
+    kind = graph.nodes[graph.result_node].output_data_type
+    return bool(kind == pipeline_pb2.InputGraph.DataType.ARTIFACT_MULTIMAP_LIST)
+
+
+def _raises_skip(op_type: str) -> bool:
+    """Whether a resolver's class raises TFX's signal to skip the node; no declaration of it exists."""
+    if not op_type:
+        return False
+    try:
+        return "SkipSignal" in inspect.getsource(_class_of(op_type))
+    except (OSError, TypeError, ValueError, ImportError, AttributeError):
+        # An IR file of another machine may name a class that is not here; the node itself will say so.
+        return False
+
+
+def _class_of(op_type: str) -> type:
+    try:
+        return ops.get_by_name(op_type)
+    except KeyError:
+        return ops.get_by_class_path(op_type)

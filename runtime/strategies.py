@@ -1,0 +1,157 @@
+"""Runs a resolver's strategy so that "nothing yet" is an answer, and a run that is cleared sees what it saw at first.
+
+TFX calls it a failure when a strategy returns None, which LocalDagRunner passes by in silence: the nodes that can do
+without the resolver's outputs run. And its "latest" means now, so a run of January that is cleared in March would take
+March's artifacts. adr/0022.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import ml_metadata as mlmd
+from ml_metadata.proto import metadata_store_pb2
+from tfx import types
+from tfx.dsl.components.common.resolver import ResolverStrategy
+from tfx.dsl.input_resolution.ops import ops
+from tfx.orchestration.portable.mlmd import event_lib
+from tfx.proto.orchestration import pipeline_pb2
+from tfx.utils import name_utils
+
+from runtime import attempts, node_inputs
+
+log = logging.getLogger(__name__)
+
+_LATEST_MARKS = ("{SPAN}", "{VERSION}", "{YYYY}")
+"""What TFX's ExampleGen replaces in a path by the latest that there is."""
+Artifacts = dict[str, list[types.Artifact]]
+
+
+def put_in_run(node: pipeline_pb2.PipelineNode, run: str, before: Iterable[str], began_ms: int | None) -> None:
+    """Puts `InRun` in the place of each strategy of a node.
+
+    Args:
+      node: The node in a copy of the IR; changed in place.
+      run: Key of the run.
+      before: The nodes of the run that come before this one, directly or not.
+      began_ms: When the node's first attempt in this run began, in milliseconds since 1970; None for the first.
+    """
+    place = {"run": run, "node": node.node_info.id, "before": sorted(before), "began_ms": began_ms}
+    for graph in node.inputs.input_graphs.values():
+        for graph_node in graph.nodes.values():
+            # TFX names its resolver ops by a short name, and strategies by the path of their class.
+            if _is_strategy(graph_node.op_node.op_type):
+                settings = graph_node.op_node.kwargs
+                settings["strategy"].value.field_value.string_value = graph_node.op_node.op_type
+                settings["place"].value.field_value.string_value = json.dumps(place)
+                graph_node.op_node.op_type = name_utils.get_full_name(InRun)
+
+
+class InRun(ResolverStrategy):
+    """A strategy as a node of one run has it.
+
+    Args:
+      strategy: Path of the class of the strategy proper.
+      place: JSON of `run`, `node`, `before` and `began_ms`, as for `put_in_run`.
+      **settings: For the strategy proper.
+    """
+
+    def __init__(self, strategy: str, place: str, **settings: Any) -> None:
+        self._strategy_class = ops.get_by_class_path(strategy)
+        self._settings = settings
+        self._place = json.loads(place)
+
+    def resolve_artifacts(self, store: mlmd.MetadataStore, input_dict: Artifacts) -> Artifacts:
+        """Gives what the strategy proper finds, or empty lists if it finds nothing."""
+        # A strategy of the user's own decides for itself what it counts.
+        if self._strategy_class.__module__.startswith("tfx."):
+            input_dict = _as_at_first(store, input_dict, **self._place)
+        resolved = self._strategy_class(**self._settings).resolve_artifacts(store, input_dict)
+        if resolved is None:
+            log.info("%s found nothing yet.", self._strategy_class.__name__)
+            return {key: [] for key in input_dict}
+        return resolved
+
+
+def _as_at_first(
+    store: mlmd.MetadataStore, candidates: Artifacts, *, run: str, node: str, before: list[str], began_ms: int | None
+) -> Artifacts:
+    """Leaves out what came into being after the node's first attempt in this run had begun.
+
+    What this run's own earlier nodes have made since stays, because they were cleared, too; of each only the outputs
+    that count now.
+    """
+    if began_ms is None:
+        return candidates
+    current, replaced = _of_this_run(store, run, before)
+
+    def counts(artifact: types.Artifact) -> bool:
+        is_old = artifact.mlmd_artifact.create_time_since_epoch < began_ms
+        return artifact.id in current or (is_old and artifact.id not in replaced)
+
+    kept = {key: [artifact for artifact in found if counts(artifact)] for key, found in candidates.items()}
+    left_out = sum(map(len, candidates.values())) - sum(map(len, kept.values()))
+    if left_out:
+        when = datetime.fromtimestamp(began_ms / 1000, UTC).isoformat(timespec="seconds")
+        log.warning(
+            "%s resolves again in this run, and sees what was there when it first did, at %s: what came later does "
+            "not count (artifacts left out: %d).",
+            *(node, when, left_out),
+        )
+    return kept
+
+
+def _of_this_run(store: mlmd.MetadataStore, run: str, nodes: Iterable[str]) -> tuple[set[int], set[int]]:
+    """Ids of the artifacts that nodes of this run give now, and of those that they made in attempts since replaced."""
+    current, ever = [], []
+    for name in nodes:
+        success = attempts.latest(store, run, name)
+        current += [success.execution.id] if success else []
+        ever += attempts.completed(store, run, name)
+    given = {event.artifact_id for event in _events(store, current) if event_lib.is_valid_output_event(event)}
+    # A resolver's outputs are others' artifacts, by events of another type.
+    made = {event.artifact_id for event in _events(store, ever) if event.type == metadata_store_pb2.Event.OUTPUT}
+    return given, made - given
+
+
+def _events(store: mlmd.MetadataStore, executions: list[int]) -> list[metadata_store_pb2.Event]:
+    return store.get_events_by_execution_ids(executions) if executions else []
+
+
+def read_as_of_now(node: pipeline_pb2.PipelineNode, run: str) -> list[str]:
+    """What a node reads of the world as it is now, even when its run of long ago is cleared; in words.
+
+    Args:
+      node: The node in a copy of the IR whose parameters are bound.
+      run: Key of the run.
+    """
+    found = []
+    for key, spec in sorted(node.inputs.inputs.items()):
+        is_plain = not spec.input_graph_ref.graph_id or not _has_strategy(node, spec.input_graph_ref.graph_id)
+        sources = node_inputs.channels(node, key)
+        if is_plain and not spec.hidden and any(not attempts.producer_in_run(channel, run) for channel in sources):
+            found.append(f"the input {key}, which all runs fill")
+    parameters = {name: value.field_value.string_value for name, value in node.parameters.parameters.items()}
+    patterns = [mark for mark in _LATEST_MARKS if mark in parameters.get("input_config", "")]
+    if patterns and "static" not in parameters.get("range_config", ""):
+        found.append(f"the latest folder that fits {' and '.join(patterns)}")
+    return found
+
+
+def _has_strategy(node: pipeline_pb2.PipelineNode, graph_id: str) -> bool:
+    nodes = node.inputs.input_graphs[graph_id].nodes.values()
+    return any(_is_strategy(n.op_node.op_type) for n in nodes)
+
+
+def _is_strategy(op_type: str) -> bool:
+    if not op_type:
+        return False
+    try:
+        ops.get_by_name(op_type)
+    except KeyError:
+        return True
+    return False
