@@ -63,7 +63,7 @@ class Deployed:
     """A DAG whose pipeline lies in the DAG folder, beside the DAG file."""
 
     def __init__(self, airflow: Airflow) -> None:
-        self.airflow, self.dags = airflow, airflow.home.path / "dags"
+        self.airflow, self.dags = airflow, airflow.home.path / "airflow-dags"
         self.gate = airflow.home.path / "gate"
         self.gate.mkdir(exist_ok=True)
         (self.dags / "deployed.py").write_text(DAG.replace("GATE", repr(str(self.gate))))

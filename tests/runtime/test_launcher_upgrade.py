@@ -13,7 +13,7 @@ from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
 from runtime import cache, metadata_store
 from runtime.client import Call, call
-from runtime.compiled_pipeline import path_of
+from runtime.compiled_store import path_of
 from runtime.protocol import CompileRequest, NodeRequest, Outcome
 from services.health import launcher_load
 from tests.runtime.serving import alive, start_server
