@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     clean = commands.add_parser("clean", help="remove old artifacts that nothing served or blessed rests on")
     clean.add_argument("--days", type=float, default=30.0, help="keep what was made or used in so many days")
     clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    clean.add_argument("--all", action="store_true", help="look at all of history, not only at what became old since")
+    clean.add_argument(
+        "--give-up-days", type=float, default=30.0, help="mark executions failed that were open for so many days"
+    )
     clean.set_defaults(command=_clean)
 
     answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
@@ -154,18 +158,26 @@ def _serve(told: argparse.Namespace) -> int:
     return 0
 
 
-def _clean(told: argparse.Namespace) -> int:
+def _clean(args: argparse.Namespace) -> int:
     from runtime import metadata_store, retention
 
     home = Home.current()
     with metadata_store.project_connection(home) as handle:
-        found = retention.clean(handle.store, home, days=told.days, dry_run=told.dry_run)
-    for old in found.removed:
-        print(f"{'Would remove' if told.dry_run else 'Removed'} {old}.")
-    done = "would go" if told.dry_run else "are gone"
+        cleaned = retention.clean(
+            handle.store,
+            home,
+            days=args.days,
+            dry_run=args.dry_run,
+            everything=args.all,
+            give_up_days=args.give_up_days,
+        )
+    for uri in cleaned.removed:
+        print(f"{'Would remove' if args.dry_run else 'Removed'} {uri}.")
+    done = "would go" if args.dry_run else "are gone"
     print(
-        f"{len(found.removed)} artifacts, {found.bytes / 2**20:.1f} MiB, {done}; "
-        f"{found.recent} are of the last {told.days:g} days, {found.needed} are what pushed or blessed models rest on."
+        f"{len(cleaned.removed)} artifacts, {cleaned.bytes / 2**20:.1f} MiB, {done}; of the others that were looked at "
+        f"{cleaned.recent} were used in the last {args.days:g} days, "
+        f"{cleaned.needed} are what pushed or blessed models rest on."
     )
     return 0
 

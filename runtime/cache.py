@@ -31,11 +31,10 @@ from airtight import fingerprint
 from airtight.files import digest_of_file, digest_of_tree
 from airtight.import_string import load
 from runtime.compiled_pipeline import Node
+from runtime.lineage.artifacts import DIGEST
 
 log = logging.getLogger(__name__)
 
-DIGEST = "content_digest"
-"""Custom property of an artifact: SHA-256 of its contents when it was published."""
 TOLD = "cache"
 """Custom property of an execution: whether it hit, and why not."""
 _PARTS = "parts"

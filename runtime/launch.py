@@ -19,12 +19,12 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import data_types, launcher, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
-from tfx.types import artifact_utils
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, faults, metadata_connection, metadata_store, user_modules
+from runtime import attempts, cache, cross_run, faults, metadata_connection, metadata_store, user_modules
 from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.lineage.artifacts import by_key
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
@@ -75,7 +75,7 @@ def _launch(request: NodeRequest) -> Outcome:
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=earlier is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
-    with _no_flags(), _instead_of_tfx(kept), user_modules.importable(node):
+    with _no_flags(), _instead_of_tfx(kept), cross_run.bounded(node), user_modules.importable(node):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -230,41 +230,23 @@ def _told(
 
 def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = False) -> list[dict[str, Any]]:
     """The output artifacts of an execution, as JSON can tell them; `publish` notes what they hold."""
-    events = [e for e in handle.store.get_events_by_execution_ids([execution]) if e.type in _OUTPUT_EVENTS]
-    keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
-    found = handle.store.get_artifacts_by_id(list(keys))
+    outputs = by_key(handle.store, [execution]).get(execution, {})
     if publish:
-        cache.keep_digests(handle.store, found)
-    types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
-    told = []
-    for proto in found:
-        artifact = artifact_utils.deserialize_artifact(types[proto.type_id], proto)
-        properties = {**_scalars(proto.properties), **_scalars(proto.custom_properties)}
-        state = metadata_store_pb2.Artifact.State.Name(proto.state)
-        told.append(
-            {
-                "key": keys[proto.id],
-                "id": proto.id,
-                "type": artifact.type_name,
-                "uri": proto.uri,
-                "state": state,
-                "properties": properties,
-            }
-        )
-    return told
+        cache.keep_digests(handle.store, [artifact.proto for several in outputs.values() for artifact in several])
+    return [
+        {
+            "key": key,
+            "id": artifact.proto.id,
+            "type": artifact.type.name,
+            "uri": artifact.uri,
+            "state": metadata_store_pb2.Artifact.State.Name(artifact.proto.state),
+            "properties": {
+                name: value for name, value in artifact.properties.items() if not name.startswith(_OF_THE_SYSTEM)
+            },
+        }
+        for key, several in outputs.items()
+        for artifact in several
+    ]
 
 
-_OUTPUT_EVENTS = (
-    metadata_store_pb2.Event.OUTPUT,
-    metadata_store_pb2.Event.INTERNAL_OUTPUT,
-    metadata_store_pb2.Event.DECLARED_OUTPUT,
-)
-
-
-def _scalars(properties: Any) -> dict[str, Any]:
-    return {
-        key: getattr(value, value.WhichOneof("value"))
-        for key, value in properties.items()
-        if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
-        and not key.startswith(("__", "tfx_", "name", "pipeline_name", "producer_component", "state", cache.DIGEST))
-    }
+_OF_THE_SYSTEM = ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", cache.DIGEST)

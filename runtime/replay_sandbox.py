@@ -23,9 +23,11 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, cache, metadata_store, recorded_run
+from runtime import attempts, cache, metadata_store
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.lineage import recorded_run
+from runtime.lineage.artifacts import Artifact
 from runtime.protocol import NodeRequest, Outcome, Request
 
 Do = Callable[[Request], Outcome]
@@ -170,7 +172,7 @@ class Stage:
         replace(self._compiled, ir=told, parameters=(), required=(), interval=False).write(path)
         return path
 
-    def _copy(self, store: mlmd.MetadataStore, artifact: recorded_run.Artifact) -> int:
+    def _copy(self, store: mlmd.MetadataStore, artifact: Artifact) -> int:
         """The artifact in the scratch store, at its own place; what it holds is looked at anew."""
         known = artifact.proto.id
         if known not in self._copied:

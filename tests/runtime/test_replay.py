@@ -10,9 +10,10 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.home import Home
 from runtime import __main__ as command
-from runtime import cache, local, metadata_store, recorded_run, replay
+from runtime import cache, local, metadata_store, replay
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.lineage import recorded_run
 from tests.runtime.numbers_pipeline import HELPING, NODES, PIPELINE, STEPS, Numbers
 
 
