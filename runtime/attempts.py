@@ -109,6 +109,7 @@ def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataSt
                 continue
             if producer not in pinned:
                 pinned[producer] = latest(store, run, producer)
+            del channel.context_queries[:]
             query = channel.context_queries.add()
             query.type.name = CONTEXT_TYPE
             success = pinned[producer]
@@ -119,6 +120,8 @@ def pin_inputs(node: pipeline_pb2.PipelineNode, run: str, store: mlmd.MetadataSt
 def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
     """Gives the node of this run that a channel comes from, or "" for a channel that looks across runs."""
     names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
+    if CONTEXT_TYPE in names:
+        return str(channel.producer_node_query.id)
     if names.get(_RUN_TYPE) != run:
         return ""
     pipeline = names.get("pipeline", "")
