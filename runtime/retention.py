@@ -93,7 +93,7 @@ def clean(
     given_up = _give_up(store, _now_ms() - give_up_days * _DAY_MS, dry_run=dry_run)
     cleaned = Cleaned(given_up=sorted(given_up))
     mark = _mark(store, home)
-    settled = mark.custom_properties[_SETTLED].int_value
+    settled = int(mark.custom_properties[_SETTLED].string_value or 0)
     since = 0 if everything else settled - _OVERLAP_MS
     ended = [execution.id for execution in _ended_between(store, since, oldest)]
     touched = by_id(store, {event.artifact_id for event in events_of(store, ended)})
@@ -114,7 +114,8 @@ def clean(
         time.sleep(grace_s)
     for artifact in old:
         _remove(store, artifact, oldest, given_up, cleaned)
-    mark.custom_properties[_SETTLED].int_value = max(int(oldest), settled)
+    # A text: on PostgreSQL ML Metadata's integers have 32 bits.
+    mark.custom_properties[_SETTLED].string_value = str(max(int(oldest), settled))
     store.put_contexts([mark])
     return cleaned
 

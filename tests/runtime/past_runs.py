@@ -21,6 +21,7 @@ from runtime.compiled_pipeline import CompiledPipeline
 ZONE = ZoneInfo("America/New_York")
 FIRST = datetime(1900, 1, 1, tzinfo=ZONE)
 _Value = str | int | float
+_EMPTY: dict[int, _Value] = {metadata_store_pb2.INT: 1, metadata_store_pb2.DOUBLE: 0.5, metadata_store_pb2.STRING: "-"}
 _Made = dict[tuple[str, str], metadata_store_pb2.Artifact]
 _FLAGS = {"PushedModel": "pushed", "ModelBlessing": "blessed", "InfraBlessing": "blessed"}
 
@@ -126,7 +127,8 @@ class PastRuns:
         if type_.name not in self._types:
             self._types[type_.name] = self.store.put_artifact_type(type_)
         start, end = month(number)
-        values: dict[str, _Value] = {"interval_start": start, "interval_end": end, "content_digest": "0" * 64}
+        values: dict[str, _Value] = {name: _EMPTY[kind] for name, kind in type_.properties.items() if kind in _EMPTY}
+        values |= {"interval_start": start, "interval_end": end, "content_digest": "0" * 64}
         if type_.name == "PushedModel":
             values |= {"model_uri": self.uri("train", "model", run), "version": version(number)}
         if type_.name in _FLAGS:
