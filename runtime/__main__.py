@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     clean = commands.add_parser("clean", help="remove old artifacts that nothing served or blessed rests on")
     clean.add_argument("--days", type=float, default=30.0, help="keep what was made or used in so many days")
     clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    clean.add_argument("--all", action="store_true", help="look at all of history, not only at what became old since")
+    clean.add_argument(
+        "--give-up-days", type=float, default=30.0, help="mark executions failed that were open for so many days"
+    )
     clean.set_defaults(command=_clean)
 
     answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
@@ -183,14 +187,22 @@ def _clean(args: argparse.Namespace) -> int:
 
     home = Home.current()
     with metadata_store.project_connection(home) as handle:
-        cleaned = retention.clean(handle.store, home, days=args.days, dry_run=args.dry_run)
+        cleaned = retention.clean(
+            handle.store,
+            home,
+            days=args.days,
+            dry_run=args.dry_run,
+            everything=args.all,
+            give_up_days=args.give_up_days,
+        )
     compiled = compiled_store.remove_old(home, days=args.days, dry_run=args.dry_run)
     for old in (*cleaned.removed, *compiled):
         print(f"{'Would remove' if args.dry_run else 'Removed'} {old}.")
     done = "would go" if args.dry_run else "are gone"
     print(
-        f"{len(cleaned.removed)} artifacts, {cleaned.bytes / 2**20:.1f} MiB, {done}; {cleaned.recent} are of the last "
-        f"{args.days:g} days, {cleaned.needed} are what pushed or blessed models rest on. "
+        f"{len(cleaned.removed)} artifacts, {cleaned.bytes / 2**20:.1f} MiB, {done}; of the others that were looked at "
+        f"{cleaned.recent} were used in the last {args.days:g} days, "
+        f"{cleaned.needed} are what pushed or blessed models rest on. "
         f"{len(compiled)} compiled pipelines that no recent run began with {done}."
     )
     return 0

@@ -202,6 +202,8 @@ def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
     if any(query.type.name == CONTEXT_TYPE for query in channel.context_queries):
         return channel.producer_node_query.id
     names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
+    if CONTEXT_TYPE in names:
+        return str(channel.producer_node_query.id)
     if names.get(_RUN_TYPE) != run:
         return ""
     pipeline = names.get("pipeline", "")

@@ -32,6 +32,7 @@ from airtight import fingerprint
 from airtight.import_string import load
 from runtime import content_digest
 from runtime.compiled_pipeline import Node
+from runtime.lineage.artifacts import DIGEST
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ _CANDIDATES = 20
 _DAY_MS = 86_400_000
 _OF_THE_RUN = (
     *("name", "state", "tfx_version", "pipeline_name", "producer_component"),
-    *(content_digest.DIGEST, content_digest.FILES),
+    *(DIGEST, content_digest.FILES),
 )
 _UNREADABLE = "cannot be read"
 _RUN_TYPE = "pipeline_run"
@@ -247,7 +248,7 @@ def _wrong(store: mlmd.MetadataStore, execution: int, outputs: Sequence[_Output]
     digests = content_digest.current(store, [output.artifact for output in outputs])
     for output, digest in zip(outputs, digests, strict=True):
         noted = output.artifact.custom_properties
-        if content_digest.DIGEST in noted and noted[content_digest.DIGEST].string_value != digest:
+        if DIGEST in noted and noted[DIGEST].string_value != digest:
             how = "was changed after it was made" if digest else _UNREADABLE
             return f"the output {output.key} of execution {execution}, which is equal, {how}"
     return ""

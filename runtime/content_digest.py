@@ -21,11 +21,10 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.io import fileio
 
 from airtight.files import digest_of_file, digest_of_tree, files_below
+from runtime.lineage.artifacts import DIGEST
 
 log = logging.getLogger(__name__)
 
-DIGEST = "content_digest"
-"""Custom property of an artifact: SHA-256 of its contents when it was published."""
 FILES = "content_digest_files"
 """Custom property of an artifact: SHA-256 of how its files lie on the disk while it holds what `DIGEST` says."""
 SETTLED_NS = 2_000_000_000

@@ -20,7 +20,6 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import data_types, inputs_utils, launcher, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
-from tfx.types import artifact_utils
 from tfx.utils import name_utils
 
 from airtight import fingerprint
@@ -30,6 +29,7 @@ from runtime import (
     attempts,
     cache,
     content_digest,
+    cross_run,
     faults,
     metadata_connection,
     metadata_store,
@@ -39,6 +39,7 @@ from runtime import (
     user_modules,
 )
 from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
+from runtime.lineage.artifacts import DIGEST, by_key
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
@@ -105,7 +106,13 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
-    with _no_flags(), _instead_of_tfx(kept), _caught_by_tfx() as caught, user_modules.importable(node):
+    with (
+        _no_flags(),
+        _instead_of_tfx(kept),
+        _caught_by_tfx() as caught,
+        cross_run.bounded(node),
+        user_modules.importable(node),
+    ):
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
@@ -324,43 +331,23 @@ def _told(
 
 def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = False) -> list[dict[str, Any]]:
     """The output artifacts of an execution, as JSON can tell them; `publish` notes what they hold."""
-    events = [e for e in handle.store.get_events_by_execution_ids([execution]) if e.type in _OUTPUT_EVENTS]
-    keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
-    found = handle.store.get_artifacts_by_id(list(keys))
+    outputs = by_key(handle.store, [execution]).get(execution, {})
     if publish:
-        content_digest.note(handle.store, found)
-    types = {t.id: t for t in handle.store.get_artifact_types_by_id(list({a.type_id for a in found}))}
-    told = []
-    for proto in found:
-        artifact = artifact_utils.deserialize_artifact(types[proto.type_id], proto)
-        properties = {**_scalars(proto.properties), **_scalars(proto.custom_properties)}
-        state = metadata_store_pb2.Artifact.State.Name(proto.state)
-        told.append(
-            {
-                "key": keys[proto.id],
-                "id": proto.id,
-                "type": artifact.type_name,
-                "uri": proto.uri,
-                "state": state,
-                "properties": properties,
-            }
-        )
-    return told
+        content_digest.note(handle.store, [artifact.proto for several in outputs.values() for artifact in several])
+    return [
+        {
+            "key": key,
+            "id": artifact.proto.id,
+            "type": artifact.type.name,
+            "uri": artifact.uri,
+            "state": metadata_store_pb2.Artifact.State.Name(artifact.proto.state),
+            "properties": {
+                name: value for name, value in artifact.properties.items() if not name.startswith(_OF_THE_SYSTEM)
+            },
+        }
+        for key, several in outputs.items()
+        for artifact in several
+    ]
 
 
-_OUTPUT_EVENTS = (
-    metadata_store_pb2.Event.OUTPUT,
-    metadata_store_pb2.Event.INTERNAL_OUTPUT,
-    metadata_store_pb2.Event.DECLARED_OUTPUT,
-)
-
-
-def _scalars(properties: Any) -> dict[str, Any]:
-    return {
-        key: getattr(value, value.WhichOneof("value"))
-        for key, value in properties.items()
-        if value.WhichOneof("value") in ("int_value", "double_value", "string_value")
-        and not key.startswith(
-            ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", content_digest.DIGEST)
-        )
-    }
+_OF_THE_SYSTEM = ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", DIGEST)

@@ -16,10 +16,12 @@ from typing import Literal
 from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from runtime import artifact_diff, cache, content_digest, metadata_store, recorded_run
+from runtime import artifact_diff, cache, content_digest, metadata_store
 from runtime.client import call
 from runtime.compiled_pipeline import CompiledPipeline, Node
 from runtime.compiled_store import all_known, current
+from runtime.lineage import recorded_run
+from runtime.lineage.artifacts import ByKey
 from runtime.protocol import CompileRequest
 from runtime.replay_sandbox import Do, Stage, scratch
 
@@ -200,10 +202,7 @@ def _replayed(stage: Stage, node: Node, past: recorded_run.Execution | None) -> 
     return Replayed(node.id, "differs", tuple(told), why or _REPEATABLE, seconds, past.seconds, past.id)
 
 
-_Artifacts = dict[str, list[recorded_run.Artifact]]
-
-
-def _lost(artifacts: _Artifacts, what: str) -> Iterator[str]:
+def _lost(artifacts: ByKey, what: str) -> Iterator[str]:
     for key, found in artifacts.items():
         for artifact in found:
             uri = artifact.proto.uri
@@ -211,11 +210,11 @@ def _lost(artifacts: _Artifacts, what: str) -> Iterator[str]:
                 yield f"its {what} {key} is gone from {uri}"
 
 
-def _digests(artifacts: _Artifacts) -> dict[str, list[str]]:
-    return {key: [content_digest.of_uri(artifact.proto.uri) for artifact in found] for key, found in artifacts.items()}
+def _digests(artifacts: ByKey) -> dict[str, list[str]]:
+    return {key: [content_digest.of_uri(artifact.uri) for artifact in several] for key, several in artifacts.items()}
 
 
-def _compared(then: _Artifacts, now: _Artifacts) -> Iterator[str]:
+def _compared(then: ByKey, now: ByKey) -> Iterator[str]:
     """Each thing that differs in the outputs, by key."""
     for key in [*then, *(key for key in now if key not in then)]:
         old, new = then.get(key, []), now.get(key, [])

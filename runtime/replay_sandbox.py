@@ -23,9 +23,11 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, content_digest, metadata_store, recorded_run
+from runtime import attempts, metadata_store
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.lineage import recorded_run
+from runtime.lineage.artifacts import DIGEST, Artifact
 from runtime.local import link_lake
 from runtime.protocol import NodeRequest, Outcome, Request
 
@@ -167,7 +169,7 @@ class Stage:
         replace(self._compiled, ir=told, parameters=(), required=(), interval=False).write(path)
         return path
 
-    def _copy(self, store: mlmd.MetadataStore, artifact: recorded_run.Artifact) -> int:
+    def _copy(self, store: mlmd.MetadataStore, artifact: Artifact) -> int:
         """The artifact in the scratch store, at its own place; what it holds is looked at anew."""
         known = artifact.proto.id
         if known not in self._copied:
@@ -176,7 +178,7 @@ class Stage:
             proto.CopyFrom(artifact.proto)
             for copy in (kind, proto):
                 copy.ClearField("id")
-            proto.custom_properties.pop(content_digest.DIGEST, None)
+            proto.custom_properties.pop(DIGEST, None)
             proto.state = proto.LIVE
             proto.type_id = store.put_artifact_type(kind, can_add_fields=True, can_omit_fields=True)
             (self._copied[known],) = store.put_artifacts([proto])

@@ -9,18 +9,23 @@ import logging
 from datetime import datetime
 
 import ml_metadata as mlmd
+from ml_metadata.proto import metadata_store_pb2
 from tfx import types
-from tfx.dsl.components.common.resolver import ResolverStrategy
 from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
 from tfx.types.channel import ExternalPipelineChannel
 
 from airtight.errors import TerminalError
+from runtime.cross_run import ByInterval
 
 log = logging.getLogger(__name__)
 
 
 def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) -> ExternalPipelineChannel:
-    """What all runs of another pipeline made, as an input of a node.
+    """What the runs of another pipeline made, as an input of a node.
+
+    The node is given the outputs of the newest `runtime.cross_run.NEWEST` executions, and, if an input of its own run
+    has an interval, the latest that was known when that began.
 
     Args:
       pipeline: The other pipeline's name.
@@ -31,13 +36,13 @@ def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) 
     return ExternalPipelineChannel(kind, owner="", pipeline_name=pipeline, producer_component_id=node, output_key=key)
 
 
-class ChampionAsOf(ResolverStrategy):
+class ChampionAsOf(ByInterval):
     """Gives the model that was champion when this run's interval began, or none yet.
 
     Inputs of the Resolver node, by key:
       dataset: This run's artifact with `interval_start`.
       pushed: PushedModel across runs, with `pushed` (1 or 0), `interval_end`, `version`, `model_uri`.
-      model: Model across runs, among which the champion is.
+      model: Model across runs, which says of what type the champion is; it is looked up by its place.
 
     The output `model` holds one artifact or none, so its consumer takes it as an optional input. Pushed models whose
     interval ends after this run's begins do not count, whatever their ids; of several attempts the highest version.
@@ -65,16 +70,19 @@ class ChampionAsOf(ResolverStrategy):
             log.info("There was no champion yet at %s.", start.isoformat())
             return {**input_dict, "pushed": [], "model": []}
         latest = max(candidates, key=lambda pushed: (_end(pushed), _version(pushed), pushed.id))
-        models = [model for model in input_dict["model"] if model.uri == _text(latest, "model_uri")]
+        at_place = store.get_artifacts_by_uri(_text(latest, "model_uri"))
+        models = [model for model in at_place if model.state == metadata_store_pb2.Artifact.LIVE]
         if not models or not fileio.exists(models[-1].uri):
             raise TerminalError(
                 f"The champion at {start.isoformat()}, version {_version(latest)}, is gone.",
                 expected=f"its model at {_text(latest, 'model_uri')}",
-                received="a model that was removed" if models else "no model of that place in the metadata",
+                received="a model that was removed" if at_place else "no model of that place in the metadata",
                 remedy="Run the champion's interval once more, so that it is made and pushed again.",
             )
+        (type_,) = store.get_artifact_types_by_id([models[-1].type_id])
+        model = artifact_utils.deserialize_artifact(type_, models[-1])
         log.info("The champion at %s was version %s.", start.isoformat(), _version(latest))
-        return {**input_dict, "pushed": [latest], "model": models[-1:]}
+        return {**input_dict, "pushed": [latest], "model": [model]}
 
 
 def _text(artifact: types.Artifact, name: str) -> str:

@@ -1,26 +1,48 @@
-"""Removes old artifacts; never what a pushed model or a blessed one rests on, nor what a recent run made or used."""
+"""Removes old artifacts; never what a pushed model or a blessed one rests on, nor what a recent run made or used.
+
+A pass looks at what executions made or used that have become old since the pass before, and at what was made from
+that: its cost does not depend on the rest of history. What a pass keeps for a pushed or blessed model it keeps for
+good, because artifacts do not change, so no later pass looks at it again.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.home import Home
+from runtime.lineage.artifacts import (
+    CHUNK,
+    FLAGS,
+    OUTPUT_EVENTS,
+    Artifact,
+    by_id,
+    events_about,
+    events_of,
+    executions_of,
+)
 
 log = logging.getLogger(__name__)
 
-_Event = metadata_store_pb2.Event
-_OUTPUTS = (_Event.OUTPUT, _Event.INTERNAL_OUTPUT, _Event.DECLARED_OUTPUT)
+GIVE_UP_DAYS = 30.0
+"""An execution that has been running for so long without a sign is taken for gone with its machine."""
+GRACE_S = 30.0
+"""Between marking and removing: a run that chose an artifact before it was marked has so long to record its use."""
 _DAY_MS = 86_400_000
-ROOTS = {"PushedModel": "pushed", "ModelBlessing": "blessed"}
-"""Types of artifacts that protect all that they rest on, if the custom property of this name is 1."""
+_OVERLAP_MS = 60_000
+"""Passes overlap by this: the clocks of the machines that write the store differ a little."""
+_CONTEXT_TYPE = "retention"
+_SETTLED = "settled_until_ms"
+_States = metadata_store_pb2.Artifact.State
+_OPEN = (metadata_store_pb2.Execution.NEW, metadata_store_pb2.Execution.RUNNING)
 
 
 @dataclass
@@ -30,74 +52,183 @@ class Cleaned:
     Args:
       removed: Places of the removed artifacts.
       bytes: Their size on disk.
-      recent: How many artifacts were kept for being recent.
-      needed: How many older ones were kept because a pushed or blessed model rests on them.
+      recent: How many of the artifacts that were looked at were kept because they were used since.
+      needed: How many were kept because a pushed or blessed model rests on them.
+      given_up: Executions that are no longer waited for.
     """
 
     removed: list[str] = field(default_factory=list)
     bytes: int = 0
     recent: int = 0
     needed: int = 0
+    given_up: list[int] = field(default_factory=list)
 
 
-def clean(store: mlmd.MetadataStore, home: Home, *, days: float, dry_run: bool = False) -> Cleaned:
+def clean(
+    store: mlmd.MetadataStore,
+    home: Home,
+    *,
+    days: float,
+    dry_run: bool = False,
+    everything: bool = False,
+    give_up_days: float = GIVE_UP_DAYS,
+    grace_s: float = GRACE_S,
+) -> Cleaned:
     """Removes what is old and what nothing rests on; lineage keeps its record, marked as deleted.
 
-    Only places under the state folder's `artifacts` are touched. An artifact is marked first and removed then: a
-    clean-up that is broken off leaves no artifact that the cache would still take.
+    Only places under the state folder's `artifacts` are touched. Artifacts are marked first, so that no cache and no
+    input takes them any more, and removed after a pause if nobody has come to use them. A clean-up that is broken off
+    is taken up by the next.
 
     Args:
       store: The metadata store.
       home: The state folder.
-      days: What was made, or read by an execution, within so many days stays.
-      dry_run: Only tell.
+      days: What was made, or used by an execution, within so many days stays.
+      dry_run: Only report.
+      everything: Look at all of history again, not only at what has become old since the pass before.
+      give_up_days: An execution that has been open for so many days is marked failed, and protects nothing any more.
+      grace_s: Seconds between marking and removing.
     """
-    live = {
-        a.id: a for a in store.get_artifacts() if a.state == metadata_store_pb2.Artifact.LIVE and _is_ours(a.uri, home)
-    }
     oldest = _now_ms() - days * _DAY_MS
-    events = store.get_events_by_artifact_ids(list(live)) if live else []
-    recent = {a.id for a in live.values() if a.create_time_since_epoch >= oldest}
-    recent |= {event.artifact_id for event in events if event.milliseconds_since_epoch >= oldest}
-    open_ = {e.id for e in store.get_executions() if e.last_known_state in (e.NEW, e.RUNNING)}
-    recent |= {event.artifact_id for event in events if event.execution_id in open_}
-    needed = _rests_on(store, _protecting(store, live.values()))
-    # Several artifacts may lie in one place, as after a hit of the cache elsewhere: it stays while one of them does.
-    kept_places = {live[i].uri for i in live if i in recent or i in needed}
-    old = [a for a in live.values() if a.id not in recent and a.id not in needed and a.uri not in kept_places]
-    cleaned = Cleaned(recent=len(recent & set(live)), needed=len((needed & set(live)) - recent))
-    for artifact in sorted(old, key=lambda a: a.id):
-        place = Path(artifact.uri)
-        cleaned.removed.append(artifact.uri)
-        cleaned.bytes += _size(place)
-        if dry_run:
-            continue
-        artifact.state = metadata_store_pb2.Artifact.DELETED
-        store.put_artifacts([artifact])
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-        else:
-            place.unlink(missing_ok=True)
+    given_up = _give_up(store, _now_ms() - give_up_days * _DAY_MS, dry_run=dry_run)
+    cleaned = Cleaned(given_up=sorted(given_up))
+    mark = _mark(store, home)
+    settled = int(mark.custom_properties[_SETTLED].string_value or 0)
+    since = 0 if everything else settled - _OVERLAP_MS
+    ended = [execution.id for execution in _ended_between(store, since, oldest)]
+    touched = by_id(store, {event.artifact_id for event in events_of(store, ended)})
+    live = {i: a for i, a in touched.items() if a.proto.state != _States.DELETED and _is_ours(a.uri, home)}
+    recent = _used_since(store, live, oldest, given_up)
+    needed = _needed(store, {i: a for i, a in live.items() if i not in recent})
+    cleaned.recent, cleaned.needed = len(recent), len(needed)
+    old = [a for i, a in sorted(live.items()) if i not in recent and i not in needed]
+    if dry_run:
+        cleaned.removed = list(dict.fromkeys(a.uri for a in old if _is_alone(store, a, {a.proto.id for a in old})))
+        cleaned.bytes = sum(_size(Path(uri)) for uri in cleaned.removed)
+        return cleaned
+    # A pass that was broken off may have left marks on what is used by now.
+    marked = [a for a in live.values() if a.proto.state == _States.MARKED_FOR_DELETION]
+    _set_state(store, [a for a in marked if a.proto.id in recent | needed], _States.LIVE)
+    _set_state(store, old, _States.MARKED_FOR_DELETION)
+    if old:
+        time.sleep(grace_s)
+    for artifact in old:
+        _remove(store, artifact, oldest, given_up, cleaned)
+    # A text: on PostgreSQL ML Metadata's integers have 32 bits.
+    mark.custom_properties[_SETTLED].string_value = str(max(int(oldest), settled))
+    store.put_contexts([mark])
     return cleaned
 
 
-def _protecting(store: mlmd.MetadataStore, artifacts: Iterable[metadata_store_pb2.Artifact]) -> set[int]:
-    names = {t.id: t.name for t in store.get_artifact_types()}
-    return {
-        a.id for a in artifacts if (flag := ROOTS.get(names[a.type_id])) and a.custom_properties[flag].int_value == 1
+def _remove(store: mlmd.MetadataStore, artifact: Artifact, oldest: float, given_up: Set[int], cleaned: Cleaned) -> None:
+    """Removes a marked artifact, unless somebody has come to use it since it was chosen."""
+    alone = {artifact.proto.id: artifact}
+    if _used_since(store, alone, oldest, given_up) or _needed(store, alone):
+        _set_state(store, [artifact], _States.LIVE)
+        log.info("%s is used again, and stays.", artifact.uri)
+        cleaned.recent += 1
+        return
+    _set_state(store, [artifact], _States.DELETED)
+    if not _is_alone(store, artifact, set()):
+        return
+    place = Path(artifact.uri)
+    cleaned.removed.append(artifact.uri)
+    cleaned.bytes += _size(place)
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _give_up(store: mlmd.MetadataStore, before: float, *, dry_run: bool) -> set[int]:
+    """Marks executions failed that were open for too long: their machine or pod is gone, and nobody else will."""
+    query = f"(last_known_state = NEW OR last_known_state = RUNNING) AND last_update_time_since_epoch < {int(before)}"
+    stuck = store.get_executions(mlmd.ListOptions(filter_query=query))
+    for execution in stuck:
+        since = time.strftime("%Y-%m-%d", time.gmtime(execution.last_update_time_since_epoch / 1000))
+        done = "would be marked" if dry_run else "is marked"
+        log.warning("Execution %d has been open since %s without a sign; it %s failed.", execution.id, since, done)
+        execution.last_known_state = metadata_store_pb2.Execution.FAILED
+    if stuck and not dry_run:
+        store.put_executions(stuck)
+    return {execution.id for execution in stuck}
+
+
+def _ended_between(store: mlmd.MetadataStore, since: float, oldest: float) -> list[metadata_store_pb2.Execution]:
+    """Executions whose last sign was in a span of time."""
+    field_ = "last_update_time_since_epoch"
+    query = f"{field_} >= {int(since)} AND {field_} < {int(oldest)}"
+    return list(store.get_executions(mlmd.ListOptions(filter_query=query)))
+
+
+def _used_since(store: mlmd.MetadataStore, artifacts: Iterable[int], oldest: float, given_up: Set[int]) -> set[int]:
+    """Of artifacts those that an execution made or used which is open, or gave its last sign since an instant."""
+    events = events_about(store, artifacts)
+    users = executions_of(store, {event.execution_id for event in events})
+    busy = {
+        i
+        for i, execution in users.items()
+        if i not in given_up
+        and (execution.last_known_state in _OPEN or execution.last_update_time_since_epoch >= oldest)
     }
+    return {event.artifact_id for event in events if event.execution_id in busy}
 
 
-def _rests_on(store: mlmd.MetadataStore, roots: set[int]) -> set[int]:
-    """The roots, and every artifact that an execution read, or wrote beside, on the way to them."""
-    found, front = set(roots), set(roots)
+def _needed(store: mlmd.MetadataStore, artifacts: dict[int, Artifact]) -> set[int]:
+    """Of artifacts those that a pushed or blessed model rests on: which an execution used, or wrote beside, on the way.
+
+    From each artifact the way is followed forward until such a model is met, so that the cost is that of what was made
+    from it and of no other part of history.
+    """
+    needed = {i for i, artifact in artifacts.items() if _protects(artifact)}
+    # For each artifact at the front: those that were asked about from which it was reached.
+    front = {i: {i} for i in artifacts if i not in needed}
+    passed = {i: {i} for i in front}
     while front:
-        made = store.get_events_by_artifact_ids(list(front))
-        executions = {event.execution_id for event in made if event.type in _OUTPUTS}
-        beside = store.get_events_by_execution_ids(list(executions)) if executions else []
-        front = {event.artifact_id for event in beside} - found
-        found |= front
-    return found
+        through: dict[int, set[int]] = {}
+        for event in events_about(store, front):
+            through.setdefault(event.execution_id, set()).update(front[event.artifact_id])
+        reached: dict[int, set[int]] = {}
+        for event in events_of(store, through):
+            if event.type in OUTPUT_EVENTS:
+                reached.setdefault(event.artifact_id, set()).update(through[event.execution_id])
+        protecting = [i for i, artifact in by_id(store, reached).items() if _protects(artifact) or i in needed]
+        needed.update(*(reached[i] for i in protecting))
+        front = {}
+        for i, origins in reached.items():
+            fresh = origins - needed - passed.get(i, set())
+            if fresh:
+                front[i] = fresh
+                passed.setdefault(i, set()).update(fresh)
+    return needed
+
+
+def _protects(artifact: Artifact) -> bool:
+    flag = FLAGS.get(artifact.type.name)
+    return flag is not None and artifact.properties.get(flag) == 1
+
+
+def _is_alone(store: mlmd.MetadataStore, artifact: Artifact, going: Set[int]) -> bool:
+    """Whether nothing else that stays lies in an artifact's place: several may share one."""
+    beside = [other for other in store.get_artifacts_by_uri(artifact.uri) if other.id != artifact.proto.id]
+    return all(other.id in going or other.state == _States.DELETED for other in beside)
+
+
+def _set_state(store: mlmd.MetadataStore, artifacts: list[Artifact], state: int) -> None:
+    for artifact in artifacts:
+        artifact.proto.state = state
+    for first in range(0, len(artifacts), CHUNK):
+        store.put_artifacts([artifact.proto for artifact in artifacts[first : first + CHUNK]])
+
+
+def _mark(store: mlmd.MetadataStore, home: Home) -> metadata_store_pb2.Context:
+    """The context that keeps up to when this state folder is settled: several may share a store."""
+    name = sha256(str(home.path).encode()).hexdigest()
+    known = store.get_context_by_type_and_name(_CONTEXT_TYPE, name)
+    if known is not None:
+        return known
+    type_id = store.put_context_type(metadata_store_pb2.ContextType(name=_CONTEXT_TYPE), can_add_fields=True)
+    return metadata_store_pb2.Context(type_id=type_id, name=name)
 
 
 def _now_ms() -> float:

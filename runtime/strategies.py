@@ -51,6 +51,13 @@ def put_in_run(node: pipeline_pb2.PipelineNode, run: str, before: Iterable[str],
                 graph_node.op_node.op_type = name_utils.get_full_name(InRun)
 
 
+def path_of(step: pipeline_pb2.InputGraph.OpNode) -> str:
+    """Gives the path of the class of a strategy, also where `InRun` has taken its place."""
+    if step.op_type == name_utils.get_full_name(InRun):
+        return str(step.kwargs["strategy"].value.field_value.string_value)
+    return str(step.op_type)
+
+
 class InRun(ResolverStrategy):
     """A strategy as a node of one run has it.
 

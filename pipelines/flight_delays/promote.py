@@ -80,7 +80,7 @@ def table(home: Home) -> list[str]:
     choice = served.choice(MODEL)
     by = "kept by a release" if choice.settled.is_left_to_a_release else "promoted by hand"
     available = server.available(MODEL) if server else None
-    known = registered(home.models(MODEL), _of_all_runs(home, "PushedModel"), _of_all_runs(home, "ModelEvaluation"))
+    known = registered(home.models(MODEL), _newest(home, "push", "pushed"), _newest(home, "evaluate", "evaluation"))
     lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
@@ -99,23 +99,13 @@ def table(home: Home) -> list[str]:
     return lines
 
 
-def _of_all_runs(home: Home, kind: str) -> list[Any]:
-    """The artifacts of a type that the runs of the model's pipeline made."""
-    from ml_metadata import errors
-    from ml_metadata.proto import metadata_store_pb2
-    from tfx.types import artifact_utils
-
+def _newest(home: Home, node: str, key: str) -> list[Any]:
+    """What the newest executions of a node of the model's pipeline made, as the DAGs are given it."""
     from runtime import metadata_store
+    from runtime.cross_run import newest_outputs
 
     with metadata_store.project_connection(home) as handle:
-        try:
-            type_ = handle.store.get_artifact_type(kind)
-        except errors.NotFoundError:
-            return []
-        runs = handle.store.get_context_by_type_and_name("pipeline", MODEL)
-        found = handle.store.get_artifacts_by_context(runs.id) if runs else []
-        live = [a for a in found if a.type_id == type_.id and a.state == metadata_store_pb2.Artifact.LIVE]
-        return [artifact_utils.deserialize_artifact(type_, artifact) for artifact in live]
+        return newest_outputs(handle.store, MODEL, node, key)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,8 @@ from components.reports.year import Gate, Month, comparison, page
 from pipelines.flight_delays import clock, settings
 
 if TYPE_CHECKING:
-    from runtime import lineage
+    from runtime.lineage.artifacts import Artifact
+    from runtime.lineage.runs import Run
     from services.airflow_api import Airflow
     from services.settings import Settings
 
@@ -39,36 +40,40 @@ SOURCES = {DAG: DAG, settings.WARM_NAME: settings.WARM_PIPELINE}
 """What each DAG is compiled from."""
 GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_blessing"}
 """The gates in order, each with the output that holds its verdict."""
+INTERVALS = 24
+"""So many intervals the page shows: the newest, each with its latest run. They alone are read."""
 REPROCESS = ("none", "failed", "completed")
 LOOK_S = 5.0
 UNHURRIED = {"airflow_idle_ms": 1000, "airflow_heartbeat_s": 5}
 """Settings of the services: with a year of runs before it, a hurried Airflow takes half a core from them."""
 
 
-def report(home: Home, pipeline: str = DAG, compare: str = "") -> Path:
-    """Writes the page of all runs that ML Metadata knows, the latest of each interval.
+def report(home: Home, pipeline: str = DAG, compare: str = "", intervals: int = INTERVALS) -> Path:
+    """Writes the page of the intervals that ran last, each with its latest run.
 
     Args:
       home: The state folder.
       pipeline: The pipeline's id.
       compare: Id of another, to set beside it.
+      intervals: So many at most, of each pipeline.
 
     Returns:
       The HTML file.
     """
-    found = {name: months(home, name) for name in (pipeline, compare) if name}
+    runs = {name: months(home, name, intervals) for name in (pipeline, compare) if name}
     path = page_of(home, pipeline)
-    beside = comparison(found) if compare else ""
-    write_text(path, page(f"{pipeline}, run by run", found[pipeline], beside))
+    beside = comparison(runs) if compare else ""
+    write_text(path, page(f"{pipeline}, run by run", runs[pipeline], beside))
     return path
 
 
-def months(home: Home, pipeline: str = DAG) -> list[Month]:
-    """What the latest run of each interval did, in the order of the intervals."""
-    from runtime import lineage, metadata_connection
+def months(home: Home, pipeline: str = DAG, intervals: int = INTERVALS) -> list[Month]:
+    """What the latest run of each of the last intervals did, in the order of the intervals."""
+    from runtime import metadata_connection
+    from runtime.lineage.runs import latest_of_each_interval
 
-    runs = lineage.runs(metadata_connection.project_store(home), pipeline)
-    return [month_of(run) for run in lineage.latest_of_each_interval(runs)]
+    store = metadata_connection.project_store(home)
+    return [month_of(run) for run in latest_of_each_interval(store, pipeline, intervals)]
 
 
 def page_of(home: Home, pipeline: str = DAG) -> Path:
@@ -76,7 +81,7 @@ def page_of(home: Home, pipeline: str = DAG) -> Path:
     return home.reports(pipeline) / "year.html"
 
 
-def month_of(run: lineage.Run) -> Month:
+def month_of(run: Run) -> Month:
     """What one run did, as the page shows it."""
     interval = run.interval
     assert interval is not None, "runs without an interval are left out"
@@ -84,11 +89,11 @@ def month_of(run: lineage.Run) -> Month:
     model, pushed = run.output("train", "model"), run.output("push", "pushed")
     figures = ((evaluation := run.output("evaluate", "evaluation")) and evaluation.properties) or {}
     drift = run.output("monitor", "drift")
-    told = dataset.properties if dataset else {}
+    data = dataset.properties if dataset else {}
     return Month(
         name=short(interval),
         run=str(run.labels.get("run_id", run.key)),
-        data=_versions(told),
+        data=_versions(data),
         rows=_whole(examples, "rows_test"),
         learned=_whole(model, "rows"),
         gates={node: _gate(run.output(node, key)) for node, key in GATES.items()},
@@ -103,7 +108,7 @@ def month_of(run: lineage.Run) -> Month:
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
         warm=bool(model and model.properties.get("warm_start")),
         digests={
-            "data": str(told.get("digest", "")),
+            "data": str(data.get("digest", "")),
             "examples": str(examples.properties.get("digest", "")) if examples else "",
             "model": str(evaluation.properties.get("current_model_digest", "")) if evaluation else "",
         },
@@ -197,28 +202,28 @@ def _versions(told: dict[str, str | int | float]) -> str:
     return f"{told.get('lake_version', '')}: " + ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _gate(output: lineage.Output | None) -> Gate:
+def _gate(output: Artifact | None) -> Gate:
     told = _verdict(output)
     return Gate(bool(told["passed"]), str(told["summary"])) if told else Gate()
 
 
-def _stopped_at(run: lineage.Run) -> str:
+def _stopped_at(run: Run) -> str:
     return next((f"{s.node} {s.state}" for s in run.steps.values() if s.state not in ("complete", "cached")), "")
 
 
-def _share(drift: lineage.Output | None) -> float | None:
+def _share(drift: Artifact | None) -> float | None:
     """The share of drifted features, from the drift report's verdict."""
     checks = (_verdict(drift) or {"checks": []})["checks"]
     return next((check["value"] for check in checks if check["name"] == "share of drifted features"), None)
 
 
-def _verdict(output: lineage.Output | None) -> dict[str, Any] | None:
+def _verdict(output: Artifact | None) -> dict[str, Any] | None:
     """What a gate wrote, where it has spoken and its artifact is still there."""
     path = Path(output.uri) / verdict.FILE_NAME if output else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
 
-def _whole(output: lineage.Output | None, name: str) -> int | None:
+def _whole(output: Artifact | None, name: str) -> int | None:
     return int(output.properties[name]) if output and name in output.properties else None
 
 
@@ -236,16 +241,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill.add_argument("--parallel", type=int, default=2, help="so many runs at once")
     fill.add_argument("--reprocess", choices=REPROCESS, default="failed", help="which runs that are there run again")
     page_only = commands.add_parser("report", help="write the page")
+    page_only.add_argument("--intervals", type=int, default=INTERVALS, help="how many of the last intervals it shows")
     page_only.add_argument("--compare", choices=SOURCES, default="", metavar="DAG", help="set another beside it")
     for command in (fill, page_only):
         command.add_argument("--dag", choices=SOURCES, default=DAG, help="whose runs")
-    told = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        if told.command == "report":
-            print(f"The year at a glance: {report(Home.current(), told.dag, told.compare)}")
+        if args.command == "report":
+            print(f"The year at a glance: {report(Home.current(), args.dag, args.compare, args.intervals)}")
             return 0
-        chosen = {"parallel": told.parallel, "reprocess": told.reprocess, "dag": told.dag}
-        return 0 if backfill(told.first, told.last, **chosen) else 1
+        chosen = {"parallel": args.parallel, "reprocess": args.reprocess, "dag": args.dag}
+        return 0 if backfill(args.first, args.last, **chosen) else 1
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_status

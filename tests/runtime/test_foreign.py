@@ -143,7 +143,7 @@ def test_a_pusher_is_not_answered_from_the_cache_unless_asked_for(home, monkeypa
     assert {node: outcome.state for node, outcome in second.items()} == {"make_model": "cached", "push": "complete"}
     with metadata_store.project_connection(home) as handle:
         (execution,) = handle.store.get_executions_by_id([second["push"].execution])
-    assert "what this node pushes lies outside" in execution.custom_properties[cache.TOLD].string_value
+    assert "what this node pushes lies outside" in execution.custom_properties[cache.MESSAGE].string_value
     monkeypatch.setenv("PUSH_FROM_CACHE", "1")
     third = local.run(compile_pipeline(source, home), home, "third", {})
     assert third["push"].state == "cached"

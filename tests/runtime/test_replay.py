@@ -11,10 +11,11 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.home import Home
 from runtime import __main__ as command
-from runtime import cache, local, metadata_store, recorded_run, replay
+from runtime import cache, local, metadata_store, replay
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.compiled_store import path_of, publish
+from runtime.lineage import recorded_run
 from runtime.protocol import run_key
 from tests.runtime.numbers_pipeline import HELPING, NODES, PIPELINE, STEPS, Numbers
 

@@ -1,12 +1,18 @@
 """The clean-up: old artifacts go, and nothing goes that a pushed or blessed model rests on."""
 
+import threading
+
 import pytest
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration.portable import execution_publish_utils
 
 from runtime import metadata_store, retention
 from runtime.__main__ import main
+from runtime.lineage import artifacts
 from tests.tiny_pipeline.running import Run, fault, uri
 
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
+CACHED = "tests.tiny_pipeline.across:create_pipeline"
 NODES = ("ingest", "train", "champion", "evaluate", "push")
 
 
@@ -15,9 +21,9 @@ def whole(home, run: str, push_it: int) -> dict:
     return {node: started.node(node) for node in NODES}
 
 
-def clean(home, **told):
+def clean(home, **options):
     with metadata_store.project_connection(home) as handle:
-        return retention.clean(handle.store, home, **told)
+        return retention.clean(handle.store, home, **({"grace_s": 0} | options))
 
 
 @pytest.fixture
@@ -62,3 +68,90 @@ def test_the_command_tells_what_it_did(home, runs, capsys):
     told = capsys.readouterr().out
     assert "Would remove" in told
     assert "are what pushed or blessed models rest on" in told
+
+
+def test_what_a_pass_kept_for_a_pushed_model_no_later_pass_looks_at(home, runs, later, monkeypatch):
+    assert clean(home, days=30).needed > 0
+    monkeypatch.setattr(retention, "_OVERLAP_MS", 0)
+    assert clean(home, days=30).needed == 0
+    assert clean(home, days=30, everything=True).needed > 0
+
+
+def test_ids_are_asked_for_in_lists_that_a_database_takes(home, runs, later, monkeypatch):
+    whole_lists = clean(home, days=30, dry_run=True)
+    monkeypatch.setattr(artifacts, "CHUNK", 2)
+    assert clean(home, days=30, dry_run=True) == whole_lists
+
+
+def test_a_place_that_a_kept_artifact_shares_stays(home, runs, later):
+    pushed, other = runs
+    shared = uri(other["train"], "model")
+    with metadata_store.project_connection(home) as handle:
+        (kept,) = handle.store.get_artifacts_by_uri(str(uri(pushed["train"], "model")))
+        copy = metadata_store_pb2.Artifact(type_id=kept.type_id, uri=str(shared), state=kept.state)
+        handle.store.put_artifacts([copy])
+    assert str(shared) not in clean(home, days=30).removed
+    assert shared.exists()
+
+
+def test_while_a_clean_up_waits_the_cache_takes_nothing_that_it_marked(home, later, monkeypatch):
+    old = Run(home, CACHED, "old").node("ingest")
+    assert Run(home, CACHED, "before").node("ingest").state == "cached"
+    outcomes = []
+    monkeypatch.setattr(
+        retention.time, "sleep", lambda _: outcomes.append(Run(home, CACHED, "meanwhile").node("ingest"))
+    )
+    assert clean(home, days=30).removed == [str(uri(old, "dataset"))]
+    assert outcomes[0].state == "complete" and uri(outcomes[0], "dataset").exists()
+
+
+def test_what_the_cache_chose_before_it_was_marked_stays(home, later, monkeypatch):
+    old = Run(home, CACHED, "old").node("ingest")
+    chosen, published, done = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(retention.time, "sleep", lambda _: (chosen.set(), published.wait(30)))
+    cleaner = threading.Thread(target=lambda: done.append(clean(home, days=30)))
+    publish = execution_publish_utils.publish_cached_executions
+
+    def publish_late(**arguments: object) -> None:
+        cleaner.start()
+        assert chosen.wait(30)
+        publish(**arguments)
+        published.set()
+
+    monkeypatch.setattr(execution_publish_utils, "publish_cached_executions", publish_late)
+    hit = Run(home, CACHED, "new").node("ingest")
+    cleaner.join()
+    assert hit.state == "cached" and uri(hit, "dataset") == uri(old, "dataset")
+    assert done[0].removed == [] and uri(hit, "dataset").exists()
+    with metadata_store.project_connection(home) as handle:
+        (artifact,) = handle.store.get_artifacts_by_uri(str(uri(hit, "dataset")))
+    assert artifact.state == artifact.LIVE
+
+
+def test_an_execution_that_is_open_for_too_long_is_given_up_and_protects_nothing(home, runs, later, caplog):
+    _, other = runs
+    with metadata_store.project_connection(home) as handle:
+        (execution,) = handle.store.get_executions_by_id([other["evaluate"].execution])
+        execution.last_known_state = execution.RUNNING
+        handle.store.put_executions([execution])
+    model = uri(other["train"], "model")
+    assert clean(home, days=30, give_up_days=50).given_up == []
+    assert model.exists(), "it may be at work"
+    assert clean(home, days=30, everything=True, dry_run=True).given_up == [execution.id]
+    assert clean(home, days=30, everything=True).given_up == [execution.id]
+    assert f"Execution {execution.id} has been open since" in caplog.text
+    assert not model.exists()
+
+
+def test_a_clean_up_that_was_broken_off_is_taken_up(home, runs, later, monkeypatch):
+    _, other = runs
+
+    def broken_off(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(retention.time, "sleep", broken_off)
+        clean(home, days=30)
+    assert uri(other["train"], "model").exists()
+    assert str(uri(other["train"], "model")) in clean(home, days=30).removed
+    assert not uri(other["train"], "model").exists()

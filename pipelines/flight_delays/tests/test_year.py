@@ -3,17 +3,27 @@
 from datetime import UTC, datetime
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2
 
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from pipelines.flight_delays import clock, year
-from runtime.lineage import Output, Run, Step
+from runtime.lineage.artifacts import Artifact
+from runtime.lineage.runs import Run, Step
 
 JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
 
 
-def step(node: str, state: str = "complete", **outputs: Output) -> Step:
-    made = {key: (output,) for key, output in outputs.items()}
+def output(kind: str, uri: str, properties: dict[str, str | int | float]) -> Artifact:
+    artifact = metadata_store_pb2.Artifact(uri=uri)
+    names = {str: "string_value", int: "int_value", float: "double_value"}
+    for name, value in properties.items():
+        setattr(artifact.custom_properties[name], names[type(value)], value)
+    return Artifact(artifact, metadata_store_pb2.ArtifactType(name=kind))
+
+
+def step(node: str, state: str = "complete", **outputs: Artifact) -> Step:
+    made = {key: [output] for key, output in outputs.items()}
     return Step(node, state, 1, datetime(2026, 1, 1, tzinfo=UTC), 2.5, made)
 
 
@@ -28,12 +38,12 @@ def whole(tmp_path):
     figures = {"roc_auc": 0.81, "log_loss": 0.46, "champion_roc_auc": 0.8, "current_model_digest": "m"}
     data = {**JUNE, "lake_version": "now", "version_flights": 2, "version_weather": 1, "digest": "d"}
     return run(
-        step("ingest", dataset=Output("Dataset", "", data)),
-        step("transform", "cached", examples=Output("Examples", "", {"rows_test": 10, "digest": "e"})),
-        step("train", model=Output("Model", "", {"rows": 90, "warm_start": 1})),
-        step("evaluate", evaluation=Output("ModelEvaluation", str(tmp_path / "evaluation"), figures)),
-        step("monitor", drift=Output("DriftReport", str(tmp_path / "drift"), {"drifted": 0})),
-        step("push", pushed=Output("PushedModel", "", {"version": 0, "reason": "Not pushed: evaluate did not."})),
+        step("ingest", dataset=output("Dataset", "", data)),
+        step("transform", "cached", examples=output("Examples", "", {"rows_test": 10, "digest": "e"})),
+        step("train", model=output("Model", "", {"rows": 90, "warm_start": 1})),
+        step("evaluate", evaluation=output("ModelEvaluation", str(tmp_path / "evaluation"), figures)),
+        step("monitor", drift=output("DriftReport", str(tmp_path / "drift"), {"drifted": 0})),
+        step("push", pushed=output("PushedModel", "", {"version": 0, "reason": "Not pushed: evaluate did not."})),
     )
 
 

@@ -1,0 +1,194 @@
+"""What history costs: a node, the report and the clean-up, with few and with many executions in the metadata store.
+
+    python -m benchmarks.history [--executions 100 1000 10000] [--stores sqlite postgresql]
+
+Fills a store with past runs of the flagship, a month each, all pushed. Then, in this process, which has imported TFX:
+
+- inputs: the inputs of every node of the latest run are resolved, one after the other;
+- resolver: one whole launch of the flagship's `champion`;
+- component: one whole launch of a small component, of another pipeline in the same store;
+- report: the page of the twelve intervals that ran last;
+- clean-up: the pass after two more runs have become old, whose models were not pushed;
+- first clean-up: the pass before that, which looks at all of history.
+
+Medians, in milliseconds, and how many items the store answered with. SQLite lies in memory (/dev/shm) where there is
+such a folder, so that the disk is not measured; PostgreSQL is a cluster of its own without fsync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tfx.orchestration import metadata
+from tfx.orchestration.portable import inputs_utils
+
+from airtight.home import Home
+from pipelines.flight_delays import year
+from runtime import attempts, cross_run, launch, metadata_connection, metadata_store, retention
+from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline
+from runtime.protocol import NodeRequest
+from tests.runtime.past_runs import PastRuns, month
+from tests.runtime.postgresql import Cluster, binaries
+from tests.runtime.store_calls import counted
+
+SMALL = "tests.tiny_pipeline.champion:create_pipeline"
+INTERVALS = 12
+ROUNDS = 5
+CLEANS = 3
+MEMORY = Path("/dev/shm")
+
+
+class Case:
+    """A store with so many executions of the flagship, and what is measured in it.
+
+    Args:
+      home: The state folder.
+      handle: The metadata store.
+      executions: So many, about: whole runs, at least as many as the report shows.
+    """
+
+    def __init__(self, home: Home, handle: metadata.Metadata, executions: int) -> None:
+        self.home, self.handle = home, handle
+        self.path = compile_pipeline("flight_delays", home)
+        self.compiled = CompiledPipeline.read(self.path)
+        self.past = PastRuns(handle.store, home, self.compiled)
+        self.nodes = [node.id for node in self.compiled.nodes]
+        self.runs = max(INTERVALS, executions // len(self.nodes))
+        started = time.perf_counter()
+        self.past.write(range(self.runs))
+        self.filled_s = time.perf_counter() - started
+        for node, key in (("train", "model"), ("push", "pushed"), ("ingest", "dataset")):
+            for run in (self.runs - 2, self.runs - 1):
+                Path(self.past.uri(node, key, self.name(run))).mkdir(parents=True)
+        self.small = compile_pipeline(SMALL, home)
+        self.values = dict(zip(("interval_start", "interval_end"), month(self.runs - 1), strict=True))
+
+    def name(self, run: int) -> str:
+        """Key of a past run."""
+        return f"run-{run:05}"
+
+    def request(self, path: Path, node: str, run: str) -> NodeRequest:
+        """Asks for one more attempt of a node."""
+        return NodeRequest(str(path), node, run, uuid.uuid4().hex, str(self.home.path), parameters=self.values)
+
+    def inputs(self) -> None:
+        """Resolves the inputs of every node of the latest past run."""
+        run = self.name(self.runs - 1)
+        for name in self.nodes:
+            node, _ = launch._prepared(self.compiled, self.request(self.path, name, run), self.home)
+            attempts.pin_inputs(node, run, self.handle.store)
+            with cross_run.bounded(node):
+                inputs_utils.resolve_input_artifacts(pipeline_node=node, metadata_handle=self.handle)
+
+    def resolver(self) -> None:
+        """Launches the flagship's resolver once more."""
+        self._launch(self.request(self.path, "champion", self.name(self.runs - 1)))
+
+    def component(self) -> None:
+        """Launches a small component once more."""
+        self._launch(self.request(self.small, "train", "small"))
+
+    def report(self) -> None:
+        """Writes the page."""
+        year.report(self.home, intervals=INTERVALS)
+
+    def clean(self) -> None:
+        """Cleans up what has become old."""
+        retention.clean(self.handle.store, self.home, days=0, grace_s=0)
+
+    def becomes_old(self) -> None:
+        """Adds two runs that pushed nothing, as if they were of long ago."""
+        self.past.pushed = False
+        self.past.write(range(self.runs, self.runs + 2))
+        self.runs += 2
+        time.sleep(0.01)
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """Everything, in milliseconds and items."""
+        self._launch(self.request(self.small, "ingest", "small"))
+        results = {name: _medians(getattr(self, name)) for name in ("inputs", "resolver", "component", "report")}
+        retention._OVERLAP_MS = 0  # What was filled a moment ago is to count as long ago.
+        results["first clean-up"] = _medians(self.clean, rounds=1)
+        results["clean-up"] = _medians(self.clean, rounds=CLEANS, before=self.becomes_old)
+        return results
+
+    @staticmethod
+    def _launch(request: NodeRequest) -> None:
+        outcome = launch.launch(request)
+        assert outcome.state == "complete", outcome
+
+
+def _medians(action: Callable[[], None], rounds: int = ROUNDS, before: Callable[[], None] | None = None) -> Any:
+    seconds, items = [], []
+    for _ in range(rounds):
+        if before:
+            before()
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    if before:
+        before()
+    with counted() as calls:
+        action()
+    items = sum(calls.items.values())
+    return {"ms": round(1000 * median(seconds), 1), "calls": sum(calls.counts.values()), "items": items}
+
+
+@contextmanager
+def stores(kind: str) -> Iterator[str]:
+    """The address of an empty store; "" is SQLite."""
+    programs = binaries()
+    if kind == "sqlite":
+        yield ""
+    elif programs is None:
+        raise SystemExit("PostgreSQL is not installed (Debian: apt-get install postgresql).")
+    else:
+        cluster = Cluster(programs)
+        try:
+            cluster.start()
+            yield cluster.address()
+        finally:
+            cluster.remove()
+
+
+def measure(kind: str, executions: int) -> dict[str, Any]:
+    """One store of one size."""
+    with stores(kind) as address, tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        os.environ["AIRTIGHT_HOME"], os.environ[metadata_connection.ENVIRONMENT] = folder, address
+        home = Home(Path(folder))
+        with metadata_store.project_connection(home) as handle:
+            case = Case(home, handle, executions)
+            filled = {"executions": case.runs * len(case.nodes), "filled_s": round(case.filled_s, 1)}
+            return filled | case.measure()
+
+
+def main() -> None:
+    """Prints a table and the same as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
+    parser.add_argument("--executions", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--stores", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"])
+    args = parser.parse_args()
+    results: dict[str, dict[int, Any]] = {}
+    for kind in args.stores:
+        for executions in args.executions:
+            case = results.setdefault(kind, {})[executions] = measure(kind, executions)
+            print(f"\n{kind}, {case['executions']} executions (filled in {case['filled_s']} s)", flush=True)
+            for name, result in case.items():
+                if isinstance(result, dict):
+                    print(f"  {name:15} {result['ms']:9.1f} ms {result['calls']:6} calls {result['items']:7} items")
+    print(json.dumps({"history": results}))
+
+
+if __name__ == "__main__":
+    main()

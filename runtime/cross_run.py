@@ -1,0 +1,185 @@
+"""Inputs across runs, at a cost that does not grow with history.
+
+TFX resolves such an input by reading every execution of the pipeline and of the producer, and hands all that the
+producer ever made to the component. Here the component is given what the newest executions of the producer made, and
+the latest that was known when this run's interval began, however long ago that was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import ml_metadata as mlmd
+from ml_metadata import errors
+from ml_metadata.proto import metadata_store_pb2
+from tfx import types
+from tfx.dsl.components.common.resolver import ResolverStrategy
+from tfx.dsl.input_resolution.ops import ops
+from tfx.orchestration import mlmd_connection_manager as mlmd_cm
+from tfx.orchestration.portable.input_resolution import channel_resolver
+from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import artifact_utils
+
+from runtime import strategies
+from runtime.attempts import CONTEXT_TYPE
+from runtime.lineage.artifacts import FLAGS, Artifact, by_id, by_key, quoted
+
+log = logging.getLogger(__name__)
+
+NEWEST = 200
+"""Of so many of the producer's executions, the newest, an input across runs holds the outputs."""
+_START, _END = "interval_start", "interval_end"
+_DAY = timedelta(days=1)
+_SPANS = (2 * _DAY, 40 * _DAY, 400 * _DAY, 4000 * _DAY, None)
+"""Before an instant the latest artifact is looked for in these spans, one after the other; None is all time."""
+_PAGE = 100
+_LIVE = metadata_store_pb2.Artifact.LIVE
+_Channel: TypeAlias = pipeline_pb2.InputSpec.Channel
+
+
+class ByInterval(ResolverStrategy):
+    """A strategy that takes of its inputs across runs only what was known when this run's interval began.
+
+    Of each such input it is given the artifacts with the latest `interval_end` that is not after the `interval_start`
+    of an input of this run, and nothing else; of types in `FLAGS` those alone whose flag is set.
+    """
+
+
+@contextlib.contextmanager
+def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
+    """Resolves a node's inputs across runs here instead of in TFX; those of its own run stay TFX's.
+
+    Args:
+      node: The node in a copy of the IR whose parameters are bound.
+    """
+    theirs = channel_resolver.resolve_single_channel
+    by_interval = _is_by_interval(node)
+
+    @functools.cache
+    def start(handle: mlmd_cm.HandleLike) -> datetime | None:
+        channels = (channel for spec in node.inputs.inputs.values() for channel in spec.channels)
+        own = [c for c in channels if any(query.type.name == CONTEXT_TYPE for query in c.context_queries)]
+        given = (artifact for channel in own for artifact in theirs(handle, channel))
+        starts = (_instant(artifact.mlmd_artifact, _START) for artifact in given)
+        return next((instant for instant in starts if instant), None)
+
+    def resolve(handle: mlmd_cm.HandleLike, channel: _Channel) -> list[types.Artifact]:
+        producer = _producer_across_runs(channel)
+        if not producer:
+            return list(theirs(handle, channel))
+        store = mlmd_cm.get_handle(handle).store
+        context = store.get_context_by_type_and_name("node", producer)
+        if context is None:
+            return []
+        instant = start(handle)
+        known = _known_at(store, context.id, channel, instant) if instant else []
+        newest = [] if by_interval and instant else _newest(store, context, channel.output_key, NEWEST)
+        return _as_tfx(a for a in (*newest, *known) if a.type.name == channel.artifact_query.type.name)
+
+    channel_resolver.resolve_single_channel = resolve
+    try:
+        yield
+    finally:
+        channel_resolver.resolve_single_channel = theirs
+
+
+def newest_outputs(
+    store: mlmd.MetadataStore, pipeline: str, node: str, key: str, limit: int = NEWEST
+) -> list[types.Artifact]:
+    """What the newest executions of a node made and is still there, in the order of the artifacts' ids.
+
+    Args:
+      store: The metadata store.
+      pipeline: The pipeline's id.
+      node: The node's id.
+      key: The output.
+      limit: So many executions count, whatever became of them.
+    """
+    context = store.get_context_by_type_and_name("node", f"{pipeline}.{node}")
+    return _as_tfx(_newest(store, context, key, limit)) if context else []
+
+
+def _producer_across_runs(channel: _Channel) -> str:
+    """The name of the producer's context, `pipeline.node`; "" for a channel of this run, or of another kind."""
+    names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
+    return names["node"] if set(names) == {"pipeline", "node"} else ""
+
+
+def _is_by_interval(node: pipeline_pb2.PipelineNode) -> bool:
+    paths = [
+        strategies.path_of(step.op_node)
+        for graph in node.inputs.input_graphs.values()
+        for step in graph.nodes.values()
+        if step.HasField("op_node") and "." in step.op_node.op_type
+    ]
+    return bool(paths) and all(issubclass(ops.get_by_class_path(path), ByInterval) for path in paths)
+
+
+def _newest(store: mlmd.MetadataStore, context: metadata_store_pb2.Context, key: str, limit: int) -> list[Artifact]:
+    options = mlmd.ListOptions(limit=limit, order_by=mlmd.OrderByField.ID, is_asc=False)
+    executions = [execution.id for execution in store.get_executions_by_context(context.id, list_options=options)]
+    if len(executions) == limit:
+        log.info("Of %s across runs the outputs %s of the newest %d executions are taken.", context.name, key, limit)
+    return [artifact for outputs in by_key(store, executions).values() for artifact in outputs.get(key, ())]
+
+
+def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> list[Artifact]:
+    """The producer's artifacts with the latest interval that ended by an instant."""
+    try:
+        type_ = store.get_artifact_type(channel.artifact_query.type.name)
+    except errors.NotFoundError:
+        return []
+    end = f"{'' if _END in type_.properties else 'custom_'}properties.{_END}.string_value"
+    query = f"type = {quoted(type_.name)} AND contexts_n.id = {context} AND state = LIVE"
+    if flag := FLAGS.get(type_.name):
+        query += f" AND custom_properties.{flag}.int_value = 1"
+    # Texts of other offsets from UTC are in another order than the instants, by less than a day.
+    query += f" AND {end} <= {quoted((instant + _DAY).isoformat())}"
+    for span in _SPANS:
+        low = instant - span if span else None
+        while True:
+            since = f" AND {end} >= {quoted((low - _DAY).isoformat())}" if low else ""
+            options = mlmd.ListOptions(
+                filter_query=query + since, limit=_PAGE, order_by=mlmd.OrderByField.ID, is_asc=False
+            )
+            page = store.get_artifacts(options)
+            ends = {a.id: ended for a in page if (ended := _instant(a, _END)) and ended <= instant}
+            latest = max(ends.values(), default=None)
+            if latest is None:
+                break
+            if len(page) < _PAGE or (low and latest - _DAY <= low):
+                made = [i for i, ended in ends.items() if ended == latest and _makes(store, context, i, channel)]
+                if made:
+                    return list(by_id(store, made).values())
+                break
+            # More match than a page holds: what is later than the latest of it comes in the next one.
+            low = latest
+    return []
+
+
+def _makes(store: mlmd.MetadataStore, context: int, artifact: int, channel: _Channel) -> bool:
+    """Whether the producer made an artifact that it is known to have had to do with, as this output."""
+    query = f"contexts_n.id = {context} AND events_e.artifact_id = {artifact}"
+    first = mlmd.ListOptions(filter_query=query, limit=1, order_by=mlmd.OrderByField.ID)
+    made = by_key(store, [execution.id for execution in store.get_executions(first)])
+    return any(a.proto.id == artifact for outputs in made.values() for a in outputs.get(channel.output_key, ()))
+
+
+def _instant(artifact: metadata_store_pb2.Artifact, name: str) -> datetime | None:
+    for properties in (artifact.properties, artifact.custom_properties):
+        if name in properties:
+            with contextlib.suppress(ValueError):
+                instant = datetime.fromisoformat(properties[name].string_value)
+                return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    return None
+
+
+def _as_tfx(artifacts: Iterable[Artifact]) -> list[types.Artifact]:
+    """The live ones, each once, in the order of their ids."""
+    once = {artifact.proto.id: artifact for artifact in artifacts if artifact.proto.state == _LIVE}
+    return [artifact_utils.deserialize_artifact(once[i].type, once[i].proto) for i in sorted(once)]
