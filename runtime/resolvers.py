@@ -18,6 +18,9 @@ from airtight.errors import TerminalError
 
 log = logging.getLogger(__name__)
 
+EARLIER = 3
+"""How many champions before the champion a candidate is held to as well."""
+
 
 def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) -> ExternalPipelineChannel:
     """What all runs of another pipeline made, as an input of a node.
@@ -38,9 +41,12 @@ class ChampionAsOf(ResolverStrategy):
       dataset: This run's artifact with `interval_start`.
       pushed: PushedModel across runs, with `pushed` (1 or 0), `interval_end`, `version`, `model_uri`.
       model: Model across runs, among which the champion is.
+      earlier: The same again, if the champions before it are wanted too.
 
     The output `model` holds one artifact or none, so its consumer takes it as an optional input. Pushed models whose
     interval ends after this run's begins do not count, whatever their ids; of several attempts the highest version.
+    The output `earlier` holds the champions of up to EARLIER intervals before, the latest first; one whose model was
+    removed is left out.
     """
 
     def resolve_artifacts(
@@ -63,7 +69,7 @@ class ChampionAsOf(ResolverStrategy):
         candidates = [pushed for pushed in input_dict["pushed"] if _was_pushed(pushed) and _end(pushed) <= start]
         if not candidates:
             log.info("There was no champion yet at %s.", start.isoformat())
-            return {**input_dict, "pushed": [], "model": []}
+            return {key: value if key == "dataset" else [] for key, value in input_dict.items()}
         latest = max(candidates, key=lambda pushed: (_end(pushed), _version(pushed), pushed.id))
         models = [model for model in input_dict["model"] if model.uri == _text(latest, "model_uri")]
         if not models or not fileio.exists(models[-1].uri):
@@ -74,7 +80,21 @@ class ChampionAsOf(ResolverStrategy):
                 remedy="Run the champion's interval once more, so that it is made and pushed again.",
             )
         log.info("The champion at %s was version %s.", start.isoformat(), _version(latest))
-        return {**input_dict, "pushed": [latest], "model": models[-1:]}
+        resolved = {**input_dict, "pushed": [latest], "model": models[-1:]}
+        if "earlier" in input_dict:
+            before = [pushed for pushed in candidates if _end(pushed) < _end(latest)]
+            resolved["earlier"] = _champions_before(before, input_dict["earlier"])
+        return resolved
+
+
+def _champions_before(pushed: list[types.Artifact], models: list[types.Artifact]) -> list[types.Artifact]:
+    """The model of the highest version of each of the last EARLIER intervals, the latest first."""
+    by_end: dict[datetime, types.Artifact] = {}
+    for artifact in sorted(pushed, key=lambda artifact: (_end(artifact), _version(artifact), artifact.id)):
+        by_end[_end(artifact)] = artifact
+    by_uri = {model.uri: model for model in models}
+    uris = [_text(by_end[end], "model_uri") for end in sorted(by_end, reverse=True)[:EARLIER]]
+    return [by_uri[uri] for uri in dict.fromkeys(uris) if uri in by_uri and fileio.exists(uri)]
 
 
 def _text(artifact: types.Artifact, name: str) -> str:

@@ -77,16 +77,45 @@ REFIT = Parameter(
     "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
     choices=("judged", "include_validation"),
 )
-AUC_MINIMUM = Parameter(
-    "auc_minimum", "float", 0.65, "A model below this ROC AUC on the interval is not blessed.", minimum=0.5, maximum=1
-)
-CHAMPION_TOLERANCE = Parameter(
-    "champion_tolerance",
+AUC_MARGIN = Parameter(
+    "auc_margin",
     "float",
-    0.01,
-    "How much ROC AUC the model may lose against the champion of then and still be blessed.",
+    0.005,
+    "How much ROC AUC the model may lose against a champion: the lower 95 % bound of the difference decides.",
     minimum=0,
     maximum=0.5,
+)
+LOG_LOSS_MARGIN = Parameter(
+    "log_loss_margin",
+    "float",
+    0.005,
+    "How much log loss, in nats, the model may gain against a champion; decided likewise.",
+    minimum=0,
+    maximum=0.5,
+)
+WIDEST_MARGIN = Parameter(
+    "widest_margin",
+    "float",
+    16.0,
+    "How many times these margins are widened at most for an interval too short to decide by them, such as a day.",
+    minimum=1,
+    maximum=100,
+)
+BASELINE_GAIN = Parameter(
+    "baseline_gain",
+    "float",
+    0.01,
+    "By how much ROC AUC must be above that of the share of flights that left the origin late in the last hour.",
+    minimum=0,
+    maximum=0.5,
+)
+CHAMPION_INCOMPARABLE = Parameter(
+    "champion_incomparable",
+    "str",
+    "block",
+    "Where the champion cannot answer for this interval's rows: block does not bless the model; accept judges it "
+    "without that comparison, and the verdict says so.",
+    choices=("block", "accept"),
 )
 P99_LIMIT_MS = Parameter(
     "p99_limit_ms",
@@ -122,8 +151,11 @@ PARAMETERS = (
     SEED,
     STRATEGY,
     REFIT,
-    AUC_MINIMUM,
-    CHAMPION_TOLERANCE,
+    AUC_MARGIN,
+    LOG_LOSS_MARGIN,
+    WIDEST_MARGIN,
+    BASELINE_GAIN,
+    CHAMPION_INCOMPARABLE,
     P99_LIMIT_MS,
     MEMORY_LIMIT_MB,
     RELEASE,
