@@ -20,7 +20,7 @@ from airtight.verdict import Check, Verdict
 from components.data import examples as reading
 from components.measures import analysis, comparison, evaluation_rows
 from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, LOG_LOSS
-from components.measures.comparison import Comparison
+from components.measures.comparison import Comparison, Margins
 from components.measures.evaluation_rows import EvaluationRows
 from components.measures.scores import expected_calibration_error
 from components.modelling import judged, saved_model
@@ -48,9 +48,10 @@ def evaluate(
     champion: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     earlier_champions: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     zone: Parameter[str] = "UTC",
-    auc_margin: Parameter[float] = 0.005,
-    log_loss_margin: Parameter[float] = 0.005,
-    widest_margin: Parameter[float] = 16.0,
+    auc_margin: Parameter[float] = 0.008,
+    log_loss_margin: Parameter[float] = 0.008,
+    margin_rows: Parameter[int] = 20000,
+    widest_margin: Parameter[float] = 20.0,
     baseline_gain: Parameter[float] = 0.01,
     champion_incomparable: Parameter[str] = BLOCK,
     calibration_tolerance: Parameter[float] = 0.25,
@@ -76,11 +77,12 @@ def evaluate(
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
       champion: The champion as of the interval, if there is one.
-      earlier_champions: Champions before it, the latest first: they stop a loss that is small each time.
+      earlier_champions: Champions before it, in any order: they stop a loss that is small each time.
       zone: Time zone whose days are the blocks of the bootstrap, where the schema says "day".
       auc_margin: By how much ROC AUC may be below a champion's.
       log_loss_margin: By how much log loss may be above a champion's, nats.
-      widest_margin: How many times these margins are widened at most for an interval too short to decide by them.
+      margin_rows: How many rows these margins are for; fewer rows have margins that are larger by the root.
+      widest_margin: How many times larger at most; an interval of fewer rows cannot tell, and blesses nothing.
       baseline_gain: By how much ROC AUC must be above the baseline's. Log loss must be below the baseline's.
       champion_incomparable: "block", or "accept" for a candidate whose champion cannot answer for these rows.
       calibration_tolerance: A warning when mean prediction / mean label is farther from 1 than this.
@@ -92,8 +94,7 @@ def evaluate(
     interval = reading.interval_of(examples)
     gate = _Gate(
         evaluation_rows.read(Path(examples.uri), load(schema), zone),
-        {AUC: auc_margin, LOG_LOSS: log_loss_margin},
-        widest_margin,
+        Margins({AUC: auc_margin, LOG_LOSS: log_loss_margin}, margin_rows, widest_margin),
         {AUC: baseline_gain, LOG_LOSS: 0.0},
         champion_incomparable == ACCEPT,
         calibration_tolerance,
@@ -138,8 +139,9 @@ class _Result:
     def reason(self) -> str:
         """The decision in a sentence; empty for the verdict's own."""
         failed = [check.name for check in self.checks if not check.passed and check.severity == "blocking"]
-        shown = "; ".join(str(compared) for compared in self.comparisons if compared.other == THE_CHAMPION)
-        shown = shown or "; ".join(map(str, self.comparisons))
+        decisive = [compared for compared in self.comparisons if not compared.passed]
+        decisive = decisive or [compared for compared in self.comparisons if compared.other == THE_CHAMPION]
+        shown = "; ".join(map(str, decisive or self.comparisons))
         if not shown:
             return ""
         return f"failed: {', '.join(failed)}. {shown}" if failed else f"all blocking checks hold. {shown}"
@@ -150,8 +152,7 @@ class _Gate:
     """The rows, and what a candidate is held to on them; see `evaluate`."""
 
     test: EvaluationRows
-    margins: Mapping[str, float]
-    widest: float
+    margins: Margins
     baseline_gains: Mapping[str, float]
     accepts_incomparable: bool
     calibration_tolerance: float
@@ -179,7 +180,7 @@ class _Gate:
         others = self._others(champions, earlier, result)
         if THE_CHAMPION in others:
             result.probabilities[CHAMPION] = others[THE_CHAMPION]
-        result.comparisons = comparison.non_inferior(rows, candidate, others, self.margins, self.widest)
+        result.comparisons = comparison.non_inferior(rows, candidate, others, self.margins)
         # Without a champion the candidate must show that it clears the floor; beside one, short intervals need not.
         result.comparisons += comparison.superior(
             rows, candidate, THE_BASELINE, self.test.baseline, self.baseline_gains, proven=THE_CHAMPION not in others
@@ -197,8 +198,9 @@ class _Gate:
     ) -> dict[str, np.ndarray]:
         """Predictions of the champions that can be compared; of one that cannot, a check says why."""
         others = {}
-        names = [THE_CHAMPION] * len(champions[:1]) + [f"champion {n} before it" for n in range(1, len(earlier) + 1)]
-        for name, model in zip(names, [*champions[:1], *earlier], strict=True):
+        named = {THE_CHAMPION: champions[0]} if champions else {}
+        named |= {_name(model, number): model for number, model in enumerate(earlier, 1)}
+        for name, model in named.items():
             try:
                 others[name] = self._finite_predictions(model)
             except TerminalError as error:
@@ -249,11 +251,17 @@ class _Gate:
             other,
             others.get(other, self.test.baseline),
             self.test.slices,
-            self.margins if other in others else dict.fromkeys(self.margins, 0.0),
+            self.margins if other in others else None,
             self.slice_rows_minimum,
             self.slices,
         )
         return [check] if check else []
+
+
+def _name(model: artifact.Artifact, number: int) -> str:
+    """What an earlier champion is called: TFX gives them in no order."""
+    start = model.get_string_custom_property("interval_start")
+    return f"champion of {start[:16].replace('T', ' ')}" if start else f"champion {number} before it"
 
 
 def _rows_check(labels: np.ndarray) -> Check:

@@ -45,8 +45,8 @@ class ChampionAsOf(ResolverStrategy):
 
     The output `model` holds one artifact or none, so its consumer takes it as an optional input. Pushed models whose
     interval ends after this run's begins do not count, whatever their ids; of several attempts the highest version.
-    The output `earlier` holds the champions of up to EARLIER intervals before, the latest first; one whose model was
-    removed is left out.
+    The output `earlier` holds the champions of up to EARLIER intervals before; TFX hands them on in the order of their
+    ids. One whose model was removed is left out.
     """
 
     def resolve_artifacts(
@@ -88,7 +88,7 @@ class ChampionAsOf(ResolverStrategy):
 
 
 def _champions_before(pushed: list[types.Artifact], models: list[types.Artifact]) -> list[types.Artifact]:
-    """The model of the highest version of each of the last EARLIER intervals, the latest first."""
+    """The model of the highest version of each of the last EARLIER intervals."""
     by_end: dict[datetime, types.Artifact] = {}
     for artifact in sorted(pushed, key=lambda artifact: (_end(artifact), _version(artifact), artifact.id)):
         by_end[_end(artifact)] = artifact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,20 +24,51 @@ class Primary:
     Args:
       value: Of labels and predictions, each [rows].
       gain: Of labels, the candidate's predictions, the other's, and block numbers, each [rows].
+      size: Of labels [rows]: how many rows the metric's noise is that of.
     """
 
     value: Callable[[np.ndarray, np.ndarray], float]
     gain: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], paired.Gain]
+    size: Callable[[np.ndarray], float] = len
 
 
 def _log_loss_gain(labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray) -> paired.Gain:
     return paired.MeanGain.of(log_losses(labels, candidate), log_losses(labels, other), blocks)
 
 
+def _balanced(labels: np.ndarray) -> float:
+    """Rows of a set with as many of each label that orders pairs as surely: the rarer label decides."""
+    positives = float(labels.sum())
+    return 4 * positives * (len(labels) - positives) / len(labels)
+
+
 PRIMARY: Mapping[str, Primary] = {
-    "auc": Primary(roc_auc, paired.RankGain.of),
+    "auc": Primary(roc_auc, paired.RankGain.of, _balanced),
     "log_loss": Primary(log_loss, _log_loss_gain),
 }
+
+
+@dataclass(frozen=True)
+class Margins:
+    """By how much a candidate may be worse.
+
+    Noise falls with the root of the rows, and a margin below it would refuse equal models. So fewer rows than those
+    that the margins are made for get margins that are larger by the root; more rows get no smaller ones. How the two
+    models differ has no say: a wild candidate gets no wider margin for being wild.
+
+    Args:
+      by_metric: Margins in the metric's unit.
+      rows: How many rows they are made for.
+      widest: How many times a margin is widened at most; an interval of fewer rows cannot tell.
+    """
+
+    by_metric: Mapping[str, float]
+    rows: float
+    widest: float
+
+    def widening(self, metric: str, labels: np.ndarray) -> float:
+        """How many times the margin is widened for rows of these labels."""
+        return max(1.0, math.sqrt(self.rows / PRIMARY[metric].size(labels)))
 
 
 @dataclass(frozen=True)
@@ -112,33 +144,46 @@ class Comparison:
 
 
 def non_inferior(
-    rows: Rows,
-    candidate: np.ndarray,
-    others: Mapping[str, np.ndarray],
-    margins: Mapping[str, float],
-    widest: float,
+    rows: Rows, candidate: np.ndarray, others: Mapping[str, np.ndarray], margins: Margins
 ) -> list[Comparison]:
     """Compares the candidate with models that it must not be worse than by more than a margin.
 
-    An interval too short to decide by the margin decides by the smallest one that it can (`paired.Interval.resolution`)
-    and says so. Where that is more than `widest` times the margin for every metric, it cannot tell, and the candidate
+    The lower bound of the gain decides. An interval too short for the widest margin cannot tell, and the candidate
     fails.
 
     Args:
       rows: What they are compared on.
       candidate: Its predictions, [rows].
       others: Predictions by model, each [rows].
-      margins: By metric, in its unit.
-      widest: How many times a margin may be widened.
+      margins: By how much it may be worse.
     """
     blocks = paired.blocks_of(rows.units, rows.unit_name)
-    count = len(others) * len(margins)
-    comparisons = []
-    for other, predictions in others.items():
-        wanted = [_compared(rows, blocks, name, other, candidate, predictions, -margins[name]) for name in margins]
-        tells = any(_resolution(compared, count) <= -widest * compared.required for compared in wanted)
-        comparisons += [_widened(compared, count, len(rows.labels), tells) for compared in wanted]
-    return comparisons
+    count = len(others) * len(margins.by_metric)
+    return [
+        _explained(_compared(rows, blocks, name, other, candidate, predictions, -margin), name, margins, rows, count)
+        for other, predictions in others.items()
+        for name in margins.by_metric
+        for margin in [margins.by_metric[name] * margins.widening(name, rows.labels)]
+    ]
+
+
+def _explained(compared: Comparison, metric: str, margins: Margins, rows: Rows, comparisons: int) -> Comparison:
+    """Adds in words why the margin is what it is, and whether the rows are enough."""
+    margin, count = -compared.required, len(rows.labels)
+    widening, notes = margins.widening(metric, rows.labels), []
+    if widening > 1:
+        wanted = f"{count * widening**2:,.0f}"
+        notes = [f"The margin of {margins.by_metric[metric]:g} is for about {wanted} such rows; these are {count:,}."]
+    if compared.interval is not None and not compared.passed and margin:
+        resolution = compared.interval.resolution(comparisons)
+        if resolution > margin:
+            needed = f"{count * (resolution / margin) ** 2:,.0f}"
+            notes.append(
+                f"An equal model is sure to pass with about {needed} rows: judge a longer interval, or widen it."
+            )
+    if widening > margins.widest:
+        notes.append(f"The interval cannot tell: a margin is widened at most {margins.widest:g} times.")
+    return replace(compared, note=" ".join(notes), decidable=widening <= margins.widest)
 
 
 def superior(
@@ -174,29 +219,13 @@ def _compared(
     return Comparison(metric, other, *values, paired.interval(gain, blocks.count), required, str(blocks))
 
 
-def _resolution(compared: Comparison, comparisons: int) -> float:
-    return float("inf") if compared.interval is None else compared.interval.resolution(comparisons)
-
-
-def _widened(wanted: Comparison, comparisons: int, rows: int, tells: bool) -> Comparison:
-    margin, resolution = -wanted.required, _resolution(wanted, comparisons)
-    if wanted.interval is None or wanted.passed or resolution <= margin:
-        return wanted
-    needed = f", which needs about {rows * (resolution / margin) ** 2:,.0f}" if margin else ""
-    note = f"These {rows:,} rows can decide a loss of {resolution:.2g}, not of {margin:g}{needed}"
-    if tells:
-        return replace(wanted, required=-resolution, note=f"{note}; the margin is {resolution:.2g} here.")
-    note = f"{note}. The interval cannot tell: judge a longer one, or widen the margin on the form."
-    return replace(wanted, note=note, decidable=False)
-
-
 def slices_check(
     rows: Rows,
     candidate: np.ndarray,
     other: str,
     predictions: np.ndarray,
     slices: Mapping[str, np.ndarray],
-    margins: Mapping[str, float],
+    margins: Margins | None,
     rows_minimum: int,
     severity: Literal["blocking", "warning"],
 ) -> Check | None:
@@ -210,7 +239,7 @@ def slices_check(
       other: What the other model is.
       predictions: The other model's, [rows].
       slices: Values by column, as text, each [rows].
-      margins: By metric, in its unit.
+      margins: By how much it may be worse; None for not at all.
       rows_minimum: Slices of fewer rows are left out.
       severity: Of the check.
 
@@ -235,7 +264,7 @@ def _slice_tests(
     other: str,
     predictions: np.ndarray,
     slices: Mapping[str, np.ndarray],
-    margins: Mapping[str, float],
+    margins: Margins | None,
     rows_minimum: int,
 ) -> Iterator[tuple[str, float]]:
     for column, values in slices.items():
@@ -247,7 +276,8 @@ def _slice_tests(
             if part.labels.min() == part.labels.max():
                 continue
             blocks = paired.blocks_of(part.units, part.unit_name)
-            for metric, margin in margins.items():
+            for metric in PRIMARY:
+                margin = margins.by_metric[metric] * margins.widening(metric, part.labels) if margins else 0.0
                 gain = PRIMARY[metric].gain(part.labels, candidate[mask], predictions[mask], blocks.of_row)
                 estimate = paired.estimate(gain, blocks.count)
                 if estimate is not None:

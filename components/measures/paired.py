@@ -19,11 +19,11 @@ from scipy import stats
 CONFIDENCE = 0.95
 """Level of each one-sided bound."""
 FALSE_REFUSALS = 0.05
-"""Highest share of candidates exactly as good as the champion that the comparisons of one evaluation may refuse."""
+"""Share of candidates exactly as good as the other models that one evaluation may refuse, as it plans its power."""
 MIN_BLOCKS = 7
 """With fewer blocks than this, runs of consecutive rows take their place."""
-RUNS = 8
-"""Number of those runs: of a day, three hours each. Shorter ones are too much alike to stand for other days."""
+RUNS = 12
+"""Number of those runs: of a day, two hours each."""
 MAX_BLOCKS = 366
 """With more blocks than this, neighbouring ones are joined."""
 DRAWS = 2000
@@ -203,11 +203,10 @@ class Interval(Estimate):
     upper: float
 
     def resolution(self, comparisons: int) -> float:
-        """Returns the smallest margin that these blocks can decide by.
+        """Returns the margin with which these blocks let pass a candidate exactly as good as the other model.
 
-        With it, a candidate exactly as good as the champion is shown to be non-inferior with the power that leaves
-        FALSE_REFUSALS for all comparisons together (Bonferroni): the sample size of a non-inferiority trial (Julious
-        2004), solved for the margin. It refuses a candidate that is worse than the champion beyond chance.
+        They do so with the power that leaves FALSE_REFUSALS for all comparisons together (Bonferroni): the sample size
+        of a non-inferiority trial (Julious 2004), solved for the margin.
         """
         return self.gain - self.lower + float(self.error * self._t.ppf(1 - FALSE_REFUSALS / comparisons))
 

@@ -90,7 +90,7 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         zone=ZONE,
         auc_margin=runtime_parameter(settings.AUC_MARGIN),
         log_loss_margin=runtime_parameter(settings.LOG_LOSS_MARGIN),
-        widest_margin=runtime_parameter(settings.WIDEST_MARGIN),
+        margin_rows=settings.MARGIN_ROWS,
         baseline_gain=runtime_parameter(settings.BASELINE_GAIN),
         champion_incomparable=runtime_parameter(settings.CHAMPION_INCOMPARABLE),
     ).with_id("evaluate")

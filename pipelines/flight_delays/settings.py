@@ -77,29 +77,24 @@ REFIT = Parameter(
     "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
     choices=("judged", "include_validation"),
 )
+MARGIN_ROWS = 20_000
+"""How many rows the margins are for: a month has 21,000 to 29,000. A day's are some five times as large."""
 AUC_MARGIN = Parameter(
     "auc_margin",
     "float",
-    0.005,
-    "How much ROC AUC the model may lose against a champion: the lower 95 % bound of the difference decides.",
+    0.008,
+    "How much ROC AUC the model may lose against a champion on a month's rows: the lower 95 % bound of the difference "
+    "decides. Shorter intervals have larger margins, by the root of the rows.",
     minimum=0,
     maximum=0.5,
 )
 LOG_LOSS_MARGIN = Parameter(
     "log_loss_margin",
     "float",
-    0.005,
+    0.008,
     "How much log loss, in nats, the model may gain against a champion; decided likewise.",
     minimum=0,
     maximum=0.5,
-)
-WIDEST_MARGIN = Parameter(
-    "widest_margin",
-    "float",
-    16.0,
-    "How many times these margins are widened at most for an interval too short to decide by them, such as a day.",
-    minimum=1,
-    maximum=100,
 )
 BASELINE_GAIN = Parameter(
     "baseline_gain",
@@ -153,7 +148,6 @@ PARAMETERS = (
     REFIT,
     AUC_MARGIN,
     LOG_LOSS_MARGIN,
-    WIDEST_MARGIN,
     BASELINE_GAIN,
     CHAMPION_INCOMPARABLE,
     P99_LIMIT_MS,
