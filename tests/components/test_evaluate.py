@@ -242,7 +242,27 @@ def damaged(model, folder: Path):
     return toy.artifact(standard_artifacts.Model, folder)
 
 
-@pytest.mark.parametrize("kind", ["damaged", "renamed", "unsigned", "not finite"])
+def model_of(serve, folder: Path):
+    """A `Model` artifact whose signature answers with what `serve` makes of the row's weight."""
+
+    class Answering(tf.Module):
+        @tf.function
+        def serve(self, colour, size, weight):
+            return {PREDICTION: serve(weight)}
+
+    module, model = Answering(), toy.artifact(standard_artifacts.Model, folder)
+    specs = [tf.TensorSpec([None], tf.string if n == "colour" else tf.float32, name=n) for n in toy.SCHEMA.names]
+    signature = module.serve.get_concrete_function(*specs)
+    tf.saved_model.save(module, str(saved_model.serving_folder(model.uri)), signatures={"serving_default": signature})
+    return model
+
+
+def failing(weight):
+    with tf.control_dependencies([tf.debugging.assert_less(weight, 0.0, "no such row")]):
+        return tf.identity(weight)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "renamed", "unsigned", "not finite", "failing", "another shape"])
 def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_path, models, kind):
     if kind == "damaged":
         champion, words = damaged(models["good"], tmp_path / "old"), "cannot be loaded"
@@ -251,8 +271,12 @@ def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_pa
     elif kind == "unsigned":
         champion, words = toy.artifact(standard_artifacts.Model, tmp_path / "old"), "signature"
         tf.saved_model.save(tf.Module(), str(saved_model.serving_folder(champion.uri)))
-    else:
+    elif kind == "not finite":
         champion, words = linear_model(tmp_path / "old", float("nan")), "NaN"
+    elif kind == "failing":
+        champion, words = model_of(failing, tmp_path / "old"), "cannot answer"
+    else:
+        champion, words = model_of(lambda weight: tf.stack([weight, weight], 1), tmp_path / "old"), "shape [4000, 2]"
     examples = examples_of(tmp_path / "e")
     judged = Judged(tmp_path / "block", examples, models["good"], champion)
     check = judged.checks["the champion can be compared"]
@@ -269,15 +293,7 @@ def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_pa
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), 1.5, -0.1])
 def test_answers_that_are_no_probabilities_are_a_decision_that_shows_no_rows(tmp_path, models, answer, caplog, capfd):
-    class Broken(tf.Module):
-        @tf.function
-        def serve(self, colour, size, weight):
-            return {PREDICTION: tf.where(weight > 1, answer, 0.5)}
-
-    model, module = toy.artifact(standard_artifacts.Model, tmp_path / "broken"), Broken()
-    specs = [tf.TensorSpec([None], tf.string if n == "colour" else tf.float32, name=n) for n in toy.SCHEMA.names]
-    signature = module.serve.get_concrete_function(*specs)
-    tf.saved_model.save(module, str(saved_model.serving_folder(model.uri)), signatures={"serving_default": signature})
+    model = model_of(lambda weight: tf.where(weight > 1, answer, 0.5), tmp_path / "broken")
     caplog.set_level("INFO")
     judged = Judged(tmp_path, examples_of(tmp_path / "e"), model, models["flat"])
     assert judged.blocking == {"finite predictions"} and judged.files == ["NOT_BLESSED"]
