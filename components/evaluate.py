@@ -36,6 +36,7 @@ LABEL_ROWS = 10
 BLOCK, ACCEPT = "block", "accept"
 WARN = "warn"
 THE_CHAMPION, THE_BASELINE = "the champion", "the baseline"
+COMPARABLE = f"{THE_CHAMPION} can be compared"
 
 
 @component
@@ -144,7 +145,9 @@ class _Result:
         shown = "; ".join(map(str, decisive or self.comparisons))
         if not shown:
             return ""
-        return f"failed: {', '.join(failed)}. {shown}" if failed else f"all blocking checks hold. {shown}"
+        if any(check.name == COMPARABLE and check.severity == "warning" for check in self.checks):
+            shown += ". The champion could not be compared, which this run accepts"
+        return f"failed: {', '.join(failed)}. {shown}." if failed else f"all blocking checks hold. {shown}."
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,8 @@ def _explained(compared: Comparison, metric: str, margins: Margins, rows: Rows, 
         resolution = compared.interval.resolution(comparisons)
         if resolution > margin:
             needed = f"{count * (resolution / margin) ** 2:,.0f}"
-            notes.append(
-                f"An equal model is sure to pass with about {needed} rows: judge a longer interval, or widen it."
-            )
+            power = f"{1 - paired.FALSE_REFUSALS:.0%}"
+            notes.append(f"An equal model passes with {power} power on about {needed} rows: judge a longer interval.")
     if widening > margins.widest:
         notes.append(f"The interval cannot tell: a margin is widened at most {margins.widest:g} times.")
     return replace(compared, note=" ".join(notes), decidable=widening <= margins.widest)

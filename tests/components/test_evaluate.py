@@ -229,7 +229,8 @@ def test_a_slice_of_one_class_is_not_compared_and_does_not_stop_the_rest(tmp_pat
     red = np.array(rows["colour"].to_pylist()) == "red"
     broken = np.where(red, 1, rows["broken"].to_numpy())
     examples = toy.examples(tmp_path / "e", test=rows.set_column(3, "broken", [broken]))
-    judged = Judged(tmp_path, examples, models["good"], models["flat"], slice_rows_minimum=10)
+    margins = {"auc_margin": 0.1, "log_loss_margin": 0.1}
+    judged = Judged(tmp_path, examples, models["good"], models["flat"], slice_rows_minimum=10, **margins)
     assert judged.blessed == 1
     # Three colours and two ids, two metrics.
     assert "of 10 comparisons" in judged.checks["slices against the champion"].note
@@ -283,7 +284,8 @@ def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_pa
     assert judged.blocking == {"the champion can be compared"} and judged.blessed == 0
     assert check.note.startswith("No, because") and words in check.note and "champion_incomparable" in check.note
     accepted = Judged(tmp_path / "accept", examples, models["good"], champion, champion_incomparable="accept")
-    assert accepted.blessed == 1 and "accepts" in accepted.checks["the champion can be compared"].note
+    assert accepted.blessed == 1 and "which this run accepts" in str(accepted.verdict)
+    assert "accepts" in accepted.checks["the champion can be compared"].note
     # What is still held, is held: the floor.
     assert Judged(tmp_path / "bad", examples, models["bad"], champion, champion_incomparable="accept").blessed == 0
     for result in (judged, accepted):
