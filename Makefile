@@ -112,13 +112,14 @@ lint: install ## Check style, types and layers
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports --no-logo
 
 .PHONY: bench
-bench: install ## Measure parsing, launching, cached runs, one month node by node, and serving (some 30 minutes)
+bench: install ## Measure parsing, launching, cached runs, one month node by node, the gate's error rates, and serving (some 45 minutes)
 	@$(PY) -m benchmarks.parse
 	@$(PY) -m benchmarks.launch
 	@$(PY) -m benchmarks.cached
 	@$(PY) -m services up
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
 	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+	@$(PY) -m benchmarks.decisions
 	@$(MAKE) --no-print-directory stop bench-serving
 
 .PHONY: bench-serving

@@ -48,6 +48,8 @@ from pipelines.flight_delays.features import SCHEMA
 
 SINGLE = "departures_late_share_origin_1h"
 """The baseline of one feature: the share of the origin's last hour that was late."""
+AIRCRAFT = tuple(name for name in SCHEMA.names if name.startswith(("plane_", "tail_")))
+"""The features that assume the aircraft which really flew."""
 HERE = "pipelines.flight_delays"
 LIGHTGBM = {
     "objective": "binary",
@@ -173,6 +175,7 @@ def answers(month: Month, scratch: Path) -> Iterator[tuple[str, np.ndarray, floa
         "logistic regression, refit": lambda: _logistic(month),
         "LightGBM": lambda: _boosted(month, refit=False),
         "LightGBM, refit": lambda: _boosted(month, refit=True),
+        "LightGBM without the aircraft": lambda: _boosted(month, refit=False, without=AIRCRAFT),
         "Airtight": lambda: _ours(month, scratch / "judged", "judged"),
         "Airtight, refit": lambda: _ours(month, scratch / "refit", "include_validation"),
     }
@@ -228,17 +231,19 @@ def _ours(month: Month, scratch: Path, refit: str) -> np.ndarray:
     return saved_model.Predictor(saved_model.serving_folder(model.uri), SCHEMA)(raw).astype(np.float64)
 
 
-def _boosted(month: Month, *, refit: bool) -> np.ndarray:
+def _boosted(month: Month, *, refit: bool, without: tuple[str, ...] = ()) -> np.ndarray:
     categories = {name: pd.CategoricalDtype(sorted(set(month.history.features[name]))) for name in _categories()}
-    fitted, watched, test = (part.features.astype(categories) for part in (month.train, month.validation, month.test))
+    fitted, watched, test, history = (
+        part.features.astype(categories).drop(columns=list(without))
+        for part in (month.train, month.validation, month.test, month.history)
+    )
     watch = lightgbm.Dataset(watched, month.validation.labels)
     stop = lightgbm.early_stopping(50, verbose=False)
     booster = lightgbm.train(
         LIGHTGBM, lightgbm.Dataset(fitted, month.train.labels), 1000, valid_sets=[watch], callbacks=[stop]
     )
     if refit:
-        data = lightgbm.Dataset(month.history.features.astype(categories), month.history.labels)
-        booster = lightgbm.train(LIGHTGBM, data, booster.best_iteration)
+        booster = lightgbm.train(LIGHTGBM, lightgbm.Dataset(history, month.history.labels), booster.best_iteration)
     return np.asarray(booster.predict(test))
 
 

@@ -1,11 +1,10 @@
-"""evaluate: judges the candidate on the interval's rows, against thresholds and against the champion of then."""
+"""evaluate: judges the candidate on the interval's rows, beside the champions of then and a baseline."""
 
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
+from typing import List, Literal, cast  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
 import numpy as np
 from tfx.components.evaluator import constants
@@ -16,20 +15,28 @@ from tfx.types import artifact, standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.import_string import load
+from airtight.parameters import check_choice
 from airtight.verdict import Check, Verdict
 from components.data import examples as reading
-from components.measures import analysis
-from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, COUNT, LOG_LOSS
+from components.measures import analysis, comparison, evaluation_rows
+from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, LOG_LOSS
+from components.measures.comparison import Comparison, Margins
+from components.measures.evaluation_rows import EvaluationRows
 from components.measures.scores import expected_calibration_error
 from components.modelling import judged, saved_model
 from components.reports import evaluation as evaluation_report
-from components.schema import ExampleSchema
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 ANALYSIS = "tfma"
 """Folder of TensorFlow Model Analysis's own files inside a `ModelEvaluation`."""
+LABEL_ROWS = 10
+"""Fewer rows of a label judge nothing."""
+BLOCK, ACCEPT = "block", "accept"
+WARN = "warn"
+THE_CHAMPION, THE_BASELINE = "the champion", "the baseline"
+COMPARABLE = f"{THE_CHAMPION} can be compared"
 
 
 @component
@@ -40,50 +47,70 @@ def evaluate(
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
     schema: Parameter[str],
     champion: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
-    auc_minimum: Parameter[float] = 0.65,
-    champion_tolerance: Parameter[float] = 0.01,
-    max_log_loss_rise: Parameter[float] = 0.01,
+    earlier_champions: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
+    zone: Parameter[str] = "UTC",
+    auc_margin: Parameter[float] = 0.008,
+    log_loss_margin: Parameter[float] = 0.008,
+    margin_rows: Parameter[int] = 20000,
+    widest_margin: Parameter[float] = 20.0,
+    baseline_gain: Parameter[float] = 0.01,
+    champion_incomparable: Parameter[str] = BLOCK,
     calibration_tolerance: Parameter[float] = 0.25,
-    slice_auc_minimum: Parameter[float] = 0.55,
+    slices_worse: Parameter[str] = WARN,
     slice_rows_minimum: Parameter[int] = 200,
 ) -> None:
-    """Judges a model on the split `test`, by TensorFlow Model Analysis, and blesses it or not.
+    """Judges a model on the split `test` and blesses it or not.
 
-    Not blessed is a decision, not a fault. Rows of one class only, or none, cannot judge: the model is not blessed.
+    Not blessed is a decision, not a fault. Fewer than LABEL_ROWS rows of a label judge nothing: it is not blessed.
+    Nor is one whose answers are no probabilities, or whose champion cannot answer for these rows.
+
+    The candidate must not be worse than the champion, nor than the champions before it, by more than a margin, and
+    must be better than the baseline that the schema names; each time the lower bound of a block bootstrap decides
+    (docs/adr/0024-gates-decide-by-intervals.md). TensorFlow Model Analysis measures the figures by slice.
 
     Args:
-      examples: The split `test` holds the interval's rows.
+      examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
       evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
-        custom properties `roc_auc`, `log_loss` and, where there is a champion, `champion_roc_auc`, `champion_log_loss`.
-      blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0.
+        custom properties `roc_auc`, `log_loss` and, where the champion was measured, `champion_roc_auc`,
+        `champion_log_loss`, `<metric>_gain` and `<metric>_gain_lower`.
+      blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
+        baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
-      champion: The champion as of the interval, if there is one. The changes are held against it alone.
-      auc_minimum: Least ROC AUC.
-      champion_tolerance: By how much ROC AUC may be below the champion's.
-      max_log_loss_rise: By how much log loss may be above the champion's, nats.
+      champion: The champion as of the interval, if there is one.
+      earlier_champions: Champions before it, in any order: they stop a loss that is small each time.
+      zone: Time zone whose days are the blocks of the bootstrap, where the schema says "day".
+      auc_margin: By how much ROC AUC may be below a champion's.
+      log_loss_margin: By how much log loss may be above a champion's, nats.
+      margin_rows: How many rows these margins are for; fewer rows have margins that are larger by the root.
+      widest_margin: How many times larger at most; an interval of fewer rows cannot tell, and blesses nothing.
+      baseline_gain: By how much ROC AUC must be above the baseline's. Log loss must be below the baseline's.
+      champion_incomparable: "block", or "accept" for a candidate whose champion cannot answer for these rows.
       calibration_tolerance: A warning when mean prediction / mean label is farther from 1 than this.
-      slice_auc_minimum: A warning when a slice's ROC AUC is below this.
-      slice_rows_minimum: Slices of fewer rows are not warned of.
+      slices_worse: "warn" or "block" when the candidate is worse in a slice by more than the margin, beyond chance.
+      slice_rows_minimum: Slices of fewer rows are not compared.
     """
-    thresholds = analysis.Thresholds(auc_minimum, champion_tolerance, max_log_loss_rise)
-    warnings = _Warnings(calibration_tolerance, slice_auc_minimum, slice_rows_minimum)
+    check_choice("champion_incomparable", champion_incomparable, (BLOCK, ACCEPT))
+    check_choice("slices_worse", slices_worse, (WARN, BLOCK))
     interval = reading.interval_of(examples)
-    test = _read_test(Path(examples.uri), load(schema))
+    gate = _Gate(
+        evaluation_rows.read(Path(examples.uri), load(schema), zone),
+        Margins({AUC: auc_margin, LOG_LOSS: log_loss_margin}, margin_rows, widest_margin),
+        {AUC: baseline_gain, LOG_LOSS: 0.0},
+        champion_incomparable == ACCEPT,
+        calibration_tolerance,
+        cast(Literal["blocking", "warning"], {WARN: "warning", BLOCK: "blocking"}[slices_worse]),
+        slice_rows_minimum,
+    )
     folder = Path(evaluation.uri)
-    rows = _rows_check(test.labels)
-    if not rows.passed:
-        verdict = Verdict("evaluate", "/".join(interval), (rows,))
-        evaluation_report.write(folder / REPORT, verdict)
-    else:
-        probabilities, incomparable = _answers(test, model, champion or [])
-        told = analysis.analyse(test.labels, probabilities, test.slices, thresholds, folder / ANALYSIS)
-        checks = (rows, *incomparable, *_checks(told, thresholds), *warnings.checks(told, test.labels, probabilities))
-        verdict = Verdict("evaluate", "/".join(interval), checks)
-        evaluation_report.write(folder / REPORT, verdict, test.labels, probabilities, told)
-        _note_figures(evaluation, told)
+    result = gate.judge(model, champion or [], earlier_champions or [], folder / ANALYSIS)
+    verdict = Verdict("evaluate", "/".join(interval), tuple(result.checks), result.reason)
+    evaluation_report.write(
+        folder / REPORT, verdict, gate.test.rows.labels, result.probabilities, result.figures, result.comparisons
+    )
     verdict.write(folder)
-    _bless(blessing, model, champion or [], verdict)
+    _record_figures(evaluation, result)
+    _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.probabilities else [], verdict)
     judged.write(evaluation, model)
     for output in (evaluation, blessing):
         output.set_string_custom_property("interval_start", interval[0])
@@ -93,128 +120,180 @@ def evaluate(
     log.info("%s. %s. The report lies in %s.", verdict, "Blessed" if verdict.passed else "Not blessed", folder / REPORT)
 
 
+@dataclass
+class _Result:
+    """What was decided, and on what grounds.
+
+    Args:
+      checks: In the order of the report.
+      probabilities: By model, of those that were measured.
+      comparisons: With champions and baseline.
+      figures: By slice; None where nothing was measured.
+    """
+
+    checks: list[Check]
+    probabilities: dict[str, np.ndarray]
+    comparisons: list[Comparison]
+    figures: analysis.Analysis | None = None
+
+    @property
+    def reason(self) -> str:
+        """The decision in a sentence; empty for the verdict's own."""
+        failed = [check.name for check in self.checks if not check.passed and check.severity == "blocking"]
+        decisive = [compared for compared in self.comparisons if not compared.passed]
+        decisive = decisive or [compared for compared in self.comparisons if compared.other == THE_CHAMPION]
+        shown = "; ".join(map(str, decisive or self.comparisons))
+        if not shown:
+            return ""
+        if any(check.name == COMPARABLE and check.severity == "warning" for check in self.checks):
+            shown += ". The champion could not be compared, which this run accepts"
+        return f"failed: {', '.join(failed)}. {shown}." if failed else f"all blocking checks hold. {shown}."
+
+
 @dataclass(frozen=True)
-class _Test:
-    """The rows to judge on."""
+class _Gate:
+    """The rows, and what a candidate is held to on them; see `evaluate`."""
 
-    features: Mapping[str, np.ndarray]
-    labels: np.ndarray
-    slices: Mapping[str, np.ndarray]
-    schema: ExampleSchema
+    test: EvaluationRows
+    margins: Margins
+    baseline_gains: Mapping[str, float]
+    accepts_incomparable: bool
+    calibration_tolerance: float
+    slices: Literal["blocking", "warning"]
+    slice_rows_minimum: int
+
+    def judge(
+        self,
+        model: artifact.Artifact,
+        champions: list[artifact.Artifact],
+        earlier: list[artifact.Artifact],
+        folder: Path,
+    ) -> _Result:
+        """Measures and decides; TensorFlow Model Analysis's files go into `folder`."""
+        rows = self.test.rows
+        result = _Result([_rows_check(rows.labels)], {}, [])
+        if not result.checks[0].passed:
+            return result
+        candidate = self._predictions(model)
+        result.checks.append(comparison.finite_check(candidate))
+        if not result.checks[-1].passed:
+            return result
+        log.info("The candidate answered for %d rows.", len(rows.labels))
+        result.probabilities[CANDIDATE] = candidate
+        others = self._others(champions, earlier, result)
+        if THE_CHAMPION in others:
+            result.probabilities[CHAMPION] = others[THE_CHAMPION]
+        result.comparisons = comparison.non_inferior(rows, candidate, others, self.margins)
+        # Without a champion the candidate must show that it clears the floor; beside one, short intervals need not.
+        result.comparisons += comparison.superior(
+            rows, candidate, THE_BASELINE, self.test.baseline, self.baseline_gains, proven=THE_CHAMPION not in others
+        )
+        result.checks += [compared.check() for compared in result.comparisons]
+        result.figures = analysis.analyse(rows.labels, result.probabilities, self.test.slices, folder)
+        result.checks += [self._calibration(result), *self._slices(candidate, others)]
+        return result
+
+    def _predictions(self, model: artifact.Artifact) -> np.ndarray:
+        return saved_model.Predictor(saved_model.serving_folder(model.uri), self.test.schema)(self.test.features)
+
+    def _others(
+        self, champions: list[artifact.Artifact], earlier: list[artifact.Artifact], result: _Result
+    ) -> dict[str, np.ndarray]:
+        """Predictions of the champions that can be compared; of one that cannot, a check says why."""
+        others = {}
+        named = {THE_CHAMPION: champions[0]} if champions else {}
+        named |= {_name(model, number): model for number, model in enumerate(earlier, 1)}
+        for name, model in named.items():
+            try:
+                others[name] = self._finite_predictions(model)
+            except TerminalError as error:
+                result.checks.append(self._incomparable(name, error))
+            else:
+                log.info("%s in %s answered for the same rows.", name.capitalize(), model.uri)
+        if not champions:
+            log.info("There is no champion yet: the candidate is held to the baseline alone.")
+        return others
+
+    def _finite_predictions(self, model: artifact.Artifact) -> np.ndarray:
+        predictions = self._predictions(model)
+        check = comparison.finite_check(predictions)
+        if not check.passed:
+            raise TerminalError(f"The model in {model.uri} does not answer with probabilities.", received=check.note)
+        return predictions
+
+    def _incomparable(self, name: str, error: TerminalError) -> Check:
+        check = Check(f"{name} can be compared", False, note=f"No, because: {error}")
+        if name != THE_CHAMPION:
+            return replace(check, severity="warning")
+        if self.accepts_incomparable:
+            accepted = "This run accepts that: its parameter champion_incomparable is accept."
+            return replace(check, severity="warning", note=f"{check.note} {accepted}")
+        remedy = "To bless the candidate without the comparison, run with champion_incomparable = accept."
+        return replace(check, note=f"{check.note} {remedy}")
+
+    def _calibration(self, result: _Result) -> Check:
+        assert result.figures is not None
+        ratio = result.figures.overall(CANDIDATE)[CALIBRATION]
+        error = expected_calibration_error(self.test.rows.labels, result.probabilities[CANDIDATE])
+        return Check(
+            CALIBRATION,
+            abs(ratio - 1) <= self.calibration_tolerance,
+            ratio,
+            f"1 +- {self.calibration_tolerance:g}",
+            result.figures.overall(CHAMPION)[CALIBRATION] if CHAMPION in result.probabilities else None,
+            "warning",
+            f"Mean prediction / mean label; the expected calibration error is {error:.4f}.",
+        )
+
+    def _slices(self, candidate: np.ndarray, others: Mapping[str, np.ndarray]) -> list[Check]:
+        """Against the champion by the margin, or else against the baseline by none."""
+        other = THE_CHAMPION if THE_CHAMPION in others else THE_BASELINE
+        check = comparison.slices_check(
+            self.test.rows,
+            candidate,
+            other,
+            others.get(other, self.test.baseline),
+            self.test.slices,
+            self.margins if other in others else None,
+            self.slice_rows_minimum,
+            self.slices,
+        )
+        return [check] if check else []
 
 
-def _read_test(folder: Path, schema: ExampleSchema) -> _Test:
-    table = reading.read_table(folder, "test", schema)
-    slices = {name: np.array([str(value) for value in table[name].to_pylist()], dtype=str) for name in schema.slices}
-    return _Test(reading.features(table, schema), reading.labels(table, schema), slices, schema)
+def _name(model: artifact.Artifact, number: int) -> str:
+    """What an earlier champion is called: TFX gives them in no order."""
+    start = model.get_string_custom_property("interval_start")
+    return f"champion of {start[:16].replace('T', ' ')}" if start else f"champion {number} before it"
 
 
 def _rows_check(labels: np.ndarray) -> Check:
-    both = len(np.unique(labels)) == len((0, 1))
+    counts = np.bincount(labels, minlength=2)
     if not len(labels):
         note = "The interval has no rows with a known label, so that nothing can be judged."
+    elif not counts.min():
+        note = f"All {len(labels)} rows have the label {labels[0]}, so that nothing can be judged."
     else:
-        note = "" if both else f"All {len(labels)} rows have the label {labels[0]}, so that nothing can be judged."
-    return Check("test rows of both classes", both, float(len(labels)), "> 0", note=note)
+        note = f"{counts[0]:,} rows have the label 0 and {counts[1]:,} the label 1."
+    enough = bool(counts.min() >= LABEL_ROWS)
+    return Check("test rows of each label", enough, float(counts.min()), f">= {LABEL_ROWS}", note=note)
 
 
-def _answers(
-    test: _Test, model: artifact.Artifact, champions: list[artifact.Artifact]
-) -> tuple[dict[str, np.ndarray], list[Check]]:
-    """Probabilities by model, and a warning where the champion cannot answer for these rows."""
-    folder = saved_model.serving_folder(model.uri)
-    answers = {CANDIDATE: saved_model.Predictor(folder, test.schema)(test.features)}
-    log.info("The candidate answered for %d rows.", len(test.labels))
-    if not champions:
-        log.info("There is no champion yet: the candidate is held to the fixed thresholds alone.")
-        return answers, []
-    folder = saved_model.serving_folder(champions[0].uri)
-    try:
-        answers[CHAMPION] = saved_model.Predictor(folder, test.schema)(test.features)
-    except TerminalError as error:
-        return answers, [Check("champion can be compared", False, severity="warning", note=str(error))]
-    log.info("The champion in %s answered for the same rows.", folder)
-    return answers, []
-
-
-def _checks(told: analysis.Analysis, thresholds: analysis.Thresholds) -> list[Check]:
-    """TensorFlow Model Analysis's decisions, in words."""
-    candidate = told.overall(CANDIDATE)
-    checks = [
-        Check(AUC, (AUC, False) not in told.failures, candidate[AUC], f">= {thresholds.auc_minimum:g}"),
-    ]
-    if CHAMPION in told.metrics:
-        champion = told.overall(CHAMPION)
-        changes = ((AUC, f">= {-thresholds.champion_tolerance:g}"), (LOG_LOSS, f"<= {thresholds.max_log_loss_rise:g}"))
-        for name, bound in changes:
-            change = candidate[name] - champion[name]
-            note = f"The candidate has {candidate[name]:.4f}."
-            words = f"{name} less the champion's"
-            checks.append(Check(words, (name, True) not in told.failures, change, bound, champion[name], note=note))
-    return checks
-
-
-@dataclass(frozen=True)
-class _Warnings:
-    """What is told and does not stop a model."""
-
-    calibration_tolerance: float
-    slice_auc_minimum: float
-    slice_rows_minimum: int
-
-    def checks(
-        self, told: analysis.Analysis, labels: np.ndarray, probabilities: Mapping[str, np.ndarray]
-    ) -> list[Check]:
-        """Calibration over all rows, and the worst slice of each column."""
-        ratio = told.overall(CANDIDATE)[CALIBRATION]
-        error = expected_calibration_error(labels, probabilities[CANDIDATE])
-        baseline = told.overall(CHAMPION)[CALIBRATION] if CHAMPION in told.metrics else None
-        found = [
-            Check(
-                CALIBRATION,
-                abs(ratio - 1) <= self.calibration_tolerance,
-                ratio,
-                f"1 +- {self.calibration_tolerance:g}",
-                baseline,
-                "warning",
-                f"Mean prediction / mean label; the expected calibration error is {error:.4f}.",
-            )
-        ]
-        columns = dict.fromkeys(key[0][0] for key in told.metrics[CANDIDATE] if key)
-        return found + [check for column in columns if (check := self._worst(told, column))]
-
-    def _worst(self, told: analysis.Analysis, column: str) -> Check | None:
-        slices = {
-            key[0][1]: figures[AUC]
-            for key, figures in told.metrics[CANDIDATE].items()
-            if key and key[0][0] == column and figures[COUNT] >= self.slice_rows_minimum
-            if not math.isnan(figures[AUC])
-        }
-        if not slices:
-            return None
-        value = min(slices, key=lambda name: slices[name])
-        bound = self.slice_auc_minimum
-        return Check(
-            f"{AUC} in the worst {column}",
-            slices[value] >= bound,
-            slices[value],
-            f">= {bound:g}",
-            severity="warning",
-            note=f"{column} {value}, of {len(slices)} with at least {self.slice_rows_minimum} rows.",
-        )
-
-
-def _note_figures(evaluation: artifact.Artifact, told: analysis.Analysis) -> None:
-    """Where lineage can be asked for them without opening a file."""
+def _record_figures(evaluation: artifact.Artifact, result: _Result) -> None:
+    """Where lineage can be queried for them without opening a file."""
     for model, prefix in ((CANDIDATE, ""), (CHAMPION, "champion_")):
-        if model in told.metrics:
-            figures = told.overall(model)
+        if result.figures is not None and model in result.probabilities:
+            figures = result.figures.overall(model)
             evaluation.set_float_custom_property(f"{prefix}roc_auc", figures[AUC])
             evaluation.set_float_custom_property(f"{prefix}log_loss", figures[LOG_LOSS])
+    for compared in result.comparisons:
+        if compared.other == THE_CHAMPION and compared.interval is not None:
+            evaluation.set_float_custom_property(f"{compared.metric}_gain", compared.interval.gain)
+            evaluation.set_float_custom_property(f"{compared.metric}_gain_lower", compared.interval.lower)
 
 
 def _bless(
-    blessing: artifact.Artifact, model: artifact.Artifact, champions: list[artifact.Artifact], verdict: Verdict
+    blessing: artifact.Artifact, model: artifact.Artifact, measured: list[artifact.Artifact], verdict: Verdict
 ) -> None:
     """As TFX's Evaluator does, so that its Pusher and its resolvers understand it."""
     blessed = verdict.passed
@@ -223,7 +302,7 @@ def _bless(
         constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
     )
     judged.write(blessing, model)
-    for champion in champions[:1]:
+    for champion in measured:
         blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, champion.uri)
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, champion.id)
     blessing.set_string_custom_property("reason", str(verdict))

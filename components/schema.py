@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+DAY = "day"
+"""The blocks of a schema that names no column."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -33,6 +36,9 @@ class ExampleSchema:
       time: Column of the event's instant (timestamp, UTC), by which examples are ordered and split.
       keys: Columns that name a row for people (never inputs of the model).
       slices: Columns, of features or keys, by which quality is told apart.
+      blocks: What rows that depend on each other have in common: a column of features or keys, or "day" for the local
+        day of `time`. An evaluation's intervals come from drawing other blocks.
+      baseline: The feature whose rates alone are the floor of every model; "" for the constant rate.
     """
 
     features: tuple[Feature, ...]
@@ -40,6 +46,8 @@ class ExampleSchema:
     time: str
     keys: tuple[str, ...]
     slices: tuple[str, ...]
+    blocks: str = DAY
+    baseline: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

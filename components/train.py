@@ -95,6 +95,10 @@ def train(
       refit: "judged" exports the model that the validation rows chose; "include_validation" makes a new one of train
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: "none", "scale" or "scale_and_shift": how the validation rows correct the probabilities.
+
+    Raises:
+      TerminalError: A split holds infinite numbers, the training rows have one label alone, or loss or weights are no
+        longer finite.
     """
     check_choice("refit", refit, REFITS)
     interval = reading.interval_of(examples)
@@ -105,6 +109,8 @@ def train(
     training = _Training(load(schema), model_fn, settings, strategy, Path(model_run.uri), start)
     parts = {split: _read(Path(examples.uri), split, training.schema) for split in ("train", "validation")}
     _check_labels(parts["train"])
+    for part in parts.values():
+        _check_finite(part, training.schema)
     with quiet("absl", "tensorflow"):
         record = training.run(parts, refit, calibrate, model.uri)
     record = {"interval": interval, "schema": schema, **record}
@@ -349,6 +355,19 @@ def _check_labels(part: _Part) -> None:
             expected="rows with the label 0 and rows with the label 1",
             received=f"{len(part)} rows" + (f", all with the label {found.pop()}" if found else ""),
             remedy="Train on a longer history.",
+        )
+
+
+def _check_finite(part: _Part, schema: ExampleSchema) -> None:
+    """Numbers may be missing (NaN), but not infinite: that is no value, and every sum that it enters is none."""
+    counts = {name: int(np.isinf(part.columns[name]).sum()) for name in schema.of_kind("number")}
+    infinite = [f"{name} in {count:,} of {len(part):,} rows" for name, count in counts.items() if count]
+    if infinite:
+        raise TerminalError(
+            f"The split {part.name} holds infinite numbers.",
+            expected="finite numbers, and NaN where one is missing",
+            received=infinite,
+            remedy="Correct the step that makes the examples; `transform` refuses such numbers or makes them missing.",
         )
 
 

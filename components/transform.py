@@ -35,6 +35,7 @@ SPLITS = ("train", "validation", "test")
 PREDICT = "predict"
 """The one split of examples that are to be scored: the interval's rows, without labels."""
 PURPOSES = TRAINING, PREDICTION = "training", "prediction"
+REFUSE, MISSING = "refuse", "missing"
 FILE = "examples-00000-of-00001.parquet"
 ROW_GROUP = 1 << 17
 """Rows in a row group; fixed, so that the same rows are the same bytes."""
@@ -49,6 +50,7 @@ def transform(
     schema: Parameter[str],
     validation_days: Parameter[int] = 14,
     purpose: Parameter[str] = TRAINING,
+    infinite: Parameter[str] = REFUSE,
 ) -> None:
     """Makes the examples of history and interval, as they were known then, in the order of time.
 
@@ -73,12 +75,15 @@ def transform(
       schema: Names the pipeline's `ExampleSchema`.
       validation_days: How many local days of the history, its last, are kept for validation.
       purpose: `training`, or `prediction`.
+      infinite: `refuse` fails where a number is infinite, or beyond what a float32 holds; `missing` makes it a missing
+        value and counts it (custom property `infinite_values`).
 
     Raises:
       TerminalError: The data did not pass validation, a file is no longer what ingest saw, the function's columns are
-        not the schema's, rows are doubled, or a split would be empty.
+        not the schema's, rows are doubled, numbers are infinite, or a split would be empty.
     """
     check_choice("purpose", purpose, PURPOSES)
+    check_choice("infinite", infinite, (REFUSE, MISSING))
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
@@ -88,6 +93,8 @@ def transform(
         rows = (frame if purpose == TRAINING else _of_interval(frame, declared, reader)).toArrow()
     log.info("%d rows of %d features from %s.", rows.num_rows, len(declared.features), _in_words(reader))
     _check_unique(rows, declared)
+    rows, infinite_values = _finite(rows, declared, transform, infinite)
+    examples.set_int_custom_property("infinite_values", infinite_values)
     if purpose == PREDICTION:
         # Nothing of their labels, which are known later, if ever.
         parts, left_out = {PREDICT: _ordered(rows, declared).drop_columns([LABEL_KNOWN_AT, declared.label])}, 0
@@ -168,6 +175,29 @@ def _check_unique(rows: pa.Table, schema: ExampleSchema) -> None:
         received=[str(tuple(row[key] for key in schema.keys)) for row in doubled.slice(0, 5).to_pylist()],
         remedy="Find the table whose key repeats: a join with it doubles rows. validate can expect that it is unique.",
     )
+
+
+def _finite(rows: pa.Table, schema: ExampleSchema, function: str, infinite: str) -> tuple[pa.Table, int]:
+    """The rows with finite or missing numbers alone, and how many infinite ones were made missing."""
+    counts: dict[str, int] = {}
+    for name in schema.of_kind("number"):
+        wrong = pc.is_inf(rows[name])
+        if count := pc.sum(wrong).as_py() or 0:
+            counts[name] = count
+            missing = pc.if_else(wrong, pa.scalar(float("nan"), rows[name].type), rows[name])
+            rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), missing)
+    words = [f"{name} in {count:,} of {rows.num_rows:,} rows" for name, count in counts.items()]
+    if counts and infinite == REFUSE:
+        raise TerminalError(
+            f"{function} made numbers that are infinite, or beyond what a float32 holds.",
+            expected="finite numbers, and null where one is missing",
+            received=words,
+            remedy="Correct the function, such as a division by zero or a number of another unit, or have transform "
+            "take them as missing: infinite='missing'.",
+        )
+    for described in words:
+        log.warning("Infinite numbers count as missing: %s.", described)
+    return rows, sum(counts.values())
 
 
 def _split(

@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import ml_metadata as mlmd
 from ml_metadata import errors
@@ -49,6 +49,9 @@ class ByInterval(ResolverStrategy):
     of an input of this run, and nothing else; of types in `FLAGS` those alone whose flag is set.
     """
 
+    intervals: ClassVar[int] = 1
+    """Of so many intervals, the latest, it is given the artifacts."""
+
 
 @contextlib.contextmanager
 def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
@@ -58,7 +61,7 @@ def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
       node: The node in a copy of the IR whose parameters are bound.
     """
     theirs = channel_resolver.resolve_single_channel
-    by_interval = _is_by_interval(node)
+    intervals = _intervals(node)
 
     @functools.cache
     def start(handle: mlmd_cm.HandleLike) -> datetime | None:
@@ -77,8 +80,8 @@ def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
         if context is None:
             return []
         instant = start(handle)
-        known = _known_at(store, context.id, channel, instant) if instant else []
-        newest = [] if by_interval and instant else _newest(store, context, channel.output_key, NEWEST)
+        known = _latest_of(store, context.id, channel, instant, intervals or 1) if instant else []
+        newest = [] if intervals and instant else _newest(store, context, channel.output_key, NEWEST)
         return _as_tfx(a for a in (*newest, *known) if a.type.name == channel.artifact_query.type.name)
 
     channel_resolver.resolve_single_channel = resolve
@@ -110,14 +113,17 @@ def _producer_across_runs(channel: _Channel) -> str:
     return names["node"] if set(names) == {"pipeline", "node"} else ""
 
 
-def _is_by_interval(node: pipeline_pb2.PipelineNode) -> bool:
+def _intervals(node: pipeline_pb2.PipelineNode) -> int:
+    """Of how many intervals a node's strategies take artifacts; 0 where they are not all of the kind `ByInterval`."""
     paths = [
         strategies.path_of(step.op_node)
         for graph in node.inputs.input_graphs.values()
         for step in graph.nodes.values()
         if step.HasField("op_node") and "." in step.op_node.op_type
     ]
-    return bool(paths) and all(issubclass(ops.get_by_class_path(path), ByInterval) for path in paths)
+    classes = [ops.get_by_class_path(path) for path in paths]
+    by_interval = bool(classes) and all(issubclass(class_, ByInterval) for class_ in classes)
+    return max(class_.intervals for class_ in classes) if by_interval else 0
 
 
 def _newest(store: mlmd.MetadataStore, context: metadata_store_pb2.Context, key: str, limit: int) -> list[Artifact]:
@@ -126,6 +132,21 @@ def _newest(store: mlmd.MetadataStore, context: metadata_store_pb2.Context, key:
     if len(executions) == limit:
         log.info("Of %s across runs the outputs %s of the newest %d executions are taken.", context.name, key, limit)
     return [artifact for outputs in by_key(store, executions).values() for artifact in outputs.get(key, ())]
+
+
+def _latest_of(
+    store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime, intervals: int
+) -> list[Artifact]:
+    """The producer's artifacts of the latest intervals that ended by an instant."""
+    artifacts: list[Artifact] = []
+    for _ in range(intervals):
+        latest = _known_at(store, context, channel, instant)
+        ends = [end for artifact in latest if (end := _instant(artifact.proto, _END))]
+        if not ends:
+            break
+        artifacts += latest
+        instant = min(ends) - timedelta(microseconds=1)
+    return artifacts
 
 
 def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> list[Artifact]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,31 +43,14 @@ Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """What TensorFlow Model Analysis holds the candidate to, over all rows.
-
-    Args:
-      auc_minimum: Least ROC AUC.
-      champion_tolerance: By how much ROC AUC may be below the champion's.
-      max_log_loss_rise: By how much log loss may be above the champion's, nats.
-    """
-
-    auc_minimum: float
-    champion_tolerance: float
-    max_log_loss_rise: float
-
-
-@dataclass(frozen=True)
 class Analysis:
     """What was measured.
 
     Args:
       metrics: By model and slice, figures by name; NaN where there is none.
-      failures: (metric, is_change) of each threshold that does not hold.
     """
 
     metrics: Mapping[str, Mapping[Slice, Metrics]]
-    failures: frozenset[tuple[str, bool]] = field(default_factory=frozenset)
 
     def overall(self, model: str) -> Metrics:
         """Figures of one model over all rows."""
@@ -78,22 +61,22 @@ def analyse(
     labels: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     slices: Mapping[str, np.ndarray],
-    thresholds: Thresholds,
     folder: Path,
 ) -> Analysis:
-    """Measures and validates; TensorFlow Model Analysis's own files stay in `folder`.
+    """Measures; TensorFlow Model Analysis's own files stay in `folder`.
+
+    It decides nothing: it has no paired comparison, see `components.measures.comparison`.
 
     Args:
       labels: 0 or 1, [rows], both present.
       probabilities: By model, CANDIDATE and perhaps CHAMPION, each [rows].
       slices: Values by column, as text, each [rows].
-      thresholds: What the candidate is held to; changes only where there is a champion.
       folder: An empty folder; `tfma.load_eval_result` reads it.
 
     Returns:
-      Every figure by model and slice, and which thresholds do not hold.
+      Every figure by model and slice.
     """
-    config = _config(probabilities, tuple(slices), thresholds)
+    config = _config(probabilities, tuple(slices))
     with quiet("apache_beam", "absl", "tensorflow"), beam.Pipeline(runner=FnApiRunner()) as pipeline:
         _ = (
             pipeline
@@ -107,42 +90,17 @@ def analyse(
             )
         )
     with quiet("absl", "tensorflow"):
-        return _read_all(folder, probabilities)
+        # A model that was measured alone has no name in the files.
+        names = {model: model if len(probabilities) > 1 else "" for model in probabilities}
+        return Analysis({model: _read(folder, name) for model, name in names.items()})
 
 
-def _read_all(folder: Path, probabilities: Mapping[str, np.ndarray]) -> Analysis:
-    validation = tfma.load_validation_result(str(folder))
-    failures = {
-        (failure.metric_key.name, failure.metric_key.is_diff)
-        for part in validation.metric_validations_per_slice
-        for failure in part.failures
-    }
-    # A model that was measured alone has no name in the files.
-    names = {model: model if len(probabilities) > 1 else "" for model in probabilities}
-    return Analysis({model: _read(folder, name) for model, name in names.items()}, frozenset(failures))
-
-
-def _config(
-    probabilities: Mapping[str, np.ndarray], slices: tuple[str, ...], thresholds: Thresholds
-) -> config_pb2.EvalConfig:
-    auc = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": thresholds.auc_minimum})
-    )
-    loss = config_pb2.MetricThreshold()
-    if CHAMPION in probabilities:
-        auc.change_threshold.CopyFrom(
-            _change(-thresholds.champion_tolerance, config_pb2.MetricDirection.HIGHER_IS_BETTER)
-        )
-        loss.change_threshold.CopyFrom(
-            _change(thresholds.max_log_loss_rise, config_pb2.MetricDirection.LOWER_IS_BETTER)
-        )
-    bounds = {AUC: auc} | ({LOG_LOSS: loss} if CHAMPION in probabilities else {})
+def _config(probabilities: Mapping[str, np.ndarray], slices: tuple[str, ...]) -> config_pb2.EvalConfig:
     metrics = [
         config_pb2.MetricConfig(
             class_name=class_name,
             module=analysis_log_loss.__name__ if name == LOG_LOSS else "",
             config="{" + ", ".join(filter(None, (f'"name": "{name}"', extra))) + "}",
-            per_slice_thresholds=_over_all_rows(bounds.get(name)),
         )
         for name, (class_name, extra) in _CLASSES.items()
     ]
@@ -162,17 +120,6 @@ def _config(
         ],
     )
     return update_eval_config_with_defaults(config, has_baseline=CHAMPION in probabilities)
-
-
-def _over_all_rows(threshold: config_pb2.MetricThreshold | None) -> list[config_pb2.PerSliceMetricThreshold]:
-    """A plain threshold would hold every slice to it, however few its rows."""
-    if threshold is None:
-        return []
-    return [config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)]
-
-
-def _change(absolute: float, direction: int) -> config_pb2.GenericChangeThreshold:
-    return config_pb2.GenericChangeThreshold(absolute={"value": absolute}, direction=direction)
 
 
 def _extracts(

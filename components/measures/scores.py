@@ -8,12 +8,15 @@ CLIP = 1e-7
 """Probabilities are kept this far from 0 and 1 in logarithms, as Keras and TensorFlow Model Analysis do."""
 
 
+def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy of each row in nats, float64 [rows]."""
+    p = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
+    return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+
+
 def log_loss(labels: np.ndarray, probability: np.ndarray) -> float:
     """Mean binary cross-entropy in nats; NaN when there are no rows."""
-    if not len(labels):
-        return float("nan")
-    p = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
-    return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    return float(np.mean(log_losses(labels, probability))) if len(labels) else float("nan")
 
 
 def roc_auc(labels: np.ndarray, probability: np.ndarray) -> float:

@@ -153,7 +153,7 @@ def fit(
       The epochs, and the averaged weights of the best one.
 
     Raises:
-      TerminalError: Too few rows, or a loss that is no number.
+      TerminalError: Too few rows, or a loss or weights that are no longer finite.
     """
     batch = _batch_size(len(train), settings.batch_size, strategy.num_replicas_in_sync)
     steps = len(train) // batch
@@ -246,30 +246,38 @@ class _Judge(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs if logs is not None else {}
-        told = {"epoch": epoch + 1, "train_loss": float(logs["loss"])}
-        if not np.isfinite(told["train_loss"]):
-            raise TerminalError(
-                "The training loss is no longer a number.",
-                expected="a finite loss",
-                received=f"{told['train_loss']} in epoch {epoch + 1}",
-                remedy="Lower the learning rate, and look at the examples for extreme values.",
-            )
-        said = f"Epoch {epoch + 1} of at most {self.last}: training loss {told['train_loss']:.4f}"
+        figures = {"epoch": epoch + 1, "train_loss": float(logs["loss"])}
+        self._check_finite("training loss", figures["train_loss"], epoch)
+        weights = [np.array(weight) for weight in self.model.get_weights()]
+        self._check_finite(
+            "sum of the weights", sum(float(np.sum(weight, dtype=np.float64)) for weight in weights), epoch
+        )
+        message = f"Epoch {epoch + 1} of at most {self.last}: training loss {figures['train_loss']:.4f}"
         if self.validation is not None:
             probability = mixed(self.predict(self.validation.inputs), self.validation.companion)
-            told["validation_log_loss"] = log_loss(self.validation.labels, probability)
-            told["validation_roc_auc"] = roc_auc(self.validation.labels, probability)
-            logs |= {"val_loss": told["validation_log_loss"], "val_roc_auc": told["validation_roc_auc"]}
-            said += f", validation log loss {told['validation_log_loss']:.4f}, ROC AUC {told['validation_roc_auc']:.4f}"
-        told["seconds"] = round(time.monotonic() - self.started, 3)
-        better = self.validation is None or told["validation_log_loss"] < self.progress.best_loss
-        self.progress.epochs.append(told)
+            loss, area = log_loss(self.validation.labels, probability), roc_auc(self.validation.labels, probability)
+            self._check_finite("validation loss", loss, epoch)
+            figures |= {"validation_log_loss": loss, "validation_roc_auc": area}
+            logs |= {"val_loss": loss, "val_roc_auc": area}
+            message += f", validation log loss {loss:.4f}, ROC AUC {area:.4f}"
+        figures["seconds"] = round(time.monotonic() - self.started, 3)
+        better = self.validation is None or figures["validation_log_loss"] < self.progress.best_loss
+        self.progress.epochs.append(figures)
         if better:
             self.progress.best_epoch = epoch + 1
-            self.progress.best_weights = [np.array(weight) for weight in self.model.get_weights()]
-        judged = ", the best so far" if better and self.validation is not None else ""
-        log.info("%s (%.1f s)%s", said, told["seconds"], judged)
+            self.progress.best_weights = weights
+        best = ", the best so far" if better and self.validation is not None else ""
+        log.info("%s (%.1f s)%s", message, figures["seconds"], best)
         self.model.stop_training = self.done(epoch + 1)
+
+    def _check_finite(self, name: str, value: float, epoch: int) -> None:
+        if not np.isfinite(value):
+            raise TerminalError(
+                f"The {name} is no longer a number.",
+                expected=f"a finite {name}",
+                received=f"{value} in epoch {epoch + 1}",
+                remedy="Lower the learning rate, and look at the examples for extreme values.",
+            )
 
 
 class _Keep(keras.callbacks.Callback):

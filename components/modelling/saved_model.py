@@ -167,14 +167,35 @@ class Predictor:
             self._model = tf.saved_model.load(str(folder))
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise _not_loaded(folder, error) from error
+        self._folder = folder
         self._kinds = inputs_of(folder, schema)
         self._signature = self._model.signatures["serving_default"]
 
     def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored."""
+        """Returns the probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored.
+
+        Raises:
+          TerminalError: The model fails on these rows, or answers in another shape.
+        """
         rows = len(next(iter(features.values())))
-        answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
-        return np.concatenate(answers) if answers else np.zeros(0, np.float32)
+        try:
+            answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
+        except tf.errors.ResourceExhaustedError:
+            raise  # Memory may be free at the next try.
+        except (tf.errors.OpError, TypeError, ValueError) as error:
+            raise self._no_answer(str(error).splitlines()[0][:200]) from error
+        probabilities = np.concatenate(answers) if answers else np.zeros(0, np.float32)
+        if probabilities.shape != (rows,):
+            raise self._no_answer(f"answers of shape {list(probabilities.shape)} to {rows} rows")
+        return probabilities
+
+    def _no_answer(self, received: str) -> TerminalError:
+        return TerminalError(
+            f"The model in {self._folder} cannot answer for these examples.",
+            expected=f"one {PREDICTION} for each row",
+            received=received,
+            remedy="Give it rows of the schema that it was trained with.",
+        )
 
     def _answer(self, features: Mapping[str, np.ndarray], part: slice) -> np.ndarray:
         tensors = {

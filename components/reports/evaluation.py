@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file that needs nothing else: verdict, curves, table by slice."""
+"""The evaluation as one HTML file that needs nothing else: verdict, intervals, curves, table by slice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ from components.measures.analysis import (
     Analysis,
     Slice,
 )
+from components.measures.comparison import Comparison
+from components.measures.paired import CONFIDENCE
 from components.measures.scores import calibration_bins
 
 _NAMES = {CANDIDATE: "candidate", CHAMPION: "champion"}
@@ -51,22 +53,27 @@ tr.all td {{ font-weight: 600; }} .champion {{ color: #a2611a; }} .bad {{ color:
 def write(
     path: Path,
     verdict: Verdict,
-    labels: np.ndarray | None = None,
-    probabilities: Mapping[str, np.ndarray] | None = None,
-    told: Analysis | None = None,
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    figures: Analysis | None,
+    comparisons: Sequence[Comparison],
 ) -> None:
     """Writes the report, atomically.
 
     Args:
       path: The HTML file.
       verdict: What was decided.
-      labels: 0 or 1, [rows], both present; None when nothing could be measured, and then no figures are shown.
+      labels: 0 or 1, [rows], both present wherever there are figures.
       probabilities: By model, each [rows].
-      told: Figures by model and slice.
+      figures: By model and slice; None where nothing could be measured.
+      comparisons: With the champions and the baseline.
     """
     rest = ""
-    if labels is not None and probabilities is not None and told is not None:
-        rest = f"<h2>Curves over all rows</h2>{_curves(labels, probabilities)}<h2>Quality by slice</h2>{_slices(told)}"
+    if comparisons:
+        rest += f"<h2>Gain over the other models, on the same rows</h2>{_intervals(comparisons)}"
+    if figures is not None:
+        rest += f"<h2>Curves over all rows</h2>{_curves(labels, probabilities)}"
+        rest += f"<h2>Quality by slice</h2>{_slices(figures)}"
     page = _PAGE.format(
         title=f"Evaluation: {'blessed' if verdict.passed else 'not blessed'}",
         background="#e2f3e6" if verdict.passed else "#fbe5e3",
@@ -78,8 +85,36 @@ def write(
     write_text(path, page)
 
 
+def _intervals(comparisons: Sequence[Comparison]) -> str:
+    """One panel for each metric: the gain over each model with its bounds, and what the lower one must reach."""
+    metrics = list(dict.fromkeys(compared.metric for compared in comparisons))
+    rows = max(sum(compared.metric == metric for compared in comparisons) for metric in metrics)
+    figure = Figure(figsize=(13, 1.1 + 0.42 * rows), layout="constrained")
+    for panel, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
+        shown = [compared for compared in comparisons if compared.metric == metric]
+        panel.axvline(0, color="#b8c0c8", lw=1, ls="--")
+        for place, compared in enumerate(shown):
+            panel.plot([compared.required] * 2, [place - 0.35, place + 0.35], color="#1c2430", lw=2)
+            if compared.interval is not None:
+                color = "#1d7a3d" if compared.passed else "#a8231f"
+                panel.plot([compared.interval.lower, compared.interval.upper], [place] * 2, color=color, lw=2)
+                panel.plot(compared.interval.gain, place, "o", color=color, ms=6)
+        panel.set(title=f"gain in {_FIGURES.get(metric, metric)}", ylim=(len(shown) - 0.4, -0.6))
+        panel.set_yticks(range(len(shown)), [compared.other for compared in shown])
+        panel.grid(axis="x", color="#e6eaee", lw=0.6)
+    note = (
+        "<p class=small>Right of 0 the candidate is better. A dot is the gain, its line reaches from the lower to the "
+        f"upper one-sided {CONFIDENCE:.0%} bound ({html.escape(comparisons[0].blocks)}), and the black mark is what "
+        "the lower bound must reach (for the baseline beside a champion, the upper one). Figures here are exact; "
+        "those by slice are TensorFlow Model Analysis's, which cuts curves at 10,000 thresholds.</p>"
+    )
+    return f"{note}{_picture(figure, 'Gains with their intervals')}"
+
+
 def _checks(checks: tuple[Check, ...]) -> str:
-    head = "<tr><th></th><th>check</th><th class=n>measured</th><th>bound</th><th class=n>champion</th><th></th></tr>"
+    head = (
+        "<tr><th></th><th>check</th><th class=n>measured</th><th>bound</th><th class=n>compared with</th><th></th></tr>"
+    )
     rows = []
     for check in checks:
         mark, css = ("holds", "good") if check.passed else ("fails", "bad")
@@ -94,20 +129,20 @@ def _checks(checks: tuple[Check, ...]) -> str:
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _slices(told: Analysis) -> str:
-    models = [model for model in (CANDIDATE, CHAMPION) if model in told.metrics]
+def _slices(analysis: Analysis) -> str:
+    models = [model for model in (CANDIDATE, CHAMPION) if model in analysis.metrics]
     head = "<th>slice</th><th class=n>rows</th><th class=n>share of label 1</th>"
     for words in _FIGURES.values():
         head += f"<th class=n>{words}</th>" + ("<th class='n champion'>champion</th>" if len(models) > 1 else "")
     rows = []
-    for key in sorted(told.metrics[CANDIDATE], key=lambda key: (len(key), key)):
-        figures = told.metrics[CANDIDATE][key]
+    for key in sorted(analysis.metrics[CANDIDATE], key=lambda key: (len(key), key)):
+        figures = analysis.metrics[CANDIDATE][key]
         cells = f"<td>{html.escape(_words(key))}</td><td class=n>{figures[COUNT]:,.0f}</td>"
         cells += f"<td class=n>{_number(figures[MEAN_LABEL], 3)}</td>"
         for name in _FIGURES:
             for model in models:
                 css = "n champion" if model == CHAMPION else "n"
-                cells += f"<td class='{css}'>{_number(told.metrics[model].get(key, {}).get(name))}</td>"
+                cells += f"<td class='{css}'>{_number(analysis.metrics[model].get(key, {}).get(name))}</td>"
         rows.append(f"<tr class={'all' if not key else 'slice'}>{cells}</tr>")
     note = (
         "<p class=small>Calibration is mean prediction / mean label. A dash: not defined, as for one class alone.</p>"
@@ -141,10 +176,14 @@ def _curves(labels: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> str:
         axes.grid(color="#e6eaee", lw=0.6)
         axes.legend(frameon=False)
     calibration.set(xlim=(0, min(1, most * 1.1)), ylim=(0, min(1, most * 1.1)))
+    return _picture(figure, "ROC, precision-recall and calibration curves")
+
+
+def _picture(figure: Figure, words: str) -> str:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
     encoded = base64.b64encode(picture.getvalue()).decode()
-    return f'<img alt="ROC, precision-recall and calibration curves" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
 
 
 def _words(key: Slice) -> str:

@@ -269,5 +269,6 @@ SCHEMA = ExampleSchema(
     time="scheduled_departure",
     keys=("flight_id", "local_date", "month", "flight", "tailnum"),
     slices=("carrier", "origin", "month"),
+    baseline=WINDOWS[0].feature("late_share"),
 )
 """One row for each flight. `month` (2013-06) is a slice, no input: a model of the months before has never seen it."""

@@ -63,11 +63,13 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         validation_days=runtime_parameter(settings.VALIDATION_DAYS),
     ).with_id("transform")
     examples = transformed.outputs["examples"]
+    models = Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model")
     champion = Resolver(
         strategy_class=ChampionAsOf,
         dataset=dataset,
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
-        model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
+        model=models,
+        earlier=models,
     ).with_id("champion")
     trained = train(
         examples=examples,
@@ -85,9 +87,14 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         examples=examples,
         model=model,
         champion=champion.outputs["model"],
+        earlier_champions=champion.outputs["earlier"],
         schema=_SCHEMA,
-        auc_minimum=runtime_parameter(settings.AUC_MINIMUM),
-        champion_tolerance=runtime_parameter(settings.CHAMPION_TOLERANCE),
+        zone=ZONE,
+        auc_margin=runtime_parameter(settings.AUC_MARGIN),
+        log_loss_margin=runtime_parameter(settings.LOG_LOSS_MARGIN),
+        margin_rows=settings.MARGIN_ROWS,
+        baseline_gain=runtime_parameter(settings.BASELINE_GAIN),
+        champion_incomparable=runtime_parameter(settings.CHAMPION_INCOMPARABLE),
     ).with_id("evaluate")
     tried = try_serving(
         examples=examples,

@@ -86,16 +86,40 @@ REFIT = Parameter(
     "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
     choices=("judged", "include_validation"),
 )
-AUC_MINIMUM = Parameter(
-    "auc_minimum", "float", 0.65, "A model below this ROC AUC on the interval is not blessed.", minimum=0.5, maximum=1
-)
-CHAMPION_TOLERANCE = Parameter(
-    "champion_tolerance",
+MARGIN_ROWS = 20_000
+"""How many rows the margins are for: a month has 21,000 to 29,000. A day's are some five times as large."""
+AUC_MARGIN = Parameter(
+    "auc_margin",
     "float",
-    0.01,
-    "How much ROC AUC the model may lose against the champion of then and still be blessed.",
+    0.008,
+    "How much ROC AUC the model may lose against a champion on a month's rows: the lower 95 % bound of the difference "
+    "decides. Shorter intervals have larger margins, by the root of the rows.",
     minimum=0,
     maximum=0.5,
+)
+LOG_LOSS_MARGIN = Parameter(
+    "log_loss_margin",
+    "float",
+    0.008,
+    "How much log loss, in nats, the model may gain against a champion; decided likewise.",
+    minimum=0,
+    maximum=0.5,
+)
+BASELINE_GAIN = Parameter(
+    "baseline_gain",
+    "float",
+    0.01,
+    "By how much ROC AUC must be above that of the share of flights that left the origin late in the last hour.",
+    minimum=0,
+    maximum=0.5,
+)
+CHAMPION_INCOMPARABLE = Parameter(
+    "champion_incomparable",
+    "str",
+    "block",
+    "Where the champion cannot answer for this interval's rows: block does not bless the model; accept judges it "
+    "without that comparison, and the verdict says so.",
+    choices=("block", "accept"),
 )
 P99_LIMIT_MS = Parameter(
     "p99_limit_ms",
@@ -132,8 +156,10 @@ PARAMETERS = (
     SEED,
     STRATEGY,
     REFIT,
-    AUC_MINIMUM,
-    CHAMPION_TOLERANCE,
+    AUC_MARGIN,
+    LOG_LOSS_MARGIN,
+    BASELINE_GAIN,
+    CHAMPION_INCOMPARABLE,
     P99_LIMIT_MS,
     MEMORY_LIMIT_MB,
     RELEASE,

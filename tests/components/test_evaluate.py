@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
@@ -15,7 +19,7 @@ from airtight.errors import TerminalError
 from airtight.verdict import Verdict
 from components import evaluate
 from components.data.examples import labels, read_table
-from components.measures import analysis
+from components.measures import analysis, evaluation_rows
 from components.measures.analysis import AUC, CANDIDATE, CHAMPION, COUNT, LOG_LOSS, MEAN_LABEL, PR_AUC
 from components.modelling import saved_model
 from components.schema import PREDICTION
@@ -53,9 +57,8 @@ class Judged:
             model=model,
             evaluation=self.evaluation,
             blessing=self.blessing,
-            schema="tests.components.toy:SCHEMA",
             champion=[champion] if champion else [],
-            **settings,
+            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, **settings},
         )
         self.folder = Path(self.evaluation.uri)
         self.verdict = Verdict.read(self.folder)
@@ -63,6 +66,12 @@ class Judged:
         self.page = (self.folder / evaluate.REPORT).read_text()
         self.files = sorted(path.name for path in Path(self.blessing.uri).iterdir())
         self.blessed = self.blessing.get_int_custom_property("blessed")
+        self.blocking = {c.name for c in self.verdict.checks if not c.passed and c.severity == "blocking"}
+
+
+def examples_of(folder: Path, rows: int = 4000):
+    """Examples whose test rows are enough to tell the models of these tests apart."""
+    return toy.examples(folder, test=toy.table(rows, 3))
 
 
 def test_figures_are_those_of_scikit_learn_and_of_tfma_row_by_row(tmp_path):
@@ -74,8 +83,7 @@ def test_figures_are_those_of_scikit_learn_and_of_tfma_row_by_row(tmp_path):
         CHAMPION: np.clip(0.3 + 0.2 * truth * rng.random(rows) + 0.1 * rng.random(rows), 0, 1).astype(np.float32),
     }
     slices = {"kind": rng.choice(["a", "b", ""], rows, p=[0.6, 0.39, 0.01]), "all": np.full(rows, "x")}
-    told = analysis.analyse(truth, said, slices, analysis.Thresholds(0.5, 0.5, 0.5), tmp_path / "tfma")
-    assert not told.failures
+    told = analysis.analyse(truth, said, slices, tmp_path / "tfma")
     keys = {(), (("all", "x"),), (("kind", ""),), (("kind", "a"),), (("kind", "b"),)}
     for model, probability in said.items():
         assert set(told.metrics[model]) == keys
@@ -97,50 +105,113 @@ def models(tmp_path_factory):
     return {name: linear_model(folder / name, weight) for name, weight in (("good", 1), ("flat", 1e-3), ("bad", -1))}
 
 
-def test_a_first_model_is_blessed_on_the_fixed_thresholds_alone(tmp_path, models):
-    judged = Judged(tmp_path, toy.examples(tmp_path / "e"), models["good"])
+def test_a_first_model_is_blessed_if_it_is_better_than_the_baseline(tmp_path, models):
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models["good"])
     assert judged.blessed == 1 and judged.files == ["BLESSED"]
-    assert judged.verdict.passed and "auc less the champion's" not in judged.checks
+    assert judged.verdict.passed and "auc against the champion" not in judged.checks
     rows = read_table(tmp_path / "e", "test", toy.SCHEMA)
-    weight = rows["weight"].to_numpy()
-    expected = metrics.roc_auc_score(labels(rows, toy.SCHEMA), weight)
-    assert judged.checks["auc"].value == pytest.approx(expected, abs=2e-3)
-    assert judged.checks["auc"].threshold == ">= 0.65"
+    expected = metrics.roc_auc_score(labels(rows, toy.SCHEMA), rows["weight"].to_numpy())
+    assert judged.evaluation.get_float_custom_property("roc_auc") == pytest.approx(expected, abs=2e-3)
+    # The toy's schema names no feature as baseline, so it is the constant rate, which orders nothing.
+    assert judged.checks["auc against the baseline"].baseline == pytest.approx(0.5)
+    assert judged.checks["auc against the baseline"].value > 0.1
     assert judged.blessing.get_string_custom_property("current_model") == models["good"].uri
     assert not judged.blessing.get_string_custom_property("baseline_model")
     assert judged.evaluation.get_string_custom_property("interval_start") == toy.INTERVAL[0]
     assert tfma.load_eval_result(str(judged.folder / evaluate.ANALYSIS)).slicing_metrics
 
 
-def test_below_the_minimum_is_not_blessed_and_no_fault(tmp_path, models):
-    judged = Judged(tmp_path, toy.examples(tmp_path / "e"), models["bad"], auc_minimum=0.6)
+def test_not_better_than_the_baseline_is_not_blessed_and_no_fault(tmp_path, models):
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models["bad"])
     assert judged.blessed == 0 and judged.files == ["NOT_BLESSED"]
-    assert not judged.checks["auc"].passed
-    assert "auc" in judged.blessing.get_string_custom_property("reason")
+    assert judged.blocking == {"auc against the baseline", "log_loss against the baseline"}
+    assert "auc against the baseline" in judged.blessing.get_string_custom_property("reason")
     assert "not blessed" in judged.page
+
+
+def test_the_baseline_is_the_feature_that_the_schema_names(tmp_path, models, monkeypatch):
+    monkeypatch.setattr(toy, "BY_WEIGHT", dataclasses.replace(toy.SCHEMA, baseline="weight"), raising=False)
+    judged = Judged(
+        tmp_path,
+        examples_of(tmp_path / "e"),
+        models["good"],
+        schema="tests.components.toy:BY_WEIGHT",
+        baseline_gain=0.05,
+    )
+    # The model says what the baseline says: it orders rows by their weight.
+    assert "auc against the baseline" in judged.blocking and judged.blessed == 0
+    assert judged.checks["auc against the baseline"].baseline > 0.62
 
 
 @pytest.mark.parametrize(
     ("candidate", "champion", "settings", "failed"),
     [
         ("good", "flat", {}, set()),
-        ("bad", "good", {"auc_minimum": 0.0}, {"auc less the champion's", "log_loss less the champion's"}),
-        # The same order of rows, but a worse loss: only that change stops it.
-        ("flat", "good", {}, {"log_loss less the champion's"}),
-        ("flat", "good", {"max_log_loss_rise": 0.5}, set()),
+        ("good", "good", {}, set()),
+        ("bad", "good", {"baseline_gain": -1.0}, {"auc against the champion", "log_loss against the champion"}),
+        # The same order of rows, but a worse loss: only that stops it.
+        ("flat", "good", {}, {"log_loss against the champion"}),
+        ("flat", "good", {"log_loss_margin": 0.5}, set()),
     ],
 )
-def test_changes_against_the_champion(tmp_path, models, candidate, champion, settings, failed):  # noqa: PLR0917
-    judged = Judged(tmp_path, toy.examples(tmp_path / "e"), models[candidate], models[champion], **settings)
-    blocking = {name for name, check in judged.checks.items() if not check.passed and check.severity == "blocking"}
-    assert blocking == failed
-    assert judged.blessed == (not failed)
-    change = judged.checks["log_loss less the champion's"]
-    assert change.baseline is not None and change.value == pytest.approx(
-        float(change.note.split()[-1].rstrip(".")) - change.baseline, abs=1e-3
-    )
+def test_against_the_champion(tmp_path, models, candidate, champion, settings, failed):  # noqa: PLR0917
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models[candidate], models[champion], **settings)
+    assert {name for name in judged.blocking if "champion" in name} == failed
+    gain = judged.evaluation.get_float_custom_property("log_loss_gain")
+    figures = [judged.evaluation.get_float_custom_property(f"{prefix}log_loss") for prefix in ("champion_", "")]
+    assert gain == pytest.approx(figures[0] - figures[1], abs=1e-5)
+    assert judged.evaluation.get_float_custom_property("log_loss_gain_lower") <= gain
     assert judged.blessing.get_string_custom_property("baseline_model") == models[champion].uri
-    assert "champion" in judged.page and "data:image/png;base64," in judged.page
+    assert "the champion" in judged.page and judged.page.count("data:image/png;base64,") == 2
+    assert "lower bound" in str(judged.verdict)
+
+
+def test_margins_are_larger_for_fewer_rows_and_too_few_cannot_tell(tmp_path, models):
+    examples, champion = examples_of(tmp_path / "e", 400), linear_model(tmp_path / "m", 1.2)
+    month = Judged(tmp_path / "month", examples, models["good"], champion, margin_rows=400, auc_margin=0.01)
+    day = Judged(tmp_path / "day", examples, models["good"], champion, margin_rows=6400, auc_margin=0.01)
+    rows = read_table(tmp_path / "e", "test", toy.SCHEMA)
+    share = labels(rows, toy.SCHEMA).mean()
+    assert float(month.checks["log_loss against the champion"].threshold.split()[1]) == pytest.approx(-0.008)
+    assert float(day.checks["log_loss against the champion"].threshold.split()[1]) == pytest.approx(-0.032)
+    # Of an area the rarer label decides, as if there were so many rows of each.
+    widened = 0.04 / np.sqrt(4 * share * (1 - share))
+    check = day.checks["auc against the champion"]
+    assert float(check.threshold.split()[1]) == pytest.approx(-widened, rel=1e-3)
+    assert "for about 6,4" in check.note and "these are 400" in check.note
+    hour = Judged(tmp_path / "hour", examples, models["good"], models["good"], margin_rows=400 * 21**2)
+    assert hour.blocking == {"auc against the champion", "log_loss against the champion"} and hour.blessed == 0
+    assert "The interval cannot tell" in hour.checks["log_loss against the champion"].note
+
+
+def test_an_earlier_champion_stops_what_the_champion_lets_pass(tmp_path):
+    examples = examples_of(tmp_path / "e")
+    candidate, champion, earlier = (linear_model(tmp_path / str(weight), weight) for weight in (0.25, 0.4, 0.6))
+    earlier.set_string_custom_property("interval_start", "2020-01-01T00:00:00+00:00")
+    settings = {"log_loss_margin": 0.0145}
+    assert Judged(tmp_path / "without", examples, candidate, champion, **settings).blessed == 1
+    judged = Judged(tmp_path / "with", examples, candidate, champion, earlier_champions=[earlier], **settings)
+    assert judged.blocking == {"log_loss against champion of 2020-01-01 00:00"}
+    assert "champion of 2020-01-01" in judged.verdict.reason
+    # One that cannot be asked is told of; the champion itself is compared.
+    gone = damaged(earlier, tmp_path / "gone")
+    judged = Judged(tmp_path / "gone-too", examples, candidate, champion, earlier_champions=[gone], **settings)
+    assert judged.blessed == 1 and not judged.checks["champion 1 before it can be compared"].passed
+
+
+def test_a_slice_that_is_worse_beyond_chance_warns_or_blocks(tmp_path, models):
+    rows = toy.table(4000, 3)
+    weight, red = rows["weight"].to_numpy(), np.array(rows["colour"].to_pylist()) == "red"
+    rows = rows.set_column(2, "weight", [np.where(red, -weight, weight).astype(np.float32)])
+    examples = toy.examples(tmp_path / "e", test=rows)
+    candidate, margins = linear_model(tmp_path / "m", 0.4), {"auc_margin": 0.4, "log_loss_margin": 0.02}
+    for setting, blessed in (("warn", 1), ("block", 0)):
+        judged = Judged(tmp_path / setting, examples, candidate, models["flat"], slices_worse=setting, **margins)
+        check = judged.checks["slices against the champion"]
+        assert not check.passed and "colour red, log_loss" in check.note and "colour green" not in check.note
+        assert judged.blessed == blessed
+    judged = Judged(tmp_path / "wide", examples, candidate, models["flat"], **margins | {"log_loss_margin": 0.2})
+    assert judged.checks["slices against the champion"].passed
 
 
 @pytest.mark.parametrize(
@@ -153,27 +224,100 @@ def test_rows_that_cannot_judge_do_not_bless(tmp_path, models, rows, said):
     assert said in judged.verdict.checks[0].note and said in judged.page
 
 
-def test_a_slice_of_one_class_has_no_auc_and_does_not_stop_the_rest(tmp_path, models):
+def test_a_slice_of_one_class_is_not_compared_and_does_not_stop_the_rest(tmp_path, models):
     rows = toy.table(600, 5)
     red = np.array(rows["colour"].to_pylist()) == "red"
     broken = np.where(red, 1, rows["broken"].to_numpy())
     examples = toy.examples(tmp_path / "e", test=rows.set_column(3, "broken", [broken]))
-    judged = Judged(tmp_path, examples, models["good"], auc_minimum=0.55, slice_rows_minimum=10, slice_auc_minimum=0.99)
+    margins = {"auc_margin": 0.1, "log_loss_margin": 0.1}
+    judged = Judged(tmp_path, examples, models["good"], models["flat"], slice_rows_minimum=10, **margins)
     assert judged.blessed == 1
-    worst = judged.checks["auc in the worst colour"]
-    assert not worst.passed and worst.severity == "warning" and "red" not in worst.note
+    # Three colours and two ids, two metrics.
+    assert "of 10 comparisons" in judged.checks["slices against the champion"].note
 
 
-def test_a_champion_of_other_features_is_told_and_not_compared(tmp_path, models):
-    champion = linear_model(tmp_path / "old", 1, inputs=("weight", "length"))
-    judged = Judged(tmp_path, toy.examples(tmp_path / "e"), models["good"], champion)
-    told = judged.checks["champion can be compared"]
-    assert not told.passed and told.severity == "warning" and "length" in told.note
-    assert judged.blessed == 1
+def damaged(model, folder: Path):
+    """A copy whose graph is no graph."""
+    shutil.copytree(model.uri, folder)
+    (saved_model.serving_folder(str(folder)) / "saved_model.pb").write_bytes(b"damaged")
+    return toy.artifact(standard_artifacts.Model, folder)
+
+
+def model_of(serve, folder: Path):
+    """A `Model` artifact whose signature answers with what `serve` makes of the row's weight."""
+
+    class Answering(tf.Module):
+        @tf.function
+        def serve(self, colour, size, weight):
+            return {PREDICTION: serve(weight)}
+
+    module, model = Answering(), toy.artifact(standard_artifacts.Model, folder)
+    specs = [tf.TensorSpec([None], tf.string if n == "colour" else tf.float32, name=n) for n in toy.SCHEMA.names]
+    signature = module.serve.get_concrete_function(*specs)
+    tf.saved_model.save(module, str(saved_model.serving_folder(model.uri)), signatures={"serving_default": signature})
+    return model
+
+
+def failing(weight):
+    with tf.control_dependencies([tf.debugging.assert_less(weight, 0.0, "no such row")]):
+        return tf.identity(weight)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "renamed", "unsigned", "not finite", "failing", "another shape"])
+def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_path, models, kind):
+    if kind == "damaged":
+        champion, words = damaged(models["good"], tmp_path / "old"), "cannot be loaded"
+    elif kind == "renamed":
+        champion, words = linear_model(tmp_path / "old", 1, inputs=("weight", "length")), "length"
+    elif kind == "unsigned":
+        champion, words = toy.artifact(standard_artifacts.Model, tmp_path / "old"), "signature"
+        tf.saved_model.save(tf.Module(), str(saved_model.serving_folder(champion.uri)))
+    elif kind == "not finite":
+        champion, words = linear_model(tmp_path / "old", float("nan")), "NaN"
+    elif kind == "failing":
+        champion, words = model_of(failing, tmp_path / "old"), "cannot answer"
+    else:
+        champion, words = model_of(lambda weight: tf.stack([weight, weight], 1), tmp_path / "old"), "shape [4000, 2]"
+    examples = examples_of(tmp_path / "e")
+    judged = Judged(tmp_path / "block", examples, models["good"], champion)
+    check = judged.checks["the champion can be compared"]
+    assert judged.blocking == {"the champion can be compared"} and judged.blessed == 0
+    assert check.note.startswith("No, because") and words in check.note and "champion_incomparable" in check.note
+    accepted = Judged(tmp_path / "accept", examples, models["good"], champion, champion_incomparable="accept")
+    assert accepted.blessed == 1 and "which this run accepts" in str(accepted.verdict)
+    assert "accepts" in accepted.checks["the champion can be compared"].note
+    # What is still held, is held: the floor.
+    assert Judged(tmp_path / "bad", examples, models["bad"], champion, champion_incomparable="accept").blessed == 0
+    for result in (judged, accepted):
+        assert not result.blessing.get_string_custom_property("baseline_model")
+        assert not result.evaluation.has_custom_property("champion_roc_auc")
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), 1.5, -0.1])
+def test_answers_that_are_no_probabilities_are_a_decision_that_shows_no_rows(tmp_path, models, answer, caplog, capfd):
+    model = model_of(lambda weight: tf.where(weight > 1, answer, 0.5), tmp_path / "broken")
+    caplog.set_level("INFO")
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), model, models["flat"])
+    assert judged.blocking == {"finite predictions"} and judged.files == ["NOT_BLESSED"]
+    assert " of 4,000 answers are NaN, infinite or outside 0 to 1" in judged.checks["finite predictions"].note
+    assert not (judged.folder / evaluate.ANALYSIS).exists()
+    logged = caplog.text + "".join(capfd.readouterr())
+    assert "0.5, 0.5" not in logged and "nan, " not in logged
+
+
+def test_blocks_are_local_days_or_values_of_a_column(tmp_path):
+    instants = [datetime.datetime(2020, 1, 1, 3, tzinfo=datetime.UTC) + datetime.timedelta(hours=i) for i in range(240)]
+    rows = toy.table(240, 1).set_column(4, "at", pa.array(instants, pa.timestamp("us", "UTC")))
+    toy.examples(tmp_path, test=rows)
+    here = evaluation_rows.read(tmp_path, toy.SCHEMA, "America/New_York").rows
+    # 03:00 UTC is 22:00 of the day before in New York.
+    assert here.units.astype("datetime64[D]")[:3].astype(str).tolist() == ["2019-12-31", "2019-12-31", "2020-01-01"]
+    by_id = evaluation_rows.read(tmp_path, dataclasses.replace(toy.SCHEMA, blocks="id"), "UTC").rows
+    assert by_id.units[:3].tolist() == ["k0", "k1", "k0"] and by_id.unit_name == "values of id"
 
 
 def test_a_candidate_that_does_not_load_is_a_fault(tmp_path):
     model = toy.artifact(standard_artifacts.Model, tmp_path / "model")
     with pytest.raises(TerminalError, match="cannot be loaded"):
-        Judged(tmp_path, toy.examples(tmp_path / "e"), model)
+        Judged(tmp_path, examples_of(tmp_path / "e"), model)
     assert not list((tmp_path / "blessing").iterdir())

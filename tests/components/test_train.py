@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
@@ -229,9 +230,27 @@ def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
     assert np.isfinite(run.answers).all()
 
 
+def with_infinity(rows, column: str):
+    values = rows[column].to_numpy().copy()
+    values[7] = np.inf
+    return rows.set_column(rows.column_names.index(column), column, [values])
+
+
+def coloured(rows):
+    return rows.filter(pc.not_equal(rows["colour"], ""))
+
+
 @pytest.mark.parametrize(
     ("splits", "settings", "said"),
     [
+        ({"validation": with_infinity(toy.table(200, 2), "weight")}, {}, "validation holds inf.*weight in 1 of 200"),
+        ({"train": with_infinity(toy.table(600, 1), "size")}, {}, "train holds infinite.*size in 1 of 600 rows"),
+        (
+            {"train": coloured(toy.table(600, 1)), "validation": coloured(toy.table(200, 2))},
+            {"model_fn": "tests.components.toy:model_with_a_broken_weight"},
+            "sum of the weights is no longer a number.*epoch 1.*Lower the learning rate",
+        ),
+        ({}, {"model_fn": "tests.components.toy:model_with_a_broken_companion"}, "validation loss is no longer a"),
         ({"train": toy.table(50, 1, label=0)}, {}, "nothing to learn.*all with the label 0"),
         ({"train": toy.table(0, 1)}, {}, "nothing to learn.*0 rows"),
         ({}, {"strategy": "magic"}, "strategy .* one of mirrored, mirrored_cpus, one_device, tpu"),

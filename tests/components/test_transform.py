@@ -207,6 +207,19 @@ def test_a_value_that_is_no_number_is_refused(run):
         run()
 
 
+@pytest.mark.parametrize("value", ["double('Infinity')", "double('-Infinity')", "1e39"])
+@pytest.mark.parametrize("purpose", ["training", "prediction"])
+def test_infinite_numbers_are_refused_or_made_missing_and_counted(run, value, purpose, tmp_path):
+    run.code.make = lambda table: make(table).withColumn("size", F.when(F.col("id") % 4 == 1, F.expr(value)))
+    with pytest.raises(TerminalError, match=r"toy_transform:make made numbers that are infinite.*size in \d of"):
+        run(purpose=purpose)
+    assert not list((tmp_path / "examples").iterdir())
+    examples = run("counted", purpose=purpose, infinite="missing")
+    sizes = split(examples, examples.splits[-1])["size"].to_pylist()
+    assert not any(math.isinf(size) for size in sizes)
+    assert examples.get_int_custom_property("infinite_values") == (8 if purpose == "training" else 1)
+
+
 def test_doubled_rows_are_refused(run):
     run.code.make = lambda table: make(table).unionByName(make(table).where("id % 8 = 0"))
     with pytest.raises(TerminalError, match="examples are there more than once"):

@@ -73,6 +73,28 @@ def model_with_companion(schema, fitted, validation, chosen, seed):
     return dataclasses.replace(parts, companion=keras.Model(parts.preprocess.input, 0.0 * size + logit), chosen=chosen)
 
 
+def model_with_a_broken_weight(schema, fitted, validation, chosen, seed):
+    """The same with a weight that is NaN and that no row looks at, so that no loss tells of it."""
+    parts = model(schema, fitted, validation, chosen, seed)
+
+    def build():
+        network = parts.build_network()
+        embedding = next(layer for layer in network.layers if isinstance(layer, keras.layers.Embedding))
+        weights = embedding.get_weights()[0]
+        weights[0] = np.nan  # The row of unknown colours; a missing one is among them, so the caller's rows have none.
+        embedding.set_weights([weights])
+        return network
+
+    return dataclasses.replace(parts, build_network=build)
+
+
+def model_with_a_broken_companion(schema, fitted, validation, chosen, seed):
+    """The same, and beside it a companion that answers NaN."""
+    parts = model(schema, fitted, validation, chosen, seed)
+    size = keras.ops.nan_to_num(parts.preprocess.input["size"])[:, None]
+    return dataclasses.replace(parts, companion=keras.Model(parts.preprocess.input, 0.0 * size + float("nan")))
+
+
 def table(rows: int, seed: int, label: int | None = None) -> pa.Table:
     """Rows whose label depends on all features; some values are missing."""
     rng = np.random.default_rng(seed)

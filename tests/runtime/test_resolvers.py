@@ -11,12 +11,18 @@ SOURCE = "tests.tiny_pipeline.champion:create_pipeline"
 
 def month(home, number: int, run: str = "", **values: int) -> str | None:
     """Runs one month of 2013 and gives the month of the champion that its evaluation met."""
+    champions = months(home, number, run, **values)
+    return champions[0] if champions else None
+
+
+def months(home, number: int, run: str = "", **values: int) -> list[str]:
+    """Runs one month of 2013 and gives the months of the champion that its evaluation met and of those before it."""
     ends = {f"interval_{end}": f"2013-{n:02}-01T00:00:00-05:00" for end, n in (("start", number), ("end", number + 1))}
     started = Run(home, SOURCE, run or f"month-{number}", **ends, **values)
     outcomes = {name: started.node(name) for name in ("ingest", "train", "champion", "evaluate", "push")}
     assert all(outcome.state == "complete" for outcome in outcomes.values()), outcomes
-    met = json.loads((uri(outcomes["evaluate"], "evaluation") / "champion.json").read_text())
-    return met and met[:7]
+    champions = json.loads((uri(outcomes["evaluate"], "evaluation") / "champions.json").read_text())
+    return [interval[:7] for interval in champions]
 
 
 def test_without_a_champion_the_run_goes_on(home):
@@ -41,6 +47,17 @@ def test_a_month_run_again_does_not_meet_itself(home):
     assert month(home, 3) is None
     assert month(home, 4) == "2013-03"
     assert month(home, 4, run="again") == "2013-03"
+
+
+def test_the_champions_before_are_those_of_the_last_three_intervals(home):
+    assert [months(home, number) for number in (3, 4, 5)] == [[], ["2013-03"], ["2013-04", "2013-03"]]
+    months(home, 6, push_it=0)
+    months(home, 5, run="again")
+    for number in (7, 8):
+        months(home, number)
+    champion, *earlier = months(home, 9)
+    assert champion == "2013-08" and sorted(earlier) == ["2013-04", "2013-05", "2013-07"]
+    assert months(home, 4, run="again") == ["2013-03"], "a backfilled month meets none that came later"
 
 
 @pytest.mark.slow

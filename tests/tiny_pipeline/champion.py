@@ -3,6 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -45,10 +46,14 @@ def evaluate(
     model: InputArtifact[standard_artifacts.Model],
     evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
     champion: InputArtifact[standard_artifacts.Model] = None,
+    earlier_champions: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
 ) -> None:
-    """Writes down which champion it met."""
-    told = None if champion is None else (Path(champion.uri) / "interval").read_text(encoding="utf-8")
-    (Path(evaluation.uri) / "champion.json").write_text(json.dumps(told), encoding="utf-8")
+    """Writes down which champions it met."""
+    intervals = [
+        (Path(model.uri) / "interval").read_text(encoding="utf-8")
+        for model in [*filter(None, [champion]), *(earlier_champions or [])]
+    ]
+    (Path(evaluation.uri) / "champions.json").write_text(json.dumps(intervals), encoding="utf-8")
 
 
 @component
@@ -71,13 +76,19 @@ def create_pipeline() -> Pipeline:
     start, end = interval_parameters()
     rows = ingest(interval_start=start, interval_end=end).with_id("ingest")
     trained = train(dataset=rows.outputs["dataset"]).with_id("train")
+    models = Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model")
     champion = Resolver(
         strategy_class=ChampionAsOf,
         dataset=rows.outputs["dataset"],
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
-        model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
+        model=models,
+        earlier=models,
     ).with_id("champion")
-    judged = evaluate(model=trained.outputs["model"], champion=champion.outputs["model"]).with_id("evaluate")
+    judged = evaluate(
+        model=trained.outputs["model"],
+        champion=champion.outputs["model"],
+        earlier_champions=champion.outputs["earlier"],
+    ).with_id("evaluate")
     pushed = push(
         model=trained.outputs["model"], dataset=rows.outputs["dataset"], push_it=runtime_parameter(PUSHED)
     ).with_id("push")
