@@ -121,6 +121,8 @@ def test_a_node_that_is_killed_without_the_launcher_says_why(served, place, dyin
         outcome.raise_if_failed()
     assert caught.value.transient
     assert caught.value.received == "it was killed by SIGKILL (is memory short?)"
+    assert call(request(served, "copy", run), served.launcher_socket).state == "complete"
+    assert not list(served.pipeline_root("tiny").glob("copy/copied/*/half.txt"))
 
 
 @pytest.fixture
