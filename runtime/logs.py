@@ -48,6 +48,8 @@ _HARMLESS_NATIVE = re.compile(
     r"|^WARNING: Using incubator modules: jdk\.incubator\.vector$"
     r'|^(Setting (default|Spark) log level to "\w+"\.$|To adjust logging level use sc\.setLogLevel)'
 )
+_NO_FAULT = re.compile(r"oneDNN supports \w+ only on .* Falling back to the default")
+"""What native code calls an error though it goes on in another way."""
 _NO_GPU = re.compile(r"failed call to cuInit|[Cc]ould not find cuda drivers|Unable to register cu\w+ (factory|plugin)")
 """What TensorFlow says where there is no GPU. Where there is one, it is a fault."""
 
@@ -89,7 +91,7 @@ def legible(lines: Iterable[str]) -> Iterator[str]:
             continue
         short, long, file, message = native.groups()
         level = _LEVELS.get(short or long)
-        if level and (has_gpu or not _NO_GPU.search(message)):
+        if level and not _NO_FAULT.search(message) and (has_gpu or not _NO_GPU.search(message)):
             yield f"{level} native.{Path(file).stem}: {message}"
 
 

@@ -19,6 +19,7 @@ I0000 00:00:1795890856.785629    3940 cpu_feature_guard.cc:227] This TensorFlow 
 To enable the following instructions: AVX2 AVX512F FMA, in other operations, rebuild TensorFlow with the flags.
 I1128 18:34:22.853245  3940 postgresql_metadata_source.cc:208] Connecting to database.
 I1128 19:05:57.599142   26950 fork_posix.cc:71] Other threads are currently calling into gRPC, skipping fork() handlers
+E0000 00:00:1795893185.424856 26950 util.cc:131] oneDNN supports DT_INT32 only on AVX-512. Falling back to the default.
 WARNING: Using incubator modules: jdk.incubator.vector
 Setting default log level to "WARN".
 To adjust logging level use sc.setLogLevel(newLevel). For SparkR, use setLogLevel(newLevel).
