@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
-from benchmarks.kills import descendants
+from benchmarks.killer import descendants
 from runtime.protocol import run_key
 from tests.plugins.airflow_services import DAGS, Airflow
 from tests.tiny_pipeline.running import TINY
