@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from time import gmtime, sleep, strftime, time
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
@@ -111,7 +111,7 @@ def clean(
     _set_state(store, [a for a in marked if a.proto.id in recent | needed], _States.LIVE)
     _set_state(store, old, _States.MARKED_FOR_DELETION)
     if old:
-        time.sleep(grace_s)
+        sleep(grace_s)
     for artifact in old:
         _remove(store, artifact, oldest, given_up, cleaned)
     # A text: on PostgreSQL ML Metadata's integers have 32 bits.
@@ -145,7 +145,7 @@ def _give_up(store: mlmd.MetadataStore, before: float, *, dry_run: bool) -> set[
     query = f"(last_known_state = NEW OR last_known_state = RUNNING) AND last_update_time_since_epoch < {int(before)}"
     stuck = store.get_executions(mlmd.ListOptions(filter_query=query))
     for execution in stuck:
-        since = time.strftime("%Y-%m-%d", time.gmtime(execution.last_update_time_since_epoch / 1000))
+        since = strftime("%Y-%m-%d", gmtime(execution.last_update_time_since_epoch / 1000))
         done = "would be marked" if dry_run else "is marked"
         log.warning("Execution %d has been open since %s without a sign; it %s failed.", execution.id, since, done)
         execution.last_known_state = metadata_store_pb2.Execution.FAILED
@@ -232,7 +232,7 @@ def _mark(store: mlmd.MetadataStore, home: Home) -> metadata_store_pb2.Context:
 
 
 def _now_ms() -> float:
-    return time.time() * 1000
+    return time() * 1000
 
 
 def _is_ours(uri: str, home: Home) -> bool:

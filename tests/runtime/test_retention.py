@@ -98,18 +98,16 @@ def test_while_a_clean_up_waits_the_cache_takes_nothing_that_it_marked(home, lat
     old = Run(home, CACHED, "old").node("ingest")
     assert Run(home, CACHED, "before").node("ingest").state == "cached"
     outcomes = []
-    monkeypatch.setattr(
-        retention.time, "sleep", lambda _: outcomes.append(Run(home, CACHED, "meanwhile").node("ingest"))
-    )
+    monkeypatch.setattr(retention, "sleep", lambda _: outcomes.append(Run(home, CACHED, "meanwhile").node("ingest")))
     assert clean(home, days=30).removed == [str(uri(old, "dataset"))]
     assert outcomes[0].state == "complete" and uri(outcomes[0], "dataset").exists()
 
 
-def test_what_the_cache_chose_before_it_was_marked_stays(home, later, monkeypatch):
+def test_what_the_cache_chose_before_it_was_marked_stays(home, monkeypatch):
     old = Run(home, CACHED, "old").node("ingest")
     chosen, published, done = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(retention.time, "sleep", lambda _: (chosen.set(), published.wait(30)))
-    cleaner = threading.Thread(target=lambda: done.append(clean(home, days=30)))
+    monkeypatch.setattr(retention, "sleep", lambda _: (chosen.set(), published.wait(30)))
+    cleaner = threading.Thread(target=lambda: done.append(clean(home, days=0)))
     publish = execution_publish_utils.publish_cached_executions
 
     def publish_late(**arguments: object) -> None:
@@ -150,7 +148,7 @@ def test_a_clean_up_that_was_broken_off_is_taken_up(home, runs, later, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(retention.time, "sleep", broken_off)
+        patched.setattr(retention, "sleep", broken_off)
         clean(home, days=30)
     assert uri(other["train"], "model").exists()
     assert str(uri(other["train"], "model")) in clean(home, days=30).removed
