@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
+from airtight.errors import TransientError
 from airtight.home import Home
 from benchmarks.killer import LONGEST_STOP_S, WEIGHTS, Killer
 from benchmarks.own_services import own_services
@@ -37,6 +40,7 @@ from services.airflow_api import Airflow
 from services.supervisor import Supervisor
 
 PATIENCE_S = 5400.0
+_API_PATIENCE_S = 300.0
 MAPPED = 3
 """Map indices of a run of the DAG `mapped`."""
 _VALUES = 10
@@ -64,6 +68,7 @@ with DAG("mapped", params=dict(number=0), **options) as mapped:
 
     each.expand(number=numbers())
 """
+T = TypeVar("T")
 NODES = {"five": 5, "cold": 3, "mapped": 3}
 
 
@@ -109,12 +114,14 @@ class Trial:
 
     def _trigger(self, dag: str, run_id: str) -> Run:
         number = next(self._numbers)
-        return Run(dag, self._airflow.trigger(dag, {"number": number}, run_id), number)
+        # A trigger whose answer did not come may have been heard.
+        _patiently(lambda: self._airflow.has_run(dag, run_id) or self._airflow.trigger(dag, {"number": number}, run_id))
+        return Run(dag, run_id, number)
 
     def recreate(self, chance: random.Random) -> None:
         """Deletes a run, whatever its state, and creates it again under the same id with a value of its own."""
         run = chance.choice(self.runs)
-        self._airflow.delete_run(run.dag, run.id)
+        _patiently(lambda: self._airflow.delete_run(run.dag, run.id))
         run.deleted.append(run.number)
         run.number = self._trigger(run.dag, run.id).number
 
@@ -124,7 +131,7 @@ class Trial:
             run["dag_run_id"]: state
             for dag in NODES
             for state in ("success", "failed")
-            for run in self._airflow.runs(dag, state)
+            for run in _patiently(functools.partial(self._airflow.runs, dag, state))
         }
 
     def named(self) -> dict[tuple[str, str, int], str]:
@@ -136,8 +143,21 @@ class Trial:
             for run in self.runs
             for node in _nodes(run.dag)
             for index in run.indices
-            for outputs in [self._airflow.outputs(run.dag, run.id, run.task(node), index)]
+            for outputs in [
+                _patiently(functools.partial(self._airflow.outputs, run.dag, run.id, run.task(node), index))
+            ]
         }
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Calls Airflow's API until it answers, which takes a while after a standstill."""
+    deadline = time.monotonic() + _API_PATIENCE_S
+    while True:
+        try:
+            return call()
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def judge(home: Home, runs: list[Run], named: dict[tuple[str, str, int], str]) -> list[str]:

@@ -140,10 +140,15 @@ class Airflow:
         body = {"logical_date": None, "conf": dict(conf)} | ({"dag_run_id": run_id} if run_id else {})
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
+    def has_run(self, dag_id: str, run_id: str) -> bool:
+        """Returns whether there is such a run."""
+        return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}", may_be_missing=True) is not None
+
     def delete_run(self, dag_id: str, run_id: str) -> None:
         """Deletes a run, whatever its state: Airflow deletes none that runs, so it is marked as failed first."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}"
-        if self.run_state(dag_id, run_id) == "running":
+        run = self._call("GET", path, may_be_missing=True)
+        if run and run["state"] == "running":
             self._call("PATCH", path, json={"state": "failed"})
         self._call("DELETE", path, may_be_missing=True)
 
