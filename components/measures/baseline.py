@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-BINS = 64
-"""Quantile bins of a number; a missing one has a bin of its own."""
+BINS, BIN_ROWS = 64, 50
+"""Quantile bins of a number, at most, and rows of one, at least; a missing number has a bin of its own."""
 PRIOR_ROWS = 20.0
 """Rows at the overall rate that are added to each category or bin, so that a rare one says little."""
 
@@ -23,7 +23,8 @@ def predict(history: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.nda
     """
     if np.issubdtype(history.dtype, np.number):
         known = history[~np.isnan(history)]
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])) if len(known) else np.zeros(0)
+        bins = min(BINS, len(known) // BIN_ROWS)
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if bins else np.zeros(0)
         history, rows = _bins(history, edges), _bins(rows, edges)
     values, codes = np.unique(np.concatenate([history, rows]), return_inverse=True)
     before, now = codes[: len(history)], codes[len(history) :]
