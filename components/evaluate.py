@@ -218,7 +218,12 @@ class _Gate:
         predictions = self._predictions(model)
         check = comparison.finite_check(predictions)
         if not check.passed:
-            raise TerminalError(f"The model in {model.uri} does not answer with probabilities.", received=check.note)
+            raise TerminalError(
+                f"The model in {model.uri} does not answer with probabilities.",
+                expected="finite numbers from 0 to 1",
+                received=check.note,
+                remedy="Train and push that interval's model once more.",
+            )
         return predictions
 
     def _incomparable(self, name: str, error: TerminalError) -> Check:

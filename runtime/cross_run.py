@@ -115,12 +115,8 @@ def _producer_across_runs(channel: _Channel) -> str:
 
 def _intervals(node: pipeline_pb2.PipelineNode) -> int:
     """Of how many intervals a node's strategies take artifacts; 0 where they are not all of the kind `ByInterval`."""
-    paths = [
-        strategies.path_of(step.op_node)
-        for graph in node.inputs.input_graphs.values()
-        for step in graph.nodes.values()
-        if step.HasField("op_node") and "." in step.op_node.op_type
-    ]
+    steps = [step for graph in node.inputs.input_graphs.values() for step in graph.nodes.values()]
+    paths = [path for step in steps if (path := strategies.path_of(step.op_node))]
     classes = [ops.get_by_class_path(path) for path in paths]
     by_interval = bool(classes) and all(issubclass(class_, ByInterval) for class_ in classes)
     return max(class_.intervals for class_ in classes) if by_interval else 0

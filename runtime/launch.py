@@ -256,8 +256,12 @@ def _check_inputs(
                 received="a task that runs or is about to, as after a Clear",
                 remedy=f"Wait for {pending[0]}: the task is tried again, or clear it then.",
             )
-        if all(producer for producer, _ in sources) and not any(
-            artifact["key"] == output for producer, output in sources for artifact in given.get(producer, ())
+        if (
+            sources
+            and all(producer for producer, _ in sources)
+            and not any(
+                artifact["key"] == output for producer, output in sources for artifact in given.get(producer, ())
+            )
         ):
             missing = _missing(node.node_info.id, key, sources, producers)
             if not node_inputs.may_skip(node):

@@ -94,7 +94,7 @@ class CompileRequest:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> CompileRequest:
         """The inverse of `asdict`, from JSON."""
-        return cls(**fields)
+        return cls(**{**fields, "paths": tuple(fields.get("paths", ()))})
 
 
 Request = NodeRequest | CompileRequest

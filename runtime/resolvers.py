@@ -91,7 +91,7 @@ class ChampionAsOf(ByInterval):
         resolved = {**input_dict, "pushed": [latest], "model": [model]}
         if "earlier" in input_dict:
             before = [pushed for pushed in candidates if _end(pushed) < _end(latest)]
-            resolved["earlier"] = _champions_before(store, before)
+            resolved["earlier"] = [m for m in _champions_before(store, before) if m.uri != model.uri]
         return resolved
 
 

@@ -52,7 +52,9 @@ def put_in_run(node: pipeline_pb2.PipelineNode, run: str, before: Iterable[str],
 
 
 def path_of(step: pipeline_pb2.InputGraph.OpNode) -> str:
-    """Gives the path of the class of a strategy, also where `InRun` has taken its place."""
+    """Gives the path of the class of a strategy, also where `InRun` has taken its place; "" for what is none."""
+    if not _is_strategy(step.op_type):
+        return ""
     if step.op_type == name_utils.get_full_name(InRun):
         return str(step.kwargs["strategy"].value.field_value.string_value)
     return str(step.op_type)

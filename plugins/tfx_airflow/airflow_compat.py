@@ -6,6 +6,7 @@ What is expensive to import is imported where it is used: every task process loa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,13 @@ def current_dag() -> DAG | None:
     from airflow.sdk.definitions._internal.contextmanager import DagContext
 
     return DagContext.get_current()
+
+
+def class_and_arguments(task: Any) -> tuple[type, Mapping[str, Any]]:
+    """Returns the class of a task's operator and its arguments; of a mapped task those that all indexes share."""
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    return (task.operator_class, task.partial_kwargs) if isinstance(task, MappedOperator) else (type(task), vars(task))
 
 
 def previous_dag_run(dag_id: str, before: datetime) -> Any | None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from airflow.sdk import NEVER_EXPIRE, BaseOperator, Context  # type: ignore[attr-defined]  # not in its stubs
-from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airtight.errors import AirtightError
 from airtight.home import Home
 from plugins.tfx_airflow import params, run_start
+from plugins.tfx_airflow.airflow_compat import class_and_arguments
 from runtime import compiled_store
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline
@@ -204,10 +204,9 @@ class TfxNodeOperator(BaseOperator):
         """The tasks upstream that run nodes of the same pipeline which this one needs, and their nodes."""
         needed = compiled.node(self.node).upstream
         for task in self.get_flat_relatives(upstream=True):
-            is_mapped = isinstance(task, MappedOperator)
-            if not issubclass(task.operator_class if is_mapped else type(task), TfxNodeOperator):
+            class_, arguments = class_and_arguments(task)
+            if not issubclass(class_, TfxNodeOperator):
                 continue
-            arguments = task.partial_kwargs if is_mapped else vars(task)
             same = (arguments.get("pipeline"), arguments.get("group") or "") == (self.pipeline, self.group)
             if same and arguments.get("node") in needed:
                 yield task.task_id, arguments["node"]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunType
 from airflow.sdk.exceptions import AirflowRuntimeError, DagRunTriggerException, ErrorType
@@ -102,11 +103,22 @@ def test_may_read_dag():
     assert list(inspect.signature(dependency).parameters) == ["request", "user"]
 
 
+def test_class_and_arguments():
+    with DAG("mapped", schedule=None):
+        plain = BashOperator(task_id="plain", bash_command="true")
+        mapped = BashOperator.partial(task_id="mapped", cwd="/").expand(bash_command=["true", "false"])
+    class_, arguments = airflow_compat.class_and_arguments(plain)
+    assert (class_, arguments["bash_command"]) == (BashOperator, "true")
+    class_, arguments = airflow_compat.class_and_arguments(mapped)
+    assert (class_, arguments["cwd"]) == (BashOperator, "/")
+
+
 def test_no_other_module_imports_what_airflow_does_not_document():
     documented = {
         "airflow.plugins_manager",
         "airflow.providers.standard.operators.bash",
         "airflow.providers.standard.operators.empty",
+        "airflow.providers.standard.triggers.temporal",
         "airflow.sdk",
         "airflow.sdk.exceptions",
         "airflow.triggers.base",

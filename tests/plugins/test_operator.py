@@ -397,14 +397,13 @@ def test_a_node_that_the_runs_pipeline_does_not_have_fails_in_words(home, monkey
         ([["a"], ["b"]], {"a": "success", "b": "skipped"}, "because b was"),
         ([["a", "b"]], {"a": "success", "b": "skipped"}, ""),
         ([["a", "b"]], {"a": "skipped", "b": "skipped"}, "because a, b was"),
-        ([["a"]], {"a_3": "skipped"}, "because a was"),
+        ([["a"]], {("a", 3): "skipped"}, "because a was"),
     ],
 )
 def test_a_task_is_skipped_for_want_of_what_it_cannot_do_without(home, monkeypatch, needs, states, missing):
     answering = Answering(Outcome("complete"))
-    told = context({"interval": "2013-06"})
-    told["ti"].map_index = 3
-    told["ti"].get_task_states = lambda **wanted: {run_id: states for run_id in wanted["run_ids"]}
+    by_index = {task if isinstance(task, tuple) else (task, -1): state for task, state in states.items()}
+    told = context({"interval": "2013-06"}, map_index=3, states=by_index)
     if missing:
         with pytest.raises(AirflowSkipException, match=missing):
             run(monkeypatch, answering, told, needs=needs)

@@ -1,6 +1,7 @@
 """Pipelines as strangers write them: resolvers that find nothing yet, conditions, joined branches, loops."""
 
 import os
+from pathlib import Path
 from typing import List  # noqa: UP035 - TFX reads the annotation
 
 from tfx.components import CsvExampleGen
@@ -164,6 +165,7 @@ def create_for_each_of_nothing() -> Pipeline:
 @component
 def make_span(examples: OutputArtifact[standard_artifacts.Examples], span: Parameter[int]) -> None:
     """Makes examples of a span, as an ExampleGen with a range does."""
+    (Path(examples.uri) / "examples").write_text(str(span), encoding="utf-8")
     examples.set_int_custom_property("span", span)
 
 
