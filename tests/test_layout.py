@@ -113,7 +113,7 @@ def test_what_must_be_light_is_light() -> None:
         for folder in ("airtight", "services")
         for p in (ROOT / folder).glob("*.py")
         if not p.stem.startswith("__")
-    ] + [f"runtime.{name}" for name in ("compiled", "client", "logs", "protocol")]
+    ] + [f"runtime.{name}" for name in ("compiled_pipeline", "client", "logs", "protocol")]
     code = f"import sys; [__import__(m) for m in {modules}]; print(sorted({{m.split('.')[0] for m in sys.modules}}))"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(ast.literal_eval(told)) & set(HEAVY) == set()

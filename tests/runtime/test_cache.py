@@ -167,8 +167,8 @@ def test_an_input_of_equal_contents_hits_though_it_was_made_anew(numbers):
 
 def test_another_version_of_a_library_misses(numbers, monkeypatch):
     numbers.run("a")
-    known = cache.code.versions
-    monkeypatch.setattr(cache.code, "versions", lambda names: known(names) | {"tfx": "9.9"})
+    known = cache.fingerprint.versions
+    monkeypatch.setattr(cache.fingerprint, "versions", lambda names: known(names) | {"tfx": "9.9"})
     changed = numbers.run("b")
     assert "version tfx was" in numbers.told(changed["make"])
     assert "is 9.9; code, parameters equal" in numbers.told(changed["make"])
