@@ -119,7 +119,9 @@ def test_code_that_changed_explains_a_difference_and_is_told_first(numbers):
 def test_another_version_explains_a_difference(numbers, monkeypatch):
     numbers.run("past")
     known = cache.fingerprint.versions
-    monkeypatch.setattr(cache.fingerprint, "versions", lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names else {}))
+    monkeypatch.setattr(
+        cache.fingerprint, "versions", lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names else {})
+    )
     assert {result.state for result in numbers.replay("past").values()} == {"equal", "not replayed"}
     assert "It was made with other code than now: version tfx was" in numbers.lines[0]
     assert "; version tfx was" in numbers.line("make")
