@@ -39,8 +39,8 @@ WIDEST = 20.0
 """As evaluate has it where nothing else is set."""
 AMOUNTS = np.linspace(0, 4, 41)
 """Of noise, or of shift, in the logits; the losses between them are interpolated."""
-RATCHET = 0.9
-"""Loss of each month, in margins, of the slow ratchet."""
+RATCHETS = (0.9, 0.6, 0.4)
+"""Losses of each month, in margins, of slow ratchets."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,14 @@ def planted_loss(pools: list[Pool], interval: str, metric: str, trials: int, see
     return {"stopped": int(sum(outcomes)), "trials": trials}
 
 
-def ratchet(pools: list[Pool], earlier: int, trials: int, seed: int = 2, steps: int = 12) -> dict[str, Any]:
-    """Trials of months that each lose RATCHET margins against the champion; of each, the loss when it is stopped.
+def ratchet(
+    pools: list[Pool], loss: float, earlier: int, trials: int, *, seed: int = 2, steps: int = 12
+) -> dict[str, Any]:
+    """Trials of months that each lose so much against the champion; of each, what was lost when it is stopped.
 
     Args:
       pools: Of rows.
+      loss: Of each month, in margins of ROC AUC.
       earlier: How many champions before the champion the gate knows.
       trials: Number of chains.
       seed: Of the draws.
@@ -178,13 +181,13 @@ def ratchet(pools: list[Pool], earlier: int, trials: int, seed: int = 2, steps: 
         pool, model = pools[place], pools[place].models[int(rng.integers(len(pools[place].models)))]
         chain = [model]
         for step in range(1, steps + 1):
-            amount = float(np.interp(step * RATCHET * MARGINS["auc"], known[place], AMOUNTS))
+            amount = float(np.interp(step * loss * MARGINS["auc"], known[place], AMOUNTS))
             rows, units = pool.month(rng)
             candidate = noisy(pool, model, amount)
             if refused(judge(pool, rows, units, candidate, chain[::-1][: earlier + 1])):
                 break
             chain.append(candidate)
-        lost.append(RATCHET * (len(chain) - 1))
+        lost.append(loss * (len(chain) - 1))
     return {"trials": trials, "margins lost": {"median": float(np.median(lost)), "most": float(np.max(lost))}}
 
 
@@ -227,7 +230,11 @@ def measured(pools: list[Pool], trials: int) -> dict[str, Any]:
             for name in DRAWS
             for metric in PLANTED
         },
-        **{f"ratchet, {earlier} earlier champions": ratchet(pools, earlier, trials // 4) for earlier in (0, 3)},
+        **{
+            f"ratchet of {loss:g} margins, {earlier} earlier": ratchet(pools, loss, earlier, trials // 12)
+            for loss in RATCHETS
+            for earlier in (0, 3)
+        },
     }
 
 

@@ -41,7 +41,6 @@ def test_a_loss_of_three_margins_is_stopped(pools, interval, metric):
     assert decisions.planted_loss(pools, interval, metric, TRIALS)["stopped"] >= TRIALS - 2
 
 
-def test_earlier_champions_stop_a_slow_ratchet(pools, monkeypatch):
-    monkeypatch.setattr(decisions, "RATCHET", 0.6)
-    without, beside = (decisions.ratchet(pools, earlier, 8)["margins lost"]["median"] for earlier in (0, 3))
+def test_earlier_champions_stop_a_slow_ratchet(pools):
+    without, beside = (decisions.ratchet(pools, 0.6, earlier, 8)["margins lost"]["median"] for earlier in (0, 3))
     assert beside <= 1.2 < without
