@@ -27,7 +27,7 @@ from tfx.types import artifact_utils
 
 from runtime import strategies
 from runtime.attempts import CONTEXT_TYPE
-from runtime.lineage.artifacts import FLAGS, Artifact, by_id, by_key, quoted
+from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, by_id, by_key, quoted
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _newest(store: mlmd.MetadataStore, context: metadata_store_pb2.Context, key:
     executions = [execution.id for execution in store.get_executions_by_context(context.id, list_options=options)]
     if len(executions) == limit:
         log.info("Of %s across runs the outputs %s of the newest %d executions are taken.", context.name, key, limit)
-    return [artifact for outputs in by_key(store, executions).values() for artifact in outputs.get(key, ())]
+    return [artifact for outputs in by_key(store, executions).values() for artifact in _of_key(outputs, key)]
 
 
 def _latest_of(
@@ -184,7 +184,12 @@ def _makes(store: mlmd.MetadataStore, context: int, artifact: int, channel: _Cha
     query = f"contexts_n.id = {context} AND events_e.artifact_id = {artifact}"
     first = mlmd.ListOptions(filter_query=query, limit=1, order_by=mlmd.OrderByField.ID)
     made = by_key(store, [execution.id for execution in store.get_executions(first)])
-    return any(a.proto.id == artifact for outputs in made.values() for a in outputs.get(channel.output_key, ()))
+    return any(a.proto.id == artifact for outputs in made.values() for a in _of_key(outputs, channel.output_key))
+
+
+def _of_key(outputs: ByKey, key: str) -> list[Artifact]:
+    """The artifacts under a key; of a channel that names none those under all."""
+    return outputs.get(key, []) if key else [artifact for several in outputs.values() for artifact in several]
 
 
 def _instant(artifact: metadata_store_pb2.Artifact, name: str) -> datetime | None:

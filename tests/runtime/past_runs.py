@@ -105,7 +105,9 @@ class PastRuns:
                 key: self._of_channel(node.inputs.inputs[graph.nodes[input_].input_node.input_key], made)
                 for key, input_ in keys.items()
             }
-            return {key: artifact for key, artifact in chosen.items() if artifact is not None}
+            # Each artifact once: the champion is none of the earlier ones.
+            once = {id(chosen[key]): key for key in ("earlier", *chosen) if chosen.get(key) is not None}
+            return {key: chosen[key] for key in once.values()}
         return {
             key: self._artifact(name, key, spec.artifact_spec.type, number, run)
             for key, spec in node.outputs.outputs.items()

@@ -122,8 +122,11 @@ def test_code_that_changed_explains_a_difference_and_is_told_first(numbers):
 def test_another_version_explains_a_difference(numbers, monkeypatch):
     numbers.run("past")
     known = cache.fingerprint.versions
+    # The launcher asks for TFX's alone, which must be the one that compiled the pipeline.
     monkeypatch.setattr(
-        cache.fingerprint, "versions", lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names else {})
+        cache.fingerprint,
+        "versions",
+        lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names and names != ["tfx"] else {}),
     )
     assert {result.state for result in numbers.replay("past").values()} == {"equal", "not replayed"}
     assert "It was made with other code than now: version tfx was" in numbers.lines[0]
