@@ -43,4 +43,5 @@ def test_a_loss_of_three_margins_is_stopped(pools, interval, metric):
 
 def test_earlier_champions_stop_a_slow_ratchet(pools):
     without, beside = (decisions.ratchet(pools, 0.6, earlier, 8)["margins lost"]["median"] for earlier in (0, 3))
-    assert beside <= 1.2 < without
+    # These months have fewer rows than the margins are for, so that a margin is some two and a half times as large.
+    assert beside <= 2.4 < without
