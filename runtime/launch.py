@@ -188,7 +188,7 @@ def _no_flags() -> Iterator[None]:
 
 def _parsed(compiled: CompiledPipeline, node: str) -> pipeline_pb2.Pipeline:
     """A fresh copy of the IR of a pipeline that this TFX can run and that has the node."""
-    installed = fingerprint.versions(["tfx"])["tfx"]
+    installed = fingerprint.versions(("tfx",))["tfx"]
     if compiled.tfx != installed:
         raise TerminalError(
             f"The pipeline {compiled.pipeline} was compiled by another TFX.",

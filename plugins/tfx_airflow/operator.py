@@ -201,14 +201,24 @@ class TfxNodeOperator(BaseOperator):
         return executions, tuple(pending)
 
     def _producers(self, compiled: CompiledPipeline) -> Iterator[tuple[str, str]]:
-        """The tasks upstream that run nodes of the same pipeline which this one needs, and their nodes."""
-        needed = compiled.node(self.node).upstream
-        for task in self.get_flat_relatives(upstream=True):
+        """The tasks that run the nodes of the same pipeline which this one needs, and these nodes.
+
+        They come before this task, unless the DAG changed since the run began: then they may stand anywhere in it.
+        """
+        needed = set(compiled.node(self.node).upstream)
+        before = list(self._nodes_of(self.get_flat_relatives(upstream=True), needed))
+        yield from before
+        others = self.dag.tasks if self.has_dag() else ()
+        yield from self._nodes_of(others, needed - {node for _, node in before})
+
+    def _nodes_of(self, tasks: Iterable[Any], nodes: set[str]) -> Iterator[tuple[str, str]]:
+        """The tasks among these that run nodes of this task's pipeline and group, and the nodes."""
+        for task in tasks:
             class_, arguments = class_and_arguments(task)
             if not issubclass(class_, TfxNodeOperator):
                 continue
             same = (arguments.get("pipeline"), arguments.get("group") or "") == (self.pipeline, self.group)
-            if same and arguments.get("node") in needed:
+            if same and arguments.get("node") in nodes:
                 yield task.task_id, arguments["node"]
 
     def _run(self, request: NodeRequest, home: Home) -> Outcome:

@@ -193,7 +193,7 @@ def test_another_version_of_a_library_misses(numbers, monkeypatch):
     known = cache.fingerprint.versions
     # The launcher asks for TFX's alone, which must be the one that compiled the pipeline.
     monkeypatch.setattr(
-        cache.fingerprint, "versions", lambda names: known(names) | ({} if names == ["tfx"] else {"tfx": "9.9"})
+        cache.fingerprint, "versions", lambda names: known(names) | ({} if names == ("tfx",) else {"tfx": "9.9"})
     )
     changed = numbers.run("b")
     assert "version tfx was" in numbers.message(changed["make"])

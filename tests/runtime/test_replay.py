@@ -126,7 +126,7 @@ def test_another_version_explains_a_difference(numbers, monkeypatch):
     monkeypatch.setattr(
         cache.fingerprint,
         "versions",
-        lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names and names != ["tfx"] else {}),
+        lambda names: known(names) | ({"tfx": "9.9"} if "tfx" in names and names != ("tfx",) else {}),
     )
     assert {result.state for result in numbers.replay("past").values()} == {"equal", "not replayed"}
     assert "It was made with other code than now: version tfx was" in numbers.lines[0]

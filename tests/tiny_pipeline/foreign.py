@@ -183,6 +183,7 @@ def train(
     baseline: InputArtifact[standard_artifacts.Model] = None,
 ) -> None:
     """Trains nothing, and blesses it; TFX's Evaluator names the model by its id."""
+    (Path(model.uri) / "weights").touch()
     blessing.set_int_custom_property("blessed", 1)
     model.set_string_custom_property("baseline", "" if baseline is None else baseline.uri)
 

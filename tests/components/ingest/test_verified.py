@@ -43,7 +43,7 @@ def test_a_month_reads_a_month(run, lake, settled, caplog):
     assert "in 60 files of the interval and static tables and 0 of the history; 62 files of" in caplog.text
     # The same data set, for people and for the cache of what comes after.
     assert again.digest == first.digest
-    fingerprints = [_fingerprint(artifact.mlmd_artifact, "Dataset", "") for artifact in (first, again)]
+    fingerprints = [_fingerprint(artifact.mlmd_artifact, "Dataset", "of the manifest") for artifact in (first, again)]
     assert fingerprints[0] == fingerprints[1]
 
 
