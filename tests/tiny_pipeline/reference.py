@@ -56,7 +56,7 @@ def made(store: mlmd.MetadataStore, after: int = 0) -> dict[str, dict]:
 
     Returns:
       For each node that has an execution its latest one: `state`, such as "COMPLETE", and `outputs`: for each output
-      key the sorted pairs of type and state of the artifacts.
+      key the sorted pairs of type and state of the artifacts; `blessed`: whether one of them blesses a model.
     """
     found: dict[str, dict] = {}
     node_type = store.get_context_type("node").id
@@ -74,6 +74,7 @@ def made(store: mlmd.MetadataStore, after: int = 0) -> dict[str, dict]:
         found[context.name.partition(".")[2]] = {
             "state": States.Name(execution.last_known_state),
             "outputs": {key: sorted(pairs) for key, pairs in sorted(outputs.items())},
+            "blessed": any(artifact.custom_properties["blessed"].int_value == 1 for artifact in artifacts.values()),
         }
     return found
 
