@@ -34,13 +34,13 @@ from tfx.orchestration import metadata
 from tfx.orchestration.portable import inputs_utils
 
 from airtight.home import Home
+from benchmarks.postgresql import Cluster, binaries
 from pipelines.flight_delays import year
 from runtime import attempts, cross_run, launch, metadata_connection, metadata_store, retention
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.protocol import NodeRequest
 from tests.runtime.past_runs import PastRuns, month
-from tests.runtime.postgresql import Cluster, binaries
 from tests.runtime.store_calls import counted
 
 SMALL = "tests.tiny_pipeline.champion:create_pipeline"

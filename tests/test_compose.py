@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,8 @@ def test_airflow_and_the_metadata_store_have_a_role_and_a_database_each(
         "AIRFLOW_HOME": str(tmp_path / "airflow"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": f"cat {tmp_path / 'database'}",
     }
-    subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+    program = Path(sys.executable).with_name("airflow")
+    subprocess.run([program, "db", "migrate"], env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
