@@ -39,6 +39,7 @@ from pipelines.flight_delays import year
 from runtime import attempts, cross_run, launch, metadata_connection, metadata_store, retention
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest
 from tests.runtime.past_runs import PastRuns, month
 from tests.runtime.store_calls import counted
@@ -87,7 +88,9 @@ class Case:
         """Resolves the inputs of every node of the latest past run."""
         run = self.name(self.runs - 1)
         for name in self.nodes:
-            node, _ = launch._prepared(self.compiled, self.request(self.path, name, run), self.home)
+            ir, request = launch._parsed(self.compiled, name), self.request(self.path, name, run)
+            root = metadata_store.pipeline_root(ir, self.home, self.handle.store)
+            node = launch._bound(ir, request, as_tfx(self.compiled.bind(request.parameters)), root)
             attempts.pin_inputs(node, run, self.handle.store)
             with cross_run.bounded(node):
                 inputs_utils.resolve_input_artifacts(pipeline_node=node, metadata_handle=self.handle)
