@@ -223,12 +223,12 @@ def _compared(then: ByKey, now: ByKey) -> Iterator[str]:
             continue
         for place, (a, b) in enumerate(zip(old, new, strict=True)):
             name = f"{key}[{place}]" if len(old) > 1 else key
-            for told in (
+            for difference in (
                 artifact_diff.places(Path(a.proto.uri), Path(b.proto.uri)) if a.proto.uri.startswith("/") else ()
             ):
-                yield f"{name}/{told}"
-            for told in artifact_diff.properties(a.properties, b.properties):
-                yield f"{name}: {told}"
+                yield f"{name}/{difference}"
+            for difference in artifact_diff.properties(a.properties, b.properties):
+                yield f"{name}: {difference}"
 
 
 def _changed(past: recorded_run.Execution, parts: cache.Parts) -> Iterator[str]:

@@ -164,9 +164,9 @@ class Stage:
                 given.static_inputs.SetInParent()
                 given.static_inputs.artifact_ids.extend(self._copy(store, a) for a in past.inputs.get(key, ()))
         proto.inputs.CopyFrom(inputs)
-        told = json_format.MessageToDict(ir, preserving_proto_field_name=True)
+        ir_json = json_format.MessageToDict(ir, preserving_proto_field_name=True)
         path = self._place.compiled / f"{node.id}.json"
-        replace(self._compiled, ir=told, parameters=(), required=(), interval=False).write(path)
+        replace(self._compiled, ir=ir_json, parameters=(), required=(), interval=False).write(path)
         return path
 
     def _copy(self, store: mlmd.MetadataStore, artifact: Artifact) -> int:

@@ -112,8 +112,8 @@ def code_of(module: str) -> str:
     """SHA-256 of every file of ours that a module rests on, and of the versions of the packages, hexadecimal."""
     fingerprint.look_again()
     files, packages = fingerprint.closure([module])
-    told = json.dumps([fingerprint.digests(files), fingerprint.versions(packages)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([fingerprint.digests(files), fingerprint.versions(packages)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

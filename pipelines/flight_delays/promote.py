@@ -84,7 +84,7 @@ def table(home: Home) -> list[str]:
     lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
-        said = [
+        remarks = [
             "served" if available and number in available else "",
             f"{by} {choice.settled.at}: {choice.settled.reason or 'no reason given'}"
             if number == choice.pinned
@@ -93,7 +93,7 @@ def table(home: Home) -> list[str]:
             version.fault(),
         ]
         auc = f"{version.auc:.4f}" if version.auc is not None else "?"
-        lines.append(f"{number:<16} {judged_on:<24} {auc:<6} {', '.join(filter(None, said))}".rstrip())
+        lines.append(f"{number:<16} {judged_on:<24} {auc:<6} {', '.join(filter(None, remarks))}".rstrip())
     if available is None:
         lines.append("No model server was asked: the local services do not run.")
     return lines

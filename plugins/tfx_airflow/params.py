@@ -142,15 +142,15 @@ def values(
     Raises:
       TerminalError: A value that the parameter cannot take, or no interval at all.
     """
-    told: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in compiled.parameters}
-    told = {name: value for name, value in told.items() if value is not None}
+    given: dict[str, Any] = {p.name: _whole(p, params.get(prefix + p.name)) for p in compiled.parameters}
+    given = {name: value for name, value in given.items() if value is not None}
     if compiled.interval:
         interval = interval_of(compiled.zone, params.get(INTERVAL), data_interval)
         # In one spelling, however the run came by its interval: the cache goes by what is written.
         zone = time_zone(compiled.zone)
         ends = {"interval_start": interval.start, "interval_end": interval.end}
-        told |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
-    return compiled.bind(told)
+        given |= {name: instant.astimezone(zone).isoformat() for name, instant in ends.items()}
+    return compiled.bind(given)
 
 
 def interval_of(zone: str, typed: str | None, data_interval: tuple[Any, Any]) -> Interval:

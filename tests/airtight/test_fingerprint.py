@@ -102,20 +102,20 @@ def test_it_is_the_module_and_all_that_this_imports_wherever_the_import_stands(f
 
 
 def test_python_that_runs_during_a_collection_does_not_disturb_it(folder):
-    def told(*unused):
+    def parse_again(*unused):
         # As a finalizer that logs a traceback: rendering it parses its lines.
         ast.parse("(1 + (2 + 3))")
 
     (folder / "ours_code" / "words.py").write_text("".join(f"import some_{n}\n" for n in range(500)))
     before = gc.get_threshold()
-    gc.callbacks.append(told)
+    gc.callbacks.append(parse_again)
     gc.set_threshold(20)
     try:
         fingerprint.closure(["ours_code.words"])
         assert gc.isenabled()
     finally:
         gc.set_threshold(*before)
-        gc.callbacks.remove(told)
+        gc.callbacks.remove(parse_again)
 
 
 def test_what_was_found_is_recognised(folder):

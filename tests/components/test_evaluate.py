@@ -78,16 +78,16 @@ def test_figures_are_those_of_scikit_learn_and_of_tfma_row_by_row(tmp_path):
     rng = np.random.default_rng(0)
     rows = 9000  # More than one of TensorFlow Model Analysis's examples in a slice.
     truth = (rng.random(rows) < 0.3).astype(np.int64)
-    said = {
+    predictions = {
         CANDIDATE: np.clip(0.3 + 0.3 * truth * rng.random(rows), 0, 1).astype(np.float32),
         CHAMPION: np.clip(0.3 + 0.2 * truth * rng.random(rows) + 0.1 * rng.random(rows), 0, 1).astype(np.float32),
     }
     slices = {"kind": rng.choice(["a", "b", ""], rows, p=[0.6, 0.39, 0.01]), "all": np.full(rows, "x")}
-    told = analysis.analyse(truth, said, slices, tmp_path / "tfma")
+    result = analysis.analyse(truth, predictions, slices, tmp_path / "tfma")
     keys = {(), (("all", "x"),), (("kind", ""),), (("kind", "a"),), (("kind", "b"),)}
-    for model, probability in said.items():
-        assert set(told.metrics[model]) == keys
-        for key, figures in told.metrics[model].items():
+    for model, probability in predictions.items():
+        assert set(result.metrics[model]) == keys
+        for key, figures in result.metrics[model].items():
             mask = np.ones(rows, bool) if not key else slices[key[0][0]] == key[0][1]
             y, p = truth[mask], probability[mask]
             assert figures[COUNT] == mask.sum()

@@ -97,31 +97,31 @@ def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run
     }
 
 
-def run(monkeypatch, answering: Answering, told=None, **arguments):
+def run(monkeypatch, answering: Answering, task_context=None, **arguments):
     monkeypatch.setattr(operator, "Call", answering)
     task = TfxNodeOperator(task_id="write", pipeline=TINY, node="write", **arguments)
-    return task.execute(told or context())
+    return task.execute(task_context or context())
 
 
-def asked(monkeypatch, told, **arguments):
+def request_of(monkeypatch, task_context, **arguments):
     answering = Answering(Outcome("complete"))
-    run(monkeypatch, answering, told, **arguments)
+    run(monkeypatch, answering, task_context, **arguments)
     return answering.requests[0]
 
 
 def test_the_interval_comes_from_the_run_or_from_the_form(home, monkeypatch):
-    request = asked(monkeypatch, context())
+    request = request_of(monkeypatch, context())
     assert request.parameters["interval_start"] == "2013-04-30T20:00:00-04:00", "in the pipeline's zone"
     assert request.parameters["interval_end"] == "2013-05-31T20:00:00-04:00"
-    request = asked(monkeypatch, context({"interval": "2013-06"}))
+    request = request_of(monkeypatch, context({"interval": "2013-06"}))
     assert request.parameters["interval_start"] == "2013-06-01T00:00:00-04:00"
     assert request.parameters["interval_end"] == "2013-07-01T00:00:00-04:00"
 
 
 def test_what_another_task_tells_wins_over_the_form(home, monkeypatch):
     form = {"interval": "2013-06", "text": "typed"}
-    assert asked(monkeypatch, context(form)).parameters["text"] == "typed"
-    assert asked(monkeypatch, context(form), overrides={"text": "told"}).parameters["text"] == "told"
+    assert request_of(monkeypatch, context(form)).parameters["text"] == "typed"
+    assert request_of(monkeypatch, context(form), overrides={"text": "told"}).parameters["text"] == "told"
 
 
 @pytest.mark.parametrize("interval", [(None, None), (JUNE, JUNE)])
@@ -131,7 +131,7 @@ def test_without_any_interval_the_task_fails_at_once(home, monkeypatch, interval
 
 
 def test_params_arrive_in_the_pipelines_types(home, monkeypatch):
-    request = asked(monkeypatch, context({"repeat": 5.0, "text": "hi", "unrelated": 1}))
+    request = request_of(monkeypatch, context({"repeat": 5.0, "text": "hi", "unrelated": 1}))
     assert request.parameters | {"interval_start": "", "interval_end": ""} == {
         "repeat": 5,
         "text": "hi",
@@ -139,7 +139,9 @@ def test_params_arrive_in_the_pipelines_types(home, monkeypatch):
         "interval_start": "",
         "interval_end": "",
     }
-    assert asked(monkeypatch, context({"a_text": "mine", "text": "other"}), prefix="a_").parameters["text"] == "mine"
+    assert (
+        request_of(monkeypatch, context({"a_text": "mine", "text": "other"}), prefix="a_").parameters["text"] == "mine"
+    )
 
 
 def test_a_wrong_param_fails_at_once(home, monkeypatch):
@@ -148,8 +150,8 @@ def test_a_wrong_param_fails_at_once(home, monkeypatch):
 
 
 def test_every_try_is_an_attempt_of_the_same_run(home, monkeypatch):
-    first = asked(monkeypatch, context())
-    second = asked(monkeypatch, context(run={"clear_number": 1}))
+    first = request_of(monkeypatch, context())
+    second = request_of(monkeypatch, context(run={"clear_number": 1}))
     assert first.run == second.run == run_key("words", "", "", "scheduled__2013-06-01T00:00:00+00:00")
     assert first.attempt != second.attempt
     assert second.labels == {
@@ -158,7 +160,7 @@ def test_every_try_is_an_attempt_of_the_same_run(home, monkeypatch):
         "try_number": 2,
         "clear_number": 1,
     }
-    others = [asked(monkeypatch, told, **arguments).run for told, arguments in OTHER_RUNS]
+    others = [request_of(monkeypatch, task_context, **arguments).run for task_context, arguments in OTHER_RUNS]
     assert len({first.run, *others}) == 1 + len(OTHER_RUNS)
 
 
@@ -174,9 +176,11 @@ OTHER_RUNS = [
 def test_a_retry_is_answered_by_the_tries_before_it_alone(home, monkeypatch):
     store = Store()
 
-    def request(told=None, retries=2, **task):
+    def request(task_context=None, retries=2, **task):
         task = {"max_tries": 2, "store": store} | task
-        return asked(monkeypatch, context(run={"start_date": JUNE} | (told or {}), **task), retries=retries)
+        return request_of(
+            monkeypatch, context(run={"start_date": JUNE} | (task_context or {}), **task), retries=retries
+        )
 
     first, second, third = request(), request(), request()
     assert (first.earlier, first.unreported, first.again) == ((), (), False)
@@ -189,10 +193,10 @@ def test_a_retry_is_answered_by_the_tries_before_it_alone(home, monkeypatch):
         ({"clear_number": 1}, 4, 1),  # such a one, and the DAG has fewer retries now
         ({"clear_number": 1, "start_date": MAY}, 4, 1),  # a run that took over the row of one that was deleted
     ]
-    for told, max_tries, retries in series:
-        cleared = request(told, retries, max_tries=max_tries)
+    for task_context, max_tries, retries in series:
+        cleared = request(task_context, retries, max_tries=max_tries)
         assert (cleared.earlier, cleared.unreported) == (tuple(known), ())
-        retried = request(told, retries, max_tries=max_tries)
+        retried = request(task_context, retries, max_tries=max_tries)
         assert retried.unreported == (cleared.attempt,)
         known += [cleared.attempt, retried.attempt]
     deleted_and_created_again = request(store=Store())
@@ -212,10 +216,10 @@ def tasks(**arguments):
     return made
 
 
-def requested(monkeypatch, task, told) -> NodeRequest:
+def requested(monkeypatch, task, task_context) -> NodeRequest:
     answering = Answering(Outcome("complete"))
     monkeypatch.setattr(operator, "Call", answering)
-    task.execute(told)
+    task.execute(task_context)
     return answering.requests[0]
 
 
@@ -237,19 +241,19 @@ def requested(monkeypatch, task, told) -> NodeRequest:
 def test_inputs_are_what_the_tasks_upstream_report_in_this_run(home, monkeypatch, index, upstream, expected):
     states = {("task_write", number): state for number, (state, _) in upstream.items()}
     executions = {("task_write", number): execution for number, (_, execution) in upstream.items()}
-    told = context({"interval": "2013-06"}, map_index=index, states=states, executions=executions)
-    request = requested(monkeypatch, tasks()["copy"], told)
+    task_context = context({"interval": "2013-06"}, map_index=index, states=states, executions=executions)
+    request = requested(monkeypatch, tasks()["copy"], task_context)
     assert (request.inputs, request.pending) == expected
 
 
 def test_the_execution_is_an_xcom_of_its_own(home, monkeypatch):
-    told = context()
-    run(monkeypatch, Answering(Outcome("complete", execution=3)), told, do_xcom_push=False)
-    assert told["ti"].pushed == {"execution": 3}
-    told = context()
+    task_context = context()
+    run(monkeypatch, Answering(Outcome("complete", execution=3)), task_context, do_xcom_push=False)
+    assert task_context["ti"].pushed == {"execution": 3}
+    task_context = context()
     with pytest.raises(AirflowSkipException):
-        run(monkeypatch, Answering(Outcome("skipped")), told)
-    assert told["ti"].pushed == {}
+        run(monkeypatch, Answering(Outcome("skipped")), task_context)
+    assert task_context["ti"].pushed == {}
 
 
 def test_the_outcome_is_the_xcom(home, monkeypatch):
@@ -328,11 +332,11 @@ class DagNow:
         publish(self.now, home)
 
     def context(self, params=None, clear_number=0, states=None):
-        told = context(params, run={"clear_number": clear_number, "start_date": self.start})
-        told["ti"].get_task_states = lambda *_, **__: {told["dag_run"].run_id: states or {}}
-        return told
+        task_context = context(params, run={"clear_number": clear_number, "start_date": self.start})
+        task_context["ti"].get_task_states = lambda *_, **__: {task_context["dag_run"].run_id: states or {}}
+        return task_context
 
-    def request(self, monkeypatch, shown, told, node="write"):
+    def request(self, monkeypatch, shown, task_context, node="write"):
         answering = Answering(Outcome("complete"))
         monkeypatch.setattr(operator, "Call", answering)
         task = TfxNodeOperator(task_id=node, pipeline=TINY, node=node, compiled=name_of(shown, self.home))
@@ -341,7 +345,7 @@ class DagNow:
             monkeypatch.setattr(
                 task, "get_flat_relative_ids", lambda upstream: {"copy"} - ({"copy"} if upstream else set())
             )
-        task.execute(told)
+        task.execute(task_context)
         return answering.requests[0]
 
     def begin(self, monkeypatch, params=None):
@@ -403,11 +407,11 @@ def test_a_node_that_the_runs_pipeline_does_not_have_fails_in_words(home, monkey
 def test_a_task_is_skipped_for_want_of_what_it_cannot_do_without(home, monkeypatch, needs, states, missing):
     answering = Answering(Outcome("complete"))
     by_index = {task if isinstance(task, tuple) else (task, -1): state for task, state in states.items()}
-    told = context({"interval": "2013-06"}, map_index=3, states=by_index)
+    task_context = context({"interval": "2013-06"}, map_index=3, states=by_index)
     if missing:
         with pytest.raises(AirflowSkipException, match=missing):
-            run(monkeypatch, answering, told, needs=needs)
+            run(monkeypatch, answering, task_context, needs=needs)
         assert not answering.requests, "nothing is launched for it"
     else:
-        run(monkeypatch, answering, told, needs=needs)
+        run(monkeypatch, answering, task_context, needs=needs)
         assert len(answering.requests) == 1

@@ -24,7 +24,7 @@ def ago(minutes: float) -> str:
     return (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
 
 
-def told(**other) -> dict:
+def watch_settings(**other) -> dict:
     return {
         "model": "toy",
         "release": "one",
@@ -53,7 +53,7 @@ def there(tmp_path, monkeypatch):
 
 def event(**other) -> dict:
     async def first():
-        async for seen in ReleaseWatched(**told(**other)).run():
+        async for seen in ReleaseWatched(**watch_settings(**other)).run():
             return seen.payload
 
     return asyncio.run(asyncio.wait_for(first(), 60))
@@ -81,7 +81,7 @@ def context(**properties) -> dict:
 def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
     watch = AwaitRelease(task_id="watch", start="start")
     with pytest.raises(TaskDeferred) as deferred:
-        watch.execute(context(**told(), summary="Version 2 answers beside 1.", candidate=2))
+        watch.execute(context(**watch_settings(), summary="Version 2 answers beside 1.", candidate=2))
     assert deferred.value.method_name == "execute"
     kind, settings = deferred.value.trigger.serialize()
     assert kind == "plugins.tfx_airflow.release.ReleaseWatched"
@@ -92,7 +92,7 @@ def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
 
 def test_a_release_that_was_not_begun_is_not_waited_for():
     said = "No release of version 2 of toy was begun: 3 is served, which is newer."
-    seen = AwaitRelease(task_id="watch", start="start").execute(context(**told(release=""), summary=said))
+    seen = AwaitRelease(task_id="watch", start="start").execute(context(**watch_settings(release=""), summary=said))
     assert seen == {"release": "", "reason": said, "requests": {}}
 
 
@@ -140,7 +140,7 @@ def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(ther
         "reason": "the longest time of 5 minutes is over, and the router is away",
         "requests": {},
     }
-    assert ReleaseWatched(**told()).poll() is None, "before, it may come back"
+    assert ReleaseWatched(**watch_settings()).poll() is None, "before, it may come back"
 
 
 def test_a_release_that_somebody_ended_fails_the_task_in_words(there):

@@ -70,7 +70,7 @@ def test_what_is_printed_otherwise_stays_as_it_is(has_gpu):
     assert list(legible(lines)) == lines
 
 
-def said(code: str) -> list[str]:
+def printed(code: str) -> list[str]:
     """The lines that a process prints which logs as nodes do."""
     program = f"import logging, warnings\nfrom runtime import logs\nlogs.speak()\n{code}"
     return subprocess.run(
@@ -90,7 +90,7 @@ def test_a_library_that_logs_its_progress_as_root_is_not_heard_and_a_user_is():
     code = record("root", logging.INFO, f"{LIBRARY}/apache_beam/pipeline.py", "Missing pipeline option (runner).")
     code += record("root", logging.WARNING, f"{LIBRARY}/apache_beam/pipeline.py", "A real one.")
     code += "logging.info('My own.')"
-    assert said(code) == ["WARNING root: A real one.", "INFO root: My own."]
+    assert printed(code) == ["WARNING root: A real one.", "INFO root: My own."]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_library_that_logs_its_progress_as_root_is_not_heard_and_a_user_is():
     ],
 )
 def test_warnings_that_nobody_can_do_anything_about_are_not_heard(name, message):
-    assert said(record(name, logging.WARNING, "x.py", message)) == []
+    assert printed(record(name, logging.WARNING, "x.py", message)) == []
 
 
 def test_other_warnings_are_heard():
@@ -122,6 +122,6 @@ def test_other_warnings_are_heard():
         "py.warnings", logging.WARNING, "x.py", f"{LIBRARY}/pandas/a.py:3: UserWarning: mixed types\n  read()"
     )
     code += record("absl", logging.WARNING, "x.py", "Disk is nearly full.")
-    text = "\n".join(said(code))
+    text = "\n".join(printed(code))
     for heard in ("RuntimeWarning: Mine.", "/home/me/model.py:1: old is deprecated", "mixed types", "nearly full"):
         assert heard in text

@@ -211,14 +211,14 @@ def test_a_store_that_is_away_is_a_transient_fault_and_the_next_attempt_succeeds
     run = Run(home)
     assert run.node("write").state == "complete"
     postgresql.stop()
-    told = fault(run.node("copy"))
-    assert told["transient"]
-    assert told["message"] == "The metadata store cannot be reached."
-    assert f"PostgreSQL at 127.0.0.1:{postgresql.port}" in told["expected"]
-    assert "refused" in told["received"]
-    assert "Start it" in told["remedy"]
+    error = fault(run.node("copy"))
+    assert error["transient"]
+    assert error["message"] == "The metadata store cannot be reached."
+    assert f"PostgreSQL at 127.0.0.1:{postgresql.port}" in error["expected"]
+    assert "refused" in error["received"]
+    assert "Start it" in error["remedy"]
     printed = capfd.readouterr()
-    assert PASSWORD not in f"{told}{caplog.text}{printed.out}{printed.err}"
+    assert PASSWORD not in f"{error}{caplog.text}{printed.out}{printed.err}"
     assert not list(home.pipeline_root("tiny").glob("copy/copied/*"))
     postgresql.start()
     assert run.node("copy").state == "complete"
@@ -229,11 +229,11 @@ def test_a_store_that_is_away_is_a_transient_fault_and_the_next_attempt_succeeds
 def test_a_wrong_password_is_told_without_it(home, postgresql, monkeypatch, caplog, capfd):
     address = postgresql.address().replace("p%40ss", "wrong%40secret")
     monkeypatch.setenv("AIRTIGHT_METADATA", address)
-    told = fault(Run(home).node("write"))
-    assert "does not let airtight in" in told["received"]
+    error = fault(Run(home).node("write"))
+    assert "does not let airtight in" in error["received"]
     printed = capfd.readouterr()
-    assert "wrong@secret" not in f"{told}{caplog.text}{printed.out}{printed.err}"
-    assert "wrong%40secret" not in f"{told}{caplog.text}{printed.out}{printed.err}"
+    assert "wrong@secret" not in f"{error}{caplog.text}{printed.out}{printed.err}"
+    assert "wrong%40secret" not in f"{error}{caplog.text}{printed.out}{printed.err}"
 
 
 @POSTGRESQL
@@ -244,9 +244,9 @@ def test_a_store_that_goes_away_while_a_node_runs_loses_nothing(home, postgresql
         patched.setattr(metadata_store, "_SURE_S", 0.0)
         patched.setattr(metadata_store, "_PATIENCE_S", 0.0)
         at_the_executor(patched, postgresql.stop)
-        told = fault(run.node("copy"))
-    assert told["transient"]
-    assert told["message"] == "The metadata store cannot be reached."
+        error = fault(run.node("copy"))
+    assert error["transient"]
+    assert error["message"] == "The metadata store cannot be reached."
     postgresql.start()
     assert states(home) == ["COMPLETE", "RUNNING"], "nobody could write down that it failed"
     again = run.node("copy")
@@ -282,9 +282,9 @@ def test_a_store_that_goes_away_between_two_questions_is_a_transient_fault(home,
 
     with monkeypatch.context() as patched:
         patched.setattr(attempts, "pin_inputs", stop_and_pin)
-        told = fault(run.node("copy"))
-    assert told["transient"]
-    assert "metadata store" in told["message"]
+        error = fault(run.node("copy"))
+    assert error["transient"]
+    assert "metadata store" in error["message"]
     postgresql.start()
     assert run.node("copy").state == "complete"
     assert states(home) == ["COMPLETE", "COMPLETE"]
@@ -423,18 +423,18 @@ def test_a_switch_to_postgresql_and_back_keeps_the_outputs_of_both(
 
 def test_a_folder_in_the_place_of_the_file_is_named(home):
     home.metadata_db.mkdir(parents=True)
-    told = fault(Run(home).node("write"))
-    assert not told["transient"]
-    assert str(home.metadata_db) in told["expected"]
-    assert told["received"] == "a folder"
+    error = fault(Run(home).node("write"))
+    assert not error["transient"]
+    assert str(home.metadata_db) in error["expected"]
+    assert error["received"] == "a folder"
 
 
 def test_a_file_that_is_no_database_is_named(home):
     home.path.mkdir()
     home.metadata_db.write_text("no database at all" * 100)
-    told = fault(Run(home).node("write"))
-    assert not told["transient"]
-    assert "not a database" in told["received"]
+    error = fault(Run(home).node("write"))
+    assert not error["transient"]
+    assert "not a database" in error["received"]
     assert home.metadata_db.read_text().startswith("no database"), "what somebody put there stays"
 
 
@@ -463,13 +463,13 @@ def test_a_file_that_is_locked_for_a_while_is_a_transient_fault_and_nothing_is_l
     holder = subprocess.Popen([sys.executable, "-c", LOCK, str(home.metadata_db)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"locked\n"
-        told = fault(run.node("copy"))
+        error = fault(run.node("copy"))
     finally:
         holder.kill()
         holder.wait()
-    assert told["transient"]
-    assert told["message"] == "The metadata store cannot be opened."
-    assert "another process holds" in told["received"]
+    assert error["transient"]
+    assert error["message"] == "The metadata store cannot be opened."
+    assert "another process holds" in error["received"]
     assert run.node("copy").state == "complete"
     assert states(home) == ["COMPLETE", "COMPLETE"]
 

@@ -95,10 +95,10 @@ def test_what_is_pushed_is_never_replayed_even_when_asked_for(numbers):
 def test_a_node_that_is_not_repeatable_is_the_first_and_the_others_go_on(numbers):
     numbers.write("helping", HELPING.replace('b"not at all"', "os.urandom(8)"))
     numbers.run("past")
-    told = numbers.refused("past")
-    assert told.startswith(f"The run past of numbers ({PAST}) is not repeated: tell differs, the first of 1.")
-    assert "told/a: other bytes from" in told
-    assert "With the same code, versions, parameters and inputs it must not: seed what is random in tell" in told
+    message = numbers.refused("past")
+    assert message.startswith(f"The run past of numbers ({PAST}) is not repeated: tell differs, the first of 1.")
+    assert "told/a: other bytes from" in message
+    assert "With the same code, versions, parameters and inputs it must not: seed what is random in tell" in message
     states = {line.split()[0]: line.split()[1] for line in numbers.lines[1:]}
     assert states == dict.fromkeys(NODES, "not") | dict.fromkeys(["make", "double", "ask"], "equal") | {
         "tell": "differs"
@@ -109,12 +109,12 @@ def test_a_node_that_is_not_repeatable_is_the_first_and_the_others_go_on(numbers
 def test_code_that_changed_explains_a_difference_and_is_told_first(numbers):
     numbers.run("past")
     numbers.write("helping", HELPING.replace("str(number)", "'7'"))
-    told = numbers.refused("past")
+    message = numbers.refused("past")
     helping = numbers.folder / "helping.py"
     assert f"It was made with other code than now: code changed: {helping}." in numbers.lines[0]
-    assert "make differs, the first of 1" in told
-    assert "Received: number/number: other bytes from 0 on (2 bytes then, 2 now)." in told
-    assert f"See whether this explains it: code changed: {helping}." in told
+    assert "make differs, the first of 1" in message
+    assert "Received: number/number: other bytes from 0 on (2 bytes then, 2 now)." in message
+    assert f"See whether this explains it: code changed: {helping}." in message
     # The others are given what they were given then, not what the replay made.
     assert numbers.line("double").split()[1] == "equal"
 
@@ -139,22 +139,22 @@ def test_a_run_is_replayed_with_its_own_parameters_and_a_new_one_is_told(numbers
     assert numbers.replay("past", nodes=["make"])["make"].state == "equal"
     numbers.write("steps", STEPS.replace("times", "factor"))
     numbers.write("pipeline", PIPELINE.replace("times=2", "factor=3"))
-    told = numbers.refused("past", nodes=["double"])
-    assert "Received: doubled/told.json: value was 80, is 120." in told
-    assert "parameter factor was not there, is 3" in told
-    assert "parameter times was 2, is not there" in told
+    message = numbers.refused("past", nodes=["double"])
+    assert "Received: doubled/told.json: value was 80, is 120." in message
+    assert "parameter factor was not there, is 3" in message
+    assert "parameter times was 2, is not there" in message
 
 
 def test_an_input_that_changed_on_disk_explains_a_difference(numbers):
     outcomes = numbers.run("past")
     (made,) = outcomes["make"].outputs["number"]
     Path(made["uri"], "number").write_text("77")
-    told = numbers.refused("past", nodes=["double"])
-    assert "doubled/told.json: value was 20, is 154" in told
-    assert "input number changed on disk since" in told
-    told = numbers.refused("past", nodes=["make"])
-    assert "number/number: other bytes from 0 on (2 bytes then, 2 now)" in told
-    assert "See whether this explains it: output number changed on disk since." in told
+    message = numbers.refused("past", nodes=["double"])
+    assert "doubled/told.json: value was 20, is 154" in message
+    assert "input number changed on disk since" in message
+    message = numbers.refused("past", nodes=["make"])
+    assert "number/number: other bytes from 0 on (2 bytes then, 2 now)" in message
+    assert "See whether this explains it: output number changed on disk since." in message
 
 
 def test_the_lake_is_read_and_not_written_and_told_as_it_was_and_as_it_is(numbers):
@@ -168,9 +168,10 @@ def test_the_lake_is_read_and_not_written_and_told_as_it_was_and_as_it_is(number
     assert numbers.replay("past", nodes=["make"])["make"].why == ""
     version.write_text("version 2")
     (numbers.data / "more").write_text("3")
-    told = numbers.refused("past", nodes=["make"])
+    message = numbers.refused("past", nodes=["make"])
     assert (
-        f"steps:outside told '{lake}: version 1', tells '{lake}: version 2'; input data changed on disk since" in told
+        f"steps:outside told '{lake}: version 1', tells '{lake}: version 2'; input data changed on disk since"
+        in message
     )
     assert [file.name for file in lake.iterdir()] == ["table"]
 
@@ -187,9 +188,9 @@ def test_what_is_gone_is_told_and_the_others_go_on(numbers):
     (made,) = outcomes["double"].outputs["doubled"]
     Path(made["uri"], "told.json").unlink()
     Path(made["uri"]).rmdir()
-    told = numbers.refused("past")
-    assert "cannot be replayed: of double something is gone" in told
-    assert f"its recorded output doubled is gone from {made['uri']}" in told
+    message = numbers.refused("past")
+    assert "cannot be replayed: of double something is gone" in message
+    assert f"its recorded output doubled is gone from {made['uri']}" in message
     assert numbers.line("tell") == f"tell lost its input doubled is gone from {made['uri']}"
     assert numbers.line("ask").split()[1] == "equal"
 
@@ -197,10 +198,10 @@ def test_what_is_gone_is_told_and_the_others_go_on(numbers):
 def test_a_node_that_fails_now_differs(numbers):
     numbers.run("past")
     numbers.write("helping", HELPING.replace("    pass", "    raise ValueError('no more')"))
-    told = numbers.refused("past")
-    assert "tell differs" in told
-    assert "it fails: ValueError: no more (an exception at " in told
-    assert "Correct what it says (code changed: " in told
+    message = numbers.refused("past")
+    assert "tell differs" in message
+    assert "it fails: ValueError: no more (an exception at " in message
+    assert "Correct what it says (code changed: " in message
 
 
 def test_a_node_that_writes_into_its_input_is_found_out(numbers):
@@ -211,9 +212,9 @@ def test_a_node_that_writes_into_its_input_is_found_out(numbers):
 
 def test_a_run_that_is_not_there_names_those_that_are(numbers):
     numbers.run("past")
-    told = numbers.refused("other")
-    assert told.startswith("There is no run other.")
-    assert f"the newest are: past of numbers ({PAST})" in told
+    message = numbers.refused("other")
+    assert message.startswith("There is no run other.")
+    assert f"the newest are: past of numbers ({PAST})" in message
     assert "There is no run past of the pipeline else" in numbers.refused("past", pipeline="else")
     assert "has no node 'nothing'" in numbers.refused("past", nodes=["nothing"])
 

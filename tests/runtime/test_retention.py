@@ -40,10 +40,10 @@ def runs(home):
 
 def test_what_a_pushed_model_rests_on_stays_and_the_rest_goes(home, runs, later):
     pushed, other = runs
-    told = clean(home, days=30, dry_run=True)
+    cleaned = clean(home, days=30, dry_run=True)
     assert uri(other["train"], "model").exists(), "a dry run removes nothing"
     done = clean(home, days=30)
-    assert done.removed == told.removed
+    assert done.removed == cleaned.removed
     assert done.bytes > 0
     for node, key in (("ingest", "dataset"), ("train", "model"), ("push", "pushed")):
         assert uri(pushed[node], key).exists()
@@ -58,16 +58,16 @@ def test_what_is_recent_stays(home, runs):
 
 def test_a_node_whose_input_was_removed_says_so(home, runs, later):
     clean(home, days=30)
-    told = fault(Run(home, CHAMPIONS, "not_pushed", push_it=1).node("push"))
-    assert "train is gone" in told["message"] or "ingest is gone" in told["message"]
-    assert "runtime clean" in told["received"]
+    error = fault(Run(home, CHAMPIONS, "not_pushed", push_it=1).node("push"))
+    assert "train is gone" in error["message"] or "ingest is gone" in error["message"]
+    assert "runtime clean" in error["received"]
 
 
 def test_the_command_tells_what_it_did(home, runs, capsys):
     assert main(["clean", "--days", "0", "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "Would remove" in told
-    assert "are what pushed or blessed models rest on" in told
+    output = capsys.readouterr().out
+    assert "Would remove" in output
+    assert "are what pushed or blessed models rest on" in output
 
 
 def test_what_a_pass_kept_for_a_pushed_model_no_later_pass_looks_at(home, runs, later, monkeypatch):

@@ -220,8 +220,8 @@ def test_airflow_knows_every_setting(home: Home) -> None:
         "print('fernet', len(conf.get('core', 'fernet_key')), 'jwt', len(conf.get('api_auth', 'jwt_secret')))"
     )
     command = [sys.executable, "-c", code, *names]
-    told = subprocess.run(command, env=environment(Settings(), home), capture_output=True, text=True, check=True)
-    assert told.stdout.split("\n")[:-1] == ["fernet 44 jwt 86"], told.stdout
+    done = subprocess.run(command, env=environment(Settings(), home), capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == ["fernet 44 jwt 86"], done.stdout
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_airflow_waits_for_a_busy_sqlite_and_asks_nothing_such_of_another_databa
     code += "other = sqlite3.connect(engine.url.database, timeout=0)\n"
     code += "try:\n  other.execute('BEGIN IMMEDIATE')\nexcept sqlite3.OperationalError as error:\n  print(error)"
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, env=environment(Settings(), home), check=True, capture_output=True, text=True)
-    assert told.stdout.splitlines()[-2:] == ["75000", "database is locked"], "a savepoint takes the right to write"
+    done = subprocess.run(command, env=environment(Settings(), home), check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["75000", "database is locked"], "a savepoint takes the right to write"
     other = airflow_environment(Settings(airflow_database="postgresql://there/airflow"), home)
     assert not [name for name in other if "CONNECT_ARGS" in name or "SESSION_MAKER" in name]

@@ -174,18 +174,18 @@ def test_the_flight_in_words(home: Home, airflow: FakeAirflow) -> None:
 
 
 def test_a_later_model_is_not_said_to_have_foreseen_the_flight(home: Home, airflow: FakeAirflow) -> None:
-    told = demo.in_words(ask(airflow, FakeServer({201310010400001: "AVAILABLE"}), home, FLIGHT), home)
-    assert "as it stood" not in told
+    text = demo.in_words(ask(airflow, FakeServer({201310010400001: "AVAILABLE"}), home, FLIGHT), home)
+    assert "as it stood" not in text
     assert (
         "own version 201307010400001 is registered only: 201310010400001, of a later interval, is the served one"
-        in told
+        in text
     )
-    told = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
-    assert "own version 201307010400001 is registered only: 201306010400001 was promoted by hand" in told
+    text = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
+    assert "own version 201307010400001 is registered only: 201306010400001 was promoted by hand" in text
     airflow._outputs.pop("push")
-    told = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
-    assert "as it stood at 17:15" in told, "its data end before the flight"
-    assert "pushed no model, so the served version 201306010400001 was asked" in told
+    text = demo.in_words(ask(airflow, FakeServer({201306010400001: "AVAILABLE"}), home, FLIGHT), home)
+    assert "as it stood at 17:15" in text, "its data end before the flight"
+    assert "pushed no model, so the served version 201306010400001 was asked" in text
 
 
 def test_an_early_flight_in_words(home: Home, airflow: FakeAirflow) -> None:

@@ -112,12 +112,12 @@ def test_what_began_and_could_not_be_written_down_is_taken_back(site, steps, mon
 
 
 def test_who_is_served_already_or_is_not_there_is_not_released(site):
-    for version, said in (
+    for version, message in (
         (JUNE, "is served already"),
         ("201309010400001", "no such version"),
         ("x", "no such version"),
     ):
-        with pytest.raises(TerminalError, match=said):
+        with pytest.raises(TerminalError, match=message):
             site.start(version)
     with pytest.raises(TerminalError, match="share is none"):
         site.start(share=0.0)
