@@ -1,10 +1,11 @@
 """A real Airflow for the tests: its services with some DAGs, and its REST API."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -58,7 +59,8 @@ ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered"
                  end_date=pendulum.datetime(2013, 2, 1, tz="America/New_York"))
 """
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
-STANDARD_DAGS = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED, "skips": SKIPS}
+OURS = {name: (ROOT / "dags" / f"{name}.py").read_text() for name in ("flight_delays_promote", "flight_delays_release")}
+STANDARD_DAGS = {"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED, "skips": SKIPS, **OURS}
 
 
 class Airflow:
@@ -79,17 +81,15 @@ class Airflow:
         more: dict[str, str] | None = None,
     ) -> None:
         self.home = home
-        self.dag_count = 7 if dags is None else sum(text.count("TfxDag(") for text in dags.values())
         chosen = settings.Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
         settings.prepare(home)
         folder = home.path / f"{name}-dags"
         folder.mkdir()
-        for file, text in (dags or STANDARD_DAGS).items():
+        texts = STANDARD_DAGS if dags is None else dags
+        for file, text in texts.items():
             (folder / f"{file}.py").write_text(text)
-        if dags is None:
-            for file in ("flight_delays_promote", "flight_delays_release"):
-                shutil.copy(ROOT / "dags" / f"{file}.py", folder)
+        self._dag_count = sum(text.count("TfxDag(") + text.count("DAG(") for text in texts.values() if text != BROKEN)
         self.served = Served(home.models_root)
         self.closing = contextlib.ExitStack()
         self.router = self.closing.enter_context(standing_in(home.models_root))
@@ -123,6 +123,17 @@ class Airflow:
             "STANDARD_THRESHOLD": "0.5",
         }
 
+    def __enter__(self) -> Airflow:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         if not self.home.launcher_socket.exists():
             self.start_one(sys.executable, "-m", "runtime", "serve")
@@ -134,7 +145,7 @@ class Airflow:
         self.start_one("airflow", "triggerer", "--skip-serve-logs")
         self.start_scheduler()
         until(self._answers, "Airflow's API answers")
-        until(lambda: self.ask("GET", "dags")["total_entries"] == self.dag_count, "the DAGs are there")
+        until(lambda: self.ask("GET", "dags")["total_entries"] == self._dag_count, "the DAGs are there")
 
     def start_model_server(self, *versions: int) -> None:
         """Serves versions of flight_delays; the server runs until the end."""

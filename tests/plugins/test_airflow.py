@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from airtight import releases
-from airtight.home import Home
 from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
@@ -21,16 +20,6 @@ from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory):
-    started = Airflow(Home(tmp_path_factory.mktemp("home")))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
 
 
 def test_a_pipeline_that_does_not_compile_hides_no_other(airflow):

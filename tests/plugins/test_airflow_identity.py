@@ -59,13 +59,8 @@ def indices(home: Home) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("home"))
-    started = Airflow(home, {"words": DAGS, "mapped": f"INDICES = {indices(home)!r}\n{MAPPED}"})
-    started.dag_count = 4
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
+    with Airflow(home, {"words": DAGS, "mapped": f"INDICES = {indices(home)!r}\n{MAPPED}"}) as running:
+        yield running
 
 
 def words(airflow: Airflow, run: str, task: str = "write", dag: str = "words", index: int = -1) -> str:
@@ -223,10 +218,7 @@ def test_another_airflow_on_the_same_metadata_store_runs_its_own(airflow):
     """As after the loss of Airflow's database; and as two Airflows do that share a store."""
     airflow.trigger("shared", text="old")
     assert airflow.ended("shared") == ALL_DONE
-    other = Airflow(airflow.home, {"words": DAGS}, "second")
-    other.dag_count = 1
-    try:
-        other.start()
+    with Airflow(airflow.home, {"words": DAGS}, "second") as other:
         other.trigger("shared", text="new")
         assert other.ended("shared") == ALL_DONE
         assert words(other, "shared", "copy") == "new new new"
@@ -237,5 +229,3 @@ def test_another_airflow_on_the_same_metadata_store_runs_its_own(airflow):
         assert other.ended("shared")["copy"] == ("success", 2)
         assert words(other, "shared", "copy") == "new new new"
         assert airflow.executions("shared", "copy") == ["COMPLETE"] * 4
-    finally:
-        other.stop()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from airtight.home import Home
 from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
 
@@ -47,16 +46,6 @@ def create(gate: str) -> Pipeline:
 """
 HOLD_FIRST = 'count = steps.count(words=held.outputs["held"]).with_id("count")'
 COUNT_FIRST = 'count = steps.count(words=write.outputs["words"]).with_id("count"); held.add_upstream_node(count)'
-
-
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory):
-    started = Airflow(Home(tmp_path_factory.mktemp("home")))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
 
 
 class Deployed:

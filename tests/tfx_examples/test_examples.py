@@ -138,20 +138,17 @@ def files() -> set[str]:
 def airflow(runs):
     """An Airflow with one DAG for each example."""
     (runs.folder / "airflow" / "home").mkdir(parents=True)
-    started = Airflow(
+    installed = Airflow(
         Home(runs.folder / "airflow" / "home"),
         {name: DAG.format(module=MODULE, name=name) for name in EXAMPLES},
         more=runs.environment("airflow"),
     )
     pipelines = [f"{MODULE}:{name}" for name in EXAMPLES]
     subprocess.run(
-        [sys.executable, "-m", "runtime", "compile", *pipelines], env=started.environment, check=True, cwd=ROOT
+        [sys.executable, "-m", "runtime", "compile", *pipelines], env=installed.environment, check=True, cwd=ROOT
     )
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
+    with installed as running:
+        yield running
 
 
 @pytest.mark.parametrize("name", NAMES)
