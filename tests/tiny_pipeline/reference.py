@@ -10,12 +10,9 @@ from tfx.orchestration import metadata, pipeline
 from tfx.orchestration.local import local_dag_runner
 from tfx.orchestration.portable import launcher
 
+from runtime.lineage.artifacts import OUTPUT_EVENTS
+
 States = metadata_store_pb2.Execution.State
-OUTPUTS = (
-    metadata_store_pb2.Event.OUTPUT,
-    metadata_store_pb2.Event.INTERNAL_OUTPUT,
-    metadata_store_pb2.Event.DECLARED_OUTPUT,
-)
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +61,7 @@ def made(store: mlmd.MetadataStore, after: int = 0) -> dict[str, dict]:
         if execution.id <= after:
             continue
         (context,) = (c for c in store.get_contexts_by_execution(execution.id) if c.type_id == node_type)
-        events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type in OUTPUTS]
+        events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type in OUTPUT_EVENTS]
         artifacts = {a.id: a for a in store.get_artifacts_by_id([event.artifact_id for event in events])}
         outputs: dict[str, list] = {}
         for event in events:
