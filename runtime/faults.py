@@ -34,7 +34,7 @@ _TERMINAL_STATUS = (
 _TERMINAL_SQL = re.compile(
     # ML Metadata hands on the database's words alone, without its code: PostgreSQL's first, then SQLite's.
     r"index row (size|requires)|value too long|out of range|syntax error|invalid input syntax|invalid byte sequence"
-    r"|permission denied|must be owner|read-only|(relation|column|database|role|schema) .*does not exist"
+    r"|permission denied|must be owner|(relation|column|database|role|schema) .*does not exist"
     r"|violates (not-null|check) constraint"
     r"|readonly database|no such (table|column)|string or blob too big|malformed|not a database",
     re.IGNORECASE,

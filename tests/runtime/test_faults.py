@@ -77,7 +77,6 @@ def test_a_property_that_cannot_be_resolved_is_told_with_its_cause(home):
 
 REFUSALS = {
     "may not write": ("REVOKE INSERT ON context FROM guest", "permission denied"),
-    "is read-only": ("ALTER ROLE guest SET default_transaction_read_only = on", "read-only"),
     "lost a table": ("DROP TABLE contextproperty", 'relation "contextproperty" does not exist'),
     "has narrow columns": ("ALTER TABLE context ALTER COLUMN name TYPE VARCHAR(255)", "value too long"),
     "has narrow indexes": (
@@ -101,9 +100,6 @@ def test_what_the_store_will_always_refuse_is_terminal(home, monkeypatch, case):
         kind = metadata_connection.project_store(home).put_context_type(metadata_store_pb2.ContextType(name="texts"))
         config = metadata_connection.project_config(home)
         config.postgresql.user = config.postgresql.password = "guest"
-        with psycopg.connect(address) as owner:
-            if case == "is read-only":
-                owner.execute(statement)
         guest = mlmd.MetadataStore(config)
         with psycopg.connect(address) as owner:
             owner.execute(statement)
@@ -128,6 +124,10 @@ def test_what_the_store_will_always_refuse_is_terminal(home, monkeypatch, case):
         mlmd_errors.InternalError("ERROR: deadlock detected"),
         mlmd_errors.InternalError("ERROR: could not serialize access due to concurrent update"),
         mlmd_errors.InternalError("PostgreSQL metadata source error: server closed the connection unexpectedly"),
+        # After a failover, until the standby is promoted or the address leads to the new primary.
+        mlmd_errors.InternalError(
+            "PostgreSQL metadata source error: ERROR: cannot execute INSERT in a read-only transaction"
+        ),
         mlmd_errors.InternalError("Cannot create node 'syntax error'PostgreSQL metadata source error: ERROR: deadlock"),
         mlmd_errors.InternalError("Error when executing query: database is locked query: SELECT 'syntax error'"),
     ],
@@ -146,6 +146,11 @@ def test_a_store_on_sqlite_that_refuses_for_ever_is_terminal(home):
     with pytest.raises(mlmd_errors.StatusError) as caught:
         store.put_contexts([context])
     assert type(faults.in_words(caught.value, "train")) is TerminalError
+
+
+def test_a_database_file_that_may_only_be_read_is_terminal():
+    error = mlmd_errors.InternalError("Error when executing query: attempt to write a readonly database query: INSERT")
+    assert type(faults.in_words(error, "train")) is TerminalError
 
 
 def test_what_a_component_says_in_words_is_kept_and_gets_its_step():
