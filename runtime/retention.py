@@ -19,6 +19,7 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.home import Home
+from runtime import attempts
 from runtime.lineage.artifacts import (
     CHUNK,
     FLAGS,
@@ -90,7 +91,7 @@ def clean(
       grace_s: Seconds between marking and removing.
     """
     oldest = _now_ms() - days * _DAY_MS
-    given_up = _give_up(store, _now_ms() - give_up_days * _DAY_MS, dry_run=dry_run)
+    given_up = _give_up(store, home, _now_ms() - give_up_days * _DAY_MS, dry_run=dry_run)
     cleaned = Cleaned(given_up=sorted(given_up))
     mark = _mark(store, home)
     settled = int(mark.custom_properties[_SETTLED].string_value or 0)
@@ -114,7 +115,7 @@ def clean(
         sleep(grace_s)
     for artifact in old:
         _remove(store, artifact, oldest, given_up, cleaned)
-    # A text: on PostgreSQL ML Metadata's integers have 32 bits.
+    # A text, as in the stores that have one already.
     mark.custom_properties[_SETTLED].string_value = str(max(int(oldest), settled))
     store.put_contexts([mark])
     return cleaned
@@ -140,10 +141,15 @@ def _remove(store: mlmd.MetadataStore, artifact: Artifact, oldest: float, given_
         place.unlink(missing_ok=True)
 
 
-def _give_up(store: mlmd.MetadataStore, before: float, *, dry_run: bool) -> set[int]:
-    """Marks executions failed that were open for too long: their machine or pod is gone, and nobody else will."""
+def _give_up(store: mlmd.MetadataStore, home: Home, before: float, *, dry_run: bool) -> set[int]:
+    """Marks executions failed that were open for too long: their machine or pod is gone, and nobody else will.
+
+    Only attempts whose outputs go to this state folder count: others may share the store, and know better.
+    """
     query = f"(last_known_state = NEW OR last_known_state = RUNNING) AND last_update_time_since_epoch < {int(before)}"
-    stuck = store.get_executions(mlmd.ListOptions(filter_query=query))
+    query += f" AND contexts_attempt.type = '{attempts.CONTEXT_TYPE}'"
+    candidates = store.get_executions(mlmd.ListOptions(filter_query=query))
+    stuck = [execution for execution in candidates if _is_of(store, execution, home)]
     for execution in stuck:
         since = strftime("%Y-%m-%d", gmtime(execution.last_update_time_since_epoch / 1000))
         done = "would be marked" if dry_run else "is marked"
@@ -152,6 +158,12 @@ def _give_up(store: mlmd.MetadataStore, before: float, *, dry_run: bool) -> set[
     if stuck and not dry_run:
         store.put_executions(stuck)
     return {execution.id for execution in stuck}
+
+
+def _is_of(store: mlmd.MetadataStore, execution: metadata_store_pb2.Execution, home: Home) -> bool:
+    """Whether an execution is that of an attempt whose outputs go to a state folder."""
+    contexts = [c for c in store.get_contexts_by_execution(execution.id) if c.type == attempts.CONTEXT_TYPE]
+    return any(Path(context.custom_properties["folder"].string_value).is_relative_to(home.path) for context in contexts)
 
 
 def _ended_between(store: mlmd.MetadataStore, since: float, oldest: float) -> list[metadata_store_pb2.Execution]:
@@ -218,7 +230,9 @@ def _set_state(store: mlmd.MetadataStore, artifacts: list[Artifact], state: int)
     for artifact in artifacts:
         artifact.proto.state = state
     for first in range(0, len(artifacts), CHUNK):
-        store.put_artifacts([artifact.proto for artifact in artifacts[first : first + CHUNK]])
+        chunk = [artifact.proto for artifact in artifacts[first : first + CHUNK]]
+        # The mask leaves alone what others have noted since these were read.
+        store.put_artifacts(chunk, field_mask_paths=["state"])
 
 
 def _mark(store: mlmd.MetadataStore, home: Home) -> metadata_store_pb2.Context:

@@ -6,7 +6,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.portable import execution_publish_utils
 
-from runtime import metadata_store, retention
+from runtime import attempts, metadata_store, retention
 from runtime.__main__ import main
 from runtime.lineage import artifacts
 from tests.tiny_pipeline.running import Run, fault, uri
@@ -139,6 +139,43 @@ def test_an_execution_that_is_open_for_too_long_is_given_up_and_protects_nothing
     assert clean(home, days=30, everything=True).given_up == [execution.id]
     assert f"Execution {execution.id} has been open since" in caplog.text
     assert not model.exists()
+
+
+def test_an_execution_of_another_program_or_state_folder_is_left_alone(home, runs, later, tmp_path):
+    _, other = runs
+    with metadata_store.project_connection(home) as handle:
+        store = handle.store
+        kind = store.put_execution_type(metadata_store_pb2.ExecutionType(name="of another program"))
+        running = metadata_store_pb2.Execution.RUNNING
+        (foreign,) = store.put_executions([metadata_store_pb2.Execution(type_id=kind, last_known_state=running)])
+        (execution,) = store.get_executions_by_id([other["evaluate"].execution])
+        execution.last_known_state = running
+        store.put_executions([execution])
+        assert clean(home, days=30, dry_run=True).given_up == [execution.id]
+        (attempt,) = (c for c in store.get_contexts_by_execution(execution.id) if c.type == attempts.CONTEXT_TYPE)
+        attempt.custom_properties["folder"].string_value = str(tmp_path / "other" / "artifacts" / "evaluate")
+        store.put_contexts([attempt])
+        assert clean(home, days=30).given_up == []
+        assert {e.last_known_state for e in store.get_executions_by_id([foreign, execution.id])} == {running}
+
+
+def test_what_is_noted_of_an_artifact_while_a_clean_up_waits_stays(home, runs, later, monkeypatch):
+    _, other = runs
+    model = str(uri(other["train"], "model"))
+
+    def note(_: float) -> None:
+        with metadata_store.project_connection(home) as handle:
+            (artifact,) = handle.store.get_artifacts_by_uri(model)
+            artifact.custom_properties["noted"].string_value = "meanwhile"
+            handle.store.put_artifacts([artifact], field_mask_paths=["custom_properties.noted"])
+
+    monkeypatch.setattr(retention, "sleep", note)
+    assert model in clean(home, days=30).removed
+    with metadata_store.project_connection(home) as handle:
+        (artifact,) = handle.store.get_artifacts_by_uri(model)
+    assert artifact.state == artifact.DELETED
+    assert artifact.custom_properties["noted"].string_value == "meanwhile"
+    assert artifact.custom_properties["content_digest"].string_value
 
 
 def test_a_clean_up_that_was_broken_off_is_taken_up(home, runs, later, monkeypatch):
