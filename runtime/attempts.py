@@ -86,6 +86,11 @@ def context_name(run: str, node: str, attempt: str) -> str:
     return f"{run}/{shortened(node, _LONGEST_NODE)}/{attempt}"
 
 
+def node_context_name(pipeline: str, node: str) -> str:
+    """Gives the name of a node's context in ML Metadata, `<pipeline>.<node>`, which takes 255 characters."""
+    return shortened(f"{pipeline}.{node}", _LONGEST_NAME)
+
+
 def earlier(
     store: mlmd.MetadataStore, run: str, node: str, names: Iterable[str] | None = None
 ) -> list[metadata_store_pb2.Context]:

@@ -26,13 +26,13 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
 from runtime import strategies
-from runtime.attempts import CONTEXT_TYPE
+from runtime.attempts import CONTEXT_TYPE, node_context_name
 from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, by_id, by_key, quoted
 
 log = logging.getLogger(__name__)
 
 NEWEST = 200
-"""Of so many of the producer's executions, the newest, an input across runs holds the outputs."""
+"""Of so many of the producer's executions that succeeded, the newest, an input across runs holds the outputs."""
 _START, _END = "interval_start", "interval_end"
 _DAY = timedelta(days=1)
 _SPANS = (2 * _DAY, 40 * _DAY, 400 * _DAY, 4000 * _DAY, None)
@@ -54,18 +54,24 @@ class ByInterval(ResolverStrategy):
 
 
 @contextlib.contextmanager
-def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
+def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Iterator[None]:
     """Resolves a node's inputs across runs here instead of in TFX; those of its own run stay TFX's.
 
     Args:
       node: The node in a copy of the IR whose parameters are bound.
+      began_ms: When the node's first attempt in this run began, in milliseconds since 1970, so that what was the newest
+        then is among its inputs however much came since; None for the first.
     """
     theirs = channel_resolver.resolve_single_channel
-    intervals = _intervals(node)
+    strategies_ = _strategies(node)
+    by_interval = bool(strategies_) and all(issubclass(class_, ByInterval) for class_ in strategies_)
+    intervals = max(class_.intervals for class_ in strategies_) if by_interval else 0
+    # Of the user's own strategies, and of TFX's, nobody knows how far back they look.
+    level = logging.WARNING if strategies_ else logging.INFO
 
     @functools.cache
     def start(handle: mlmd_cm.HandleLike) -> datetime | None:
-        channels = (channel for spec in node.inputs.inputs.values() for channel in spec.channels)
+        channels = (channel for _, spec in sorted(node.inputs.inputs.items()) for channel in spec.channels)
         own = [c for c in channels if any(query.type.name == CONTEXT_TYPE for query in c.context_queries)]
         given = (artifact for channel in own for artifact in theirs(handle, channel))
         starts = (_instant(artifact.mlmd_artifact, _START) for artifact in given)
@@ -81,8 +87,10 @@ def bounded(node: pipeline_pb2.PipelineNode) -> Iterator[None]:
             return []
         instant = start(handle)
         known = _latest_of(store, context.id, channel, instant, intervals or 1) if instant else []
-        newest = [] if intervals and instant else _newest(store, context, channel.output_key, NEWEST)
-        return _as_tfx(a for a in (*newest, *known) if a.type.name == channel.artifact_query.type.name)
+        if not (intervals and instant):
+            for before_ms in (None, began_ms) if began_ms else (None,):
+                known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
+        return _as_tfx(a for a in known if a.type.name == channel.artifact_query.type.name)
 
     channel_resolver.resolve_single_channel = resolve
     try:
@@ -101,9 +109,9 @@ def newest_outputs(
       pipeline: The pipeline's id.
       node: The node's id.
       key: The output.
-      limit: So many executions count, whatever became of them.
+      limit: So many executions that succeeded count.
     """
-    context = store.get_context_by_type_and_name("node", f"{pipeline}.{node}")
+    context = store.get_context_by_type_and_name("node", node_context_name(pipeline, node))
     return _as_tfx(_newest(store, context, key, limit)) if context else []
 
 
@@ -113,20 +121,30 @@ def _producer_across_runs(channel: _Channel) -> str:
     return names["node"] if set(names) == {"pipeline", "node"} else ""
 
 
-def _intervals(node: pipeline_pb2.PipelineNode) -> int:
-    """Of how many intervals a node's strategies take artifacts; 0 where they are not all of the kind `ByInterval`."""
+def _strategies(node: pipeline_pb2.PipelineNode) -> list[type[ResolverStrategy]]:
+    """The classes of a node's strategies."""
     steps = [step for graph in node.inputs.input_graphs.values() for step in graph.nodes.values()]
-    paths = [path for step in steps if (path := strategies.path_of(step.op_node))]
-    classes = [ops.get_by_class_path(path) for path in paths]
-    by_interval = bool(classes) and all(issubclass(class_, ByInterval) for class_ in classes)
-    return max(class_.intervals for class_ in classes) if by_interval else 0
+    return [ops.get_by_class_path(path) for step in steps if (path := strategies.path_of(step.op_node))]
 
 
-def _newest(store: mlmd.MetadataStore, context: metadata_store_pb2.Context, key: str, limit: int) -> list[Artifact]:
-    options = mlmd.ListOptions(limit=limit, order_by=mlmd.OrderByField.ID, is_asc=False)
+def _newest(
+    store: mlmd.MetadataStore,
+    context: metadata_store_pb2.Context,
+    key: str,
+    limit: int,
+    *,
+    before_ms: int | None = None,
+    level: int = logging.INFO,
+) -> list[Artifact]:
+    """What the newest successful executions of a context made, of those that began before an instant if it is given."""
+    query = "(last_known_state = COMPLETE OR last_known_state = CACHED)"
+    if before_ms is not None:
+        query += f" AND create_time_since_epoch < {before_ms}"
+    options = mlmd.ListOptions(limit=limit, order_by=mlmd.OrderByField.ID, is_asc=False, filter_query=query)
     executions = [execution.id for execution in store.get_executions_by_context(context.id, list_options=options)]
     if len(executions) == limit:
-        log.info("Of %s across runs the outputs %s of the newest %d executions are taken.", context.name, key, limit)
+        message = "Of %s across runs the outputs %s of the newest %d successful executions are taken, and none before."
+        log.log(level, message, context.name, key, limit)
     return [artifact for outputs in by_key(store, executions).values() for artifact in _of_key(outputs, key)]
 
 
@@ -158,24 +176,29 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
     # Texts of other offsets from UTC are in another order than the instants, by less than a day.
     query += f" AND {end} <= {quoted((instant + _DAY).isoformat())}"
     for span in _SPANS:
-        low = instant - span if span else None
+        low = since = instant - span if span else None
+        latest, older = None, ""
+        made: list[int] = []
         while True:
-            since = f" AND {end} >= {quoted((low - _DAY).isoformat())}" if low else ""
+            after = f" AND {end} >= {quoted((since - _DAY).isoformat())}" if since else ""
             options = mlmd.ListOptions(
-                filter_query=query + since, limit=_PAGE, order_by=mlmd.OrderByField.ID, is_asc=False
+                filter_query=query + after + older, limit=_PAGE, order_by=mlmd.OrderByField.ID, is_asc=False
             )
             page = store.get_artifacts(options)
-            ends = {a.id: ended for a in page if (ended := _instant(a, _END)) and ended <= instant}
-            latest = max(ends.values(), default=None)
-            if latest is None:
+            ends = [(ended, a.id) for a in page if (ended := _instant(a, _END)) and ended <= instant]
+            for ended, artifact in sorted(ends, reverse=True):
+                if latest and ended < latest:
+                    break
+                if _makes(store, context, artifact, channel):
+                    made = [*made, artifact] if ended == latest else [artifact]
+                    latest = ended
+            if len(page) < _PAGE:
                 break
-            if len(page) < _PAGE or (low and latest - _DAY <= low):
-                made = [i for i, ended in ends.items() if ended == latest and _makes(store, context, i, channel)]
-                if made:
-                    return list(by_id(store, made).values())
-                break
-            # More match than a page holds: what is later than the latest of it comes in the next one.
-            low = latest
+            # A page holds the newest ids: the latest interval may be in any of those that follow.
+            older = f" AND id < {page[-1].id}"
+            since = latest or since
+        if latest and (low is None or latest >= low):
+            return list(by_id(store, made).values())
     return []
 
 

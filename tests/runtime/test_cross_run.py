@@ -1,8 +1,12 @@
 """Inputs across runs: what the newest executions made, and what was known when the interval began."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration.portable.mlmd import event_lib
+from tfx.proto.orchestration import pipeline_pb2
 
 from runtime import cross_run, metadata_store
 from runtime.compile import compile_pipeline
@@ -53,6 +57,46 @@ def test_more_pushes_than_a_page_holds_hide_none(home, past, monkeypatch):
     monkeypatch.setattr(cross_run, "_PAGE", 3)
     past.write([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 99, 98])
     assert given(home, 40) == [*versions(9), *versions(99, 98)]
+
+
+@pytest.mark.parametrize("minutes", [1, 10, 60])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_many_intervals_within_a_day_hide_none(past, monkeypatch, minutes, newest_first):
+    """A page may hold nothing but what ended after the instant, in a query that goes a day too far."""
+    monkeypatch.setattr(cross_run, "_PAGE", 3)
+    store, instant = past.store, datetime(2013, 6, 1, tzinfo=UTC)
+    type_id = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="Sample"))
+    kind = store.put_execution_type(metadata_store_pb2.ExecutionType(name="sampler"))
+    context = metadata_store_pb2.Context(
+        type_id=store.put_context_type(metadata_store_pb2.ContextType(name="node")), name="minutes.sample"
+    )
+    context.id = store.put_contexts([context])[0]
+    ends = [instant + timedelta(minutes=minutes * number) for number in range(-8, 9)]
+    made = {}
+    for end in sorted(ends, reverse=newest_first):
+        artifact = metadata_store_pb2.Artifact(type_id=type_id, uri="/nowhere", state=metadata_store_pb2.Artifact.LIVE)
+        artifact.custom_properties["interval_end"].string_value = end.isoformat()
+        event = event_lib.generate_event(metadata_store_pb2.Event.OUTPUT, "sample", 0)
+        execution = metadata_store_pb2.Execution(type_id=kind, last_known_state=metadata_store_pb2.Execution.COMPLETE)
+        _, (made[end],), _ = store.put_execution(execution, [(artifact, event)], [context])
+    channel = pipeline_pb2.InputSpec.Channel(output_key="sample")
+    channel.artifact_query.type.name = "Sample"
+    for asked in (instant, instant - timedelta(seconds=30)):
+        (found,) = cross_run._known_at(store, context.id, channel, asked)
+        assert found.proto.id == made[max(end for end in ends if end <= asked)]
+    assert cross_run._known_at(store, context.id, channel, ends[0] - timedelta(seconds=1)) == []
+
+
+def test_executions_that_made_nothing_do_not_count_towards_the_newest(home, past):
+    executions = past.write(range(12))
+    pushes = {e.id for e in past.store.get_executions_by_type("tests.tiny_pipeline.champion.push")}
+    state = metadata_store_pb2.Execution
+    of_push = past.store.get_executions_by_id(sorted(pushes.intersection(executions))[-5:])
+    states = (state.CACHED, state.FAILED, state.RUNNING, state.CANCELED, state.COMPLETE)
+    for execution, now in zip(of_push, states, strict=True):
+        execution.last_known_state = now
+    past.store.put_executions(of_push)
+    assert given(home, 0) == versions(7, 11)
 
 
 def test_every_push_of_the_same_interval_is_given_and_none_that_did_not_push(home, past):
