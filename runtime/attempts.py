@@ -14,20 +14,19 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 from tfx.proto.orchestration import pipeline_pb2
 
-from runtime import process_identity
+from runtime import node_inputs, process_identity
 from runtime.protocol import shortened
 
 log = logging.getLogger(__name__)
 
-CONTEXT_TYPE = "node_attempt"
-_RUN_TYPE = "pipeline_run"
-_NODE_TYPE = "node"
+CONTEXT_TYPE = node_inputs.ATTEMPT_TYPE
 _DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
 _SKIPPED = metadata_store_pb2.Execution.CANCELED
 _OPEN = (metadata_store_pb2.Execution.NEW, metadata_store_pb2.Execution.RUNNING)
@@ -58,6 +57,24 @@ def tag(node: pipeline_pb2.PipelineNode, run: str, attempt: str, folder: str, la
             target.int_value = value
         else:
             target.string_value = value
+
+
+@dataclass
+class Attempt:
+    """One attempt of a node, whose executions are read once, when they are first wanted.
+
+    Args:
+      store: The metadata store.
+      context: The attempt's context.
+    """
+
+    store: mlmd.MetadataStore
+    context: metadata_store_pb2.Context
+
+    @cached_property
+    def executions(self) -> list[metadata_store_pb2.Execution]:
+        """What it ran: one execution, or none where it did not come so far."""
+        return list(self.store.get_executions_by_context(self.context.id))
 
 
 @dataclass(frozen=True)
@@ -91,10 +108,8 @@ def node_context_name(pipeline: str, node: str) -> str:
     return shortened(f"{pipeline}.{node}", _LONGEST_NAME)
 
 
-def earlier(
-    store: mlmd.MetadataStore, run: str, node: str, names: Iterable[str] | None = None
-) -> list[metadata_store_pb2.Context]:
-    """Gives the contexts of a node's attempts in a run, the latest first.
+def earlier(store: mlmd.MetadataStore, run: str, node: str, names: Iterable[str] | None = None) -> list[Attempt]:
+    """Gives a node's attempts in a run, the latest first.
 
     Args:
       store: The metadata store.
@@ -104,32 +119,31 @@ def earlier(
         again has, too.
     """
     if names is not None:
-        asked_for = (store.get_context_by_type_and_name(CONTEXT_TYPE, context_name(run, node, name)) for name in names)
-        known = [context for context in asked_for if context]
+        contexts = (store.get_context_by_type_and_name(CONTEXT_TYPE, context_name(run, node, name)) for name in names)
+        known = [context for context in contexts if context]
     else:
         query = f"type = '{CONTEXT_TYPE}' AND name LIKE '{context_name(run, node, '%')}'"
         # "_" in LIKE stands for any character, so the names are compared once more.
         prefix = context_name(run, node, "")
         matches = store.get_contexts(list_options=mlmd.ListOptions(filter_query=query))
         known = [context for context in matches if context.name.startswith(prefix)]
-    return sorted(known, key=lambda context: context.id, reverse=True)
+    return [Attempt(store, context) for context in sorted(known, key=lambda context: context.id, reverse=True)]
 
 
-def latest_success(store: mlmd.MetadataStore, attempts: Iterable[metadata_store_pb2.Context]) -> Success | None:
+def latest_success(attempts: Iterable[Attempt]) -> Success | None:
     """Returns the latest successful execution of attempts, or None if the node was skipped afterwards.
 
     An attempt that another has replaced does not count, though its process may have gone on elsewhere and succeeded.
 
     Args:
-      store: The metadata store.
-      attempts: Contexts of one node's attempts, the latest first.
+      attempts: One node's attempts, the latest first.
     """
     for attempt in attempts:
-        if _SUPERSEDED in attempt.custom_properties:
+        if _SUPERSEDED in attempt.context.custom_properties:
             continue
-        for execution in store.get_executions_by_context(attempt.id):
+        for execution in attempt.executions:
             if execution.last_known_state in _DONE:
-                return Success(execution, attempt)
+                return Success(execution, attempt.context)
             if execution.last_known_state == _SKIPPED:
                 return None
     return None
@@ -137,12 +151,12 @@ def latest_success(store: mlmd.MetadataStore, attempts: Iterable[metadata_store_
 
 def latest(store: mlmd.MetadataStore, run: str, node: str) -> Success | None:
     """Returns a node's latest successful execution in a run, or None if it was skipped afterwards."""
-    return latest_success(store, earlier(store, run, node))
+    return latest_success(earlier(store, run, node))
 
 
-def completed(store: mlmd.MetadataStore, run: str, node: str) -> list[int]:
-    """Gives the ids of the executions of a node in a run that made their outputs themselves."""
-    executions = [e for attempt in earlier(store, run, node) for e in store.get_executions_by_context(attempt.id)]
+def completed(attempts: Iterable[Attempt]) -> list[int]:
+    """Gives the ids of the executions of attempts that made their outputs themselves."""
+    executions = [execution for attempt in attempts for execution in attempt.executions]
     return [e.id for e in executions if e.last_known_state == metadata_store_pb2.Execution.COMPLETE]
 
 
@@ -171,14 +185,14 @@ def pin_inputs(
     pinned: dict[str, Success | None] = {}
     for spec in node.inputs.inputs.values():
         for channel in spec.channels:
-            producer = producer_in_run(channel, run)
+            producer = node_inputs.producer_in_run(channel, run)
             if not producer:
                 continue
             if producer not in pinned:
                 pinned[producer] = (
                     latest(store, run, producer)
                     if executions is None
-                    else _success_of(store, executions.get(producer, 0), producer, labels or {})
+                    else success_of(store, executions.get(producer, 0), producer, labels or {})
                 )
             success = pinned[producer]
             del channel.context_queries[:]
@@ -202,20 +216,7 @@ def fit_names(node: pipeline_pb2.PipelineNode) -> None:
             context.name.field_value.string_value = name
 
 
-def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str) -> str:
-    """Gives the node of this run that a channel comes from, or "" for a channel that looks across runs."""
-    if any(query.type.name == CONTEXT_TYPE for query in channel.context_queries):
-        return channel.producer_node_query.id
-    names = {query.type.name: query.name.field_value.string_value for query in channel.context_queries}
-    if CONTEXT_TYPE in names:
-        return str(channel.producer_node_query.id)
-    if names.get(_RUN_TYPE) != run:
-        return ""
-    pipeline = names.get("pipeline", "")
-    return names.get(_NODE_TYPE, "").removeprefix(f"{pipeline}.")
-
-
-def fail_stale_attempts(store: mlmd.MetadataStore, attempts: Iterable[metadata_store_pb2.Context]) -> None:
+def fail_stale_attempts(store: mlmd.MetadataStore, attempts: Iterable[Attempt]) -> None:
     """Stops what earlier attempts of a node left running, removes half-written outputs and marks them failed.
 
     A process on another machine or in another container cannot be stopped from here, and may go on writing: its
@@ -223,28 +224,29 @@ def fail_stale_attempts(store: mlmd.MetadataStore, attempts: Iterable[metadata_s
 
     Args:
       store: The metadata store.
-      attempts: Their contexts.
+      attempts: They; what their executions became is read again.
     """
-    for context in attempts:
+    for attempt in attempts:
+        if not any(execution.last_known_state in _OPEN for execution in attempt.executions):
+            continue
+        context = attempt.context
         owner = context.custom_properties["owner"].string_value
-        for execution in store.get_executions_by_context(context.id):
+        is_beside = process_identity.is_beside(owner)
+        if is_beside:
+            process_identity.kill(owner)
+        else:
+            context.custom_properties[_SUPERSEDED].int_value = _MAY_WRITE
+            store.put_contexts([context])
+        # It may have published its success in the moment before.
+        del attempt.executions
+        for execution in attempt.executions:
             if execution.last_known_state not in _OPEN:
                 continue
-            if not process_identity.is_beside(owner):
-                context.custom_properties[_SUPERSEDED].int_value = _MAY_WRITE
-                store.put_contexts([context])
-                _fail(
-                    store,
-                    execution,
-                    context,
-                    "The attempt %s (execution %d) may still run elsewhere; it no longer counts.",
-                )
-                continue
-            process_identity.kill(owner)
-            # It may have published its success in the moment before.
-            (stopped,) = store.get_executions_by_id([execution.id])
-            if stopped.last_known_state in _OPEN:
-                _end(store, stopped, context)
+            if is_beside:
+                _end(store, execution, context)
+            else:
+                message = "The attempt %s (execution %d) may still run elsewhere; it no longer counts."
+                _fail(store, execution, context, message)
 
 
 def reap_orphans(store: mlmd.MetadataStore) -> None:
@@ -305,10 +307,16 @@ def record_skip(store: mlmd.MetadataStore, node: pipeline_pb2.PipelineNode) -> N
     store.put_execution(execution, [], [context for context in contexts if context])
 
 
-def _success_of(store: mlmd.MetadataStore, number: int, node: str, labels: Mapping[str, str | int]) -> Success | None:
-    """The execution of that id, if it succeeded and is the node's, in the DAG and run that the labels name.
+def success_of(store: mlmd.MetadataStore, number: int, node: str, labels: Mapping[str, str | int]) -> Success | None:
+    """Returns the execution of that id, if it succeeded and is the node's, in the DAG and run that the labels name.
 
     Ids begin anew in a new store, so one that Airflow kept may be another's by now.
+
+    Args:
+      store: The metadata store.
+      number: The id; 0 for none.
+      node: The node's id.
+      labels: Those of the present attempt.
     """
     for execution in store.get_executions_by_id([number]):
         for context in store.get_contexts_by_execution(execution.id):

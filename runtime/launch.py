@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_metadata as mlmd
 from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.common.resolver import Resolver
@@ -39,12 +40,13 @@ from runtime import (
     user_modules,
 )
 from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
-from runtime.lineage.artifacts import DIGEST, by_key
+from runtime.lineage.artifacts import DIGEST, Artifact, by_key
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
 
+_NEW_RUN = "start a new run (one that is cleared may see only what was there at first)"
 _RESOLVER = name_utils.get_full_name(Resolver)
 _DONE: dict[int, State] = {
     metadata_store_pb2.Execution.COMPLETE: "complete",
@@ -91,17 +93,24 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         node = _bound(ir, request, values, metadata_store.pipeline_root(ir, home, handle.store))
         earlier = attempts.earlier(handle.store, request.run, request.node, request.earlier)
         attempts.fail_stale_attempts(handle.store, earlier)
-        success = attempts.latest_success(handle.store, earlier)
+        success = attempts.latest_success(earlier)
         if success and success.was_unreported(request.unreported):
             log.warning("The try of %s before succeeded, and its task died before reporting it.", request.node)
-            return _told(handle, node, success.execution)
+            return _success(handle, node, success.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store, request.inputs, request.labels)
         attempts.fit_names(node)
-        missing = _check_inputs(handle, node, request, producers)
+        missing = _check_inputs(handle.store, node, request, producers)
         for what in strategies.read_as_of_now(node, request.run) if success else ():
             log.warning("%s runs again in this run, and takes %s, as it is now.", request.node, what)
-        began_ms = min((attempt.create_time_since_epoch for attempt in earlier), default=None)
-        strategies.put_in_run(node, request.run, compiled.before(request.node), began_ms)
+        began_ms = min((attempt.context.create_time_since_epoch for attempt in earlier), default=None)
+        strategies.put_in_run(
+            node,
+            request.run,
+            compiled.before(request.node),
+            began_ms=began_ms,
+            executions=request.inputs,
+            labels=request.labels,
+        )
         user_modules.check(node)
         _check_folder(ir, node)
         kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
@@ -110,10 +119,10 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         _no_flags(),
         _instead_of_tfx(kept),
         _caught_by_tfx() as caught,
-        cross_run.bounded(node),
+        cross_run.bounded(node, began_ms),
         user_modules.importable(node),
     ):
-        info = launcher.Launcher(
+        info = outputs.Launcher(
             pipeline_node=node,
             mlmd_connection=connection,
             pipeline_info=ir.pipeline_info,
@@ -222,7 +231,7 @@ def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) ->
 
 
 def _check_inputs(
-    handle: metadata.Metadata,
+    store: mlmd.MetadataStore,
     node: pipeline_pb2.PipelineNode,
     request: NodeRequest,
     producers: dict[str, attempts.Success | None],
@@ -233,41 +242,65 @@ def _check_inputs(
       The fault that it is unless TFX skips the node, by its condition or an empty loop.
 
     Raises:
+      TransientError: An output is about to be made, or may be about to go.
       TerminalError: An output is gone, or one is missing and the node cannot be skipped.
     """
-    given = {producer: _artifacts(handle, success.execution.id) for producer, success in producers.items() if success}
-    for producer, artifacts in given.items():
-        for artifact in artifacts:
-            cleaned = artifact["state"] in ("DELETED", "MARKED_FOR_DELETION")
-            if cleaned or (artifact["state"] == "LIVE" and artifact["uri"] and not fileio.exists(artifact["uri"])):
-                raise TerminalError(
-                    f"The output {artifact['key']} of {producer} is gone.",
-                    expected=artifact["uri"],
-                    received="nothing at that place; it was removed after it was published"
-                    + (", by `python -m runtime clean`" if cleaned else ""),
-                    remedy=f"Clear {producer}, which makes it again.",
-                )
+    # An optional input, too: without the output that is to come the node would decide as if there were none.
+    if pending := " and ".join(sorted(producers.keys() & set(request.pending))):
+        raise TransientError(
+            f"The upstream node {pending} has not ended yet.",
+            expected=f"a successful attempt of {pending}",
+            received="a task that runs or is about to, as after a Clear",
+            remedy=f"Wait for {pending}: the task is tried again, or clear it then.",
+        )
+    successes = {producer: success for producer, success in producers.items() if success}
+    made = by_key(store, [success.execution.id for success in successes.values()])
+    given = {producer: made.get(success.execution.id, {}) for producer, success in successes.items()}
+    for producer, by_output in given.items():
+        for key, several in by_output.items():
+            for artifact in several:
+                _check_is_there(producer, successes[producer].execution.type, key, artifact)
     for key, channels in node_inputs.required(node):
-        sources = [(attempts.producer_in_run(channel, request.run), channel.output_key) for channel in channels]
-        if pending := [producer for producer, _ in sources if producer in request.pending]:
-            raise TransientError(
-                f"The upstream node {pending[0]} has not ended yet.",
-                expected=f"a successful attempt of {pending[0]}",
-                received="a task that runs or is about to, as after a Clear",
-                remedy=f"Wait for {pending[0]}: the task is tried again, or clear it then.",
-            )
+        sources = [(node_inputs.producer_in_run(channel, request.run), channel.output_key) for channel in channels]
         if (
             sources
             and all(producer for producer, _ in sources)
-            and not any(
-                artifact["key"] == output for producer, output in sources for artifact in given.get(producer, ())
-            )
+            and not any(given.get(producer, {}).get(output) for producer, output in sources)
         ):
             missing = _missing(node.node_info.id, key, sources, producers)
             if not node_inputs.may_skip(node):
                 raise missing
             return missing
     return None
+
+
+def _check_is_there(producer: str, producer_type: str, key: str, artifact: Artifact) -> None:
+    """Sees to it that an input of the run is still there.
+
+    Raises:
+      TransientError: It is marked for removal, which may be taken back.
+      TerminalError: It is gone.
+    """
+    state = artifact.proto.state
+    if state == artifact.proto.MARKED_FOR_DELETION:
+        raise TransientError(
+            f"The output {key} of {producer} is about to be removed.",
+            expected=f"an artifact that is in use or recent, at {artifact.uri}",
+            received="one that `python -m runtime clean` has marked; it stays if a run uses it by then",
+            remedy="Wait for the end of the clean-up: the task is tried again.",
+        )
+    is_lost = state == artifact.proto.LIVE and bool(artifact.uri) and not fileio.exists(artifact.uri)
+    if state != artifact.proto.DELETED and not is_lost:
+        return
+    raise TerminalError(
+        f"The output {key} of {producer} is gone.",
+        expected=artifact.uri,
+        received="nothing at that place; it was removed after it was published"
+        + ("" if is_lost else ", by `python -m runtime clean`"),
+        remedy=f"{producer} only hands it on: run again what made it, then {_NEW_RUN}."
+        if producer_type == _RESOLVER
+        else f"Clear {producer}, which makes it again.",
+    )
 
 
 def _missing(
@@ -286,7 +319,8 @@ def _missing(
         f"{names} found nothing yet, and {node} cannot do without it.",
         expected=f"an artifact at the output {' or '.join(output for _, output in sources)} of {names}",
         received=f"none for the input {key}",
-        remedy=f"Take the input as optional, or run first what makes the artifacts that {names} looks for.",
+        remedy=f"Take the input as optional, or run first what makes the artifacts that {names} looks for, "
+        f"then {_NEW_RUN}.",
     )
 
 
@@ -307,51 +341,39 @@ def _outcome(
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
         return Outcome.failure(faults.swallowed(execution, name, caught), execution.id)
-    if lost := outputs.empty(handle.store, node, execution):
-        return Outcome.failure(lost, execution.id)
     if kept.message:
         execution.custom_properties[cache.MESSAGE].string_value = kept.message
         handle.store.put_executions([execution])
-    return _told(handle, node, execution, publish=bool(kept.message))
+    return _success(handle, node, execution)
 
 
-def _told(
-    handle: metadata.Metadata,
-    node: pipeline_pb2.PipelineNode,
-    execution: metadata_store_pb2.Execution,
-    *,
-    publish: bool = False,
+def _success(
+    handle: metadata.Metadata, node: pipeline_pb2.PipelineNode, execution: metadata_store_pb2.Execution
 ) -> Outcome:
-    """The outcome of an execution that succeeded; `publish` notes what its new outputs hold."""
+    """The outcome of an execution that succeeded; notes what its outputs hold, where that is not known yet."""
     name, state = node.node_info.id, _DONE[execution.last_known_state]
-    made: dict[str, list[dict[str, Any]]] = {}
-    for artifact in _artifacts(handle, execution.id, publish=publish and state == "complete"):
-        made.setdefault(artifact.pop("key"), []).append(artifact)
-    where = "; ".join(f"{key}: {a['uri'] or a['type']}" for key, artifacts in made.items() for a in artifacts)
-    found_nothing = node.node_info.type.name == _RESOLVER and not made
+    outputs_by_key = by_key(handle.store, [execution.id]).get(execution.id, {})
+    if state == "complete" and outputs.makes_its_own(node):
+        content_digest.note(handle.store, [a.proto for several in outputs_by_key.values() for a in several])
+    where = "; ".join(f"{key}: {a.uri or a.type.name}" for key, several in outputs_by_key.items() for a in several)
+    found_nothing = node.node_info.type.name == _RESOLVER and not outputs_by_key
     took = "found nothing yet" if found_nothing else "was taken from the cache" if state == "cached" else "is done"
-    return Outcome(state, f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}.", execution.id, made)
+    summary = f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}."
+    made = {key: [_as_json(artifact) for artifact in several] for key, several in outputs_by_key.items()}
+    return Outcome(state, summary, execution.id, made)
 
 
-def _artifacts(handle: metadata.Metadata, execution: int, *, publish: bool = False) -> list[dict[str, Any]]:
-    """The output artifacts of an execution, as JSON can tell them; `publish` notes what they hold."""
-    outputs = by_key(handle.store, [execution]).get(execution, {})
-    if publish:
-        content_digest.note(handle.store, [artifact.proto for several in outputs.values() for artifact in several])
-    return [
-        {
-            "key": key,
-            "id": artifact.proto.id,
-            "type": artifact.type.name,
-            "uri": artifact.uri,
-            "state": metadata_store_pb2.Artifact.State.Name(artifact.proto.state),
-            "properties": {
-                name: value for name, value in artifact.properties.items() if not name.startswith(_OF_THE_SYSTEM)
-            },
-        }
-        for key, several in outputs.items()
-        for artifact in several
-    ]
+def _as_json(artifact: Artifact) -> dict[str, Any]:
+    """An output artifact as JSON can tell it."""
+    return {
+        "id": artifact.proto.id,
+        "type": artifact.type.name,
+        "uri": artifact.uri,
+        "state": metadata_store_pb2.Artifact.State.Name(artifact.proto.state),
+        "properties": {
+            name: value for name, value in artifact.properties.items() if not name.startswith(_OF_THE_SYSTEM)
+        },
+    }
 
 
 _OF_THE_SYSTEM = ("__", "tfx_", "name", "pipeline_name", "producer_component", "state", DIGEST)

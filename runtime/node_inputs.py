@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from tfx.dsl.input_resolution.ops import ops
 from tfx.proto.orchestration import pipeline_pb2
 
+ATTEMPT_TYPE = "node_attempt"
+"""Type of the context of an attempt, in which a channel of a run is looked up once its producer's attempt is known."""
 _RUN_TYPE = "pipeline_run"
 _NODE_TYPE = "node"
 
@@ -44,17 +46,27 @@ def needs(node: pipeline_pb2.PipelineNode) -> tuple[tuple[str, ...], ...]:
     Args:
       node: The node as it was compiled; its run has no key yet.
     """
-    found = ({_producer_in_any_run(channel) for channel in sources} for _, sources in required(node))
+    found = ({producer_in_run(channel, None) for channel in sources} for _, sources in required(node))
     return tuple(sorted({tuple(sorted(producers)) for producers in found if producers and "" not in producers}))
 
 
-def _producer_in_any_run(channel: pipeline_pb2.InputSpec.Channel) -> str:
-    """The node that makes what the channel gives in the run that reads it, or "" for a channel across runs."""
+def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str | None) -> str:
+    """Gives the node that makes in one run what a channel gives, or "" for a channel that looks across runs.
+
+    Args:
+      channel: The channel.
+      run: Key of the run; None where the pipeline is only compiled, so that its run has no key yet.
+    """
     names = {query.type.name: query.name for query in channel.context_queries}
+    if ATTEMPT_TYPE in names:
+        return str(channel.producer_node_query.id)
+    none = pipeline_pb2.Value()
+    in_run = names.get(_RUN_TYPE, none)
     # A channel to one run of another pipeline names that run; the run's own has no name before it begins.
-    if _NODE_TYPE not in names or not names.get(_RUN_TYPE, pipeline_pb2.Value()).HasField("runtime_parameter"):
+    is_own = in_run.HasField("runtime_parameter") if run is None else in_run.field_value.string_value == run
+    if _NODE_TYPE not in names or not is_own:
         return ""
-    pipeline = names["pipeline"].field_value.string_value
+    pipeline = names.get("pipeline", none).field_value.string_value
     return str(names[_NODE_TYPE].field_value.string_value).removeprefix(f"{pipeline}.")
 
 

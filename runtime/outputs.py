@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
-from tfx.proto.orchestration import pipeline_pb2
+from tfx import types
+from tfx.dsl.io import fileio
+from tfx.orchestration import data_types_utils
+from tfx.orchestration.portable import data_types, launcher, merge_utils, outputs_utils
+from tfx.proto.orchestration import execution_result_pb2, pipeline_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
 from airtight.errors import TerminalError
@@ -28,46 +32,54 @@ _MARK = "HOLDS_FILES"
 """Class attribute of other types that say so of themselves."""
 _FOUND = ("tfx.dsl.components.common.importer.Importer", "tfx.dsl.components.common.resolver.Resolver")
 """Nodes that name what is there already."""
-_Event = metadata_store_pb2.Event
-_OUTPUTS = (_Event.OUTPUT, _Event.INTERNAL_OUTPUT, _Event.DECLARED_OUTPUT)
 
 
-def empty(
-    store: mlmd.MetadataStore, node: pipeline_pb2.PipelineNode, execution: metadata_store_pb2.Execution
-) -> TerminalError | None:
-    """Looks whether the outputs of an execution hold something, where their types say that they must.
+def makes_its_own(node: pipeline_pb2.PipelineNode) -> bool:
+    """Whether what a node hands on is its own work; importers and resolvers name what is there already."""
+    return node.node_info.type.name not in _FOUND
 
-    An execution that left nothing is marked as failed, and its outputs as deleted: nothing may take them.
 
-    Args:
-      store: The metadata store.
-      node: The node.
-      execution: It succeeded by its own account.
+class Launcher(launcher.Launcher):
+    """TFX's launcher, which takes a node that left an output empty for one that failed.
 
-    Returns:
-      The fault; None where all is there.
+    Its outputs are looked at before they are published, so nobody can take them in between.
     """
-    if node.node_info.type.name in _FOUND or execution.last_known_state != metadata_store_pb2.Execution.COMPLETE:
-        return None
-    events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type in _OUTPUTS]
-    keys = {event.artifact_id: event.path.steps[0].key for event in events if event.path.steps}
-    artifacts = store.get_artifacts_by_id(list(keys))
-    types = {t.id: t for t in store.get_artifact_types_by_id(list({a.type_id for a in artifacts}))}
-    lacking = [a for a in artifacts if _must_hold_files(types[a.type_id], a) and not _holds_files(a.uri)]
-    if not lacking:
-        return None
-    execution.last_known_state = metadata_store_pb2.Execution.FAILED
-    store.put_executions([execution])
-    for artifact in artifacts:
-        artifact.state = metadata_store_pb2.Artifact.DELETED
-    store.put_artifacts(artifacts)
-    name = node.node_info.id
-    return TerminalError(
-        f"{name} ended without an exception, and left an output empty.",
-        expected=[f"files of {keys[a.id]} ({types[a.type_id].name}) at {a.uri}" for a in lacking],
-        received=[f"{keys[a.id]}: {'an empty folder' if Path(a.uri).exists() else 'nothing there'}" for a in lacking],
-        remedy=f"See where {name} writes: an output's files belong into the folder that its uri names.",
-    )
+
+    def _run_executor(self, execution_info: data_types.ExecutionInfo) -> execution_result_pb2.ExecutorOutput:
+        executor_output = super()._run_executor(execution_info)
+        try:
+            # The executor may have put others in the place of the artifacts that it was given.
+            replaced = data_types_utils.unpack_executor_output_artifacts(executor_output.output_artifacts)
+            made = merge_utils.merge_updated_output_artifacts(execution_info.output_dict, replaced)
+            _check(self._pipeline_node.node_info.id, made)
+        except Exception:
+            there = {
+                key: [a for a in several if fileio.exists(a.uri)] for key, several in execution_info.output_dict.items()
+            }
+            outputs_utils.remove_output_dirs(there)
+            raise
+        return executor_output
+
+
+def _check(node: str, made: Mapping[str, Sequence[types.Artifact]]) -> None:
+    """Sees to it that outputs hold something, where their types say that they must.
+
+    Raises:
+      TerminalError: One is empty.
+    """
+    empty = [
+        (key, artifact)
+        for key, artifacts in made.items()
+        for artifact in artifacts
+        if _must_hold_files(artifact.artifact_type, artifact.mlmd_artifact) and not _holds_files(artifact.uri)
+    ]
+    if empty:
+        raise TerminalError(
+            f"{node} ended without an exception, and left an output empty.",
+            expected=[f"files of {key} ({artifact.type_name}) at {artifact.uri}" for key, artifact in empty],
+            received=[f"{key}: {'an empty folder' if Path(a.uri).exists() else 'nothing there'}" for key, a in empty],
+            remedy=f"See where {node} writes: an output's files belong into the folder that its uri names.",
+        )
 
 
 def _must_hold_files(kind: metadata_store_pb2.ArtifactType, artifact: metadata_store_pb2.Artifact) -> bool:

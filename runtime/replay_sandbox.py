@@ -25,14 +25,13 @@ from airtight.errors import TerminalError
 from airtight.home import Home
 from runtime import attempts, metadata_store
 from runtime.client import Call
-from runtime.compiled_pipeline import CompiledPipeline, Node
+from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.lineage import recorded_run
 from runtime.lineage.artifacts import DIGEST, Artifact
 from runtime.local import link_lake
 from runtime.protocol import NodeRequest, Outcome, Request
 
 Do = Callable[[Request], Outcome]
-_PUSHED = "PushedModel"
 
 
 @contextlib.contextmanager
@@ -90,7 +89,7 @@ class Stage:
 
     def why_not(self, node: Node) -> str:
         """Why a node's result is no function of its inputs, or cannot be had here; "" for one that can be replayed."""
-        if _PUSHED in node.outputs.values():
+        if PUSHED in node.outputs.values():
             return "it acts on the world: it pushes models"
         if node.ends:
             return f"it acts on the world: it gives back what {node.ends} took"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.utils import name_utils
 
 from runtime import attempts, node_inputs
+from runtime.lineage.artifacts import events_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,15 @@ _LATEST_MARKS = ("{SPAN}", "{VERSION}", "{YYYY}")
 Artifacts = dict[str, list[types.Artifact]]
 
 
-def put_in_run(node: pipeline_pb2.PipelineNode, run: str, before: Iterable[str], began_ms: int | None) -> None:
+def put_in_run(
+    node: pipeline_pb2.PipelineNode,
+    run: str,
+    before: Iterable[str],
+    *,
+    began_ms: int | None,
+    executions: Mapping[str, int] | None = None,
+    labels: Mapping[str, str | int] | None = None,
+) -> None:
     """Puts `InRun` in the place of each strategy of a node.
 
     Args:
@@ -39,8 +48,18 @@ def put_in_run(node: pipeline_pb2.PipelineNode, run: str, before: Iterable[str],
       run: Key of the run.
       before: The nodes of the run that come before this one, directly or not.
       began_ms: When the node's first attempt in this run began, in milliseconds since 1970; None for the first.
+      executions: For each of these that has an output in this run the execution that made it; None for the latest
+        success that the store knows under the run's key.
+      labels: Those of the present attempt; an execution of another DAG or run counts for none.
     """
-    place = {"run": run, "node": node.node_info.id, "before": sorted(before), "began_ms": began_ms}
+    place = {
+        "run": run,
+        "node": node.node_info.id,
+        "before": sorted(before),
+        "began_ms": began_ms,
+        "executions": None if executions is None else dict(executions),
+        "labels": dict(labels or {}),
+    }
     for graph in node.inputs.input_graphs.values():
         for graph_node in graph.nodes.values():
             # TFX names its resolver ops by a short name, and strategies by the path of their class.
@@ -65,7 +84,7 @@ class InRun(ResolverStrategy):
 
     Args:
       strategy: Path of the class of the strategy proper.
-      place: JSON of `run`, `node`, `before` and `began_ms`, as for `put_in_run`.
+      place: JSON of the other arguments of `put_in_run`.
       **settings: For the strategy proper.
     """
 
@@ -87,7 +106,7 @@ class InRun(ResolverStrategy):
 
 
 def _as_at_first(
-    store: mlmd.MetadataStore, candidates: Artifacts, *, run: str, node: str, before: list[str], began_ms: int | None
+    store: mlmd.MetadataStore, candidates: Artifacts, *, node: str, began_ms: int | None, **of_run: Any
 ) -> Artifacts:
     """Leaves out what came into being after the node's first attempt in this run had begun.
 
@@ -96,13 +115,13 @@ def _as_at_first(
     """
     if began_ms is None:
         return candidates
-    current, replaced = _of_this_run(store, run, before)
+    current, replaced = _of_this_run(store, **of_run)
 
     def counts(artifact: types.Artifact) -> bool:
         is_old = artifact.mlmd_artifact.create_time_since_epoch < began_ms
         return artifact.id in current or (is_old and artifact.id not in replaced)
 
-    kept = {key: [artifact for artifact in found if counts(artifact)] for key, found in candidates.items()}
+    kept = {key: [artifact for artifact in several if counts(artifact)] for key, several in candidates.items()}
     left_out = sum(map(len, candidates.values())) - sum(map(len, kept.values()))
     if left_out:
         when = datetime.fromtimestamp(began_ms / 1000, UTC).isoformat(timespec="seconds")
@@ -114,21 +133,28 @@ def _as_at_first(
     return kept
 
 
-def _of_this_run(store: mlmd.MetadataStore, run: str, nodes: Iterable[str]) -> tuple[set[int], set[int]]:
+def _of_this_run(
+    store: mlmd.MetadataStore,
+    *,
+    run: str,
+    before: Iterable[str],
+    executions: Mapping[str, int] | None,
+    labels: Mapping[str, str | int],
+) -> tuple[set[int], set[int]]:
     """Ids of the artifacts that nodes of this run give now, and of those that they made in attempts since replaced."""
     current, ever = [], []
-    for name in nodes:
-        success = attempts.latest(store, run, name)
+    for name in before:
+        tried = attempts.earlier(store, run, name)
+        if executions is None:
+            success = attempts.latest_success(tried)
+        else:
+            success = attempts.success_of(store, executions.get(name, 0), name, labels)
         current += [success.execution.id] if success else []
-        ever += attempts.completed(store, run, name)
-    given = {event.artifact_id for event in _events(store, current) if event_lib.is_valid_output_event(event)}
+        ever += attempts.completed(tried)
+    given = {event.artifact_id for event in events_of(store, current) if event_lib.is_valid_output_event(event)}
     # A resolver's outputs are others' artifacts, by events of another type.
-    made = {event.artifact_id for event in _events(store, ever) if event.type == metadata_store_pb2.Event.OUTPUT}
+    made = {event.artifact_id for event in events_of(store, ever) if event.type == metadata_store_pb2.Event.OUTPUT}
     return given, made - given
-
-
-def _events(store: mlmd.MetadataStore, executions: list[int]) -> list[metadata_store_pb2.Event]:
-    return store.get_events_by_execution_ids(executions) if executions else []
 
 
 def read_as_of_now(node: pipeline_pb2.PipelineNode, run: str) -> list[str]:
@@ -142,7 +168,7 @@ def read_as_of_now(node: pipeline_pb2.PipelineNode, run: str) -> list[str]:
     for key, spec in sorted(node.inputs.inputs.items()):
         is_plain = not spec.input_graph_ref.graph_id or not _has_strategy(node, spec.input_graph_ref.graph_id)
         sources = node_inputs.channels(node, key)
-        if is_plain and not spec.hidden and any(not attempts.producer_in_run(channel, run) for channel in sources):
+        if is_plain and not spec.hidden and any(not node_inputs.producer_in_run(channel, run) for channel in sources):
             found.append(f"the input {key}, which all runs fill")
     parameters = {name: value.field_value.string_value for name, value in node.parameters.parameters.items()}
     patterns = [mark for mark in _LATEST_MARKS if mark in parameters.get("input_config", "")]

@@ -203,9 +203,11 @@ class TfxNodeOperator(BaseOperator):
     def _producers(self, compiled: CompiledPipeline) -> Iterator[tuple[str, str]]:
         """The tasks that run the nodes of the same pipeline which this one needs, and these nodes.
 
+        A resolver looks further back: what nodes before it have made anew takes the place of what they made before.
         They come before this task, unless the DAG changed since the run began: then they may stand anywhere in it.
         """
-        needed = set(compiled.node(self.node).upstream)
+        node = compiled.node(self.node)
+        needed = compiled.before(node.id) if node.type == "Resolver" else set(node.upstream)
         before = list(self._nodes_of(self.get_flat_relatives(upstream=True), needed))
         yield from before
         others = self.dag.tasks if self.has_dag() else ()

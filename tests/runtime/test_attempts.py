@@ -11,7 +11,8 @@ import pytest
 from ml_metadata.proto.metadata_store_pb2 import Execution
 
 from airtight.home import ROOT
-from runtime import attempts, metadata_store, process_identity
+from runtime import attempts, cache, cross_run, metadata_store, process_identity
+from runtime import launch as launching
 from runtime.launch import launch
 from runtime.protocol import NodeRequest, run_key
 from tests.tiny_pipeline.running import Run, fault, states, uri
@@ -42,6 +43,25 @@ def test_only_a_success_that_was_not_reported_answers_an_attempt(home):
         assert outcome.execution != done.execution
         assert words(uri(outcome, "words")) == "new new new"
     assert states(run) == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("at", ["_outcome", "_success"])
+def test_a_success_that_was_not_reported_is_noted_as_any_other(home, monkeypatch, at):
+    """What an attempt holds is known though its process died between its success and its report."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = Run(home)
+    request = run.request("write")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(launching, at, die)
+        launch(request)
+    outcome = launch(replace(run.request("write"), earlier=(request.attempt,), unreported=(request.attempt,)))
+    with metadata_store.project_connection(home) as handle:
+        (artifact,) = handle.store.get_artifacts_by_uri(str(uri(outcome, "words")))
+    assert artifact.custom_properties["content_digest"].string_value
+    assert states(run) == ["COMPLETE"]
 
 
 @ON_EACH
@@ -100,6 +120,17 @@ def test_an_input_that_the_scheduler_does_not_name_is_missing(home):
         assert "write has no output in this run" in fault(outcome)["message"]
 
 
+@pytest.mark.parametrize(("node", "pending"), [("evaluate", "champion"), ("champion", "ingest")])
+def test_a_node_does_not_decide_without_an_optional_output_that_is_to_come(home, node, pending):
+    """A gate that does not wait for its champion is open; a resolver's inputs are all optional."""
+    run = Run(home, "tests.tiny_pipeline.champion:create_pipeline", push_it=1)
+    inputs = {name: run.node(name).execution for name in ("ingest", "train", "champion")}
+    del inputs[pending]
+    failure = fault(launch(replace(run.request(node), inputs=inputs, pending=(pending,))))
+    assert f"{pending} has not ended yet" in failure["message"]
+    assert failure["transient"]
+
+
 def test_an_input_is_looked_up_in_its_producers_attempt_alone(home, monkeypatch):
     """The context of the pipeline holds every execution that there ever was."""
     run = Run(home)
@@ -130,6 +161,9 @@ def test_long_ids_fit_the_metadata_store(home):
             inputs["w" * 250] = outcome.execution
     assert words(uri(outcome, "copied")) == "long long long"
     assert states(run) == ["COMPLETE"] * 4
+    with metadata_store.project_connection(home) as handle:
+        assert len(cross_run.newest_outputs(handle.store, "long", "w" * 250, "words")) == 2
+        assert len(cache._earlier(handle.store, "long", "w" * 250)) == 2
 
 
 def as_if_elsewhere(home, owner: str) -> Path:
@@ -179,6 +213,30 @@ def test_what_runs_elsewhere_is_left_alone_until_it_is_known_to_be_dead(home, pa
         half.mkdir()
         attempts.reap_orphans(handle.store)
     assert half.exists(), "it is looked at once"
+
+
+def test_what_an_attempt_elsewhere_publishes_while_it_is_replaced_stays(home, monkeypatch):
+    run = Run(home)
+    assert run.node("write").state == "complete"
+    made = as_if_elsewhere(home, f"elsewhere {name_of_a_dead_process().partition(' ')[2]}")
+    with metadata_store.project_connection(home) as handle:
+        store = handle.store
+        put_contexts = store.put_contexts
+
+        def publish_meanwhile(contexts):
+            (execution,) = store.get_executions()
+            execution.last_known_state = Execution.COMPLETE
+            store.put_executions([execution])
+            return put_contexts(contexts)
+
+        monkeypatch.setattr(store, "put_contexts", publish_meanwhile)
+        earlier = attempts.earlier(store, "run", "write")
+        attempts.fail_stale_attempts(store, earlier)
+        monkeypatch.undo()
+        assert attempts.latest_success(attempts.earlier(store, "run", "write")) is None, "it no longer counts"
+        set_owner(store, name_of_a_dead_process())
+        attempts.reap_orphans(store)
+    assert (states(run), made.exists()) == (["COMPLETE"], True)
 
 
 @pytest.mark.parametrize("namespace", [True, False])

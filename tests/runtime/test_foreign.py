@@ -64,6 +64,7 @@ def test_who_cannot_do_without_what_a_resolver_did_not_find_fails_in_words(home,
         missing = fault(outcomes[node])
         assert missing["message"] == f"latest found nothing yet, and {node} cannot do without it."
         assert "output made of latest" in missing["expected"]
+        assert "then start a new run" in missing["remedy"], "a cleared one sees what was there at first"
         assert not missing["transient"]
     met = in_reference(foreign.create_needs_what_is_not_there(), tmp_path / "reference")
     assert met | {"latest"} == succeeded(outcomes)

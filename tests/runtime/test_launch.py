@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import attempts, launch, local
+from runtime import attempts, launch, local, metadata_store
 from runtime.compiled_pipeline import CompiledPipeline
 from tests.tiny_pipeline.running import Run, fault, states, uri
 
@@ -106,6 +106,22 @@ def test_an_output_removed_by_hand_is_named(home):
     told = fault(run.node("copy"))
     assert "The output words of write is gone" in told["message"]
     assert told["expected"] == str(folder)
+
+
+def test_an_input_that_a_clean_up_has_marked_may_stay_and_is_waited_for(home):
+    run = Run(home)
+    written = run.node("write")
+    with metadata_store.project_connection(home) as handle:
+        (artifact,) = handle.store.get_artifacts_by_uri(str(uri(written, "words")))
+        for state, is_transient, message in (
+            (artifact.MARKED_FOR_DELETION, True, "The output words of write is about to be removed."),
+            (artifact.DELETED, False, "The output words of write is gone."),
+        ):
+            artifact.state = state
+            handle.store.put_artifacts([artifact], field_mask_paths=["state"])
+            failure = fault(run.node("copy"))
+            assert (failure["transient"], failure["message"]) == (is_transient, message)
+    assert failure["remedy"] == "Clear write, which makes it again."
 
 
 def test_a_pipeline_root_that_cannot_be_written_is_named(home):

@@ -2,9 +2,12 @@
 
 import itertools
 import logging
+from dataclasses import replace
 
 import pytest
 
+from runtime import cross_run
+from runtime.launch import launch
 from tests.tiny_pipeline.running import Run, uri
 
 DAILY = "tests.tiny_pipeline.foreign:create_daily"
@@ -49,6 +52,23 @@ def test_what_the_run_itself_made_anew_counts_in_the_place_of_what_it_replaces(d
     seen = runs[1].node("spans").outputs["examples"]
     assert text(runs[1].node("window"), "spans") == "5", "two spans back from 5 is 4, and 2 is replaced"
     assert [artifact["id"] for artifact in seen] == [made.outputs["examples"][0]["id"]]
+
+
+def test_a_run_cleared_later_sees_what_it_saw_however_much_came_since(days, monkeypatch):
+    runs, outcomes = days
+    monkeypatch.setattr(cross_run, "NEWEST", 1)
+    assert runs[1].node("latest").outputs == outcomes[1]["latest"].outputs != {}
+    assert runs[1].node("spans").outputs["examples"], "of the newest of then"
+
+
+def test_what_another_airflow_made_under_the_same_run_counts_as_another_run_s(days, home):
+    """Two Airflows on one store, whose DAGs and runs have the same names."""
+    runs, outcomes = days
+    mine = outcomes[1]["make_span"]
+    theirs = runs[1].node("make_span", span=7)
+    inputs = {"make_span": mine.execution}
+    (seen, *_) = launch(replace(runs[1].request("spans"), inputs=inputs)).outputs["examples"]
+    assert seen["id"] == mine.outputs["examples"][0]["id"] != theirs.outputs["examples"][0]["id"]
 
 
 def test_the_first_attempt_is_not_limited_by_another_node_s(days, home):
