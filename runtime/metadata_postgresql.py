@@ -11,6 +11,7 @@ database, in values as in queries, as a character of Unicode's private use area,
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ml_metadata as mlmd
@@ -19,6 +20,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import TerminalError, TransientError
+
+log = logging.getLogger(__name__)
 
 _BACKSLASH = "\\"
 _STANDS_FOR_IT = "\uf05c"
@@ -34,6 +37,8 @@ _STRING_INDEXES = """
     SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND indexname = ANY(%s) ORDER BY 1"""
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtext('airtight.metadata_postgresql'))"
 _CONNECT_S = 5
+_LOCK_WAIT = "5s"
+"""So long a statement waits behind an open transaction, and all others on the table behind it."""
 
 
 class Store(mlmd.MetadataStore):
@@ -58,7 +63,7 @@ def widen(server: metadata_store_pb2.PostgreSQLDatabaseConfig) -> None:
 
     Raises:
       TerminalError: The tables belong to another role; the message holds the statements for that role.
-      TransientError: The server does not answer, or other work on the tables was in the way.
+      TransientError: The server does not answer, or an open transaction holds a table.
     """
     import psycopg  # Only this needs it, and a store on SQLite never does.
 
@@ -74,6 +79,7 @@ def widen(server: metadata_store_pb2.PostgreSQLDatabaseConfig) -> None:
             connect_timeout=_CONNECT_S,
             **options,
         ) as connection:
+            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
             connection.execute(_ONE_AT_A_TIME)
             indexes = connection.execute(_STRING_INDEXES, [[f"idx_{holder}_property_string" for holder in _HOLDERS]])
             statements += [f"DROP INDEX {name}" for (name,) in indexes]
@@ -81,6 +87,7 @@ def widen(server: metadata_store_pb2.PostgreSQLDatabaseConfig) -> None:
                 wide = "BIGINT" if kind == "integer" else "TEXT"
                 statements.append(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {wide}")
             for statement in statements:
+                log.warning("The metadata store's tables are changed, to hold texts of any length: %s", statement)
                 connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:
         raise TerminalError(
@@ -94,7 +101,8 @@ def widen(server: metadata_store_pb2.PostgreSQLDatabaseConfig) -> None:
             "The tables of the metadata store could not be changed to hold long texts.",
             expected=f"PostgreSQL at {server.host}:{server.port}, with the database {server.dbname}",
             received=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="See whether the server runs; nothing is lost: the next attempt tries again.",
+            remedy="See whether the server runs, and whether an open transaction holds a table (pg_locks). "
+            "Nothing is lost: the next attempt tries again.",
         ) from error
 
 

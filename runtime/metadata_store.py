@@ -7,6 +7,7 @@ out, and the launcher fills them in where the node runs. So a compiled pipeline 
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from pathlib import Path
 
@@ -52,19 +53,21 @@ def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home, store: mlmd.MetadataSto
     this = metadata_connection.store_id(store)
     beside = f"{root}.{this[:8]}"
     if not Path(beside).exists():
-        if _owner(Path(root), ir, store, this) == this:
+        if _owner(Path(root), Path(beside), ir, store, this) == this:
             return root
         # From its first node on the store knows the pipeline: that this folder is there keeps the choice.
         metadata_connection.make_folder(Path(beside), "pipeline root")
     return beside
 
 
-def _owner(root: Path, ir: pipeline_pb2.Pipeline, store: mlmd.MetadataStore, this: str) -> str:
+def _owner(root: Path, beside: Path, ir: pipeline_pb2.Pipeline, store: mlmd.MetadataStore, this: str) -> str:
     """Returns the id of the store that a folder belongs to, "" for one that cannot be known; claims a free folder."""
     file = root / _OWNER
     if not file.exists():
         nodes = (node.pipeline_node.node_info.id for node in ir.nodes)
-        if any((root / node).exists() for node in nodes) and not _knows(store, ir.pipeline_info.id):
+        # Another node that met the old folder first has chosen the one beside it before it made the pipeline known.
+        is_old = any((root / node).exists() for node in nodes)
+        if is_old and (not _knows(store, ir.pipeline_info.id) or beside.exists()):
             return ""
         with contextlib.suppress(FileExistsError), new_file(file, exclusive=True) as temporary:
             temporary.write_text(this, encoding="utf-8")
@@ -119,6 +122,7 @@ class _Kept(metadata.Metadata):
                 except TransientError:
                     if time.monotonic() > deadline:
                         raise
+                    time.sleep(random.random())
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,10 +18,10 @@ import pytest
 from ml_metadata import errors as mlmd_errors
 from ml_metadata.proto import metadata_store_pb2
 
-from airtight.errors import AirtightError, TerminalError
+from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
 from benchmarks.postgresql import PASSWORD
-from runtime import attempts, cache, launch, metadata_connection, metadata_store
+from runtime import attempts, cache, launch, metadata_connection, metadata_postgresql, metadata_store
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -121,6 +121,20 @@ def test_a_store_that_ml_metadata_itself_has_made_is_widened_when_it_is_opened_h
     store = metadata_connection.project_store(home)
     put_long_ones(store)
     check_long_ones(metadata_connection.project_store(home))
+
+
+@POSTGRESQL
+def test_a_table_that_an_open_transaction_holds_is_not_waited_for_without_end(home, postgresql, monkeypatch, caplog):
+    """All others would wait behind the statement that waits."""
+    monkeypatch.setattr(metadata_postgresql, "_LOCK_WAIT", "200ms")
+    mlmd.MetadataStore(metadata_connection.project_config(home))
+    with psycopg.connect(os.environ["AIRTIGHT_METADATA"]) as other:
+        other.execute("SELECT * FROM artifact")
+        with pytest.raises(TransientError, match="open transaction") as caught:
+            metadata_connection.project_store(home)
+        assert "lock timeout" in caught.value.received
+    metadata_connection.project_store(home)
+    assert "ALTER TABLE" in caplog.text and "DROP INDEX" in caplog.text, "what alters a database is logged"
 
 
 @POSTGRESQL
@@ -419,6 +433,24 @@ def test_a_switch_to_postgresql_and_back_keeps_the_outputs_of_both(
         {"sqlite"},
     ]
     assert before[0].parents[2] == after[0].parents[2] == home.pipeline_root("tiny")
+
+
+def test_two_first_nodes_of_a_store_that_meet_an_old_folder_choose_the_same(home, monkeypatch):
+    run_all(home, "run", "old")
+    home.metadata_db.unlink()
+    (home.pipeline_root("tiny") / ".metadata_store").unlink()
+    other, knows = [], metadata_store._knows
+
+    def after_the_other(*arguments: object) -> bool:
+        if not other:
+            other.append(home)
+            other.extend(run_all(home, "other", "new"))
+        return knows(*arguments)
+
+    monkeypatch.setattr(metadata_store, "_knows", after_the_other)
+    mine = run_all(home, "run", "new")
+    assert {folder.parents[2] for folder in mine} == {folder.parents[2] for folder in other[1:]}
+    assert mine[0].parents[2] != home.pipeline_root("tiny"), "what it holds is nobody's here"
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(home):
