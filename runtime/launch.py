@@ -245,8 +245,11 @@ def _check_inputs(
       TransientError: An output is about to be made, or may be about to go.
       TerminalError: An output is gone, or one is missing and the node cannot be skipped.
     """
-    # An optional input, too: without the output that is to come the node would decide as if there were none.
-    if pending := " and ".join(sorted(producers.keys() & set(request.pending))):
+    # Of an optional input, too: without the output that is to come the node would decide as if there were none. And a
+    # resolver goes by what all nodes before it give now.
+    is_resolver = node.node_info.type.name == _RESOLVER
+    awaited = {name for name in request.pending if is_resolver or name in producers}
+    if pending := " and ".join(sorted(awaited)):
         raise TransientError(
             f"The upstream node {pending} has not ended yet.",
             expected=f"a successful attempt of {pending}",

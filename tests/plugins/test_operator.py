@@ -246,6 +246,18 @@ def test_inputs_are_what_the_tasks_upstream_report_in_this_run(home, monkeypatch
     assert (request.inputs, request.pending) == expected
 
 
+def test_a_resolver_is_sent_what_all_nodes_before_it_made_in_this_run(home, monkeypatch):
+    """What a cleared run has made anew counts for it in the place of what it made before."""
+    before = current(TINY, home)
+    resolving = [replace(node, type="Resolver") if node.id == "count" else node for node in before.nodes]
+    states = {("task_write", -1): "success", ("task_copy", -1): "success"}
+    executions = {("task_write", -1): 7, ("task_copy", -1): 8}
+    for nodes, inputs in ((before.nodes, {"copy": 8}), (tuple(resolving), {"write": 7, "copy": 8})):
+        publish(replace(before, nodes=nodes), home)
+        task_context = context({"interval": "2013-06"}, states=states, executions=executions)
+        assert requested(monkeypatch, tasks()["count"], task_context).inputs == inputs
+
+
 def test_the_execution_is_an_xcom_of_its_own(home, monkeypatch):
     task_context = context()
     run(monkeypatch, Answering(Outcome("complete", execution=3)), task_context, do_xcom_push=False)

@@ -162,8 +162,8 @@ def test_long_ids_fit_the_metadata_store(home):
     assert words(uri(outcome, "copied")) == "long long long"
     assert states(run) == ["COMPLETE"] * 4
     with metadata_store.project_connection(home) as handle:
-        assert len(cross_run.newest_outputs(handle.store, "long", "w" * 250, "words")) == 2
-        assert len(cache._earlier(handle.store, "long", "w" * 250)) == 2
+        assert len(cross_run.newest_outputs(handle.store, "longest", "w" * 250, "words")) == 2
+        assert len(cache._earlier(handle.store, "longest", "w" * 250)) == 2
 
 
 def as_if_elsewhere(home, owner: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from runtime import cross_run
 from runtime.launch import launch
-from tests.tiny_pipeline.running import Run, uri
+from tests.tiny_pipeline.running import Run, fault, uri
 
 DAILY = "tests.tiny_pipeline.foreign:create_daily"
 NODES = ("make_span", "spans", "window", "latest", "train")
@@ -69,6 +69,8 @@ def test_what_another_airflow_made_under_the_same_run_counts_as_another_run_s(da
     inputs = {"make_span": mine.execution}
     (seen, *_) = launch(replace(runs[1].request("spans"), inputs=inputs)).outputs["examples"]
     assert seen["id"] == mine.outputs["examples"][0]["id"] != theirs.outputs["examples"][0]["id"]
+    pending = fault(launch(replace(runs[1].request("spans"), inputs={}, pending=("make_span",))))
+    assert "make_span has not ended yet" in pending["message"] and pending["transient"]
 
 
 def test_the_first_attempt_is_not_limited_by_another_node_s(days, home):

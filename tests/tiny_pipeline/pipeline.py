@@ -34,4 +34,4 @@ def create_long_pipeline() -> Pipeline:
         interval_start=start, interval_end=end, text=runtime_parameter(TEXT), repeat=runtime_parameter(REPEAT)
     ).with_id("w" * 250)
     copy = steps.break_on_request(words=write.outputs["words"], trouble=runtime_parameter(TROUBLE)).with_id("c" * 250)
-    return Pipeline(pipeline_name="long", pipeline_root=None, components=[write, copy])
+    return Pipeline(pipeline_name="longest", pipeline_root=None, components=[write, copy])
