@@ -1,9 +1,10 @@
 """What an artifact holds, as a digest: a file or a tree, wherever TFX's file systems can read it.
 
-The digest is noted when an artifact is published, and beside it how its files lay on the disk then (inode, size and
-times, as components/data/verified.py does for the lake). Whoever asks later what it holds now is answered from the
+The digest is noted when a node's output is published, and beside it how its files lay on the disk then (inode, size
+and times, as components/data/verified.py does for the lake). Whoever asks later what it holds now is answered from the
 note while the files lie as they did; otherwise they are read again. So a changed or truncated file is seen, at the
-price of a stat.
+price of a stat. What no node of ours made, such as an importer's data, and what lies on no disk of this machine, has no
+note: each consumer reads it in full, also with its cache off, because its result may be wanted once that is on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 FILES = "content_digest_files"
 """Custom property of an artifact: SHA-256 of how its files lie on the disk while it holds what `DIGEST` says."""
 SETTLED_NS = 2_000_000_000
-"""How its files lie says nothing of one touched so shortly before it was read: a second write would not show."""
+"""How its files lie says nothing of one touched so shortly before it was read: a second write would not show.
+
+Where a file can be made beside them, that one's time says it without a wait: what is written after it bears no earlier.
+"""
 _CHUNK = 1 << 20
 
 
@@ -85,13 +90,14 @@ def note(store: mlmd.MetadataStore, artifacts: Sequence[metadata_store_pb2.Artif
     """
     new = [artifact for artifact in artifacts if DIGEST not in artifact.custom_properties]
     for artifact in new:
-        digest, files = _read(artifact)
+        digest, files = _read(artifact, is_ours=True)
         for name, value in ((DIGEST, digest), (FILES, files)):
             if value:
                 artifact.custom_properties[name].string_value = value
     new = [artifact for artifact in new if DIGEST in artifact.custom_properties]
     if new:
-        store.put_artifacts(new)
+        # The mask leaves alone what others may change meanwhile, such as the state.
+        store.put_artifacts(new, field_mask_paths=[f"custom_properties.{name}" for name in (DIGEST, FILES)])
 
 
 def is_there(uri: str) -> bool:
@@ -103,18 +109,32 @@ def is_there(uri: str) -> bool:
         return False
 
 
-def _read(artifact: metadata_store_pb2.Artifact) -> tuple[str, str]:
-    """Returns the digest of what an artifact holds now, and how its files lie if that should be noted."""
+def _read(artifact: metadata_store_pb2.Artifact, *, is_ours: bool = False) -> tuple[str, str]:
+    """Returns the digest of what an artifact holds now, and how its files lie if that should be noted.
+
+    Args:
+      artifact: The artifact.
+      is_ours: Whether its folder is one that this process may write to.
+    """
     path = _local(artifact.uri)
     if path is None or not path.exists():
         return of_uri(artifact.uri), ""
-    began = time.time_ns()
+    began = _clock_beside(path) if is_ours else time.time_ns() - SETTLED_NS
     before, touched_ns = _lie(path)
     if before and before == _noted(artifact, FILES) and _noted(artifact, DIGEST):
         return _noted(artifact, DIGEST), ""
     digest = of_uri(artifact.uri)
-    settled = before == _lie(path)[0] and touched_ns < began - SETTLED_NS
+    settled = before == _lie(path)[0] and touched_ns < began
     return digest, before if digest and settled else ""
+
+
+def _clock_beside(path: Path) -> int:
+    """Returns the time, in nanoseconds since 1970, that the file system gives to what is written at a place now."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            return os.fstat(file.fileno()).st_ctime_ns
+    except OSError:
+        return time.time_ns() - SETTLED_NS
 
 
 def _lie(path: Path) -> tuple[str, int]:

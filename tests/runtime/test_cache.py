@@ -261,6 +261,15 @@ def test_an_output_that_was_changed_on_disk_is_made_again(numbers, text):
     assert "those of execution" in numbers.message(numbers.run("c")["make"])
 
 
+def test_what_a_node_made_is_read_once_when_it_is_published(numbers, monkeypatch):
+    read = []
+    digest_of_tree = content_digest.digest_of_tree
+    monkeypatch.setattr(content_digest, "digest_of_tree", lambda path: read.append(path) or digest_of_tree(path))
+    first = numbers.run("a")
+    assert states(numbers.run("b")) == ["cached", "cached"]
+    assert read == [uri(first["make"], "number"), uri(first["double"], "doubled")]
+
+
 def test_a_file_that_was_touched_and_not_changed_hits_and_is_read_once_more(numbers, monkeypatch):
     first = numbers.run("a")
     for outcome, key in (("make", "number"), ("double", "doubled")):
