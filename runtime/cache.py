@@ -30,9 +30,9 @@ from tfx.types import artifact_utils
 
 from airtight import fingerprint
 from airtight.import_string import load
-from runtime import content_digest
+from runtime import attempts, content_digest
 from runtime.compiled_pipeline import Node
-from runtime.lineage.artifacts import DIGEST
+from runtime.lineage.artifacts import DIGEST, ByKey, by_key
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,13 @@ class Cache:
       node: The node, with its policy.
       why_not: Why an earlier result must not be used in this run, or "".
       message: Whether it hit, and why or why not; filled by the launcher's questions.
+      execution: The node's execution; the launcher publishes it with the outputs of a hit.
     """
 
     node: Node
     why_not: str = ""
     message: str = ""
+    execution: metadata_store_pb2.Execution | None = None
     _parts: Parts = field(default_factory=dict)
     _pipeline: str = ""
 
@@ -112,6 +114,9 @@ class Cache:
         """Gives the outputs of the newest result under the key that is whole and not too old, or None."""
         outputs, self.message = self._ask(metadata_handle.store, cache_context)
         log.info("The cache %s.", self.message)
+        if outputs is not None and self.execution is not None:
+            # It is published with the outputs, which saves a write.
+            self.execution.custom_properties[MESSAGE].string_value = self.message
         return outputs
 
     def _ask(
@@ -120,10 +125,11 @@ class Cache:
         """Returns the outputs of the newest usable result, and why it is used or why there is none."""
         # What the cache answered are executions of their own, but not results.
         newest = _executions(store, context, "last_known_state = COMPLETE")
-        outputs = _outputs(store, newest)
+        outputs = by_key(store, [execution.id for execution in newest], (metadata_store_pb2.Event.OUTPUT,))
         unusable = ""
         for execution in newest:
-            wrong = _wrong(store, execution.id, outputs[execution.id])
+            made = outputs.get(execution.id, {})
+            wrong = _wrong(store, execution.id, made)
             if wrong:
                 unusable = unusable or wrong
                 continue
@@ -131,7 +137,11 @@ class Cache:
             if self.node.cache.days and age > self.node.cache.days:
                 return None, f"missed: the equal result is {age:.1f} days old, and counts for {self.node.cache.days:g}"
             hit = f"hit: code, versions, parameters and inputs equal those of {_named(store, execution)}"
-            return _deserialized(store, outputs[execution.id]), f"{hit}; {unusable}" if unusable else hit
+            results = {
+                key: [artifact_utils.deserialize_artifact(artifact.type, artifact.proto) for artifact in several]
+                for key, several in made.items()
+            }
+            return results, f"{hit}; {unusable}" if unusable else hit
         return None, f"missed: {unusable or self._difference(store)}"
 
     def _rests_on(self, parameters: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -210,13 +220,6 @@ def _fingerprint(artifact: metadata_store_pb2.Artifact, type_name: str, digest: 
     return sha256(json.dumps([type_name, properties, digest], sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Output:
-    key: str
-    index: int
-    artifact: metadata_store_pb2.Artifact
-
-
 def _executions(
     store: mlmd.MetadataStore, context: metadata_store_pb2.Context, query: str
 ) -> list[metadata_store_pb2.Execution]:
@@ -225,48 +228,24 @@ def _executions(
     return list(store.get_executions_by_context(context.id, list_options=options))
 
 
-def _outputs(store: mlmd.MetadataStore, executions: Sequence[metadata_store_pb2.Execution]) -> dict[int, list[_Output]]:
-    """Returns what executions made, in the order of keys and places."""
-    ids = [execution.id for execution in executions]
-    kind = metadata_store_pb2.Event.OUTPUT
-    events = [event for event in store.get_events_by_execution_ids(ids) if event.type == kind] if ids else []
-    wanted = sorted({event.artifact_id for event in events})
-    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id(wanted)} if wanted else {}
-    outputs: dict[int, list[_Output]] = {number: [] for number in ids}
-    for event in events:
-        key, place = event.path.steps[0].key, event.path.steps[1].index
-        outputs[event.execution_id].append(_Output(key, place, artifacts[event.artifact_id]))
-    return {number: sorted(made, key=lambda output: (output.key, output.index)) for number, made in outputs.items()}
-
-
-def _wrong(store: mlmd.MetadataStore, execution: int, outputs: Sequence[_Output]) -> str:
+def _wrong(store: mlmd.MetadataStore, execution: int, outputs: ByKey) -> str:
     """Returns why an execution's outputs cannot be handed out, or ""."""
-    for output in outputs:
-        artifact = output.artifact
+    made = [(key, artifact.proto) for key, several in outputs.items() for artifact in several]
+    for _, artifact in made:
         if artifact.state != artifact.LIVE or not content_digest.is_there(artifact.uri):
             return f"the outputs of execution {execution}, which is equal, are gone"
-    digests = content_digest.current(store, [output.artifact for output in outputs])
-    for output, digest in zip(outputs, digests, strict=True):
-        noted = output.artifact.custom_properties
+    digests = content_digest.current(store, [artifact for _, artifact in made])
+    for (key, artifact), digest in zip(made, digests, strict=True):
+        noted = artifact.custom_properties
         if DIGEST in noted and noted[DIGEST].string_value != digest:
             how = "was changed after it was made" if digest else _UNREADABLE
-            return f"the output {output.key} of execution {execution}, which is equal, {how}"
+            return f"the output {key} of execution {execution}, which is equal, {how}"
     return ""
-
-
-def _deserialized(store: mlmd.MetadataStore, outputs: Sequence[_Output]) -> dict[str, list[types.Artifact]]:
-    ids = sorted({output.artifact.type_id for output in outputs})
-    kinds = {kind.id: kind for kind in store.get_artifact_types_by_id(ids)} if ids else {}
-    artifacts: dict[str, list[types.Artifact]] = {}
-    for output in outputs:
-        artifact = artifact_utils.deserialize_artifact(kinds[output.artifact.type_id], output.artifact)
-        artifacts.setdefault(output.key, []).append(artifact)
-    return artifacts
 
 
 def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[int, Parts]]:
     """Executions of this node that succeeded, newest first, and the parts of their keys."""
-    context = store.get_context_by_type_and_name("node", f"{pipeline}.{node}")
+    context = store.get_context_by_type_and_name("node", attempts.node_context_name(pipeline, node))
     if context is None:
         return []
     succeeded = _executions(store, context, "last_known_state = COMPLETE OR last_known_state = CACHED")

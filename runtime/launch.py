@@ -123,6 +123,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         user_modules.importable(node),
     ):
         info = outputs.Launcher(
+            kept=kept,
             pipeline_node=node,
             mlmd_connection=connection,
             pipeline_info=ir.pipeline_info,
@@ -344,7 +345,7 @@ def _outcome(
     (execution,) = handle.store.get_executions_by_id([info.execution_id])
     if execution.last_known_state not in _DONE:
         return Outcome.failure(faults.swallowed(execution, name, caught), execution.id)
-    if kept.message:
+    if kept.message and cache.MESSAGE not in execution.custom_properties:
         execution.custom_properties[cache.MESSAGE].string_value = kept.message
         handle.store.put_executions([execution])
     return _success(handle, node, execution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
@@ -14,6 +15,7 @@ from tfx.proto.orchestration import execution_result_pb2, pipeline_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
 from airtight.errors import TerminalError
+from runtime.cache import Cache
 
 _HOLDING = {
     kind.TYPE_NAME
@@ -43,7 +45,19 @@ class Launcher(launcher.Launcher):
     """TFX's launcher, which takes a node that left an output empty for one that failed.
 
     Its outputs are looked at before they are published, so nobody can take them in between.
+
+    Args:
+      kept: The cache, which notes its answer in the execution.
+      **arguments: For TFX's launcher.
     """
+
+    def __init__(self, *, kept: Cache, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._kept = kept
+
+    def _register_or_reuse_execution(self, **arguments: Any) -> metadata_store_pb2.Execution:
+        self._kept.execution = super()._register_or_reuse_execution(**arguments)
+        return self._kept.execution
 
     def _run_executor(self, execution_info: data_types.ExecutionInfo) -> execution_result_pb2.ExecutorOutput:
         executor_output = super()._run_executor(execution_info)

@@ -284,6 +284,9 @@ def serve(path: Path) -> None:
     modules = (*LIBRARIES, *OWN_MODULES, *filter(None, further))
     imported = Imported.by(modules) if handover is None else handover.complete(lambda: Imported.by(modules), path)
     logs.speak()
+    from runtime import metadata_store  # What this imports is there by now.
+
+    metadata_store.warm_up()
     # What is there now is shared with every child; the collector must not touch, and so copy, it.
     gc.collect()
     gc.freeze()

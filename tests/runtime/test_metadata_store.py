@@ -123,6 +123,13 @@ def test_a_store_that_ml_metadata_itself_has_made_is_widened_when_it_is_opened_h
     check_long_ones(metadata_connection.project_store(home))
 
 
+def test_what_the_launcher_warms_up_leaves_nothing_that_a_fork_would_share():
+    metadata_store.warm_up()
+    before = os.listdir("/proc/self/task"), os.listdir("/proc/self/fd")
+    metadata_store.warm_up()
+    assert (os.listdir("/proc/self/task"), os.listdir("/proc/self/fd")) == before
+
+
 @POSTGRESQL
 def test_a_table_that_an_open_transaction_holds_is_not_waited_for_without_end(home, postgresql, monkeypatch, caplog):
     """All others would wait behind the statement that waits."""
