@@ -121,19 +121,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compile(args: argparse.Namespace) -> int:
+    if len(args.pipelines) > 1:
+        # A process for each: what one has imported, and where from, would be taken for a part of the next.
+        alone = [sys.executable, "-m", "runtime", "compile", *(f"--arg={setting}" for setting in args.arg)]
+        ended = (subprocess.run([*alone, pipeline], check=False) for pipeline in args.pipelines)
+        return next((process.returncode for process in ended if process.returncode), 0)
+
     from runtime import local
     from runtime.compile import compile_pipeline
 
-    given = local.arguments(args.arg)
-    if len(args.pipelines) == 1:
-        path = compile_pipeline(args.pipelines[0], arguments=given)
-        print(f"Compiled {args.pipelines[0]} to {path}.")
-        return 0
-    # A process for each: what one has imported, and where from, would be taken for a part of the next.
-    alone = [sys.executable, "-m", "runtime", "compile", *(f"--arg={setting}" for setting in args.arg)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ended = (subprocess.run([*alone, pipeline], env=environment, check=False) for pipeline in args.pipelines)
-    return next((process.returncode for process in ended if process.returncode), 0)
+    (pipeline,) = args.pipelines
+    path = compile_pipeline(pipeline, arguments=local.arguments(args.arg))
+    print(f"Compiled {pipeline} to {path}.")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:

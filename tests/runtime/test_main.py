@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from airtight.errors import TerminalError
-from airtight.home import Home
+from airtight.home import ROOT, Home
 from runtime import __main__ as command
 from runtime import local
 from runtime.compile import compile_pipeline
@@ -52,7 +52,7 @@ def test_several_pipelines_are_compiled_each_by_itself(home, tmp_path, monkeypat
         (tmp_path / f"{name}_of_two.py").write_text(
             f"import {name}_helper\nfrom tests.tiny_pipeline.pipeline import PARAMETERS, create_pipeline\n"
         )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
     sources = [f"{name}_of_two:create_pipeline" for name in ("one", "two")]
     assert command.main(["compile", *sources]) == 0
     printed = capfd.readouterr().out
