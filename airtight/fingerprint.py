@@ -206,7 +206,10 @@ def _folders(name: str) -> list[Path]:
 def _imported(name: str, file: Path) -> Iterator[str]:
     """Modules that a file names in its import statements, wherever they stand in it, and those that it may compute."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    tree = _parsed(file)
+    try:
+        tree = _parsed(file)
+    except (SyntaxError, ValueError):
+        return  # A template, say, which nobody can import.
     bound: list[str] = []
     for statement in ast.walk(tree):
         if isinstance(statement, ast.Import):

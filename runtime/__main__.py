@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import socket
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--pipeline", default="", help="its id or source, where several have that run")
     replay.add_argument("--node", action="append", default=[], metavar="NODE", help="only this node; may be repeated")
     replay.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep what the replay makes there")
+    _add_scratch(replay)
     replay.set_defaults(command=_replay)
 
     serve = commands.add_parser("serve", help="serve warm launches on the state folder's unix socket")
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     clean.add_argument(
         "--give-up-days", type=float, default=30.0, help="mark executions failed that were open for so many days"
     )
+    _add_scratch(clean)
     clean.set_defaults(command=_clean)
 
     answer = commands.add_parser("answer", help="do the one request that comes over standard input, which is a socket")
@@ -100,6 +103,17 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
     _add_arguments(parser)
 
 
+def _add_scratch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scratch", action="store_true", help="of the runs that were tried out, without --push")
+
+
+def _home(args: argparse.Namespace) -> Home:
+    """The state folder that a command over past runs is about."""
+    from runtime import local
+
+    return local.scratch(Home.current()) if args.scratch else Home.current()
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of create_pipeline, JSON or text"
@@ -107,12 +121,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compile(args: argparse.Namespace) -> int:
+    if len(args.pipelines) > 1:
+        # A process for each: what one has imported, and where from, would be taken for a part of the next.
+        alone = [sys.executable, "-m", "runtime", "compile", *(f"--arg={setting}" for setting in args.arg)]
+        ended = (subprocess.run([*alone, pipeline], check=False) for pipeline in args.pipelines)
+        return next((process.returncode for process in ended if process.returncode), 0)
+
     from runtime import local
     from runtime.compile import compile_pipeline
 
-    for pipeline in args.pipelines:
-        path = compile_pipeline(pipeline, arguments=local.arguments(args.arg))
-        print(f"Compiled {pipeline} to {path}.")
+    (pipeline,) = args.pipelines
+    path = compile_pipeline(pipeline, arguments=local.arguments(args.arg))
+    print(f"Compiled {pipeline} to {path}.")
     return 0
 
 
@@ -169,7 +189,7 @@ def _replay(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    replayed = replay(args.run, Home.current(), pipeline=args.pipeline, nodes=args.node, keep=args.keep, say=say)
+    replayed = replay(args.run, _home(args), pipeline=args.pipeline, nodes=args.node, keep=args.keep, say=say)
     equal = sum(result.state == "equal" for result in replayed)
     print(f"The run is repeatable: {equal} nodes are equal, {len(replayed) - equal} were not replayed.")
     return 0
@@ -185,7 +205,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _clean(args: argparse.Namespace) -> int:
     from runtime import compiled_store, metadata_store, retention
 
-    home = Home.current()
+    home = _home(args)
     with metadata_store.project_connection(home) as handle:
         cleaned = retention.clean(
             handle.store,

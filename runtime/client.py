@@ -27,7 +27,16 @@ from airtight.home import ROOT, Home
 from runtime import compiled_store, containers
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.logs import legible
-from runtime.protocol import CompileRequest, Outcome, Request, decode_outcome, encode_request, receive, socket_address
+from runtime.protocol import (
+    OF_OTHERS,
+    CompileRequest,
+    Outcome,
+    Request,
+    decode_outcome,
+    encode_request,
+    receive,
+    socket_address,
+)
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +196,7 @@ class Call:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(_paths())},
+                env=_environment(),
                 start_new_session=True,
             )
         return ours
@@ -260,7 +269,9 @@ def fresh(
     arguments: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = log.info,
 ) -> CompiledPipeline:
-    """Reads a compiled pipeline; compiles it first if it is missing or older than what it is made of.
+    """Gives a pipeline compiled from what there is now; compiles it if there is none.
+
+    Which one is current does not matter: another process, with another environment, may have published its own.
 
     Args:
       pipeline: A folder of `pipelines/`, `package.module:function`, or the path of an IR file.
@@ -272,27 +283,37 @@ def fresh(
       AirtightError: The pipeline does not compile, or the launcher sees other files than this process.
     """
     pipeline = compiled_store.absolute(pipeline)
+    if compiled := compiled_store.usable(pipeline, home, arguments):
+        return compiled
+    say(f"Compiling the pipeline {pipeline}, because {_why_stale(pipeline, home, arguments)}.")
+    call(compile_request(pipeline, home, arguments), home.launcher_socket).raise_if_failed()
+    if compiled := compiled_store.usable(pipeline, home, arguments):
+        return compiled
     reason = _why_stale(pipeline, home, arguments)
-    if reason:
-        say(f"Compiling the pipeline {pipeline}, because {reason}.")
-        paths = (os.path.abspath(path) for path in sys.path)
-        own = tuple(path for path in paths if os.path.isdir(path) and not fingerprint.is_foreign(Path(path)))
-        request = CompileRequest(pipeline, str(home.path), dict(arguments or {}), dict(os.environ), own)
-        call(request, home.launcher_socket).raise_if_failed()
-        if reason := _why_stale(pipeline, home, arguments):
-            raise TransientError(
-                f"The pipeline {pipeline} was compiled, and is not what this process sees: {reason}.",
-                expected="the same files, environment and packages here and where it is compiled",
-                received=f"a difference between process {os.getpid()} and the launcher: {reason}",
-                remedy="Deploy the same checkout to both; a file that changes by itself should not be read by "
-                "create_pipeline.",
-            )
-    return compiled_store.current(pipeline, home, arguments)
+    raise TransientError(
+        f"The pipeline {pipeline} was compiled, and is not what this process sees: {reason}.",
+        expected="the same files, environment and packages here and where it is compiled",
+        received=f"a difference between process {os.getpid()} and the launcher: {reason}",
+        remedy="Deploy the same checkout to both; a file that changes by itself should not be read by create_pipeline.",
+    )
+
+
+def compile_request(pipeline: str, home: Home, arguments: Mapping[str, Any] | None = None) -> CompileRequest:
+    """Asks for a pipeline as this process would compile it: with its environment and its path.
+
+    Args:
+      pipeline: As `fresh` takes it.
+      home: The state folder.
+      arguments: What the function is called with, JSON values.
+    """
+    paths = (os.path.abspath(path) for path in sys.path)
+    own = tuple(path for path in paths if os.path.isdir(path) and not fingerprint.is_foreign(Path(path)))
+    return CompileRequest(pipeline, str(home.path), dict(arguments or {}), dict(os.environ), own)
 
 
 def _why_stale(pipeline: str, home: Home, arguments: Mapping[str, Any] | None) -> str:
     try:
-        return compiled_store.current(pipeline, home, arguments).stale()
+        return compiled_store.current(pipeline, home, arguments).stale() or "another process published another one"
     except AirtightError:
         # Missing, or written by an older version: nothing is lost by making it again.
         return "it was never compiled here"
@@ -302,7 +323,8 @@ def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:
     """Connects; None where no launcher is. Calls `check` again and again, which may raise.
 
     A socket that refuses is what a launcher left behind that was killed. Its supervisor starts it again within some
-    15 s, which costs less than that many processes of their own that import TFX each.
+    15 s, which costs less than that many processes of their own that import TFX each. One that would block has a full
+    backlog: its launcher starts anew, or many ask at once.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -312,9 +334,12 @@ def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:
             with socket_address(launcher) as address:
                 connection.connect(address)
             break
-        except (FileNotFoundError, ConnectionRefusedError, TimeoutError, PermissionError) as error:
+        except (FileNotFoundError, TimeoutError, PermissionError):
             connection.close()
-            if not isinstance(error, ConnectionRefusedError) or time.monotonic() > deadline:
+            return None
+        except (ConnectionRefusedError, BlockingIOError):
+            connection.close()
+            if time.monotonic() > deadline:
                 return None
             check()
             time.sleep(_AGAIN_S)
@@ -344,8 +369,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _paths() -> list[str]:
-    return [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+def _environment() -> dict[str, str]:
+    """The environment of a process of its own: this one's, without what no node sees."""
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    seen = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
+    return seen | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _ended(status: int | None) -> str:

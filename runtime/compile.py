@@ -26,19 +26,22 @@ from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentC
 
 from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
-from airtight.files import digest_of_file
 from airtight.home import ROOT, Home
 from airtight.import_string import load
 from airtight.interval import time_zone
 from airtight.parameters import Parameter
 from runtime import compile_checks, compile_places, node_inputs
 from runtime.compile_inputs import recording
-from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, safe_id
+from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, fingerprint_of, safe_id
 from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
 from runtime.parameters import INTERVAL, found_in
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
-_OURS = ("runtime.compile", "runtime.parameters", "runtime.task_options", "runtime.resolvers", "runtime.node_inputs")
+_OURS = (
+    *("runtime.compile", "runtime.compile_checks", "runtime.compile_inputs", "runtime.compile_places"),
+    *("runtime.parameters", "runtime.task_options", "runtime.resolvers", "runtime.node_inputs"),
+)
+"""Modules of this package that a compiled pipeline is made of."""
 _TOOLS = ("runtime", "plugins", "__main__", "_virtualenv")
 _Trigger = pipeline_pb2.NodeExecutionOptions.TriggerStrategy
 
@@ -102,7 +105,8 @@ def _of_code(source: str, arguments: dict[str, Any], home: Home) -> CompiledPipe
             raise _does_not_compile(source, error) from error
     nodes = {node.id: node for node in pipeline.components if isinstance(node, base_node.BaseNode)}
     compiled = _compiled(source, ir, sys.modules[module_name], nodes, folder)
-    sources = dict(sorted((_digests() | inputs.files()).items()))
+    names = [name for name in sys.modules if name in _OURS or name.partition(".")[0] not in _TOOLS]
+    sources = dict(sorted((_fingerprints(names) | inputs.files()).items()))
     return replace(
         compiled,
         sources=sources,
@@ -129,7 +133,8 @@ def _of_file(source: str, arguments: dict[str, Any]) -> CompiledPipeline:
             parse(path.read_text(encoding="utf-8"), ir)
     except (OSError, json_format.ParseError, text_format.ParseError, ValueError) as error:
         raise _does_not_compile(source, error) from error
-    return replace(_compiled(source, ir, None, {}, path.parent), sources={source: digest_of_file(path)})
+    sources = _fingerprints(_OURS) | {source: fingerprint_of(path)}
+    return replace(_compiled(source, ir, None, {}, path.parent), sources=sources)
 
 
 def _compiled(
@@ -146,10 +151,10 @@ def _compiled(
       ir: Its IR, in which places are made absolute.
       module: The module of its function, if there is one.
       nodes: Its nodes by id, as far as they are known.
-      folder: Where its relative paths begin.
+      folder: Where its relative paths begin, and its nodes run.
     """
     compile_checks.refuse_what_cannot_run(ir)
-    relative = compile_places.settle(ir, folder)
+    compile_places.settle(ir, folder)
     zone = getattr(module, "ZONE", "UTC")
     time_zone(zone)
     parameters, required = _parameters(source, ir, module)
@@ -171,7 +176,7 @@ def _compiled(
         sources={},
         tfx=tfx.version.__version__,
         ir=json_format.MessageToDict(ir, preserving_proto_field_name=True),
-        folder=fingerprint.path_in_checkout(folder) if relative else "",
+        folder=fingerprint.path_in_checkout(folder),
     )
 
 
@@ -282,16 +287,11 @@ def _doc(node: base_node.BaseNode) -> str:
     return inspect.cleandoc((function or type(node)).__doc__ or "")
 
 
-def _digests() -> dict[str, str]:
-    """Digests of every imported module that is neither Python's nor an installed package's."""
-    digests = {}
-    for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "")
-        tool = name.partition(".")[0] in _TOOLS and name not in _OURS
-        if tool or file.suffix != ".py" or not file.is_file() or fingerprint.is_foreign(file):
-            continue
-        digests[fingerprint.path_in_checkout(file)] = digest_of_file(file)
-    return digests
+def _fingerprints(names: Iterable[str]) -> dict[str, str]:
+    """The `fingerprint_of` the sources of those modules that are imported, and neither Python's nor installed."""
+    files = (Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in names)
+    own = (file for file in files if file.suffix == ".py" and file.is_file() and not fingerprint.is_foreign(file))
+    return {fingerprint.path_in_checkout(file): fingerprint_of(file) for file in own}
 
 
 def _does_not_compile(source: str, error: Exception) -> TerminalError:

@@ -10,13 +10,15 @@ import importlib.metadata
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from airtight.errors import TerminalError
-from airtight.files import digest_of_file, write_text
+from airtight.files import digest_of_file, new_file
 from airtight.home import ROOT
 from airtight.parameters import Parameter, Scalar
 
@@ -120,14 +122,14 @@ class CompiledPipeline:
       interval: Whether the pipeline wants `interval_start` and `interval_end`.
       nodes: The nodes, in topological order.
       types: Modules of the artifact types that TFX does not bring.
-      sources: SHA-256 of each file that the pipeline was made of, code and what it read, by path (relative to the
-        checkout where it lies there).
+      sources: What `fingerprint_of` gives for each file and folder that the pipeline was made of, code and what it
+        read, by path (relative to the checkout where it lies there).
       tfx: Version of TFX that compiled it.
       ir: The pipeline, as JSON of TFX's `Pipeline` proto.
       arguments: What `create_pipeline` was called with.
       environment: SHA-256 of each environment variable that the pipeline's code read, by name; "" for one not set.
       paths: Folders beside the checkout in which its modules are found.
-      folder: Where its relative paths begin, if it has any: the folder of its file; "" for the checkout.
+      folder: Where its relative paths begin and its nodes run: the folder of its file; "" for the checkout.
     """
 
     source: str
@@ -147,14 +149,19 @@ class CompiledPipeline:
     paths: tuple[str, ...] = ()
     folder: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the whole, hexadecimal."""
+        """SHA-256 of the whole, hexadecimal; the name of the file that it was read from."""
         return hashlib.sha256(self._text().encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Writes the compiled pipeline, whole or not at all."""
-        write_text(path, self._text())
+        """Writes the compiled pipeline, whole or not at all, for its owner alone.
+
+        A short secret that its code read from the environment can be guessed from the digest of its value.
+        """
+        with new_file(path) as temporary:
+            temporary.touch(0o600)
+            temporary.write_text(self._text(), encoding="utf-8")
 
     def _text(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True)
@@ -174,7 +181,9 @@ class CompiledPipeline:
             raise unreadable(path, "a compiled pipeline of another format")
         fields["parameters"] = tuple(Parameter.from_dict(p) for p in fields["parameters"])
         fields["nodes"] = tuple(Node.from_dict(node) for node in fields["nodes"])
-        return cls(**fields | {name: tuple(fields[name]) for name in ("required", "types", "paths")})
+        compiled = cls(**fields | {name: tuple(fields[name]) for name in ("required", "types", "paths")})
+        vars(compiled)["digest"] = path.stem
+        return compiled
 
     def node(self, node_id: str) -> Node:
         """The node of that id.
@@ -234,11 +243,9 @@ class CompiledPipeline:
         if installed and installed != self.tfx:
             return f"TFX {installed} is installed, and {self.tfx} compiled it"
         for name, digest in self.sources.items():
-            file = ROOT / name
-            if not file.is_file():
-                return f"{name} is gone"
-            if fingerprint_of(file) != digest:
-                return f"{name} changed"
+            now = fingerprint_of(ROOT / name)
+            if now != digest:
+                return f"{name} {'was not there' if not digest else 'changed' if now else 'is gone'}"
         for name, digest in self.environment.items():
             if digest_of_variable(os.environ, name) != digest:
                 return f"the environment variable {name} changed"
@@ -253,15 +260,27 @@ def _installed(package: str) -> str:
         return ""
 
 
-def fingerprint_of(file: Path) -> str:
-    """What tells a file's contents apart: SHA-256, or for a large one, read at every parse, size and time of change."""
-    status = file.stat()
-    return digest_of_file(file) if status.st_size <= _LARGE else f"{status.st_size} bytes at {status.st_mtime_ns}"
+def fingerprint_of(path: Path) -> str:
+    """What tells apart what a file or a folder holds; "" where neither is.
+
+    Of a file it is the SHA-256, or for a large one, read at every parse, size and time of change. Of a folder it is the
+    SHA-256 of the names in it, without hidden ones and Python's byte code.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            names = sorted(name for name in os.listdir(path) if not name.startswith(".") and name != "__pycache__")
+            return hashlib.sha256(os.fsencode("\0".join(names))).hexdigest()
+        if not stat.S_ISREG(status.st_mode):
+            return ""
+        return digest_of_file(path) if status.st_size <= _LARGE else f"{status.st_size} bytes at {status.st_mtime_ns}"
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 def digest_of_variable(environment: Mapping[str, str], name: str) -> str:
     """SHA-256 of a variable's value, which may be a secret; "" for one that is not set."""
-    return hashlib.sha256(environment[name].encode()).hexdigest() if name in environment else ""
+    return hashlib.sha256(os.fsencode(environment[name])).hexdigest() if name in environment else ""
 
 
 def safe_id(name: str) -> str:

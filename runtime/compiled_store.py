@@ -47,10 +47,9 @@ class RunRecord:
 def keep(compiled: CompiledPipeline, home: Home) -> Path:
     """Writes a compiled pipeline to its place in a state folder, and returns that; the current one stays the same."""
     path = folder_of(compiled.source, home, compiled.arguments) / f"{compiled.digest}.json"
-    if path.exists():
-        # What is used again is young again: clean-up goes by age.
-        os.utime(path)
-    else:
+    try:
+        _touch(path)
+    except FileNotFoundError:
         compiled.write(path)
     return path
 
@@ -107,17 +106,17 @@ def current(source: str, home: Home, arguments: Mapping[str, Any] | None = None)
 
 
 def usable(source: str, home: Home, arguments: Mapping[str, Any] | None = None) -> CompiledPipeline | None:
-    """The newest compiled form of a pipeline that is made of what there is now, or None.
+    """The compiled form of a pipeline, used last, that is made of what there is now, or None.
 
     The current one is looked at first, then earlier ones: code, files and environment may be as they were before.
     """
-    folder = folder_of(source, home, arguments)
-    newest = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)[:_CANDIDATES]
-    for path in dict.fromkeys([_current_in(folder), *newest]):
-        with contextlib.suppress(TerminalError):
+    for path in _in_order(folder_of(source, home, arguments))[:_CANDIDATES]:
+        # One that a clean-up takes at this moment is none.
+        with contextlib.suppress(TerminalError, FileNotFoundError):
             compiled = CompiledPipeline.read(path)
             same = _identity(compiled.source, compiled.arguments) == _identity(source, arguments)
             if same and not compiled.stale():
+                _touch(path)
                 return compiled
     return None
 
@@ -125,8 +124,7 @@ def usable(source: str, home: Home, arguments: Mapping[str, Any] | None = None) 
 def all_known(home: Home) -> Iterator[CompiledPipeline]:
     """Every pipeline that was compiled here: the current form, or the newest; one of another format is left out."""
     for folder in sorted(path for path in home.compiled.glob("*") if path.is_dir() and path.name != _RUNS):
-        newest = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in dict.fromkeys([_current_in(folder), *newest]):
+        for path in _in_order(folder):
             try:
                 yield CompiledPipeline.read(path)
                 break
@@ -153,20 +151,39 @@ def _current_in(folder: Path) -> Path:
         return folder / "none.json"
 
 
+def _in_order(folder: Path) -> list[Path]:
+    """The compiled forms in a folder: the current one, which may not be there, then the others, used last first."""
+    times: dict[Path, float] = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    return list(dict.fromkeys([_current_in(folder), *sorted(times, key=times.__getitem__, reverse=True)]))
+
+
+def _touch(path: Path) -> None:
+    """Notes that a file is used, so that it is young: clean-up goes by age."""
+    os.utime(path)
+
+
 def record_of_run(run: tuple[str, ...], record: RunRecord, home: Home) -> RunRecord:
-    """Returns with what a run began; the first that asks says it.
+    """Returns with what a run began; the first that asks says it. Record and compiled pipeline count as used now.
 
     Args:
-      run: What tells the run apart from every other, and from itself before it was cleared.
+      run: The parts of its key, which tell it apart from every other run, and from itself before it was cleared.
       record: What counts if none has asked yet.
       home: The state folder.
     """
     path = home.compiled / _RUNS / f"{hashlib.sha256(json.dumps(run).encode()).hexdigest()}.json"
-    if not path.exists():
+    try:
+        _touch(path)
+    except FileNotFoundError:
         with contextlib.suppress(FileExistsError), new_file(path, exclusive=True) as temporary:
             payload = {"run": run, **asdict(record)}
             temporary.write_text(json.dumps(payload, indent=1, sort_keys=True, default=str), encoding="utf-8")
-    return _record_in(path)
+    kept = _record_in(path)
+    with contextlib.suppress(FileNotFoundError):  # The task says in words what is missing.
+        _touch(path_of_name(kept.compiled, home))
+    return kept
 
 
 def remove_old(home: Home, *, days: float, dry_run: bool = False) -> list[Path]:
@@ -174,21 +191,33 @@ def remove_old(home: Home, *, days: float, dry_run: bool = False) -> list[Path]:
 
     Args:
       home: The state folder.
-      days: What was made, or used by a run that began, within so many days stays.
+      days: What was made, asked for, or used by a run of which a task began, within so many days stays; a day at least,
+        so that no run that is under way loses its pipeline.
       dry_run: Only list.
 
     Returns:
       The compiled pipelines that went.
     """
-    oldest = time.time() - days * _DAY_S
-    records = list((home.compiled / _RUNS).glob("*.json"))
-    used = {path_of_name(_record_in(path).compiled, home) for path in records if path.stat().st_mtime >= oldest}
+    oldest = time.time() - max(days, 1) * _DAY_S
+    records = set((home.compiled / _RUNS).glob("*.json"))
+    used = {path_of_name(_record_in(path).compiled, home) for path in records if not _is_old(path, oldest)}
     kept = used | {_current_in(folder) for folder in home.compiled.glob("*") if folder.is_dir()}
-    old = [path for path in home.compiled.glob("*/*.json") if path not in kept and path.stat().st_mtime < oldest]
-    if not dry_run:
-        for path in old:
-            path.unlink(missing_ok=True)
-    return sorted(path for path in old if path not in records)
+    removed = []
+    for path in home.compiled.glob("*/*.json"):
+        # Whoever has come to use it since the records were read has made it young.
+        if path not in kept and _is_old(path, oldest):
+            removed.append(path)
+            if not dry_run:
+                path.unlink(missing_ok=True)
+    return sorted(path for path in removed if path not in records)
+
+
+def _is_old(path: Path, oldest: float) -> bool:
+    """Whether a file was used last before an instant; it may be gone, as another clean-up removes it."""
+    try:
+        return path.stat().st_mtime < oldest
+    except FileNotFoundError:
+        return True
 
 
 def _record_in(path: Path) -> RunRecord:

@@ -77,7 +77,9 @@ def _launch(request: NodeRequest) -> Outcome:
     compiled = CompiledPipeline.read(Path(request.compiled))
     # The same folder and modules wherever the node runs: relative paths begin where the pipeline's file lies.
     sys.path.extend(path for path in compiled.paths if path not in sys.path)
-    with contextlib.chdir(ROOT / compiled.folder):
+    # A container need not have that of a pipeline whose paths are absolute.
+    folder = ROOT / compiled.folder
+    with contextlib.chdir(folder if folder.is_dir() else ROOT):
         return _launch_compiled(compiled, request)
 
 

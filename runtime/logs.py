@@ -102,4 +102,8 @@ def _concerns_people(record: logging.LogRecord) -> bool:
     """
     if record.name == "root" and record.levelno < logging.WARNING and _INSTALLED in record.pathname:
         return False
-    return not _HARMLESS.match(record.getMessage())
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - whatever the caller's own objects raise
+        return True  # A call whose arguments do not fit; logging tells of it, and the caller goes on.
+    return not _HARMLESS.match(message)

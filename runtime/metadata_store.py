@@ -46,8 +46,6 @@ def pipeline_root(ir: pipeline_pb2.Pipeline, home: Home, store: mlmd.MetadataSto
       TerminalError: The folder cannot be made or written.
     """
     own = ir.runtime_spec.pipeline_root.runtime_parameter.default_value.string_value
-    if "://" in own:
-        return own
     root = str(home.path / own) if own else str(home.pipeline_root(ir.pipeline_info.id))
     metadata_connection.make_folder(Path(root), "pipeline root")
     this = metadata_connection.store_id(store)

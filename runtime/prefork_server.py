@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
 import struct
@@ -24,9 +23,9 @@ from pathlib import Path
 
 from airtight.home import Home
 from runtime import logs
-from runtime.handover import Handover, has_ended
+from runtime.handover import STOPS, Handover, has_ended, reap, remove_traces, send_exit
 from runtime.installed import Imported
-from runtime.protocol import encode_exit, load_file, socket_address
+from runtime.protocol import load_file, socket_address
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,8 @@ OWN_MODULES = ("runtime.worker", "runtime.launch", "runtime.compile")
 """The project's own code that every node needs; a child imports it anew when it has changed."""
 PRELOAD = "AIRTIGHT_PRELOAD"
 """Names further modules that the launcher imports for its nodes, separated by commas; installed packages only."""
-_BACKLOG = 64
+_BACKLOG = 1024
+"""Clients that wait while the launcher replaces itself; one more is turned away, and asks again."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -91,7 +91,7 @@ class Server:
         with self._listener, waker, wakes:
             signal.set_wakeup_fd(wakes.fileno())
             signal.signal(signal.SIGCHLD, lambda *_: None)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPS:
                 signal.signal(number, self._stop)
             self._selector.register(self._listener, selectors.EVENT_READ)
             self._selector.register(waker, selectors.EVENT_READ)
@@ -110,9 +110,7 @@ class Server:
                 self._reap()
             self._end_children()
             signal.set_wakeup_fd(-1)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        load_file(self._path).unlink(missing_ok=True)
-        self._path.unlink(missing_ok=True)
+        remove_traces(self._path, self._temporary)
 
     def _replace(self, changes: list[str]) -> None:
         """Starts anew with what is installed now, as the same process; its nodes go on, and clients wait.
@@ -120,13 +118,18 @@ class Server:
         Args:
           changes: What was upgraded, in words.
         """
+        # A signal that comes from here on waits for the successor.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        if self._stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            return
         log.warning(
             "The launcher starts anew, because what it imported was replaced (%s). %d of its processes go on.",
             "; ".join(changes),
             len(self._children),
         )
         children = [(pid, connection.fileno() if connection else -1) for pid, connection in self._children.items()]
-        Handover(
+        handover = Handover(
             self._listener.fileno(),
             self._lifeline,
             self._alive,
@@ -134,7 +137,12 @@ class Server:
             children,
             self._ended,
             self._died,
-        ).leave()
+        )
+        try:
+            handover.leave(self._path)
+        except BaseException:
+            remove_traces(self._path, self._temporary)
+            raise
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -143,6 +151,8 @@ class Server:
         # Before the request is taken, so that it waits for the successor.
         if changes := self._imported.changes():
             self._replace(changes)
+        if self._stopping:
+            return
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
@@ -209,19 +219,13 @@ class Server:
         for pid, connection in list(self._children.items()):
             if not has_ended(pid):
                 continue
-            # What the node started ends with it. The group is killed before the pid is reaped: no one can reuse it yet.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            shutil.rmtree(self._temporary / str(pid), ignore_errors=True)
-            _, status = os.waitpid(pid, 0)
+            status = reap(pid, self._temporary)
             del self._children[pid]
             if connection is not None:
                 self._ended += 1
                 self._died += status != 0
                 self._note_load()
-                with connection, contextlib.suppress(OSError):
-                    connection.setblocking(False)
-                    connection.sendall(encode_exit(status))
+                send_exit(connection, status)
             if status != 0:
                 log.warning("The node's process %d ended with status %d.", pid, status)
                 self._reap_orphans()

@@ -21,6 +21,9 @@ from airtight.errors import AirtightError
 
 EXIT_SKIPPED = 99
 """Exit status of a node that had nothing to do (Airflow's shell operators read it as skipped, too)."""
+OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
+"""Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
+the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
 MAX_FRAME = 16 * 2**20
 _LENGTH = struct.Struct("!I")
 _LONGEST_RUN_KEY = 120

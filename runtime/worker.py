@@ -22,7 +22,9 @@ from types import FrameType
 from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import logs
+from runtime.compile_inputs import OF_THE_PROCESS
 from runtime.protocol import (
+    OF_OTHERS,
     CompileRequest,
     Outcome,
     Request,
@@ -37,11 +39,6 @@ log = logging.getLogger(__name__)
 GRACE_S = 4.0
 """Seconds that a node has for cleaning up after it was told to stop."""
 _REQUEST_TIMEOUT_S = 10.0
-_OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
-"""Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
-the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
-_OWN = ("TMPDIR", "TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")
-"""Variables of the process that does a request, whoever sent it."""
 
 
 def answer(connection: socket.socket, *lifelines: int) -> None:
@@ -62,7 +59,7 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
-    for name in [name for name in os.environ if name.startswith(_OF_OTHERS)]:
+    for name in [name for name in os.environ if name.startswith(OF_OTHERS)]:
         del os.environ[name]
     logs.speak()
     signal.signal(signal.SIGTERM, _cancel)
@@ -129,7 +126,7 @@ def do(request: Request) -> Outcome:
 def _environment_of(request: CompileRequest) -> Iterator[None]:
     """Compiles as the client would: with its environment, but for this process's own folders, and on its path."""
     before = dict(os.environ)
-    own = {"AIRTIGHT_HOME": request.home} | {name: before[name] for name in _OWN if name in before}
+    own = {name: before[name] for name in OF_THE_PROCESS if name in before} | {"AIRTIGHT_HOME": request.home}
     sys.path.extend(path for path in request.paths if path not in sys.path)
     try:
         if request.environment is not None:

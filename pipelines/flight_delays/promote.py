@@ -14,7 +14,7 @@ from airtight.errors import AirtightError
 from airtight.home import Home
 from runtime import local, logs
 from runtime.client import Call, fresh
-from runtime.compiled_store import path_of
+from runtime.compiled_store import name_of, path_of_name
 from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
@@ -43,8 +43,7 @@ def promote(version: str, reason: str, home: Home) -> str:
     logs.speak()
     by_launcher = home.launcher_socket.exists() and not _names_other_servers(home)
     if by_launcher:
-        fresh(PIPELINE, home, say=print)
-        path = path_of(PIPELINE, home)
+        path = path_of_name(name_of(fresh(PIPELINE, home, say=print), home), home)
     else:
         from runtime.compile import compile_pipeline
 

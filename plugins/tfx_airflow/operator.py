@@ -127,8 +127,7 @@ class TfxNodeOperator(BaseOperator):
         run = context["dag_run"]
         task = context["ti"]
         shown = self.compiled or compiled_store.name_of(compiled_store.current(self.pipeline, home), home)
-        path, run_params = run_start.of_run(context, self, shown, home)
-        compiled = CompiledPipeline.read(path)
+        path, compiled, run_params = run_start.of_run(context, self, shown, home)
         inputs, pending = self._inputs(context, compiled)
         interval = (run.data_interval_start, run.data_interval_end)
         given = {**run_params, **{self.prefix + name: value for name, value in self.overrides.items()}}

@@ -70,6 +70,14 @@ def test_packages_without_init_and_computed_names_are_followed(namespace, module
     assert "ours_team" not in sys.modules, "nothing is imported to find out"
 
 
+def test_a_template_beside_the_code_is_a_file_like_any_other(namespace, tmp_path):
+    """Nobody imports it, and nobody could."""
+    (tmp_path / "ours_team" / "plug" / "template.py").write_text("import {{ name }}\n")
+    (tmp_path / "ours_team" / "plug" / "binary.py").write_bytes(b"\0")
+    fingerprint.look_again()
+    assert {f"ours_team/plug/{n}.py" for n in ("one", "template", "binary")} <= namespace("ours_team.walks")
+
+
 def test_a_constant_name_takes_no_more_than_that_module(namespace):
     assert namespace("ours_team.constant") == {"ours_team/constant.py", "ours_team/plug/one.py"}
     assert namespace("ours_computed.relative") == {f"ours_computed/{n}.py" for n in ("__init__", "relative", "late")}

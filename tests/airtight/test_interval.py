@@ -55,7 +55,9 @@ def test_ends_are_compared_as_instants_where_clocks_change():
     longest = Interval.parse("2013-11-03", ZONE)
     assert longest.end - longest.start == timedelta(hours=25)
     # 01:30 comes twice that day: half an hour after the second one is another instant than after the first.
-    assert Interval.of("2013-11-03T01:30:00-04:00", "2013-11-03T01:30:00-05:00").days(ZONE)
+    hour = Interval.of("2013-11-03T01:30:00-04:00", "2013-11-03T01:30:00-05:00")
+    assert list(hour.days(ZONE)) == [date(2013, 11, 3)]
+    assert hour.end.astimezone(UTC) - hour.start.astimezone(UTC) == timedelta(hours=1)
 
 
 def test_the_offset_that_a_person_reads_is_kept():

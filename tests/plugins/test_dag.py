@@ -189,6 +189,7 @@ def test_a_missing_or_stale_compiled_pipeline_is_compiled_again(home, monkeypatc
     if damage == "missing":
         path.unlink()
     elif damage == "stale":
+        path.unlink()  # It would be taken again, as what it is made of is there.
         publish(replace(whole, sources={"tests/tiny_pipeline/steps.py": "0"}), home)
     elif damage == "another":
         # As two sources whose names are equal would be, were the name all that is looked at.
@@ -210,6 +211,7 @@ def test_a_missing_or_stale_compiled_pipeline_is_compiled_again(home, monkeypatc
 
 def test_what_is_stale_right_after_it_was_compiled_is_an_error_that_names_the_difference(home, monkeypatch):
     other = replace(current(TINY, home), sources={"tests/tiny_pipeline/steps.py": "0"})
+    path_of(TINY, home).unlink()
     publish(other, home)
     monkeypatch.setattr(client, "call", lambda *_: Outcome("complete"))
     with pytest.raises(TransientError, match=r"tests/tiny_pipeline/steps\.py changed"):

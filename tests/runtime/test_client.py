@@ -1,10 +1,12 @@
 """How a request is started, broken off before it is, and what a container gets."""
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from airtight.home import Home
 from runtime import client, containers
 from runtime.client import Call
 from runtime.protocol import CompileRequest
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -122,8 +124,11 @@ def test_a_request_that_cannot_be_sent_leaves_nothing_open(request_, monkeypatch
     assert descriptors() == before
 
 
-def test_a_call_may_be_ended_twice(request_):
-    with Call(request_, None, interpreter="/bin/false") as running:
+def test_a_call_may_be_ended_twice(request_, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nhead -c 1 >/dev/null\nexit 1\n")
+    python.chmod(0o755)
+    with Call(request_, None, interpreter=str(python)) as running:
         with pytest.raises(TransientError, match="exit status 1"):
             running.outcome.raise_if_failed()
         running.cancel()
@@ -146,6 +151,43 @@ def test_a_launcher_that_was_killed_is_waited_for(tmp_path):
         connection = client._connect(path, lambda: None)
         assert connection is not None
         connection.close()
+
+
+def test_a_launcher_with_a_full_backlog_is_waited_for(tmp_path):
+    """It starts anew, or many ask at once: whoever connects beyond its backlog is turned away at once."""
+    path = tmp_path / "launcher.sock"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        listener.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            turned_away = threading.Event()
+            connected = pool.submit(client._connect, path, turned_away.set)
+            assert turned_away.wait(PATIENCE_S)
+            listener.accept()[0].close()
+            connection = connected.result()
+        assert connection is not None
+        connection.close()
+
+
+def test_a_process_of_its_own_never_had_what_no_node_sees(request_, tmp_path, monkeypatch):
+    """What a process is started with stays readable in /proc, whatever it removes."""
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", "s3://secret")
+    monkeypatch.setenv("AIRTIGHT_AIRFLOW_DATABASE", "postgresql://secret")
+    monkeypatch.setenv("MINE", "seen")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntr '\\0' '\\n' </proc/self/environ >{tmp_path}/environment\nhead -c 1 >/dev/null\n")
+    python.chmod(0o755)
+    with Call(request_, None, interpreter=str(python)) as running:
+        assert running.outcome.state == "failed"
+    environment = (tmp_path / "environment").read_text()
+    assert "MINE=seen" in environment
+    assert "secret" not in environment
 
 
 def test_a_container_gets_what_a_node_reads_and_what_the_setting_names(tmp_path, monkeypatch):

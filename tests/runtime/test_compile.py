@@ -5,6 +5,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from google.protobuf import json_format, text_format
@@ -13,6 +14,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from airtight.errors import TerminalError
 from airtight.home import ROOT
 from runtime import compile as compile_module
+from runtime import compiled_pipeline
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.compiled_store import path_of
@@ -40,6 +42,7 @@ def end() -> None:
 def create_pipeline():
     {body}
 """
+COMPILERS = [f"runtime/{name}.py" for name in ("compile", "compile_checks", "compile_inputs", "compile_places")]
 OPTIONS = """
 from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
 END = TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS
@@ -76,6 +79,7 @@ def test_a_compiled_pipeline_tells_airflow_all_it_needs(home):
     assert [parameter.name for parameter in compiled.parameters] == ["text", "repeat", "trouble"]
     assert compiled.interval
     assert "tests/tiny_pipeline/steps.py" in compiled.sources
+    assert set(COMPILERS) <= set(compiled.sources)
     assert not [name for name in compiled.sources if "site-packages" in name]
 
 
@@ -104,7 +108,20 @@ def test_an_ir_file_of_somebody_else_compiles(home, tmp_path):
         "repeat": 3,
         "trouble": "none",
     }
+    assert set(COMPILERS) <= set(compiled.sources)
     assert compiled.stale() == ""
+
+
+def test_an_ir_file_of_any_size_is_compiled_once(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled_pipeline, "_LARGE", 100)
+    (tmp_path / "ir.json").write_text(json.dumps(CompiledPipeline.read(Run(home).compiled).ir))
+    assert CompiledPipeline.read(compile_pipeline(str(tmp_path / "ir.json"), home)).stale() == ""
+
+
+def test_a_change_of_how_pipelines_are_compiled_makes_them_stale(home):
+    compiled = CompiledPipeline.read(Run(home).compiled)
+    for name in COMPILERS:
+        assert replace(compiled, sources=compiled.sources | {name: "before"}).stale() == f"{name} changed"
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,20 @@
 import json
 import os
 import py_compile
+import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from airtight import fingerprint
-from airtight.errors import TerminalError
-from runtime import worker
+from airtight.errors import TerminalError, TransientError
+from runtime import client, compiled_pipeline, worker
 from runtime.compile import compile_pipeline
+from runtime.compile_inputs import OF_THE_PROCESS
 from runtime.compiled_pipeline import CompiledPipeline
-from runtime.compiled_store import current, path_of
+from runtime.compiled_store import current, path_of, usable
 from runtime.protocol import CompileRequest
 
 PIPELINE = """
@@ -143,6 +146,69 @@ def test_what_a_library_reads_for_itself_does_not_count(home, pipeline, tmp_path
     assert not [name for name in compiled.sources if name.endswith(("ours.txt", "libby.py"))]
 
 
+def test_a_file_that_was_not_there_counts_when_it_is(home, pipeline):
+    settings = pipeline.folder / "settings.json"
+    compiled = pipeline("try: text = open('settings.json').read()\nexcept FileNotFoundError: text = 'none'", home)
+    assert compiled.stale() == ""
+    settings.write_text("1")
+    assert compiled.stale() == f"{settings} was not there"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "text = sorted(os.listdir('parts'))",
+        "text = sorted(path.name for path in Path('parts').iterdir())",
+        "import glob\ntext = sorted(glob.glob('parts/*.csv'))",
+        "text = [*os.walk('.')]",
+    ],
+)
+def test_a_folder_that_is_listed_makes_it_stale_when_a_name_comes_or_goes(home, pipeline, body):
+    parts = pipeline.folder / "parts"
+    parts.mkdir()
+    (parts / "one.csv").write_text("1")
+    compiled = pipeline(body, home)
+    assert compiled.stale() == ""
+    (parts / "one.csv").write_text("2")
+    assert compiled.stale() == "", "its contents were not read"
+    (parts / "two.csv").write_text("2")
+    assert compiled.stale() == f"{parts} changed"
+
+
+def test_a_temporary_folder_counts_neither_for_its_files_nor_for_its_names(home, pipeline):
+    body = (
+        "import tempfile\nwith tempfile.TemporaryDirectory() as folder:\n"
+        "    Path(folder, 'a').write_text('x')\n    text = Path(folder, 'a').read_text() + str(os.listdir(folder))"
+    )
+    compiled = pipeline(body, home)
+    assert compiled.stale() == ""
+    assert {Path(name).suffix for name in compiled.sources} == {".py"}
+
+
+def test_a_large_file_is_told_apart_by_size_and_time_code_included(home, pipeline, monkeypatch):
+    monkeypatch.setattr(compiled_pipeline, "_LARGE", 8)
+    settings = pipeline.folder / "settings.json"
+    settings.write_text("0123456789")
+    compiled = pipeline("text = Path('settings.json').read_text()", home)
+    assert compiled.sources[str(settings)].startswith("10 bytes at ")
+    assert compiled.stale() == ""
+    os.utime(settings, (1, 1))
+    assert compiled.stale() == f"{settings} changed"
+
+
+def test_a_variable_that_is_no_text_counts_too(home, pipeline, monkeypatch):
+    monkeypatch.setitem(os.environb, b"READ_N", b"\xff")
+    compiled = pipeline("text = len(os.environ['READ_N'])", home)
+    assert compiled.stale() == ""
+    monkeypatch.setitem(os.environb, b"READ_N", b"\xfe")
+    assert compiled.stale() == "the environment variable READ_N changed"
+
+
+def test_only_its_owner_reads_what_could_be_guessed_from_digests(home, pipeline):
+    pipeline("text = os.environ.get('READ_N', 'none')", home)
+    assert stat.S_IMODE(path_of(pipeline.source, home).stat().st_mode) == 0o600
+
+
 def test_a_file_that_changes_while_it_is_compiled_leaves_it_stale(home, pipeline):
     (pipeline.folder / "settings.json").write_text("1")
     read = "text = Path('settings.json').read_text()"
@@ -169,12 +235,59 @@ def test_the_environment_that_counts_is_the_askers(home, pipeline, monkeypatch):
     assert "theirs" not in repr(request)
     assert worker.do(request).state == "complete"
     compiled = current(pipeline.source, home)
-    (parameter,) = compiled.ir["nodes"][0]["pipeline_node"]["parameters"]["parameters"].values()
-    assert parameter["field_value"]["string_value"] == "theirs"
+    assert text_in(compiled) == "theirs"
     assert "READ_N" not in os.environ
     assert "READ_N changed" in compiled.stale()
     monkeypatch.setenv("READ_N", "theirs")
     assert compiled.stale() == ""
+
+
+def text_in(compiled: CompiledPipeline) -> str:
+    """The value of the node's only parameter."""
+    (parameter,) = compiled.ir["nodes"][0]["pipeline_node"]["parameters"]["parameters"].values()
+    return str(parameter["field_value"]["string_value"])
+
+
+def test_two_askers_with_two_environments_get_what_is_theirs_and_compile_it_once(home, pipeline, monkeypatch):
+    pipeline("text = os.environ.get('READ_N', 'none')", home)
+
+    def compile_for_both(request, _launcher):
+        outcome = worker.do(request)
+        worker.do(replace(request, environment={**request.environment, "READ_N": "theirs"}))
+        return outcome
+
+    monkeypatch.setattr(client, "call", compile_for_both)
+    monkeypatch.setenv("READ_N", "mine")
+    assert text_in(client.fresh(pipeline.source, home)) == "mine"
+    assert text_in(current(pipeline.source, home)) == "theirs"
+    monkeypatch.setattr(client, "call", lambda *_: pytest.fail("compiled"))
+    for value in ("mine", "theirs", "mine"):
+        monkeypatch.setenv("READ_N", value)
+        assert text_in(client.fresh(pipeline.source, home)) == value
+
+
+def test_what_stays_different_where_it_is_compiled_is_an_error_that_names_it(home, pipeline, monkeypatch):
+    pipeline("text = os.environ.get('READ_N', 'none')", home)
+    changed = {"READ_N": "theirs"}
+    do = worker.do
+    monkeypatch.setattr(
+        client, "call", lambda request, _: do(replace(request, environment={**request.environment, **changed}))
+    )
+    monkeypatch.setenv("READ_N", "mine")
+    with pytest.raises(TransientError, match="the environment variable READ_N changed"):
+        client.fresh(pipeline.source, home)
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_PROCESS))
+def test_a_variable_of_the_process_that_compiles_is_no_part_of_the_pipeline(home, pipeline, monkeypatch, name):
+    theirs = {variable: value for variable, value in os.environ.items() if variable != name}
+    monkeypatch.setenv(name, str(home.path))
+    pipeline(f"text = os.environ.setdefault({name!r}, '3')", home)
+    sys.modules.pop(pipeline.source.partition(":")[0])
+    request = CompileRequest(pipeline.source, str(home.path), {}, theirs)
+    assert worker.do(request).state == "complete"
+    monkeypatch.delenv(name)
+    assert usable(pipeline.source, home) is not None
 
 
 def test_what_was_compiled_before_is_taken_again_when_all_is_as_it_was(home, pipeline, monkeypatch):
@@ -195,8 +308,7 @@ def test_arguments_are_given_to_the_function_and_are_a_part_of_what_is_compiled(
     body = "text = n * 2"
     two, three = (pipeline(body, home, arguments={"n": n, "name": "p"}) for n in (2, 3))
     for compiled, value in ((two, "4"), (three, "6")):
-        (parameter,) = compiled.ir["nodes"][0]["pipeline_node"]["parameters"]["parameters"].values()
-        assert parameter["field_value"]["string_value"] == value
+        assert text_in(compiled) == value
         assert current(pipeline.source, home, {"n": int(value) // 2, "name": "p"}).digest == compiled.digest
     with pytest.raises(TerminalError, match="unexpected keyword argument 'm'") as caught:
         pipeline(body, home, arguments={"m": 1})
@@ -205,8 +317,10 @@ def test_arguments_are_given_to_the_function_and_are_a_part_of_what_is_compiled(
         pipeline(body, home, arguments={"n": Path("x")})
 
 
-def test_a_digest_names_the_file_it_is_in(home, pipeline):
+def test_a_digest_names_the_file_it_is_in_and_is_computed_once(home, pipeline, monkeypatch):
     compiled = pipeline("pass", home)
     path = path_of(pipeline.source, home)
-    assert path.stem == compiled.digest
+    assert path.stem == replace(compiled).digest, "of one that was not read from a file"
+    monkeypatch.setattr(CompiledPipeline, "_text", lambda _: pytest.fail("written again"))
+    assert path.stem == CompiledPipeline.read(path).digest
     assert path.parent.name.startswith(pipeline.source.replace(":", "."))

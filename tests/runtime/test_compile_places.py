@@ -1,5 +1,7 @@
 """Places mean the same in every process, remote roots are refused, and empty outputs are no success."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from runtime import metadata_store
 from runtime.client import Call
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
-from tests.tiny_pipeline.running import Run, fault, uri
+from tests.tiny_pipeline.running import TINY, Run, fault, uri
 
 PIPELINE = """
 import os
@@ -110,9 +112,21 @@ def test_a_local_address_is_a_path(home, source):
     assert root == "/srv/root"
 
 
-def test_a_pipeline_without_relative_paths_runs_in_the_checkout(home, source):
-    body = "return Pipeline('p', components=[read(data='/srv/data').with_id('read')])"
-    assert CompiledPipeline.read(compile_pipeline(source(body), home)).folder == ""
+def test_what_is_there_when_it_is_compiled_does_not_decide_where_nodes_run(home, source):
+    run = Run(home, source("return Pipeline('p', components=[read(data='later').with_id('read')])"))
+    run.values = {}
+    (source.folder / "data").rename(source.folder / "later")
+    assert (uri(run.node("read"), "made") / "made").read_text() == f"{ROWS}helped"
+
+
+def test_a_node_runs_where_the_pipelines_folder_is_not(home, tmp_path):
+    """As in a container of an image without the DAG folder."""
+    ir = json.dumps(CompiledPipeline.read(compile_pipeline(TINY, home)).ir)
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "ir.json").write_text(ir)
+    run = Run(home, str(tmp_path / "dags" / "ir.json"))
+    shutil.rmtree(tmp_path / "dags")
+    assert run.node("write").state == "complete"
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/x", "gs://bucket", "hdfs://h/x", "ram://x"])
@@ -121,6 +135,22 @@ def test_a_remote_pipeline_root_is_refused_by_name(home, source, root):
         compile_pipeline(source(f"return Pipeline('far', {root!r}, components=[read(data='/srv')])"), home)
     assert caught.value.received == root
     assert "mounted folder" in caught.value.remedy
+
+
+def test_a_pipeline_root_that_an_ir_file_holds_as_a_value_is_a_root_like_any_other(home, tmp_path):
+    ir = CompiledPipeline.read(compile_pipeline(TINY, home)).ir
+    file = tmp_path / "ir.json"
+
+    def compiled(root: str) -> CompiledPipeline:
+        ir["runtime_spec"]["pipeline_root"] = {"field_value": {"string_value": root}}
+        file.write_text(json.dumps(ir))
+        return CompiledPipeline.read(compile_pipeline(str(file), home))
+
+    with pytest.raises(TerminalError, match="has a remote pipeline root"):
+        compiled("s3://bucket/x")
+    compiled(f"file://{tmp_path}/root")
+    made = uri(Run(home, str(file)).node("write"), "words")
+    assert made.is_relative_to(tmp_path / "root")
 
 
 ROWS = "a,b\n" + "".join(f"{number},{number}\n" for number in range(50))

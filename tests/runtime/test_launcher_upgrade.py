@@ -18,7 +18,7 @@ from runtime.protocol import CompileRequest, NodeRequest, Outcome
 from services.health import launcher_load
 from tests.runtime.serving import alive, start_server
 from tests.runtime.toy_distribution import install
-from tests.tiny_pipeline.running import uri
+from tests.tiny_pipeline.running import JUNE, TINY, uri
 from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
@@ -162,9 +162,11 @@ def test_the_projects_own_code_is_that_of_the_moment_too(tmp_path):
     until(home.launcher_socket.exists, "the launcher serves")
     worker = checkout / "runtime" / "worker.py"
     worker.write_text(worker.read_text().replace('f"Compiled {request', 'f"Newly compiled {request'))
-    request = CompileRequest("tests.tiny_pipeline.pipeline:create_pipeline", str(home.path))
+    request = CompileRequest(TINY, str(home.path))
     try:
         assert call(request, home.launcher_socket).summary.startswith("Newly compiled")
+        node = NodeRequest(str(path_of(TINY, home)), "write", "run", "attempt", str(home.path), JUNE)
+        assert uri(call(node, home.launcher_socket), "words").is_relative_to(home.path)
     finally:
         server.terminate()
         assert server.wait(PATIENCE_S) == 0

@@ -113,6 +113,11 @@ def test_warnings_that_nobody_can_do_anything_about_are_not_heard(name, message)
     assert printed(record(name, logging.WARNING, "x.py", message)) == []
 
 
+def test_a_logging_call_whose_arguments_do_not_fit_fails_nobody():
+    code = "logging.getLogger('mine').warning('%d of %s', 'one')\nlogging.getLogger('mine').warning('It goes on.')"
+    assert printed(code) == ["WARNING mine: It goes on."]
+
+
 def test_other_warnings_are_heard():
     code = "warnings.warn('Mine.', RuntimeWarning)\n"
     code += record(

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from airtight.errors import TerminalError
-from airtight.home import Home
+from airtight.home import ROOT, Home
 from runtime import __main__ as command
 from runtime import local
 from runtime.compile import compile_pipeline
-from runtime.compiled_store import path_of
+from runtime.compiled_store import current, path_of
 from tests.tiny_pipeline.running import TINY
 
 RUN = ["run", TINY, "--interval", "2013-06", "--run-id", "mine"]
@@ -42,6 +42,37 @@ def test_a_run_is_real_when_it_is_asked_to_be(home, capsys):
     assert words(home) == ["real real real"]
     assert not (home.path / "scratch").exists()
     assert not path_of(TINY, home).exists(), "what DAGs use stays theirs"
+
+
+@pytest.mark.slow
+def test_several_pipelines_are_compiled_each_by_itself(home, tmp_path, monkeypatch, capfd):
+    """What one of them imports is no part of the next, and a change to it makes only the one stale."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}_helper.py").write_text("")
+        (tmp_path / f"{name}_of_two.py").write_text(
+            f"import {name}_helper\nfrom tests.tiny_pipeline.pipeline import PARAMETERS, create_pipeline\n"
+        )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    sources = [f"{name}_of_two:create_pipeline" for name in ("one", "two")]
+    assert command.main(["compile", *sources]) == 0
+    printed = capfd.readouterr().out
+    for source, own in zip(sources, ("one", "two"), strict=True):
+        assert f"Compiled {source} to {path_of(source, home)}." in printed
+        outside = {name for name in current(source, home).sources if name.startswith(str(tmp_path))}
+        assert outside == {f"{tmp_path}/{own}{of}.py" for of in ("_helper", "_of_two")}
+    assert command.main(["compile", "no_such_pipeline", sources[0]]) == 64
+
+
+def test_a_run_that_was_tried_out_is_found_where_it_lies(home, monkeypatch, capsys):
+    assert command.main(RUN) == 0
+    monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
+    for options, received in (([], "There is no run mine"), (["--scratch"], "Nothing of the run mine of tiny")):
+        assert command.main(["replay", "mine", "--node", "write", *options]) == 64, "it keeps no result of its nodes"
+        assert received in capsys.readouterr().err
+    for options, removed in (([], "0 artifacts"), (["--scratch"], "2 artifacts")):
+        monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
+        assert command.main(["clean", "--days", "0", "--dry-run", *options]) == 0
+        assert removed in capsys.readouterr().out
 
 
 def test_a_scratch_folder_forgets_where_the_real_services_are(home, monkeypatch):
