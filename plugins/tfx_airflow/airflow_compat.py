@@ -58,7 +58,7 @@ def task_states(dag_id: str, run_id: str, task_ids: Sequence[str], index: int = 
 
     Returns:
       The state of each task that has a row with that index, None before it is scheduled. No request where no task is
-      asked for: Airflow would answer with all.
+      asked for: Airflow would answer for all.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -67,9 +67,10 @@ def task_states(dag_id: str, run_id: str, task_ids: Sequence[str], index: int = 
     states = RuntimeTaskInstance.get_task_states(
         dag_id=dag_id, map_index=index, task_ids=list(task_ids), run_ids=[run_id]
     )
-    # Airflow gives a mapped task's state under its id and its index.
+    # Airflow gives a mapped task's state under its id and its index. Asked for those that are not mapped, its client
+    # asks for all.
     names = {task_id if index < 0 else f"{task_id}_{index}": task_id for task_id in task_ids}
-    return {names[name]: state for name, state in (states.get(run_id) or {}).items()}
+    return {names[name]: state for name, state in (states.get(run_id) or {}).items() if name in names}
 
 
 def dag_run_state(dag_id: str, run_id: str) -> str:

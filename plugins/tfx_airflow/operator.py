@@ -195,6 +195,8 @@ class TfxNodeOperator(BaseOperator):
     ) -> tuple[dict[str, int], tuple[str, ...]]:
         """Asks Airflow which executions made the outputs of the nodes upstream.
 
+        A mapped task takes what its own index has made, and of a task that is not mapped what that made.
+
         Args:
           task: The task instance.
           producers: The tasks that run these nodes, and the nodes.
@@ -205,19 +207,16 @@ class TfxNodeOperator(BaseOperator):
         """
         executions: dict[str, int] = {}
         pending: list[str] = []
-        for index, of_index in states.items():
-            for task_id, state in of_index.items():
-                if task_id not in producers:
-                    continue
-                if state == "success":
-                    execution = task.xcom_pull(task_ids=task_id, key=EXECUTION, map_indexes=index)
-                    if execution is not None:
-                        # Where several tasks of a DAG run one node, the latest counts.
-                        executions[producers[task_id]] = max(int(execution), executions.get(producers[task_id], 0))
-                elif state not in FINISHED:
-                    pending.append(producers[task_id])
-            # A mapped task takes what its own index has made, and of a task that is not mapped what that made.
-            producers = {task_id: node for task_id, node in producers.items() if task_id not in of_index}
+        for task_id, (index, state) in states.items():
+            if task_id not in producers:
+                continue
+            if state == "success":
+                execution = task.xcom_pull(task_ids=task_id, key=EXECUTION, map_indexes=index)
+                if execution is not None:
+                    # Where several tasks of a DAG run one node, the latest counts.
+                    executions[producers[task_id]] = max(int(execution), executions.get(producers[task_id], 0))
+            elif state not in FINISHED:
+                pending.append(producers[task_id])
         return executions, tuple(pending)
 
     def _producers(self, compiled: CompiledPipeline) -> Iterator[tuple[str, str]]:

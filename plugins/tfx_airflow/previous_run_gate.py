@@ -78,7 +78,7 @@ class AwaitPrevious(BaseOperator):
           TaskDeferred: The task has not ended yet.
           AirflowFailException: It failed, or its run waits for this one.
         """
-        states = run_tasks.states(context, (name for names in self.needs for name in names))
+        states = run_tasks.states(context, {name for names in self.needs for name in names})
         if missing := run_tasks.missing(self.needs, states):
             raise AirflowSkipException(f"Nothing waits for {self.until}, because {', '.join(missing)} was skipped.")
         try:

@@ -71,8 +71,7 @@ def await_upstream(task: TfxNodeOperator, producers: Iterable[str], states: run_
       TerminalError: The DAG has put the task before what it needs.
       AirflowRescheduleException: What the task needs has not ended, which the DAG as it is now does not show.
     """
-    of_tasks = {name: state for of_index in reversed(states.values()) for name, state in of_index.items()}
-    waiting = {name: of_tasks[name] for name in producers if name in of_tasks and of_tasks[name] not in FINISHED}
+    waiting = {name: states[name][1] for name in producers if name in states and states[name][1] not in FINISHED}
     later = task.get_flat_relative_ids(upstream=False)
     for name, state in waiting.items():
         if name in later and state not in _UNDER_WAY:

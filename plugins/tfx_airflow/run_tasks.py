@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from airflow.sdk import Context
 
 from plugins.tfx_airflow.airflow_compat import task_states
 
-States = dict[int, dict[str, str | None]]
-"""By map index, in the order in which they count, the states of the tasks that have that index."""
+States = dict[str, tuple[int, str | None]]
+"""Map index and state of each task that has a row in the run, by its id."""
 
 
 def map_index(task: Any) -> int:
@@ -18,18 +18,19 @@ def map_index(task: Any) -> int:
     return -1 if task.map_index is None else int(task.map_index)
 
 
-def states(context: Context, task_ids: Iterable[str]) -> States:
-    """Returns the states of tasks of the run: of the task's own index, and of those that are not mapped.
+def states(context: Context, task_ids: Collection[str]) -> States:
+    """Returns the states of tasks of the run: of the task's own index, else of those that are not mapped.
 
     Args:
       context: The task's context.
-      task_ids: Ids of the tasks. One that has no row in the run is missing in the answer.
+      task_ids: Ids of the tasks.
     """
-    run, ids = context["dag_run"], sorted(set(task_ids))
-    return {
-        index: task_states(run.dag_id, run.run_id, ids, index)
-        for index in dict.fromkeys([map_index(context["ti"]), -1])
-    }
+    run, states_by_task = context["dag_run"], States()
+    for index in dict.fromkeys([map_index(context["ti"]), -1]):
+        ids = sorted(set(task_ids) - states_by_task.keys())
+        of_index = task_states(run.dag_id, run.run_id, ids, index)
+        states_by_task |= {task_id: (index, state) for task_id, state in of_index.items()}
+    return states_by_task
 
 
 def missing(needs: Sequence[Sequence[str]], of_tasks: States) -> list[str]:
@@ -39,5 +40,5 @@ def missing(needs: Sequence[Sequence[str]], of_tasks: States) -> list[str]:
       needs: For each thing that is needed, ids of the tasks of which one at least must not have been skipped.
       of_tasks: Their states.
     """
-    skipped = {name for of_index in of_tasks.values() for name, state in of_index.items() if state == "skipped"}
+    skipped = {task_id for task_id, (_, state) in of_tasks.items() if state == "skipped"}
     return sorted({name for tasks in needs if skipped.issuperset(tasks) for name in tasks})

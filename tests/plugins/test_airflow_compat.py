@@ -41,11 +41,11 @@ class Supervisor:
             return comms.PreviousDagRunResult(dag_run=RUN if msg.logical_date > NOW else None)
         if isinstance(msg, comms.GetTaskStates):
             of_run = {(-1, "push"): "success", (-1, "report"): None, (2, "push"): "failed"}
-            # As Airflow's execution API names them (get_task_instance_states).
+            # As Airflow's execution API names them (get_task_instance_states); its client leaves a -1 out.
             states = {
                 name if index < 0 else f"{name}_{index}": state
                 for (index, name), state in of_run.items()
-                if index == msg.map_index and name in msg.task_ids
+                if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
             }
             return comms.TaskStatesResult(task_states={"scheduled__1": states})
         if isinstance(msg, comms.GetDagRunState):
