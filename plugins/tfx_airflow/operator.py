@@ -124,8 +124,7 @@ class TfxNodeOperator(BaseOperator):
         run = context["dag_run"]
         task = context["ti"]
         shown = self.compiled or compiled_store.name_of(compiled_store.current(self.pipeline, home), home)
-        path, run_params = run_start.of_run(context, self, shown, home)
-        compiled = CompiledPipeline.read(path)
+        path, compiled, run_params = run_start.of_run(context, self, shown, home)
         producers = dict(self._producers(compiled))
         states = run_tasks.states(context, {*producers, *(name for names in self.needs for name in names)})
         if missing := run_tasks.missing(self.needs, states):

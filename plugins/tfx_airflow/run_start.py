@@ -1,4 +1,4 @@
-"""With which compiled pipeline and params a run began: a deployment in its middle changes nothing of it (adr/0020)."""
+"""With which graph and params a run began: a deployment in its middle changes neither, but the code (adr/0020)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ _UNDER_WAY = ("queued", "running", "deferred")
 """States of a task that Airflow no longer holds back for the tasks before it."""
 
 
-def of_run(context: Context, task: TfxNodeOperator, shown: str, home: Home) -> tuple[Path, dict[str, Any]]:
-    """Returns the compiled pipeline and the params with which the run began; its first task says which.
+def of_run(
+    context: Context, task: TfxNodeOperator, shown: str, home: Home
+) -> tuple[Path, CompiledPipeline, dict[str, Any]]:
+    """Returns the compiled pipeline with which the run began, its path before it, and the params; its first task says.
 
     Args:
       context: The task's context.
@@ -45,8 +47,8 @@ def of_run(context: Context, task: TfxNodeOperator, shown: str, home: Home) -> t
     # A run starts anew when it is cleared after it has ended, and when it is deleted and made again. A DAG may hold
     # nodes of several pipelines without groups around them.
     key = (run.dag_id, task.group, run.run_id, str(run.start_date), task.pipeline)
-    names = {parameter.name for parameter in CompiledPipeline.read(compiled_store.path_of_name(shown, home)).parameters}
-    read = {task.prefix + name for name in names} | set(SHARED)
+    compiled = CompiledPipeline.read(compiled_store.path_of_name(shown, home))
+    read = {task.prefix + parameter.name for parameter in compiled.parameters} | set(SHARED)
     params = {name: value for name, value in context["params"].items() if name in read}
     record = compiled_store.record_of_run(key, compiled_store.RunRecord(shown, params), home)
     path = compiled_store.path_of_name(record.compiled, home)
@@ -56,7 +58,8 @@ def of_run(context: Context, task: TfxNodeOperator, shown: str, home: Home) -> t
             "takes the new one.",
             record.compiled,
         )
-    return path, record.params
+        compiled = CompiledPipeline.read(path)
+    return path, compiled, record.params
 
 
 def await_upstream(task: TfxNodeOperator, producers: Iterable[str], states: run_tasks.States) -> None:
