@@ -168,7 +168,8 @@ lock: install ## Resolve requirements/*.in and overrides.txt again into requirem
 .PHONY: clean
 clean: stop ## Remove all state: lake, runs, models, logs (the environment stays)
 	@home="$${AIRTIGHT_HOME:-.airtight}"; \
-	marks="$$(ls -d "$$home"/{run/fernet_key,metadata.sqlite,compiled/*.json,lake/*/_versions} 2>/dev/null || true)"; \
+	marks="$$(ls -d "$$home"/{,scratch/}{metadata.sqlite,compiled/*/*.json} \
+		"$$home"/{run/fernet_key,lake/*/_versions} 2>/dev/null || true)"; \
 	if [ -z "$${AIRTIGHT_HOME:-}" ] || [ "$$marks" ]; then rm -rf "$$home"; \
 	elif [ -e "$$home" ]; then \
 		echo "$$home holds no state of Airtight; nothing was removed. Correct AIRTIGHT_HOME." >&2; exit 1; \

@@ -4,9 +4,11 @@
 
 Fills a store with past runs of the flagship, a month each, all pushed. Then, in this process, which has imported TFX:
 
-- inputs: the inputs of every node of the latest run are resolved, one after the other;
-- resolver: one whole launch of the flagship's `champion`;
-- component: one whole launch of a small component, of another pipeline in the same store;
+- inputs: the inputs of every node of the latest run are resolved, one after the other, as for a task on Airflow, which
+  names the executions that made them;
+- local inputs: the same as for a local run, which takes the latest success that the store knows of the run;
+- resolver: one whole launch of the flagship's `champion`, as a task on Airflow asks for it;
+- component: one whole launch of a small component, of another pipeline in the same store, likewise;
 - report: the page of the twelve intervals that ran last;
 - clean-up: the pass after two more runs have become old, whose models were not pushed;
 - first clean-up: the pass before that, which looks at all of history.
@@ -24,7 +26,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -68,7 +70,8 @@ class Case:
         self.nodes = [node.id for node in self.compiled.nodes]
         self.runs = max(INTERVALS, executions // len(self.nodes))
         started = time.perf_counter()
-        self.past.write(range(self.runs))
+        written = self.past.write(range(self.runs))
+        self.executions = dict(zip(self.nodes, written[-len(self.nodes) :], strict=True))
         self.filled_s = time.perf_counter() - started
         for node, key in (("train", "model"), ("push", "pushed"), ("ingest", "dataset")):
             for run in (self.runs - 2, self.runs - 1):
@@ -80,28 +83,41 @@ class Case:
         """Key of a past run."""
         return f"run-{run:05}"
 
-    def request(self, path: Path, node: str, run: str) -> NodeRequest:
-        """Asks for one more attempt of a node."""
-        return NodeRequest(str(path), node, run, uuid.uuid4().hex, str(self.home.path), parameters=self.values)
+    def request(self, path: Path, node: str, run: str, executions: Mapping[str, int]) -> NodeRequest:
+        """Asks for one more attempt of a node, as the first of a task on Airflow."""
+        return NodeRequest(
+            *(str(path), node, run, uuid.uuid4().hex, str(self.home.path)),
+            parameters=self.values,
+            earlier=(),
+            inputs=dict(executions),
+        )
 
     def inputs(self) -> None:
-        """Resolves the inputs of every node of the latest past run."""
+        """Resolves the inputs of every node of the latest past run, whose executions are known."""
+        self._resolve_inputs(self.executions)
+
+    def local_inputs(self) -> None:
+        """Resolves the inputs of every node of the latest past run, which the store knows by its key."""
+        self._resolve_inputs(None)
+
+    def _resolve_inputs(self, executions: Mapping[str, int] | None) -> None:
         run = self.name(self.runs - 1)
         for name in self.nodes:
-            ir, request = launch._parsed(self.compiled, name), self.request(self.path, name, run)
+            ir, request = launch._parsed(self.compiled, name), self.request(self.path, name, run, {})
             root = metadata_store.pipeline_root(ir, self.home, self.handle.store)
             node = launch._bound(ir, request, as_tfx(self.compiled.bind(request.parameters)), root)
-            attempts.pin_inputs(node, run, self.handle.store)
+            pinned = attempts.pin_inputs(node, run, self.handle.store, executions)
+            assert all(pinned.values()), pinned
             with cross_run.bounded(node):
                 inputs_utils.resolve_input_artifacts(pipeline_node=node, metadata_handle=self.handle)
 
     def resolver(self) -> None:
         """Launches the flagship's resolver once more."""
-        self._launch(self.request(self.path, "champion", self.name(self.runs - 1)))
+        self._launch(self.request(self.path, "champion", self.name(self.runs - 1), self.executions))
 
     def component(self) -> None:
         """Launches a small component once more."""
-        self._launch(self.request(self.small, "train", "small"))
+        self._launch(self.request(self.small, "train", "small", {"ingest": self.ingested}))
 
     def report(self) -> None:
         """Writes the page."""
@@ -120,17 +136,19 @@ class Case:
 
     def measure(self) -> dict[str, dict[str, float]]:
         """Everything, in milliseconds and items."""
-        self._launch(self.request(self.small, "ingest", "small"))
-        results = {name: _medians(getattr(self, name)) for name in ("inputs", "resolver", "component", "report")}
+        self.ingested = self._launch(self.request(self.small, "ingest", "small", {}))
+        measured = (self.inputs, self.local_inputs, self.resolver, self.component, self.report)
+        results = {action.__name__.replace("_", " "): _medians(action) for action in measured}
         retention._OVERLAP_MS = 0  # What was filled a moment ago is to count as long ago.
         results["first clean-up"] = _medians(self.clean, rounds=1)
         results["clean-up"] = _medians(self.clean, rounds=CLEANS, before=self.becomes_old)
         return results
 
     @staticmethod
-    def _launch(request: NodeRequest) -> None:
+    def _launch(request: NodeRequest) -> int:
         outcome = launch.launch(request)
         assert outcome.state == "complete", outcome
+        return outcome.execution
 
 
 def _medians(action: Callable[[], None], rounds: int = ROUNDS, before: Callable[[], None] | None = None) -> Any:

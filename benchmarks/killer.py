@@ -87,20 +87,10 @@ class Killer:
         return True
 
     def _stop_machine(self) -> None:
-        """Stops every process of the services for a while, as a laptop's sleep or a hanging disk does."""
+        """Stops every process of the services for a while."""
         seconds = self._random.uniform(min(_SHORTEST_STOP_S, self._longest_stop_s), self._longest_stop_s)
-        stopped: set[int] = set()
-        try:
-            while fresh := [pid for pid in processes.alive(self._home) if pid not in stopped]:
-                for pid in fresh:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGSTOP)
-                stopped.update(fresh)
+        with processes.stopped(self._home):
             time.sleep(seconds)
-        finally:
-            for pid in stopped:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
 
     def _living(self, kind: str) -> list[int]:
         pids = {program.name: program.pid for program in self._supervisor.programs() if program.pid}

@@ -158,6 +158,7 @@ def _patiently(call: Callable[[], T]) -> T:
         except TransientError:
             if time.monotonic() > deadline:
                 raise
+            time.sleep(0.5)
 
 
 def judge(home: Home, runs: list[Run], named: dict[tuple[str, str, int], str]) -> list[str]:

@@ -54,14 +54,17 @@ def status(home: Home) -> int:
         print(f"{program.name:14} {program.state:9} {program.told}")
     print()
     ill, idle = 0, {program.name for program in programs if program.name in ON_DEMAND and program.state == "STOPPED"}
+    load = ""
     for service in health.services(Settings.of_running(home), home):
         missing = service.missing()
+        if service.name == "launcher" and not missing:
+            load = health.launcher_load(home)
         if missing and idle.issuperset(service.programs):
             missing = f"not started; start it: python -m services up {service.programs[0]}"
         else:
             ill += bool(missing)
         print(f"{service.name:14} {missing or 'well':40} {service.address}")
-    if load := health.launcher_load(home):
+    if load:
         print(f"\nRequests of the launcher: {load}.")
     print(f"\nLogs: {home.logs}/<name>.log. User of Airflow: {USER}, password: make password.")
     return 1 if ill else 0

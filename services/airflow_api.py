@@ -13,10 +13,9 @@ import httpx
 
 from airtight.errors import TerminalError, TransientError
 from airtight.home import Home
-from services.settings import USER, Settings, password
+from services.settings import ANSWER_S, USER, Settings, password
 
 POLL_S = 0.25
-TIMEOUT_S = 30.0
 PAGE = 100
 """Entries of one answer, which is the most that Airflow gives ([api] maximum_page_limit)."""
 OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
@@ -85,7 +84,7 @@ class Airflow:
         self.url = url
         self._user = user
         self._secret = secret
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        self._http = httpx.Client(base_url=url, timeout=ANSWER_S)
 
     @classmethod
     def local(cls, settings: Settings, home: Home) -> Airflow:
@@ -145,18 +144,21 @@ class Airflow:
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}", may_be_missing=True) is not None
 
     def delete_run(self, dag_id: str, run_id: str) -> None:
-        """Deletes a run, whatever its state: Airflow deletes none that runs, so it is marked as failed first."""
+        """Deletes a run, whatever its state; no matter if it is gone already."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}"
-        run = self._call("GET", path, may_be_missing=True)
-        if run and run["state"] == "running":
-            self._call("PATCH", path, json={"state": "failed"})
-        self._call("DELETE", path, may_be_missing=True)
+        deadline = time.monotonic() + ANSWER_S
+        while (answer := self._send("DELETE", path)).status_code == httpx.codes.CONFLICT:
+            if time.monotonic() > deadline:
+                break
+            # Airflow deletes none that runs, and one in the queue may have begun to a moment ago.
+            self._call("PATCH", path, may_be_missing=True, json={"state": "failed"})
+        self._content(answer, may_be_missing=True)
 
     def runs(self, dag_id: str, state: str) -> list[dict[str, Any]]:
-        """Returns the 100 newest runs of a DAG in a state, newest first, in Airflow's words; none of an unknown DAG."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after&limit={PAGE}"
-        page = self._call("GET", path, may_be_missing=True) or {"dag_runs": []}
-        return list(page["dag_runs"])
+        """Returns the runs of a DAG in a state, newest first, in Airflow's words; none of an unknown DAG."""
+        return self._all(
+            f"/api/v2/dags/{dag_id}/dagRuns?state={state}&order_by=-run_after", "dag_runs", may_be_missing=True
+        )
 
     def backfill(self, dag_id: str, first: datetime, last: datetime, *, parallel: int, reprocess: str) -> int:
         """Creates a backfill, as the UI's form does.
@@ -247,27 +249,33 @@ class Airflow:
         """Where the UI shows a run."""
         return f"{self.url}/dags/{dag_id}/runs/{quote(run_id)}"
 
-    def _all(self, path: str, key: str) -> list[dict[str, Any]]:
+    def _all(self, path: str, key: str, *, may_be_missing: bool = False) -> list[dict[str, Any]]:
         """Returns every entry of a list, which Airflow gives in pages.
 
         Args:
           path: The list's path, with a query that orders it.
           key: The name of the entries in a page.
+          may_be_missing: Whether what is unknown to Airflow has none.
         """
         entries: list[dict[str, Any]] = []
         while True:
-            page = self._call("GET", f"{path}&limit={PAGE}&offset={len(entries)}")
+            page = self._call("GET", f"{path}&limit={PAGE}&offset={len(entries)}", may_be_missing=may_be_missing)
+            if page is None:
+                return []
             entries += page[key]
             if not page[key] or len(entries) >= page["total_entries"]:
                 return entries
 
     def _call(self, method: str, path: str, *, may_be_missing: bool = False, json: Any = None) -> Any:
+        return self._content(self._send(method, path, json), may_be_missing=may_be_missing)
+
+    def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
         try:
             answer = self._http.request(method, path, json=json)
             if answer.status_code == _TOKEN_AGAIN:
                 self._log_in()
                 answer = self._http.request(method, path, json=json)
-            deadline = time.monotonic() + TIMEOUT_S
+            deadline = time.monotonic() + ANSWER_S
             # So Airflow says that its database was locked by another writer, and that it did nothing.
             while answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
                 time.sleep(POLL_S)
@@ -279,11 +287,15 @@ class Airflow:
                 received=str(error),
                 remedy="See whether it runs: make status.",
             ) from error
+        return answer
+
+    @staticmethod
+    def _content(answer: httpx.Response, *, may_be_missing: bool) -> Any:
         if may_be_missing and answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if answer.is_error:
             raise TerminalError(
-                f"Airflow refused {method} {path}.",
+                f"Airflow refused {answer.request.method} {answer.request.url.raw_path.decode()}.",
                 expected="an answer without error",
                 received=f"{answer.status_code}: {answer.text[:500]}",
                 remedy="Correct the request; for a run's conf, see the trigger form in the UI.",

@@ -8,12 +8,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
 from airtight.errors import TransientError
 from airtight.home import Home
-from runtime.protocol import load_file
+from runtime.protocol import load_file, socket_address
 from services.settings import HOST, Settings
 from services.supervisor import AIRFLOW, Supervisor
 
@@ -120,7 +121,10 @@ def _program(home: Home, name: str) -> str:
 
 
 def launcher_load(home: Home) -> str:
-    """Says how many requests the launcher runs and has ended; "" while it does not run."""
+    """Says how many requests a launcher that is well runs and has ended; one that was killed leaves its numbers behind.
+
+    It is not asked for them, because it would count that as a request.
+    """
     try:
         load = json.loads(load_file(home.launcher_socket).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -130,8 +134,8 @@ def launcher_load(home: Home) -> str:
 
 def _unix(path: str) -> str:
     try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
+        with socket_address(Path(path)) as address, socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(address)
         return ""
     except OSError:
         return "its socket is not open yet"

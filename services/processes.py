@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from airtight.errors import TransientError
@@ -42,8 +43,7 @@ def end_all(home: Home) -> int:
         # Asked once each; a process that starts another one while it goes is met in the next round.
         kill = time.monotonic() > deadline
         for pid in left if kill else [pid for pid in left if pid not in found]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+            _send(pid, signal.SIGKILL if kill else signal.SIGTERM)
         found.update(left)
         time.sleep(0.05)
         if time.monotonic() > deadline + TERMINATE_S:
@@ -56,12 +56,35 @@ def end_all(home: Home) -> int:
     return len(found)
 
 
+@contextlib.contextmanager
+def stopped(home: Home) -> Iterator[None]:
+    """Stops everything that `alive` finds, as a laptop's sleep or a hanging disk does, and lets it go on at the end."""
+    pids: set[int] = set()
+    try:
+        # Again, because one that is met late may have started another.
+        while fresh := set(alive(home)) - pids:
+            # Noted before it is stopped, so that an interruption leaves none behind.
+            pids |= fresh
+            for pid in fresh:
+                _send(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            _send(pid, signal.SIGCONT)
+
+
 def name(pid: int) -> str:
     """The command line of a process, shortened for a person; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:120]
     except OSError:
         return ""
+
+
+def _send(pid: int, number: int) -> None:
+    """Sends a signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _pids() -> list[int]:

@@ -28,6 +28,10 @@ STALL_S = 60
 LOST_S = 2 * STALL_S
 """Seconds without a sign of life after which Airflow treats a task or a service as lost. With the intervals at which it
 looks, a task whose process died together with its supervisor is tried again within three minutes."""
+WRITER_PATIENCE_S = STALL_S + 15
+"""Seconds that a writer of Airflow's SQLite waits for another: a disk that hangs holds up one, and all that wait."""
+ANSWER_S = WRITER_PATIENCE_S + 15
+"""Seconds that Airflow may take to answer a request, which may have to wait as a writer."""
 _PREFIX = "AIRTIGHT_"
 _IN_FILES = ("airflow_database", "metadata")
 """Settings that may hold a password: they are kept in files of the run folder, and go by no environment."""
@@ -339,7 +343,7 @@ def airflow_environment(settings: Settings, home: Home) -> dict[str, str]:
             "min_heartbeat_interval": settings.airflow_heartbeat_s,
             # A request that a standstill catches under way waits for its answer instead of being sent again. One that
             # meets no API is sent again for a minute, in which the API restarts; the default gives up after 5 to 15 s.
-            "execution_api_timeout": STALL_S + 30,
+            "execution_api_timeout": ANSWER_S,
             "execution_api_retries": 16,
             "execution_api_retry_wait_max": 8,
         },

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
-CONNECT = {"timeout": 75.0}
-"""Seconds that a writer waits for another. After SQLite's own 5 a scheduler in the middle of a backfill would give up
-and end; a disk that hangs for a minute (services.settings.STALL_S) holds up the writer and all that wait for it."""
+from services.settings import WRITER_PATIENCE_S
+
+CONNECT = {"timeout": float(WRITER_PATIENCE_S)}
+"""How the driver connects. After SQLite's own 5 s a scheduler in the middle of a backfill would give up and end."""
 
 
 def sessions(engine: Engine) -> sessionmaker[Session]:

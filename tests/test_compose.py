@@ -78,6 +78,10 @@ def test_spark_wants_a_token_and_whoever_runs_nodes_has_it(tmp_path: Path) -> No
     command = [*spark["command"][:2], script, spark["command"][3], "env"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "SPARK_CONNECT_AUTHENTICATE_TOKEN=a token" in printed.splitlines()
+    (tmp_path / "spark_token").write_text("")
+    assert subprocess.run(command, check=False).returncode, "with an empty token it would answer everybody"
+    (tmp_path / "spark_token").unlink()
+    assert subprocess.run(command, capture_output=True, check=False).returncode
     for name in ("launcher", "scheduler"):
         assert SERVICES[name]["environment"]["SPARK_TOKEN_FILE"] == "/run/secrets/spark_token"
         assert "spark_token" in SERVICES[name]["secrets"]

@@ -73,7 +73,16 @@ def test_right_versions_pass(tmp_path: Path) -> None:
     assert (told.returncode, told.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("mark", ["run/fernet_key", "lake/flights/_versions/000001.json"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "run/fernet_key",
+        "lake/flights/_versions/000001.json",
+        "compiled/flight_delays-0123abcd/digest.json",
+        "scratch/metadata.sqlite",
+        "scratch/compiled/flight_delays-0123abcd/digest.json",
+    ],
+)
 def test_clean_removes_a_state_folder_and_no_other(tmp_path: Path, mark: str) -> None:
     home = tmp_path / "some state"
     (home / "lake").mkdir(parents=True)

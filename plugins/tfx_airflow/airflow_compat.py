@@ -6,15 +6,18 @@ What is expensive to import is imported where it is used: every task process loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
-from airflow.sdk import DAG, DagRunState
-from airflow.sdk.exceptions import DagRunTriggerException
+from airflow.sdk import DAG, BaseOperator, Context, DagRunState
+from airflow.sdk.exceptions import AirflowRuntimeError, DagRunTriggerException
 
 SCHEDULED = ("scheduled", "backfill")
 """Types of the runs that a timetable made, of Airflow's DagRunType."""
+FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
+"""States of a task of which nothing more will become, of Airflow's TaskInstanceState."""
 RUN_ID_LENGTH = 250
 """Characters that a run's id may have (airflow.models.base.ID_LEN, whose import opens Airflow's settings)."""
 
@@ -44,12 +47,30 @@ def previous_dag_run(dag_id: str, before: datetime) -> Any | None:
     return task_runner.SUPERVISOR_COMMS.send(GetPreviousDagRun(dag_id=dag_id, logical_date=before)).dag_run
 
 
-def task_state(dag_id: str, run_id: str, task_id: str) -> str:
-    """Returns the state of a task of any run, "" while it has none; callable in a task and in a trigger."""
+def task_states(dag_id: str, run_id: str, task_ids: Sequence[str], index: int = -1) -> dict[str, str | None]:
+    """Returns the states of tasks of any run; callable in a task and in a trigger.
+
+    Args:
+      dag_id: The DAG.
+      run_id: The run.
+      task_ids: Ids of the tasks.
+      index: Their map index; -1 for tasks that are not mapped, or not yet.
+
+    Returns:
+      The state of each task that has a row with that index, None before it is scheduled. No request where no task is
+      asked for: Airflow would answer for all.
+    """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])
-    return str((states.get(run_id) or {}).get(task_id) or "")
+    if not task_ids:
+        return {}
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=dag_id, map_index=index, task_ids=list(task_ids), run_ids=[run_id]
+    )
+    # Airflow gives a mapped task's state under its id and its index. Asked for those that are not mapped, its client
+    # asks for all.
+    names = {task_id if index < 0 else f"{task_id}_{index}": task_id for task_id in task_ids}
+    return {names[name]: state for name, state in (states.get(run_id) or {}).items() if name in names}
 
 
 def dag_run_state(dag_id: str, run_id: str) -> str:
@@ -60,15 +81,50 @@ def dag_run_state(dag_id: str, run_id: str) -> str:
     return DagRunState(RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)).value
 
 
-def dag_is_active(dag_id: str) -> bool:
-    """Returns whether Airflow knows a DAG and it is not paused; callable in a task only."""
-    from airflow.sdk.exceptions import AirflowRuntimeError
+def dag_is_paused(dag_id: str) -> bool | None:
+    """Returns whether a DAG is paused, None where Airflow knows none of that id; callable in a task only.
+
+    Raises:
+      AirflowRuntimeError: Airflow gave no answer.
+    """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     try:
-        return not RuntimeTaskInstance.get_dag(dag_id).is_paused
-    except AirflowRuntimeError:
-        return False
+        return bool(RuntimeTaskInstance.get_dag(dag_id).is_paused)
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == HTTPStatus.NOT_FOUND:
+            return None
+        raise
+
+
+def has_schedule(dag: DAG) -> bool:
+    """Returns whether time makes runs of a DAG; otherwise there are neither scheduled runs nor backfills."""
+    from airflow.sdk.definitions.timetables.assets import AssetOrTimeSchedule, AssetTriggeredTimetable
+
+    timetable = dag.timetable
+    # That of assets alone says that it can be scheduled, too.
+    of_assets = isinstance(timetable, AssetTriggeredTimetable) and not isinstance(timetable, AssetOrTimeSchedule)
+    return bool(timetable.can_be_scheduled) and not of_assets
+
+
+def clear_number(run: Any) -> int:
+    """Returns how often tasks of a run were cleared so that the run was reset, too."""
+    return int(run.clear_number or 0)
+
+
+def max_tries(task: Any) -> int:
+    """Returns after how many retries a task instance fails for good; a Clear of a task that has ended raises it."""
+    return int(task.max_tries)
+
+
+def state_store(context: Context) -> Any:
+    """Returns what Airflow keeps of a task within its DAG run (get and set), for all its tries."""
+    return context["task_state_store"]
+
+
+def show_as(task: BaseOperator, name: str) -> None:
+    """Has the graph show another name than the operator's class."""
+    task.custom_operator_name = name
 
 
 def trigger_once(dag_id: str, run_id: str, conf: dict[str, Any]) -> DagRunTriggerException:

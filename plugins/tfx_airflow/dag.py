@@ -134,12 +134,15 @@ def _tasks(
             **_options(nodes[node.id], skippable),
         )
     for gate, until in gates.items():
+        rule = _rule(nodes[gate], skippable)
+        needs = _needs_behind(gate, nodes, skippable) if rule == NONE_FAILED else []
         tasks[gate] = AwaitPrevious(
             task_id=safe_id(gate),
             until=tasks[until].task_id,
             zone=compiled.zone,
             pipeline=compiled.pipeline,
-            trigger_rule=_rule(nodes[gate], skippable),
+            needs=[[tasks[up].task_id for up in names] for names in needs],
+            trigger_rule=rule,
         )
     for node in compiled.nodes:
         if tasks[node.id].trigger_rule == NONE_FAILED:
@@ -213,6 +216,14 @@ def _needs(name: str, nodes: dict[str, Node], skippable: set[str]) -> list[tuple
         waiting += upstream & skippable
         firm |= dict.fromkeys((up,) for up in sorted(upstream - skippable))
     return list(firm)
+
+
+def _needs_behind(gate: str, nodes: dict[str, Node], skippable: set[str]) -> list[tuple[str, ...]]:
+    """What all nodes behind a gate cannot do without, so that the gate has nothing to wait for where it was skipped."""
+    needs = {node.id: _needs(node.id, nodes, skippable) for node in nodes.values() if gate in node.upstream}
+    # A node that needs another one behind the gate is skipped with that one, and says nothing more.
+    first = [of_node for of_node in needs.values() if not any((other,) in of_node for other in needs)]
+    return [names for names in first[0] if names != (gate,) and all(names in of_node for of_node in first)]
 
 
 def _direct(node: Node, nodes: dict[str, Node], skippable: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airtight.errors import AirtightError
 from plugins.tfx_airflow.params import INTERVAL, interval_of
+from plugins.tfx_airflow.polling import PollingTrigger
 
 PARAMETER = "label_delay_hours"
 
@@ -49,9 +50,11 @@ class AwaitLabels(BaseOperator):
             error.step = error.step or self.task_id
             raise AirflowFailException(str(error)) from error
         known_at = (interval.end + timedelta(hours=params.get(PARAMETER, 0))).astimezone(UTC)
-        if known_at > datetime.now(UTC):
+        now = datetime.now(UTC)
+        if known_at > now:
             self.log.info("The labels of %s are known at %s; waiting for it.", interval, known_at.isoformat())
-            self.defer(trigger=DateTimeTrigger(moment=known_at), method_name="execute")
+            moment = max(known_at, now + timedelta(seconds=PollingTrigger.settle_s))
+            self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute")
         self.log.info("The labels of %s are known since %s.", interval, known_at.isoformat())
         return known_at.isoformat()
 

@@ -11,8 +11,15 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airtight.errors import AirtightError
 from airtight.home import Home
-from plugins.tfx_airflow import params, run_start
-from plugins.tfx_airflow.airflow_compat import class_and_arguments
+from plugins.tfx_airflow import params, run_start, run_tasks
+from plugins.tfx_airflow.airflow_compat import (
+    FINISHED,
+    class_and_arguments,
+    clear_number,
+    max_tries,
+    show_as,
+    state_store,
+)
 from runtime import compiled_store
 from runtime.client import Call
 from runtime.compiled_pipeline import CompiledPipeline
@@ -24,7 +31,6 @@ _COLOR = "#fff3e0"
 EXECUTION = "execution"
 """Key of the XCom that holds the id of the task's execution in ML Metadata; consumers of its outputs read it."""
 _ATTEMPTS = "airtight_attempts"
-_FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
 class TfxNodeOperator(BaseOperator):
@@ -82,7 +88,7 @@ class TfxNodeOperator(BaseOperator):
             "{{ params.get('interval') or "
             "(data_interval_start | default('') | string ~ '/' ~ data_interval_end | default('') | string) }}"
         )
-        self.custom_operator_name = node_type or "TFX node"
+        show_as(self, node_type or "TFX node")
         self.ui_color = _COLORS.get(node_type, _COLOR)
         self._call: Call | None = None
 
@@ -97,8 +103,6 @@ class TfxNodeOperator(BaseOperator):
           AirflowFailException: A fault that no retry heals.
           AirflowException: A fault that Airflow's retries may heal.
         """
-        if missing := self._missing(context):
-            raise AirflowSkipException(f"{self.node} was skipped, because {', '.join(missing)} was.")
         home = Home.current()
         try:
             outcome = self._run(self._request(context, home), home)
@@ -116,25 +120,24 @@ class TfxNodeOperator(BaseOperator):
         if self._call is not None:
             self._call.stop()
 
-    def _missing(self, context: Context) -> list[str]:
-        """Ids of the tasks that were skipped and without which the node has nothing to do."""
-        wanted = sorted({name for tasks in self.needs for name in tasks})
-        states = _states(context, wanted, -1) | _states(context, wanted, _index(context["ti"]))
-        skipped = {name for name, state in states.items() if state == "skipped"}
-        return sorted({name for tasks in self.needs if skipped.issuperset(tasks) for name in tasks})
-
     def _request(self, context: Context, home: Home) -> NodeRequest:
         run = context["dag_run"]
         task = context["ti"]
         shown = self.compiled or compiled_store.name_of(compiled_store.current(self.pipeline, home), home)
         path, compiled, run_params = run_start.of_run(context, self, shown, home)
-        inputs, pending = self._inputs(context, compiled)
+        producers = dict(self._producers(compiled))
+        states = run_tasks.states(context, {*producers, *(name for names in self.needs for name in names)})
+        if missing := run_tasks.missing(self.needs, states):
+            raise AirflowSkipException(f"{self.node} was skipped, because {', '.join(missing)} was.")
+        if path != compiled_store.path_of_name(shown, home):
+            run_start.await_upstream(self, producers, states)
+        inputs, pending = self._inputs(task, producers, states)
         interval = (run.data_interval_start, run.data_interval_end)
         given = {**run_params, **{self.prefix + name: value for name, value in self.overrides.items()}}
         return NodeRequest(
             compiled=str(path),
             node=self.node,
-            run=run_key(run.dag_id, self.group, "" if _index(task) < 0 else str(task.map_index), run.run_id),
+            run=self._run_key(run, run_tasks.map_index(task)),
             # Airflow gives every try of a task an id of its own, after a retry and after a Clear.
             attempt=str(task.id),
             home=str(home.path),
@@ -144,26 +147,36 @@ class TfxNodeOperator(BaseOperator):
                 "dag_id": run.dag_id,
                 "run_id": run.run_id,
                 "try_number": task.try_number,
-                "clear_number": run.clear_number or 0,
+                "clear_number": clear_number(run),
             },
             inputs=inputs,
             pending=pending,
             **self._attempts(context),
         )
 
+    def _run_key(self, run: Any, index: int) -> str:
+        """Names the run of this pipeline in the lineage.
+
+        In a DAG several operators that stand alone may run nodes of several pipelines without groups around them.
+        """
+        alone = () if self.compiled else (self.pipeline,)
+        return run_key(run.dag_id, self.group, "" if index < 0 else str(index), run.run_id, *alone)
+
     def _attempts(self, context: Context) -> dict[str, Any]:
         """Notes this attempt where Airflow keeps a task's state, and reads those before it.
 
         The note goes with the DAG run, so a run that is created again under the same id knows of none. A retry by
         Airflow itself leaves alone what a Clear changes: a Clear raises the task's `max_tries`, and in a run that it
-        resets `clear_number`, too, and `start_date` when the run had ended.
+        resets `clear_number`, too, and `start_date` when the run had ended. So a Clear of another task of the run ends
+        the series as well: a success that was not reported is then made once more, which is the safer direction. A
+        Clear of a task that runs leaves `max_tries`, and without resetting the run it is as a retry to us (adr/0017).
 
         Returns:
           The fields of the request that name earlier attempts.
         """
-        run, task, store = context["dag_run"], context["ti"], context["task_state_store"]
+        run, task, store = context["dag_run"], context["ti"], state_store(context)
         started = run.start_date.isoformat() if run.start_date else ""
-        series = [started, run.clear_number or 0, task.max_tries, self.retries]
+        series = [started, clear_number(run), max_tries(task), self.retries]
         before = store.get(_ATTEMPTS) or {"earlier": [], "series": series, "unreported": []}
         unreported = before["unreported"] if before["series"] == series else []
         present = {"earlier": _with(before["earlier"], task), "series": series, "unreported": _with(unreported, task)}
@@ -171,32 +184,38 @@ class TfxNodeOperator(BaseOperator):
         return {
             "earlier": tuple(before["earlier"]),
             "unreported": tuple(unreported),
-            # An Airflow that empties the store on success has left nothing of a task that was cleared since.
-            "again": not before["earlier"] and task.max_tries > self.retries,
+            # An Airflow that empties the store on success has left nothing of a task that was cleared since. Where the
+            # DAG has fewer retries than when the run was created, max_tries is higher without a Clear.
+            "again": not before["earlier"] and max_tries(task) > self.retries and task.try_number > 1,
         }
 
-    def _inputs(self, context: Context, compiled: CompiledPipeline) -> tuple[dict[str, int], tuple[str, ...]]:
+    def _inputs(
+        self, task: Any, producers: Mapping[str, str], states: run_tasks.States
+    ) -> tuple[dict[str, int], tuple[str, ...]]:
         """Asks Airflow which executions made the outputs of the nodes upstream.
+
+        A mapped task takes what its own index has made, and of a task that is not mapped what that made.
+
+        Args:
+          task: The task instance.
+          producers: The tasks that run these nodes, and the nodes.
+          states: Their states.
 
         Returns:
           The execution of each node that has one in this run, and the nodes that run or are about to.
         """
-        task = context["ti"]
         executions: dict[str, int] = {}
         pending: list[str] = []
-        producers = dict(self._producers(compiled))
-        for index in dict.fromkeys([_index(task), -1]):
-            states = _states(context, list(producers), index)
-            for task_id, state in states.items():
-                if state == "success":
-                    execution = task.xcom_pull(task_ids=task_id, key=EXECUTION, map_indexes=index)
-                    if execution is not None:
-                        # Where several tasks of a DAG run one node, the latest counts.
-                        executions[producers[task_id]] = max(int(execution), executions.get(producers[task_id], 0))
-                elif state not in _FINISHED:
-                    pending.append(producers[task_id])
-            # A mapped task takes what its own index has made, and of a task that is not mapped what that made.
-            producers = {task_id: node for task_id, node in producers.items() if task_id not in states}
+        for task_id, (index, state) in states.items():
+            if task_id not in producers:
+                continue
+            if state == "success":
+                execution = task.xcom_pull(task_ids=task_id, key=EXECUTION, map_indexes=index)
+                if execution is not None:
+                    # Where several tasks of a DAG run one node, the latest counts.
+                    executions[producers[task_id]] = max(int(execution), executions.get(producers[task_id], 0))
+            elif state not in FINISHED:
+                pending.append(producers[task_id])
         return executions, tuple(pending)
 
     def _producers(self, compiled: CompiledPipeline) -> Iterator[tuple[str, str]]:
@@ -229,21 +248,6 @@ class TfxNodeOperator(BaseOperator):
             self.log.info("%s runs in %s.", self.node, self._call.where)
             _log_lines(self._call.lines())
             return self._call.outcome
-
-
-def _index(task: Any) -> int:
-    """The map index; -1 for a task that is not mapped."""
-    return -1 if task.map_index is None else int(task.map_index)
-
-
-def _states(context: Context, task_ids: list[str], index: int) -> dict[str, str | None]:
-    """The states of those tasks of this run that have this map index."""
-    run, task = context["dag_run"], context["ti"]
-    if not task_ids:
-        return {}
-    states = task.get_task_states(run.dag_id, map_index=index, task_ids=task_ids, run_ids=[run.run_id])
-    names = {task_id if index < 0 else f"{task_id}_{index}": task_id for task_id in task_ids}
-    return {names[name]: state for name, state in (states.get(run.run_id) or {}).items()}
 
 
 def _with(attempts: list[str], task: Any) -> list[str]:

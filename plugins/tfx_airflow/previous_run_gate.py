@@ -8,16 +8,25 @@ two of the three ways to backfill.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.interval import Interval
-from plugins.tfx_airflow.airflow_compat import SCHEDULED, dag_is_active, dag_run_state, previous_dag_run, task_state
+from plugins.tfx_airflow import run_tasks
+from plugins.tfx_airflow.airflow_compat import (
+    SCHEDULED,
+    dag_is_paused,
+    dag_run_state,
+    has_schedule,
+    previous_dag_run,
+    task_states,
+)
 from plugins.tfx_airflow.params import GO_ON, INTERVAL, STOP, WHEN_PREVIOUS_FAILED, interval_of
 from plugins.tfx_airflow.polling import PollingTrigger
 
@@ -40,18 +49,23 @@ class AwaitPrevious(BaseOperator):
       until: The task's id.
       zone: IANA time zone in which bare dates of the form are meant.
       pipeline: The pipeline's name. Another DAG with gates for the same pipeline is warned of; "" checks nothing.
+      needs: As for `TfxNodeOperator`: what all tasks behind the gate need. Where it was skipped there is nothing to
+        wait for, and the gate is skipped, too.
       **kwargs: As for every operator.
     """
 
     template_fields = ()
     ui_color = "#ede7f6"
 
-    def __init__(self, *, until: str, zone: str, pipeline: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, *, until: str, zone: str, pipeline: str = "", needs: Iterable[Iterable[str]] = (), **kwargs: Any
+    ) -> None:
         kwargs.setdefault("doc_md", f"Waits until `{until}` of the run of the interval before has ended.")
         super().__init__(**kwargs)
         self.until = until
         self.zone = zone
         self.pipeline = pipeline
+        self.needs = [list(tasks) for tasks in needs]
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Goes on at once, later, or never.
@@ -60,9 +74,13 @@ class AwaitPrevious(BaseOperator):
           The run that was waited for ("" for none) and the state of its task, for XCom.
 
         Raises:
+          AirflowSkipException: What all tasks behind the gate need was skipped.
           TaskDeferred: The task has not ended yet.
           AirflowFailException: It failed, or its run waits for this one.
         """
+        states = run_tasks.states(context, {name for names in self.needs for name in names})
+        if missing := run_tasks.missing(self.needs, states):
+            raise AirflowSkipException(f"Nothing waits for {self.until}, because {', '.join(missing)} was skipped.")
         try:
             if event is None:
                 self._warn_of_other_dags(context["dag_run"].dag_id)
@@ -75,7 +93,7 @@ class AwaitPrevious(BaseOperator):
         run = context["dag_run"]
         own = (run.data_interval_start, run.data_interval_end)
         interval = interval_of(self.zone, context["params"].get(INTERVAL), own)
-        before = _run_before(run.dag_id, interval)
+        before = _run_before(run.dag_id, interval) if has_schedule(self.dag) else None
         if before is None:
             self.log.info("There is no run of an interval before %s: nothing to wait for.", interval)
             return {"run": "", "state": ""}
@@ -85,7 +103,8 @@ class AwaitPrevious(BaseOperator):
                 "No scheduled run covers %s to %s; the run before is %s.",
                 *(before.data_interval_end.isoformat(), interval.start.isoformat(), name),
             )
-        state, _ = _progress(run.dag_id, before.run_id, self.until)
+        index = run_tasks.map_index(context["ti"])
+        state, _ = _progress(run.dag_id, before.run_id, self.until, index)
         if state in DONE:
             self.log.info("%s of %s ended: %s.", self.until, name, state)
         elif state in FAILED:
@@ -104,7 +123,7 @@ class AwaitPrevious(BaseOperator):
             )
         else:
             self.log.info("Waiting for %s of %s.", self.until, name)
-            awaited = TaskEnded(dag_id=run.dag_id, run_id=before.run_id, awaited=self.until)
+            awaited = TaskEnded(dag_id=run.dag_id, run_id=before.run_id, awaited=self.until, index=index)
             self.defer(trigger=awaited, method_name="execute")
         return {"run": before.run_id, "state": state}
 
@@ -113,12 +132,11 @@ class AwaitPrevious(BaseOperator):
 
         DAG files are parsed apart from each other, so each gate leaves its DAG's id in the state folder.
         """
-        if not self.pipeline:
+        try:
+            others = self._other_dags(dag_id) if self.pipeline else []
+        except (OSError, AirflowRuntimeError) as error:
+            self.log.warning("It is not known whether another DAG runs the pipeline %s too: %s", self.pipeline, error)
             return
-        folder = Home.current().gates(self.pipeline)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / dag_id).touch()
-        others = sorted(file.name for file in folder.iterdir() if file.name != dag_id and dag_is_active(file.name))
         if others:
             self.log.warning(
                 "%s runs the pipeline %s too. Gates wait for runs of their own DAG alone, so runs of the two DAGs are "
@@ -126,6 +144,22 @@ class AwaitPrevious(BaseOperator):
                 "a pipeline_name of its own.",
                 *(", ".join(others), self.pipeline),
             )
+
+    def _other_dags(self, dag_id: str) -> list[str]:
+        """Returns the other DAGs of the pipeline that are not paused, and removes the ids of those that are gone."""
+        folder = Home.current().gates(self.pipeline)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / dag_id).touch()
+        others = []
+        for file in sorted(folder.iterdir()):
+            if file.name == dag_id:
+                continue
+            is_paused = dag_is_paused(file.name)
+            if is_paused is None:
+                file.unlink(missing_ok=True)
+            elif not is_paused:
+                others.append(file.name)
+        return others
 
     def _refusal(self, name: str, state: str) -> TerminalError:
         return TerminalError(
@@ -145,15 +179,16 @@ class TaskEnded(PollingTrigger):
       dag_id: The DAG.
       run_id: The run.
       awaited: The task's id.
+      index: Its map index; -1 for a task that is not mapped.
     """
 
-    def __init__(self, *, dag_id: str, run_id: str, awaited: str) -> None:
-        super().__init__(dag_id=dag_id, run_id=run_id, awaited=awaited)
+    def __init__(self, *, dag_id: str, run_id: str, awaited: str, index: int = -1) -> None:
+        super().__init__(dag_id=dag_id, run_id=run_id, awaited=awaited, index=index)
         self._left_queue = time.monotonic()
 
     def poll(self) -> dict[str, Any] | None:
         """Returns whether the run is stuck in the queue, or None while it is not known yet."""
-        state, is_queued = _progress(self.arguments["dag_id"], self.arguments["run_id"], self.arguments["awaited"])
+        state, is_queued = _progress(*(self.arguments[name] for name in ("dag_id", "run_id", "awaited", "index")))
         if state in DONE + FAILED:
             return {"stuck": False}
         if not is_queued:
@@ -191,12 +226,12 @@ def _is_in_order(run: Any) -> bool:
     return run.run_type in SCHEDULED and not (run.conf or {}).get(INTERVAL) and run.data_interval_end is not None
 
 
-def _progress(dag_id: str, run_id: str, task_id: str) -> tuple[str, bool]:
+def _progress(dag_id: str, run_id: str, task_id: str, index: int) -> tuple[str, bool]:
     """Returns the state of a task, "" while it has none, and whether its run is still in the queue.
 
     A task that has no state when its run is over never ran: then its run's state counts.
     """
-    state = task_state(dag_id, run_id, task_id)
+    state = task_states(dag_id, run_id, [task_id], index).get(task_id)
     if state:
         return state, False
     of_run = dag_run_state(dag_id, run_id)

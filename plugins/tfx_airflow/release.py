@@ -12,7 +12,7 @@ from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
 from airtight.router import Counts
-from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, trigger_once
+from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, clear_number, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
 
 WATCHED = """
@@ -54,7 +54,7 @@ class StartRelease(BaseOperator):
             raise AirflowSkipException(f"Nothing is left to a release. {properties.get('reason', '')}")
         run = context["dag_run"]
         # An attempt after one that was killed meets that one's run; a task that was cleared triggers another.
-        run_id = _short(f"{run.dag_id}__{run.run_id}__{properties['version']}__{run.clear_number or 0}")
+        run_id = _short(f"{run.dag_id}__{run.run_id}__{properties['version']}__{clear_number(run)}")
         conf = {"version": str(properties["version"]), "asked_by": "push"}
         raise trigger_once(self.trigger_dag_id, run_id, conf)
 

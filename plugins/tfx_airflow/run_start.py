@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from plugins.tfx_airflow import run_tasks
+from plugins.tfx_airflow.airflow_compat import FINISHED
 from plugins.tfx_airflow.params import SHARED
 from runtime import compiled_store
 from runtime.compiled_pipeline import CompiledPipeline
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AGAIN_S = 10
-_ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 _UNDER_WAY = ("queued", "running", "deferred")
 """States of a task that Airflow no longer holds back for the tasks before it."""
 
@@ -39,12 +41,12 @@ def of_run(
       home: The state folder.
 
     Raises:
-      TerminalError: That pipeline is gone or has no such node, or the DAG has put the task before what it needs.
-      AirflowRescheduleException: What the task needs has not ended, which the DAG as it is now does not show.
+      TerminalError: The pipeline that the DAG shows is gone.
     """
     run = context["dag_run"]
-    # A Clear raises the number, and a run that is deleted and made again starts at another time.
-    key = (run.dag_id, task.group, run.run_id, str(run.start_date), str(run.clear_number or 0))
+    # A run starts anew when it is cleared after it has ended, and when it is deleted and made again. A DAG may hold
+    # nodes of several pipelines without groups around them.
+    key = (run.dag_id, task.group, run.run_id, str(run.start_date), task.pipeline)
     compiled = CompiledPipeline.read(compiled_store.path_of_name(shown, home))
     read = {task.prefix + parameter.name for parameter in compiled.parameters} | set(SHARED)
     params = {name: value for name, value in context["params"].items() if name in read}
@@ -52,22 +54,27 @@ def of_run(
     path = compiled_store.path_of_name(record.compiled, home)
     if record.compiled != shown:
         log.warning(
-            "The pipeline changed since this run began; it goes on with %s. Clear the run to have it take the new one.",
+            "The pipeline changed since this run began; it goes on with %s. Clear the run after it has ended: then it "
+            "takes the new one.",
             record.compiled,
         )
         compiled = CompiledPipeline.read(path)
-        _await_upstream(context, task, compiled)
     return path, compiled, record.params
 
 
-def _await_upstream(context: Context, task: TfxNodeOperator, compiled: CompiledPipeline) -> None:
-    """Waits for what the node needs in the run's own pipeline: Airflow orders the tasks as the DAG is now."""
-    group = f"{task.group}." if task.group else ""
-    needed = {group + compiled.node(name).task for name in compiled.node(task.node).upstream}
-    run = context["dag_run"]
-    states = context["ti"].get_task_states(dag_id=run.dag_id, task_ids=sorted(needed), run_ids=[run.run_id])
-    of_run = states.get(run.run_id, {})
-    waiting = {name: of_run.get(name) for name in needed if of_run.get(name) not in _ENDED}
+def await_upstream(task: TfxNodeOperator, producers: Iterable[str], states: run_tasks.States) -> None:
+    """Waits for what the node needs in the run's own pipeline: Airflow orders the tasks as the DAG is now.
+
+    Args:
+      task: The task.
+      producers: Ids of the tasks that run the nodes before it in the run's pipeline.
+      states: Their states. One that has none in this run will not come.
+
+    Raises:
+      TerminalError: The DAG has put the task before what it needs.
+      AirflowRescheduleException: What the task needs has not ended, which the DAG as it is now does not show.
+    """
+    waiting = {name: states[name][1] for name in producers if name in states and states[name][1] not in FINISHED}
     later = task.get_flat_relative_ids(upstream=False)
     for name, state in waiting.items():
         if name in later and state not in _UNDER_WAY:
@@ -76,7 +83,7 @@ def _await_upstream(context: Context, task: TfxNodeOperator, compiled: CompiledP
                 "it in the DAG.",
                 expected=f"{name} to have ended",
                 received=f"its state {state}",
-                remedy="Clear the whole run, which takes the new pipeline.",
+                remedy="Clear the whole run after it has ended, which takes the new pipeline.",
             )
     if waiting:
         log.info("Waiting for %s, which this run needs first.", ", ".join(waiting))

@@ -18,8 +18,11 @@ class ModuleOperator(BashOperator):
     Args:
       module: Dotted name of the module.
       arguments: The command's arguments.
-      **kwargs: As for BashOperator, except for `bash_command`.
+      **kwargs: As for BashOperator, except for `bash_command`. Nothing of it is a template or a script's file.
     """
+
+    template_fields = ()
+    template_ext = ()
 
     def __init__(self, *, module: str, arguments: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(bash_command=f'exec "$PYTHON" {shlex.join(["-m", module, *arguments])}', **kwargs)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, TaskGroup
-from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunType
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, Context, CronDataIntervalTimetable, TaskGroup
+from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunType, TerminalTIState
 from airflow.sdk.exceptions import AirflowRuntimeError, DagRunTriggerException, ErrorType
 from airflow.sdk.execution_time import comms, task_runner
 
@@ -30,7 +30,7 @@ RUN = DagRun(
     consumed_asset_events=[],
     partition_key=None,
 )
-UNKNOWN = comms.ErrorResponse(error=ErrorType.GENERIC_ERROR, detail={"status_code": 404})
+MONTHLY = CronDataIntervalTimetable("@monthly", timezone="UTC")
 
 
 class Supervisor:
@@ -40,14 +40,22 @@ class Supervisor:
         if isinstance(msg, comms.GetPreviousDagRun):
             return comms.PreviousDagRunResult(dag_run=RUN if msg.logical_date > NOW else None)
         if isinstance(msg, comms.GetTaskStates):
-            return comms.TaskStatesResult(task_states={"scheduled__1": {msg.task_ids[0]: "success"}})
+            of_run = {(-1, "push"): "success", (-1, "report"): None, (2, "push"): "failed"}
+            # As Airflow's execution API names them (get_task_instance_states); its client leaves a -1 out.
+            states = {
+                name if index < 0 else f"{name}_{index}": state
+                for (index, name), state in of_run.items()
+                if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
+            }
+            return comms.TaskStatesResult(task_states={"scheduled__1": states})
         if isinstance(msg, comms.GetDagRunState):
             return comms.DagRunStateResult(state=DagRunState.QUEUED)
-        if isinstance(msg, comms.GetDag) and msg.dag_id != "unknown":
+        if isinstance(msg, comms.GetDag) and msg.dag_id in ("flights", "paused"):
             unused = dict.fromkeys(("bundle_name", "bundle_version", "relative_fileloc", "next_dagrun"))
             is_paused = msg.dag_id == "paused"
             return comms.DagResult(dag_id=msg.dag_id, is_paused=is_paused, owners="", tags=[], **unused)
-        raise AirflowRuntimeError(UNKNOWN)
+        status = 404 if msg.dag_id == "unknown" else 500
+        raise AirflowRuntimeError(comms.ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": status}))
 
 
 @pytest.fixture(autouse=True)
@@ -72,17 +80,61 @@ def test_the_types_of_scheduled_runs():
     assert set(airflow_compat.SCHEDULED) < {kind.value for kind in DagRunType}
 
 
-def test_task_state():
-    assert airflow_compat.task_state("flights", "scheduled__1", "push") == "success"
-    assert airflow_compat.task_state("flights", "another", "push") == ""
+def test_task_states():
+    names = ["push", "report", "unknown"]
+    assert airflow_compat.task_states("flights", "scheduled__1", names) == {"push": "success", "report": None}
+    assert airflow_compat.task_states("flights", "scheduled__1", names, 2) == {"push": "failed"}
+    assert airflow_compat.task_states("flights", "another", names) == {}
+    assert airflow_compat.task_states("flights", "scheduled__1", []) == {}
+
+
+def test_finished_states():
+    assert set(airflow_compat.FINISHED) == {state.value for state in TerminalTIState}
 
 
 def test_dag_run_state():
     assert airflow_compat.dag_run_state("flights", "scheduled__1") == "queued"
 
 
-def test_dag_is_active():
-    assert [airflow_compat.dag_is_active(dag) for dag in ("flights", "paused", "unknown")] == [True, False, False]
+def test_dag_is_paused():
+    assert [airflow_compat.dag_is_paused(dag) for dag in ("flights", "paused", "unknown")] == [False, True, None]
+    with pytest.raises(AirflowRuntimeError):
+        airflow_compat.dag_is_paused("out of reach")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "has_one"),
+    [
+        ("@monthly", True),
+        ("@once", True),
+        (None, False),
+        ([Asset("data")], False),
+        (AssetOrTimeSchedule(timetable=MONTHLY, assets=[Asset("data")]), True),
+    ],
+)
+def test_has_schedule(schedule, has_one):
+    assert airflow_compat.has_schedule(DAG("flights", schedule=schedule, start_date=NOW)) is has_one
+
+
+def test_what_a_clear_raises():
+    assert airflow_compat.clear_number(RUN.model_copy(update={"clear_number": 2})) == 2
+    assert airflow_compat.clear_number(RUN.model_copy(update={"clear_number": None})) == 0
+    task = task_runner.RuntimeTaskInstance.model_construct(max_tries=3)
+    assert airflow_compat.max_tries(task) == 3
+    assert "max_tries" in task_runner.RuntimeTaskInstance.model_fields
+
+
+def test_state_store():
+    assert "task_state_store" in Context.__annotations__
+    assert airflow_compat.state_store({"task_state_store": "the store"}) == "the store"
+
+
+def test_show_as():
+    from airflow.serialization.serialized_objects import OperatorSerialization
+
+    task = BashOperator(task_id="task", bash_command="true")
+    airflow_compat.show_as(task, "Trainer")
+    assert OperatorSerialization.serialize_operator(task)["_operator_name"] == "Trainer"
 
 
 def test_trigger_once_names_every_argument_that_the_exception_has():
@@ -131,6 +183,21 @@ def test_no_other_module_imports_what_airflow_does_not_document():
         if module.startswith("airflow.") and module not in documented
     }
     assert {file for file, _ in imported} == {Path(airflow_compat.__file__).name}
+
+
+def test_no_other_module_uses_its_undocumented_names():
+    names = {"clear_number", "custom_operator_name", "get_task_states", "max_tries", "task_state_store"}
+    used = {
+        (path.name, name)
+        for path in (ROOT / "plugins").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (getattr(node, "attr", None), getattr(node, "value", None))
+        if isinstance(node, ast.Attribute | ast.Subscript | ast.Constant) and isinstance(name, str) and name in names
+    }
+    # The lineage has labels of its own.
+    used -= {("operator.py", "clear_number")}
+    assert {file for file, _ in used} == {Path(airflow_compat.__file__).name}
+    assert {name for _, name in used} == names
 
 
 def _modules(node):

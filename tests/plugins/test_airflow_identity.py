@@ -174,9 +174,9 @@ def test_a_consumer_waits_for_a_producer_that_runs_again_and_takes_nothing_of_on
     assert "The upstream node copy has no output in this run" in log_of(airflow, run, "third", number, "lenient")
 
 
-def executions(airflow: Airflow, dag: str, group: str, run: str, task: str) -> list[int]:
-    """How many executions each index has."""
-    keys = [run_key(dag, group, str(index), run) for index in range(3)]
+def executions(airflow: Airflow, dag: str, group: str, run: str, task: str, *pipeline: str) -> list[int]:
+    """How many executions each index has; an operator that stands alone names its pipeline."""
+    keys = [run_key(dag, group, str(index), run, *pipeline) for index in range(3)]
     return [len(airflow.executions_of(key, task)) for key in keys]
 
 
@@ -210,7 +210,7 @@ def test_each_index_of_an_expanded_operator_is_a_run_for_itself(airflow):
     assert [words(airflow, run, "copy", "expanded", index) for index in range(2)] == ["one one one", "two two two"]
     airflow.clear(run, ("copy", 1), dag="expanded")
     airflow.ended(run, "expanded")
-    assert executions(airflow, "expanded", "", run, "copy") == [1, 2, 0]
+    assert executions(airflow, "expanded", "", run, "copy", TINY) == [1, 2, 0]
     assert [words(airflow, run, "copy", "expanded", index) for index in range(2)] == ["one one one", "two two two"]
 
 

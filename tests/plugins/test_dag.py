@@ -283,6 +283,19 @@ def test_what_waits_for_the_run_before_stands_behind_one_gate_that_asks_late(hom
     assert group["await_previous_push"].until == "ours.push"
 
 
+def test_a_gate_needs_what_all_behind_it_need(home):
+    waits = {"after_previous": "push"}
+    nodes = (
+        Node("decide", "D", ()),
+        Node("other", "O", ()),
+        Node("yes", "Y", ("decide",), (("decide",),), may_skip=True),
+        Node("judge", "J", ("decide", "other", "yes"), (("decide",), ("other",)), **waits),
+        Node("compare", "C", ("decide", "yes"), (("decide",),), **waits),
+        Node("push", "P", ("judge",), (("judge",),), **waits),
+    )
+    assert graph(home, *nodes).get_task("await_previous_push").needs == [["decide"]]
+
+
 def test_a_task_group_may_be_mapped_and_takes_values_of_each_index(home):
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -358,6 +371,7 @@ def test_a_gate_and_the_end_of_a_resource_come_after_skipped_nodes(home):
     assert found["await_previous_judge"] == found["judge"] == found["use"] == found["succeeded"] == "none_failed"
     assert found["ends"] == "all_done_setup_success"
     assert ["await_previous_judge"] in dag.get_task("judge").needs
+    assert dag.get_task("await_previous_judge").needs == [["decide"]], "without it nothing is judged"
     with DAG("around", schedule=None):
         group = TfxTaskGroup(TINY, group_id="inside")
     assert group.children["inside.use"].needs == [["inside.decide"], ["inside.yes"]]

@@ -10,6 +10,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from plugins.tfx_airflow.label_gate import AwaitLabels, add_label_gate
+from plugins.tfx_airflow.polling import PollingTrigger
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -30,6 +31,14 @@ def test_labels_that_are_to_come_are_waited_for_without_a_worker():
         execute(NOW, label_delay_hours=5)
     assert isinstance(deferred.value.trigger, DateTimeTrigger)
     assert deferred.value.trigger.moment == NOW + timedelta(hours=5)
+
+
+def test_the_scheduler_has_time_to_record_that_the_gate_waits():
+    """A task that goes on before that is treated as lost, which uses up a retry."""
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    with pytest.raises(TaskDeferred) as deferred:
+        execute(soon)
+    assert deferred.value.trigger.moment >= soon + timedelta(seconds=PollingTrigger.settle_s - 1)
 
 
 def test_a_run_without_an_interval_fails_in_words():

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
     AirflowSkipException,
 )
+from airflow.sdk.execution_time import comms, task_runner
 
 from airtight.errors import TerminalError, TransientError
 from airtight.parameters import Parameter
@@ -73,13 +75,17 @@ class Task(SimpleNamespace):
         assert key == "execution"
         return self.executions.get((task_ids, map_indexes))
 
-    def get_task_states(self, dag_id, map_index, task_ids, run_ids):
-        names = {task: task if map_index < 0 else f"{task}_{map_index}" for task in task_ids}
-        return {
-            run_ids[0]: {
-                names[task]: self.states[task, map_index] for task in names if (task, map_index) in self.states
-            }
+    def send(self, msg):
+        """Answers as the task's supervisor does."""
+        assert isinstance(msg, comms.GetTaskStates)
+        self.asked_for.append((msg.map_index, *msg.task_ids))
+        states = {
+            # As Airflow's execution API names them (get_task_instance_states); its client leaves a -1 out.
+            name if index < 0 else f"{name}_{index}": state
+            for (name, index), state in self.states.items()
+            if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
         }
+        return comms.TaskStatesResult(task_states={run_id: states for run_id in msg.run_ids})
 
 
 def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run=None, **task):
@@ -89,6 +95,7 @@ def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run
     # Each its own run, as the record of a run goes by its start.
     vars(dag_run).update({"clear_number": 0, "start_date": datetime.now(UTC)} | (run or {}))
     defaults = {"try_number": 2, "max_tries": 0, "map_index": -1, "states": {}, "executions": {}, "pushed": {}}
+    defaults["asked_for"] = []
     return {
         "dag_run": dag_run,
         "ti": Task(id=uuid4(), **(defaults | task)),
@@ -97,10 +104,16 @@ def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run
     }
 
 
-def run(monkeypatch, answering: Answering, task_context=None, **arguments):
+def execute(monkeypatch, answering: Answering, task, task_context=None):
+    task_context = task_context or context()
     monkeypatch.setattr(operator, "Call", answering)
-    task = TfxNodeOperator(task_id="write", pipeline=TINY, node="write", **arguments)
-    return task.execute(task_context or context())
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", task_context["ti"], raising=False)
+    return task.execute(task_context)
+
+
+def run(monkeypatch, answering: Answering, task_context=None, **arguments):
+    task = TfxNodeOperator(**{"task_id": "write", "pipeline": TINY, "node": "write", **arguments})
+    return execute(monkeypatch, answering, task, task_context)
 
 
 def request_of(monkeypatch, task_context, **arguments):
@@ -152,7 +165,9 @@ def test_a_wrong_param_fails_at_once(home, monkeypatch):
 def test_every_try_is_an_attempt_of_the_same_run(home, monkeypatch):
     first = request_of(monkeypatch, context())
     second = request_of(monkeypatch, context(run={"clear_number": 1}))
-    assert first.run == second.run == run_key("words", "", "", "scheduled__2013-06-01T00:00:00+00:00")
+    assert first.run == second.run == run_key("words", "", "", "scheduled__2013-06-01T00:00:00+00:00", TINY)
+    of_dag = request_of(monkeypatch, context(), compiled=name_of(current(TINY, home), home))
+    assert of_dag.run == run_key("words", "", "", "scheduled__2013-06-01T00:00:00+00:00")
     assert first.attempt != second.attempt
     assert second.labels == {
         "dag_id": "words",
@@ -203,6 +218,19 @@ def test_a_retry_is_answered_by_the_tries_before_it_alone(home, monkeypatch):
     assert (deleted_and_created_again.earlier, deleted_and_created_again.unreported) == ((), ())
     emptied_on_success = request({"clear_number": 1}, max_tries=3, store=Store())
     assert emptied_on_success.again
+    fewer_retries_since_the_run_was_created = request(retries=1, try_number=1, store=Store())
+    assert not fewer_retries_since_the_run_was_created.again
+
+
+def test_two_pipelines_in_one_dag_do_not_mix(home, monkeypatch):
+    other = f"{TINY}_other"
+    compiled = replace(current(TINY, home), source=other, parameters=())
+    publish(compiled, home)
+    same_run = {"run": {"start_date": JUNE}}
+    ours = request_of(monkeypatch, context(**same_run))
+    others = request_of(monkeypatch, context(**same_run), pipeline=other)
+    assert others.compiled == str(path_of_name(name_of(compiled, home), home)) != ours.compiled
+    assert others.run != ours.run
 
 
 def tasks(**arguments):
@@ -218,8 +246,7 @@ def tasks(**arguments):
 
 def requested(monkeypatch, task, task_context) -> NodeRequest:
     answering = Answering(Outcome("complete"))
-    monkeypatch.setattr(operator, "Call", answering)
-    task.execute(task_context)
+    execute(monkeypatch, answering, task, task_context)
     return answering.requests[0]
 
 
@@ -306,7 +333,7 @@ def test_on_kill_stops_the_node_that_runs(home, monkeypatch):
     monkeypatch.setattr(operator, "Call", answering)
     task = TfxNodeOperator(task_id="write", pipeline=TINY, node="write")
     task.on_kill()
-    task.execute(context())
+    execute(monkeypatch, answering, task)
     task.on_kill()
     assert answering.stopped == 1
 
@@ -343,22 +370,22 @@ class DagNow:
         self.start = datetime.now(UTC)
         publish(self.now, home)
 
-    def context(self, params=None, clear_number=0, states=None):
-        task_context = context(params, run={"clear_number": clear_number, "start_date": self.start})
-        task_context["ti"].get_task_states = lambda *_, **__: {task_context["dag_run"].run_id: states or {}}
-        return task_context
+    def context(self, params=None, start=None, index=-1, states=None):
+        return context(params, run={"start_date": start or self.start}, map_index=index, states=states or {})
 
-    def request(self, monkeypatch, shown, task_context, node="write"):
-        answering = Answering(Outcome("complete"))
-        monkeypatch.setattr(operator, "Call", answering)
-        task = TfxNodeOperator(task_id=node, pipeline=TINY, node=node, compiled=name_of(shown, self.home))
-        if node == "count" and shown is self.now:
-            # The DAG has it before copy now.
-            monkeypatch.setattr(
-                task, "get_flat_relative_ids", lambda upstream: {"copy"} - ({"copy"} if upstream else set())
-            )
-        task.execute(task_context)
-        return answering.requests[0]
+    def request(self, monkeypatch, shown, task_context, node="write", upstream=("write", "copy", "count"), **arguments):
+        """The request of a node in a DAG that has the tasks in this order."""
+        with DAG("words", schedule=None):
+            in_order = [
+                TfxNodeOperator(
+                    task_id=f"task_{name}", pipeline=TINY, node=name, compiled=name_of(shown, self.home), **arguments
+                )
+                for name in dict.fromkeys([*upstream, node])
+            ]
+            for before, after in pairwise(in_order):
+                before >> after
+        (task,) = (task for task in in_order if task.node == node)
+        return requested(monkeypatch, task, task_context)
 
     def begin(self, monkeypatch, params=None):
         return self.request(monkeypatch, self.before, self.context(params))
@@ -371,7 +398,7 @@ def test_a_run_goes_on_with_the_pipeline_and_the_params_that_it_began_with(home,
     dag = DagNow(home, **RENAMED)
     first = dag.begin(monkeypatch, {"text": "typed", "repeat": 2, "trouble": "none"})
     # Airflow fills the DAG's params of now into the run's context.
-    now = dag.context({"words": "other", "repeat": 7}, states={"write": "success"})
+    now = dag.context({"words": "other", "repeat": 7}, states={("task_write", -1): "success"})
     second = dag.request(monkeypatch, dag.now, now, node="copy")
     assert second.compiled == first.compiled == str(path_of_name(name_of(dag.before, home), home))
     assert second.parameters == first.parameters
@@ -383,19 +410,44 @@ def test_a_cleared_run_takes_the_pipeline_of_now_and_a_retry_does_not(home, monk
     dag.begin(monkeypatch)
     again = dag.request(monkeypatch, dag.now, dag.context())
     assert again.compiled == str(path_of_name(name_of(dag.before, home), home)), "a retry of the same run"
-    cleared = dag.request(monkeypatch, dag.now, dag.context({"repeat": 7}, clear_number=1))
+    cleared = dag.request(monkeypatch, dag.now, dag.context({"repeat": 7}, start=datetime.now(UTC)))
     assert cleared.compiled == str(path_of_name(name_of(dag.now, home), home))
     assert (cleared.parameters["words"], cleared.parameters["repeat"]) == ("other", 7)
 
 
-def test_a_task_waits_for_what_it_needs_in_the_pipeline_that_the_run_began_with(home, monkeypatch):
+def test_a_clear_of_one_task_of_a_run_that_goes_on_leaves_its_pipeline(home, monkeypatch):
+    dag = DagNow(home, **RENAMED)
+    first = dag.begin(monkeypatch)
+    task_context = dag.context()
+    task_context["dag_run"].clear_number = 1
+    assert dag.request(monkeypatch, dag.now, task_context).compiled == first.compiled
+
+
+COUNT_FIRST = ("write", "count", "copy")
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_a_task_waits_for_what_it_needs_in_the_pipeline_that_the_run_began_with(home, monkeypatch, index):
     dag = DagNow(home, **RENAMED)
     dag.begin(monkeypatch)
+
+    def request(state):
+        states = {("task_copy", 0): "failed", ("task_copy", index): state}
+        task_context = dag.context(index=index, states=states)
+        return dag.request(monkeypatch, dag.now, task_context, "count", COUNT_FIRST)
+
     with pytest.raises(AirflowRescheduleException):
-        dag.request(monkeypatch, dag.now, dag.context(states={"copy": "running"}), node="count")
-    with pytest.raises(AirflowFailException, match="comes after copy in the run, and before it in the DAG"):
-        dag.request(monkeypatch, dag.now, dag.context(states={"copy": None}), node="count")
-    assert dag.request(monkeypatch, dag.now, dag.context(states={"copy": "success"}), node="count").node == "count"
+        request("running")
+    with pytest.raises(AirflowFailException, match="comes after task_copy in the run, and before it in the DAG"):
+        request(None)
+    assert request("success").node == "count"
+
+
+def test_a_task_that_the_run_does_not_have_is_not_waited_for(home, monkeypatch):
+    dag = DagNow(home, **RENAMED)
+    dag.begin(monkeypatch)
+    assert dag.request(monkeypatch, dag.now, dag.context(), "count", COUNT_FIRST).node == "count"
+    assert dag.request(monkeypatch, dag.now, dag.context(), "count", ("write",)).node == "count"
 
 
 def test_a_node_that_the_runs_pipeline_does_not_have_fails_in_words(home, monkeypatch):
@@ -404,6 +456,20 @@ def test_a_node_that_the_runs_pipeline_does_not_have_fails_in_words(home, monkey
     dag.begin(monkeypatch)
     with pytest.raises(AirflowFailException, match="has no node 'new'"):
         dag.request(monkeypatch, dag.now, dag.context(), node="new")
+
+
+@pytest.mark.parametrize(
+    ("index", "asked_for"),
+    [
+        (-1, [(-1, "elsewhere", "task_copy", "task_write")]),
+        (1, [(1, "elsewhere", "task_copy", "task_write"), (-1, "elsewhere", "task_write")]),
+    ],
+)
+def test_the_state_of_each_task_is_asked_for_once(home, monkeypatch, index, asked_for):
+    states = {("task_copy", 0): "failed", ("task_copy", 1): "success", ("task_write", -1): "success"}
+    task_context = context({"interval": "2013-06"}, map_index=index, states=states)
+    requested(monkeypatch, tasks(needs=[["task_write"], ["elsewhere"]])["count"], task_context)
+    assert task_context["ti"].asked_for == asked_for
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,21 @@
 import asyncio
 from datetime import datetime
 from types import SimpleNamespace
+from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
-from airflow.sdk import DagRunState
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk import DAG, DagRunState
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRuntimeError,
+    AirflowSkipException,
+    ErrorType,
+    TaskDeferred,
+)
 from airflow.sdk.execution_time import comms, task_runner
 
+from airtight.home import Home
 from plugins.tfx_airflow import previous_run_gate
 from plugins.tfx_airflow.params import GO_ON, STOP
 from plugins.tfx_airflow.previous_run_gate import AwaitPrevious, TaskEnded
@@ -52,8 +60,9 @@ class Airflow:
         earlier = [run for run in dated if run.logical_date < request.logical_date]
         return SimpleNamespace(dag_run=max(earlier, key=lambda run: run.logical_date, default=None))
 
-    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict:
-        return {run_id: {task_ids[0]: self.tasks.get(run_id)} for run_id in run_ids}
+    def get_task_states(self, *, dag_id: str, map_index: int, task_ids: list[str], run_ids: list[str]) -> dict:
+        name = task_ids[0] if map_index < 0 else f"{task_ids[0]}_{map_index}"
+        return {run_id: {name: self.tasks.get(run_id if map_index < 0 else (run_id, map_index))} for run_id in run_ids}
 
     def get_dagrun_state(self, *, dag_id: str, run_id: str) -> DagRunState:
         return DagRunState(self.states.get(run_id, "running"))
@@ -74,9 +83,20 @@ def airflow(monkeypatch):
     return there
 
 
-def wait(of: SimpleNamespace, *, event: dict | None = None, **params):
-    gate = AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE)
-    return gate.execute({"dag_run": of, "params": {"interval": None, "when_previous_failed": STOP, **params}}, event)
+def gate_of(schedule: str | None = "@monthly", **arguments) -> AwaitPrevious:
+    with DAG("flights", schedule=schedule, start_date=month(1)):
+        return AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE, **arguments)
+
+
+def context_of(of: SimpleNamespace, index: int = -1, **params) -> dict:
+    values = {"interval": None, "when_previous_failed": STOP, **params}
+    return {"dag_run": of, "ti": SimpleNamespace(map_index=index), "params": values}
+
+
+def wait(
+    of: SimpleNamespace, *, event: dict | None = None, gate: AwaitPrevious | None = None, index: int = -1, **params
+):
+    return (gate or gate_of()).execute(context_of(of, index, **params), event)
 
 
 @pytest.mark.parametrize("state", ["success", "skipped"])
@@ -97,7 +117,7 @@ def test_it_waits_without_a_worker_while_the_task_has_not_ended(airflow, state):
     assert deferred.value.method_name == "execute"
     kind, settings = deferred.value.trigger.serialize()
     assert kind == "plugins.tfx_airflow.previous_run_gate.TaskEnded"
-    assert settings == {"dag_id": "flights", "run_id": "run-3", "awaited": "push"}
+    assert settings == {"dag_id": "flights", "run_id": "run-3", "awaited": "push", "index": -1}
     airflow.tasks = {"run-3": "success"}
     assert wait(run(4), event={"stuck": False})["state"] == "success"
 
@@ -181,21 +201,86 @@ def test_it_asks_for_no_more_runs_than_it_must(airflow):
     assert wait(run(11))["run"] == "run-9" and airflow.requests <= 3
 
 
-def test_another_dag_of_the_same_pipeline_is_warned_of_while_it_is_active(airflow, monkeypatch, capsys):
-    monkeypatch.setattr(previous_run_gate, "dag_is_active", lambda dag_id: dag_id != "paused")
+def test_a_dag_without_a_schedule_asks_for_no_run_however_many_were_triggered(airflow):
+    airflow.runs.clear()
+    airflow.add(*(run(1, kind="manual", at=month(2).replace(day=day)) for day in range(1, 29)))
+    assert wait(run(5, kind="manual", at=month(9)), gate=gate_of(schedule=None)) == {"run": "", "state": ""}
+    assert airflow.requests == 0
 
-    def judge(dag_id: str, pipeline: str = "a/pipeline") -> str:
-        gate = AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE, pipeline=pipeline)
-        first = SimpleNamespace(**vars(run(2)) | {"dag_id": dag_id})
-        gate.execute({"dag_run": first, "params": {"interval": None, "when_previous_failed": STOP}})
-        return capsys.readouterr().out
 
+def test_one_index_of_a_mapped_gate_waits_for_the_same_index(airflow):
+    airflow.tasks = {("run-3", 0): "running", ("run-3", 1): "success"}
+    assert wait(run(4), index=1) == {"run": "run-3", "state": "success"}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(4), index=0)
+    assert deferred.value.trigger.serialize()[1]["index"] == 0
+
+
+def test_where_all_behind_it_is_skipped_a_failed_run_before_is_no_obstacle(airflow):
+    airflow.tasks = {"run-3": "failed", "run-4": "skipped"}
+    gate = gate_of(needs=[["train"]])
+    with pytest.raises(AirflowSkipException, match="because train was skipped"):
+        wait(run(4), gate=gate)
+    airflow.tasks["run-4"] = "success"
+    with pytest.raises(AirflowFailException):
+        wait(run(4), gate=gate)
+
+
+@pytest.fixture
+def other_dags(monkeypatch, airflow, capsys):
+    """Runs the gate of a DAG, and gives what it logs; `paused` says which DAGs Airflow knows."""
+
+    class Dags:
+        paused: ClassVar[dict[str, bool]] = {"flights": False, "paused": True, "flights_copy": False}
+
+        def is_paused(self, dag_id: str) -> bool | None:
+            return self.paused.get(dag_id)
+
+        def judge(self, dag_id: str, pipeline: str = "a/pipeline") -> str:
+            first = SimpleNamespace(**vars(run(2)) | {"dag_id": dag_id})
+            gate_of(pipeline=pipeline).execute(context_of(first))
+            return capsys.readouterr().out
+
+    dags = Dags()
+    monkeypatch.setattr(previous_run_gate, "dag_is_paused", dags.is_paused)
+    return dags
+
+
+def test_another_dag_of_the_same_pipeline_is_warned_of_while_it_is_active(other_dags):
+    judge = other_dags.judge
     assert "runs the pipeline" not in judge("flights")
     assert "runs the pipeline" not in judge("flights"), "it is not another one of itself"
     assert "runs the pipeline" not in judge("flights", "another"), "nor is one of another pipeline"
     assert "flights runs the pipeline a/pipeline too" in judge("paused")
     assert "runs the pipeline" not in judge("flights")
     assert "flights runs the pipeline a/pipeline too" in judge("flights_copy")
+
+
+def test_a_dag_that_is_gone_is_forgotten(other_dags):
+    other_dags.judge("flights")
+    folder = Home.current().gates("a/pipeline")
+    other_dags.paused = {"flights_copy": False}
+    assert "runs the pipeline" not in other_dags.judge("flights_copy")
+    assert [file.name for file in folder.iterdir()] == ["flights_copy"]
+
+
+def test_a_state_folder_that_cannot_be_written_is_no_obstacle(other_dags):
+    folder = Home.current().gates("a/pipeline")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    assert "It is not known whether another DAG runs the pipeline a/pipeline too" in other_dags.judge("flights")
+
+
+def test_an_airflow_that_does_not_answer_says_nothing_of_a_dag(other_dags, monkeypatch):
+    other_dags.judge("flights")
+    refusal = comms.ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 500})
+
+    def refuse(dag_id):
+        raise AirflowRuntimeError(refusal)
+
+    monkeypatch.setattr(previous_run_gate, "dag_is_paused", refuse)
+    assert "It is not known whether another DAG" in other_dags.judge("flights_copy")
+    assert (Home.current().gates("a/pipeline") / "flights").exists()
 
 
 def test_a_run_whose_interval_overlaps_is_not_before(airflow):

@@ -208,6 +208,9 @@ def test_a_report_runs_with_the_tasks_python_and_takes_its_arguments_as_they_are
     with DAG("toy", schedule=None) as dag:
         for name in ("push", "monitor"):
             BaseOperator(task_id=name)
-    report = add_report(dag, "shows", "two words", "$HOME; false")
+    arguments = ("two words", "$HOME; false", "{{ no.template }}", "no_template.sh")
+    report = add_report(dag, "shows", *arguments)
+    report.resolve_template_files()
+    report.render_template_fields({})
     printed = report.execute({"ti": SimpleNamespace(xcom_push=lambda **_: None)})
-    assert json.loads(printed) == [sys.executable, "report", "two words", "$HOME; false"]
+    assert json.loads(printed) == [sys.executable, "report", *arguments]

@@ -211,6 +211,46 @@ def test_outputs_of_a_task() -> None:
     assert client(answer).outputs("d", "r", "train") == {}
 
 
+def test_an_unknown_dag_has_no_runs() -> None:
+    assert client(lambda request: httpx.Response(404)).runs("d", "success") == []
+
+
+class Deletable:
+    """A run that Airflow does not delete while it runs, and that may begin to run at any moment."""
+
+    def __init__(self, *starts: bool) -> None:
+        self.starts = iter(starts)
+        self.state = "queued"
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.state == "gone":
+            return httpx.Response(404)
+        if request.method == "PATCH":
+            self.state = json.loads(request.content)["state"]
+        elif request.method == "DELETE":
+            if next(self.starts, False):
+                self.state = "running"
+            if self.state == "running":
+                return httpx.Response(409, json={"detail": "cannot be deleted in running state"})
+            self.state = "gone"
+            return httpx.Response(204)
+        return httpx.Response(200, json={"state": self.state})
+
+
+@pytest.mark.parametrize("starts", [(), (True,), (False,), (True, True)])
+def test_a_run_is_deleted_whatever_its_state(starts: tuple[bool, ...]) -> None:
+    run = Deletable(*starts)
+    client(run).delete_run("d", "r")
+    assert run.state == "gone"
+    client(run).delete_run("d", "r")
+
+
+def test_a_run_that_airflow_does_not_delete_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow_api, "ANSWER_S", 0.0)
+    with pytest.raises(TerminalError, match="409"):
+        client(lambda request: httpx.Response(409 if request.method == "DELETE" else 200)).delete_run("d", "r")
+
+
 @pytest.mark.parametrize("count", [0, 1, 100, 365])
 def test_every_run_of_a_year_and_every_task_of_a_run_is_there(count: int) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
@@ -226,4 +266,5 @@ def test_every_run_of_a_year_and_every_task_of_a_run_is_there(count: int) -> Non
 
     start, end = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
     assert [run["dag_run_id"] for run in client(answer).runs_of_span("d", start, end)] == [*map(str, range(count))]
+    assert [run["dag_run_id"] for run in client(answer).runs("d", "success")] == [*map(str, range(count))]
     assert len(client(answer).tasks("d", "r")) == count

@@ -14,7 +14,9 @@ import pytest
 
 from airtight.errors import TransientError
 from airtight.home import Home
+from runtime.protocol import load_file, socket_address
 from services import health
+from services.__main__ import status
 from services.settings import Settings
 from services.supervisor import Program, Supervisor
 
@@ -113,6 +115,26 @@ def test_airflow_is_well_when_all_its_parts_are(airflow: tuple[str, dict[str, An
     assert health._airflow(settings) == "no heartbeat yet from the scheduler"
     answer["scheduler"] = {"status": "healthy"}
     assert health._airflow(settings) == ""
+
+
+@pytest.mark.parametrize("folder", ["home", "a folder with a long name" * 8])
+def test_the_load_of_a_launcher_that_was_killed_is_not_shown(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / folder)
+    home.run.mkdir(parents=True)
+    launcher, *_ = health.services(Settings(), home)
+    monkeypatch.setattr(health, "services", lambda *_: [launcher])
+    monkeypatch.setattr(Supervisor, "programs", lambda _: [Program("launcher", "RUNNING", 7, 1, "")])
+    load_file(home.launcher_socket).write_text(json.dumps({"running": 2, "ended": 5, "died": 1}))
+    with socket_address(home.launcher_socket) as address, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(address)
+        unix.listen()
+        assert status(home) == 0
+        assert "2 run, 5 ended, 1 of them died" in capsys.readouterr().out
+    # A process that is killed removes neither its socket nor its numbers.
+    assert status(home) == 1
+    assert "5 ended" not in capsys.readouterr().out
 
 
 def test_sockets_and_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

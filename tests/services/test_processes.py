@@ -12,6 +12,7 @@ import pytest
 from airtight.home import Home
 from services import processes
 from services.settings import MARK
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -67,6 +68,26 @@ def test_an_orphan_is_found(home: Home, start: Callable[..., subprocess.Popen[st
     parent.wait()
     assert len(processes.alive(home)) == 1
     assert processes.end_all(home) == 1
+
+
+def test_everything_stands_still_for_a_while(
+    home: Home, tmp_path_factory: pytest.TempPathFactory, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    ours = [start("").pid, start("").pid]
+    stranger = start("", tmp_path_factory.mktemp("other")).pid
+
+    def states() -> list[str]:
+        return [process_state(pid) for pid in (*ours, stranger)]
+
+    with pytest.raises(KeyboardInterrupt), processes.stopped(home):
+        until(lambda: states() == ["T", "T", "S"], "all of ours are stopped")
+        raise KeyboardInterrupt
+    until(lambda: states() == ["S", "S", "S"], "they go on")
+
+
+def process_state(pid: int) -> str:
+    """The state's letter, as in `ps`."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_others_are_left_alone(

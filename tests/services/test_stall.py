@@ -1,6 +1,5 @@
 """The machine stands still for a minute, as with a disk that hangs or a laptop that sleeps, and no task notices."""
 
-import contextlib
 import os
 import signal
 import time
@@ -73,7 +72,7 @@ def test_a_task_outlives_a_minute_in_which_nothing_runs(services: Services, wait
 
 def test_a_task_outlives_the_api_that_it_speaks_to(services: Services, waiting: Callable) -> None:
     home, _ = services
-    _send(_pid(home, "execution-api"), signal.SIGKILL)
+    os.kill(_pid(home, "execution-api"), signal.SIGKILL)
     # The task ends while there is no API to tell.
     assert waiting() == FIRST_TRY
 
@@ -81,25 +80,11 @@ def test_a_task_outlives_the_api_that_it_speaks_to(services: Services, waiting: 
 def stand_still(home: Home) -> None:
     """Stops every process of the services, and lets the scheduler look around before anyone else goes on."""
     scheduler = _pid(home, "scheduler")
-    stopped: set[int] = set()
-    try:
-        # Again, because one that is met late may have started another.
-        while new := set(processes.alive(home)) - stopped:
-            for pid in new:
-                _send(pid, signal.SIGSTOP)
-            stopped |= new
+    with processes.stopped(home):
         time.sleep(STALL_S)
-        _send(scheduler, signal.SIGCONT)
+        os.kill(scheduler, signal.SIGCONT)
         # The scheduler looks for tasks without a sign of life every ten seconds.
         time.sleep(15)
-    finally:
-        for pid in stopped:
-            _send(pid, signal.SIGCONT)
-
-
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _pid(home: Home, name: str) -> int:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,24 @@ def test_it_asks_for_nothing_that_the_settings_do_not_tell(tmp_path: Path) -> No
     asked = set(re.findall(r"%\(ENV_(\w+)\)s", CONFIGURATION.read_text()))
     assert asked
     assert asked <= set(environment(Settings(), Home(tmp_path)))
+
+
+def test_spark_does_not_start_without_a_token(tmp_path: Path) -> None:
+    shell, option, script, name, *_ = shlex.split(CONF["program:spark"]["command"])
+    environment = {"PATH": os.defpath, "AIRTIGHT_HOME": str(tmp_path)}
+
+    # `env` in place of spark-submit: the token is in the server's environment.
+    def started() -> subprocess.CompletedProcess[str]:
+        command = [shell, option, script, name, "env"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    token = tmp_path / "run" / "spark_token"
+    token.parent.mkdir()
+    assert started().returncode
+    token.write_text("")
+    assert started().returncode
+    token.write_text("a token")
+    assert "SPARK_CONNECT_AUTHENTICATE_TOKEN=a token" in started().stdout.splitlines()
 
 
 def test_nothing_listens_beyond_this_machine() -> None:
