@@ -120,7 +120,8 @@ def page(title: str, months: Sequence[Month], more: str = "") -> str:
 {_plots(months) if months else ""}{more}
 <h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
 <p class="dim">The champion is the model that had been pushed last when the interval began; both are measured on the
-interval itself. The gain is positive where the candidate is better. Seconds are those of the nodes that ran; several ran side by side.</p>
+interval itself. The gain is positive where the candidate is better. Seconds are those of the nodes that ran; several
+ran side by side.</p>
 </body></html>
 """
 

@@ -234,8 +234,8 @@ def _number(value: str | float | None) -> float | None:
 
 
 def _gain(figures: Mapping[str, Any], name: str) -> Gain | None:
-    bounds = [figures.get(name + end) for end in ("", "_lower", "_upper")]
-    return None if None in bounds else Gain(*map(float, bounds))
+    names = [name + end for end in ("", "_lower", "_upper")]
+    return Gain(*(float(figures[known]) for known in names)) if all(known in figures for known in names) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
