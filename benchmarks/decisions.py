@@ -114,20 +114,17 @@ def losses(pool: Pool, metric: str, interval: str) -> np.ndarray:
 
 def judge(
     pool: Pool, rows: np.ndarray, units: np.ndarray, candidate: np.ndarray, champions: list[np.ndarray]
-) -> list[Comparison]:
-    """What evaluate would compare, by the settings of flight_delays."""
+) -> tuple[list[Comparison], bool]:
+    """What evaluate would compare, by the settings of flight_delays, and whether it would refuse the candidate."""
     held = Rows(pool.labels[rows], units, "days")
     names = ["the champion", *(f"champion {n} before it" for n in range(1, len(champions)))]
     others = {name: answers[rows] for name, answers in zip(names, champions, strict=True)}
     margins = Margins(MARGINS, settings.MARGIN_ROWS, WIDEST)
     gains = {"auc": float(settings.BASELINE_GAIN.default), "log_loss": 0.0}
     floor = comparison.superior(held, candidate[rows], "the baseline", pool.floor[rows], gains, proven=False)
-    return comparison.non_inferior(held, candidate[rows], others, margins) + floor
-
-
-def refused(comparisons: list[Comparison]) -> bool:
-    """Whether the candidate is not blessed."""
-    return not all(compared.passed for compared in comparisons)
+    comparisons = comparison.non_inferior(held, candidate[rows], others, margins) + floor
+    decidable = comparison.decidable_check(held.labels, margins)
+    return comparisons, not all(judged.passed for judged in (decidable, *comparisons))
 
 
 def equal_models(pools: list[Pool], interval: str, trials: int, seed: int = 0) -> dict[str, Any]:
@@ -137,8 +134,8 @@ def equal_models(pools: list[Pool], interval: str, trials: int, seed: int = 0) -
         pool = pools[rng.integers(len(pools))]
         rows, units = DRAWS[interval](pool, rng)
         candidate, *champions = (pool.models[place] for place in rng.permutation(len(pool.models)))
-        comparisons = judge(pool, rows, units, candidate, champions)
-        outcomes.append(refused(comparisons))
+        comparisons, refused = judge(pool, rows, units, candidate, champions)
+        outcomes.append(refused)
         stated.append({c.metric: -c.required for c in comparisons if c.other == "the champion"})
     medians = {metric: float(np.median([margins[metric] for margins in stated])) for metric in MARGINS}
     return {"refused": int(sum(outcomes)), "trials": trials, "margin": medians}
@@ -153,11 +150,11 @@ def planted_loss(pools: list[Pool], interval: str, metric: str, trials: int, see
         pool = pools[place]
         rows, units = DRAWS[interval](pool, rng)
         candidate, *champions = (pool.models[n] for n in rng.permutation(len(pool.models)))
-        before = judge(pool, rows, units, candidate, champions)
+        before, _ = judge(pool, rows, units, candidate, champions)
         margin = next(-c.required for c in before if c.metric == metric and c.other == "the champion")
         amount = float(np.interp(3 * margin, known[place], AMOUNTS))
         worse = PLANTED[metric](pool, candidate, amount)
-        outcomes.append(refused(judge(pool, rows, units, worse, champions)))
+        outcomes.append(judge(pool, rows, units, worse, champions)[1])
     return {"stopped": int(sum(outcomes)), "trials": trials}
 
 
@@ -184,7 +181,7 @@ def ratchet(
             amount = float(np.interp(step * loss * MARGINS["auc"], known[place], AMOUNTS))
             rows, units = pool.month(rng)
             candidate = noisy(pool, model, amount)
-            if refused(judge(pool, rows, units, candidate, chain[::-1][: earlier + 1])):
+            if judge(pool, rows, units, candidate, chain[::-1][: earlier + 1])[1]:
                 break
             chain.append(candidate)
         lost.append(loss * (len(chain) - 1))

@@ -43,7 +43,7 @@ from components.modelling.model_server import ModelServer
 from components.schema import PREDICTION, ExampleSchema
 from components.transform import PREDICTION as FOR_PREDICTION
 from components.transform import transform
-from pipelines.flight_delays_batch_predict import settings
+from pipelines.flight_delays import features
 
 FLIGHTS = "pipelines.flight_delays"
 ZONE = "America/New_York"
@@ -70,7 +70,7 @@ def by_batch(folder: Path, interval: Interval, version: str) -> tuple[pa.Table, 
     predictions = artifact(Predictions, folder, "predictions")
     ends = {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
     tables = f"{FLIGHTS}.lake:TABLES"
-    run(ingest, dataset=dataset, tables=tables, zone=ZONE, **ends, window_days=settings.HISTORY_DAYS)
+    run(ingest, dataset=dataset, tables=tables, zone=ZONE, **ends, window_days=features.LOOKBACK_DAYS)
     Verdict("validate", str(interval), ()).write(folder / "report")  # The data are the demo's, which passed.
     run(
         transform,

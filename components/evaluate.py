@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import List, Literal, cast  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
@@ -36,7 +37,6 @@ LABEL_ROWS = 10
 BLOCK, ACCEPT = "block", "accept"
 WARN = "warn"
 THE_CHAMPION, THE_BASELINE = "the champion", "the baseline"
-COMPARABLE = f"{THE_CHAMPION} can be compared"
 
 
 @component
@@ -62,18 +62,19 @@ def evaluate(
     """Judges a model on the split `test` and blesses it or not.
 
     Not blessed is a decision, not a fault. Fewer than LABEL_ROWS rows of a label judge nothing: it is not blessed.
-    Nor is one whose answers are no probabilities, or whose champion cannot answer for these rows.
+    Nor is one whose answers are no probabilities, or of whose champions one cannot answer for these rows.
 
     The candidate must not be worse than the champion, nor than the champions before it, by more than a margin, and
-    must be better than the baseline that the schema names; each time the lower bound of a block bootstrap decides
-    (docs/adr/0024-gates-decide-by-intervals.md). TensorFlow Model Analysis measures the figures by slice.
+    must be better than the baseline that the schema names. Bounds of a block bootstrap decide: the lower one, and
+    against the baseline, where there is a champion, the upper one (docs/adr/0024-gates-decide-by-intervals.md).
+    TensorFlow Model Analysis measures the figures by slice.
 
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
       evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
         custom properties `roc_auc`, `log_loss` and, where the champion was measured, `champion_roc_auc`,
-        `champion_log_loss`, `<metric>_gain` and `<metric>_gain_lower`.
+        `champion_log_loss`, and for both metrics `<metric>_gain`, `<metric>_gain_lower` and `<metric>_gain_upper`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
@@ -84,8 +85,10 @@ def evaluate(
       log_loss_margin: By how much log loss may be above a champion's, nats.
       margin_rows: How many rows these margins are for; fewer rows have margins that are larger by the root.
       widest_margin: How many times larger at most; an interval of fewer rows cannot tell, and blesses nothing.
-      baseline_gain: By how much ROC AUC must be above the baseline's. Log loss must be below the baseline's.
-      champion_incomparable: "block", or "accept" for a candidate whose champion cannot answer for these rows.
+      baseline_gain: What the deciding bound of the gain in ROC AUC over the baseline must reach. That of the gain in
+        log loss must reach 0.
+      champion_incomparable: "block", or "accept" for a candidate of whose champions, the earlier ones included, one
+        cannot answer for these rows.
       calibration_tolerance: A warning when mean prediction / mean label is farther from 1 than this.
       slices_worse: "warn" or "block" when the candidate is worse in a slice by more than the margin, beyond chance.
       slice_rows_minimum: Slices of fewer rows are not compared.
@@ -128,12 +131,14 @@ class _Result:
       checks: In the order of the report.
       probabilities: By model, of those that were measured.
       comparisons: With champions and baseline.
+      incomparable: Champions that could not be compared.
       figures: By slice; None where nothing was measured.
     """
 
     checks: list[Check]
-    probabilities: dict[str, np.ndarray]
-    comparisons: list[Comparison]
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    incomparable: list[str] = field(default_factory=list)
     figures: analysis.Analysis | None = None
 
     @property
@@ -145,9 +150,10 @@ class _Result:
         shown = "; ".join(map(str, decisive or self.comparisons))
         if not shown:
             return ""
-        if any(check.name == COMPARABLE and check.severity == "warning" for check in self.checks):
-            shown += ". The champion could not be compared, which this run accepts"
-        return f"failed: {', '.join(failed)}. {shown}." if failed else f"all blocking checks hold. {shown}."
+        accepted = [name for name in self.incomparable if _comparable(name) not in failed]
+        if accepted:
+            shown += f". Not compared, which this run accepts: {', '.join(accepted)}"
+        return f"failed: {', '.join(failed)}. {shown}" if failed else f"all blocking checks hold. {shown}"
 
 
 @dataclass(frozen=True)
@@ -171,9 +177,10 @@ class _Gate:
     ) -> _Result:
         """Measures and decides; TensorFlow Model Analysis's files go into `folder`."""
         rows = self.test.rows
-        result = _Result([_rows_check(rows.labels)], {}, [])
+        result = _Result([_rows_check(rows.labels)])
         if not result.checks[0].passed:
             return result
+        result.checks.append(comparison.decidable_check(rows.labels, self.margins))
         candidate = self._predictions(model)
         result.checks.append(comparison.finite_check(candidate))
         if not result.checks[-1].passed:
@@ -202,11 +209,14 @@ class _Gate:
         """Predictions of the champions that can be compared; of one that cannot, a check says why."""
         others = {}
         named = {THE_CHAMPION: champions[0]} if champions else {}
-        named |= {_name(model, number): model for number, model in enumerate(earlier, 1)}
+        for number, model in enumerate(earlier, 1):
+            name = _name(model)
+            named[name if name and name not in named else f"champion {number} before it"] = model
         for name, model in named.items():
             try:
                 others[name] = self._finite_predictions(model)
             except TerminalError as error:
+                result.incomparable.append(name)
                 result.checks.append(self._incomparable(name, error))
             else:
                 log.info("%s in %s answered for the same rows.", name.capitalize(), model.uri)
@@ -227,9 +237,7 @@ class _Gate:
         return predictions
 
     def _incomparable(self, name: str, error: TerminalError) -> Check:
-        check = Check(f"{name} can be compared", False, note=f"No, because: {error}")
-        if name != THE_CHAMPION:
-            return replace(check, severity="warning")
+        check = Check(_comparable(name), False, note=f"No, because: {error}")
         if self.accepts_incomparable:
             accepted = "This run accepts that: its parameter champion_incomparable is accept."
             return replace(check, severity="warning", note=f"{check.note} {accepted}")
@@ -266,10 +274,18 @@ class _Gate:
         return [check] if check else []
 
 
-def _name(model: artifact.Artifact, number: int) -> str:
-    """What an earlier champion is called: TFX gives them in no order."""
-    start = model.get_string_custom_property("interval_start")
-    return f"champion of {start[:16].replace('T', ' ')}" if start else f"champion {number} before it"
+def _comparable(name: str) -> str:
+    """Name of the check that a champion can be compared."""
+    return f"{name} can be compared"
+
+
+def _name(model: artifact.Artifact) -> str:
+    """What an earlier champion is called: TFX gives them in no order. Empty where its interval is not known.
+
+    Intervals may begin together; champions are those of intervals that end at different instants.
+    """
+    end = model.get_string_custom_property("interval_end")
+    return f"champion up to {datetime.fromisoformat(end).isoformat(' ', 'minutes')}" if end else ""
 
 
 def _rows_check(labels: np.ndarray) -> Check:
@@ -286,15 +302,20 @@ def _rows_check(labels: np.ndarray) -> Check:
 
 def _record_figures(evaluation: artifact.Artifact, result: _Result) -> None:
     """Where lineage can be queried for them without opening a file."""
-    for model, prefix in ((CANDIDATE, ""), (CHAMPION, "champion_")):
-        if result.figures is not None and model in result.probabilities:
-            figures = result.figures.overall(model)
-            evaluation.set_float_custom_property(f"{prefix}roc_auc", figures[AUC])
-            evaluation.set_float_custom_property(f"{prefix}log_loss", figures[LOG_LOSS])
     for compared in result.comparisons:
-        if compared.other == THE_CHAMPION and compared.interval is not None:
-            evaluation.set_float_custom_property(f"{compared.metric}_gain", compared.interval.gain)
-            evaluation.set_float_custom_property(f"{compared.metric}_gain_lower", compared.interval.lower)
+        name = {AUC: judged.ROC_AUC, LOG_LOSS: judged.LOG_LOSS}[compared.metric]
+        figures = {name: compared.candidate}
+        if compared.other == THE_CHAMPION:
+            figures[f"champion_{name}"] = compared.baseline
+            if compared.interval is not None:
+                gain = compared.interval
+                figures |= {
+                    f"{name}_gain": gain.gain,
+                    f"{name}_gain_lower": gain.lower,
+                    f"{name}_gain_upper": gain.upper,
+                }
+        for key, value in figures.items():
+            evaluation.set_float_custom_property(key, value)
 
 
 def _bless(

@@ -353,8 +353,9 @@ def _refusal(model: Any, blessing: Any, infra_blessing: Any) -> str:
 def _version_for(digest: str, base_path: Path, interval: Interval, zone: str) -> tuple[int, bool]:
     """The version of this content for this interval, and whether it is still to be copied."""
     existing = versions_in(base_path)
-    stem = version_number.stem_for(interval, zone, existing)
-    attempts = [number for number in existing if version_number.stem(number) == stem]
+    stem, day = version_number.stem_for(interval, zone, existing), version_number.day_stem(interval, zone)
+    of_stem = {key: [number for number in existing if version_number.stem(number) == key] for key in (stem, day)}
+    attempts = of_stem[stem] or of_stem[day]
     # The last attempt alone: an earlier one of this content would not be the one that is served.
     if attempts and digest_of_tree(base_path / str(attempts[-1])) == digest:
         return attempts[-1], False

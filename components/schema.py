@@ -37,7 +37,8 @@ class ExampleSchema:
       keys: Columns that name a row for people (never inputs of the model).
       slices: Columns, of features or keys, by which quality is told apart.
       blocks: What rows that depend on each other have in common: a column of features or keys, or "day" for the local
-        day of `time`. An evaluation's intervals come from drawing other blocks.
+        day of `time`. An evaluation's intervals come from drawing other blocks; a column of fewer than seven
+        values has too few of them, and runs of consecutive rows take their place, which then do depend on each other.
       baseline: The feature whose rates alone are the floor of every model; "" for the constant rate.
     """
 

@@ -1,10 +1,12 @@
 """A run's data set: which immutable files of the lake it reads, and the one way to read them.
 
-`manifest.json` is flat: the lake, the zone, both ends of the interval, the start of the history, the versions asked,
-and for each table its version, key, time, columns, missing days and files (path, day, rows, bytes, sha256).
+`manifest.json` is flat: the lake, the zone, both ends of the interval, the start of the history and of the training
+rows, the instant by which labels were known, the versions asked, and for each table its version, key, time, columns,
+missing days and files (path, day, rows, bytes, sha256).
 
-    history  = [history_start, interval_start)    what a run trains on
-    interval = [interval_start, interval_end)     what it is judged on
+    history  = [history_start, interval_start)    what features look back on
+    training = [training_start, interval_start)   what a run trains on, the end of the history
+    interval = [interval_start, interval_end)     what it is judged on, by labels known before labels_known_by
 
 A file holds a local day; where an end of the interval falls within a day, rows are cut by their instant when read.
 

@@ -13,6 +13,8 @@ from airtight.verdict import Check
 from components.measures import paired
 from components.measures.scores import log_loss, log_losses, roc_auc
 
+LABEL_BLOCKS = 5
+"""With rows of a label in fewer blocks than this, the blocks do not show how much a metric varies."""
 SLICE_LEVEL = 0.05
 """Chance, over all slices together, that one is reported as worse though none is."""
 
@@ -59,7 +61,7 @@ class Margins:
     Args:
       by_metric: Margins in the metric's unit.
       rows: How many rows they are made for.
-      widest: How many times a margin is widened at most; an interval of fewer rows cannot tell.
+      widest: How many times a margin is widened at most; see `decidable_check`.
     """
 
     by_metric: Mapping[str, float]
@@ -102,8 +104,7 @@ class Comparison:
       interval: Of the gain, positive where the candidate is better; None where the rows have no interval.
       required: What a bound of the gain must reach, in the metric's unit.
       blocks: What was drawn, such as "30 days".
-      note: How `required` came about, where that needs words.
-      decidable: Whether the rows can decide at all.
+      note: How `required` came about, or why there is no interval, where that needs words.
       by: Which bound it is: the lower one, or the upper one where the gain need not be shown.
     """
 
@@ -115,7 +116,6 @@ class Comparison:
     required: float
     blocks: str
     note: str = ""
-    decidable: bool = True
     by: Literal["lower", "upper"] = "lower"
 
     @property
@@ -126,7 +126,7 @@ class Comparison:
     @property
     def passed(self) -> bool:
         """Whether the bound reaches what is required."""
-        return self.bound is not None and self.decidable and self.bound >= self.required
+        return self.bound is not None and self.bound >= self.required
 
     def __str__(self) -> str:
         values = f"{self.metric} {self.candidate:.4f}, {self.other} {self.baseline:.4f}"
@@ -148,8 +148,7 @@ def non_inferior(
 ) -> list[Comparison]:
     """Compares the candidate with models that it must not be worse than by more than a margin.
 
-    The lower bound of the gain decides. An interval too short for the widest margin cannot tell, and the candidate
-    fails.
+    The lower bound of the gain decides.
 
     Args:
       rows: What they are compared on.
@@ -168,21 +167,20 @@ def non_inferior(
 
 
 def _explained(compared: Comparison, metric: str, margins: Margins, rows: Rows, comparisons: int) -> Comparison:
-    """Adds in words why the margin is what it is, and whether the rows are enough."""
-    margin, count = -compared.required, len(rows.labels)
-    widening, notes = margins.widening(metric, rows.labels), []
+    """Adds in words why the margin is what it is, and how many rows would be enough."""
+    made_for, count = margins.by_metric[metric], len(rows.labels)
+    widening, notes = margins.widening(metric, rows.labels), [compared.note]
     if widening > 1:
         wanted = f"{count * widening**2:,.0f}"
-        notes = [f"The margin of {margins.by_metric[metric]:g} is for about {wanted} such rows; these are {count:,}."]
-    if compared.interval is not None and not compared.passed and margin:
+        notes.append(f"The margin of {made_for:g} is for about {wanted} such rows; these are {count:,}.")
+    if compared.interval is not None and not compared.passed and made_for:
         resolution = compared.interval.resolution(comparisons)
-        if resolution > margin:
-            needed = f"{count * (resolution / margin) ** 2:,.0f}"
+        if resolution > -compared.required:
+            # A margin that is widened shrinks with the root of the rows, as the resolution does.
+            needed = f"{count * (resolution / made_for) ** 2:,.0f}"
             power = f"{1 - paired.FALSE_REFUSALS:.0%}"
             notes.append(f"An equal model passes with {power} power on about {needed} rows: judge a longer interval.")
-    if widening > margins.widest:
-        notes.append(f"The interval cannot tell: a margin is widened at most {margins.widest:g} times.")
-    return replace(compared, note=" ".join(notes), decidable=widening <= margins.widest)
+    return replace(compared, note=" ".join(filter(None, notes)))
 
 
 def superior(
@@ -215,6 +213,9 @@ def _compared(
     primary = PRIMARY[metric]
     gain = primary.gain(rows.labels, candidate, predictions, blocks.of_row)
     values = primary.value(rows.labels, candidate), primary.value(rows.labels, predictions)
+    if gain.label_blocks < LABEL_BLOCKS:
+        words = f"One of the labels has rows in {gain.label_blocks} blocks alone; {LABEL_BLOCKS} are needed."
+        return Comparison(metric, other, *values, None, required, str(blocks), words)
     return Comparison(metric, other, *values, paired.interval(gain, blocks.count), required, str(blocks))
 
 
@@ -245,43 +246,49 @@ def slices_check(
     Returns:
       None where no slice has enough rows of both labels.
     """
-    found = list(_slice_tests(rows, candidate, other, predictions, slices, margins, rows_minimum))
-    if not found:
+    words, p_values = [], []
+    for column, name, mask in _large_slices(rows.labels, slices, rows_minimum):
+        part = rows.where(mask)
+        blocks = paired.blocks_of(part.units, part.unit_name)
+        for metric, primary in PRIMARY.items():
+            margin = margins.by_metric[metric] * margins.widening(metric, part.labels) if margins else 0.0
+            gain = primary.gain(part.labels, candidate[mask], predictions[mask], blocks.of_row)
+            estimate = paired.estimate(gain, blocks.count)
+            if estimate is not None:
+                words.append(f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}")
+                p_values.append(estimate.p_worse_than(margin))
+    if not p_values:
         return None
-    adjusted = paired.holm([p for _, p in found])
-    worse = [f"{words} (p {p:.2g})" for (words, _), p in zip(found, adjusted, strict=True) if p < SLICE_LEVEL]
+    adjusted = paired.holm(p_values)
+    worse = [f"{slice_} (p {p:.2g})" for slice_, p in zip(words, adjusted, strict=True) if p < SLICE_LEVEL]
     note = f"Worse by more than the margin: {'; '.join(worse)}." if worse else ""
-    note += f" The smallest p value of {len(found)} comparisons in slices of at least {rows_minimum} rows, by Holm."
+    note += f" The smallest p value of {len(words)} comparisons in slices of at least {rows_minimum} rows, by Holm."
     return Check(
         f"slices against {other}", not worse, min(adjusted), f">= {SLICE_LEVEL:g}", severity=severity, note=note.strip()
     )
 
 
-def _slice_tests(
-    rows: Rows,
-    candidate: np.ndarray,
-    other: str,
-    predictions: np.ndarray,
-    slices: Mapping[str, np.ndarray],
-    margins: Margins | None,
-    rows_minimum: int,
-) -> Iterator[tuple[str, float]]:
+def _large_slices(
+    labels: np.ndarray, slices: Mapping[str, np.ndarray], rows_minimum: int
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Column, value and rows of each slice with enough rows and with both labels."""
     for column, values in slices.items():
         names, counts = np.unique(values, return_counts=True)
         # A column of one value is all rows again.
         for name in names[counts >= rows_minimum] if len(names) > 1 else ():
             mask = values == name
-            part = rows.where(mask)
-            if part.labels.min() == part.labels.max():
-                continue
-            blocks = paired.blocks_of(part.units, part.unit_name)
-            for metric in PRIMARY:
-                margin = margins.by_metric[metric] * margins.widening(metric, part.labels) if margins else 0.0
-                gain = PRIMARY[metric].gain(part.labels, candidate[mask], predictions[mask], blocks.of_row)
-                estimate = paired.estimate(gain, blocks.count)
-                if estimate is not None:
-                    words = f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}"
-                    yield words, estimate.p_worse_than(margin)
+            if len(np.unique(labels[mask])) > 1:
+                yield column, name, mask
+
+
+def decidable_check(labels: np.ndarray, margins: Margins) -> Check:
+    """Whether rows of these labels, [rows], can decide: an interval too short for the widest margin blesses nothing."""
+    widening = max(margins.widening(metric, labels) for metric in margins.by_metric)
+    enough = widening <= margins.widest
+    note = f"The margins are made for {margins.rows:g} rows and widened for fewer." + (
+        "" if enough else " The interval cannot tell: judge a longer one."
+    )
+    return Check("the rows can decide", enough, widening, f"<= {margins.widest:g}", note=note)
 
 
 def finite_check(predictions: np.ndarray) -> Check:
@@ -289,8 +296,3 @@ def finite_check(predictions: np.ndarray) -> Check:
     wrong = int(np.count_nonzero(~((predictions >= 0) & (predictions <= 1))))
     note = f"{wrong:,} of {len(predictions):,} answers are NaN, infinite or outside 0 to 1." if wrong else ""
     return Check("finite predictions", not wrong, float(wrong), "<= 0", note=note)
-
-
-def sentence(comparisons: list[Comparison]) -> str:
-    """What the comparisons came to, for a person."""
-    return "; ".join(str(comparison) for comparison in comparisons)

@@ -33,6 +33,10 @@ SEED = 20130601
 class Gain(Protocol):
     """By how much the candidate is better than the other model, as a function of how often each block counts."""
 
+    @property
+    def label_blocks(self) -> int:
+        """In how many blocks there are rows of each label that the gain compares; of the rarer one, the fewest."""
+
     def value(self, weights: np.ndarray) -> np.ndarray:
         """The gain, [draws], of block weights [draws, blocks]; NaN where it is not defined."""
 
@@ -56,6 +60,11 @@ class MeanGain:
     def of(cls, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray) -> MeanGain:
         """Sums by block the losses of two models; all arguments are [rows]."""
         return cls(np.bincount(blocks, other - candidate), np.bincount(blocks).astype(np.float64))
+
+    @property
+    def label_blocks(self) -> int:
+        """See `Gain`; a mean of losses does not compare labels."""
+        return int(np.count_nonzero(self.rows))
 
     def value(self, weights: np.ndarray) -> np.ndarray:
         """See `Gain`."""
@@ -91,6 +100,11 @@ class RankGain:
         wins = _ordered_pairs(labels, candidate, blocks) - _ordered_pairs(labels, other, blocks)
         positives = np.bincount(blocks, labels == 1)
         return cls(wins, positives, np.bincount(blocks) - positives)
+
+    @property
+    def label_blocks(self) -> int:
+        """See `Gain`."""
+        return int(min(np.count_nonzero(self.positives), np.count_nonzero(self.negatives)))
 
     def value(self, weights: np.ndarray) -> np.ndarray:
         """See `Gain`."""
@@ -147,7 +161,8 @@ class Blocks:
 def blocks_of(units: np.ndarray, name: str) -> Blocks:
     """Blocks of rows that lie in the order of time.
 
-    A single day, or any interval of fewer than MIN_BLOCKS units, is cut into RUNS runs of consecutive rows.
+    A single day, or any interval of fewer than MIN_BLOCKS units, is cut into RUNS runs of consecutive rows, whatever
+    rows depend on each other.
 
     Args:
       units: What rows of one block have in common, such as the local day, [rows].
@@ -159,7 +174,8 @@ def blocks_of(units: np.ndarray, name: str) -> Blocks:
     count = len(first)
     if count < MIN_BLOCKS:
         runs = min(RUNS, len(units))
-        return Blocks(np.arange(len(units)) * runs // max(len(units), 1), "runs of consecutive rows")
+        words = f"runs of consecutive rows, for want of {MIN_BLOCKS} {name}"
+        return Blocks(np.arange(len(units)) * runs // max(len(units), 1), words)
     if count > MAX_BLOCKS:
         return Blocks(numbers * MAX_BLOCKS // count, f"groups of neighbouring {name}")
     return Blocks(numbers, name)
@@ -195,8 +211,10 @@ class Interval(Estimate):
     """An estimate with its bounds.
 
     Args:
-      lower: One-sided bound: the true gain is above it with CONFIDENCE.
-      upper: One-sided bound: the true gain is below it with CONFIDENCE.
+      lower: One-sided bound: the true gain is above it with CONFIDENCE. Where a few blocks count for most it is missed
+        more often: of lognormal blocks (3,000 samples) in 13, 12.6 and 9.7 % of 7, 12 and 30 blocks where these few
+        are the candidate's bad ones, in 1.4, 2.4 and 3.3 % where they are its good ones. Of normal blocks in 5 %.
+      upper: One-sided bound: the true gain is below it with CONFIDENCE; missed as `lower` is, with the sides changed.
     """
 
     lower: float

@@ -46,7 +46,8 @@ def choose(
     """Finds the version that is asked for, and sees that its files are those that were pushed.
 
     Args:
-      version: `served`, `as_of` or a number.
+      version: `served`, `as_of` or a number. `as_of` goes by data time: what counts from the end of an interval on was
+        judged and pushed later, at the earliest after the label delay.
       model: The model's name.
       start: When the interval begins.
       served: The versions on disk, and what is chosen of them.

@@ -248,7 +248,7 @@ class _Judge(keras.callbacks.Callback):
         logs = logs if logs is not None else {}
         figures = {"epoch": epoch + 1, "train_loss": float(logs["loss"])}
         self._check_finite("training loss", figures["train_loss"], epoch)
-        weights = [np.array(weight) for weight in self.model.get_weights()]
+        weights = self.model.get_weights()
         self._check_finite(
             "sum of the weights", sum(float(np.sum(weight, dtype=np.float64)) for weight in weights), epoch
         )
@@ -265,7 +265,7 @@ class _Judge(keras.callbacks.Callback):
         self.progress.epochs.append(figures)
         if better:
             self.progress.best_epoch = epoch + 1
-            self.progress.best_weights = weights
+            self.progress.best_weights = [np.array(weight) for weight in weights]
         best = ", the best so far" if better and self.validation is not None else ""
         log.info("%s (%.1f s)%s", message, figures["seconds"], best)
         self.model.stop_training = self.done(epoch + 1)

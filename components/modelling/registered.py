@@ -13,7 +13,6 @@ from airtight.verdict import FILE_NAME, Verdict
 from components.modelling import judged
 from components.modelling.served import versions_in
 
-AUC = "auc"
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
 
 
@@ -27,6 +26,7 @@ class Registered:
       interval: Start and end of the data that judged it, ISO 8601; empty where no push is known.
       digest: Of what was pushed; empty where no push is known.
       verdict: What evaluate said of it, or None.
+      auc: ROC AUC on its interval; None where it is not known.
     """
 
     number: int
@@ -34,11 +34,7 @@ class Registered:
     interval: tuple[str, str] = ("", "")
     digest: str = ""
     verdict: Verdict | None = None
-
-    @property
-    def auc(self) -> float | None:
-        """ROC AUC on its interval; None where nobody knows it."""
-        return next((check.value for check in self.verdict.checks if check.name == AUC), None) if self.verdict else None
+    auc: float | None = None
 
     def fault(self) -> str:
         """Why it should not be served; empty when nothing is known against it."""
@@ -62,28 +58,36 @@ def registered(
     # A number may have been pushed again; the later push is the one that lies there.
     pushes = {
         push.get_int_custom_property("version"): push
-        for push in sorted(pushed, key=lambda each: each.id)
+        for push in sorted(pushed, key=lambda push: push.id)
         if push.get_int_custom_property("pushed") == 1
     }
-    evaluated = {(_digest(each), _interval(each)): each for each in sorted(evaluations, key=lambda each: each.id)}
-    found = {}
+    in_order = sorted(evaluations, key=lambda evaluation: evaluation.id)
+    evaluated = {(_digest(evaluation), _interval(evaluation)): evaluation for evaluation in in_order}
+    versions = {}
     for number in versions_in(base_path):
         push = pushes.get(number)
         if push is None:
-            found[number] = Registered(number, base_path / str(number))
+            versions[number] = Registered(number, base_path / str(number))
             continue
         interval, digest = _interval(push), push.get_string_custom_property(_NAMES_WHAT_WAS_PUSHED)
-        verdict = _verdict(evaluated.get((digest, interval)))
-        found[number] = Registered(number, base_path / str(number), interval, digest, verdict)
-    return found
+        evaluation = evaluated.get((digest, interval))
+        folder, verdict, auc = base_path / str(number), _verdict(evaluation), _auc(evaluation)
+        versions[number] = Registered(number, folder, interval, digest, verdict, auc)
+    return versions
 
 
-def _interval(told: artifact.Artifact) -> tuple[str, str]:
-    return told.get_string_custom_property("interval_start"), told.get_string_custom_property("interval_end")
+def _interval(made: artifact.Artifact) -> tuple[str, str]:
+    return made.get_string_custom_property("interval_start"), made.get_string_custom_property("interval_end")
 
 
 def _digest(evaluation: artifact.Artifact) -> str:
     return evaluation.get_string_custom_property(judged.DIGEST)
+
+
+def _auc(evaluation: artifact.Artifact | None) -> float | None:
+    if evaluation is None or not evaluation.has_custom_property(judged.ROC_AUC):
+        return None
+    return float(evaluation.get_float_custom_property(judged.ROC_AUC))
 
 
 def _verdict(evaluation: artifact.Artifact | None) -> Verdict | None:

@@ -5,14 +5,14 @@ time zone and however short the interval: fifteen digits, `YYYYMMDDHHMM` in UTC 
 reads them exactly, too.
 
 Versions that were pushed before have ten digits, `YYYYMMDD` of the local day and two for the attempt, and keep them.
-Each is lower than every number of fifteen digits. That order is wrong only if an older interval runs again before a
-later one has a number of fifteen digits: then the older one gets ten digits, too.
+Each is lower than every number of fifteen digits, so an interval that ends on an earlier day than one of them gets ten
+digits, too, whenever it runs again: no number of fifteen digits belongs to an earlier day than one of ten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from zoneinfo import ZoneInfo
 
 from airtight.errors import TerminalError
@@ -50,12 +50,14 @@ def stem_for(interval: Interval, zone: str, existing: Sequence[int]) -> int:
             received=str(interval),
             remedy="Give the DAG a longer interval.",
         )
-    minute = int(interval.end.astimezone(UTC).strftime("%Y%m%d%H%M"))
-    day = int(interval.end.astimezone(ZoneInfo(zone)).strftime("%Y%m%d"))
+    day = day_stem(interval, zone)
     last_day = max((stem(number) for number in existing if number < _LEAST), default=0)
-    last_minute = max((stem(number) for number in existing if number >= _LEAST), default=0)
-    # A later interval of fifteen digits is the highest anyway.
-    return day if day < last_day and last_minute < minute else minute
+    return day if day < last_day else int(interval.end.astimezone(UTC).strftime("%Y%m%d%H%M"))
+
+
+def day_stem(interval: Interval, zone: str) -> int:
+    """The stem of an interval's versions of ten digits: `YYYYMMDD` of the local day on which it ends."""
+    return int(interval.end.astimezone(ZoneInfo(zone)).strftime("%Y%m%d"))
 
 
 def next_attempt(stem_: int, existing: Sequence[int]) -> int:
@@ -74,8 +76,3 @@ def next_attempt(stem_: int, existing: Sequence[int]) -> int:
             remedy="Remove versions of that interval that are no longer needed.",
         )
     return number
-
-
-def example(end: datetime) -> int:
-    """The number of the first attempt of an interval that ends at this instant."""
-    return int(end.astimezone(UTC).strftime("%Y%m%d%H%M")) * _SCALE + 1

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -40,6 +41,17 @@ class Gate:
     said: str = ""
 
 
+class Gain(NamedTuple):
+    """By how much the candidate is better than the champion, with its one-sided 95 % bounds."""
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} [{self.lower:+.4f}, {self.upper:+.4f}]"
+
+
 @dataclass(frozen=True)
 class Month:
     """One interval's run. Figures that are not known are None.
@@ -57,6 +69,8 @@ class Month:
       log_loss: Its log loss, nats.
       champion_roc_auc: ROC AUC of the champion of then.
       champion_log_loss: Its log loss, nats.
+      roc_auc_gain: The candidate's gain in ROC AUC over that champion, as evaluate measured it.
+      log_loss_gain: Its gain in log loss, nats, positive where the candidate's is lower.
       drift: Share of the features that drifted.
       drifted: Whether the drift report says so.
       seconds: What each node took, by id, in seconds; nothing for what the cache answered.
@@ -76,6 +90,8 @@ class Month:
     log_loss: float | None = None
     champion_roc_auc: float | None = None
     champion_log_loss: float | None = None
+    roc_auc_gain: Gain | None = None
+    log_loss_gain: Gain | None = None
     drift: float | None = None
     drifted: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -104,7 +120,8 @@ def page(title: str, months: Sequence[Month], more: str = "") -> str:
 {_plots(months) if months else ""}{more}
 <h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
 <p class="dim">The champion is the model that had been pushed last when the interval began; both are measured on the
-interval itself. Seconds are those of the nodes that ran; several ran side by side.</p>
+interval itself. The gain is positive where the candidate is better. Seconds are those of the nodes that ran; several
+ran side by side.</p>
 </body></html>
 """
 
@@ -145,8 +162,9 @@ def _table(months: Sequence[Month]) -> str:
     head = (
         "<th>interval</th><th class=n>rows</th><th class=n>learned<br>from</th>"
         + "".join(f"<th>{escape(gate)}</th>" for gate in gates)
-        + "<th class=n>ROC AUC</th><th class=n>of the<br>champion</th><th class=n>log loss</th>"
-        "<th class=n>of the<br>champion</th><th class=n>drifted<br>features</th><th>pushed</th>"
+        + "<th class=n>ROC AUC</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
+        "<th class=n>log loss</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
+        "<th class=n>drifted<br>features</th><th>pushed</th>"
         "<th class=n>node<br>seconds</th><th>data</th><th>run</th>"
     )
     rows = []
@@ -158,8 +176,10 @@ def _table(months: Sequence[Month]) -> str:
             *(_gate(month.gates.get(gate, Gate())) for gate in gates),
             _number(month.roc_auc, ".4f"),
             _number(month.champion_roc_auc, ".4f"),
+            f'<td class="n">{month.roc_auc_gain or "-"}</td>',
             _number(month.log_loss, ".4f"),
             _number(month.champion_log_loss, ".4f"),
+            f'<td class="n">{month.log_loss_gain or "-"}</td>',
             _number(month.drift, ".0%", "warn" if month.drifted else ""),
             f"<td>{month.version}</td>" if month.version else f'<td class="dim">{escape(month.refusal or "no")}</td>',
             _number(sum(month.seconds.values()) or None, ",.0f"),

@@ -117,8 +117,8 @@ CHAMPION_INCOMPARABLE = Parameter(
     "champion_incomparable",
     "str",
     "block",
-    "Where the champion cannot answer for this interval's rows: block does not bless the model; accept judges it "
-    "without that comparison, and the verdict says so.",
+    "Where the champion, or one of those before it, cannot answer for this interval's rows: block does not bless the "
+    "model; accept judges it without that comparison, and the verdict says so.",
     choices=("block", "accept"),
 )
 P99_LIMIT_MS = Parameter(

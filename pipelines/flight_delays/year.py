@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from airtight.errors import AirtightError
 from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
-from components.reports.year import Gate, Month, comparison, page
+from components.reports.year import Gain, Gate, Month, comparison, page
 from pipelines.flight_delays import clock, settings
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def month_of(run: Run) -> Month:
         log_loss=_number(figures.get("log_loss")),
         champion_roc_auc=_number(figures.get("champion_roc_auc")),
         champion_log_loss=_number(figures.get("champion_log_loss")),
+        roc_auc_gain=_gain(figures, "roc_auc_gain"),
+        log_loss_gain=_gain(figures, "log_loss_gain"),
         drift=_share(drift),
         drifted=bool(drift.properties["drifted"]) if drift else None,
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
@@ -229,6 +231,11 @@ def _whole(output: Artifact | None, name: str) -> int | None:
 
 def _number(value: str | float | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _gain(figures: Mapping[str, Any], name: str) -> Gain | None:
+    names = [name + end for end in ("", "_lower", "_upper")]
+    return Gain(*(float(figures[known]) for known in names)) if all(known in figures for known in names) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ VERSION = Parameter(
     "version",
     "str",
     "as_of",
-    "Which model scores: as_of (the latest that was pushed when the interval began), served (what is served now), or a "
-    "version such as 201307010400001.",
+    "Which model scores: as_of (by data time the latest that was pushed when the interval began; with a label delay it "
+    "was judged that much later), served (what is served now), or a version such as 201307010400001.",
 )
 
 PARAMETERS = (VERSION, LAKE_VERSION)

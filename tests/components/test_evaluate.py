@@ -111,7 +111,7 @@ def test_a_first_model_is_blessed_if_it_is_better_than_the_baseline(tmp_path, mo
     assert judged.verdict.passed and "auc against the champion" not in judged.checks
     rows = read_table(tmp_path / "e", "test", toy.SCHEMA)
     expected = metrics.roc_auc_score(labels(rows, toy.SCHEMA), rows["weight"].to_numpy())
-    assert judged.evaluation.get_float_custom_property("roc_auc") == pytest.approx(expected, abs=2e-3)
+    assert judged.evaluation.get_float_custom_property("roc_auc") == pytest.approx(expected, abs=1e-12)
     # The toy's schema names no feature as baseline, so it is the constant rate, which orders nothing.
     assert judged.checks["auc against the baseline"].baseline == pytest.approx(0.5)
     assert judged.checks["auc against the baseline"].value > 0.1
@@ -157,13 +157,16 @@ def test_the_baseline_is_the_feature_that_the_schema_names(tmp_path, models, mon
 def test_against_the_champion(tmp_path, models, candidate, champion, settings, failed):  # noqa: PLR0917
     judged = Judged(tmp_path, examples_of(tmp_path / "e"), models[candidate], models[champion], **settings)
     assert {name for name in judged.blocking if "champion" in name} == failed
-    gain = judged.evaluation.get_float_custom_property("log_loss_gain")
-    figures = [judged.evaluation.get_float_custom_property(f"{prefix}log_loss") for prefix in ("champion_", "")]
-    assert gain == pytest.approx(figures[0] - figures[1], abs=1e-5)
-    assert judged.evaluation.get_float_custom_property("log_loss_gain_lower") <= gain
+    figure = judged.evaluation.get_float_custom_property
+    for metric, sign in (("roc_auc", 1), ("log_loss", -1)):
+        # One measurement: the gain is exactly the difference of the two figures.
+        gain = figure(f"{metric}_gain")
+        assert gain == pytest.approx(sign * (figure(metric) - figure(f"champion_{metric}")), abs=1e-12)
+        assert figure(f"{metric}_gain_lower") <= gain <= figure(f"{metric}_gain_upper")
     assert judged.blessing.get_string_custom_property("baseline_model") == models[champion].uri
     assert "the champion" in judged.page and judged.page.count("data:image/png;base64,") == 2
-    assert "lower bound" in str(judged.verdict)
+    assert "lower bound" in str(judged.verdict) and ".." not in str(judged.verdict)
+    assert not str(judged.verdict).endswith(".")
 
 
 def test_margins_are_larger_for_fewer_rows_and_too_few_cannot_tell(tmp_path, models):
@@ -179,24 +182,51 @@ def test_margins_are_larger_for_fewer_rows_and_too_few_cannot_tell(tmp_path, mod
     check = day.checks["auc against the champion"]
     assert float(check.threshold.split()[1]) == pytest.approx(-widened, rel=1e-3)
     assert "for about 6,4" in check.note and "these are 400" in check.note
-    hour = Judged(tmp_path / "hour", examples, models["good"], models["good"], margin_rows=400 * 21**2)
-    assert hour.blocking == {"auc against the champion", "log_loss against the champion"} and hour.blessed == 0
-    assert "The interval cannot tell" in hour.checks["log_loss against the champion"].note
+
+
+@pytest.mark.parametrize("champion", ["good", "lost", None])
+def test_an_interval_of_too_few_rows_blesses_nothing(tmp_path, models, champion):
+    # As good as the champion, better than the baseline, and still nobody could have told a worse one from it.
+    others = {"good": models["good"], "lost": damaged(models["good"], tmp_path / "lost"), None: None}
+    settings = {"margin_rows": 4000 * 21**2, "champion_incomparable": "accept"}
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models["good"], others[champion], **settings)
+    assert judged.blocking == {"the rows can decide"} and judged.blessed == 0
+    assert "The interval cannot tell" in judged.checks["the rows can decide"].note
+    assert "failed: the rows can decide" in judged.verdict.reason
+    enough = Judged(
+        tmp_path / "enough",
+        examples_of(tmp_path / "e2"),
+        models["good"],
+        others[champion],
+        **settings | {"margin_rows": 4000},
+    )
+    assert enough.blessed == 1 and enough.checks["the rows can decide"].passed
 
 
 def test_an_earlier_champion_stops_what_the_champion_lets_pass(tmp_path):
     examples = examples_of(tmp_path / "e")
-    candidate, champion, earlier = (linear_model(tmp_path / str(weight), weight) for weight in (0.25, 0.4, 0.6))
-    earlier.set_string_custom_property("interval_start", "2020-01-01T00:00:00+00:00")
+    candidate, champion, *earlier = (linear_model(tmp_path / str(weight), weight) for weight in (0.25, 0.4, 0.6, 0.61))
+    for model, day in zip(earlier, (15, 31), strict=True):
+        # Two intervals that began together, such as half a month and the whole of it.
+        model.set_string_custom_property("interval_start", "2020-01-01T00:00:00+00:00")
+        model.set_string_custom_property("interval_end", f"2020-01-{day}T00:00:00+00:00")
     settings = {"log_loss_margin": 0.0145}
     assert Judged(tmp_path / "without", examples, candidate, champion, **settings).blessed == 1
-    judged = Judged(tmp_path / "with", examples, candidate, champion, earlier_champions=[earlier], **settings)
-    assert judged.blocking == {"log_loss against champion of 2020-01-01 00:00"}
-    assert "champion of 2020-01-01" in judged.verdict.reason
-    # One that cannot be asked is told of; the champion itself is compared.
-    gone = damaged(earlier, tmp_path / "gone")
-    judged = Judged(tmp_path / "gone-too", examples, candidate, champion, earlier_champions=[gone], **settings)
-    assert judged.blessed == 1 and not judged.checks["champion 1 before it can be compared"].passed
+    judged = Judged(tmp_path / "with", examples, candidate, champion, earlier_champions=earlier, **settings)
+    names = {f"champion up to 2020-01-{day} 00:00+00:00" for day in (15, 31)}
+    assert judged.blocking == {f"log_loss against {name}" for name in names}
+    assert all(name in judged.verdict.reason for name in names)
+
+
+def test_an_earlier_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_path, models):
+    examples = examples_of(tmp_path / "e")
+    lost = {"champion": models["good"], "earlier_champions": [damaged(models["good"], tmp_path / "lost")]}
+    judged = Judged(tmp_path / "block", examples, models["good"], **lost)
+    assert judged.blocking == {"champion 1 before it can be compared"} and judged.blessed == 0
+    assert "champion_incomparable" in judged.checks["champion 1 before it can be compared"].note
+    accepted = Judged(tmp_path / "accept", examples, models["good"], **lost, champion_incomparable="accept")
+    assert accepted.blessed == 1 and "log_loss against the champion" in accepted.checks
+    assert "Not compared, which this run accepts: champion 1 before it" in accepted.verdict.reason
 
 
 def test_a_slice_that_is_worse_beyond_chance_warns_or_blocks(tmp_path, models):

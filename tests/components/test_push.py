@@ -15,8 +15,9 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
 from airtight.interval import Interval
+from components import promote
 from components import push as module
-from components.artifacts import Dataset
+from components.artifacts import Dataset, Proposal
 from components.modelling import judged
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer, VersionState
 from components.modelling.served import FILE, HIGHEST, Choice, Served
@@ -130,14 +131,43 @@ def test_an_older_interval_that_is_run_again_is_never_the_highest(pusher, tmp_pa
 
 
 def test_versions_of_ten_digits_stay_readable_and_in_the_order_of_their_intervals(pusher, tmp_path):
-    for old in (2013060101, 2013080101):
+    def push(content: str, month: int) -> int:
+        interval = tuple(f"2013-{number:02}-01T00:00:00-04:00" for number in (month, month + 1))
+        return pusher(model_of(tmp_path / content, content), interval).get_int_custom_property("version")
+
+    may, august, october = 2013060101, 2013090101, 2013110101
+    for old in (may, august, october):
         models.save_affine(pusher.base / str(old), 1.0)
-    # June lies between them, so that a number of fifteen digits would put it over July.
-    assert pusher(model_of(tmp_path / "a", "a")).get_int_custom_property("version") == 2013070101
-    assert pusher(model_of(tmp_path / "b", "b"), JULY).get_int_custom_property("version") == JULY_1
-    # July has one now, so that June may have one as well.
-    assert pusher(model_of(tmp_path / "c", "c")).get_int_custom_property("version") == JUNE_1
-    assert max(map(int, pusher.versions)) == JULY_1
+    # June lies between them, so that a number of fifteen digits would put it over October.
+    june = push("june", 6)
+    assert june == 2013070101
+    november = push("november", 11)
+    assert november == 201312010400001
+    # November has one of fifteen digits; an older interval still lies below October.
+    again, september = push("june again", 6), push("september", 9)
+    assert again == june + 1
+    november_again = push("november again", 11)
+    in_order = [may, june, again, august, september, october, november, november_again]
+    assert list(map(int, sorted(pusher.versions, key=int))) == in_order
+    for served, previous in zip(in_order[:0:-1], in_order[-2::-1], strict=True):
+        proposal = artifact(Proposal, tmp_path / f"below {served}")
+        promote.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
+            proposal=proposal, model_name="toy", version=promote.PREVIOUS, serving_root=str(pusher.root)
+        )
+        assert (proposal.served, proposal.version) == (served, previous)
+        shutil.rmtree(pusher.base / str(served))
+
+
+def test_the_content_of_a_version_of_ten_digits_is_not_pushed_anew(pusher, tmp_path):
+    model = model_of(tmp_path / "model", "one")
+    for number, content in ((2013070101, "zero"), (2013070102, "one")):
+        shutil.copytree(Path(model_of(tmp_path / content, content).uri) / "Format-Serving", pusher.base / str(number))
+    pushed = pusher(model)
+    assert pushed.get_int_custom_property("version") == 2013070102
+    assert "nothing was copied" in pushed.get_string_custom_property("reason")
+    # The attempt before holds other content than the one that is served; what follows has fifteen digits.
+    assert pusher(model_of(tmp_path / "again", "zero")).get_int_custom_property("version") == JUNE_1
+    assert pusher(model).get_int_custom_property("version") == JUNE_1 + 1
 
 
 def test_an_interval_shorter_than_a_minute_has_no_version(pusher, tmp_path):

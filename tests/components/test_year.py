@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from components.reports.year import Gate, Month, comparison, page
+from components.reports.year import Gain, Gate, Month, comparison, page
 
 FEBRUARY = Month(
     "2013-02",
@@ -28,6 +28,7 @@ MARCH = Month(
     refusal="Not pushed: evaluate did not bless the model.",
     roc_auc=0.71,
     champion_roc_auc=0.74,
+    roc_auc_gain=Gain(-0.03, -0.0412, -0.02),
     drift=0.4,
     drifted=True,
     seconds={"train": 60.0},
@@ -45,11 +46,11 @@ def test_each_interval_has_its_row_and_nothing_is_made_up():
     assert "Intervals: 2, models pushed: 1; stopped by a gate: 2013-03." in text
     assert cells(text, "2013-02") == [
         *("2013-02", "23,557", "26,308", "passed", "passed", "-"),
-        *("0.7366", "-", "0.4673", "-", "12%", "201303010500001", "60", "now: all 1", "backfill__2013-03-01"),
+        *("0.7366", "-", "-", "0.4673", "-", "-", "12%", "201303010500001", "60", "now: all 1", "backfill__2013-03-01"),
     ]
     march = cells(text, "2013-03")
     assert march[:6] == ["2013-03 (warm)", "28,000", "-", "passed", "stopped", "-"]
-    assert march[6:8] == ["0.7100", "0.7400"] and march[11] == MARCH.refusal
+    assert march[6:9] == ["0.7100", "0.7400", "-0.0300 [-0.0412, -0.0200]"] and march[13] == MARCH.refusal
     assert "<script>" not in text
 
 

@@ -36,8 +36,10 @@ def evaluate(
     interval_end: Parameter[str],
     auc: Parameter[float],
 ) -> None:
-    """Judges as it is told."""
-    Verdict("evaluate", f"{interval_start}/{interval_end}", (Check("auc", True, auc),)).write(Path(evaluation.uri))
+    """Blesses the model, and records the ROC AUC of its parameter."""
+    check = Check("auc against the champion", True)
+    Verdict("evaluate", f"{interval_start}/{interval_end}", (check,)).write(Path(evaluation.uri))
+    evaluation.set_float_custom_property(judged.ROC_AUC, auc)
     judged.write(evaluation, model)
     evaluation.set_string_custom_property("interval_start", interval_start)
     evaluation.set_string_custom_property("interval_end", interval_end)

@@ -21,7 +21,7 @@ from tfx.types import standard_artifacts
 from airtight.interval import Interval
 from components.data import examples as reading
 from components.measures import drift
-from pipelines.flight_delays import clock, features
+from pipelines.flight_delays import clock, features, settings
 from pipelines.flight_delays.lake import FLIGHTS, TABLES
 from pipelines.flight_delays.tests import small_lake
 from pipelines.flight_delays.tests.small_lake import Rows, file_of, ingested, rows_of, transformed, write
@@ -48,11 +48,11 @@ def real(flight_lake: Path) -> Rows:
 
 @pytest.fixture(scope="module")
 def run(spark, tmp_path_factory) -> Callable[..., standard_artifacts.Examples]:
-    """Runs ingest and transform on a lake, for `INTERVAL`."""
+    """Runs ingest and transform on a lake, for `INTERVAL` or another one."""
 
-    def run(lake: Path, **settings: Any) -> standard_artifacts.Examples:
+    def run(lake: Path, interval: Interval = INTERVAL, **parameters: Any) -> standard_artifacts.Examples:
         folder = tmp_path_factory.mktemp("run")
-        return transformed(ingested(lake, INTERVAL, folder, **settings), folder, validation_days=VALIDATION_DAYS)
+        return transformed(ingested(lake, interval, folder, **parameters), folder, validation_days=VALIDATION_DAYS)
 
     return run
 
@@ -105,6 +105,14 @@ def contents(examples: standard_artifacts.Examples, *splits: str) -> dict[str, b
 
 def ids(examples: standard_artifacts.Examples, *splits: str) -> set[str]:
     return {i for name in splits for i in rows_of(examples, name)["flight_id"].to_pylist()}
+
+
+def by_id(rows: pa.Table) -> dict[str, dict[str, Any]]:
+    """Features, as text, and label of each flight."""
+    return {
+        row["flight_id"]: {name: str(row[name]) for name in (*features.SCHEMA.names, features.SCHEMA.label)}
+        for row in rows.to_pylist()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +175,39 @@ def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run
         assert np.array_equal(found[0].reference, found[1].reference)
     moved = drift.measure(features.SCHEMA.features[0], reference["carrier"], watched[1]["carrier"])
     assert moved.new == ("ZZ",)
+
+
+DELAY_H = int(settings.LABEL_DELAY_HOURS.default)
+"""How long the flagship waits for labels."""
+
+
+def test_labels_that_came_while_the_run_waited_are_the_test_rows_alone(run, real, then, absurd_lake, tmp_path):
+    judged_at = INTERVAL.end + timedelta(hours=DELAY_H)
+    waited = run(write(tmp_path / "then", as_it_was(real, judged_at)), label_delay_hours=DELAY_H)
+    later = run(write(tmp_path / "later", planted(real, judged_at)), label_delay_hours=DELAY_H)
+    assert contents(later, *waited.splits) == contents(waited, *waited.splits)
+    assert ids(waited, "test") > ids(then, "test")
+    # What became known meanwhile is a label of the interval, and nothing else: no feature, and no row to learn from.
+    meanwhile = run(absurd_lake, label_delay_hours=DELAY_H)
+    assert contents(meanwhile, "train", "validation") == contents(waited, "train", "validation")
+    before, after = (by_id(rows_of(examples, "test")) for examples in (waited, meanwhile))
+    assert before.keys() <= after.keys()
+    assert not {name for i in before for name in _changed(before[i], after[i])}
+    assert sum(before[i][features.SCHEMA.label] != after[i][features.SCHEMA.label] for i in before) > 20
+
+
+@pytest.mark.parametrize(("lookback_days", "same"), [(features.LOOKBACK_DAYS, True), (7, False)])
+def test_the_first_rows_of_a_window_look_back_as_far_as_those_of_the_whole_history(
+    run, flight_lake, tmp_path, lookback_days, same
+):
+    lake = write(tmp_path / "lake", small_lake.read(flight_lake, date(2013, 1, 1), date(2013, 2, 19)))
+    interval = Interval.parse("2013-02-18/2013-02-20", clock.ZONE)
+    whole = run(lake, interval=interval)
+    window = run(lake, interval=interval, window_days=7, lookback_days=lookback_days)
+    in_whole, in_window = (by_id(rows_of(examples, "train")) for examples in (whole, window))
+    assert 1000 < len(in_window) < len(in_whole)
+    changed = {name for i in in_window for name in _changed(in_whole[i], in_window[i])}
+    assert bool(changed) is not same, changed
 
 
 def test_corrections_are_read_by_those_who_ask_for_the_lake_of_now(run, absurd_lake, then, tmp_path):

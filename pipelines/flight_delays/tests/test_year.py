@@ -36,6 +36,7 @@ def whole(tmp_path):
     Verdict("evaluate", "june", (Check("auc", False),)).write(tmp_path / "evaluation")
     Verdict("monitor", "june", (Check("share of drifted features", True, 0.08),)).write(tmp_path / "drift")
     figures = {"roc_auc": 0.81, "log_loss": 0.46, "champion_roc_auc": 0.8, "current_model_digest": "m"}
+    figures |= {"roc_auc_gain": 0.01, "roc_auc_gain_lower": -0.02, "roc_auc_gain_upper": 0.03, "log_loss_gain": 0.1}
     data = {**JUNE, "lake_version": "now", "version_flights": 2, "version_weather": 1, "digest": "d"}
     return run(
         step("ingest", dataset=output("Dataset", "", data)),
@@ -52,6 +53,7 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
     assert (month.name, month.run, month.data) == ("2013-06", "backfill__june", "now: flights 2, weather 1")
     assert (month.rows, month.learned, month.warm) == (10, 90, True)
     assert (month.roc_auc, month.champion_roc_auc, month.log_loss, month.champion_log_loss) == (0.81, 0.8, 0.46, None)
+    assert (month.roc_auc_gain, month.log_loss_gain) == ((0.01, -0.02, 0.03), None)
     assert {name: gate.passed for name, gate in month.gates.items()} == {
         "validate": None,
         "evaluate": False,
