@@ -14,19 +14,19 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from airtight import releases, router
 from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
 from airtight.parameters import check_choice
-from airtight.router import Counts, Side
+from airtight.rollout import arm_metrics, state
+from airtight.rollout.arm_metrics import Counts, Side
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
 from components.measures.releases import Limits, checks
-from components.modelling import changing, releasing
 from components.modelling.registered import Registered, registered
-from components.modelling.releasing import Place
 from components.modelling.served import RELEASE, STABLE, Choice
 from components.reports.release import page
+from components.rollout import steps, switch
+from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def start_release(
     version: Parameter[str] = LATEST,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
-    mode: Parameter[str] = releases.CANARY,
+    mode: Parameter[str] = state.CANARY,
     share: Parameter[float] = 0.1,
     minutes: Parameter[float] = 10.0,
     longest_minutes: Parameter[float] = 60.0,
@@ -102,14 +102,14 @@ def start_release(
     _check_share(share)
     check_choice("asked_by", asked_by, ASKED_BY)
     with place.served.alone(model_name):
-        releasing.check_nothing_under_way(place, model_name, owner)
-        choice, _ = releasing.clear(place, model_name, "it was broken off, and another one begins")
-        stable = changing.current(place.served, choice, place.server, model_name)
+        steps.check_nothing_under_way(place, model_name, owner)
+        choice, _ = steps.clear(place, model_name, "it was broken off, and another one begins")
+        stable = switch.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
         candidate = _candidate(version.strip(), known, stable, model_name)
         begun = datetime.now(UTC)
         until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
-        told = releases.Release(
+        told = state.Release(
             model_name,
             uuid.uuid4().hex,
             stable,
@@ -127,20 +127,20 @@ def start_release(
         release.summary = _unwanted(choice, told) if asked_by == PUSH else ""
         if not release.summary:
             _check_can_be_tried(candidate, stable, model_name)
-            what = "is asked beside" if mode == releases.SHADOW else "answers beside"
+            what = "is asked beside" if mode == state.SHADOW else "answers beside"
             release.summary = (
                 f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
                 f"{minutes:g} minutes, until each has seen {min_requests} requests, for "
                 f"{release.longest_minutes:g} at most."
             )
-            releasing.begin(place, told, before=choice, owner=owner)
+            steps.begin(place, told, before=choice, owner=owner)
             # Begun is when it has its share: loading the candidate takes none of its time.
             release.release, release.since = told.id, datetime.now(UTC).isoformat(timespec="seconds")
         try:
             _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
         except BaseException:
             # Nobody would end what no Release tells of.
-            releasing.clear(place, model_name, "that it began could not be written down")
+            steps.clear(place, model_name, "that it began could not be written down")
             raise
     log.info("%s", release.summary)
 
@@ -180,7 +180,7 @@ def judge_release(
       TransientError: The router cannot be reached.
     """
     check_choice("when_unsure", when_unsure, WHEN_UNSURE)
-    url, what = router.address(router_url), f"{release.candidate} beside {release.stable}"
+    url, what = arm_metrics.address(router_url), f"{release.candidate} beside {release.stable}"
     if release.release:
         counts = _counts(release, url) if watched else _watched(release, url)
         limits = Limits(
@@ -261,8 +261,8 @@ def finish_release(
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 after = Choice.only(candidate, at=at, by=by, reason=reason)
             else:
-                after = releasing.settled_after(choice, place.served.versions(model), reason)
-            releasing.end(place, model, winner=candidate if promoted else stable, after=after)
+                after = steps.settled_after(choice, place.served.versions(model), reason)
+            steps.end(place, model, winner=candidate if promoted else stable, after=after)
             served = candidate if promoted else stable
             said = (
                 f"Version {candidate} of {model} is served in place of {stable}, as {STABLE}. {reason}"
@@ -272,7 +272,7 @@ def finish_release(
             if not after.versions and max(place.served.versions(model)) != stable:
                 said += f" The highest is served again, which is {max(place.served.versions(model))} meanwhile."
         else:
-            served = changing.current(place.served, choice.settled, place.server, model)
+            served = switch.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
@@ -295,7 +295,7 @@ def _check_share(share: float) -> None:
         )
 
 
-def _unwanted(choice: Choice, told: releases.Release) -> str:
+def _unwanted(choice: Choice, told: state.Release) -> str:
     """Why a release that a push asked for is not begun, in one sentence; empty where it is."""
     if choice.is_a_persons:
         by = f" by {choice.by}" if choice.by else ""
@@ -331,11 +331,11 @@ def _check_can_be_tried(candidate: Registered, stable: int, model: str) -> None:
             remedy="Push a newer one with `release=canary`, or name another.",
         )
     if fault := candidate.fault():
-        raise changing.broken(candidate.number, model, fault)
+        raise switch.broken(candidate.number, model, fault)
 
 
 def _counts(release: Any, url: str) -> Counts:
-    counts = Counts.of(router.status(url), release.model)
+    counts = Counts.of(arm_metrics.status(url), release.model)
     if counts is None or counts.id != release.release:
         raise TerminalError(
             f"The release of version {release.candidate} of {release.model} is no longer under way.",
@@ -355,7 +355,7 @@ def _watched(release: Any, url: str) -> Counts:
         except TransientError as error:
             log.info("The router was not asked: %s", error)
             counts = None
-        why = router.over(
+        why = arm_metrics.over(
             counts,
             since=release.since,
             minutes=release.minutes,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airtight.releases import SHADOW
-from airtight.router import BINS, Counts, Side
+from airtight.rollout.arm_metrics import BINS, Counts, Side
+from airtight.rollout.state import SHADOW
 from airtight.verdict import Check
 from components.measures import drift
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from airtight.router import BINS, Counts, Side
+from airtight.rollout.arm_metrics import BINS, Counts, Side
 from airtight.verdict import Check, Verdict
 from components.measures.releases import shares
 from components.reports.style import STYLE

@@ -8,10 +8,10 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from airtight.router import Counts
+from airtight.rollout import arm_metrics, state
+from airtight.rollout.arm_metrics import Counts
 from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
 
@@ -164,7 +164,7 @@ class ReleaseWatched(PollingTrigger):
         try:
             self._check_under_way()
             counts = self._counts()
-            reason = router.over(
+            reason = arm_metrics.over(
                 counts,
                 since=arguments["since"],
                 minutes=arguments["minutes"],
@@ -181,11 +181,11 @@ class ReleaseWatched(PollingTrigger):
 
     def _check_under_way(self) -> None:
         """The file has the last word: a router that has just started follows nothing yet."""
-        release = releases.read(Home.current().models_root).get(self.arguments["model"])
+        release = state.read(Home.current().models_root).get(self.arguments["model"])
         if release is None or release.id != self.arguments["release"]:
             raise TerminalError(
                 f"The release of {self.arguments['model']} is no longer under way.",
-                expected=f"the release {self.arguments['release']} in {releases.FILE}",
+                expected=f"the release {self.arguments['release']} in {state.FILE}",
                 received="none" if release is None else f"the release {release.id}",
                 remedy="A promotion or rollback has ended it. Start another release if it is still wanted.",
             )
@@ -193,7 +193,7 @@ class ReleaseWatched(PollingTrigger):
     def _counts(self) -> Counts | None:
         """What the router has counted; None while it is away or does not follow the release yet."""
         try:
-            counts = Counts.of(router.status(router.address()), self.arguments["model"])
+            counts = Counts.of(arm_metrics.status(arm_metrics.address()), self.arguments["model"])
         except AirtightError as error:
             if not error.transient:
                 raise

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from airtight.files import write_text
-from airtight.releases import CANARY, SHADOW, Release
+from airtight.rollout.state import CANARY, SHADOW, Release
 from serving.router import answers, metrics
-from serving.router.counts import SIDES, Counts
+from serving.router.arm_metrics import SIDES, Counts
 
 logger = logging.getLogger(__name__)
 

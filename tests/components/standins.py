@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from airtight import releases
+from airtight.rollout import state
 from components.modelling.served import versions_in
 from serving.config import ModelSettings, models_from_file
 
@@ -74,7 +74,7 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, Any]:
         """One request."""
         if path == "/router/status":
-            followed = releases.read(self.root) if self.follows else {}
+            followed = state.read(self.root) if self.follows else {}
             return 200, {"servers": [], "releases": {model: self._release(r) for model, r in followed.items()}}
         if found := _LABEL.fullmatch(path):
             number = self.labels(found[1]).get(found[2])
@@ -98,7 +98,7 @@ class StandIn:
         ]
         return {"model_version_status": told}
 
-    def _release(self, release: releases.Release) -> dict[str, Any]:
+    def _release(self, release: state.Release) -> dict[str, Any]:
         told = asdict(release)
         sides = {
             name: {"version": getattr(release, name)} | self.sides.get(name, {}) for name in ("stable", "candidate")

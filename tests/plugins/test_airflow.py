@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airtight import releases
+from airtight.rollout import state
 from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
@@ -112,7 +112,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
         body = {"dag_run_id": run, "conf": {"version": str(version), **release}, "logical_date": None}
         airflow.ask("POST", "dags/flight_delays_release/dagRuns", body)
         until(lambda: airflow.tasks(run, "flight_delays_release")["watch"]["state"] == "deferred", f"{run} is watched")
-        told = releases.read(airflow.home.models_root)["flight_delays"]
+        told = state.read(airflow.home.models_root)["flight_delays"]
         assert (told.candidate, told.share) == (version, 0.5)
 
     begin("good", july)
@@ -139,7 +139,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     assert airflow.ask("GET", path)["state"] == "failed", "that it was ended in good order makes no run green"
     choice = airflow.served.choice("flight_delays")
     assert (choice.versions, choice.release) == ((july,), "")
-    assert releases.read(airflow.home.models_root) == {}
+    assert state.read(airflow.home.models_root) == {}
     airflow.served.choose("flight_delays", HIGHEST)
 
 

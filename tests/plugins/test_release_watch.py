@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import DagRunTriggerException
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from airtight import releases, router
 from airtight.home import Home
+from airtight.rollout import arm_metrics, state
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease, ReleaseWatched, StartRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
 from tests.components.standins import side, standing_in
@@ -44,9 +44,9 @@ def there(tmp_path, monkeypatch):
     monkeypatch.setattr(ReleaseWatched, "settle_s", 0.0)
     root = Home.current().models_root
     root.mkdir(parents=True)
-    releases.write(root, {"toy": releases.Release("toy", "one", 1, 2)})
+    state.write(root, {"toy": state.Release("toy", "one", 1, 2)})
     with standing_in(root) as stand_in:
-        monkeypatch.setenv(router.VARIABLE, stand_in.url)
+        monkeypatch.setenv(arm_metrics.VARIABLE, stand_in.url)
         stand_in.sides = {"stable": side(900), "candidate": side(20)}
         yield stand_in
 
@@ -134,7 +134,7 @@ def test_a_candidate_that_fails_is_not_watched_until_its_time_is_over(there):
 
 def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(there, monkeypatch):
     assert event(longest_minutes=5.0)["reason"].startswith("the longest time of 5 minutes is over")
-    monkeypatch.setenv(router.VARIABLE, "http://127.0.0.1:9")
+    monkeypatch.setenv(arm_metrics.VARIABLE, "http://127.0.0.1:9")
     assert event(longest_minutes=5.0) == {
         "release": "one",
         "reason": "the longest time of 5 minutes is over, and the router is away",
@@ -144,7 +144,7 @@ def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(ther
 
 
 def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
-    releases.write(Home.current().models_root, {})
+    state.write(Home.current().models_root, {})
     seen = event()
     with pytest.raises(AirflowFailException, match="watch: The release of toy is no longer under way") as failed:
         AwaitRelease(task_id="watch", start="start").execute(context(), event=seen)
@@ -152,7 +152,7 @@ def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
 
 
 def test_without_a_routers_address_it_says_so(there, monkeypatch):
-    monkeypatch.delenv(router.VARIABLE)
+    monkeypatch.delenv(arm_metrics.VARIABLE)
     assert "address is not usable" in event()["error"]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from airtight import router
 from airtight.errors import TerminalError, TransientError
+from airtight.rollout import arm_metrics
 from airtight.verdict import FILE_NAME
 from components import release as module
 from tests.components.release.site import JULY, JUNE, PERSON, good
@@ -27,7 +27,7 @@ from tests.components.standins import side
         ({"numbers": 0}, "numbers per answer is 0, allowed is >= 0.99"),
     ],
 )
-def test_a_worse_candidate_is_taken_back_with_the_reason(site, steps, candidate, said):
+def test_a_worse_candidate_is_taken_back_with_the_reason(site, states, candidate, said):
     release = site.start()
     good(site, **candidate)
     decision = site.judge(release)
@@ -161,8 +161,8 @@ def test_the_watching_ends_early_late_and_in_between():
     def over(candidate: dict, **other) -> str:
         sides = {"stable": side(9000), "candidate": candidate}
         counts = {"id": "one", "mode": "canary", "share": 0.1, "sides": sides}
-        seen = router.Counts.of({"releases": {"toy": counts}}, "toy")
-        return router.over(seen, **told | other)
+        seen = arm_metrics.Counts.of({"releases": {"toy": counts}}, "toy")
+        return arm_metrics.over(seen, **told | other)
 
     assert over(side()) == ""
     assert over(side(), minutes=4.0).startswith("4 minutes are over")

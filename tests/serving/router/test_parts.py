@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, inference_pb2, predict_pb2, regression_pb2
 
-from airtight import releases
 from airtight.errors import TerminalError
-from airtight.releases import Release
+from airtight.rollout import state
+from airtight.rollout.state import Release
 from serving.router import answers, messages
+from serving.router.arm_metrics import Counts, Latency, Numbers, Pairs
 from serving.router.config import address, settings_from_flags
-from serving.router.counts import Counts, Latency, Numbers, Pairs
 from serving.router.follower import Follower
 from serving.router.trials import Answer, Asked, Trials, place
 
@@ -311,14 +311,14 @@ def test_a_broken_file_leaves_the_releases_as_they_were(tmp_path, content):
     follower.look()
     assert seen == [{}]
     release = Release("m", "a", 1, 2)
-    releases.write(tmp_path, {"m": release})
+    state.write(tmp_path, {"m": release})
     follower.look()
     follower.look()
     assert seen == [{}, {"m": release}]
-    (tmp_path / releases.FILE).write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / state.FILE).write_bytes(content.encode() if isinstance(content, str) else content)
     follower.look()
     assert len(seen) == 2 and follower.error
-    releases.write(tmp_path, {})
+    state.write(tmp_path, {})
     follower.look()
     assert seen[2:] == [{}] and not follower.error
 

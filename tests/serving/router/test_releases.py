@@ -20,9 +20,9 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from airtight import releases
-from airtight.releases import Release
-from airtight.router import Counts
+from airtight.rollout import state
+from airtight.rollout.arm_metrics import Counts
+from airtight.rollout.state import Release
 from serving.router.trials import place
 from tests.serving import models
 from tests.serving.router import routers, stubs
@@ -267,24 +267,24 @@ def test_a_release_that_nobody_ended_in_time_gives_the_candidate_no_more_request
     router.release(affine=Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat()))
     assert asked(router)[2] == "candidate"
     moment = datetime.now(UTC) - timedelta(seconds=1)
-    releases.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
+    state.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
     until(lambda: router.status()["releases"]["affine"]["until"] == moment.isoformat(), "the time is followed")
     assert asked(router) == (200, STABLE, "stable", "1")
     assert sides(router)[1]["requests"] == 1, "what was counted before is kept"
-    (router.root / releases.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
+    (router.root / state.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
     until(lambda: "until" in router.status()["error"], "the error is told")
 
 
 def test_a_broken_file_changes_nothing_and_is_told(router):
     router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
     for text in ("{", '{"affine": {"id": "b", "stable": "x"}}'):
-        (router.root / releases.FILE).write_text(text)
+        (router.root / state.FILE).write_text(text)
         until(lambda: router.status()["error"] != "", "the error is told")
         assert router.status()["releases"]["affine"]["id"] == "kept"
         assert asked(router)[2] == "candidate"
         router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
         until(lambda: router.status()["error"] == "", "the error is over")
-    (router.root / releases.FILE).unlink()
+    (router.root / state.FILE).unlink()
     until(lambda: router.status()["releases"] == {}, "the release is over")
     assert asked(router)[2] is None
 

@@ -104,7 +104,7 @@ class Counts:
 
     Args:
       id: Of the release.
-      mode: One of `airtight.releases.MODES`.
+      mode: One of `airtight.rollout.state.MODES`.
       share: The candidate's.
       stable: The side of the version that is served.
       candidate: The side of the version that is tried.
