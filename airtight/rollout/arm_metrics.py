@@ -1,6 +1,6 @@
-"""What the router says of the releases that it follows, and when enough of one has been seen.
+"""What the router counted of a release's arms, and how to ask it.
 
-The steps of a release and Airflow's task that watches it read the same status by the same words, so they are here.
+The steps of a release, Airflow's task that watches it and the router itself read the same figures by these classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,17 +19,48 @@ from airtight.errors import TerminalError, TransientError
 VARIABLE = "AIRTIGHT_ROUTER"
 """Environment variable with the REST address of the router."""
 PATH = "/router/status"
+FORMAT = 2
+"""Of what the router counts. Sums by request came with 2; what an older router counted decides nothing."""
 BINS = 20
 """Of the histogram of answers, from 0 to 1."""
-SURE = 3.0
-"""Standard errors by which a share must lie over its limit to be clearly over it,"""
-LEAST = 5
-"""and so many cases it must be: of a few, chance makes a large share."""
+KINDS = BINS + 3
+"""Kinds of numbers in an answer: none, below 0, one for each bin, above 1."""
+FINEST_MS, GROWTH = 0.01, 1.04
+"""Latency is counted in buckets: up to `FINEST_MS`, then up to 4 % more each."""
 _OK = 200
 
 
+def bucket_of(milliseconds: float) -> int:
+    """The bucket in which a duration is counted."""
+    return math.ceil(math.log(max(milliseconds, FINEST_MS) / FINEST_MS) / math.log(GROWTH))
+
+
+def quantile(buckets: Mapping[int, int], share: float) -> float | None:
+    """The duration in milliseconds, to 2 %, within which this share of all ended; None where there is none."""
+    left = share * sum(buckets.values())
+    for bucket in sorted(buckets):
+        left -= buckets[bucket]
+        if left <= 0:
+            return FINEST_MS * GROWTH ** (bucket - 0.5)
+    return None
+
+
 @dataclass(frozen=True)
-class Side:
+class Sums:
+    """Of one value for each request: how many, their sum, and the sum of their squares."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """None where there is no value."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class Arm:
     """What one version did in a release, as the router counted it.
 
     Args:
@@ -39,12 +69,18 @@ class Side:
       failed: Answers 5xx, and requests that no server answered.
       refused: Answers 4xx.
       codes: Answers by HTTP status.
-      latency_ms: "mean", "p50", "p99" and "max" in milliseconds; None where nothing was answered.
+      latency_ms: "mean", "p50", "p95", "p99" and "max" in milliseconds; None where nothing was answered.
+      latency_buckets: Requests by bucket of their duration.
       numbers: Finite numbers in the answers.
       mean: Their mean, or None.
       histogram: Counts of those in 0 to 1, `BINS` bins.
-      skipped: Answers that were too large to be looked into.
+      skipped: Answers that were too large to be read.
+      not_finite: Answers with a number that is not finite.
+      kinds: Sums over the answers that were read of the share of each kind of number in the answer, `KINDS` sums. An
+        answer counts 1 in all, however many rows it has.
+      answer_means: Of each answer with a finite number, the mean of those.
       unserved: Requests meant for it when no server had it, which were answered by what is served.
+      cells: In split mode the same by groups of callers, of which each has all requests of its callers.
     """
 
     version: int = 0
@@ -53,49 +89,96 @@ class Side:
     refused: int = 0
     codes: Mapping[str, int] = field(default_factory=dict)
     latency_ms: Mapping[str, float | None] = field(default_factory=dict)
+    latency_buckets: Mapping[int, int] = field(default_factory=dict)
     numbers: int = 0
     mean: float | None = None
     histogram: tuple[int, ...] = (0,) * BINS
     skipped: int = 0
+    not_finite: int = 0
+    kinds: tuple[float, ...] = (0.0,) * KINDS
+    answer_means: Sums = Sums()
     unserved: int = 0
+    cells: tuple[Arm, ...] = ()
 
     @property
-    def answered(self) -> int:
-        """Requests that got an answer of the model."""
-        return max(0, self.requests - self.failed - self.refused)
+    def assigned(self) -> int:
+        """Requests that were meant for it."""
+        return self.requests + self.unserved
 
-    @property
-    def failed_share(self) -> float:
-        """0 to 1; 0 without requests."""
-        return self.failed / self.requests if self.requests else 0.0
-
-    @property
-    def refused_share(self) -> float:
-        """0 to 1; 0 without requests."""
-        return self.refused / self.requests if self.requests else 0.0
-
-    @property
-    def p99_ms(self) -> float | None:
-        """99 of 100 requests took at most so long, milliseconds."""
-        return self.latency_ms.get("p99")
+    def slower_than(self, milliseconds: float) -> int:
+        """Requests that took longer, to the edge of a bucket."""
+        limit = bucket_of(milliseconds)
+        return sum(count for bucket, count in self.latency_buckets.items() if bucket > limit)
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Side:
+    def of(cls, payload: Mapping[str, Any]) -> Arm:
         """From the router's JSON."""
-        answers = told.get("answers") or {}
+        answers = payload.get("answers") or {}
         return cls(
-            int(told.get("version", 0)),
-            int(told.get("requests", 0)),
-            int(told.get("failed", 0)),
-            int(told.get("refused", 0)),
-            dict(told.get("codes") or {}),
-            dict(told.get("latency_ms") or {}),
-            int(answers.get("count", 0)),
-            answers.get("mean"),
-            tuple(int(count) for count in answers.get("histogram") or (0,) * BINS),
-            int(answers.get("skipped", 0)),
-            int(told.get("unserved", 0)),
+            version=int(payload.get("version", 0)),
+            requests=int(payload.get("requests", 0)),
+            failed=int(payload.get("failed", 0)),
+            refused=int(payload.get("refused", 0)),
+            codes=dict(payload.get("codes") or {}),
+            latency_ms=dict(payload.get("latency_ms") or {}),
+            latency_buckets=_buckets(payload.get("latency_buckets")),
+            numbers=int(answers.get("count", 0)),
+            mean=answers.get("mean"),
+            histogram=tuple(int(count) for count in answers.get("histogram") or (0,) * BINS),
+            skipped=int(answers.get("skipped", 0)),
+            not_finite=int(answers.get("not_finite", 0)),
+            kinds=tuple(float(total) for total in answers.get("kinds") or (0.0,) * KINDS),
+            answer_means=Sums(**(answers.get("means") or {})),
+            unserved=int(payload.get("unserved", 0)),
+            cells=tuple(cls.of(cell) for cell in payload.get("cells") or ()),
         )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Requests that both versions were asked, in shadow mode.
+
+    Args:
+      count: Those that both answered with numbers.
+      differing: Of those, the ones of which a number differs.
+      largest_difference: Of two numbers.
+      mean_difference: Over all numbers.
+      differences: Of each such request, the mean difference of both versions' numbers.
+      only_candidate: By outcome ("failed", "refused", "not_finite"), the requests that came to it with the candidate
+        alone.
+      only_stable: And with the stable version alone.
+      stable_latency_buckets: The stable version's durations of the requests that the candidate was asked, too.
+      dropped: Requests that the candidate was not asked, too, because too many such were under way.
+    """
+
+    count: int = 0
+    differing: int = 0
+    largest_difference: float | None = None
+    mean_difference: float | None = None
+    differences: Sums = Sums()
+    only_candidate: Mapping[str, int] = field(default_factory=dict)
+    only_stable: Mapping[str, int] = field(default_factory=dict)
+    stable_latency_buckets: Mapping[int, int] = field(default_factory=dict)
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Pairs:
+        """From the router's JSON."""
+        return cls(
+            int(payload.get("count", 0)),
+            int(payload.get("differing", 0)),
+            payload.get("largest_difference"),
+            payload.get("mean_difference"),
+            Sums(**(payload.get("differences") or {})),
+            dict(payload.get("only_candidate") or {}),
+            dict(payload.get("only_stable") or {}),
+            _buckets(payload.get("stable_latency_buckets")),
+            int(payload.get("dropped", 0)),
+        )
+
+
+def _buckets(payload: Mapping[str, Any] | None) -> dict[int, int]:
+    return {int(bucket): int(count) for bucket, count in (payload or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -106,89 +189,44 @@ class Counts:
       id: Of the release.
       mode: One of `airtight.rollout.state.MODES`.
       share: The candidate's.
-      stable: The side of the version that is served.
-      candidate: The side of the version that is tried.
-      pairs: In shadow mode, how both sides' numbers of one request compare: "count", "differing",
-        "largest_difference", "mean_difference".
+      stable: The arm of the version that is served.
+      candidate: The arm of the version that is tried.
+      pairs: In shadow mode, how both versions' answers to one request compare.
     """
 
     id: str
     mode: str
     share: float
-    stable: Side = Side()
-    candidate: Side = Side()
-    pairs: Mapping[str, Any] = field(default_factory=dict)
+    stable: Arm = Arm()
+    candidate: Arm = Arm()
+    pairs: Pairs = Pairs()
 
     @classmethod
     def of(cls, status: Mapping[str, Any], model: str) -> Counts | None:
-        """Those of a model, from the router's whole status; None where it follows no release of the model."""
-        told = status.get("releases", {}).get(model)
-        if told is None:
-            return None
-        sides = {name: Side.of(side) for name, side in told.get("sides", {}).items()}
-        return cls(
-            str(told["id"]),
-            str(told["mode"]),
-            float(told["share"]),
-            sides.get("stable", Side()),
-            sides.get("candidate", Side()),
-            dict(told.get("pairs") or {}),
-        )
+        """Those of a model, from the router's whole status; None where it follows no release of the model.
 
-    def enough(self, requests: int) -> bool:
-        """Whether both sides have seen so many requests."""
-        return min(self.stable.requests, self.candidate.requests) >= requests
-
-    def clearly_worse(self, limit: float) -> str:
-        """Why the candidate need not be watched any longer, in words; empty where it may be.
-
-        Its share of failed or refused requests is over the stable version's by more than `limit`, and not by chance:
-        so is the lower end of what the share may really be.
-
-        Args:
-          limit: 0 to 1.
+        Raises:
+          TerminalError: The router counts as an older version of it did.
         """
-        for name in ("failed", "refused"):
-            count = getattr(self.candidate, name)
-            bound = getattr(self.stable, f"{name}_share") + limit
-            if count >= LEAST and lowest_share(count, self.candidate.requests) > bound:
-                return f"{count} of {self.candidate.requests} requests to the candidate {name}, more than {bound:.2%}"
-        return ""
-
-
-def lowest_share(count: int, of: int) -> float:
-    """The least that a share may really be, of which so many cases were seen: the lower end of Wilson's interval."""
-    if not of:
-        return 0.0
-    share, square = count / of, SURE**2
-    spread = SURE * math.sqrt(share * (1 - share) / of + square / (4 * of**2))
-    return max(0.0, (share + square / (2 * of) - spread) / (1 + square / of))
-
-
-def over(
-    counts: Counts | None, *, since: str, minutes: float, longest_minutes: float, requests: int, limit: float
-) -> str:
-    """Why a release has been watched for long enough, in words; empty where it has not.
-
-    Args:
-      counts: What the router has counted so far; None while it is away, which does not keep a release for ever.
-      since: When the release began, ISO 8601.
-      minutes: It is watched so long,
-      longest_minutes: and where requests are few at most so long.
-      requests: Each side should have seen so many.
-      limit: As in `Counts.clearly_worse`.
-    """
-    elapsed = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() / 60
-    seen = "and the router is away"
-    if counts is not None:
-        if why := counts.clearly_worse(limit):
-            return why
-        seen = f"with {counts.stable.requests} requests to stable, {counts.candidate.requests} to the candidate"
-        if elapsed >= minutes and counts.enough(requests):
-            return f"{minutes:g} minutes are over, {seen}"
-    if elapsed >= max(minutes, longest_minutes):
-        return f"the longest time of {max(minutes, longest_minutes):g} minutes is over, {seen}"
-    return ""
+        payload = status.get("releases", {}).get(model)
+        if payload is None:
+            return None
+        if payload.get("format") != FORMAT:
+            raise TerminalError(
+                "The router does not count what the rules of a release need.",
+                expected=f"counts of format {FORMAT} in {PATH}",
+                received=f"format {payload.get('format', 1)}",
+                remedy="Restart the router, so that it runs the same version of the code, and start the release again.",
+            )
+        arms = {name: Arm.of(arm) for name, arm in payload.get("sides", {}).items()}
+        return cls(
+            str(payload["id"]),
+            str(payload["mode"]),
+            float(payload["share"]),
+            arms.get("stable", Arm()),
+            arms.get("candidate", Arm()),
+            Pairs.of(payload.get("pairs") or {}),
+        )
 
 
 def address(url: str = "") -> str:
@@ -219,9 +257,9 @@ def status(url: str, timeout_s: float = 5.0) -> dict[str, Any]:
     try:
         connection.request("GET", parts.path.rstrip("/") + PATH)
         response = connection.getresponse()
-        told = json.loads(response.read())
-        if response.status != _OK or not isinstance(told, dict) or "releases" not in told:
-            raise ValueError(f"status {response.status}, {str(told)[:200]}")
+        payload = json.loads(response.read())
+        if response.status != _OK or not isinstance(payload, dict) or "releases" not in payload:
+            raise ValueError(f"status {response.status}, {str(payload)[:200]}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise TransientError(
             "The router cannot be reached.",
@@ -231,4 +269,4 @@ def status(url: str, timeout_s: float = 5.0) -> dict[str, Any]:
         ) from error
     finally:
         connection.close()
-    return told
+    return payload
