@@ -3,8 +3,8 @@
     python -m benchmarks.releases [--trials 200] [--only TEXT] [--json FILE]
 
 Simulated live requests go through the router's own counting and the rules' own decision, with the defaults of the
-trigger form, looked at every `LOOK` requests: every three seconds at forty requests a second. A release goes on until it
-is decided or its requests have come. Latency is lognormal; an answer is one number, or a batch of a thousand similar
+trigger form, looked at every `LOOK` requests: every three seconds at forty requests a second. A release goes on until
+it is decided or its requests have come. Latency is lognormal; an answer is one number, or a batch of a thousand similar
 ones. A worse candidate is as much worse as a margin allows, which is where promoting it is most likely.
 """
 

@@ -23,7 +23,7 @@ ALPHA = 0.05
 """The error of a release: of promoting a candidate that is as much worse as a margin allows, and, over all rules
 together, of ending early a release of one that is not."""
 LUCK = 1.28
-"""Standard errors of bad luck that needed requests allow for: 90 of 100 candidates like the stable version have less."""
+"""Standard errors of bad luck that needed requests allow for: 90 of 100 candidates as good as stable have less."""
 MIN_ANSWERS = 50
 """Requests of each version before the central limit theorem is relied on,"""
 MIN_CELLS = 20
@@ -72,9 +72,9 @@ class Comparison:
     @property
     def is_outside(self) -> bool:
         """Whether the difference itself, whatever its bounds, is over the margin."""
-        return self.difference is not None and (
-            abs(self.difference) if self.two_sided else self.difference
-        ) > self.margin
+        return (
+            self.difference is not None and (abs(self.difference) if self.two_sided else self.difference) > self.margin
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Family:
         """
         stable, candidate = self.counts.stable, self.counts.candidate
         bad = count(stable), count(candidate)
-        shares = [n / arm.assigned if arm.assigned else None for n, arm in zip(bad, (stable, candidate), strict=True)]
+        shares = (_ratio(bad[0], stable.assigned), _ratio(bad[1], candidate.assigned))
         if self.counts.mode == SPLIT:
             return self.mean(name, lambda arm: Sums(arm.assigned, count(arm), count(arm)), margin)
         # Where nothing is known yet, one in a hundred.
@@ -135,7 +135,7 @@ class Family:
             name,
             margin,
             *shares,
-            difference=None if None in shares else shares[1] - shares[0],  # type: ignore[operator]
+            difference=None if shares[0] is None or shares[1] is None else shares[1] - shares[0],
             holds=now.below(margin) >= needed,
             worse=now.above(margin) >= math.log(1 / self.early),
         )
@@ -154,14 +154,19 @@ class Family:
         arms = self.counts.stable, self.counts.candidate
         seen = [sums(arm) for arm in arms]
         cells = [[cell for cell in map(sums, arm.cells) if cell.count] for arm in arms]
-        means = [total.mean for total in seen]
+        means = (seen[0].mean, seen[1].mean)
         compared = Comparison(name, margin, *means, two_sided=two_sided)
         enough = all(total.count >= MIN_ANSWERS for total in seen)
-        if not enough or any(arm.cells and len(own) < MIN_CELLS for arm, own in zip(arms, cells, strict=True)):
+        if (
+            means[0] is None
+            or means[1] is None
+            or not enough
+            or any(arm.cells and len(own) < MIN_CELLS for arm, own in zip(arms, cells, strict=True))
+        ):
             return compared
         variance = sum(map(_variance, seen, cells))
         requests = sum(arm.assigned for arm in arms)
-        bounded = self.bounded(name, means[1] - means[0], variance, requests, margin, two_sided=two_sided)  # type: ignore[operator]
+        bounded = self.bounded(name, means[1] - means[0], variance, requests, margin, two_sided=two_sided)
         return replace(bounded, stable=means[0], candidate=means[1])
 
     def bounded(
@@ -255,6 +260,10 @@ def requests_until(holds: Callable[[float], bool]) -> float | None:
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
+
+
+def _ratio(part: float, of: float) -> float | None:
+    return part / of if of else None
 
 
 def _up_to(edge: int) -> Callable[[Arm], Sums]:

@@ -14,6 +14,7 @@ sameness and not quality: which version is right more often, live requests do no
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -64,8 +65,10 @@ class Margins:
     answers: str = SAME
 
     def __post_init__(self) -> None:
+        numbers = [getattr(self, entry.name) for entry in fields(self) if entry.name != "answers"]
+        sound = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
         margins = (self.failed, self.refused, self.slow, self.mean, self.distribution, self.difference)
-        if min(margins) <= 0 or self.answers not in ANSWERS:
+        if not sound or min(margins) <= 0 or self.answers not in ANSWERS:
             raise TerminalError(
                 "The margins of the release cannot be used.",
                 expected=f"margins over 0, as no number of requests proves that there is no difference at all, and "
@@ -76,8 +79,8 @@ class Margins:
 
     @classmethod
     def of(cls, payload: str | Mapping[str, Any]) -> Margins:
-        """From JSON; what is not there is the default."""
-        values = json.loads(payload) if isinstance(payload, str) else payload
+        """From JSON, or a mapping; what is not there is the default."""
+        values = json.loads(payload or "{}") if isinstance(payload, str) else payload
         names = {entry.name for entry in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
@@ -212,9 +215,13 @@ def in_words(comparison: Comparison) -> str:
         return f"{comparison.name} is not known"
     bound = comparison.lower if comparison.worse else comparison.upper
     side = "at least" if comparison.worse else "up to"
-    of = "" if comparison.candidate is None else f" is {comparison.candidate:.4g}, stable's {comparison.stable:.4g}:"
+    of = ""
+    if comparison.candidate is not None:
+        of = f" is {comparison.candidate:.4g}, stable's {comparison.stable:.4g}:"
     bounds = "" if bound is None else f" ({side} {bound:.2g})"
-    return f"{comparison.name}{of} a difference of {comparison.difference:.2g}{bounds}, allowed is {comparison.margin:g}"
+    return (
+        f"{comparison.name}{of} a difference of {comparison.difference:.2g}{bounds}, allowed is {comparison.margin:g}"
+    )
 
 
 def over(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import time
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from airtight.rollout import arm_metrics, state
+from airtight.rollout import arm_metrics, rules, state
 from airtight.rollout.arm_metrics import Counts
 from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
@@ -70,8 +71,8 @@ def _short(run_id: str) -> str:
 class AwaitRelease(BaseOperator):
     """Waits until a release was watched for long enough; no worker is held meanwhile.
 
-    That is when its minutes are over and both sides saw enough requests, at the latest after its longest time, and at
-    once when the candidate clearly fails more requests than it may.
+    That is when every rule holds and its minutes are over, at once when one says that the candidate is worse than it
+    may be, and at the latest after its longest time. The log tells once a minute how the release stands.
 
     Args:
       start: Id of the task that began the release.
@@ -110,8 +111,7 @@ class AwaitRelease(BaseOperator):
                     since=properties["since"],
                     minutes=properties["minutes"],
                     longest_minutes=properties["longest_minutes"],
-                    min_requests=properties["min_requests"],
-                    max_more_failed=properties["max_more_failed"],
+                    margins=properties["margins"],
                 ),
                 method_name="execute",
             )
@@ -133,9 +133,11 @@ class ReleaseWatched(PollingTrigger):
       since: When it began, ISO 8601.
       minutes: Minimum time to watch, in minutes.
       longest_minutes: Maximum time to watch when traffic is low, in minutes.
-      min_requests: Requests that each side should answer.
-      max_more_failed: By how much the candidate's share of failed requests may exceed the stable side's, 0 to 1.
+      margins: By how much the candidate may be worse (`airtight.rollout.rules.Margins`), JSON.
     """
+
+    log_s: ClassVar[float] = 60.0
+    """Seconds between two lines in the log."""
 
     def __init__(
         self,
@@ -145,8 +147,7 @@ class ReleaseWatched(PollingTrigger):
         since: str,
         minutes: float,
         longest_minutes: float,
-        min_requests: int,
-        max_more_failed: float,
+        margins: str,
     ) -> None:
         super().__init__(
             model=model,
@@ -154,9 +155,9 @@ class ReleaseWatched(PollingTrigger):
             since=since,
             minutes=minutes,
             longest_minutes=longest_minutes,
-            min_requests=min_requests,
-            max_more_failed=max_more_failed,
+            margins=margins,
         )
+        self._logged = -self.log_s
 
     def poll(self) -> dict[str, Any] | None:
         """Returns why the watching ends and what each side answered, or None while it goes on."""
@@ -164,17 +165,20 @@ class ReleaseWatched(PollingTrigger):
         try:
             self._check_under_way()
             counts = self._counts()
-            reason = arm_metrics.over(
+            margins = rules.Margins.of(arguments["margins"])
+            reason = rules.over(
                 counts,
                 since=arguments["since"],
                 minutes=arguments["minutes"],
                 longest_minutes=arguments["longest_minutes"],
-                requests=arguments["min_requests"],
-                limit=arguments["max_more_failed"],
+                margins=margins,
             )
         except AirtightError as error:
             return {"error": error.to_json()}
         if not reason:
+            if counts is not None and time.monotonic() - self._logged >= self.log_s:
+                self._logged = time.monotonic()
+                self.log.info("%s.", rules.decide(counts, margins).reason)
             return None
         requests = {"stable": counts.stable.requests, "candidate": counts.candidate.requests} if counts else {}
         return {"release": arguments["release"], "reason": reason, "requests": requests}

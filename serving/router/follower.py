@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from airtight.errors import TerminalError
-from airtight.rollout import state
+from airtight.rollout import rules, state
 from airtight.rollout.state import Release
 
 logger = logging.getLogger(__name__)
@@ -72,3 +72,4 @@ def _check(release: Release) -> None:
             received=f"id {release.id!r}, stable {release.stable!r}, candidate {release.candidate!r}",
             remedy="Correct the file, or remove it: then no release is under way.",
         )
+    rules.Margins.of(release.margins)

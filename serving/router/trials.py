@@ -21,7 +21,7 @@ from airtight.rollout import arm_metrics, rules
 from airtight.rollout.arm_metrics import FORMAT
 from airtight.rollout.state import CANARY, SHADOW, SPLIT, Release
 from serving.router import answers, metrics
-from serving.router.arm_metrics import CELLS, SIDES, Counts, Outcome
+from serving.router.arm_metrics import CELLS, SIDES, Arm, Counts, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -200,11 +200,12 @@ class Trials:
                 answer = await asked.ask(None, "")
             return answer, ""
         milliseconds = 1e3 * (time.perf_counter() - started)
-        for arm in trial.counts.side(side).counted(group):
+        arms = trial.counts.side(side).counted(group)
+        for arm in arms:
             arm.traffic.add(answer.code, milliseconds)
         # What follows waits until the answer is on its way.
-        shadowed = within and release.mode == SHADOW
-        asyncio.get_running_loop().call_soon(self._answered, trial, side, group, answer, milliseconds, asked, shadowed)
+        shadowed_ms = milliseconds if within and release.mode == SHADOW else None
+        asyncio.get_running_loop().call_soon(self._answered, trial, arms, answer, asked, shadowed_ms)
         return answer, side
 
     def told(self) -> dict[str, Any]:
@@ -240,25 +241,15 @@ class Trials:
         await self.save()
 
     def _answered(
-        self,
-        trial: Trial,
-        side: str,
-        group: int | None,
-        answer: Answer,
-        milliseconds: float,
-        asked: Asked,
-        shadowed: bool,
+        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, asked: Asked, shadowed_ms: float | None
     ) -> None:
-        numbers = self._count_numbers(trial, side, group, answer, asked.read)
-        if shadowed:
-            self._shadow(trial, Outcome(answer.code, numbers, milliseconds), asked)
+        numbers = self._count_numbers(arms, answer, asked.read)
+        if shadowed_ms is not None:
+            self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), asked)
 
-    def _count_numbers(
-        self, trial: Trial, side: str, group: int | None, answer: Answer, read: Read
-    ) -> list[float] | None:
+    def _count_numbers(self, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         if answer.code != _OK:
             return None
-        arms = trial.counts.side(side).counted(group)
         if len(answer.content) > answers.LARGEST:
             for arm in arms:
                 arm.numbers.skipped += 1
@@ -292,7 +283,7 @@ class Trials:
             return
         milliseconds = 1e3 * (time.perf_counter() - started)
         trial.counts.candidate.traffic.add(answer.code, milliseconds)
-        numbers = self._count_numbers(trial, CANDIDATE, None, answer, asked.read)
+        numbers = self._count_numbers((trial.counts.candidate,), answer, asked.read)
         trial.counts.pairs.add_outcomes(ours, Outcome(answer.code, numbers, milliseconds))
 
 
