@@ -215,7 +215,7 @@ def in_words(comparison: Comparison) -> str:
         return f"{comparison.name} is not known"
     bound = comparison.lower if comparison.worse else comparison.upper
     side = "at least" if comparison.worse else "up to"
-    of = ""
+    of = ":"
     if comparison.candidate is not None:
         of = f" is {comparison.candidate:.4g}, stable's {comparison.stable:.4g}:"
     bounds = "" if bound is None else f" ({side} {bound:.2g})"

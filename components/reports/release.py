@@ -6,6 +6,7 @@ from html import escape
 
 from airtight.rollout.arm_metrics import BINS, Arm, Counts
 from airtight.rollout.comparisons import ALPHA, Comparison
+from airtight.rollout.state import SHADOW
 from components.reports.style import STYLE
 
 _OWN_STYLE = """
@@ -56,6 +57,7 @@ Requests needed are those to both versions until the rule holds, if the candidat
 {_counted("stable", arms[0])}
 {_counted("candidate", arms[1])}
 </tbody></table>
+{_pairs(counts)}
 <h2>Latency, milliseconds</h2>
 <table><thead><tr><th></th><th>stable, candidate</th></tr></thead><tbody>
 {"".join(_latency(name, arms) for name in _LATENCIES)}
@@ -63,8 +65,8 @@ Requests needed are those to both versions until the rule holds, if the candidat
 <h2>Answers</h2>
 {_histograms(arms)}
 <p class="dim">Share of each version's answers by their numbers, in bins of {1 / BINS:g}; an answer counts 1, however
-many rows it has. A request failed when its answer was 5xx or none; refused is 4xx; unserved is one that found no server with
-the version, and was answered by what is served. Bars tell their bin when pointed at.</p>
+many rows it has. A request failed when its answer was 5xx or none; refused is 4xx; unserved is one that found no
+server with the version, and was answered by what is served. Bars tell their bin when pointed at.</p>
 </body></html>
 """
 
@@ -82,6 +84,17 @@ def _counted(name: str, arm: Arm) -> str:
     codes = ", ".join(f"{code}: {count}" for code, count in sorted(arm.codes.items()))
     cells = (arm.requests, arm.failed, arm.refused, arm.unserved, codes or "none", arm.numbers, _figure(arm.mean))
     return f"<tr><td>{name}</td>" + "".join(f'<td class="n">{escape(str(cell))}</td>' for cell in cells) + "</tr>"
+
+
+def _pairs(counts: Counts) -> str:
+    pairs = counts.pairs
+    if counts.mode != SHADOW:
+        return ""
+    return (
+        f"<p>{pairs.differing} of {pairs.count} requests that both answered were answered otherwise, by at most "
+        f"{_figure(pairs.largest_difference)}; {pairs.dropped} were not asked of the candidate, because too many were "
+        "under way.</p>"
+    )
 
 
 def _latency(name: str, arms: tuple[Arm, Arm]) -> str:

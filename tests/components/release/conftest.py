@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from airtight.rollout import arm_metrics, state
-from components import release as module
 from components.modelling.model_server import SERVER_VARIABLE
 from components.modelling.served import Choice, Served
-from components.rollout import steps, switch
+from components.rollout import judging, steps, switch
 from tests.components.release.site import PERSON, Site, check
 from tests.components.standins import standing_in
 
@@ -19,7 +18,7 @@ def site(tmp_path, monkeypatch):
     monkeypatch.delenv(arm_metrics.VARIABLE, raising=False)
     monkeypatch.setattr(switch, "POLL_S", 0.01)
     monkeypatch.setattr(steps, "SETTLE_S", 0.0)
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(judging, "POLL_S", 0.01)
     with standing_in(tmp_path / "models") as stand_in:
         made = Site(tmp_path, stand_in)
         made.served.choose("toy", PERSON)
