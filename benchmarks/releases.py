@@ -3,7 +3,7 @@
     python -m benchmarks.releases [--trials 200] [--only TEXT] [--json FILE]
 
 Simulated live requests go through the router's own counting and the rules' own decision, with the defaults of the
-trigger form, looked at every `LOOK` requests: every three seconds at forty requests a second. A release goes on until
+trigger form, looked at every `LOOK` requests: every five seconds at forty requests a second. A release goes on until
 it is decided or its requests have come. Latency is lognormal; an answer is one number, or a batch of a thousand similar
 ones. A worse candidate is as much worse as a margin allows, which is where promoting it is most likely.
 """
@@ -26,7 +26,7 @@ from airtight.rollout.rules import PROMOTE, ROLL_BACK, UNDECIDED, Margins
 from airtight.rollout.state import CANARY, SHADOW, SPLIT
 from serving.router import arm_metrics as counted
 
-LOOK = 120
+LOOK = 200
 ROWS = 1000
 """Of a batch."""
 _LATENCY_MS, _SPREAD = 10.0, 0.5

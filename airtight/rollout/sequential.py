@@ -16,7 +16,7 @@ the true mean at all times at once with probability 1 - alpha, so whoever looks 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LADDER = tuple(0.95 * 1.6**-rung for rung in range(9))
@@ -34,8 +34,8 @@ class Bets:
     Args:
       values: Pairs of a value and how often it was seen. A count may be a sum of shares, or negative, where that makes
         the evidence weaker than the true values would (log is concave).
-      least: The least value that is possible, at most 0.
-      most: The largest, at least 0.
+      least: The least value that is possible, below 0.
+      most: The largest, over 0.
     """
 
     values: Sequence[tuple[float, float]]
@@ -44,11 +44,11 @@ class Bets:
 
     def below(self, mean: float) -> float:
         """Log evidence that the true mean lies below `mean`: log(1 / alpha) refutes that it does not."""
-        return self._wealth([-share / (self.most + 1) for share in _LADDER], mean)
+        return self._wealth([-share / self.most for share in _LADDER], mean)
 
     def above(self, mean: float) -> float:
         """Log evidence that the true mean lies above `mean`."""
-        return self._wealth([share / (1 - self.least) for share in _LADDER], mean)
+        return self._wealth([-share / self.least for share in _LADDER], mean)
 
     def upper(self, alpha: float) -> float:
         """The least mean that is refuted by `below`; 1 where none is."""
@@ -59,12 +59,20 @@ class Bets:
         return _largest(lambda mean: self.above(mean) >= -math.log(alpha))
 
     def _wealth(self, bets: Sequence[float], mean: float) -> float:
-        logs = [sum(count * math.log1p(bet * (value - mean)) for value, count in self.values) for bet in bets]
+        # A bet that the worst value would ruin is not made. Against means farther off fewer bets are left.
+        worst = self.most if bets[0] < 0 else self.least
+        logs = [
+            sum(count * math.log1p(bet * (value - mean)) for value, count in self.values)
+            for bet in bets
+            if bet * (worst - mean) > -1
+        ]
+        if not logs:
+            return -math.inf
         largest = max(logs)
-        return largest + math.log(sum(math.exp(each - largest) for each in logs) / len(logs))
+        return largest + math.log(sum(math.exp(wealth - largest) for wealth in logs) / len(bets))
 
 
-def _largest(refuted) -> float:  # type: ignore[no-untyped-def]
+def _largest(refuted: Callable[[float], bool]) -> float:
     low, high = -1.0, 1.0
     if not refuted(low):
         return low

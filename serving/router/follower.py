@@ -65,6 +65,7 @@ class Follower:
 def _check(release: Release) -> None:
     versions = (release.stable, release.candidate)
     sound = all(type(version) is int and 0 < version < 1 << 63 for version in versions)
+    sound &= isinstance(release.margins, Mapping)
     if not sound or type(release.id) is not str or not release.id or not _MODEL.fullmatch(release.model):
         raise TerminalError(
             f"The release of {release.model!r} cannot be followed.",

@@ -105,7 +105,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     june, july = 201307010400001, 201308010400001
     airflow.start_model_server(june, july)
     airflow.served.choose("flight_delays", Choice.only(june))
-    airflow.router.sides = {"stable": side(900), "candidate": side(20)}
+    airflow.router.sides = {"stable": side(20), "candidate": side(20)}
     release = {"share": 0.5, "minutes": 0.0, "min_requests": 100}
 
     def begin(run: str, version: int) -> None:
@@ -116,7 +116,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
         assert (told.candidate, told.share) == (version, 0.5)
 
     begin("good", july)
-    airflow.router.sides["candidate"] = side(100)
+    airflow.router.sides = {"stable": side(2000), "candidate": side(2000)}
     ended = airflow.ended("good", "flight_delays_release")
     assert {task: state for task, (state, _) in ended.items()} == dict.fromkeys(
         ("start", "watch", "judge", "finish", "succeeded"), "success"
@@ -124,7 +124,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     choice = airflow.served.choice("flight_delays")
     assert (choice.pinned, choice.is_a_persons) == (july, True)
 
-    airflow.router.sides["candidate"] = side(20)
+    airflow.router.sides = {"stable": side(20), "candidate": side(20)}
     begin("stopped", june)
     path = "dags/flight_delays_release/dagRuns/stopped"
     airflow.ask("PATCH", f"{path}/taskInstances/watch", {"new_state": "failed"})

@@ -151,7 +151,12 @@ def test_codes_and_numbers_are_counted(router):
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
     # What the release's steps read of it.
     counts = Counts.of(router.status(), "affine")
-    assert (counts.candidate.requests, counts.candidate.answered, counts.candidate.numbers) == (8, 5, 9)
+    assert (counts.candidate.requests, counts.candidate.refused, counts.candidate.numbers) == (8, 3, 9)
+    assert counts.candidate.answer_means.count == 5, "a batch is one answer"
+    assert counts.candidate.kinds[6] == pytest.approx(1.0), "and counts 1 in all"
+    assert sum(counts.candidate.latency_buckets.values()) == 8
+    standing = router.status()["releases"]["affine"]["standing"]
+    assert (standing["decision"], len(standing["rules"])) == ("undecided", 8)
 
 
 def test_a_shadow_is_asked_and_never_heard(router):
@@ -162,13 +167,12 @@ def test_a_shadow_is_asked_and_never_heard(router):
     assert asked(router, body="{")[0] == 400
     until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
     told = router.status()["releases"]["affine"]
-    assert told["pairs"] == {
-        "count": 21,
-        "differing": 21,
-        "largest_difference": 0.25,
-        "mean_difference": 0.25,
-        "dropped": 0,
-    }
+    pairs = told["pairs"]
+    assert (pairs["count"], pairs["differing"], pairs["dropped"]) == (21, 21, 0)
+    assert (pairs["largest_difference"], pairs["mean_difference"]) == (0.25, 0.25)
+    assert pairs["differences"] == {"count": 21, "total": 21 * 0.25, "squares": 21 * 0.0625}
+    assert (pairs["only_candidate"], pairs["only_stable"]) == ({}, {}), "both refused the same request"
+    assert sum(pairs["stable_latency_buckets"].values()) == 22
     stable, candidate = sides(router)
     assert (stable["requests"], stable["answers"]["mean"]) == (22, 0.25)
     assert (candidate["codes"], candidate["answers"]["mean"]) == ({"200": 21, "400": 1}, 0.5)
