@@ -217,7 +217,7 @@ def main() -> None:
     args = parser.parse_args()
     rates: dict[str, dict[str, float]] = {}
     with ProcessPoolExecutor() as pool:
-        for group, scenarios in {"equal": EQUAL, "worse": WORSE, "bad": BAD}.items():
+        for group, scenarios in {"worse": WORSE, "equal": EQUAL, "bad": BAD}.items():
             for name, traffic in scenarios.items():
                 if args.only in f"{group}: {name}":
                     rates[f"{group}: {name}"] = measured(traffic, args.trials, pool)

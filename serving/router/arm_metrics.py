@@ -100,14 +100,17 @@ class Numbers:
         if not finite:
             self.kinds[_NONE] += 1
             return
-        weight = 1 / len(finite)
+        weight, histogram, kinds = 1 / len(finite), self.histogram, self.kinds
         for number in finite:
-            if 0 <= number <= 1:
-                place = min(int(number * BINS), BINS - 1)
-                self.histogram[place] += 1
-                self.kinds[place + 2] += weight
+            if 0 <= number < 1:
+                place = int(number * BINS)
+                histogram[place] += 1
+                kinds[place + 2] += weight
+            elif number == 1:
+                histogram[-1] += 1
+                kinds[BINS + 1] += weight
             else:
-                self.kinds[_BELOW if number < 0 else _ABOVE] += weight
+                kinds[_BELOW if number < 0 else _ABOVE] += weight
         total = sum(finite)
         self.count += len(finite)
         self.total += total
