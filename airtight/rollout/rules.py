@@ -29,7 +29,7 @@ PROMOTE, ROLL_BACK, UNDECIDED = "promote", "roll_back", "undecided"
 SAME, ANY = ANSWERS = "same", "any"
 """same: answers that are other than the margins allow roll the candidate back. any: they are only reported."""
 DECIDED = "It is decided: "
-_MAX_RULES = 8
+MAX_RULES = 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def compare(
     counts: Counts, margins: Margins, known: Arm | None = None, *, detail: bool = True
 ) -> tuple[Comparison, ...]:
     """Compares both versions; arguments as of `decide`."""
-    family = Family(counts, ALPHA / _MAX_RULES, known or Arm(), detail)
+    family = Family(counts, ALPHA / MAX_RULES, known or Arm(), detail)
     pairs, shadow, same = counts.pairs, counts.mode == SHADOW, margins.answers == SAME
 
     def alone(kind: str) -> tuple[float, float]:
