@@ -112,7 +112,7 @@ lint: install ## Check style, types and layers
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports --no-logo
 
 .PHONY: bench
-bench: install ## Measure parsing, launching, cached runs, one month node by node, the gate's error rates, and serving (some 45 minutes)
+bench: install ## Measure parsing, launching, cached runs, one month node by node, the error rates of the gate and of releases, and serving (some 75 minutes)
 	@$(PY) -m benchmarks.parse
 	@$(PY) -m benchmarks.launch
 	@$(PY) -m benchmarks.cached
@@ -120,6 +120,7 @@ bench: install ## Measure parsing, launching, cached runs, one month node by nod
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
 	@$(PY) -m benchmarks.month --interval $(INTERVAL)
 	@$(PY) -m benchmarks.decisions
+	@$(PY) -m benchmarks.releases
 	@$(MAKE) --no-print-directory stop bench-serving
 
 .PHONY: bench-serving

@@ -91,6 +91,7 @@ class Release(Artifact):
         "longest_minutes": Property(type=PropertyType.FLOAT),
         "min_requests": Property(type=PropertyType.INT),
         "max_more_failed": Property(type=PropertyType.FLOAT),
+        "margins": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
     }
 

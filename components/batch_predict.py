@@ -22,11 +22,11 @@ from components.artifacts import Predictions
 from components.data.examples import files_of, interval_of
 from components.data.spark import session
 from components.modelling.as_of import AS_OF, Chosen, choose
-from components.modelling.changing import served_in
 from components.modelling.model_server import ModelServer
 from components.modelling.saved_model import inputs_of
 from components.modelling.scoring import scorer
 from components.reports.predictions import page
+from components.rollout.switch import served_in
 from components.schema import PREDICTION, ExampleSchema
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from components.artifacts import Promotion, Proposal
-from components.modelling import changing, releasing
 from components.modelling.registered import Registered, registered
-from components.modelling.releasing import Place
 from components.modelling.served import HIGHEST, Choice, Served
+from components.rollout import steps, switch
+from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,14 @@ def propose(
     served, server = place.served, place.server
     under_way = served.choice(model_name)
     choice, current = _as_it_is(place, model_name)
-    tried_beside = releasing.stable_of(under_way)
+    tried_beside = steps.stable_of(under_way)
     known = registered(served.root / model_name, pushed or [], evaluations or [])
     asked = version.strip()
     if asked == PREVIOUS and tried_beside and tried_beside != under_way.trial:
         asked = str(tried_beside)
     wanted, passed_over = _wanted(asked, known, current, model_name)
     if server is not None and (told := server.versions(model_name).get(wanted.number)) and told.error:
-        raise changing.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
+        raise switch.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
     proposal.interval_start, proposal.interval_end = wanted.interval
     proposal.model, proposal.version, proposal.pin = model_name, wanted.number, int(version.strip() != LATEST)
     proposal.served, proposal.pinned, proposal.reason = current, choice.pinned, reason
@@ -119,13 +119,13 @@ def promote(
         ends = served.choice(model).release
         there_already = current == proposal.version and _is_chosen(choice, proposal) and not ends
         if there_already:
-            releasing.clear(place, model, "")
+            steps.clear(place, model, "")
             said = f"Version {proposal.version} of {model} is served already; nothing was changed."
         else:
             _check_still_true(proposal, choice, current, served)
             why = f"version {proposal.version} was promoted{f': {proposal.reason}' if proposal.reason else ''}"
-            choice, ended = releasing.clear(place, model, why, stays=True)
-            changing.change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
+            choice, ended = steps.clear(place, model, why, stays=True)
+            switch.change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
             answers = "" if server else " No server was asked: the next one that reads the file serves it."
             release = f" The release of version {ended} was ended." if ended else ""
             said = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
@@ -143,9 +143,9 @@ def promote(
 def _as_it_is(place: Place, model: str) -> tuple[Choice, int]:
     """What is chosen and which version is served, as if a promotion or release that is under way had ended."""
     choice = place.served.choice(model)
-    settled = releasing.settled_after(choice, place.served.versions(model), "", stays=True)
-    beside = releasing.stable_of(choice)
-    return settled, beside or changing.current(place.served, settled, place.server, model)
+    settled = steps.settled_after(choice, place.served.versions(model), "", stays=True)
+    beside = steps.stable_of(choice)
+    return settled, beside or switch.current(place.served, settled, place.server, model)
 
 
 def _is_chosen(choice: Choice, proposal: Any) -> bool:
@@ -166,7 +166,7 @@ def _wanted(
     elif (known and asked == LATEST) or (asked.isdecimal() and int(asked) in known):
         wanted = known[max(known) if asked == LATEST else int(asked)]
         if fault := wanted.fault():
-            raise changing.broken(wanted.number, model, fault)
+            raise switch.broken(wanted.number, model, fault)
         return wanted, []
     why_not = f", where {', '.join(f'{number} cannot be served: {why}' for number, why in passed_over)}"
     raise TerminalError(

@@ -17,18 +17,19 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from airtight import router
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree, new_folder, remove_abandoned, write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from airtight.parameters import check_choice
+from airtight.rollout import arm_metrics
 from components.artifacts import Dataset
 from components.data.examples import interval_of
-from components.modelling import changing, judged, releasing, version_number
+from components.modelling import judged, version_number
 from components.modelling.model_server import ModelServer
-from components.modelling.releasing import Place
 from components.modelling.served import HIGHEST, RELEASE, Choice, Served, versions_in
+from components.rollout import steps, switch
+from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def deliver(
         log.info("Removed %s, which a push that was killed has left", name)
     version, is_new = _version_for(digest, base_path, interval, zone)
     served = Served(base_path.parent)
-    releasing.clear_broken_off(Place(served, server, router.address(), timeout_s), base_path.name)
+    steps.clear_broken_off(Place(served, server, arm_metrics.address(), timeout_s), base_path.name)
     # Before the version is there: a server that follows the highest would take it.
     left = _leave_to_a_release(served, server, base_path.name, version, timeout_s) if release == CANARY else _Left()
     try:
@@ -260,7 +261,7 @@ def _leave_to_a_release(
         choice = served.choice(model)
         if choice.settled.is_a_persons:
             return _Left()
-        current = releasing.stable_of(choice) or _current(served, server, model, choice.settled, version)
+        current = steps.stable_of(choice) or _current(served, server, model, choice.settled, version)
         if version in (current, choice.trial) or not 0 < current < version:
             return _Left()
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -274,7 +275,7 @@ def _leave_to_a_release(
         try:
             served.choose(model, stays)
             if server is not None:
-                changing.await_alone(server, model, current, stays, timeout_s)
+                switch.await_alone(server, model, current, stays, timeout_s)
         except BaseException:
             served.choose(model, before)
             raise
@@ -283,7 +284,7 @@ def _leave_to_a_release(
 
 def _current(served: Served, server: ModelServer | None, model: str, choice: Choice, version: int) -> int:
     """The version that is served now, 0 where no other one was ever pushed."""
-    current = changing.current(served, choice, server, model)
+    current = switch.current(served, choice, server, model)
     others = [number for number in served.versions(model) if number != version]
     if not current and others:
         # A server that is only starting would take the newest of all, untried.
@@ -302,8 +303,8 @@ def _take_over(served: Served, server: ModelServer | None, model: str, version: 
         choice = served.choice(model)
         if choice.release or not choice.settled.is_left_to_a_release or version != max(served.versions(model)):
             return
-        current = changing.current(served, choice.settled, server, model)
-        changing.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
+        current = switch.current(served, choice.settled, server, model)
+        switch.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
 
 
 def _take_up_again(served: Served, model: str, left: _Left) -> None:
@@ -319,10 +320,10 @@ def _kept_back(choice: Choice, version: int) -> str:
     if choice.release:
         since = f" since {choice.at}" if choice.at else ""
         if version == choice.trial:
-            return f", and a release tries it beside {releasing.stable_of(choice)}{since}"
-        if version != releasing.stable_of(choice):
+            return f", and a release tries it beside {steps.stable_of(choice)}{since}"
+        if version != steps.stable_of(choice):
             return (
-                f", and registered only: a release tries version {choice.trial} beside {releasing.stable_of(choice)}"
+                f", and registered only: a release tries version {choice.trial} beside {steps.stable_of(choice)}"
                 f"{since}, and nothing else is served until it has ended"
             )
         return ""

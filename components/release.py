@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,33 +13,32 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from airtight import releases, router
-from airtight.errors import TerminalError, TransientError
+from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.parameters import check_choice
-from airtight.router import Counts, Side
+from airtight.rollout import arm_metrics, rules, state
+from airtight.rollout.arm_metrics import Arm, Counts
+from airtight.rollout.rules import PROMOTE, ROLL_BACK, Margins
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
-from components.measures.releases import Limits, checks
-from components.modelling import changing, releasing
 from components.modelling.registered import Registered, registered
-from components.modelling.releasing import Place
 from components.modelling.served import RELEASE, STABLE, Choice
 from components.reports.release import page
+from components.rollout import judging, steps, switch
+from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-WHEN_UNSURE = PROMOTE, ROLL_BACK = "promote", "roll_back"
+WHEN_UNSURE = PROMOTE, ROLL_BACK
 ASKED_BY = PERSON, PUSH = "person", "push"
 RECORD, COUNTS, REPORT = "release.json", "counts.json", "report.html"
 PROMOTION = "promotion.json"
 GRACE = timedelta(minutes=15)
 """A release that is still there so long after its longest time was broken off."""
-POLL_S = 1.0
 _TO_TELL = (
     *("model", "release", "stable", "candidate", "mode", "share", "since", "minutes", "longest_minutes"),
-    *("min_requests", "max_more_failed", "summary", "interval_start", "interval_end"),
+    *("min_requests", "max_more_failed", "margins", "summary", "interval_start", "interval_end"),
 )
 
 
@@ -51,12 +49,20 @@ def start_release(
     version: Parameter[str] = LATEST,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
-    mode: Parameter[str] = releases.CANARY,
+    mode: Parameter[str] = state.CANARY,
     share: Parameter[float] = 0.1,
     minutes: Parameter[float] = 10.0,
     longest_minutes: Parameter[float] = 60.0,
     min_requests: Parameter[int] = 200,
     max_more_failed: Parameter[float] = 0.01,
+    max_more_refused: Parameter[float] = 0.02,
+    max_more_slow: Parameter[float] = 0.02,
+    slow_ratio: Parameter[float] = 2.0,
+    slow_floor_ms: Parameter[float] = 50.0,
+    mean_limit: Parameter[float] = 0.05,
+    distribution_limit: Parameter[float] = 0.1,
+    difference_limit: Parameter[float] = 0.05,
+    answers: Parameter[str] = rules.SAME,
     owner: Parameter[str] = "",
     asked_by: Parameter[str] = PERSON,
     serving_root: Parameter[str] = "",
@@ -80,11 +86,18 @@ def start_release(
       mode: canary (the share is drawn at random), split (by the request's key), or shadow (both are asked, stable
         answers).
       share: Of the requests, over 0 and up to 1.
-      minutes: The candidate is watched so long.
-      longest_minutes: And at most so long, where requests are few.
-      min_requests: Each side should answer so many before anything is decided.
-      max_more_failed: Share of failed requests that the candidate may have more than stable; clearly over it, the
-        watching ends early.
+      minutes: The candidate is watched for at least so many minutes before it is promoted.
+      longest_minutes: And at most for so many, where requests are few.
+      min_requests: Each version must be asked so many before the candidate is promoted.
+      max_more_failed: Margins of the rules, as `airtight.rollout.rules.Margins` has them: `failed`,
+      max_more_refused: `refused`,
+      max_more_slow: `slow`,
+      slow_ratio: `slow_ratio`,
+      slow_floor_ms: `slow_floor_ms`,
+      mean_limit: `mean`,
+      distribution_limit: `distribution`,
+      difference_limit: `difference`,
+      answers: and `answers`.
       owner: Whose release it is, such as a DAG run: a release of the same owner is taken for one that was broken off.
       asked_by: `person`, or `push`: that gives way to a version that a person chose, or a newer one.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
@@ -99,17 +112,29 @@ def start_release(
     """
     place = Place.named(serving_root, server_url, router_url, timeout_s)
     place.check_live()
-    _check_share(share)
+    _check_share(mode, share)
+    margins = Margins(
+        requests=min_requests,
+        failed=max_more_failed,
+        refused=max_more_refused,
+        slow=max_more_slow,
+        slow_ratio=slow_ratio,
+        slow_floor_ms=slow_floor_ms,
+        mean=mean_limit,
+        distribution=distribution_limit,
+        difference=difference_limit,
+        answers=answers,
+    )
     check_choice("asked_by", asked_by, ASKED_BY)
     with place.served.alone(model_name):
-        releasing.check_nothing_under_way(place, model_name, owner)
-        choice, _ = releasing.clear(place, model_name, "it was broken off, and another one begins")
-        stable = changing.current(place.served, choice, place.server, model_name)
+        steps.check_nothing_under_way(place, model_name, owner)
+        choice, _ = steps.clear(place, model_name, "it was broken off, and another one begins")
+        stable = switch.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
         candidate = _candidate(version.strip(), known, stable, model_name)
         begun = datetime.now(UTC)
         until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
-        told = releases.Release(
+        trial = state.Release(
             model_name,
             uuid.uuid4().hex,
             stable,
@@ -118,29 +143,31 @@ def start_release(
             share,
             begun.isoformat(timespec="seconds"),
             until.isoformat(timespec="seconds"),
+            dataclasses.asdict(margins),
         )
-        release.model, release.release, release.stable, release.candidate = model_name, "", stable, told.candidate
-        release.mode, release.share, release.since = mode, share, told.since
+        release.model, release.release, release.stable, release.candidate = model_name, "", stable, trial.candidate
+        release.mode, release.share, release.since = mode, share, trial.since
         release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
         release.min_requests, release.max_more_failed = min_requests, max_more_failed
+        release.margins = margins.to_json()
         release.interval_start, release.interval_end = candidate.interval
-        release.summary = _unwanted(choice, told) if asked_by == PUSH else ""
+        release.summary = _unwanted(choice, trial) if asked_by == PUSH else ""
         if not release.summary:
             _check_can_be_tried(candidate, stable, model_name)
-            what = "is asked beside" if mode == releases.SHADOW else "answers beside"
+            what = "is asked beside" if mode == state.SHADOW else "answers beside"
             release.summary = (
-                f"Version {told.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
-                f"{minutes:g} minutes, until each has seen {min_requests} requests, for "
-                f"{release.longest_minutes:g} at most."
+                f"Version {trial.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
+                f"{minutes:g} minutes at least and {release.longest_minutes:g} at most, until its rules decide. "
+                + judging.needed(place.router, trial, margins)
             )
-            releasing.begin(place, told, before=choice, owner=owner)
+            steps.begin(place, trial, before=choice, owner=owner)
             # Begun is when it has its share: loading the candidate takes none of its time.
-            release.release, release.since = told.id, datetime.now(UTC).isoformat(timespec="seconds")
+            release.release, release.since = trial.id, datetime.now(UTC).isoformat(timespec="seconds")
         try:
             _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
         except BaseException:
             # Nobody would end what no Release tells of.
-            releasing.clear(place, model_name, "that it began could not be written down")
+            steps.clear(place, model_name, "that it began could not be written down")
             raise
     log.info("%s", release.summary)
 
@@ -149,30 +176,22 @@ def start_release(
 def judge_release(
     release: InputArtifact[Release],
     decision: OutputArtifact[ReleaseDecision],
-    p99_ratio: Parameter[float] = 2.0,
-    p99_floor_ms: Parameter[float] = 50.0,
-    mean_limit: Parameter[float] = 0.05,
-    psi_limit: Parameter[float] = 0.25,
-    difference_limit: Parameter[float] = 0.05,
     when_unsure: Parameter[str] = ROLL_BACK,
     watched: Parameter[str] = "",
     router_url: Parameter[str] = "",
 ) -> None:
     """Decides from what the router counted whether the candidate takes over; it changes nothing.
 
-    A candidate that is not good enough is a decision, and no fault. So is a release that was not begun.
+    The margins are those with which the release began: nobody changes them in sight of the figures. A candidate that is
+    not good enough is a decision, and no fault. So is a release that was not begun.
 
     Args:
       release: What `start_release` began.
       decision: Gets `promoted` (1 or 0) and the reason, `verdict.json` with one check for each rule, `report.html` and
         `counts.json`.
-      p99_ratio: The candidate's p99 may be so many times stable's,
-      p99_floor_ms: or up to so many milliseconds.
-      mean_limit: The means of both sides' answers may lie so far apart.
-      psi_limit: Population stability index of both sides' answers.
-      difference_limit: In shadow mode, the mean difference of both answers to one request.
-      when_unsure: What becomes of a release with too few requests: promote (where no other rule fails) or roll_back.
-      watched: Why the watching has ended, as whoever watched tells; empty lets this step watch by itself.
+      when_unsure: What becomes of a release that is not decided: promote (where no figure itself is over its margin;
+        that holds no error rate) or roll_back.
+      watched: Why the watching has ended, as the task that watched reports; empty lets this step watch by itself.
       router_url: As in start_release.
 
     Raises:
@@ -180,31 +199,26 @@ def judge_release(
       TransientError: The router cannot be reached.
     """
     check_choice("when_unsure", when_unsure, WHEN_UNSURE)
-    url, what = router.address(router_url), f"{release.candidate} beside {release.stable}"
+    url, what = arm_metrics.address(router_url), f"{release.candidate} beside {release.stable}"
     if release.release:
-        counts = _counts(release, url) if watched else _watched(release, url)
-        limits = Limits(
-            release.min_requests,
-            release.max_more_failed,
-            p99_ratio,
-            p99_floor_ms,
-            mean_limit,
-            psi_limit,
-            difference_limit,
-        )
-        verdict = Verdict("release", what, checks(counts, limits))
-        promoted, reason = _decide(verdict, counts, release, when_unsure)
+        margins = Margins.of(release.margins)
+        counts = judging.watch(release, margins, url, watched)
+        standing = rules.decide(counts, margins)
+        comparisons = standing.comparisons
+        promoted, reason = judging.decide(standing, counts, when_unsure)
     else:
-        counts = Counts("", release.mode, release.share, Side(release.stable), Side(release.candidate))
-        verdict, promoted, reason, watched = Verdict("release", what, ()), False, release.summary, ""
+        counts = Counts("", release.mode, release.share, Arm(release.stable), Arm(release.candidate))
+        comparisons, promoted, reason, watched = (), False, release.summary, ""
+    verdict = Verdict("release", what, tuple(map(judging.check, comparisons)), reason)
     for check in verdict.checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
     log.info("%s", reason)
     folder = Path(decision.uri)
-    Verdict(verdict.gate, verdict.interval, verdict.checks, reason).write(folder)
+    verdict.write(folder)
     _write(folder / COUNTS, dataclasses.asdict(counts))
     title = f"Release of {release.candidate} of {release.model} beside {release.stable}"
-    write_text(folder / REPORT, page(title, verdict, f"{reason} {f'Watched: {watched}.' if watched else ''}", counts))
+    outcome = f"{reason} Watched: {watched}." if watched else reason
+    write_text(folder / REPORT, page(title, comparisons, outcome, counts))
     decision.model, decision.release, decision.promoted, decision.reason = (
         *(release.model, release.release),
         *(int(promoted), reason),
@@ -261,8 +275,8 @@ def finish_release(
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 after = Choice.only(candidate, at=at, by=by, reason=reason)
             else:
-                after = releasing.settled_after(choice, place.served.versions(model), reason)
-            releasing.end(place, model, winner=candidate if promoted else stable, after=after)
+                after = steps.settled_after(choice, place.served.versions(model), reason)
+            steps.end(place, model, winner=candidate if promoted else stable, after=after)
             served = candidate if promoted else stable
             said = (
                 f"Version {candidate} of {model} is served in place of {stable}, as {STABLE}. {reason}"
@@ -272,7 +286,7 @@ def finish_release(
             if not after.versions and max(place.served.versions(model)) != stable:
                 said += f" The highest is served again, which is {max(place.served.versions(model))} meanwhile."
         else:
-            served = changing.current(place.served, choice.settled, place.server, model)
+            served = switch.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
@@ -285,26 +299,27 @@ def finish_release(
     )
 
 
-def _check_share(share: float) -> None:
-    if not 0 < share <= 1:
+def _check_share(mode: str, share: float) -> None:
+    # Where nobody is answered by the stable version there is nothing to compare with.
+    if not 0 < share <= 1 or (share == 1 and mode != state.SHADOW):
         raise TerminalError(
-            "The candidate's share is none.",
-            expected="over 0 and up to 1",
+            "The candidate's share cannot be used.",
+            expected="over 0 and below 1, or up to 1 in shadow mode",
             received=share,
             remedy="Correct the share, such as 0.1.",
         )
 
 
-def _unwanted(choice: Choice, told: releases.Release) -> str:
+def _unwanted(choice: Choice, trial: state.Release) -> str:
     """Why a release that a push asked for is not begun, in one sentence; empty where it is."""
     if choice.is_a_persons:
         by = f" by {choice.by}" if choice.by else ""
         why = f"version {choice.pinned} was chosen{by} at {choice.at}, and a push does not override a person"
-    elif told.candidate <= told.stable:
-        why = "it is served already" if told.candidate == told.stable else f"{told.stable} is served, which is newer"
+    elif trial.candidate <= trial.stable:
+        why = "it is served already" if trial.candidate == trial.stable else f"{trial.stable} is served, which is newer"
     else:
         return ""
-    return f"No release of version {told.candidate} of {told.model} was begun: {why}."
+    return f"No release of version {trial.candidate} of {trial.model} was begun: {why}."
 
 
 def _candidate(asked: str, known: Mapping[int, Registered], stable: int, model: str) -> Registered:
@@ -331,61 +346,8 @@ def _check_can_be_tried(candidate: Registered, stable: int, model: str) -> None:
             remedy="Push a newer one with `release=canary`, or name another.",
         )
     if fault := candidate.fault():
-        raise changing.broken(candidate.number, model, fault)
+        raise switch.broken(candidate.number, model, fault)
 
 
-def _counts(release: Any, url: str) -> Counts:
-    counts = Counts.of(router.status(url), release.model)
-    if counts is None or counts.id != release.release:
-        raise TerminalError(
-            f"The release of version {release.candidate} of {release.model} is no longer under way.",
-            expected=f"the router to follow the release {release.release}",
-            received="none" if counts is None else f"the release {counts.id}",
-            remedy="A promotion or rollback has ended it. Start another release if it is still wanted.",
-        )
-    return counts
-
-
-def _watched(release: Any, url: str) -> Counts:
-    """Watches until enough was seen: where no task of Airflow's has. A router that restarts ends no release."""
-    counts: Counts | None
-    while True:
-        try:
-            counts = _counts(release, url)
-        except TransientError as error:
-            log.info("The router was not asked: %s", error)
-            counts = None
-        why = router.over(
-            counts,
-            since=release.since,
-            minutes=release.minutes,
-            longest_minutes=release.longest_minutes,
-            requests=release.min_requests,
-            limit=release.max_more_failed,
-        )
-        if why:
-            log.info("The watching has ended: %s.", why)
-            return counts or _counts(release, url)
-        time.sleep(POLL_S)
-
-
-def _decide(verdict: Verdict, counts: Counts, release: Any, when_unsure: str) -> tuple[bool, str]:
-    """Whether the candidate takes over, and why, in one sentence."""
-    enough, *rules = verdict.checks
-    if why := counts.clearly_worse(release.max_more_failed):
-        # Some rules need no more requests.
-        return False, f"Rolled back: {why}."
-    failed = [check for check in rules if not check.passed and check.severity == "blocking"]
-    told = "; ".join(f"{check.name} is {check.value:.4g}, allowed is {check.threshold}" for check in failed)
-    if not enough.passed:
-        promoted = when_unsure == PROMOTE and not failed and counts.candidate.requests > 0
-        said = f"too few requests to decide ({enough.note.rstrip('.')}, {release.min_requests} each are asked for)"
-        said += f", and of these {told}" if failed else ""
-        return promoted, f"{'Promoted, as was wanted in such a case' if promoted else 'Rolled back'}: {said}."
-    if failed:
-        return False, f"Rolled back: {told}."
-    return True, f"Promoted: all {len(rules) + 1} rules hold over {enough.note}"
-
-
-def _write(path: Path, told: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(told, indent=1))
+def _write(path: Path, payload: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(payload, indent=1))

@@ -11,10 +11,10 @@ from tfx.types import artifact
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
-from components.modelling.changing import current
 from components.modelling.model_server import ModelServer
 from components.modelling.saved_model import serving_folder
 from components.modelling.served import Served
+from components.rollout.switch import current
 
 SERVED, AS_OF = "served", "as_of"
 """What may be asked for beside a number: what is served now, or what was the latest when the interval began."""

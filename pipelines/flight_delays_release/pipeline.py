@@ -33,17 +33,20 @@ def create_pipeline() -> Pipeline:
         longest_minutes=runtime_parameter(settings.LONGEST_MINUTES),
         min_requests=runtime_parameter(settings.MIN_REQUESTS),
         max_more_failed=runtime_parameter(settings.MAX_MORE_FAILED),
+        max_more_refused=runtime_parameter(settings.MAX_MORE_REFUSED),
+        max_more_slow=runtime_parameter(settings.MAX_MORE_SLOW),
+        slow_ratio=runtime_parameter(settings.SLOW_RATIO),
+        slow_floor_ms=runtime_parameter(settings.SLOW_FLOOR_MS),
+        mean_limit=runtime_parameter(settings.MEAN_LIMIT),
+        distribution_limit=runtime_parameter(settings.DISTRIBUTION_LIMIT),
+        difference_limit=runtime_parameter(settings.DIFFERENCE_LIMIT),
+        answers=runtime_parameter(settings.ANSWERS),
         owner=runtime_parameter(settings.OWNER),
         asked_by=runtime_parameter(settings.ASKED_BY),
     ).with_id("start")
     release = started.outputs["release"]
     judged = judge_release(
         release=release,
-        p99_ratio=runtime_parameter(settings.P99_RATIO),
-        p99_floor_ms=runtime_parameter(settings.P99_FLOOR_MS),
-        mean_limit=runtime_parameter(settings.MEAN_LIMIT),
-        psi_limit=runtime_parameter(settings.PSI_LIMIT),
-        difference_limit=runtime_parameter(settings.DIFFERENCE_LIMIT),
         when_unsure=runtime_parameter(settings.WHEN_UNSURE),
         watched=runtime_parameter(settings.WATCHED),
     ).with_id("judge")

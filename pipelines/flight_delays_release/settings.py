@@ -21,12 +21,19 @@ MODE = Parameter(
 SHARE = Parameter(
     "share", "float", 0.1, "The candidate's share of the requests that name no version.", minimum=0.001, maximum=1
 )
-MINUTES = Parameter("minutes", "float", 10.0, "It is watched so many minutes.", minimum=0, maximum=7 * 24 * 60)
+MINUTES = Parameter(
+    "minutes",
+    "float",
+    10.0,
+    "It is watched for at least so many minutes before it takes over.",
+    minimum=0,
+    maximum=7 * 24 * 60,
+)
 LONGEST_MINUTES = Parameter(
     "longest_minutes",
     "float",
     60.0,
-    "And at most so many, where requests are few.",
+    "And at most for so many. What is not decided then is not promoted; start and watch tell the requests needed.",
     minimum=0,
     maximum=30 * 24 * 60,
 )
@@ -34,7 +41,7 @@ MIN_REQUESTS = Parameter(
     "min_requests",
     "int",
     200,
-    "Each version should see so many requests; with fewer, nothing is decided.",
+    "Each version must be asked so many before the candidate takes over; the margins below mostly need more.",
     minimum=1,
     maximum=10**9,
 )
@@ -42,47 +49,71 @@ WHEN_UNSURE = Parameter(
     "when_unsure",
     "str",
     "roll_back",
-    "What becomes of the candidate when nothing is decided.",
+    "What becomes of the candidate when nothing is decided; promote has no error rate.",
     choices=("roll_back", "promote"),
 )
 MAX_MORE_FAILED = Parameter(
     "max_more_failed",
     "float",
     0.01,
-    "The candidate's share of failed requests (5xx), and of refused ones (4xx), may be higher by so much. Clearly over "
-    "it, the release ends at once.",
-    minimum=0,
+    "The candidate's share of failed requests (5xx) may be higher by so much. It takes over when that is certain at "
+    "95 %; when the opposite is, the release ends at once. Half the margin needs about four times the requests.",
+    minimum=0.0001,
     maximum=1,
 )
-P99_RATIO = Parameter(
-    "p99_ratio", "float", 2.0, "The candidate's p99 may be so many times the served version's.", minimum=1, maximum=1000
-)
-P99_FLOOR_MS = Parameter(
-    "p99_floor_ms",
+MAX_MORE_REFUSED = Parameter(
+    "max_more_refused",
     "float",
-    50.0,
-    "Up to so many milliseconds any p99 is good, so that noise does not decide.",
-    minimum=0,
-    maximum=60000,
+    0.02,
+    "So may its share of refused requests (4xx), which are mostly the callers' and fall to both versions by chance.",
+    minimum=0.0001,
+    maximum=1,
+)
+MAX_MORE_SLOW = Parameter(
+    "max_more_slow", "float", 0.02, "So may its share of slow requests.", minimum=0.0001, maximum=1
+)
+SLOW_RATIO = Parameter(
+    "slow_ratio",
+    "float",
+    2.0,
+    "A request is slow when it takes longer than so many times the served version's p95,",
+    minimum=1,
+    maximum=1000,
+)
+SLOW_FLOOR_MS = Parameter(
+    "slow_floor_ms", "float", 50.0, "and longer than so many milliseconds.", minimum=0, maximum=60000
 )
 MEAN_LIMIT = Parameter(
-    "mean_limit", "float", 0.05, "The means of both versions' answers may lie so far apart.", minimum=0, maximum=1
-)
-PSI_LIMIT = Parameter(
-    "psi_limit",
+    "mean_limit",
     "float",
-    0.25,
-    "Population stability index of both versions' answers: below 0.1 is little, above 0.25 much.",
-    minimum=0,
-    maximum=100,
+    0.05,
+    "The mean answers of both versions may lie so far apart, by request.",
+    minimum=0.0001,
+    maximum=1,
+)
+DISTRIBUTION_LIMIT = Parameter(
+    "distribution_limit",
+    "float",
+    0.1,
+    "So may both versions' shares of answers up to any value (the Kolmogorov distance).",
+    minimum=0.001,
+    maximum=1,
 )
 DIFFERENCE_LIMIT = Parameter(
     "difference_limit",
     "float",
     0.05,
     "In shadow mode: the mean difference of both versions' answers to one request may be so large.",
-    minimum=0,
+    minimum=0.0001,
     maximum=1,
+)
+ANSWERS = Parameter(
+    "answers",
+    "str",
+    "same",
+    "same: a candidate that answers otherwise than these limits allow is taken back, also one that is better. any: its "
+    "answers are reported and decide nothing, for a model that is meant to answer otherwise.",
+    choices=("same", "any"),
 )
 ASKED_BY = Parameter(
     "asked_by",
@@ -103,11 +134,14 @@ PARAMETERS = (
     MIN_REQUESTS,
     WHEN_UNSURE,
     MAX_MORE_FAILED,
-    P99_RATIO,
-    P99_FLOOR_MS,
+    MAX_MORE_REFUSED,
+    MAX_MORE_SLOW,
+    SLOW_RATIO,
+    SLOW_FLOOR_MS,
     MEAN_LIMIT,
-    PSI_LIMIT,
+    DISTRIBUTION_LIMIT,
     DIFFERENCE_LIMIT,
+    ANSWERS,
     ASKED_BY,
     OWNER,
     WATCHED,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import time
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airtight import releases, router
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import Home
-from airtight.router import Counts
+from airtight.rollout import arm_metrics, rules, state
+from airtight.rollout.arm_metrics import Counts
 from plugins.tfx_airflow.airflow_compat import RUN_ID_LENGTH, clear_number, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
 
@@ -70,8 +71,8 @@ def _short(run_id: str) -> str:
 class AwaitRelease(BaseOperator):
     """Waits until a release was watched for long enough; no worker is held meanwhile.
 
-    That is when its minutes are over and both sides saw enough requests, at the latest after its longest time, and at
-    once when the candidate clearly fails more requests than it may.
+    That is when every rule holds and its minutes are over, at once when one says that the candidate is worse than it
+    may be, and at the latest after its longest time. The log tells once a minute how the release stands.
 
     Args:
       start: Id of the task that began the release.
@@ -110,8 +111,7 @@ class AwaitRelease(BaseOperator):
                     since=properties["since"],
                     minutes=properties["minutes"],
                     longest_minutes=properties["longest_minutes"],
-                    min_requests=properties["min_requests"],
-                    max_more_failed=properties["max_more_failed"],
+                    margins=properties["margins"],
                 ),
                 method_name="execute",
             )
@@ -133,9 +133,11 @@ class ReleaseWatched(PollingTrigger):
       since: When it began, ISO 8601.
       minutes: Minimum time to watch, in minutes.
       longest_minutes: Maximum time to watch when traffic is low, in minutes.
-      min_requests: Requests that each side should answer.
-      max_more_failed: By how much the candidate's share of failed requests may exceed the stable side's, 0 to 1.
+      margins: By how much the candidate may be worse (`airtight.rollout.rules.Margins`), JSON.
     """
+
+    log_s: ClassVar[float] = 60.0
+    """Seconds between two lines in the log."""
 
     def __init__(
         self,
@@ -145,8 +147,7 @@ class ReleaseWatched(PollingTrigger):
         since: str,
         minutes: float,
         longest_minutes: float,
-        min_requests: int,
-        max_more_failed: float,
+        margins: str,
     ) -> None:
         super().__init__(
             model=model,
@@ -154,9 +155,9 @@ class ReleaseWatched(PollingTrigger):
             since=since,
             minutes=minutes,
             longest_minutes=longest_minutes,
-            min_requests=min_requests,
-            max_more_failed=max_more_failed,
+            margins=margins,
         )
+        self._logged = -self.log_s
 
     def poll(self) -> dict[str, Any] | None:
         """Returns why the watching ends and what each side answered, or None while it goes on."""
@@ -164,28 +165,31 @@ class ReleaseWatched(PollingTrigger):
         try:
             self._check_under_way()
             counts = self._counts()
-            reason = router.over(
+            margins = rules.Margins.of(arguments["margins"])
+            reason = rules.over(
                 counts,
                 since=arguments["since"],
                 minutes=arguments["minutes"],
                 longest_minutes=arguments["longest_minutes"],
-                requests=arguments["min_requests"],
-                limit=arguments["max_more_failed"],
+                margins=margins,
             )
         except AirtightError as error:
             return {"error": error.to_json()}
         if not reason:
+            if counts is not None and time.monotonic() - self._logged >= self.log_s:
+                self._logged = time.monotonic()
+                self.log.info("%s.", rules.decide(counts, margins).reason)
             return None
         requests = {"stable": counts.stable.requests, "candidate": counts.candidate.requests} if counts else {}
         return {"release": arguments["release"], "reason": reason, "requests": requests}
 
     def _check_under_way(self) -> None:
         """The file has the last word: a router that has just started follows nothing yet."""
-        release = releases.read(Home.current().models_root).get(self.arguments["model"])
+        release = state.read(Home.current().models_root).get(self.arguments["model"])
         if release is None or release.id != self.arguments["release"]:
             raise TerminalError(
                 f"The release of {self.arguments['model']} is no longer under way.",
-                expected=f"the release {self.arguments['release']} in {releases.FILE}",
+                expected=f"the release {self.arguments['release']} in {state.FILE}",
                 received="none" if release is None else f"the release {release.id}",
                 remedy="A promotion or rollback has ended it. Start another release if it is still wanted.",
             )
@@ -193,7 +197,7 @@ class ReleaseWatched(PollingTrigger):
     def _counts(self) -> Counts | None:
         """What the router has counted; None while it is away or does not follow the release yet."""
         try:
-            counts = Counts.of(router.status(router.address()), self.arguments["model"])
+            counts = Counts.of(arm_metrics.status(arm_metrics.address()), self.arguments["model"])
         except AirtightError as error:
             if not error.transient:
                 raise

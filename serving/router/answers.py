@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -25,14 +26,15 @@ def from_rest(verb: str, answer: bytes) -> list[float] | None:
 
     Returns:
       A number for each row; of several outputs with one float for each row, the first by name. None where there is
-      none.
+      none, and one that is not finite where the answer holds such.
     """
     if verb == "classify":
         return None
     try:
         told = orjson.loads(answer)
     except orjson.JSONDecodeError:
-        return None  # NaN and Infinity, too, which are no JSON.
+        # NaN and Infinity are no JSON. An answer with one is known for it; its other numbers are not.
+        return [math.nan] if b"NaN" in answer or b"Infinity" in answer else None
     if type(told) is not dict:
         return None
     if verb == "regress":

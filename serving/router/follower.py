@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from airtight import releases
 from airtight.errors import TerminalError
-from airtight.releases import Release
+from airtight.rollout import rules, state
+from airtight.rollout.state import Release
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Follower:
     def look(self) -> None:
         """Reads the file if it is another than the one that was read."""
         try:
-            stat = (self._root / releases.FILE).stat()
+            stat = (self._root / state.FILE).stat()
             seen: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         except FileNotFoundError:
             seen = None
@@ -45,7 +45,7 @@ class Follower:
             return
         self._seen = seen
         try:
-            told = releases.read(self._root)
+            told = state.read(self._root)
             for release in told.values():
                 _check(release)
         except (TerminalError, OSError, RecursionError) as error:
@@ -65,6 +65,7 @@ class Follower:
 def _check(release: Release) -> None:
     versions = (release.stable, release.candidate)
     sound = all(type(version) is int and 0 < version < 1 << 63 for version in versions)
+    sound &= isinstance(release.margins, Mapping)
     if not sound or type(release.id) is not str or not release.id or not _MODEL.fullmatch(release.model):
         raise TerminalError(
             f"The release of {release.model!r} cannot be followed.",
@@ -72,3 +73,4 @@ def _check(release: Release) -> None:
             received=f"id {release.id!r}, stable {release.stable!r}, candidate {release.candidate!r}",
             remedy="Correct the file, or remove it: then no release is under way.",
         )
+    rules.Margins.of(release.margins)

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from airtight.releases import KEY_HEADER, SHADOW
+from airtight.rollout.state import KEY_HEADER, SHADOW
 from serving.errors import HTTP_STATUS
 from serving.router import answers, messages, metrics
 from serving.router.backends import Backend, Pool

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from serving.metrics import Counter, Histogram
+from serving.router.arm_metrics import Traffic
 from serving.router.backends import Backend
-from serving.router.counts import Traffic
 
 _REQUESTS = Counter(
     "airtight_router_requests_total", "Requests by model, API, side and HTTP code.", "model", "api", "side", "code"

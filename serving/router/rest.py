@@ -18,7 +18,7 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
-from airtight.releases import KEY_HEADER, SHADOW
+from airtight.rollout.state import KEY_HEADER, SHADOW
 from serving.bodies import Bodies, Gone
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE

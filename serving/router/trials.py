@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from airtight.files import write_text
-from airtight.releases import CANARY, SHADOW, Release
+from airtight.rollout import arm_metrics, rules
+from airtight.rollout.arm_metrics import FORMAT
+from airtight.rollout.state import CANARY, SHADOW, SPLIT, Release
 from serving.router import answers, metrics
-from serving.router.counts import SIDES, Counts
+from serving.router.arm_metrics import CELLS, SIDES, Arm, Counts, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ STABLE, CANDIDATE = SIDES
 MAX_SHADOWS, MAX_SHADOW_BYTES = 32, 64 << 20
 """Shadow requests under way at once; more are dropped and counted."""
 SAVE_S = 2.0
+STANDING_S = 2.0
+"""Between two times that a release's rules are worked out for the status."""
 _OK, _NOT_FOUND = 200, 404
 
 
@@ -74,6 +78,7 @@ class Trial:
 
     release: Release
     counts: Counts = field(default_factory=Counts)
+    _stood: tuple[float, dict[str, Any]] | None = None
 
     @functools.cached_property
     def until(self) -> float:
@@ -87,8 +92,9 @@ class Trial:
     def told(self) -> dict[str, Any]:
         """As the status tells it."""
         release = self.release
-        return {
+        status = {
             "id": release.id,
+            "format": FORMAT,
             "stable": release.stable,
             "candidate": release.candidate,
             "mode": release.mode,
@@ -98,6 +104,16 @@ class Trial:
             "sides": {side: self.counts.side(side).told(self.version(side)) for side in SIDES},
             "pairs": self.counts.pairs.told(),
         }
+        return status | {"standing": self._standing(status)}
+
+    def _standing(self, status: dict[str, Any]) -> dict[str, Any]:
+        """How the release stands by its margins; worked out anew every few seconds at most, as it takes a while."""
+        if not self._stood or time.monotonic() - self._stood[0] > STANDING_S:
+            counts = arm_metrics.Counts.of({"releases": {"": status}}, "")
+            assert counts is not None
+            standing = rules.decide(counts, rules.Margins.of(self.release.margins)).to_json()
+            self._stood = (time.monotonic(), standing)
+        return self._stood[1]
 
 
 def place(release_id: str, key: str) -> float:
@@ -105,8 +121,17 @@ def place(release_id: str, key: str) -> float:
 
     The first eight bytes of SHA-256 over id, a line feed and key, as a number, of 2^64.
     """
-    digest = hashlib.sha256(f"{release_id}\n{key}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return int.from_bytes(_digest(release_id, key)[:8]) / 2**64
+
+
+def cell(release_id: str, key: str) -> int:
+    """The group that a caller's requests are counted in, apart from its place: the ninth byte."""
+    return _digest(release_id, key)[8] % CELLS
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(release_id: str, key: str) -> bytes:
+    return hashlib.sha256(f"{release_id}\n{key}".encode("utf-8", "surrogateescape")).digest()
 
 
 class Trials:
@@ -161,9 +186,12 @@ class Trials:
             trial = Trial(release)
         started = time.perf_counter()
         answer = await asked.ask(trial.version(side), side)
-        counted = trial.counts.side(side)
+        group = None
+        if release.mode == SPLIT:
+            group = cell(release.id, key) if key else self._random.randrange(CELLS)
         if answer.code == _NOT_FOUND:
-            counted.unserved += 1
+            for arm in trial.counts.side(side).counted(group):
+                arm.unserved += 1
             metrics.resent("version")
             # What a server would choose may be the candidate: it does only where nobody has the stable version, either.
             if side == CANDIDATE:
@@ -171,10 +199,13 @@ class Trials:
             if answer.code == _NOT_FOUND:
                 answer = await asked.ask(None, "")
             return answer, ""
-        counted.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        arms = trial.counts.side(side).counted(group)
+        for arm in arms:
+            arm.traffic.add(answer.code, milliseconds)
         # What follows waits until the answer is on its way.
-        shadowed = within and release.mode == SHADOW
-        asyncio.get_running_loop().call_soon(self._answered, trial, side, answer, asked, shadowed)
+        shadowed_ms = milliseconds if within and release.mode == SHADOW else None
+        asyncio.get_running_loop().call_soon(self._answered, trial, arms, answer, asked, shadowed_ms)
         return answer, side
 
     def told(self) -> dict[str, Any]:
@@ -209,23 +240,26 @@ class Trials:
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.save()
 
-    def _answered(self, trial: Trial, side: str, answer: Answer, asked: Asked, shadowed: bool) -> None:
-        numbers = self._count_numbers(trial, side, answer, asked.read)
-        if shadowed:
-            self._shadow(trial, numbers, asked)
+    def _answered(
+        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, asked: Asked, shadowed_ms: float | None
+    ) -> None:
+        numbers = self._count_numbers(arms, answer, asked.read)
+        if shadowed_ms is not None:
+            self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), asked)
 
-    def _count_numbers(self, trial: Trial, side: str, answer: Answer, read: Read) -> list[float] | None:
+    def _count_numbers(self, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         if answer.code != _OK:
             return None
         if len(answer.content) > answers.LARGEST:
-            trial.counts.side(side).numbers.skipped += 1
+            for arm in arms:
+                arm.numbers.skipped += 1
             return None
         numbers = read(answer.content)
-        if numbers is not None:
-            trial.counts.side(side).numbers.add(numbers)
+        for arm in arms:
+            arm.numbers.add(numbers)
         return numbers
 
-    def _shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
+    def _shadow(self, trial: Trial, ours: Outcome, asked: Asked) -> None:
         if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + asked.size > MAX_SHADOW_BYTES:
             trial.counts.pairs.dropped += 1
             return
@@ -241,16 +275,16 @@ class Trials:
 
         task.add_done_callback(over)
 
-    async def _ask_shadow(self, trial: Trial, ours: list[float] | None, asked: Asked) -> None:
+    async def _ask_shadow(self, trial: Trial, ours: Outcome, asked: Asked) -> None:
         started = time.perf_counter()
         answer = await asked.ask(trial.release.candidate, SHADOW)
         if answer.code == _NOT_FOUND:
             trial.counts.candidate.unserved += 1
             return
-        trial.counts.candidate.traffic.add(answer.code, 1e3 * (time.perf_counter() - started))
-        theirs = self._count_numbers(trial, CANDIDATE, answer, asked.read)
-        if ours is not None and theirs is not None:
-            trial.counts.pairs.add(ours, theirs)
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        trial.counts.candidate.traffic.add(answer.code, milliseconds)
+        numbers = self._count_numbers((trial.counts.candidate,), answer, asked.read)
+        trial.counts.pairs.add_outcomes(ours, Outcome(answer.code, numbers, milliseconds))
 
 
 def _read_state(path: Path | None) -> dict[str, Counts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from airtight import releases
+from airtight.rollout import state
+from airtight.rollout.arm_metrics import FORMAT
 from components.modelling.served import versions_in
 from serving.config import ModelSettings, models_from_file
+from serving.router.arm_metrics import Arm
 
 _LABEL = re.compile(r"/v1/models/(\w+)/labels/(\w+)")
 _VERSION = re.compile(r"/v1/models/(\w+)/versions/(\d+)(/metadata|:predict)")
@@ -54,6 +57,8 @@ class StandIn:
         self.follows = True
         self.sides: dict[str, dict[str, Any]] = {}
         self.pairs: dict[str, Any] = {}
+        self.models: dict[str, Any] = {}
+        self.format = FORMAT
         self.url = ""
 
     def versions(self, model: str) -> dict[int, str]:
@@ -74,8 +79,9 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, Any]:
         """One request."""
         if path == "/router/status":
-            followed = releases.read(self.root) if self.follows else {}
-            return 200, {"servers": [], "releases": {model: self._release(r) for model, r in followed.items()}}
+            followed = state.read(self.root) if self.follows else {}
+            under_way = {model: self._release(release) for model, release in followed.items()}
+            return 200, {"servers": [], "releases": under_way, "models": self.models}
         if found := _LABEL.fullmatch(path):
             number = self.labels(found[1]).get(found[2])
             return (200, self._states({number: "AVAILABLE"})) if number else (400, {"error": "no such label"})
@@ -98,12 +104,11 @@ class StandIn:
         ]
         return {"model_version_status": told}
 
-    def _release(self, release: releases.Release) -> dict[str, Any]:
-        told = asdict(release)
+    def _release(self, release: state.Release) -> dict[str, Any]:
         sides = {
-            name: {"version": getattr(release, name)} | self.sides.get(name, {}) for name in ("stable", "candidate")
+            name: self.sides.get(name, {}) | {"version": getattr(release, name)} for name in ("stable", "candidate")
         }
-        return told | {"sides": sides, "pairs": self.pairs}
+        return asdict(release) | {"format": self.format, "sides": sides, "pairs": self.pairs}
 
 
 @contextlib.contextmanager
@@ -141,21 +146,18 @@ def standing_in(root: Path) -> Iterator[StandIn]:
 
 
 def side(
-    requests: int = 1000, failed: int = 0, refused: int = 0, p99: float = 5.0, mean: float = 0.21, **more: Any
+    requests: int = 1000, failed: int = 0, refused: int = 0, slow: float = 5.0, mean: float = 0.21, **more: Any
 ) -> dict[str, Any]:
-    """What the router says of a side whose answers are spread around a mean."""
-    numbers = more.pop("numbers", requests - failed - refused)
-    place = min(19, int(mean * 20))
-    histogram = [0] * 20
-    for distance, share in ((0, 0.6), (-1, 0.2), (1, 0.2)):
-        histogram[min(19, max(0, place + distance))] += round(numbers * share)
-    codes = {"200": requests - failed - refused, "500": failed, "400": refused}
-    return {
-        "requests": requests,
-        "failed": failed,
-        "refused": refused,
-        "codes": {code: count for code, count in codes.items() if count},
-        "latency_ms": {"mean": p99 / 3, "p50": p99 / 4, "p99": p99, "max": 2 * p99},
-        "answers": {"count": numbers, "mean": mean if numbers else None, "histogram": histogram, "skipped": 0},
-        **more,
-    }
+    """What the router says of an arm: a tenth of its requests take `slow` milliseconds, answers lie around a mean.
+
+    `not_finite` answers hold NaN; what else is given replaces the router's own.
+    """
+    arm, answered = Arm(), requests - failed - refused
+    for number in range(requests):
+        code = 200 if number < answered else 500 if number < answered + failed else 400
+        arm.traffic.add(code, 1.0 if number % 10 else slow)
+    for number in range(answered):
+        not_finite = number < more.get("not_finite", 0)
+        arm.numbers.add([math.nan if not_finite else mean + (0.0, 0.0, 0.0, -0.05, 0.05)[number % 5]])
+    more.pop("not_finite", None)
+    return arm.told(0) | more

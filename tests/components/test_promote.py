@@ -15,9 +15,10 @@ from airtight.files import digest_of_tree
 from airtight.verdict import Check, Verdict
 from components import promote as module
 from components.artifacts import Promotion, Proposal
-from components.modelling import changing, judged, releasing
+from components.modelling import judged
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
 from components.modelling.served import FILE, HIGHEST, RELEASE, STABLE, Choice, Served
+from components.rollout import steps, switch
 from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
@@ -249,7 +250,7 @@ class Slow:
 @pytest.mark.parametrize(("error", "fault"), [("", TransientError), ("no graph", TerminalError)])
 def test_what_the_server_does_not_serve_is_taken_back(site, monkeypatch, error, fault):
     server = Slow(error)
-    monkeypatch.setattr(releasing.ModelServer, "named", lambda url: server)
+    monkeypatch.setattr(steps.ModelServer, "named", lambda url: server)
     written = []
     choose = Served.choose
     monkeypatch.setattr(
@@ -279,13 +280,13 @@ def test_what_a_killed_promotion_left_is_taken_back_by_the_next(site, before):
 
 def test_a_promotion_that_is_stopped_is_taken_back(site, monkeypatch):
     server = Slow()
-    monkeypatch.setattr(releasing.ModelServer, "named", lambda url: server)
+    monkeypatch.setattr(steps.ModelServer, "named", lambda url: server)
 
     def stop(*_):
         raise KeyboardInterrupt
 
     proposal = site.propose(JUNE)
-    monkeypatch.setattr(changing, "await_server", stop)
+    monkeypatch.setattr(switch, "await_server", stop)
     with pytest.raises(KeyboardInterrupt):
         site.promote(proposal)
     assert site.served.choice("toy") == HIGHEST

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from components.modelling import changing, releasing
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
+from components.rollout import steps, switch
 from tests.components.standins import standing_in
 from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
 
@@ -22,7 +22,7 @@ PERSON = Choice.only(JUNE_1, at="2013-08-02", by="admin", reason="June is fine")
 def pusher(tmp_path, monkeypatch):
     """June is pushed and served."""
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
-    monkeypatch.setattr(changing, "POLL_S", 0.01)
+    monkeypatch.setattr(switch, "POLL_S", 0.01)
     pusher = Pusher(tmp_path)
     pusher.served = Served(pusher.root)
     pusher(model_of(tmp_path / "june", "june"), INTERVAL)
@@ -129,7 +129,7 @@ def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, r
     if release == "canary":
         # Whatever becomes of the candidate, the newest is not served untried when the release has ended.
         assert (chosen.after.versions, chosen.after.by) == ((JUNE_1,), RELEASE)
-        assert releasing.settled_after(chosen, pusher.served.versions("toy"), "no").versions == (JUNE_1,)
+        assert steps.settled_after(chosen, pusher.served.versions("toy"), "no").versions == (JUNE_1,)
     assert dataclasses.replace(chosen, after=HIGHEST) == both
     # The very candidate, pushed again, is no other one.
     pusher.served.choose("toy", dataclasses.replace(both, trial=JULY_1 + 1, versions=(JUNE_1, JULY_1 + 1)))
@@ -153,13 +153,13 @@ def test_a_release_that_nobody_ended_in_time_holds_up_no_push(pusher, release):
 
 def test_of_two_pushes_at_once_the_later_version_is_served_and_the_earlier_one_says_so(pusher, monkeypatch):
     pusher.served.choose("toy", dataclasses.replace(PERSON, by=RELEASE))
-    change = changing.change
+    change = switch.change
 
     def changing_while_another_pushes(*arguments):
         (pusher.root / "toy" / str(AUGUST_1)).mkdir()
         change(*arguments)
 
-    monkeypatch.setattr(changing, "change", changing_while_another_pushes)
+    monkeypatch.setattr(switch, "change", changing_while_another_pushes)
     _, said = canary(pusher, "july", release="at_once")
     assert f"registered only: version {AUGUST_1} is of a later interval and stays the served one" in said
     assert pusher.served.choice("toy") == HIGHEST

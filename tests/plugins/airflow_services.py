@@ -16,8 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from airtight import router
 from airtight.home import ROOT, Home
+from airtight.rollout import arm_metrics
 from benchmarks.own_services import free_settings
 from components.modelling.served import Served
 from services import settings
@@ -99,7 +99,7 @@ class Airflow:
             "AIRFLOW_HOME": str(home.path / name),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.path / name / 'airflow.db'}",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            router.VARIABLE: self.router.url,
+            arm_metrics.VARIABLE: self.router.url,
             **(self.standard() if dags is None else {}),
             # So that a test need not wait for minutes until a dead task is noticed.
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airtight import releases
+from airtight.rollout import state
 from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
@@ -105,18 +105,18 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     june, july = 201307010400001, 201308010400001
     airflow.start_model_server(june, july)
     airflow.served.choose("flight_delays", Choice.only(june))
-    airflow.router.sides = {"stable": side(900), "candidate": side(20)}
+    airflow.router.sides = {"stable": side(20), "candidate": side(20)}
     release = {"share": 0.5, "minutes": 0.0, "min_requests": 100}
 
     def begin(run: str, version: int) -> None:
         body = {"dag_run_id": run, "conf": {"version": str(version), **release}, "logical_date": None}
         airflow.ask("POST", "dags/flight_delays_release/dagRuns", body)
         until(lambda: airflow.tasks(run, "flight_delays_release")["watch"]["state"] == "deferred", f"{run} is watched")
-        told = releases.read(airflow.home.models_root)["flight_delays"]
+        told = state.read(airflow.home.models_root)["flight_delays"]
         assert (told.candidate, told.share) == (version, 0.5)
 
     begin("good", july)
-    airflow.router.sides["candidate"] = side(100)
+    airflow.router.sides = {"stable": side(2000), "candidate": side(2000)}
     ended = airflow.ended("good", "flight_delays_release")
     assert {task: state for task, (state, _) in ended.items()} == dict.fromkeys(
         ("start", "watch", "judge", "finish", "succeeded"), "success"
@@ -124,7 +124,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     choice = airflow.served.choice("flight_delays")
     assert (choice.pinned, choice.is_a_persons) == (july, True)
 
-    airflow.router.sides["candidate"] = side(20)
+    airflow.router.sides = {"stable": side(20), "candidate": side(20)}
     begin("stopped", june)
     path = "dags/flight_delays_release/dagRuns/stopped"
     airflow.ask("PATCH", f"{path}/taskInstances/watch", {"new_state": "failed"})
@@ -139,7 +139,7 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
     assert airflow.ask("GET", path)["state"] == "failed", "that it was ended in good order makes no run green"
     choice = airflow.served.choice("flight_delays")
     assert (choice.versions, choice.release) == ((july,), "")
-    assert releases.read(airflow.home.models_root) == {}
+    assert state.read(airflow.home.models_root) == {}
     airflow.served.choose("flight_delays", HIGHEST)
 
 

@@ -13,8 +13,9 @@ from airflow.providers.common.compat.sdk import DagRunTriggerException
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from airtight import releases, router
 from airtight.home import Home
+from airtight.rollout import arm_metrics, state
+from airtight.rollout.rules import Margins
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease, ReleaseWatched, StartRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
 from tests.components.standins import side, standing_in
@@ -31,8 +32,7 @@ def watch_settings(**other) -> dict:
         "since": ago(5),
         "minutes": 4.0,
         "longest_minutes": 60.0,
-        "min_requests": 100,
-        "max_more_failed": 0.01,
+        "margins": Margins(requests=100).to_json(),
     } | other
 
 
@@ -44,10 +44,10 @@ def there(tmp_path, monkeypatch):
     monkeypatch.setattr(ReleaseWatched, "settle_s", 0.0)
     root = Home.current().models_root
     root.mkdir(parents=True)
-    releases.write(root, {"toy": releases.Release("toy", "one", 1, 2)})
+    state.write(root, {"toy": state.Release("toy", "one", 1, 2)})
     with standing_in(root) as stand_in:
-        monkeypatch.setenv(router.VARIABLE, stand_in.url)
-        stand_in.sides = {"stable": side(900), "candidate": side(20)}
+        monkeypatch.setenv(arm_metrics.VARIABLE, stand_in.url)
+        stand_in.sides = {"stable": side(180), "candidate": side(20)}
         yield stand_in
 
 
@@ -111,40 +111,48 @@ def test_judge_hears_only_what_was_seen_of_the_release_that_it_judges(seen, begu
     assert jinja2.Template(WATCHED).render(ti=task) == said
 
 
-def test_the_trigger_fires_once_both_sides_saw_enough(there):
+def test_the_trigger_fires_once_it_is_decided(there):
     looks = []
     answer = there.answer
 
     def counting(path: str):
         looks.append(path)
-        there.sides["candidate"] = side(40 * len(looks))
+        there.sides = {"stable": side(1800 * len(looks)), "candidate": side(200 * len(looks))}
         return answer(path)
 
     there.answer = counting
     seen = event()
-    assert seen["reason"].startswith("4 minutes are over")
-    assert seen["requests"] == {"stable": 900, "candidate": 120}
-    assert len(looks) == 3
+    assert seen["reason"].startswith("It is decided: all 8 rules hold")
+    assert seen["requests"] == {"stable": 1800 * len(looks), "candidate": 200 * len(looks)}
+    assert len(looks) > 1
+
+
+def test_the_log_tells_how_the_release_stands(there, monkeypatch):
+    trigger = ReleaseWatched(**watch_settings())
+    lines = []
+    monkeypatch.setattr(type(trigger), "log", SimpleNamespace(info=lambda text, *values: lines.append(text % values)))
+    assert trigger.poll() is None and trigger.poll() is None
+    assert len(lines) == 1 and "still needed are about" in lines[0]
 
 
 def test_a_candidate_that_fails_is_not_watched_until_its_time_is_over(there):
     there.sides["candidate"] = side(20, failed=20)
-    assert event(since=ago(0), minutes=600.0)["reason"].startswith("20 of 20 requests to the candidate failed")
+    assert event(since=ago(0), minutes=600.0)["reason"].startswith("It is decided: failed share is 1")
 
 
 def test_it_ends_at_the_latest_after_its_longest_time_also_without_a_router(there, monkeypatch):
-    assert event(longest_minutes=5.0)["reason"].startswith("the longest time of 5 minutes is over")
-    monkeypatch.setenv(router.VARIABLE, "http://127.0.0.1:9")
+    assert event(longest_minutes=5.0)["reason"].startswith("The longest time of 5 minutes is over")
+    monkeypatch.setenv(arm_metrics.VARIABLE, "http://127.0.0.1:9")
     assert event(longest_minutes=5.0) == {
         "release": "one",
-        "reason": "the longest time of 5 minutes is over, and the router is away",
+        "reason": "The longest time of 5 minutes is over, and the router is away",
         "requests": {},
     }
     assert ReleaseWatched(**watch_settings()).poll() is None, "before, it may come back"
 
 
 def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
-    releases.write(Home.current().models_root, {})
+    state.write(Home.current().models_root, {})
     seen = event()
     with pytest.raises(AirflowFailException, match="watch: The release of toy is no longer under way") as failed:
         AwaitRelease(task_id="watch", start="start").execute(context(), event=seen)
@@ -152,7 +160,7 @@ def test_a_release_that_somebody_ended_fails_the_task_in_words(there):
 
 
 def test_without_a_routers_address_it_says_so(there, monkeypatch):
-    monkeypatch.delenv(router.VARIABLE)
+    monkeypatch.delenv(arm_metrics.VARIABLE)
     assert "address is not usable" in event()["error"]
 
 

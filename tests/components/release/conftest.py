@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from airtight import releases, router
-from components import release as module
-from components.modelling import changing, releasing
+from airtight.rollout import arm_metrics, state
 from components.modelling.model_server import SERVER_VARIABLE
 from components.modelling.served import Choice, Served
+from components.rollout import judging, steps, switch
 from tests.components.release.site import PERSON, Site, check
 from tests.components.standins import standing_in
 
@@ -16,10 +15,10 @@ from tests.components.standins import standing_in
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
-    monkeypatch.delenv(router.VARIABLE, raising=False)
-    monkeypatch.setattr(changing, "POLL_S", 0.01)
-    monkeypatch.setattr(releasing, "SETTLE_S", 0.0)
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.delenv(arm_metrics.VARIABLE, raising=False)
+    monkeypatch.setattr(switch, "POLL_S", 0.01)
+    monkeypatch.setattr(steps, "SETTLE_S", 0.0)
+    monkeypatch.setattr(judging, "POLL_S", 0.01)
     with standing_in(tmp_path / "models") as stand_in:
         made = Site(tmp_path, stand_in)
         made.served.choose("toy", PERSON)
@@ -27,10 +26,10 @@ def site(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def steps(site, monkeypatch) -> list:
+def states(site, monkeypatch) -> list:
     """Every state of both files, as each write leaves it; each is checked."""
-    seen: list[tuple[Choice, releases.Release | None]] = []
-    choose, write = Served.choose, releases.write
+    seen: list[tuple[Choice, state.Release | None]] = []
+    choose, write = Served.choose, state.write
 
     def noted() -> None:
         seen.append((site.choice, site.followed))
@@ -45,5 +44,5 @@ def steps(site, monkeypatch) -> list:
         noted()
 
     monkeypatch.setattr(Served, "choose", choosing)
-    monkeypatch.setattr(releases, "write", writing)
+    monkeypatch.setattr(state, "write", writing)
     return seen

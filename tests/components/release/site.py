@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airtight import releases
+from airtight.rollout import state
 from components import promote as promotion
 from components import release as module
 from components.artifacts import Promotion, Proposal, Release, ReleaseDecision
@@ -70,11 +70,11 @@ class Site:
         return self.served.choice("toy")
 
     @property
-    def followed(self) -> releases.Release | None:
-        return releases.read(self.served.root).get("toy")
+    def followed(self) -> state.Release | None:
+        return state.read(self.served.root).get("toy")
 
 
-def check(choice: Choice, followed: releases.Release | None) -> None:
+def check(choice: Choice, followed: state.Release | None) -> None:
     """What must hold at every moment, whoever asks: an answer, and none of a candidate that is not tried yet."""
     if followed is None:
         is_promotion = bool(choice.trial) and not choice.release

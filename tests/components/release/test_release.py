@@ -9,31 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from airtight import releases, router
 from airtight.errors import TerminalError, TransientError
+from airtight.rollout import arm_metrics, state
 from airtight.verdict import FILE_NAME, Verdict
 from components import promote as promotion
 from components import release as module
 from components.artifacts import Promotion
-from components.modelling import releasing
 from components.modelling.model_server import ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
+from components.rollout import steps
 from tests.components.release.site import JULY, JUNE, MAY, PERSON, check, good
 from tests.components.standins import standing_in
 
 
-def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, steps):
+def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, states):
     release = site.start(share=0.2, mode="split", minutes=3.0, min_requests=50)
     assert (release.stable, release.candidate, release.mode, release.share) == (JUNE, JULY, "split", 0.2)
     assert json.loads((Path(release.uri) / module.RECORD).read_text())["release"] == release.release
-    choice, followed = steps[-1]
+    choice, followed = states[-1]
     assert (choice.versions, choice.labels) == ((JUNE, JULY), {STABLE: JUNE, CANARY: JULY})
     assert choice.settled == PERSON, "what a person chose is not forgotten"
     assert (followed.id, followed.stable, followed.candidate, followed.share) == (release.release, JUNE, JULY, 0.2)
-    assert [told.share for _, told in steps if told] == [0.0, 0.0, 0.0, 0.2], "first idle, then its share"
+    assert [told.share for _, told in states if told] == [0.0, 0.0, 0.0, 0.2], "first idle, then its share"
 
 
-def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
+def test_a_good_candidate_takes_over_under_the_label_stable(site, states):
     release = site.start()
     good(site)
     decision = site.judge(release)
@@ -45,7 +45,7 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
         "what takes the place of a person's choice is not a push's to replace, either"
     )
     assert site.followed is None
-    assert [told.share for _, told in steps if told][-3:] == [0.1, 1.0, 1.0]
+    assert [told.share for _, told in states if told][-3:] == [0.1, 1.0, 1.0]
 
 
 def test_a_candidate_that_takes_the_place_of_nobodys_choice_is_a_releases(site):
@@ -56,15 +56,17 @@ def test_a_candidate_that_takes_the_place_of_nobodys_choice_is_a_releases(site):
     assert (site.choice.pinned, site.choice.by) == (JULY, RELEASE)
 
 
-def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, steps):
+def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, states):
     release = site.start(mode="shadow", share=1.0)
     good(site)
-    site.there.pairs = {"count": 1000, "differing": 400, "largest_difference": 0.3, "mean_difference": 0.01}
+    pairs = {"count": 1000, "differing": 400, "largest_difference": 0.3, "mean_difference": 0.01}
+    site.there.pairs = pairs | {"differences": {"count": 1000, "total": 10.0, "squares": 0.2}}
     decision = site.judge(release)
     checks = {check.name: check for check in Verdict.read(Path(decision.uri)).checks}
-    assert (checks["mean difference"].value, checks["largest difference"].value) == (0.01, 0.3)
+    assert (checks["mean difference"].value, checks["mean difference"].passed) == (0.01, True)
+    assert "400 of 1000 requests that both answered" in (Path(decision.uri) / module.REPORT).read_text()
     assert site.finish(release, decision).to_version == JULY
-    modes = [told.mode for _, told in steps if told]
+    modes = [told.mode for _, told in states if told]
     assert modes.index("canary") == modes.count("shadow"), "from then on it answers"
 
 
@@ -76,9 +78,9 @@ def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, ste
         (HIGHEST, JULY, "it is served already."),
     ],
 )
-def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site, steps, before, candidate, why):
+def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site, states, before, candidate, why):
     site.served.choose("toy", before)
-    steps.clear()
+    states.clear()
     release = site.start(candidate, asked_by="push")
     said = f"No release of version {candidate} of toy was begun: {why}"
     assert (release.release, release.candidate, release.summary) == ("", candidate, said)
@@ -90,7 +92,7 @@ def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site,
     for made in (site.finish(release, decision), site.finish(release)):
         assert (made.changed, made.to_version, made.approval) == (0, release.stable, RELEASE)
         assert made.summary == f"{said} Nothing was changed."
-    assert (site.choice, site.followed, steps) == (before, None, []), "nothing was changed, and nothing is a fault"
+    assert (site.choice, site.followed, states) == (before, None, []), "nothing was changed, and nothing is a fault"
 
 
 def test_what_a_push_asks_for_is_begun_where_the_served_version_was_left_to_it(site):
@@ -100,14 +102,14 @@ def test_what_a_push_asks_for_is_begun_where_the_served_version_was_left_to_it(s
     assert site.followed.until == site.choice.until > release.since
 
 
-def test_what_began_and_could_not_be_written_down_is_taken_back(site, steps, monkeypatch):
+def test_what_began_and_could_not_be_written_down_is_taken_back(site, states, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(module, "_write", full)
     with pytest.raises(OSError, match="no space left"):
         site.start()
-    assert [told.share for _, told in steps if told][-1] == 0.0, "it had begun"
+    assert [told.share for _, told in states if told][-1] == 0.0, "it had begun"
     assert (site.choice, site.followed) == (PERSON, None)
 
 
@@ -119,18 +121,18 @@ def test_who_is_served_already_or_is_not_there_is_not_released(site):
     ):
         with pytest.raises(TerminalError, match=message):
             site.start(version)
-    with pytest.raises(TerminalError, match="share is none"):
+    with pytest.raises(TerminalError, match="share cannot be used"):
         site.start(share=0.0)
     with pytest.raises(TerminalError, match="needs live requests") as refused:
         site.start(router_url="")
-    assert router.VARIABLE in refused.value.received
+    assert arm_metrics.VARIABLE in refused.value.received
     with pytest.raises(TerminalError, match="cannot be"):
         site.start(mode="blue")
     assert (site.choice, site.followed) == (PERSON, None)
 
 
 @pytest.mark.parametrize("before", [PERSON, HIGHEST])
-def test_what_cannot_begin_is_taken_back(site, steps, before):
+def test_what_cannot_begin_is_taken_back(site, states, before):
     site.served.choose("toy", before)
     candidate = JULY if before == PERSON else MAY
     site.there.broken = {candidate}
@@ -147,7 +149,7 @@ def test_what_cannot_begin_is_taken_back(site, steps, before):
     assert (site.choice, site.followed) == (before, None)
 
 
-def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_was_taken_back(site, steps):
+def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_was_taken_back(site, states):
     site.served.choose("toy", HIGHEST)
     release = site.start(MAY)
     site.finish(release)
@@ -165,7 +167,7 @@ def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_wa
     )
 
 
-def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, steps, monkeypatch):
+def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, states, monkeypatch):
     first = site.start(owner="run-1")
     with pytest.raises(TerminalError, match="is under way") as refused:
         site.start(MAY, owner="run-2")
@@ -190,7 +192,7 @@ class Killed(BaseException):
 def kill_at(monkeypatch, number: int) -> None:
     """Kills after so many writes of either file."""
     left = [number]
-    choose, write, end = Served.choose, releases.write, releasing.end
+    choose, write, end = Served.choose, state.write, steps.end
 
     def counting(function):
         def wrapped(*arguments):
@@ -207,8 +209,8 @@ def kill_at(monkeypatch, number: int) -> None:
         end(*arguments, **told)
 
     monkeypatch.setattr(Served, "choose", counting(choose))
-    monkeypatch.setattr(releases, "write", counting(write))
-    monkeypatch.setattr(releasing, "end", ending)
+    monkeypatch.setattr(state, "write", counting(write))
+    monkeypatch.setattr(steps, "end", ending)
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -247,7 +249,7 @@ def test_a_finish_that_is_killed_goes_on_where_it_was_and_a_promotion_clears_it_
 
 @pytest.mark.parametrize(("asked", "gets"), [("previous", JUNE), (JULY, JULY), (MAY, MAY), ("latest", JULY)])
 @pytest.mark.parametrize("before", [PERSON, HIGHEST])
-def test_a_promotion_during_a_release_ends_it(site, steps, asked, gets, before):
+def test_a_promotion_during_a_release_ends_it(site, states, asked, gets, before):
     site.served.choose("toy", before)
     candidate = JULY if before == PERSON else MAY
     release = site.start(candidate)
@@ -275,7 +277,7 @@ def test_a_proposal_of_before_the_release_does_not_end_it(site):
     assert site.followed.id == release.release
 
 
-def test_a_router_that_is_away_does_not_hold_up_a_rollback(site, steps):
+def test_a_router_that_is_away_does_not_hold_up_a_rollback(site, states):
     site.start()
     site.named = {**site.named}
     made = site.artifacts.new(Promotion)
@@ -308,8 +310,8 @@ def test_of_several_servers_a_version_is_there_when_all_have_it(site, tmp_path):
 
 def test_what_is_no_router_is_told(site):
     with pytest.raises(TerminalError, match="address is not usable"):
-        router.status("localhost")
+        arm_metrics.status("localhost")
     site.there.answer = lambda path: (200, {"other": 1})
     with pytest.raises(TransientError, match="router cannot be reached") as refused:
-        router.status(site.there.url)
+        arm_metrics.status(site.there.url)
     assert "other" in refused.value.received

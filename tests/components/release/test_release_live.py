@@ -110,9 +110,12 @@ def live(tmp_path, monkeypatch):
             yield site, router.rest
 
 
-JUDGED = {"watched": "", "p99_floor_ms": 1e6}
-"""How long a busy machine takes says nothing of a candidate."""
-TRIED = {"share": 0.5, "min_requests": 100, "minutes": 0.0, "longest_minutes": 5.0}
+JUDGED = {"watched": ""}
+TRIED = {
+    **{"share": 0.5, "min_requests": 100, "minutes": 0.0, "longest_minutes": 5.0},
+    # How long a busy machine takes says nothing of a candidate; and 5 % need fewer requests than 1 %.
+    **{"slow_floor_ms": 6e4, "max_more_failed": 0.05, "max_more_refused": 0.05},
+}
 
 
 def test_under_load_a_good_one_takes_over_a_bad_one_is_taken_back_and_a_rollback_ends_a_release(live):
@@ -127,14 +130,14 @@ def test_under_load_a_good_one_takes_over_a_bad_one_is_taken_back_and_a_rollback
 
         other = site.start(OTHER, **TRIED)
         decision = site.judge(other, **JUDGED)
-        assert decision.reason.startswith("Rolled back: mean answer is "), decision.reason
+        assert "mean answer is " in decision.reason, decision.reason
         assert site.finish(other, decision).to_version == GOOD
 
         silent = site.start(SILENT, **TRIED)
         decision = site.judge(silent, **JUDGED)
-        assert "numbers per answer is 0" in decision.reason, decision.reason
+        assert "not finite share is 1" in decision.reason, decision.reason
         assert site.finish(silent, decision).to_version == GOOD
-        assert "numbers per answer is 0" in site.choice.reason
+        assert "not finite share is 1" in site.choice.reason
         assert (site.choice.versions, site.choice.by) == ((GOOD,), RELEASE)
 
         site.start(STABLE, **TRIED)
@@ -147,11 +150,11 @@ def test_under_load_a_good_one_takes_over_a_bad_one_is_taken_back_and_a_rollback
     with Load(port) as load:
         failing = site.start(FAILING, **TRIED | {"minutes": 4.0})
         decision = site.judge(failing, **JUDGED)
-        assert "requests to the candidate refused, more than 1.00%" in decision.reason, decision.reason
+        assert "refused share is 1" in decision.reason, decision.reason
         assert site.finish(failing, decision).to_version == GOOD
         # Nobody waited until its four minutes were over.
         checks = {check.name: check for check in Verdict.read(Path(decision.uri)).checks}
-        assert checks["refused share"].value == 1.0
+        assert checks["refused share"].value == pytest.approx(1.0)
         asked = load.statuses.total()
         until(lambda: load.statuses.total() > asked + 50, "further requests")
     refused = load.statuses[400]

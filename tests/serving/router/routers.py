@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from airtight import releases
-from airtight.releases import Release
+from airtight.rollout import state
+from airtight.rollout.state import Release
 from tests.serving.models import Server, listening
 from tests.waiting import until
 
@@ -27,7 +27,7 @@ class Router(Server):
 
     def release(self, **told: Release) -> None:
         """Writes `releases.json` and waits until the router follows it."""
-        releases.write(self.root, told)
+        state.write(self.root, told)
 
         def followed() -> bool:
             status = self.status()["releases"]

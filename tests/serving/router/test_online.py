@@ -7,7 +7,7 @@ import json
 import pytest
 
 from airtight.errors import TerminalError
-from airtight.releases import Release
+from airtight.rollout.state import Release
 from serving.router.config import Online, settings_from_flags
 from tests.serving.router import routers
 

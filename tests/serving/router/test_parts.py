@@ -13,14 +13,14 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, inference_pb2, predict_pb2, regression_pb2
 
-from airtight import releases
 from airtight.errors import TerminalError
-from airtight.releases import Release
+from airtight.rollout import state
+from airtight.rollout.state import Release
 from serving.router import answers, messages
+from serving.router.arm_metrics import CELLS, Counts, Latency, Numbers, Outcome, Pairs
 from serving.router.config import address, settings_from_flags
-from serving.router.counts import Counts, Latency, Numbers, Pairs
 from serving.router.follower import Follower
-from serving.router.trials import Answer, Asked, Trials, place
+from serving.router.trials import Answer, Asked, Trials, cell, place
 
 
 def predict(**chosen) -> predict_pb2.PredictRequest:
@@ -111,8 +111,13 @@ def test_numbers_of_a_rest_answer(verb, answer, numbers):
 
 
 def test_an_answer_that_is_no_json_has_no_numbers():
-    assert answers.from_rest("predict", b'{"predictions": [NaN]}') is None
     assert answers.from_rest("predict", b"<html>") is None
+
+
+@pytest.mark.parametrize("text", [b'{"predictions": [NaN]}', b'{"outputs": [0.5, -Infinity]}'])
+def test_an_answer_with_a_number_that_is_not_finite_is_known_for_it(text):
+    (number,) = answers.from_rest("predict", text)
+    assert math.isnan(number)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -157,7 +162,7 @@ def test_percentiles_are_within_five_percent():
         assert latency.quantile(share) == pytest.approx(drawn[math.ceil(share * len(drawn)) - 1], rel=0.05)
     assert latency.told()["max"] == drawn[-1]
     assert latency.told()["mean"] == pytest.approx(sum(drawn) / len(drawn))
-    assert Latency().told() == {"mean": None, "p50": None, "p99": None, "max": None}
+    assert Latency().told() == {"mean": None, "p50": None, "p95": None, "p99": None, "max": None}
 
 
 def test_numbers_are_counted_by_twentieths():
@@ -167,6 +172,29 @@ def test_numbers_are_counted_by_twentieths():
     assert (told["count"], told["histogram"][0], told["histogram"][1], told["histogram"][19]) == (7, 2, 1, 2)
     assert sum(told["histogram"]) == 5
     assert told["mean"] == pytest.approx((0.049 + 0.05 + 1.0 + 0.999 + 1.5 - 0.5) / 7)
+
+
+def test_a_batch_is_one_answer():
+    numbers = Numbers()
+    numbers.add([0.12] * 600 + [0.62] * 400)
+    numbers.add([0.12])
+    numbers.add(None)
+    numbers.add([0.5, math.nan])
+    assert numbers.kinds[0] == 1 and numbers.kinds[2 + 2] == pytest.approx(1.6)
+    assert sum(numbers.kinds) == pytest.approx(4), "each answer counts 1"
+    assert (numbers.means.count, numbers.not_finite) == (3, 1)
+    assert numbers.means.total == pytest.approx(0.32 + 0.12 + 0.5)
+    assert numbers.means.squares == pytest.approx(0.32**2 + 0.12**2 + 0.25)
+
+
+def test_pairs_tell_what_became_of_a_request_with_one_version_alone():
+    pairs = Pairs()
+    pairs.add_outcomes(Outcome(200, [0.5], 1.0), Outcome(503, None, 1.0))
+    pairs.add_outcomes(Outcome(400, None, 1.0), Outcome(400, None, 1.0))
+    pairs.add_outcomes(Outcome(501, None, 1.0), Outcome(200, [math.nan], 1.0))
+    assert pairs.only_candidate == {"failed": 1, "not_finite": 1}
+    assert pairs.only_stable == {"refused": 1}
+    assert (pairs.count, pairs.stable_latency.count) == (0, 3)
 
 
 def test_pairs_tell_how_far_answers_are_apart():
@@ -197,7 +225,9 @@ def test_counts_outlive_being_saved():
     counts.candidate.traffic.add(503, 12.0)
     counts.candidate.numbers.add([0.5])
     counts.candidate.unserved = 2
-    counts.pairs.add([0.1], [0.3])
+    counts.pairs.add_outcomes(Outcome(200, [0.1], 3.0), Outcome(200, [0.3], 4.0))
+    for arm in counts.stable.counted(7):
+        arm.traffic.add(400, 2.0)
     assert Counts.from_saved(json.loads(json.dumps(asdict(counts)))) == counts
 
 
@@ -208,6 +238,20 @@ def test_a_broken_state_file_lets_counting_begin_anew(tmp_path, text):
     trials = Trials(file)
     trials.follow({"m": Release("m", "a", 1, 2)})
     assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+
+
+def test_what_an_older_router_counted_begins_anew_and_the_log_says_why(tmp_path, caplog):
+    """It has no sums by request, and those of later requests alone would not fit its other figures."""
+    file = tmp_path / "state.json"
+    numbers = {"count": 1, "total": 0.5, "histogram": [0] * 20, "skipped": 0}
+    latency = {"buckets": {"3": 1}, "count": 1, "total": 1.0, "largest": 1.0}
+    arm = {"traffic": {"codes": {"200": 1}, "latency": latency}, "numbers": numbers, "unserved": 0}
+    pairs = {"count": 0, "differing": 0, "largest": 0.0, "total": 0.0, "numbers": 0, "dropped": 0}
+    file.write_text(json.dumps({"a": {"stable": arm, "candidate": arm, "pairs": pairs}}))
+    trials = Trials(file)
+    trials.follow({"m": Release("m", "a", 1, 2)})
+    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+    assert "counted in format 1" in caplog.text
 
 
 def test_counts_wait_for_their_release(tmp_path):
@@ -279,6 +323,42 @@ def test_a_shadow_request_keeps_the_stable_answers_numbers_and_not_the_answer():
     assert (told["pairs"]["count"], told["pairs"]["largest_difference"]) == (3, 1.0)
 
 
+def test_a_split_counts_by_groups_of_callers():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, mode="split", share=0.5)})
+
+    async def ask(version: int | None, side: str) -> Answer:
+        return Answer(200, b"0.5")
+
+    async def all_of_them() -> None:
+        for number in range(300):
+            key = str(number % 3) if number < 200 else None
+            await trials.answer(trials.of["m"], Asked(key=key, ask=ask, read=lambda content: [0.5], size=1))
+        await asyncio.sleep(0)
+
+    asyncio.run(all_of_them())
+    counts = trials.of["m"].counts
+    for arm in (counts.stable, counts.candidate):
+        cells = arm.cells.values()
+        assert sum(sum(cell.traffic.codes.values()) for cell in cells) == sum(arm.traffic.codes.values())
+        assert sum(cell.numbers.means.count for cell in cells) == arm.numbers.means.count
+    # Three callers have 200 requests, each in one group of one version; requests without a caller are spread.
+    for key in "012":
+        groups = [arm.cells.get(cell("a", key)) for arm in (counts.stable, counts.candidate)]
+        assert max(sum(group.traffic.codes.values()) for group in groups if group) >= 66
+    assert len(counts.stable.cells) + len(counts.candidate.cells) > CELLS // 2
+
+
+def test_the_status_tells_how_a_release_stands_by_its_margins():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, share=0.5, margins={"requests": 7})})
+    standing = answered(trials, 5, [])["standing"]
+    assert standing["decision"] == "undecided"
+    assert "at least 7 requests to each" in standing["reason"]
+    assert standing["more_requests"] > 100
+    json.dumps(standing, allow_nan=False)
+
+
 def test_keys_are_spread_evenly_and_otherwise_in_each_release():
     places = [place("a", str(key)) for key in range(4000)]
     assert all(0 <= each < 1 for each in places)
@@ -299,6 +379,8 @@ BROKEN = [
     '{"m": {"id": "b", "stable": 1, "candidate": 2, "share": "all"}}',
     '{"m": {"id": "b", "stable": 1, "candidate": 2, "mode": "other"}}',
     '{"a/b": {"id": "b", "stable": 1, "candidate": 2}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": 2, "margins": {"failed": "much"}}}',
+    '{"m": {"id": "b", "stable": 1, "candidate": 2, "margins": [1]}}',
     b"\xff\xfe",
     "[" * 100_000,
 ]
@@ -311,14 +393,14 @@ def test_a_broken_file_leaves_the_releases_as_they_were(tmp_path, content):
     follower.look()
     assert seen == [{}]
     release = Release("m", "a", 1, 2)
-    releases.write(tmp_path, {"m": release})
+    state.write(tmp_path, {"m": release})
     follower.look()
     follower.look()
     assert seen == [{}, {"m": release}]
-    (tmp_path / releases.FILE).write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / state.FILE).write_bytes(content.encode() if isinstance(content, str) else content)
     follower.look()
     assert len(seen) == 2 and follower.error
-    releases.write(tmp_path, {})
+    state.write(tmp_path, {})
     follower.look()
     assert seen[2:] == [{}] and not follower.error
 

@@ -20,9 +20,9 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from airtight import releases
-from airtight.releases import Release
-from airtight.router import Counts
+from airtight.rollout import state
+from airtight.rollout.arm_metrics import Counts
+from airtight.rollout.state import Release
 from serving.router.trials import place
 from tests.serving import models
 from tests.serving.router import routers, stubs
@@ -151,7 +151,12 @@ def test_codes_and_numbers_are_counted(router):
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
     # What the release's steps read of it.
     counts = Counts.of(router.status(), "affine")
-    assert (counts.candidate.requests, counts.candidate.answered, counts.candidate.numbers) == (8, 5, 9)
+    assert (counts.candidate.requests, counts.candidate.refused, counts.candidate.numbers) == (8, 3, 9)
+    assert counts.candidate.answer_means.count == 5, "a batch is one answer"
+    assert counts.candidate.kinds[6] == pytest.approx(1.0), "and counts 1 in all"
+    assert sum(counts.candidate.latency_buckets.values()) == 8
+    standing = router.status()["releases"]["affine"]["standing"]
+    assert (standing["decision"], len(standing["rules"])) == ("undecided", 8)
 
 
 def test_a_shadow_is_asked_and_never_heard(router):
@@ -162,13 +167,12 @@ def test_a_shadow_is_asked_and_never_heard(router):
     assert asked(router, body="{")[0] == 400
     until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
     told = router.status()["releases"]["affine"]
-    assert told["pairs"] == {
-        "count": 21,
-        "differing": 21,
-        "largest_difference": 0.25,
-        "mean_difference": 0.25,
-        "dropped": 0,
-    }
+    pairs = told["pairs"]
+    assert (pairs["count"], pairs["differing"], pairs["dropped"]) == (21, 21, 0)
+    assert (pairs["largest_difference"], pairs["mean_difference"]) == (0.25, 0.25)
+    assert pairs["differences"] == {"count": 21, "total": 21 * 0.25, "squares": 21 * 0.0625}
+    assert (pairs["only_candidate"], pairs["only_stable"]) == ({}, {}), "both refused the same request"
+    assert sum(pairs["stable_latency_buckets"].values()) == 22
     stable, candidate = sides(router)
     assert (stable["requests"], stable["answers"]["mean"]) == (22, 0.25)
     assert (candidate["codes"], candidate["answers"]["mean"]) == ({"200": 21, "400": 1}, 0.5)
@@ -267,24 +271,24 @@ def test_a_release_that_nobody_ended_in_time_gives_the_candidate_no_more_request
     router.release(affine=Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat()))
     assert asked(router)[2] == "candidate"
     moment = datetime.now(UTC) - timedelta(seconds=1)
-    releases.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
+    state.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
     until(lambda: router.status()["releases"]["affine"]["until"] == moment.isoformat(), "the time is followed")
     assert asked(router) == (200, STABLE, "stable", "1")
     assert sides(router)[1]["requests"] == 1, "what was counted before is kept"
-    (router.root / releases.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
+    (router.root / state.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
     until(lambda: "until" in router.status()["error"], "the error is told")
 
 
 def test_a_broken_file_changes_nothing_and_is_told(router):
     router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
     for text in ("{", '{"affine": {"id": "b", "stable": "x"}}'):
-        (router.root / releases.FILE).write_text(text)
+        (router.root / state.FILE).write_text(text)
         until(lambda: router.status()["error"] != "", "the error is told")
         assert router.status()["releases"]["affine"]["id"] == "kept"
         assert asked(router)[2] == "candidate"
         router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
         until(lambda: router.status()["error"] == "", "the error is over")
-    (router.root / releases.FILE).unlink()
+    (router.root / state.FILE).unlink()
     until(lambda: router.status()["releases"] == {}, "the release is over")
     assert asked(router)[2] is None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Release:
       since: When it began, ISO 8601, UTC.
       until: ISO 8601 with its offset: from then on it counts as broken off, and the candidate gets no request. Empty is
         no such time.
+      margins: By how much the candidate may be worse (`airtight.rollout.rules.Margins`); the router tells by them how
+        the release stands. Empty are the defaults.
 
     Raises:
       TerminalError: A mode, share or time that is none.
@@ -54,6 +56,7 @@ class Release:
     share: float = 0.1
     since: str = ""
     until: str = ""
+    margins: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES or not 0 <= self.share <= 1:

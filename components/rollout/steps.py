@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airtight import releases, router
 from airtight.errors import TerminalError, TransientError
-from airtight.releases import Release
-from components.modelling import changing
+from airtight.rollout import arm_metrics, state
+from airtight.rollout.state import Release
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, RELEASE, STABLE, Choice, Served
+from components.rollout import switch
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Place:
     def named(cls, serving_root: str, server_url: str, router_url: str, timeout_s: float) -> Place:
         """From a component's parameters, the environment's where they are empty."""
         server = ModelServer.named(server_url)
-        return cls(changing.served_in(serving_root), server, router.address(router_url), timeout_s)
+        return cls(switch.served_in(serving_root), server, arm_metrics.address(router_url), timeout_s)
 
     def check_live(self) -> None:
         """Sees that there are live requests to try a version on.
@@ -65,7 +65,7 @@ class Place:
         """
         lacking = [
             *([] if self.server else [f"a model server (server_url, {SERVER_VARIABLE})"]),
-            *([] if self.router else [f"a router (router_url, {router.VARIABLE})"]),
+            *([] if self.router else [f"a router (router_url, {arm_metrics.VARIABLE})"]),
         ]
         if lacking:
             raise TerminalError(
@@ -106,11 +106,11 @@ def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None
     idle = dataclasses.replace(release, share=0.0)
     try:
         served.choose(model, only)
-        changing.await_alone(server, model, release.stable, only, place.timeout_s)
+        switch.await_alone(server, model, release.stable, only, place.timeout_s)
         _tell(place, model, idle)
         served.choose(model, both)
-        changing.await_loaded(server, model, release.candidate, place.timeout_s)
-        changing.log_refusal(server, model, release.candidate)
+        switch.await_loaded(server, model, release.candidate, place.timeout_s)
+        switch.log_refusal(server, model, release.candidate)
         # TensorFlow Serving refuses the whole file where a label names a version that it has not loaded.
         served.choose(model, dataclasses.replace(both, labels={**only.labels, CANARY: release.candidate}))
         _await_label(place, model, CANARY, release.candidate)
@@ -138,17 +138,17 @@ def end(place: Place, model: str, *, winner: int, after: Choice) -> None:
     """
     served, server = place.served, place.server
     choice = served.choice(model)
-    entry = releases.read(served.root).get(model)
+    entry = state.read(served.root).get(model)
     if entry is not None and len(choice.versions) > 1:
         # A shadow's share is asked and not answered: where the candidate takes over, it has to answer.
-        takes_over = {"share": 1.0, "mode": releases.CANARY} if winner == entry.candidate else {"share": 0.0}
+        takes_over = {"share": 1.0, "mode": state.CANARY} if winner == entry.candidate else {"share": 0.0}
         _tell(place, model, dataclasses.replace(entry, until="", **takes_over), needed=False)
         if place.router:
             time.sleep(SETTLE_S)
     only = dataclasses.replace(choice, versions=(winner,), labels={STABLE: winner}, after=after)
     served.choose(model, only)
     if server is not None:
-        changing.await_alone(server, model, winner, only, place.timeout_s)
+        switch.await_alone(server, model, winner, only, place.timeout_s)
     _tell(place, model, None, needed=False)
     served.choose(model, after)
 
@@ -185,8 +185,8 @@ def clear(place: Place, model: str, why: str, *, stays: bool = False) -> tuple[C
     if choice.trial:
         log.warning("A promotion of %s to %d was broken off before; it is taken back.", model, choice.trial)
         served.choose(model, choice.settled)
-    if releases.read(served.root).get(model) is not None:
-        log.warning("%s tells of a release of %s that is none; it is removed.", releases.FILE, model)
+    if state.read(served.root).get(model) is not None:
+        log.warning("%s tells of a release of %s that is none; it is removed.", state.FILE, model)
         _tell(place, model, None, needed=False)
     return choice.settled, 0
 
@@ -262,11 +262,11 @@ def _tell(place: Place, model: str, release: Release | None, *, needed: bool = T
       needed: Whether a router that is away is a fault. One that is away sends no request anywhere.
     """
     with _alone_with_the_file(place.served):
-        told = releases.read(place.served.root)
+        told = state.read(place.served.root)
         if release is None and model not in told:
             return
         told.pop(model, None)
-        releases.write(place.served.root, told | ({model: release} if release else {}))
+        state.write(place.served.root, told | ({model: release} if release else {}))
     if not place.router:
         return
     what = f"the release {release.id} at a share of {release.share:g}" if release else f"no release of {model}"
@@ -289,14 +289,14 @@ class _NotInTime(TransientError):
 
 
 def _await_router(place: Place, true: Callable[[dict[str, Any]], bool], what: str) -> None:
-    changing.wait_for(
-        lambda: true(router.status(place.router)["releases"]),
+    switch.wait_for(
+        lambda: true(arm_metrics.status(place.router)["releases"]),
         place.timeout_s,
         lambda: _NotInTime(
             "The router did not follow in time.",
             expected=f"{what} within {place.timeout_s:g} s",
-            received=f"another status at {place.router}{router.PATH}",
-            remedy=f"See that the router reads {place.served.root / releases.FILE}, and retry the task.",
+            received=f"another status at {place.router}{arm_metrics.PATH}",
+            remedy=f"See that the router reads {place.served.root / state.FILE}, and retry the task.",
         ),
     )
 
@@ -305,12 +305,12 @@ def _await_label(place: Place, model: str, label: str, version: int) -> None:
     server = place.server
     assert server is not None
     what = f"version {version} of {model} to be called {label}"
-    changing.await_server(lambda: server.labelled(model, label) == version, what, server, place.timeout_s)
+    switch.await_server(lambda: server.labelled(model, label) == version, what, server, place.timeout_s)
 
 
 @contextlib.contextmanager
 def _alone_with_the_file(served: Served) -> Iterator[None]:
     served.root.mkdir(parents=True, exist_ok=True)
-    with (served.root / f".{releases.FILE}.lock").open("w") as lock:
+    with (served.root / f".{state.FILE}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
