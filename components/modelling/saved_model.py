@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,7 +15,8 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tfx.utils import path_utils
 
-from airtight.errors import TerminalError
+from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.files import digest_of_tree
 from components.modelling.calibration import CLIP
 from components.modelling.fitting import mixed
 from components.modelling.folding import folding
@@ -22,6 +24,15 @@ from components.modelling.parts import Parts
 from components.schema import PREDICTION, ExampleSchema
 
 BATCH = 8192
+_OF_THE_MODEL = (
+    tf.errors.DataLossError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.UnimplementedError,
+)
+"""TensorFlow's errors that come from the model or the rows: of the machine, its memory or its disk come all others."""
 
 
 def serving_folder(artifact_uri: str) -> Path:
@@ -122,6 +133,7 @@ def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
 
     Raises:
       TerminalError: It cannot be read, has no such signature, or wants a feature that the schema does not have.
+      TransientError: The disk failed.
     """
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
@@ -142,13 +154,32 @@ def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
     return dict(kinds)
 
 
-def _not_loaded(folder: Path, error: Exception) -> TerminalError:
-    return TerminalError(
+def _is_transient(error: Exception) -> bool:
+    """Whether the next try may go well: the machine was at fault, not the model or its rows."""
+    if isinstance(error, OSError):
+        # TensorFlow's own complaint of a folder without a SavedModel has no errno.
+        return error.errno not in {None, errno.ENOENT}
+    # Of no kind at all is what TensorFlow says of an index of weights that it cannot parse.
+    return isinstance(error, tf.errors.OpError) and type(error) not in {tf.errors.OpError, *_OF_THE_MODEL}
+
+
+def _not_loaded(folder: Path, error: Exception) -> AirtightError:
+    try:
+        digest_of_tree(folder)
+    except OSError as unreadable:
+        # TensorFlow takes a file that the disk fails to give for one that is not there, or is damaged.
+        error = unreadable
+    transient = _is_transient(error)
+    return (TransientError if transient else TerminalError)(
         f"The model in {folder} cannot be loaded.",
         expected="a SavedModel",
-        received=str(error).splitlines()[0],
-        remedy="Train it again.",
+        received=_first_line(error),
+        remedy="Retry the task; if it stays, look at the disk and the memory." if transient else "Train it again.",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class Predictor:
@@ -160,12 +191,13 @@ class Predictor:
 
     Raises:
       TerminalError: It cannot be loaded, has no such signature, or wants a feature that the schema does not have.
+      TransientError: The disk or the memory failed, not the model.
     """
 
     def __init__(self, folder: Path, schema: ExampleSchema) -> None:
         try:
             self._model = tf.saved_model.load(str(folder))
-        except (OSError, ValueError, tf.errors.OpError) as error:
+        except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
             raise _not_loaded(folder, error) from error
         self._folder = folder
         self._kinds = inputs_of(folder, schema)
@@ -176,14 +208,20 @@ class Predictor:
 
         Raises:
           TerminalError: The model fails on these rows, or answers in another shape.
+          TransientError: The machine failed, such as for want of memory.
         """
         rows = len(next(iter(features.values())))
         try:
             answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
-        except tf.errors.ResourceExhaustedError:
-            raise  # Memory may be free at the next try.
         except (tf.errors.OpError, TypeError, ValueError) as error:
-            raise self._no_answer(str(error).splitlines()[0][:200]) from error
+            if _is_transient(error):
+                raise TransientError(
+                    f"The model in {self._folder} did not answer.",
+                    expected=f"one {PREDICTION} for each row",
+                    received=_first_line(error),
+                    remedy="Retry the task; if it stays, look at the memory and the device.",
+                ) from error
+            raise self._no_answer(_first_line(error)) from error
         probabilities = np.concatenate(answers) if answers else np.zeros(0, np.float32)
         if probabilities.shape != (rows,):
             raise self._no_answer(f"answers of shape {list(probabilities.shape)} to {rows} rows")

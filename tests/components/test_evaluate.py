@@ -15,7 +15,7 @@ import tensorflow_model_analysis as tfma
 from sklearn import metrics
 from tfx.types import standard_artifacts
 
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from airtight.verdict import Verdict
 from components import evaluate
 from components.data.examples import labels, read_table
@@ -321,6 +321,35 @@ def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_pa
     for result in (judged, accepted):
         assert not result.blessing.get_string_custom_property("baseline_model")
         assert not result.evaluation.has_custom_property("champion_roc_auc")
+
+
+def greedy(weight):
+    """Wants more memory than a process can address."""
+    return tf.reduce_max(tf.random.uniform(tf.concat([tf.shape(weight, out_type=tf.int64), [2**40]], 0)), 1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "saved_model.pb", "variables/variables.index"])
+def test_a_fault_of_the_machine_is_no_decision_on_the_champion(tmp_path, models, kind):
+    champion = model_of(greedy if kind == "memory" else tf.sigmoid, tmp_path / "old")
+    if kind != "memory":
+        path = saved_model.serving_folder(champion.uri) / kind
+        path.unlink()
+        path.symlink_to("/proc/self/mem")  # Whoever reads its first byte gets EIO, as from a failing disk.
+    examples = examples_of(tmp_path / "e")
+    with pytest.raises(TransientError):
+        Judged(tmp_path / "judged", examples, models["good"], champion, champion_incomparable="accept")
+
+
+@pytest.mark.parametrize("weights", ["variables.index", "variables.data-00000-of-00001"])
+@pytest.mark.parametrize("size", [0, 20, None])
+def test_a_champion_whose_weights_were_cut_off_or_removed_is_no_fault_of_the_machine(tmp_path, weights, size):
+    champion = model_of(tf.sigmoid, tmp_path / "old")
+    path = saved_model.serving_folder(champion.uri) / "variables" / weights
+    path.write_bytes(path.read_bytes()[:size])
+    if size is None:
+        path.unlink()
+    with pytest.raises(TerminalError, match="cannot be loaded"):
+        saved_model.Predictor(saved_model.serving_folder(champion.uri), toy.SCHEMA)
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), 1.5, -0.1])
