@@ -79,8 +79,9 @@ def widen(server: metadata_store_pb2.PostgreSQLDatabaseConfig) -> None:
             connect_timeout=_CONNECT_S,
             **options,
         ) as connection:
-            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
             connection.execute(_ONE_AT_A_TIME)
+            # From here on only, as those that widen the same tables wait for one another as long as it takes.
+            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
             indexes = connection.execute(_STRING_INDEXES, [[f"idx_{holder}_property_string" for holder in _HOLDERS]])
             statements += [f"DROP INDEX {name}" for (name,) in indexes]
             for table, column, kind in connection.execute(_NARROW_COLUMNS, [list(_TABLES)]).fetchall():

@@ -83,7 +83,7 @@ def _check(node: str, made: Mapping[str, Sequence[types.Artifact]]) -> None:
     """
     empty = [
         (key, artifact)
-        for key, artifacts in made.items()
+        for key, artifacts in sorted(made.items())
         for artifact in artifacts
         if _must_hold_files(artifact.artifact_type, artifact.mlmd_artifact) and not _holds_files(artifact.uri)
     ]

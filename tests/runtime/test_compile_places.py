@@ -160,7 +160,7 @@ LEAVE = "return Pipeline('left', components=[leave(how=RuntimeParameter('how', s
 @pytest.mark.parametrize(
     ("how", "received"),
     [
-        ("nothing", "model: an empty folder, data: an empty folder"),
+        ("nothing", "data: an empty folder, model: an empty folder"),
         ("model", "data: an empty folder"),
         ("gone", "data: nothing there"),
     ],
