@@ -11,10 +11,21 @@ pytestmark = pytest.mark.slow
 
 DAG = """
 from datetime import timedelta
-from plugins.tfx_airflow import TfxDag
+from airflow.sdk import DAG, task_group
+from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 
-dag = TfxDag("beside_words:create", arguments={"gate": GATE}, dag_id="deployed", schedule=None,
-             is_paused_upon_creation=False, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
+options = dict(schedule=None, is_paused_upon_creation=False,
+               default_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
+pipeline = dict(pipeline="beside_words:create", arguments={"gate": GATE})
+
+with DAG("deployed_mapped", **options) as mapped:
+    @task_group
+    def each(repeat):
+        TfxTaskGroup(**pipeline, group_id="steps", overrides={"repeat": repeat})
+
+    each.expand(repeat=[3, 4])
+
+dag = TfxDag(**pipeline, dag_id="deployed", **options)
 """
 PIPELINE = """
 import time
@@ -73,14 +84,15 @@ class Deployed:
 
         until(is_seen, f"the DAG has the default {text}")
 
-    def begin(self, run: str) -> None:
+    def begin(self, run: str, dag: str = "deployed") -> None:
         for file in self.gate.iterdir():
             file.unlink()
-        self.airflow.ask("POST", "dags/deployed/dagRuns", {"dag_run_id": run, "logical_date": None})
+        self.airflow.ask("POST", f"dags/{dag}/dagRuns", {"dag_run_id": run, "logical_date": None})
         until((self.gate / "waits").exists, "the second node waits")
 
-    def words(self, run: str, task: str = "hold") -> str:
-        path = f"dags/deployed/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
+    def words(self, run: str, task: str = "hold", dag: str = "deployed", index: int = -1) -> str:
+        entry = f"xcomEntries/return_value?deserialize=true&map_index={index}"
+        path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/{entry}"
         value = self.airflow.ask("GET", path)["value"]
         return (Path(value["outputs"]["held"][0]["uri"]) / "words.txt").read_text()
 
@@ -118,3 +130,20 @@ def test_a_task_that_the_dag_has_earlier_now_waits_for_what_it_needs_in_the_run(
     log = str(airflow.ask("GET", "dags/deployed/dagRuns/second/taskInstances/count/logs/1"))
     assert "The pipeline changed since this run began" in log
     assert "Counted 2 words" in log
+
+
+def test_each_index_of_a_mapped_group_waits_for_what_it_needs_in_the_run(airflow, deployed):
+    deployed.deploy("text", "before", 1)
+    deployed.begin("third", "deployed_mapped")
+
+    def states(node: str) -> list[str]:
+        tasks = airflow.ask("GET", "dags/deployed_mapped/dagRuns/third/taskInstances")["task_instances"]
+        return [task["state"] for task in tasks if task["task_id"] == f"each.steps.{node}"]
+
+    until(lambda: states("hold") == ["running"] * 2, "both wait at the gate")
+    deployed.deploy("text", "after", 2, COUNT_FIRST)
+    until(lambda: states("count") == ["up_for_reschedule"] * 2, "each index of count waits for hold")
+    (deployed.gate / "open").touch()
+    assert set(airflow.ended("third", "deployed_mapped").values()) == {("success", 1)}
+    held = [deployed.words("third", "each.steps.hold", "deployed_mapped", index) for index in range(2)]
+    assert held == ["before before before", "before before before before"]
