@@ -58,6 +58,27 @@ class Sums:
         """None where there is no value."""
         return self.total / self.count if self.count else None
 
+    @property
+    def variance_of_mean(self) -> float:
+        """Infinite where the values do not tell: of one alone, or where a sum is too large for a float."""
+        if self.count < 2:  # noqa: PLR2004 - a spread needs two.
+            return math.inf
+        mean = self.total / self.count
+        variance = (self.squares / self.count - mean * mean) / (self.count - 1)
+        # Rounding may leave less than none.
+        return max(0.0, variance) if math.isfinite(variance) else math.inf
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any] | None) -> Sums:
+        """From JSON, which has null for what is no finite number."""
+        sums = payload or {}
+        total, squares = (sums.get(name, 0.0) for name in ("total", "squares"))
+        return cls(
+            int(sums.get("count", 0)),
+            math.nan if total is None else total,
+            math.nan if squares is None else squares,
+        )
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -128,7 +149,7 @@ class Arm:
             skipped=int(answers.get("skipped", 0)),
             not_finite=int(answers.get("not_finite", 0)),
             kinds=tuple(float(total) for total in answers.get("kinds") or (0.0,) * KINDS),
-            answer_means=Sums(**(answers.get("means") or {})),
+            answer_means=Sums.of(answers.get("means")),
             unserved=int(payload.get("unserved", 0)),
             cells=tuple(cls.of(cell) for cell in payload.get("cells") or ()),
         )
@@ -169,7 +190,7 @@ class Pairs:
             int(payload.get("differing", 0)),
             payload.get("largest_difference"),
             payload.get("mean_difference"),
-            Sums(**(payload.get("differences") or {})),
+            Sums.of(payload.get("differences")),
             dict(payload.get("only_candidate") or {}),
             dict(payload.get("only_stable") or {}),
             _buckets(payload.get("stable_latency_buckets")),

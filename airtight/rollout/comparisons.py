@@ -165,6 +165,8 @@ class Family:
         ):
             return compared
         variance = sum(map(_variance, seen, cells))
+        if not math.isfinite(variance):
+            return Comparison(name, margin, two_sided=two_sided)
         requests = sum(arm.assigned for arm in arms)
         bounded = self.bounded(name, means[1] - means[0], variance, requests, margin, two_sided=two_sided)
         return replace(bounded, stable=means[0], candidate=means[1])
@@ -229,6 +231,8 @@ class Family:
         farthest = max(range(len(parts)), key=lambda place: parts[place].upper or 0.0)
         return replace(
             self.mean(name, _up_to(edges[farthest]), margin, two_sided=True),
+            stable=None,
+            candidate=None,
             lower=max(part.lower or 0.0 for part in parts),
             holds=all(part.holds for part in parts),
             worse=any(part.worse for part in parts),
@@ -286,7 +290,7 @@ def _variance(seen: Sums, cells: Sequence[Sums]) -> float:
         smoothed = (seen.total + 0.5) / (seen.count + 1)
         variance = smoothed * (1 - smoothed) / seen.count
     else:
-        variance = max(0.0, seen.squares / seen.count - mean**2) / (seen.count - 1)
+        variance = seen.variance_of_mean
     if len(cells) > 1:
         apart = sum((cell.total - mean * cell.count) ** 2 for cell in cells)
         variance = max(variance, apart / seen.count**2 * len(cells) / (len(cells) - 1))

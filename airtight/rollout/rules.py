@@ -22,7 +22,7 @@ from typing import Any
 
 from airtight.errors import TerminalError
 from airtight.rollout.arm_metrics import Arm, Counts, Sums, quantile
-from airtight.rollout.comparisons import ALPHA, Comparison, Family
+from airtight.rollout.comparisons import ALPHA, MIN_ANSWERS, Comparison, Family
 from airtight.rollout.state import CANARY, SHADOW
 
 PROMOTE, ROLL_BACK, UNDECIDED = "promote", "roll_back", "undecided"
@@ -253,10 +253,9 @@ def over(
 
 
 def _difference(family: Family, differences: Sums, margin: float) -> Comparison:
-    name, mean = "mean difference", differences.mean
-    if mean is None or differences.count < 2:  # noqa: PLR2004 - a spread needs two.
+    name, mean, variance = "mean difference", differences.mean, differences.variance_of_mean
+    if mean is None or not math.isfinite(variance) or differences.count < MIN_ANSWERS:
         return Comparison(name, margin)
-    variance = max(0.0, differences.squares / differences.count - mean**2) / (differences.count - 1)
     requests = differences.count / max(family.counts.share, 1e-9)
     return replace(family.bounded(name, mean, variance, requests, margin), candidate=mean, stable=0.0)
 

@@ -51,7 +51,7 @@ def test_a_bad_candidate_is_taken_back_early(mode):
 
 
 def test_callers_who_are_refused_do_not_take_a_candidate_back_by_where_they_fall():
-    """By requests, as if a caller's were drawn one by one, a third of these would be: one caller is a tenth of all."""
+    """Counted by requests, as if a caller's were drawn one by one, 4 of 20 of these are taken back."""
     traffic = Traffic(failed=0.0, refused=0.1, mode=SPLIT, share=0.5, callers=60, requests=4000)
     assert ended(traffic, 10, replace(Margins(), refused=0.02))[ROLL_BACK] == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def test_a_mean_that_stays_while_the_answers_change_is_seen(site):
     decision = site.judge(release)
     assert decision.promoted == 0
     assert decision.reason.startswith("Rolled back: answers: a difference of ")
+
+
+def test_answers_too_large_for_a_spread_prove_nothing(site):
+    release = site.start()
+    good(site)
+    for arm in site.there.sides.values():
+        arm["answers"]["means"] |= {"total": 1e300, "squares": math.inf}
+    assert "open are mean answer;" in site.judge(release).reason
 
 
 def test_a_model_that_is_meant_to_answer_otherwise_is_accepted_by_a_setting(site):
