@@ -36,7 +36,8 @@ class ValidationReport(Artifact):
 class Proposal(Artifact):
     """Which version of a model would be served, for a person to decide: `proposal.json`, `proposal.md`.
 
-    The interval is that of the proposed version; `served` and `pinned` are what the person saw (0 is none).
+    The interval is that of the proposed version; `served` and `pinned` are what the person saw (0 is none), `as_of` is
+    the end of the latest interval of which a version was registered then.
     """
 
     TYPE_NAME = "Proposal"
@@ -50,13 +51,24 @@ class Proposal(Artifact):
         "pinned": Property(type=PropertyType.INT),
         "reason": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 
 class Promotion(Artifact):
-    """What is served of a model since a person or a release wanted it: `promotion.json`, of the version's interval."""
+    """What is served of a model since a person or a release wanted it: `promotion.json`.
+
+    With `changed` 1 it says that `to_version` took over, and the interval is that version's; `as_of` is when, in data
+    time (`airtight.served_history`). With 0 everything stayed, and the interval is that of the version in question.
+    `overridden` says whose earlier choice it put an end to; it is empty where nobody had chosen.
+    """
 
     TYPE_NAME = "Promotion"
+    RECORD: ClassVar[tuple[str, ...]] = (
+        *("model", "from_version", "to_version", "changed", "reason", "approval", "overridden", "summary", "as_of"),
+        *("interval_start", "interval_end"),
+    )
+    """What `promotion.json` holds."""
     HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
@@ -66,14 +78,17 @@ class Promotion(Artifact):
         "changed": Property(type=PropertyType.INT),
         "reason": Property(type=PropertyType.STRING),
         "approval": Property(type=PropertyType.STRING),
+        "overridden": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 
 class Release(Artifact):
     """A version that is tried beside the served one: `release.json`. The interval is the candidate's.
 
-    `release` is empty where none was begun, and `summary` says why.
+    `release` is empty where none was begun, and `summary` says why. `as_of` is the end of the latest interval of which
+    a version was registered then.
     """
 
     TYPE_NAME = "Release"
@@ -92,6 +107,7 @@ class Release(Artifact):
         "min_requests": Property(type=PropertyType.INT),
         "max_more_failed": Property(type=PropertyType.FLOAT),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 

@@ -23,7 +23,7 @@ from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
 from components.measures.releases import Limits, checks
 from components.modelling import changing, releasing
-from components.modelling.registered import Registered, registered
+from components.modelling.registered import Registered, latest_end, registered
 from components.modelling.releasing import Place
 from components.modelling.served import RELEASE, STABLE, Choice
 from components.reports.release import page
@@ -40,7 +40,7 @@ GRACE = timedelta(minutes=15)
 POLL_S = 1.0
 _TO_TELL = (
     *("model", "release", "stable", "candidate", "mode", "share", "since", "minutes", "longest_minutes"),
-    *("min_requests", "max_more_failed", "summary", "interval_start", "interval_end"),
+    *("min_requests", "max_more_failed", "summary", "as_of", "interval_start", "interval_end"),
 )
 
 
@@ -124,6 +124,7 @@ def start_release(
         release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
         release.min_requests, release.max_more_failed = min_requests, max_more_failed
         release.interval_start, release.interval_end = candidate.interval
+        release.as_of = latest_end(known.values())
         release.summary = _unwanted(choice, told) if asked_by == PUSH else ""
         if not release.summary:
             _check_can_be_tried(candidate, stable, model_name)
@@ -246,6 +247,7 @@ def finish_release(
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
     if not release.release:
         reason = release.summary
+    overridden = ""
     with place.served.alone(model):
         choice = place.served.choice(model)
         if not release.release:
@@ -260,6 +262,7 @@ def finish_release(
                 by = choice.settled.by if choice.settled.is_a_persons else RELEASE
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 after = Choice.only(candidate, at=at, by=by, reason=reason)
+                overridden = choice.settled.in_words
             else:
                 after = releasing.settled_after(choice, place.served.versions(model), reason)
             releasing.end(place, model, winner=candidate if promoted else stable, after=after)
@@ -276,13 +279,12 @@ def finish_release(
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
-    promotion.changed, promotion.reason = int(served != stable), reason
+    # What another decision put there is told by that decision's own record.
+    promotion.changed, promotion.reason = int(served == candidate != stable), reason
     promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
+    promotion.as_of, promotion.overridden = release.as_of, overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
-    names = ("model", "from_version", "to_version", "changed", "reason", "approval", "summary")
-    _write(
-        Path(promotion.uri) / PROMOTION, {n: getattr(promotion, n) for n in (*names, "interval_start", "interval_end")}
-    )
+    _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 
 
 def _check_share(share: float) -> None:

@@ -80,12 +80,11 @@ class ChampionAsOf(ByInterval):
         start = datetime.fromisoformat(_text(dataset, "interval_start"))
         resolved = {key: value if key == "dataset" else [] for key, value in input_dict.items()}
         promotions = {promotion.id: promotion for promotion in promotions_by(store, start)}
-        champion, *earlier = _served(store, promotions.values(), start, 1 + EARLIER * ("earlier" in input_dict)) or [
-            None
-        ]
-        if champion is None:
+        champions = _served(store, promotions.values(), start, 1 + EARLIER * ("earlier" in input_dict))
+        if not champions:
             log.info("There was no champion yet at %s.", start.isoformat())
             return resolved
+        champion, *earlier = champions
         pushed = _push_of(store, champion)
         uri = _text(pushed, "model_uri") if pushed else ""
         model = _model_at(store, uri)
@@ -121,7 +120,7 @@ def _served(
 
 
 def _push_of(store: mlmd.MetadataStore, takeover: Takeover) -> types.Artifact | None:
-    """The push of a version that served; a number may have been pushed again, and the latest push is what lies there."""
+    """The push of a version that served; of several the latest, which is what lies there."""
     return max(pushes_of(store, takeover.version), key=lambda push: push.id, default=None)
 
 

@@ -76,6 +76,16 @@ def next_attempt(stem_: int, existing: Sequence[int]) -> int:
     return number
 
 
+def end_of(version: int) -> datetime | None:
+    """The end of a version's interval; None where its number does not tell it."""
+    if version < _LEAST:
+        return None
+    try:
+        return datetime.strptime(str(stem(version)), "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def example(end: datetime) -> int:
     """The number of the first attempt of an interval that ends at this instant."""
     return int(end.astimezone(UTC).strftime("%Y%m%d%H%M")) * _SCALE + 1
