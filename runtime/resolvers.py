@@ -50,13 +50,13 @@ class ChampionAsOf(ByInterval):
       pushed: PushedModel across runs, with `pushed` (1 or 0), `took_over`, `interval_end`, `version`, `model_uri`.
       model: Model across runs, which says of what type the champion is; it is looked up by its place.
       earlier: The same again, if the champions before it are wanted too.
-      any other: Promotion across runs, with `changed`, `to_version`, `interval_end` and `as_of`, where there are any.
+      promotions: Promotion across runs, with `changed`, `to_version`, `interval_end` and `as_of`, where there are any.
 
     Which version served follows from the records of `airtight.served_history`: pushes that took over and promotions,
     by a person or a release, in data time. What a later interval brought does not count, whatever its id.
 
     The output `model` holds one artifact or none, so its consumer takes it as an optional input; `pushed` holds its
-    push, and the promotions' outputs the promotion that put it there, if one did. The output `earlier` holds the up to
+    push, and `promotions` the promotion that put it there, if one did. The output `earlier` holds the up to
     EARLIER champions of intervals before; TFX hands them on in the order of their ids. One whose model was removed is
     left out.
     """
@@ -97,10 +97,11 @@ class ChampionAsOf(ByInterval):
                 else "no model of that place in the metadata",
                 remedy="Run the champion's interval once more, so that it is made and pushed again.",
             )
-        by = promotions.get(champion.order)
-        why = f", by the promotion {by.id}: {_text(by, 'summary')}" if by else ""
-        log.info("The champion at %s was version %d%s", start.isoformat(), champion.version, why or ".")
+        log.info("The champion at %s was version %d.", start.isoformat(), champion.version)
         resolved |= {"pushed": [pushed], "model": [model]}
+        if promotion := promotions.get(champion.order):
+            log.info("Since then: %s", _text(promotion, "summary"))
+            resolved["promotions"] = [promotion]
         if "earlier" in input_dict:
             pushes = (_push_of(store, takeover) for takeover in earlier)
             models = (_model_at(store, _text(push, "model_uri")) for push in pushes if push)
