@@ -22,7 +22,7 @@ from airtight.router import Counts, Side
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
 from components.measures.releases import Limits, checks
-from components.modelling import changing, releasing
+from components.modelling import changing, releasing, version_number
 from components.modelling.registered import Registered, latest_end, registered
 from components.modelling.releasing import Place
 from components.modelling.served import RELEASE, STABLE, Choice
@@ -247,7 +247,7 @@ def finish_release(
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
     if not release.release:
         reason = release.summary
-    overridden = ""
+    overridden, has_record = "", False
     with place.served.alone(model):
         choice = place.served.choice(model)
         if not release.release:
@@ -272,18 +272,25 @@ def finish_release(
                 if promoted
                 else f"Version {stable} of {model} is served as before, without {candidate}. {reason}"
             )
-            if not after.versions and max(place.served.versions(model)) != stable:
-                said += f" The highest is served again, which is {max(place.served.versions(model))} meanwhile."
+            highest = max(place.served.versions(model))
+            if not after.versions and highest != stable:
+                said += f" The highest is served again, which is {highest} meanwhile."
+                served = highest
         else:
             served = changing.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
+            # What put another version there has a record of its own.
+            has_record = served != candidate
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
-    # What another decision put there is told by that decision's own record.
-    promotion.changed, promotion.reason = int(served == candidate != stable), reason
+    promotion.changed, promotion.reason = int(served != stable and not has_record), reason
     promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
     promotion.as_of, promotion.overridden = release.as_of, overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
+    if served not in (stable, candidate):
+        # It was pushed while the release was under way; of its interval its number tells the end.
+        end = version_number.end_of(served)
+        promotion.interval_start, promotion.interval_end = "", end.isoformat() if end else ""
     _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 
 

@@ -91,6 +91,7 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         model=model,
         champion=champion.outputs["model"],
         earlier_champions=champion.outputs["earlier"],
+        champion_pushed=champion.outputs["pushed"],
         schema=_SCHEMA,
         zone=ZONE,
         auc_margin=runtime_parameter(settings.AUC_MARGIN),

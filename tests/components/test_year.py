@@ -27,7 +27,9 @@ MARCH = Month(
     gates={"validate": Gate(True), "evaluate": Gate(False, "roc_auc fell"), "try_serving": Gate()},
     refusal="Not pushed: evaluate did not bless the model.",
     roc_auc=0.71,
+    champion=201303010500001,
     champion_roc_auc=0.74,
+    gain=(-0.03, -0.05, -0.01),
     drift=0.4,
     drifted=True,
     seconds={"train": 60.0},
@@ -45,12 +47,19 @@ def test_each_interval_has_its_row_and_nothing_is_made_up():
     assert "Intervals: 2, models pushed: 1; stopped by a gate: 2013-03." in text
     assert cells(text, "2013-02") == [
         *("2013-02", "23,557", "26,308", "passed", "passed", "-"),
-        *("0.7366", "-", "0.4673", "-", "12%", "201303010500001", "60", "now: all 1", "backfill__2013-03-01"),
+        *("0.7366", "-", "0.4673", "-", "-", "-", "12%", "201303010500001", "60", "now: all 1"),
+        *("backfill__2013-03-01", "-"),
     ]
     march = cells(text, "2013-03")
     assert march[:6] == ["2013-03 (warm)", "28,000", "-", "passed", "stopped", "-"]
-    assert march[6:8] == ["0.7100", "0.7400"] and march[11] == MARCH.refusal
+    assert march[6:8] == ["0.7100", "0.7400"] and march[13] == MARCH.refusal
+    assert march[10:12] == ["-0.0300 (-0.0500 to -0.0100)", "201303010500001"], "the champion is what served"
+    assert march[-1] == "roc_auc fell"
     assert "<script>" not in text
+
+
+def test_a_version_that_was_registered_only_says_so():
+    assert "<td>201303010500001, registered only</td>" in page("t", [replace(FEBRUARY, took_over=False)])
 
 
 def test_the_plots_are_whole_and_the_same_each_time():

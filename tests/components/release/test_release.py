@@ -41,6 +41,8 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, steps):
     assert decision.reason.startswith("Promoted: all 8 rules hold over 9000 requests to stable, 1000 to the candidate")
     made = site.finish(release, decision)
     assert (made.from_version, made.to_version, made.changed) == (JUNE, JULY, 1)
+    assert made.overridden == f"version {JUNE}, chosen by admin at 2013-08-02: June is fine"
+    assert made.as_of == "2013-08-01T04:00:00+00:00", "the end of the latest month of which there is a version"
     assert site.choice == Choice.only(JULY, at=site.choice.at, by="admin", reason=decision.reason), (
         "what takes the place of a person's choice is not a push's to replace, either"
     )
@@ -263,7 +265,8 @@ def test_a_promotion_during_a_release_ends_it(site, steps, asked, gets, before):
     assert site.choice.versions == (() if asked == "latest" else (gets,))
     with pytest.raises(TerminalError, match="no longer under way"):
         site.judge(release)
-    assert site.finish(release).changed == int(gets != stable), "it is told, and nothing is done"
+    took_over = gets == candidate
+    assert site.finish(release).changed == int(took_over), "it is told, and nothing is done"
 
 
 def test_a_proposal_of_before_the_release_does_not_end_it(site):
