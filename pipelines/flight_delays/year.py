@@ -90,7 +90,6 @@ def month_of(run: Run) -> Month:
     model, pushed = run.output("train", "model"), run.output("push", "pushed")
     figures = ((evaluation := run.output("evaluate", "evaluation")) and evaluation.properties) or {}
     champion = run.output("champion", "pushed")
-    gain = [float(figures[name]) for bound in ("", "_lower", "_upper") if (name := f"auc_gain{bound}") in figures]
     drift = run.output("monitor", "drift")
     data = dataset.properties if dataset else {}
     return Month(
@@ -108,7 +107,7 @@ def month_of(run: Run) -> Month:
         champion=int(champion.properties.get("version", 0)) if champion else 0,
         champion_roc_auc=_number(figures.get("champion_roc_auc")),
         champion_log_loss=_number(figures.get("champion_log_loss")),
-        gain=(gain[0], gain[1], gain[2]) if len(gain) == 3 else None,
+        gain=_gain(figures),
         drift=_share(drift),
         drifted=bool(drift.properties["drifted"]) if drift else None,
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
@@ -227,6 +226,15 @@ def _verdict(output: Artifact | None) -> dict[str, Any] | None:
     """What a gate wrote, where it has spoken and its artifact is still there."""
     path = Path(output.uri) / verdict.FILE_NAME if output else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+
+
+def _gain(figures: dict[str, str | int | float]) -> tuple[float, float, float] | None:
+    """The gain in ROC AUC over the champion and its bounds, where all are recorded."""
+    names = ("auc_gain", "auc_gain_lower", "auc_gain_upper")
+    if any(name not in figures for name in names):
+        return None
+    gain, lower, upper = (float(figures[name]) for name in names)
+    return gain, lower, upper
 
 
 def _whole(output: Artifact | None, name: str) -> int | None:
