@@ -67,9 +67,9 @@ def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_
 
 
 def test_what_took_over_is_recorded_and_what_it_overrode(pusher):
-    def push(folder, interval=JULY, **told):
-        told = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "at_once"} | told
-        made = pusher(model_of(pusher.folder / folder, folder), interval, **told)
+    def push(content, interval=JULY, release="at_once"):
+        model = model_of(pusher.folder / "models of this test" / content, content)
+        made = pusher(model, interval, server_url=pusher.there.url, timeout_s=5.0, release=release)
         return made.get_int_custom_property("took_over"), made.get_string_custom_property("overridden")
 
     assert push("may", MAY_ENDS) == (1, ""), "June is served: May was the champion of its time"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from airtight.verdict import FILE_NAME, Verdict
 from components import promote as promotion
 from components import release as module
 from components.artifacts import Promotion
-from components.modelling import releasing
+from components.modelling import registered, releasing
 from components.modelling.model_server import ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
 from tests.components.release.site import JULY, JUNE, MAY, PERSON, check, good
@@ -165,6 +165,27 @@ def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_wa
         site.choice.reason
         == f"version {JULY} was tried and taken back: It was not judged: the step before failed or was stopped."
     )
+
+
+def test_what_is_served_because_a_release_ended_has_a_record(site):
+    site.served.choose("toy", HIGHEST)
+    release = site.start(MAY)
+    august = 201309010400001
+    place = site.served.root / "toy" / str(august)
+    place.mkdir()
+    (place / "saved_model.pb").write_text("pushed meanwhile, and registered only")
+    made = site.finish(release)
+    assert site.there.versions("toy") == {august: "AVAILABLE"}
+    assert (made.to_version, made.changed, made.interval_end) == (august, 1, "2013-09-01T04:00:00+00:00")
+    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == [august]
+
+
+def test_a_release_that_takes_its_candidate_back_leaves_no_champion(site):
+    release = site.start()
+    good(site, failed=500)
+    made = site.finish(release, site.judge(release))
+    assert (made.to_version, made.changed, made.overridden) == (JUNE, 0, "")
+    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == []
 
 
 def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, steps, monkeypatch):
