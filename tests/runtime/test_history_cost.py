@@ -15,6 +15,7 @@ from tests.runtime.past_runs import PastRuns, month
 from tests.runtime.store_calls import Calls, counted
 from tests.tiny_pipeline.running import Run
 
+PROMOTIONS = "tests.tiny_pipeline.promoting:create_pipeline"
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
 NODES = ("ingest", "train", "champion", "evaluate", "push")
 STORES = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
@@ -59,6 +60,20 @@ def test_a_node_asks_and_is_answered_the_same_after_few_runs_and_after_many(home
     few = whole(home, past, 31)
     past.write(range(32, 120))
     assert whole(home, past, 120) == few
+
+
+@STORES
+def test_of_promotions_the_newest_are_read(home, past):
+    promotions = PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home)))
+    past.write(range(119))
+    promotions.write(range(119))
+    whole(home, past, 119)  # registers types
+    past.write(range(120, 130))
+    promotions.write(range(120, 130))
+    few = whole(home, past, 130)["champion"]
+    past.write(range(131, 220))
+    promotions.write(range(131, 220))
+    assert whole(home, past, 220)["champion"] == few
 
 
 @STORES
