@@ -1,5 +1,7 @@
 """What promotions and releases of the pipeline `champions` leave in the metadata, without a server."""
 
+from pathlib import Path
+
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration.pipeline import Pipeline
@@ -28,6 +30,7 @@ def promote(  # noqa: PLR0917 - a component's parameters
     promotion.to_version, promotion.as_of, promotion.changed = to_version, as_of, changed
     promotion.interval_start, promotion.interval_end = interval_start, interval_end
     promotion.summary = f"Version {to_version} is served."
+    (Path(promotion.uri) / "promotion.json").write_text("{}", encoding="utf-8")
 
 
 def create_pipeline(name: str = PROMOTES[0]) -> Pipeline:
