@@ -141,13 +141,21 @@ def test_of_two_promotions_the_later_counts_and_lineage_names_it(home):
 
 @pytest.mark.slow
 def test_training_may_start_from_the_champion_of_then(home):
-    def record(number: int) -> dict:
-        started = Run(home, "tests.tiny_pipeline.warm:create_pipeline", f"month-{number}", **ends(number))
+    def record(number: int, **values: int) -> dict:
+        started = Run(home, "tests.tiny_pipeline.warm:create_pipeline", f"month-{number}", **ends(number), **values)
         outcomes = {name: started.node(name) for name in ("ingest", "transform", "champion", "train", "push")}
         assert all(outcome.state == "complete" for outcome in outcomes.values()), outcomes
+        champions.append(
+            [push["properties"]["interval_start"][:7] for push in outcomes["champion"].outputs.get("pushed", [])]
+        )
         return json.loads((uri(outcomes["train"], "model_run") / "training.json").read_text())
+
+    champions: list[list[str]] = []
 
     november, march, april = record(11), record(3), record(4)
     assert november["warm_start"] is march["warm_start"] is None, "in March November's model is not yet known"
     assert april["warm_start"]["judged"]["weights"] == 5
     assert [len(told["epochs"]["judged"]) for told in (november, march, april)] == [2, 2, 1]
+    record(5, took_over=0)
+    assert record(6)["warm_start"]["judged"]["weights"] == 5
+    assert champions == [[], [], ["2013-03"], ["2013-04"], ["2013-04"]], "May's weights are inherited by nobody"
