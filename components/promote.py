@@ -121,7 +121,7 @@ def promote(
         wanted = Choice.only(proposal.version, **told)
     with served.alone(model):
         choice, current = _as_it_is(place, model)
-        overridden = choice.in_words
+        overridden = served.choice(model).settled.in_words
         ends = served.choice(model).release
         there_already = current == proposal.version and _is_chosen(choice, proposal) and not ends
         if there_already:

@@ -282,6 +282,8 @@ def test_a_promotion_during_a_release_ends_it(site, steps, asked, gets, before):
     made = site.promote(proposal)
     assert (made.from_version, made.to_version) == (stable, gets)
     assert f"The release of version {candidate} was ended." in made.summary
+    chosen = [f"version {JUNE}, chosen by admin at 2013-08-02: June is fine"] if before == PERSON else []
+    assert made.overridden == "; ".join([*chosen, f"the release of version {candidate}"])
     assert (site.choice.release, site.followed) == ("", None)
     assert site.choice.versions == (() if asked == "latest" else (gets,))
     with pytest.raises(TerminalError, match="no longer under way"):
