@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from runtime.lineage.artifacts import (
     CHUNK,
     FLAGS,
     OUTPUT_EVENTS,
+    RECORDS,
     Artifact,
     by_id,
     events_about,
@@ -200,11 +201,15 @@ def _needed(store: mlmd.MetadataStore, artifacts: dict[int, Artifact]) -> set[in
             if fresh:
                 front[i] = fresh
                 passed.setdefault(i, set()).update(fresh)
-    return needed
+    return needed | {i for i, artifact in artifacts.items() if _is_one(artifact, RECORDS)}
 
 
 def _protects(artifact: Artifact) -> bool:
-    flag = FLAGS.get(artifact.type.name)
+    return _is_one(artifact, FLAGS)
+
+
+def _is_one(artifact: Artifact, flags: Mapping[str, str]) -> bool:
+    flag = flags.get(artifact.type.name)
     return flag is not None and artifact.properties.get(flag) == 1
 
 

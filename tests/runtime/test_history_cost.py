@@ -37,8 +37,9 @@ def cost(action: Callable[[], object]) -> Calls:
 
 def whole(home: Home, past: PastRuns, number: int) -> dict[str, Calls]:
     """What each node of a run asks, in a month after past runs, of which the last was champion."""
-    for node, key in (("train", "model"), ("push", "pushed")):
-        folder = Path(past.uri(node, key, f"run-{number - 1:05}"))
+    places = [past.uri(node, key, f"run-{number - 1:05}") for node, key in (("train", "model"), ("push", "pushed"))]
+    places.append(str(home.pipeline_root("champions_promote") / "promote" / "promotion" / f"run-{number - 1:05}"))
+    for folder in map(Path, places):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "interval").write_text("past")
     ends = dict(zip(("interval_start", "interval_end"), month(number), strict=True))
