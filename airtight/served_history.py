@@ -1,6 +1,6 @@
 """Which versions of a model had served by an instant of data time: the one meaning of "champion" (adr/0025).
 
-Two records say that a version took over: its push (`took_over`), and a promotion by a person or a release (`changed`).
+Two records say that a version took over (`took_over`): its push, and a promotion by a person or by a release.
 A version that was only registered, or that a release took back, has neither.
 """
 
@@ -45,14 +45,15 @@ def takeover_of_push(properties: Mapping[str, object], order: int) -> Takeover |
 
 
 def takeover_of_promotion(properties: Mapping[str, object], order: int) -> Takeover | None:
-    """What a promotion says; None where it changed nothing, or served a version of which no interval is known.
+    """What a promotion says; None where its version did not take over, or no interval of it is known.
 
     Args:
-      properties: Of the `Promotion`. One that was written before there was `as_of` counts at its version's interval.
+      properties: Of the `Promotion`. Those that were written before there were `took_over` and `as_of` go by `changed`,
+        and count at their version's interval.
       order: The artifact's id.
     """
     end = _instant(properties.get("interval_end"))
-    if not properties.get("changed") or end is None:
+    if not properties.get("took_over", properties.get("changed")) or end is None:
         return None
     at = _instant(properties.get("as_of")) or end
     return Takeover(max(at, end), order, int(str(properties.get("to_version") or 0)), end)

@@ -58,15 +58,16 @@ class Proposal(Artifact):
 class Promotion(Artifact):
     """What is served of a model since a person or a release wanted it: `promotion.json`.
 
-    With `changed` 1 it says that `to_version` took over, and the interval is that version's; `as_of` is when, in data
-    time (`airtight.served_history`). With 0 everything stayed, and the interval is that of the version in question.
+    With `took_over` 1 it says that `to_version` serves, and the interval is that version's; `as_of` is since when, in
+    data time (`airtight.served_history`). With 0 the version in question, whose interval it is, does not.
+    `changed` is 0 where this step found everything as it was to be, such as the retry of one that was killed.
     `overridden` says whose earlier choice it put an end to; it is empty where nobody had chosen.
     """
 
     TYPE_NAME = "Promotion"
     RECORD: ClassVar[tuple[str, ...]] = (
-        *("model", "from_version", "to_version", "changed", "reason", "approval", "overridden", "summary", "as_of"),
-        *("interval_start", "interval_end"),
+        *("model", "from_version", "to_version", "changed", "took_over", "reason", "approval", "overridden"),
+        *("summary", "as_of", "interval_start", "interval_end"),
     )
     """What `promotion.json` holds."""
     HOLDS_FILES = True
@@ -76,6 +77,7 @@ class Promotion(Artifact):
         "from_version": Property(type=PropertyType.INT),
         "to_version": Property(type=PropertyType.INT),
         "changed": Property(type=PropertyType.INT),
+        "took_over": Property(type=PropertyType.INT),
         "reason": Property(type=PropertyType.STRING),
         "approval": Property(type=PropertyType.STRING),
         "overridden": Property(type=PropertyType.STRING),

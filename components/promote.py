@@ -141,6 +141,8 @@ def promote(
     promotion.model, promotion.from_version, promotion.to_version = model, current, proposal.version
     promotion.changed, promotion.reason, promotion.approval = int(not there_already), proposal.reason, approval
     promotion.interval_start, promotion.interval_end = proposal.interval_start, proposal.interval_end
+    # Also where it is served already: an earlier attempt may have been killed before it could say so.
+    promotion.took_over = 1
     promotion.as_of, promotion.overridden, promotion.summary = proposal.as_of, overridden, said
     _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 

@@ -283,7 +283,8 @@ def finish_release(
             has_record = served != candidate
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
-    promotion.changed, promotion.reason = int(served != stable and not has_record), reason
+    promotion.changed, promotion.reason = int(served != stable), reason
+    promotion.took_over = int(served != stable and not has_record)
     promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
     promotion.as_of, promotion.overridden = release.as_of, overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end

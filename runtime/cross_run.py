@@ -215,7 +215,7 @@ def _promotions(store: mlmd.MetadataStore, context: int, channel: _Channel, inst
     made: list[int] = []
     older = ""
     while query is not None and len(made) < _PAGE:
-        page = store.get_artifacts(_newest_first(f"{query.text} AND properties.changed.int_value = 1{older}"))
+        page = store.get_artifacts(_newest_first(f"{query.text}{older}"))
         takeovers = [takeover for a in page if (takeover := takeover_of_promotion(_properties(a), a.id))]
         made += [takeover.order for takeover in takeovers if takeover.at <= instant]
         if len(page) < _PAGE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -201,15 +201,11 @@ def _needed(store: mlmd.MetadataStore, artifacts: dict[int, Artifact]) -> set[in
             if fresh:
                 front[i] = fresh
                 passed.setdefault(i, set()).update(fresh)
-    return needed | {i for i, artifact in artifacts.items() if _is_one(artifact, RECORDS)}
+    return needed | {i for i, artifact in artifacts.items() if artifact.type.name in RECORDS}
 
 
 def _protects(artifact: Artifact) -> bool:
-    return _is_one(artifact, FLAGS)
-
-
-def _is_one(artifact: Artifact, flags: Mapping[str, str]) -> bool:
-    flag = flags.get(artifact.type.name)
+    flag = FLAGS.get(artifact.type.name)
     return flag is not None and artifact.properties.get(flag) == 1
 
 

@@ -19,7 +19,7 @@ from components.modelling.served import versions_in
 AUC = "auc"
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
 _OF_PUSH = ("pushed", "took_over", "awaits_release", "version", "interval_end")
-_OF_PROMOTION = ("changed", "to_version", "interval_end", "as_of")
+_OF_PROMOTION = ("took_over", "changed", "to_version", "interval_end", "as_of")
 
 
 @dataclass(frozen=True)

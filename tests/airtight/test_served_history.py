@@ -124,10 +124,12 @@ def test_a_push_counts_where_its_version_took_over_and_an_old_record_where_it_wa
     assert takeover == (Takeover(at, 3, 7, at) if counts else None)
 
 
-def test_a_promotion_counts_where_it_changed_something_and_an_old_record_at_its_versions_interval():
+def test_a_promotion_counts_where_its_version_took_over_and_an_old_record_where_it_changed_something():
     june, august = "2013-07-01T00:00:00+00:00", "2013-09-01T00:00:00+00:00"
-    promotion = {"changed": 1, "to_version": 7, "interval_end": june, "as_of": august}
+    promotion = {"took_over": 1, "changed": 0, "to_version": 7, "interval_end": june, "as_of": august}
     assert takeover_of_promotion(promotion, 2) == Takeover(end(8), 2, 7, end(6))
-    assert takeover_of_promotion(promotion | {"as_of": ""}, 2) == Takeover(end(6), 2, 7, end(6))
-    assert takeover_of_promotion(promotion | {"changed": 0}, 2) is None
+    assert takeover_of_promotion(promotion | {"took_over": 0, "changed": 1}, 2) is None
+    old = {"changed": 1, "to_version": 7, "interval_end": june}
+    assert takeover_of_promotion(old, 2) == Takeover(end(6), 2, 7, end(6))
+    assert takeover_of_promotion(old | {"changed": 0}, 2) is None
     assert takeover_of_promotion(promotion | {"interval_end": ""}, 2) is None

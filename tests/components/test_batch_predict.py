@@ -116,9 +116,9 @@ def test_as_of_is_the_latest_that_was_pushed_when_the_interval_began_whatever_ca
         choose("as_of", "m", datetime(2019, 1, 1, tzinfo=UTC), Served(root), None, pushed)
 
 
-def promotion_of(number: int, end: str, as_of: str, id_: int, *, changed: int = 1) -> Promotion:
+def promotion_of(number: int, end: str, as_of: str, id_: int, *, took_over: int = 1) -> Promotion:
     artifact = Promotion()
-    artifact.id, artifact.to_version, artifact.changed = id_, number, changed
+    artifact.id, artifact.to_version, artifact.took_over = id_, number, took_over
     artifact.interval_end, artifact.as_of = end, as_of
     return artifact
 
@@ -136,7 +136,7 @@ def test_as_of_is_what_served_and_no_version_that_was_registered_only_or_taken_b
     assert chosen() == 3
     pushed[2].set_int_custom_property("took_over", 0)
     assert chosen() == 2, "version 3 is registered only"
-    taken_back = promotion_of(2, march, march, 4, changed=0)
+    taken_back = promotion_of(2, march, march, 4, took_over=0)
     assert chosen(taken_back) == 2
     assert chosen(taken_back, promotion_of(3, march, march, 5)) == 3, "it was promoted later"
     assert chosen(promotion_of(3, march, march, 5), promotion_of(1, january, march, 6)) == 1, "a rollback"

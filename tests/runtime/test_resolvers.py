@@ -107,7 +107,7 @@ def test_what_a_release_promoted_is_champion_and_what_it_took_back_is_not(home):
     pushed(home, 3, 4)
     pushed(home, 5, 6, took_over=0)
     promoted(home, 5, at=5, pipeline="create_release")
-    promoted(home, 6, at=6, pipeline="create_release", changed=0)
+    promoted(home, 6, at=6, pipeline="create_release", took_over=0)
     assert met(home, 6) == ["2013-05", "2013-04", "2013-03"]
     assert met(home, 7) == ["2013-05", "2013-04", "2013-03"], "June was tried and taken back"
 

@@ -13,8 +13,8 @@ from tests.tiny_pipeline.champion import PROMOTES
 
 TO = RunParameter("to_version", "int", 0, "The version that is served from now on.")
 AS_OF = RunParameter("as_of", "str", "", "End of the latest interval of which a version is registered.")
-CHANGED = RunParameter("changed", "int", 1, "0 where it changed nothing.")
-PARAMETERS = (TO, AS_OF, CHANGED)
+TOOK_OVER = RunParameter("took_over", "int", 1, "0 where the version does not serve.")
+PARAMETERS = (TO, AS_OF, TOOK_OVER)
 
 
 @component
@@ -22,12 +22,12 @@ def promote(  # noqa: PLR0917 - a component's parameters
     promotion: OutputArtifact[Promotion],
     to_version: Parameter[int],
     as_of: Parameter[str],
-    changed: Parameter[int],
+    took_over: Parameter[int],
     interval_start: Parameter[str],
     interval_end: Parameter[str],
 ) -> None:
     """Says that it promoted."""
-    promotion.to_version, promotion.as_of, promotion.changed = to_version, as_of, changed
+    promotion.to_version, promotion.as_of, promotion.took_over = to_version, as_of, took_over
     promotion.interval_start, promotion.interval_end = interval_start, interval_end
     promotion.summary = f"Version {to_version} is served."
     (Path(promotion.uri) / "promotion.json").write_text("{}", encoding="utf-8")

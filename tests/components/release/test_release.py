@@ -176,7 +176,7 @@ def test_what_is_served_because_a_release_ended_has_a_record(site):
     (place / "saved_model.pb").write_text("pushed meanwhile, and registered only")
     made = site.finish(release)
     assert site.there.versions("toy") == {august: "AVAILABLE"}
-    assert (made.to_version, made.changed, made.interval_end) == (august, 1, "2013-09-01T04:00:00+00:00")
+    assert (made.to_version, made.took_over, made.interval_end) == (august, 1, "2013-09-01T04:00:00+00:00")
     assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == [august]
 
 
@@ -184,7 +184,7 @@ def test_a_release_that_takes_its_candidate_back_leaves_no_champion(site):
     release = site.start()
     good(site, failed=500)
     made = site.finish(release, site.judge(release))
-    assert (made.to_version, made.changed, made.overridden) == (JUNE, 0, "")
+    assert (made.to_version, made.took_over, made.overridden) == (JUNE, 0, "")
     assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == []
 
 
@@ -263,7 +263,7 @@ def test_a_finish_that_is_killed_goes_on_where_it_was_and_a_promotion_clears_it_
         site.finish(release, decision)
     check(site.choice, site.followed)
     made = site.finish(release, decision)
-    assert made.to_version == (JULY if wins else JUNE)
+    assert (made.to_version, made.took_over) == (JULY if wins else JUNE, int(wins)), "also where that was done already"
     assert (site.choice.versions, site.choice.release, site.followed) == ((made.to_version,), "", None)
     assert site.promote(site.propose(MAY)).to_version == MAY
 
@@ -288,8 +288,9 @@ def test_a_promotion_during_a_release_ends_it(site, steps, asked, gets, before):
     assert site.choice.versions == (() if asked == "latest" else (gets,))
     with pytest.raises(TerminalError, match="no longer under way"):
         site.judge(release)
-    took_over = gets == candidate
-    assert site.finish(release).changed == int(took_over), "it is told, and nothing is done"
+    finished = site.finish(release)
+    assert finished.changed == int(gets != stable), "it is told, and nothing is done"
+    assert finished.took_over == int(gets == candidate), "another version's promotion tells of that"
 
 
 def test_a_proposal_of_before_the_release_does_not_end_it(site):
