@@ -50,7 +50,7 @@ class ChampionAsOf(ByInterval):
       pushed: PushedModel across runs, with `pushed` (1 or 0), `took_over`, `interval_end`, `version`, `model_uri`.
       model: Model across runs, which says of what type the champion is; it is looked up by its place.
       earlier: The same again, if the champions before it are wanted too.
-      promotions: Promotion across runs, with `took_over`, `to_version`, `interval_end` and `as_of`, where there are any.
+      promotions: Promotion across runs, with `took_over`, `to_version`, `interval_end`, `as_of`, where there are any.
 
     Which version served follows from the records of `airtight.served_history`: pushes that took over and promotions,
     by a person or a release, in data time. What a later interval brought does not count, whatever its id.
