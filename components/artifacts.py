@@ -36,7 +36,8 @@ class ValidationReport(Artifact):
 class Proposal(Artifact):
     """Which version of a model would be served, for a person to decide: `proposal.json`, `proposal.md`.
 
-    The interval is that of the proposed version; `served` and `pinned` are what the person saw (0 is none).
+    The interval is that of the proposed version; `served` and `pinned` are what the person saw (0 is none), `as_of` is
+    the end of the latest interval of which a version was registered then.
     """
 
     TYPE_NAME = "Proposal"
@@ -50,13 +51,25 @@ class Proposal(Artifact):
         "pinned": Property(type=PropertyType.INT),
         "reason": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 
 class Promotion(Artifact):
-    """What is served of a model since a person or a release wanted it: `promotion.json`, of the version's interval."""
+    """What is served of a model since a person or a release wanted it: `promotion.json`.
+
+    With `took_over` 1 it says that `to_version` serves, and the interval is that version's; `as_of` is since when, in
+    data time (`airtight.served_history`). With 0 the version in question, whose interval it is, does not.
+    `changed` is 0 where this step found everything as it was to be, such as the retry of one that was killed.
+    `overridden` says whose earlier choice it put an end to; it is empty where nobody had chosen.
+    """
 
     TYPE_NAME = "Promotion"
+    RECORD: ClassVar[tuple[str, ...]] = (
+        *("model", "from_version", "to_version", "changed", "took_over", "reason", "approval", "overridden"),
+        *("summary", "as_of", "interval_start", "interval_end"),
+    )
+    """What `promotion.json` holds."""
     HOLDS_FILES = True
     PROPERTIES: ClassVar[dict[str, Property]] = {
         **_INTERVAL,
@@ -64,16 +77,20 @@ class Promotion(Artifact):
         "from_version": Property(type=PropertyType.INT),
         "to_version": Property(type=PropertyType.INT),
         "changed": Property(type=PropertyType.INT),
+        "took_over": Property(type=PropertyType.INT),
         "reason": Property(type=PropertyType.STRING),
         "approval": Property(type=PropertyType.STRING),
+        "overridden": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 
 class Release(Artifact):
     """A version that is tried beside the served one: `release.json`. The interval is the candidate's.
 
-    `release` is empty where none was begun, and `summary` says why.
+    `release` is empty where none was begun, and `summary` says why. `as_of` is the end of the latest interval of which
+    a version was registered then.
     """
 
     TYPE_NAME = "Release"
@@ -93,6 +110,7 @@ class Release(Artifact):
         "max_more_failed": Property(type=PropertyType.FLOAT),
         "margins": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
+        "as_of": Property(type=PropertyType.STRING),
     }
 
 

@@ -18,7 +18,7 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file, digest_of_tree, new_file, write_text
 from airtight.home import ROOT
 from airtight.import_string import load
-from components.artifacts import Predictions
+from components.artifacts import Predictions, Promotion
 from components.data.examples import files_of, interval_of
 from components.data.spark import session
 from components.modelling.as_of import AS_OF, Chosen, choose
@@ -48,6 +48,7 @@ def batch_predict(
     zone: Parameter[str],
     version: Parameter[str] = AS_OF,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
+    promotions: InputArtifact[List[Promotion]] = None,  # noqa: UP006
     split: Parameter[str] = "predict",
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
@@ -64,9 +65,10 @@ def batch_predict(
       model_name: The served model.
       schema: Dotted name of the ExampleSchema.
       zone: IANA time zone of the days.
-      version: `as_of` (the latest that was pushed for an interval that ended before this one began), `served` (what is
-        served now) or a number.
+      version: `as_of` (what had served last, of intervals that ended before this one began), `served` (what is served
+        now) or a number.
       pushed: What was pushed in all runs.
+      promotions: What persons and releases had served since, in all runs.
       split: Which split is scored.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
@@ -79,7 +81,9 @@ def batch_predict(
     declared: ExampleSchema = load(schema)
     ends = interval_of(examples)
     served, server = served_in(serving_root), ModelServer.named(server_url)
-    chosen = choose(version, model_name, datetime.fromisoformat(ends[0]), served, server, pushed or [])
+    chosen = choose(
+        version, model_name, datetime.fromisoformat(ends[0]), served, server, pushed or [], promotions or []
+    )
     log.info("Version %d of %s scores %s to %s (asked for: %s).", chosen.number, model_name, *ends, version)
     source = files_of(Path(examples.uri), split)
     before = [digest_of_file(file) for file in source]

@@ -48,6 +48,7 @@ def evaluate(
     schema: Parameter[str],
     champion: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     earlier_champions: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
+    champion_pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     zone: Parameter[str] = "UTC",
     auc_margin: Parameter[float] = 0.008,
     log_loss_margin: Parameter[float] = 0.008,
@@ -74,12 +75,14 @@ def evaluate(
       model: The candidate; it is called through its serving signature.
       evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
         custom properties `roc_auc`, `log_loss` and, where the champion was measured, `champion_roc_auc`,
-        `champion_log_loss`, and for both metrics `<metric>_gain`, `<metric>_gain_lower` and `<metric>_gain_upper`.
+        `champion_log_loss`, for both metrics `<metric>_gain`, `<metric>_gain_lower` and `<metric>_gain_upper`, and,
+          where it is known, `champion_version`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
       champion: The champion as of the interval, if there is one.
       earlier_champions: Champions before it, in any order: they stop a loss that is small each time.
+      champion_pushed: The champion's push, which says as which version it served.
       zone: Time zone whose days are the blocks of the bootstrap, where the schema says "day".
       auc_margin: By how much ROC AUC may be below a champion's.
       log_loss_margin: By how much log loss may be above a champion's, nats.
@@ -108,11 +111,20 @@ def evaluate(
     folder = Path(evaluation.uri)
     result = gate.judge(model, champion or [], earlier_champions or [], folder / ANALYSIS)
     verdict = Verdict("evaluate", "/".join(interval), tuple(result.checks), result.reason)
+    version = next((pushed.get_int_custom_property("version") for pushed in champion_pushed or []), 0)
     evaluation_report.write(
-        folder / REPORT, verdict, gate.test.rows.labels, result.probabilities, result.figures, result.comparisons
+        folder / REPORT,
+        verdict,
+        gate.test.rows.labels,
+        result.probabilities,
+        result.figures,
+        result.comparisons,
+        champion=f"version {version}" if version else "",
     )
     verdict.write(folder)
     _record_figures(evaluation, result)
+    if version and CHAMPION in result.probabilities:
+        evaluation.set_int_custom_property("champion_version", version)
     _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.probabilities else [], verdict)
     judged.write(evaluation, model)
     for output in (evaluation, blessing):

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
@@ -14,7 +14,7 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from components.artifacts import Promotion, Proposal
-from components.modelling.registered import Registered, registered
+from components.modelling.registered import Registered, latest_end, registered, served_before
 from components.modelling.served import HIGHEST, Choice, Served
 from components.rollout import steps, switch
 from components.rollout.steps import Place
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 LATEST, PREVIOUS = "latest", "previous"
 """What may be asked for beside a number: whatever is the highest from now on, or the next lower one than is served."""
+NEVER_SERVED = "it never served, or was taken back"
 RECORD, SUMMARY = "proposal.json", "proposal.md"
 PROMOTION = "promotion.json"
 
@@ -34,6 +35,7 @@ def propose(
     version: Parameter[str],
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
+    promotions: InputArtifact[List[Promotion]] = None,  # noqa: UP006
     reason: Parameter[str] = "",
     serving_root: Parameter[str] = "",
     server_url: Parameter[str] = "",
@@ -43,10 +45,11 @@ def propose(
     Args:
       proposal: Gets the versions, `proposal.json` and, for a person, `proposal.md`.
       model_name: The model.
-      version: A number, `previous` (the highest sound version below the served one; while a release tries a version,
-        the one beside which it is tried) or `latest`.
+      version: A number, `previous` (the highest sound version below the served one that served, too; while a release
+        tries a version, the one beside which it is tried) or `latest`.
       pushed: What was pushed in all runs.
       evaluations: How it was judged in all runs.
+      promotions: What persons and releases had served since, in all runs.
       reason: Why another version should be served.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
@@ -65,14 +68,16 @@ def propose(
     asked = version.strip()
     if asked == PREVIOUS and tried_beside and tried_beside != under_way.trial:
         asked = str(tried_beside)
-    wanted, passed_over = _wanted(asked, known, current, model_name)
+    may_return = served_before(current, known.values(), pushed or [], promotions or [])
+    wanted, passed_over = _wanted(asked, known, current, model_name, may_return)
     if server is not None and (told := server.versions(model_name).get(wanted.number)) and told.error:
         raise switch.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
     proposal.interval_start, proposal.interval_end = wanted.interval
     proposal.model, proposal.version, proposal.pin = model_name, wanted.number, int(version.strip() != LATEST)
     proposal.served, proposal.pinned, proposal.reason = current, choice.pinned, reason
+    proposal.as_of = latest_end(known.values())
     proposal.summary = _summary(proposal, known.get(current), wanted, choice, passed_over, under_way)
-    names = ("model", "version", "pin", "served", "pinned", "reason", "interval_start", "interval_end")
+    names = ("model", "version", "pin", "served", "pinned", "reason", "as_of", "interval_start", "interval_end")
     _write(Path(proposal.uri) / RECORD, {name: getattr(proposal, name) for name in names})
     write_text(Path(proposal.uri) / SUMMARY, proposal.summary)
     log.info("%s", proposal.summary)
@@ -116,11 +121,13 @@ def promote(
         wanted = Choice.only(proposal.version, **told)
     with served.alone(model):
         choice, current = _as_it_is(place, model)
+        overridden = served.choice(model).settled.in_words
         ends = served.choice(model).release
         there_already = current == proposal.version and _is_chosen(choice, proposal) and not ends
         if there_already:
             steps.clear(place, model, "")
             said = f"Version {proposal.version} of {model} is served already; nothing was changed."
+            overridden = ""
         else:
             _check_still_true(proposal, choice, current, served)
             why = f"version {proposal.version} was promoted{f': {proposal.reason}' if proposal.reason else ''}"
@@ -128,16 +135,16 @@ def promote(
             switch.change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
             answers = "" if server else " No server was asked: the next one that reads the file serves it."
             release = f" The release of version {ended} was ended." if ended else ""
+            overridden = "; ".join(filter(None, (overridden, f"the release of version {ended}" if ended else "")))
             said = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, current, proposal.version
     promotion.changed, promotion.reason, promotion.approval = int(not there_already), proposal.reason, approval
     promotion.interval_start, promotion.interval_end = proposal.interval_start, proposal.interval_end
-    promotion.summary = said
-    names = ("model", "from_version", "to_version", "changed", "reason", "approval", "summary")
-    _write(
-        Path(promotion.uri) / PROMOTION, {n: getattr(promotion, n) for n in (*names, "interval_start", "interval_end")}
-    )
+    # Also where it is served already: an earlier attempt may have been killed before it could say so.
+    promotion.took_over = 1
+    promotion.as_of, promotion.overridden, promotion.summary = proposal.as_of, overridden, said
+    _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 
 
 def _as_it_is(place: Place, model: str) -> tuple[Choice, int]:
@@ -154,13 +161,13 @@ def _is_chosen(choice: Choice, proposal: Any) -> bool:
 
 
 def _wanted(
-    asked: str, known: Mapping[int, Registered], current: int, model: str
+    asked: str, known: Mapping[int, Registered], current: int, model: str, may_return: Collection[int]
 ) -> tuple[Registered, list[tuple[int, str]]]:
     """The version that is asked for, and the lower ones that `previous` had to pass over, each with the reason."""
     passed_over: list[tuple[int, str]] = []
     if asked == PREVIOUS:
         for number in sorted((number for number in known if number < current), reverse=True):
-            if not (fault := known[number].fault()):
+            if not (fault := known[number].fault() if number in may_return else NEVER_SERVED):
                 return known[number], passed_over
             passed_over.append((number, fault))
     elif (known and asked == LATEST) or (asked.isdecimal() and int(asked) in known):

@@ -47,11 +47,16 @@ class Delivered(NamedTuple):
       version: The version.
       said: What was done, in one sentence.
       awaits_release: Whether it is registered only, and left to a release.
+      took_over: Whether it serves, or a version of a later interval does: it is the champion of its time. It is not
+        where a release or a person keeps an earlier one.
+      overridden: What a release had left, in whose place it serves; empty where it is not in such a place.
     """
 
     version: int
     said: str
     awaits_release: bool
+    took_over: bool
+    overridden: str = ""
 
 
 @component
@@ -81,8 +86,8 @@ def push(
       infra_blessing: What try_serving decided.
       dataset: Whose interval names the version.
       pushed: Custom properties `pushed` (1 or 0), `reason`, `version` (0 when not pushed), `interval_start`,
-        `interval_end`, `model_uri`, `model_digest`, `awaits_release` (1 where a release is to try it); the same in
-        `push.json`.
+        `interval_end`, `model_uri`, `model_digest`, `took_over` (0 where it is registered only and nobody's champion),
+        `awaits_release` (1 where a release is to try it), `overridden`; the same in `push.json`.
       model_name: The name under which it is served.
       zone: IANA time zone of the pipeline's days.
       serving_root: Folder of all served models; the versions lie in `serving_root/model_name/`. Empty is the state
@@ -107,7 +112,9 @@ def push(
         "interval_end": ends[1],
         "model_uri": model.uri,
         "model_digest": "",
+        "took_over": 0,
         "awaits_release": 0,
+        "overridden": "",
     }
     if not record["reason"]:
         source = Path(path_utils.serving_model_dir(model.uri))
@@ -124,7 +131,8 @@ def push(
             timeout_s=timeout_s,
             release=release,
         )
-        record.update(pushed=1, version=done.version, reason=done.said, awaits_release=int(done.awaits_release))
+        record.update(pushed=1, version=done.version, reason=done.said, overridden=done.overridden)
+        record.update(took_over=int(done.took_over), awaits_release=int(done.awaits_release))
     log.info("%s", record["reason"])
     write_text(Path(pushed.uri) / RECORD, json.dumps(record, indent=1))
     for name, value in record.items():
@@ -177,11 +185,12 @@ def deliver(
     except BaseException:
         _take_up_again(served, base_path.name, left)
         raise
+    overridden = ""
     try:
         # After the version is there: TensorFlow Serving complains of a model that has none.
         served.enter(base_path.name)
         if release == AT_ONCE:
-            _take_over(served, server, base_path.name, version, timeout_s)
+            overridden = _take_over(served, server, base_path.name, version, timeout_s)
         if server is None:
             said = _kept_back(served.choice(base_path.name), version)
         else:
@@ -197,7 +206,8 @@ def deliver(
     done = f"Version {version} of {base_path.name} " + (
         "is pushed" if is_new else "was there already, nothing was copied"
     )
-    return Delivered(version, f"{done}{said}.", left.awaits)
+    took_over = not _is_behind(served.choice(base_path.name), version)
+    return Delivered(version, f"{done}{said}.", left.awaits, took_over, overridden)
 
 
 def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: float) -> str:
@@ -297,14 +307,15 @@ def _current(served: Served, server: ModelServer | None, model: str, choice: Cho
     return current
 
 
-def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> None:
-    """Has the highest be served again where a release left another one, and this is the highest."""
+def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> str:
+    """Has the highest be served again where a release left another one, and this is the highest; says which."""
     with served.alone(model):
         choice = served.choice(model)
         if choice.release or not choice.settled.is_left_to_a_release or version != max(served.versions(model)):
-            return
+            return ""
         current = switch.current(served, choice.settled, server, model)
         switch.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
+        return choice.settled.in_words
 
 
 def _take_up_again(served: Served, model: str, left: _Left) -> None:
@@ -313,6 +324,15 @@ def _take_up_again(served: Served, model: str, left: _Left) -> None:
         with served.alone(model):
             if served.choice(model) == left.since:
                 served.choose(model, left.before)
+
+
+def _is_behind(choice: Choice, version: int) -> bool:
+    """Whether an earlier version stays in this one's place, because of a release or a person.
+
+    A later one that stays says nothing against it: in data time, it is not there yet.
+    """
+    stays = steps.stable_of(choice) or choice.pinned
+    return 0 < stays < version
 
 
 def _kept_back(choice: Choice, version: int) -> str:

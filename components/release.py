@@ -21,7 +21,8 @@ from airtight.rollout.arm_metrics import Arm, Counts
 from airtight.rollout.rules import PROMOTE, ROLL_BACK, Margins
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
-from components.modelling.registered import Registered, registered
+from components.modelling import version_number
+from components.modelling.registered import Registered, latest_end, registered
 from components.modelling.served import RELEASE, STABLE, Choice
 from components.reports.release import page
 from components.rollout import judging, steps, switch
@@ -38,7 +39,7 @@ GRACE = timedelta(minutes=15)
 """A release that is still there so long after its longest time was broken off."""
 _TO_TELL = (
     *("model", "release", "stable", "candidate", "mode", "share", "since", "minutes", "longest_minutes"),
-    *("min_requests", "max_more_failed", "margins", "summary", "interval_start", "interval_end"),
+    *("min_requests", "max_more_failed", "margins", "summary", "as_of", "interval_start", "interval_end"),
 )
 
 
@@ -151,6 +152,7 @@ def start_release(
         release.min_requests, release.max_more_failed = min_requests, max_more_failed
         release.margins = margins.to_json()
         release.interval_start, release.interval_end = candidate.interval
+        release.as_of = latest_end(known.values())
         release.summary = _unwanted(choice, trial) if asked_by == PUSH else ""
         if not release.summary:
             _check_can_be_tried(candidate, stable, model_name)
@@ -260,6 +262,7 @@ def finish_release(
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
     if not release.release:
         reason = release.summary
+    overridden, has_record = "", False
     with place.served.alone(model):
         choice = place.served.choice(model)
         if not release.release:
@@ -274,6 +277,7 @@ def finish_release(
                 by = choice.settled.by if choice.settled.is_a_persons else RELEASE
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 after = Choice.only(candidate, at=at, by=by, reason=reason)
+                overridden = choice.settled.in_words
             else:
                 after = steps.settled_after(choice, place.served.versions(model), reason)
             steps.end(place, model, winner=candidate if promoted else stable, after=after)
@@ -283,20 +287,27 @@ def finish_release(
                 if promoted
                 else f"Version {stable} of {model} is served as before, without {candidate}. {reason}"
             )
-            if not after.versions and max(place.served.versions(model)) != stable:
-                said += f" The highest is served again, which is {max(place.served.versions(model))} meanwhile."
+            highest = max(place.served.versions(model))
+            if not after.versions and highest != stable:
+                said += f" The highest is served again, which is {highest} meanwhile."
+                served = highest
         else:
             served = switch.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
+            # What put another version there has a record of its own.
+            has_record = served != candidate
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason
+    promotion.took_over = int(served != stable and not has_record)
     promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
+    promotion.as_of, promotion.overridden = release.as_of, overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
-    names = ("model", "from_version", "to_version", "changed", "reason", "approval", "summary")
-    _write(
-        Path(promotion.uri) / PROMOTION, {n: getattr(promotion, n) for n in (*names, "interval_start", "interval_end")}
-    )
+    if served not in (stable, candidate):
+        # It was pushed while the release was under way; of its interval its number tells the end.
+        end = version_number.end_of(served)
+        promotion.interval_start, promotion.interval_end = "", end.isoformat() if end else ""
+    _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 
 
 def _check_share(mode: str, share: float) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import ml_metadata as mlmd
 from ml_metadata import errors
@@ -25,9 +26,10 @@ from tfx.orchestration.portable.input_resolution import channel_resolver
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
+from airtight.served_history import takeover_of_promotion, takeover_of_push
 from runtime import strategies
 from runtime.attempts import CONTEXT_TYPE, node_context_name
-from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, by_id, by_key, quoted
+from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, Scalar, by_id, by_key, quoted, scalars
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +40,21 @@ _DAY = timedelta(days=1)
 _SPANS = (2 * _DAY, 40 * _DAY, 400 * _DAY, 4000 * _DAY, None)
 """Before an instant the latest artifact is looked for in these spans, one after the other; None is all time."""
 _PAGE = 100
+PUSHES, PROMOTIONS = "PushedModel", "Promotion"
+"""Names of the types of artifacts that say which version served."""
 _LIVE = metadata_store_pb2.Artifact.LIVE
 _Channel: TypeAlias = pipeline_pb2.InputSpec.Channel
 
 
 class ByInterval(ResolverStrategy):
-    """A strategy that takes of its inputs across runs only what was known when this run's interval began.
+    """A strategy that asks for itself what was known of its inputs across runs (`served_by`, `promotions_by`).
 
-    Of each such input it is given the artifacts with the latest `interval_end` that is not after the `interval_start`
-    of an input of this run, and nothing else; of types in `FLAGS` those alone whose flag is set.
+    TFX gives it none of these; they are not read before it knows what it wants of them.
     """
 
-    intervals: ClassVar[int] = 1
-    """Of so many intervals, the latest, it is given the artifacts."""
+
+_node: ContextVar[pipeline_pb2.PipelineNode] = ContextVar("node")
+"""The node whose inputs are resolved."""
 
 
 @contextlib.contextmanager
@@ -64,8 +68,7 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
     """
     theirs = channel_resolver.resolve_single_channel
     strategies_ = _strategies(node)
-    by_interval = bool(strategies_) and all(issubclass(class_, ByInterval) for class_ in strategies_)
-    intervals = max(class_.intervals for class_ in strategies_) if by_interval else 0
+    asks_itself = bool(strategies_) and all(issubclass(class_, ByInterval) for class_ in strategies_)
     # Of the user's own strategies, and of TFX's, nobody knows how far back they look.
     level = logging.WARNING if strategies_ else logging.INFO
 
@@ -81,22 +84,65 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
         producer = _producer_across_runs(channel)
         if not producer:
             return list(theirs(handle, channel))
+        if asks_itself:
+            return []
         store = mlmd_cm.get_handle(handle).store
         context = store.get_context_by_type_and_name("node", producer)
         if context is None:
             return []
+        kind = channel.artifact_query.type.name
         instant = start(handle)
-        known = _latest_of(store, context.id, channel, instant, intervals or 1) if instant else []
-        if not (intervals and instant):
-            for before_ms in (None, began_ms) if began_ms else (None,):
-                known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
-        return _as_tfx(a for a in known if a.type.name == channel.artifact_query.type.name)
+        read = _promotions if kind == PROMOTIONS else _known_at
+        known = read(store, context.id, channel, instant) if instant else []
+        for before_ms in (None, began_ms) if began_ms else (None,):
+            known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
+        return _as_tfx(a for a in known if a.type.name == kind)
 
     channel_resolver.resolve_single_channel = resolve
+    token = _node.set(node)
     try:
         yield
     finally:
+        _node.reset(token)
         channel_resolver.resolve_single_channel = theirs
+
+
+def served_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifact]:
+    """The pushes of the latest interval that ended by an instant, among those whose version took over.
+
+    For a strategy; the node that it resolves must have an input `PushedModel` across runs.
+    """
+    return _of_inputs(store, PUSHES, lambda context, channel: _known_at(store, context, channel, instant))
+
+
+def pushes_of(store: mlmd.MetadataStore, version: int) -> list[types.Artifact]:
+    """The pushes of a version, whether it took over or not; for a strategy, as `served_by`."""
+
+    def of_version(context: int, _: _Channel) -> list[Artifact]:
+        query = f"type = {quoted(PUSHES)} AND contexts_n.id = {context} AND state = LIVE"
+        query += f" AND custom_properties.pushed.int_value = 1 AND custom_properties.version.int_value = {version}"
+        return list(by_id(store, [a.id for a in store.get_artifacts(_newest_first(query))]).values())
+
+    return _of_inputs(store, PUSHES, of_version)
+
+
+def promotions_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifact]:
+    """The newest promotions that had been made by an instant of data time; for a strategy, as `served_by`."""
+    return _of_inputs(store, PROMOTIONS, lambda context, channel: _promotions(store, context, channel, instant))
+
+
+def _of_inputs(
+    store: mlmd.MetadataStore, kind: str, read: Callable[[int, _Channel], list[Artifact]]
+) -> list[types.Artifact]:
+    """What is read for the inputs of a type across runs of the node that is being resolved."""
+    artifacts: list[Artifact] = []
+    channels = (channel for spec in _node.get().inputs.inputs.values() for channel in spec.channels)
+    for channel in channels:
+        producer = _producer_across_runs(channel)
+        if producer and channel.artifact_query.type.name == kind:
+            context = store.get_context_by_type_and_name("node", producer)
+            artifacts += read(context.id, channel) if context else []
+    return _as_tfx(artifacts)
 
 
 def newest_outputs(
@@ -148,44 +194,20 @@ def _newest(
     return [artifact for outputs in by_key(store, executions).values() for artifact in _of_key(outputs, key)]
 
 
-def _latest_of(
-    store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime, intervals: int
-) -> list[Artifact]:
-    """The producer's artifacts of the latest intervals that ended by an instant."""
-    artifacts: list[Artifact] = []
-    for _ in range(intervals):
-        latest = _known_at(store, context, channel, instant)
-        ends = [end for artifact in latest if (end := _instant(artifact.proto, _END))]
-        if not ends:
-            break
-        artifacts += latest
-        instant = min(ends) - timedelta(microseconds=1)
-    return artifacts
-
-
 def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> list[Artifact]:
-    """The producer's artifacts with the latest interval that ended by an instant."""
-    try:
-        type_ = store.get_artifact_type(channel.artifact_query.type.name)
-    except errors.NotFoundError:
+    """The producer's artifacts with the latest interval that ended by an instant; of pushes those that took over."""
+    query = _ended_by(store, context, channel, instant)
+    if query is None:
         return []
-    end = f"{'' if _END in type_.properties else 'custom_'}properties.{_END}.string_value"
-    query = f"type = {quoted(type_.name)} AND contexts_n.id = {context} AND state = LIVE"
-    if flag := FLAGS.get(type_.name):
-        query += f" AND custom_properties.{flag}.int_value = 1"
-    # Texts of other offsets from UTC are in another order than the instants, by less than a day.
-    query += f" AND {end} <= {quoted((instant + _DAY).isoformat())}"
     for span in _SPANS:
         low = since = instant - span if span else None
         latest, older = None, ""
         made: list[int] = []
         while True:
-            after = f" AND {end} >= {quoted((since - _DAY).isoformat())}" if since else ""
-            options = mlmd.ListOptions(
-                filter_query=query + after + older, limit=_PAGE, order_by=mlmd.OrderByField.ID, is_asc=False
-            )
-            page = store.get_artifacts(options)
-            ends = [(ended, a.id) for a in page if (ended := _instant(a, _END)) and ended <= instant]
+            after = f" AND {query.end} >= {quoted((since - _DAY).isoformat())}" if since else ""
+            page = store.get_artifacts(_newest_first(f"{query.text}{after}{older}"))
+            counted = (a for a in page if query.kind != PUSHES or takeover_of_push(_properties(a), a.id))
+            ends = [(ended, a.id) for a in counted if (ended := _instant(a, _END)) and ended <= instant]
             for ended, artifact in sorted(ends, reverse=True):
                 if latest and ended < latest:
                     break
@@ -202,6 +224,50 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
     return []
 
 
+def _promotions(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> list[Artifact]:
+    """The newest promotions that had been made by an instant of data time.
+
+    It is not that of their versions' intervals, which is earlier where an older version was promoted.
+    """
+    query = _ended_by(store, context, channel, instant)
+    made: list[int] = []
+    older = ""
+    while query is not None and len(made) < _PAGE:
+        page = store.get_artifacts(_newest_first(f"{query.text}{older}"))
+        takeovers = [takeover for a in page if (takeover := takeover_of_promotion(_properties(a), a.id))]
+        made += [takeover.order for takeover in takeovers if takeover.at <= instant]
+        if len(page) < _PAGE:
+            break
+        older = f" AND id < {page[-1].id}"
+    return list(by_id(store, made).values())
+
+
+class _Query(NamedTuple):
+    """What the store is asked for: the artifacts' type, the filter, and in it the name of an interval's end."""
+
+    kind: str
+    text: str
+    end: str
+
+
+def _ended_by(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> _Query | None:
+    """The producer's artifacts whose interval ended by an instant, or less than a day later; None without any."""
+    try:
+        type_ = store.get_artifact_type(channel.artifact_query.type.name)
+    except errors.NotFoundError:
+        return None
+    end = f"{'' if _END in type_.properties else 'custom_'}properties.{_END}.string_value"
+    query = f"type = {quoted(type_.name)} AND contexts_n.id = {context} AND state = LIVE"
+    if flag := FLAGS.get(type_.name):
+        query += f" AND custom_properties.{flag}.int_value = 1"
+    # Texts of other offsets from UTC are in another order than the instants, by less than a day.
+    return _Query(type_.name, f"{query} AND {end} <= {quoted((instant + _DAY).isoformat())}", end)
+
+
+def _newest_first(query: str) -> mlmd.ListOptions:
+    return mlmd.ListOptions(filter_query=query, limit=_PAGE, order_by=mlmd.OrderByField.ID, is_asc=False)
+
+
 def _makes(store: mlmd.MetadataStore, context: int, artifact: int, channel: _Channel) -> bool:
     """Whether the producer made an artifact that it is known to have had to do with, as this output."""
     query = f"contexts_n.id = {context} AND events_e.artifact_id = {artifact}"
@@ -213,6 +279,10 @@ def _makes(store: mlmd.MetadataStore, context: int, artifact: int, channel: _Cha
 def _of_key(outputs: ByKey, key: str) -> list[Artifact]:
     """The artifacts under a key; of a channel that names none those under all."""
     return outputs.get(key, []) if key else [artifact for several in outputs.values() for artifact in several]
+
+
+def _properties(artifact: metadata_store_pb2.Artifact) -> dict[str, Scalar]:
+    return scalars(artifact.properties) | scalars(artifact.custom_properties)
 
 
 def _instant(artifact: metadata_store_pb2.Artifact, name: str) -> datetime | None:

@@ -6,6 +6,7 @@ TFX's own resolvers go by artifact id, so a backfill of March would meet Decembe
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime
 
 import ml_metadata as mlmd
@@ -16,7 +17,9 @@ from tfx.types import artifact_utils
 from tfx.types.channel import ExternalPipelineChannel
 
 from airtight.errors import TerminalError
-from runtime.cross_run import ByInterval
+from airtight.served_history import Takeover, served, takeover_of_promotion, takeover_of_push
+from runtime.cross_run import ByInterval, promotions_by, pushes_of, served_by
+from runtime.lineage.artifacts import Scalar, scalars
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +43,23 @@ def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) 
 
 
 class ChampionAsOf(ByInterval):
-    """Gives the model that was champion when this run's interval began, or none yet.
+    """Gives the model that served when this run's interval began, or none yet.
 
     Inputs of the Resolver node, by key:
       dataset: This run's artifact with `interval_start`.
-      pushed: PushedModel across runs, with `pushed` (1 or 0), `interval_end`, `version`, `model_uri`.
+      pushed: PushedModel across runs, with `pushed` (1 or 0), `took_over`, `interval_end`, `version`, `model_uri`.
       model: Model across runs, which says of what type the champion is; it is looked up by its place.
       earlier: The same again, if the champions before it are wanted too.
+      promotions: Promotion across runs, with `took_over`, `to_version`, `interval_end`, `as_of`, where there are any.
 
-    The output `model` holds one artifact or none, so its consumer takes it as an optional input. Pushed models whose
-    interval ends after this run's begins do not count, whatever their ids; of several attempts the highest version.
-    The output `earlier` holds the champions of up to EARLIER intervals before; TFX hands them on in the order of their
-    ids. One whose model was removed is left out.
+    Which version served follows from the records of `airtight.served_history`: pushes that took over and promotions,
+    by a person or a release, in data time. What a later interval brought does not count, whatever its id.
+
+    The output `model` holds one artifact or none, so its consumer takes it as an optional input; `pushed` holds its
+    push, and `promotions` the promotion that put it there, if one did. The output `earlier` holds the up to
+    EARLIER champions of intervals before; TFX hands them on in the order of their ids. One whose model was removed is
+    left out.
     """
-
-    intervals = 1 + EARLIER
 
     def resolve_artifacts(
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
@@ -73,40 +78,57 @@ class ChampionAsOf(ByInterval):
             )
         (dataset, *_) = input_dict["dataset"]
         start = datetime.fromisoformat(_text(dataset, "interval_start"))
-        candidates = [pushed for pushed in input_dict["pushed"] if _was_pushed(pushed) and _end(pushed) <= start]
-        if not candidates:
+        resolved = {key: value if key == "dataset" else [] for key, value in input_dict.items()}
+        promotions = {promotion.id: promotion for promotion in promotions_by(store, start)}
+        champions = _served(store, promotions.values(), start, 1 + EARLIER * ("earlier" in input_dict))
+        if not champions:
             log.info("There was no champion yet at %s.", start.isoformat())
-            return {key: value if key == "dataset" else [] for key, value in input_dict.items()}
-        latest = max(candidates, key=lambda pushed: (_end(pushed), _version(pushed), pushed.id))
-        model = _model_at(store, _text(latest, "model_uri"))
-        if model is None:
-            known = store.get_artifacts_by_uri(_text(latest, "model_uri"))
+            return resolved
+        champion, *earlier = champions
+        pushed = _push_of(store, champion)
+        uri = _text(pushed, "model_uri") if pushed else ""
+        model = _model_at(store, uri)
+        if pushed is None or model is None:
             raise TerminalError(
-                f"The champion at {start.isoformat()}, version {_version(latest)}, is gone.",
-                expected=f"its model at {_text(latest, 'model_uri')}",
-                received="a model that was removed" if known else "no model of that place in the metadata",
+                f"The champion at {start.isoformat()}, version {champion.version}, is gone.",
+                expected=f"its model at {uri}" if pushed else "the record of its push",
+                received="a model that was removed"
+                if store.get_artifacts_by_uri(uri)
+                else "no model of that place in the metadata",
                 remedy="Run the champion's interval once more, so that it is made and pushed again.",
             )
-        log.info("The champion at %s was version %s.", start.isoformat(), _version(latest))
-        resolved = {**input_dict, "pushed": [latest], "model": [model]}
+        log.info("The champion at %s was version %d.", start.isoformat(), champion.version)
+        resolved |= {"pushed": [pushed], "model": [model]}
+        if promotion := promotions.get(champion.order):
+            log.info("Since then: %s", _text(promotion, "summary"))
+            resolved["promotions"] = [promotion]
         if "earlier" in input_dict:
-            before = [pushed for pushed in candidates if _end(pushed) < _end(latest)]
-            resolved["earlier"] = [m for m in _champions_before(store, before) if m.uri != model.uri]
+            pushes = (_push_of(store, takeover) for takeover in earlier)
+            models = (_model_at(store, _text(push, "model_uri")) for push in pushes if push)
+            resolved["earlier"] = list({m.id: m for m in models if m is not None and m.uri != model.uri}.values())
         return resolved
 
 
-def _champions_before(store: mlmd.MetadataStore, pushed: list[types.Artifact]) -> list[types.Artifact]:
-    """The model of the highest version of each of the last EARLIER intervals, where it is still there."""
-    by_end: dict[datetime, types.Artifact] = {}
-    for artifact in sorted(pushed, key=lambda artifact: (_end(artifact), _version(artifact), artifact.id)):
-        by_end[_end(artifact)] = artifact
-    uris = [_text(by_end[end], "model_uri") for end in sorted(by_end, reverse=True)[:EARLIER]]
-    models = (_model_at(store, uri) for uri in dict.fromkeys(uris))
-    return [model for model in models if model is not None]
+def _served(
+    store: mlmd.MetadataStore, promotions: Iterable[types.Artifact], instant: datetime, count: int
+) -> list[Takeover]:
+    def pushes(by: datetime) -> list[Takeover]:
+        takeovers = (takeover_of_push(_properties(push), push.id) for push in served_by(store, by))
+        return [takeover for takeover in takeovers if takeover]
+
+    promoted = (takeover_of_promotion(_properties(promotion), promotion.id) for promotion in promotions)
+    return served(pushes, [takeover for takeover in promoted if takeover], instant, count)
+
+
+def _push_of(store: mlmd.MetadataStore, takeover: Takeover) -> types.Artifact | None:
+    """The push of a version that served; of several the latest, which is what lies there."""
+    return max(pushes_of(store, takeover.version), key=lambda push: push.id, default=None)
 
 
 def _model_at(store: mlmd.MetadataStore, uri: str) -> types.Artifact | None:
     """The model that lies at a place; None where it was removed."""
+    if not uri:
+        return None
     live = [a for a in store.get_artifacts_by_uri(uri) if a.state == metadata_store_pb2.Artifact.LIVE]
     if not live or not fileio.exists(uri):
         return None
@@ -120,13 +142,6 @@ def _text(artifact: types.Artifact, name: str) -> str:
     return artifact.get_string_custom_property(name)
 
 
-def _was_pushed(artifact: types.Artifact) -> bool:
-    return artifact.get_int_custom_property("pushed") == 1
-
-
-def _end(artifact: types.Artifact) -> datetime:
-    return datetime.fromisoformat(_text(artifact, "interval_end"))
-
-
-def _version(artifact: types.Artifact) -> int:
-    return artifact.get_int_custom_property("version") or int(artifact.get_string_custom_property("version") or 0)
+def _properties(artifact: types.Artifact) -> dict[str, Scalar]:
+    proto = artifact.mlmd_artifact
+    return scalars(proto.properties) | scalars(proto.custom_properties)

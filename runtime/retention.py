@@ -24,6 +24,7 @@ from runtime.lineage.artifacts import (
     CHUNK,
     FLAGS,
     OUTPUT_EVENTS,
+    RECORDS,
     Artifact,
     by_id,
     events_about,
@@ -212,7 +213,7 @@ def _needed(store: mlmd.MetadataStore, artifacts: dict[int, Artifact]) -> set[in
             if fresh:
                 front[i] = fresh
                 passed.setdefault(i, set()).update(fresh)
-    return needed
+    return needed | {i for i, artifact in artifacts.items() if artifact.type.name in RECORDS}
 
 
 def _protects(artifact: Artifact) -> bool:

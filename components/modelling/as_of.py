@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +12,13 @@ from tfx.types import artifact
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
 from components.modelling.model_server import ModelServer
+from components.modelling.registered import champions
 from components.modelling.saved_model import serving_folder
 from components.modelling.served import Served
 from components.rollout.switch import current
 
 SERVED, AS_OF = "served", "as_of"
-"""What may be asked for beside a number: what is served now, or what was the latest when the interval began."""
+"""What may be asked for beside a number: what is served now, or what had served last when the interval began."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def choose(
     served: Served,
     server: ModelServer | None,
     pushed: Sequence[artifact.Artifact],
+    promotions: Sequence[artifact.Artifact] = (),
 ) -> Chosen:
     """Finds the version that is asked for, and sees that its files are those that were pushed.
 
@@ -53,6 +55,7 @@ def choose(
       served: The versions on disk, and what is chosen of them.
       server: The server that knows what is served; None takes what the next server would.
       pushed: `PushedModel` of all runs.
+      promotions: `Promotion` of all runs: which versions took over later, or again.
 
     Raises:
       TerminalError: There is no such version, or its files are not those that were pushed.
@@ -64,7 +67,7 @@ def choose(
         for push in sorted(pushed, key=lambda each: each.id)
         if push.get_int_custom_property("pushed") == 1
     }
-    number = _number(version.strip(), model, start, served, server, pushes)
+    number = _number(version.strip(), model, start, served, server, champions(pushed, promotions, start), pushes)
     push = pushes.get(number)
     # What is served is cleaned up by other rules than artifacts are: either place may have it still.
     folders = [served.root / model / str(number)]
@@ -91,7 +94,8 @@ def _number(
     start: datetime,
     served: Served,
     server: ModelServer | None,
-    pushes: dict[int, artifact.Artifact],
+    champion: Sequence[int],
+    pushes: Iterable[int],
 ) -> int:
     if version.isdecimal():
         return int(version)
@@ -101,12 +105,10 @@ def _number(
             raise _missing(f"a version of {model} that is served", "a model that was pushed", served.versions(model))
         return number
     if version == AS_OF:
-        ends = {n: datetime.fromisoformat(p.get_string_custom_property("interval_end")) for n, p in pushes.items()}
-        known = [(end, number) for number, end in ends.items() if end <= start]
-        if not known:
-            expected = f"a version that was pushed for an interval that ended by {start.isoformat()}"
-            raise _missing(f"a version of {model} of then", expected, sorted(ends))
-        return max(known)[1]
+        if not champion:
+            expected = f"a version of an interval that ended by {start.isoformat()}, that served"
+            raise _missing(f"a version of {model} of then", expected, sorted(pushes))
+        return champion[0]
     raise TerminalError(
         "That is no version to score with.",
         expected=f"{SERVED}, {AS_OF} or a number such as 201307010400001",

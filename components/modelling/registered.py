@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from tfx.types import artifact
 
+from airtight import served_history
 from airtight.files import digest_of_tree
+from airtight.served_history import Takeover
 from airtight.verdict import FILE_NAME, Verdict
-from components.modelling import judged
+from components.modelling import judged, version_number
 from components.modelling.served import versions_in
 
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
+_OF_PUSH = ("pushed", "took_over", "awaits_release", "version", "interval_end")
+_OF_PROMOTION = ("took_over", "changed", "to_version", "interval_end", "as_of")
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,69 @@ def registered(
         folder, verdict, auc = base_path / str(number), _verdict(evaluation), _auc(evaluation)
         versions[number] = Registered(number, folder, interval, digest, verdict, auc)
     return versions
+
+
+def latest_end(known: Iterable[Registered]) -> str:
+    """The end of the latest interval of which a version is registered, ISO 8601; empty where none is known."""
+    ends = [
+        datetime.fromisoformat(version.interval[1]) if version.interval[1] else version_number.end_of(version.number)
+        for version in known
+    ]
+    return max((end.isoformat() for end in ends if end), key=datetime.fromisoformat, default="")
+
+
+def champions(
+    pushed: Iterable[artifact.Artifact], promotions: Iterable[artifact.Artifact], instant: datetime, count: int = 1
+) -> list[int]:
+    """The version that served last by an instant of data time, and those before it (`airtight.served_history`).
+
+    Args:
+      pushed: `PushedModel` of all runs, or the newest and those that took over last by then.
+      promotions: `Promotion` of all runs, or the newest and those that were made last by then.
+      instant: Such as the start of an interval.
+      count: So many versions at most.
+    """
+    pushes, promoted = _takeovers_of_pushes(pushed), _takeovers_of_promotions(promotions)
+    return [t.version for t in served_history.served(served_history.latest_of(pushes), promoted, instant, count)]
+
+
+def served_before(
+    current: int, known: Iterable[Registered], pushed: Iterable[artifact.Artifact], promotions: list[artifact.Artifact]
+) -> set[int]:
+    """The versions that may take the place of the one that is served: those that served, and were not taken back since.
+
+    Args:
+      current: The version that is served.
+      known: The versions that are there. One of which no push is known is taken for one that served.
+      pushed: `PushedModel` of all runs.
+      promotions: `Promotion` of all runs.
+    """
+    known, pushed = list(known), list(pushed)
+    unknown = {version.number for version in known if not version.digest}
+    if not (end := latest_end(known)):
+        return unknown
+    took_over = {t.version for t in (*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(promotions))}
+    stem = version_number.stem(current)
+    attempts = {number for number in took_over if version_number.stem(number) == stem}
+    return {*unknown, *attempts, *champions(pushed, promotions, datetime.fromisoformat(end), len(known))}
+
+
+def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
+    takeovers = (served_history.takeover_of_push(_values(push, _OF_PUSH), push.id) for push in pushed)
+    return [takeover for takeover in takeovers if takeover]
+
+
+def _takeovers_of_promotions(promotions: Iterable[artifact.Artifact]) -> list[Takeover]:
+    takeovers = (served_history.takeover_of_promotion(_values(p, _OF_PROMOTION), p.id) for p in promotions)
+    return [takeover for takeover in takeovers if takeover]
+
+
+def _values(recorded: artifact.Artifact, names: Iterable[str]) -> dict[str, object]:
+    return {
+        name: getattr(recorded, name) if recorded.has_property(name) else recorded.get_custom_property(name)
+        for name in names
+        if recorded.has_property(name) or recorded.has_custom_property(name)
+    }
 
 
 def _interval(made: artifact.Artifact) -> tuple[str, str]:

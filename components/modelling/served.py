@@ -81,6 +81,16 @@ class Choice:
         """One version, under the label `stable`."""
         return cls((version,), {STABLE: version}, **told)
 
+    @property
+    def in_words(self) -> str:
+        """What was chosen, by whom, when and why; empty where the highest is served because nobody chose."""
+        if not self.versions:
+            return ""
+        by = "a release or a push" if self.by == RELEASE else self.by
+        details = [f"by {by}" if by else "", f"at {self.at}" if self.at else ""]
+        said = " ".join(filter(None, ("chosen", *details))) if any(details) else "chosen"
+        return f"version {self.pinned}, {said}{f': {self.reason}' if self.reason else ''}"
+
     def beside(self, version: int, served: int) -> Choice:
         """What is served now and one version more: the way to serve that one with no gap, and with no label too early.
 

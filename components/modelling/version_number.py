@@ -12,7 +12,7 @@ digits, too, whenever it runs again: no number of fifteen digits belongs to an e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from airtight.errors import TerminalError
@@ -76,3 +76,13 @@ def next_attempt(stem_: int, existing: Sequence[int]) -> int:
             remedy="Remove versions of that interval that are no longer needed.",
         )
     return number
+
+
+def end_of(version: int) -> datetime | None:
+    """The end of a version's interval; None where its number does not tell it."""
+    if version < _LEAST:
+        return None
+    try:
+        return datetime.strptime(str(stem(version)), "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None

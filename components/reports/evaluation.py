@@ -57,6 +57,7 @@ def write(
     probabilities: Mapping[str, np.ndarray],
     figures: Analysis | None,
     comparisons: Sequence[Comparison],
+    champion: str = "",
 ) -> None:
     """Writes the report, atomically.
 
@@ -67,8 +68,11 @@ def write(
       probabilities: By model, each [rows].
       figures: By model and slice; None where nothing could be measured.
       comparisons: With the champions and the baseline.
+      champion: As which version the champion served; empty where that is not known.
     """
     rest = ""
+    if champion:
+        rest += f"<p>The champion, {html.escape(champion)}, is what served when the interval began.</p>"
     if comparisons:
         rest += f"<h2>Gain over the other models, on the same rows</h2>{_intervals(comparisons)}"
     if figures is not None:

@@ -64,10 +64,12 @@ class Month:
       learned: Rows that the model learned from.
       gates: What each gate said, by its node's id, in order.
       version: Version that was pushed, 0 for none.
+      took_over: Whether it serves its time; False where it was registered only, for a release or beside a promotion.
       refusal: Why nothing was pushed, in words; empty where it was.
       roc_auc: The candidate's ROC AUC on the interval.
       log_loss: Its log loss, nats.
-      champion_roc_auc: ROC AUC of the champion of then.
+      champion: Version of the champion, which is what served when the interval began; 0 where that is not known.
+      champion_roc_auc: Its ROC AUC.
       champion_log_loss: Its log loss, nats.
       roc_auc_gain: The candidate's gain in ROC AUC over that champion, as evaluate measured it.
       log_loss_gain: Its gain in log loss, nats, positive where the candidate's is lower.
@@ -85,9 +87,11 @@ class Month:
     learned: int | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
     version: int = 0
+    took_over: bool = True
     refusal: str = ""
     roc_auc: float | None = None
     log_loss: float | None = None
+    champion: int = 0
     champion_roc_auc: float | None = None
     champion_log_loss: float | None = None
     roc_auc_gain: Gain | None = None
@@ -119,9 +123,9 @@ def page(title: str, months: Sequence[Month], more: str = "") -> str:
 <h1>{escape(title)}</h1><p>{escape(said)}.</p>
 {_plots(months) if months else ""}{more}
 <h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
-<p class="dim">The champion is the model that had been pushed last when the interval began; both are measured on the
-interval itself. The gain is positive where the candidate is better. Seconds are those of the nodes that ran; several
-ran side by side.</p>
+<p class="dim">The champion is the version that served when the interval began; both are measured on the interval
+itself. The gain is positive where the candidate is better. Seconds are those of the nodes that ran; several ran side by
+side.</p>
 </body></html>
 """
 
@@ -164,8 +168,8 @@ def _table(months: Sequence[Month]) -> str:
         + "".join(f"<th>{escape(gate)}</th>" for gate in gates)
         + "<th class=n>ROC AUC</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
         "<th class=n>log loss</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
-        "<th class=n>drifted<br>features</th><th>pushed</th>"
-        "<th class=n>node<br>seconds</th><th>data</th><th>run</th>"
+        "<th>champion</th><th class=n>drifted<br>features</th><th>pushed</th>"
+        "<th class=n>node<br>seconds</th><th>data</th><th>run</th><th>why</th>"
     )
     rows = []
     for month in months:
@@ -180,11 +184,15 @@ def _table(months: Sequence[Month]) -> str:
             _number(month.log_loss, ".4f"),
             _number(month.champion_log_loss, ".4f"),
             f'<td class="n">{month.log_loss_gain or "-"}</td>',
+            f"<td>{month.champion or '-'}</td>",
             _number(month.drift, ".0%", "warn" if month.drifted else ""),
-            f"<td>{month.version}</td>" if month.version else f'<td class="dim">{escape(month.refusal or "no")}</td>',
+            f"<td>{month.version}{'' if month.took_over else ', registered only'}</td>"
+            if month.version
+            else f'<td class="dim">{escape(month.refusal or "no")}</td>',
             _number(sum(month.seconds.values()) or None, ",.0f"),
             f'<td class="dim">{escape(month.data)}</td>',
             f'<td class="dim"><small>{escape(month.run)}</small></td>',
+            f'<td class="dim"><small>{escape(month.gates.get("evaluate", Gate()).said or "-")}</small></td>',
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

@@ -20,6 +20,7 @@ from components.transform import transform
 from components.try_serving import try_serving
 from components.validate import validate
 from pipelines.flight_delays import clock, features, settings
+from pipelines.flight_delays.promotions import of_all_promotions
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
 from runtime.task_options import in_order, task
@@ -70,6 +71,8 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
         model=models,
         earlier=models,
+        # Promotions and releases are of the model that bears this pipeline's own name.
+        **({"promotions": of_all_promotions()} if name == NAME else {}),
     ).with_id("champion")
     trained = train(
         examples=examples,
@@ -88,6 +91,7 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         model=model,
         champion=champion.outputs["model"],
         earlier_champions=champion.outputs["earlier"],
+        champion_pushed=champion.outputs["pushed"],
         schema=_SCHEMA,
         zone=ZONE,
         auc_margin=runtime_parameter(settings.AUC_MARGIN),

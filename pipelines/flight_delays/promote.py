@@ -72,14 +72,21 @@ def _ask(home: Home, request: NodeRequest) -> Outcome:
 def table(home: Home) -> list[str]:
     """Every version that could be served, the highest first: interval, ROC AUC, and whether it is served."""
     from components.modelling.model_server import ModelServer
-    from components.modelling.registered import registered
+    from components.modelling.registered import registered, served_before
     from components.modelling.served import Served
+    from components.promote import NEVER_SERVED
+    from components.rollout import switch
+    from pipelines.flight_delays.promotions import NODES
 
     served, server = Served(home.models_root), ModelServer.named("")
     choice = served.choice(MODEL)
     by = "kept by a release" if choice.settled.is_left_to_a_release else "promoted by hand"
     available = server.available(MODEL) if server else None
-    known = registered(home.models(MODEL), _newest(home, "push", "pushed"), _newest(home, "evaluate", "evaluation"))
+    pushed = _newest(home, MODEL, "push", "pushed")
+    known = registered(home.models(MODEL), pushed, _newest(home, MODEL, "evaluate", "evaluation"))
+    promotions = [a for pipeline, node in NODES.items() for a in _newest(home, pipeline, node, "promotion")]
+    current = switch.current(served, choice.settled, server, MODEL)
+    may_return = served_before(current, known.values(), pushed, promotions)
     lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
@@ -89,6 +96,7 @@ def table(home: Home) -> list[str]:
             if number == choice.pinned
             else "",
             f"tried by a release since {choice.at}" if choice.release and number == choice.trial else "",
+            "" if number in (*may_return, current) else NEVER_SERVED,
             version.fault(),
         ]
         auc = f"{version.auc:.4f}" if version.auc is not None else "?"
@@ -98,13 +106,13 @@ def table(home: Home) -> list[str]:
     return lines
 
 
-def _newest(home: Home, node: str, key: str) -> list[Any]:
-    """What the newest executions of a node of the model's pipeline made, as the DAGs are given it."""
+def _newest(home: Home, pipeline: str, node: str, key: str) -> list[Any]:
+    """What the newest executions of a pipeline's node made, as the DAGs are given it."""
     from runtime import metadata_store
     from runtime.cross_run import newest_outputs
 
     with metadata_store.project_connection(home) as handle:
-        return newest_outputs(handle.store, MODEL, node, key)
+        return newest_outputs(handle.store, pipeline, node, key)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from airtight.errors import AirtightError
 from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
+from airtight.served_history import takeover_of_push
 from components.reports.year import Gain, Gate, Month, comparison, page
 from pipelines.flight_delays import clock, settings
 
@@ -88,6 +89,7 @@ def month_of(run: Run) -> Month:
     dataset, examples = run.output("ingest", "dataset"), run.output("transform", "examples")
     model, pushed = run.output("train", "model"), run.output("push", "pushed")
     figures = ((evaluation := run.output("evaluate", "evaluation")) and evaluation.properties) or {}
+    champion = run.output("champion", "pushed")
     drift = run.output("monitor", "drift")
     data = dataset.properties if dataset else {}
     return Month(
@@ -98,9 +100,11 @@ def month_of(run: Run) -> Month:
         learned=_whole(model, "rows"),
         gates={node: _gate(run.output(node, key)) for node, key in GATES.items()},
         version=int(pushed.properties.get("version", 0)) if pushed else 0,
+        took_over=bool(pushed and takeover_of_push(pushed.properties, 0)),
         refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
         roc_auc=_number(figures.get("roc_auc")),
         log_loss=_number(figures.get("log_loss")),
+        champion=int(champion.properties.get("version", 0)) if champion else 0,
         champion_roc_auc=_number(figures.get("champion_roc_auc")),
         champion_log_loss=_number(figures.get("champion_log_loss")),
         roc_auc_gain=_gain(figures, "roc_auc_gain"),

@@ -13,6 +13,7 @@ from components.ingest import ingest
 from components.transform import PREDICTION, transform
 from components.validate import validate
 from pipelines.flight_delays import clock, features
+from pipelines.flight_delays.promotions import of_all_promotions
 from pipelines.flight_delays_batch_predict import settings
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import of_all_runs
@@ -54,6 +55,7 @@ def create_pipeline() -> Pipeline:
     scored = batch_predict(
         examples=transformed.outputs["examples"],
         pushed=of_all_runs(_MODEL, standard_artifacts.PushedModel, "push", "pushed"),
+        promotions=of_all_promotions(),
         model_name=_MODEL,
         schema=_SCHEMA,
         zone=ZONE,

@@ -7,6 +7,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
 from components.promote import promote, propose
+from pipelines.flight_delays.promotions import of_all_promotions
 from pipelines.flight_delays_promote import settings
 from runtime.parameters import runtime_parameter
 from runtime.resolvers import of_all_runs
@@ -25,6 +26,7 @@ def create_pipeline() -> Pipeline:
         version=runtime_parameter(settings.VERSION),
         reason=runtime_parameter(settings.REASON),
         pushed=of_all_runs(_MODEL, standard_artifacts.PushedModel, "push", "pushed"),
+        promotions=of_all_promotions(),
         evaluations=of_all_runs(_MODEL, standard_artifacts.ModelEvaluation, "evaluate", "evaluation"),
     ).with_id("propose")
     promoted = promote(proposal=proposed.outputs["proposal"], approval=runtime_parameter(settings.APPROVAL)).with_id(

@@ -19,7 +19,7 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
 from components import batch_predict as module
-from components.artifacts import Predictions
+from components.artifacts import Predictions, Promotion
 from components.modelling import scoring
 from components.modelling.as_of import choose
 from components.modelling.served import Choice, Served
@@ -114,6 +114,33 @@ def test_as_of_is_the_latest_that_was_pushed_when_the_interval_began_whatever_ca
     assert choose("as_of", "m", later, Served(root), None, pushed).number == 3
     with pytest.raises(TerminalError, match="There is no version of m of then"):
         choose("as_of", "m", datetime(2019, 1, 1, tzinfo=UTC), Served(root), None, pushed)
+
+
+def promotion_of(number: int, end: str, as_of: str, id_: int, *, took_over: int = 1) -> Promotion:
+    artifact = Promotion()
+    artifact.id, artifact.to_version, artifact.took_over = id_, number, took_over
+    artifact.interval_end, artifact.as_of = end, as_of
+    return artifact
+
+
+def test_as_of_is_what_served_and_no_version_that_was_registered_only_or_taken_back(root):
+    january, february, march = (f"2020-0{month}-01T00:00:00-05:00" for month in (1, 2, 3))
+    digests = {number: digest_of_tree(root / "m" / str(number)) for number in (1, 2, 3)}
+    pushed = [
+        push_of(number, end, digests[number], id_=number) for number, end in ((1, january), (2, february), (3, march))
+    ]
+
+    def chosen(*promotions: Promotion) -> int:
+        return choose("as_of", "m", START, Served(root), None, pushed, promotions).number
+
+    assert chosen() == 3
+    pushed[2].set_int_custom_property("took_over", 0)
+    assert chosen() == 2, "version 3 is registered only"
+    taken_back = promotion_of(2, march, march, 4, took_over=0)
+    assert chosen(taken_back) == 2
+    assert chosen(taken_back, promotion_of(3, march, march, 5)) == 3, "it was promoted later"
+    assert chosen(promotion_of(3, march, march, 5), promotion_of(1, january, march, 6)) == 1, "a rollback"
+    assert chosen(promotion_of(1, january, "2020-04-01T00:00:00-04:00", 6)) == 2, "a rollback of a later time"
 
 
 def test_served_is_what_is_promoted_or_else_the_highest_and_a_number_is_itself(root):

@@ -169,6 +169,20 @@ def test_against_the_champion(tmp_path, models, candidate, champion, settings, f
     assert not str(judged.verdict).endswith(".")
 
 
+def test_what_served_is_named_with_the_interval_of_the_gain_over_it(tmp_path, models):
+    pushed = standard_artifacts.PushedModel()
+    pushed.set_int_custom_property("version", 201306010400001)
+    examples = examples_of(tmp_path / "e")
+    judged = Judged(tmp_path, examples, models["good"], models["flat"], champion_pushed=[pushed])
+    assert judged.evaluation.get_int_custom_property("champion_version") == 201306010400001
+    assert "The champion, version 201306010400001, is what served when the interval began." in judged.page
+    lower, gain, upper = (
+        judged.evaluation.get_float_custom_property(f"auc_gain{bound}") for bound in ("_lower", "", "_upper")
+    )
+    assert 0 < lower < gain < upper
+    assert "better by" in str(judged.verdict) and "lower bound" in str(judged.verdict), "the verdict is a sentence"
+
+
 def test_margins_are_larger_for_fewer_rows_and_too_few_cannot_tell(tmp_path, models):
     examples, champion = examples_of(tmp_path / "e", 400), linear_model(tmp_path / "m", 1.2)
     month = Judged(tmp_path / "month", examples, models["good"], champion, margin_rows=400, auc_margin=0.01)

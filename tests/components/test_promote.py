@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from airtight.files import digest_of_tree
 from airtight.verdict import Check, Verdict
 from components import promote as module
 from components.artifacts import Promotion, Proposal
-from components.modelling import judged
+from components.modelling import judged, registered
 from components.modelling.model_server import SERVER_VARIABLE, VersionState
 from components.modelling.served import FILE, HIGHEST, RELEASE, STABLE, Choice, Served
 from components.rollout import steps, switch
@@ -39,6 +40,7 @@ class Site:
         self.served = Served(folder / "models")
         self.pushed: list = []
         self.evaluations: list = []
+        self.promotions: list = []
 
     def push(self, version: int, make=None) -> None:
         """What a push of a month leaves, whose model is judged."""
@@ -73,6 +75,7 @@ class Site:
             version=str(version),
             pushed=self.pushed,
             evaluations=self.evaluations,
+            promotions=self.promotions,
             reason=reason,
             serving_root=str(self.served.root),
             server_url=self.server_url,
@@ -89,6 +92,7 @@ class Site:
             server_url=self.server_url,
             timeout_s=timeout_s,
         )
+        self.promotions.append(promotion)
         return promotion
 
     def go(self, version: int | str, **told: str) -> Promotion:
@@ -137,6 +141,41 @@ def test_back_forward_and_to_the_latest(site):
     assert (released.from_version, released.to_version, released.changed) == (JULY, JULY, 1)
     assert site.served.choice("toy") == HIGHEST
     assert json.loads((Path(released.uri) / module.PROMOTION).read_text())["to_version"] == JULY
+
+
+def test_what_was_overridden_is_recorded_and_when_in_data_time(site):
+    first = site.go(MAY, approval="admin")
+    assert (first.overridden, first.as_of) == ("", MONTHS[JULY][1]), "the highest was served because nobody chose"
+    second = site.go(JUNE)
+    at = site.served.choice("toy").at
+    assert second.overridden == f"version {MAY}, chosen by admin at {second.overridden.split(' at ')[1]}" and at
+    record = json.loads((Path(second.uri) / module.PROMOTION).read_text())
+    assert (record["overridden"], record["as_of"]) == (second.overridden, MONTHS[JULY][1])
+    assert site.go(JUNE).overridden == "", "nothing was changed"
+
+
+def test_previous_is_no_version_that_never_served_or_was_taken_back(site):
+    site.pushed[1].set_int_custom_property("took_over", 0)
+    proposal = site.propose("previous")
+    assert proposal.version == MAY
+    assert f"Version {JUNE} was passed over: {module.NEVER_SERVED}." in proposal.summary
+    site.go(JUNE)
+    site.go(JULY)
+    assert site.propose("previous").version == JUNE, "it has served since"
+    site.go(MAY)
+    site.go(JULY)
+    assert site.propose("previous").version == MAY, "it was taken back"
+
+
+def test_the_champion_of_each_month_is_what_its_records_say_that_served(site):
+    def champions(month: int) -> list[int]:
+        return registered.champions(site.pushed, site.promotions, datetime(2013, month, 2, tzinfo=UTC), count=3)
+
+    assert [champions(month) for month in (6, 7, 8)] == [[MAY], [JUNE, MAY], [JULY, JUNE, MAY]]
+    site.go("previous")
+    assert [champions(month) for month in (6, 7, 8)] == [[MAY], [JUNE, MAY], [JUNE, MAY]]
+    site.go(JULY)
+    assert champions(8) == [JULY, JUNE, MAY]
 
 
 @pytest.mark.parametrize("version", ["latest", JUNE])

@@ -66,6 +66,33 @@ def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_
     assert pusher.there.versions("toy") == {JULY_1 + 2: "AVAILABLE"}
 
 
+def test_what_took_over_is_recorded_and_what_it_overrode(pusher):
+    def push(content, interval=JULY, release="at_once"):
+        model = model_of(pusher.folder / "models of this test" / content, content)
+        made = pusher(model, interval, server_url=pusher.there.url, timeout_s=5.0, release=release)
+        return made.get_int_custom_property("took_over"), made.get_string_custom_property("overridden")
+
+    assert push("may", MAY_ENDS) == (1, ""), "June is served: May was the champion of its time"
+    assert push("july", release="canary") == (0, "")
+    took_over, overridden = push("july at once")
+    assert took_over == 1
+    assert overridden.startswith(f"version {JUNE_1}, chosen by a release or a push at ")
+    assert overridden.endswith(f": version {JULY_1} waits for its release")
+    pusher.served.choose("toy", PERSON)
+    assert push("july beside a person's choice") == (0, "")
+    assert push("may beside a person's choice", MAY_ENDS) == (1, "")
+    assert push("june", INTERVAL) == (1, ""), "it is the very version that the person chose"
+    assert push("june again", INTERVAL) == (0, ""), "it is another one"
+    pusher.served.choose("toy", trial(HIGHEST))
+    assert push("during a release", JULY) == (0, "")
+    assert push("may during a release", MAY_ENDS) == (1, "")
+
+
+def test_what_is_not_pushed_took_nothing_over(pusher):
+    made = pusher(model_of(pusher.folder / "july", "july"), JULY, blessed=(1, 0))
+    assert (made.get_int_custom_property("pushed"), made.get_int_custom_property("took_over")) == (0, 0)
+
+
 def test_a_server_that_has_not_loaded_anything_yet_does_not_take_the_newest_untried(pusher, monkeypatch):
     monkeypatch.setattr(ModelServer, "available", lambda *_: set())
     with pytest.raises(TransientError, match="serves no version of toy to compare"):

@@ -27,6 +27,7 @@ MARCH = Month(
     gates={"validate": Gate(True), "evaluate": Gate(False, "roc_auc fell"), "try_serving": Gate()},
     refusal="Not pushed: evaluate did not bless the model.",
     roc_auc=0.71,
+    champion=201303010500001,
     champion_roc_auc=0.74,
     roc_auc_gain=Gain(-0.03, -0.0412, -0.02),
     drift=0.4,
@@ -46,12 +47,19 @@ def test_each_interval_has_its_row_and_nothing_is_made_up():
     assert "Intervals: 2, models pushed: 1; stopped by a gate: 2013-03." in text
     assert cells(text, "2013-02") == [
         *("2013-02", "23,557", "26,308", "passed", "passed", "-"),
-        *("0.7366", "-", "-", "0.4673", "-", "-", "12%", "201303010500001", "60", "now: all 1", "backfill__2013-03-01"),
+        *("0.7366", "-", "-", "0.4673", "-", "-", "-", "12%", "201303010500001", "60", "now: all 1"),
+        *("backfill__2013-03-01", "-"),
     ]
     march = cells(text, "2013-03")
     assert march[:6] == ["2013-03 (warm)", "28,000", "-", "passed", "stopped", "-"]
-    assert march[6:9] == ["0.7100", "0.7400", "-0.0300 [-0.0412, -0.0200]"] and march[13] == MARCH.refusal
+    assert march[6:9] == ["0.7100", "0.7400", "-0.0300 [-0.0412, -0.0200]"] and march[14] == MARCH.refusal
+    assert march[12] == "201303010500001", "the champion is what served"
+    assert march[-1] == "roc_auc fell"
     assert "<script>" not in text
+
+
+def test_a_version_that_was_registered_only_says_so():
+    assert "<td>201303010500001, registered only</td>" in page("t", [replace(FEBRUARY, took_over=False)])
 
 
 def test_the_plots_are_whole_and_the_same_each_time():

@@ -133,6 +133,8 @@ class PastRuns:
         values |= {"interval_start": start, "interval_end": end, "content_digest": "0" * 64}
         if type_.name == "PushedModel":
             values |= {"model_uri": self.uri("train", "model", run), "version": version(number)}
+        if type_.name == "Promotion":
+            values |= {"to_version": version(number), "as_of": end}
         if type_.name in _FLAGS:
             values[_FLAGS[type_.name]] = int(self.pushed)
         artifact = metadata_store_pb2.Artifact(

@@ -15,6 +15,7 @@ from tests.runtime.past_runs import PastRuns, month
 from tests.runtime.store_calls import Calls, counted
 from tests.tiny_pipeline.running import Run
 
+PROMOTIONS = "tests.tiny_pipeline.promoting:create_pipeline"
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
 NODES = ("ingest", "train", "champion", "evaluate", "push")
 STORES = pytest.mark.parametrize("home", ["sqlite", "postgresql"], indirect=True)
@@ -36,8 +37,9 @@ def cost(action: Callable[[], object]) -> Calls:
 
 def whole(home: Home, past: PastRuns, number: int) -> dict[str, Calls]:
     """What each node of a run asks, in a month after past runs, of which the last was champion."""
-    for node, key in (("train", "model"), ("push", "pushed")):
-        folder = Path(past.uri(node, key, f"run-{number - 1:05}"))
+    places = [past.uri(node, key, f"run-{number - 1:05}") for node, key in (("train", "model"), ("push", "pushed"))]
+    places.append(str(home.pipeline_root("champions_promote") / "promote" / "promotion" / f"run-{number - 1:05}"))
+    for folder in map(Path, places):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "interval").write_text("past")
     ends = dict(zip(("interval_start", "interval_end"), month(number), strict=True))
@@ -59,6 +61,20 @@ def test_a_node_asks_and_is_answered_the_same_after_few_runs_and_after_many(home
     few = whole(home, past, 31)
     past.write(range(32, 120))
     assert whole(home, past, 120) == few
+
+
+@STORES
+def test_of_promotions_the_newest_are_read(home, past):
+    promotions = PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home)))
+    past.write(range(119))
+    promotions.write(range(119))
+    whole(home, past, 119)  # registers types
+    past.write(range(120, 130))
+    promotions.write(range(120, 130))
+    few = whole(home, past, 130)["champion"]
+    past.write(range(131, 220))
+    promotions.write(range(131, 220))
+    assert whole(home, past, 220)["champion"] == few
 
 
 @STORES

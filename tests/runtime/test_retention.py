@@ -56,6 +56,13 @@ def test_what_is_recent_stays(home, runs):
     assert clean(home, days=30).removed == []
 
 
+def test_what_says_which_version_served_stays(home, runs, later):
+    run = Run(home, "tests.tiny_pipeline.promoting:create_pipeline", "promotion", to_version=2013070101)
+    promotion = uri(run.node("promote"), "promotion")
+    clean(home, days=30)
+    assert promotion.exists()
+
+
 def test_a_node_whose_input_was_removed_says_so(home, runs, later):
     clean(home, days=30)
     error = fault(Run(home, CHAMPIONS, "not_pushed", push_it=1).node("push"))

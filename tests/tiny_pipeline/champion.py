@@ -10,13 +10,19 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, artifact, standard_artifacts
+from tfx.types.channel import union
 
 from airtight.parameters import Parameter as RunParameter
+from components.artifacts import Promotion
 from runtime.parameters import interval_parameters, runtime_parameter
-from runtime.resolvers import ChampionAsOf
+from runtime.resolvers import ChampionAsOf, of_all_runs
 
 PUSHED = RunParameter("push_it", "int", 1, "1 pushes the model.", minimum=0, maximum=1)
-PARAMETERS = (PUSHED,)
+TOOK_OVER = RunParameter("took_over", "int", 1, "0 registers the model only; -1 leaves that out, as before.")
+AWAITS = RunParameter("awaits_release", "int", 0, "1 leaves it to a release.")
+PARAMETERS = (PUSHED, TOOK_OVER, AWAITS)
+PROMOTES = ("champions_promote", "champions_release")
+"""Pipelines whose node `promote` promotes."""
 
 
 class Rows(artifact.Artifact):
@@ -57,14 +63,19 @@ def evaluate(
 
 
 @component
-def push(
+def push(  # noqa: PLR0917 - a component's parameters
     model: InputArtifact[standard_artifacts.Model],
     dataset: InputArtifact[Rows],
     pushed: OutputArtifact[standard_artifacts.PushedModel],
     push_it: Parameter[int],
+    took_over: Parameter[int] = -1,
+    awaits_release: Parameter[int] = 0,
 ) -> None:
     """Says that it pushed."""
     pushed.set_int_custom_property("pushed", push_it)
+    pushed.set_int_custom_property("awaits_release", awaits_release)
+    if took_over >= 0:
+        pushed.set_int_custom_property("took_over", took_over)
     pushed.set_string_custom_property("interval_start", dataset.interval_start)
     pushed.set_string_custom_property("interval_end", dataset.interval_end)
     pushed.set_string_custom_property("model_uri", model.uri)
@@ -83,6 +94,7 @@ def create_pipeline() -> Pipeline:
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
         model=models,
         earlier=models,
+        promotions=union([of_all_runs(pipeline, Promotion, "promote", "promotion") for pipeline in PROMOTES]),
     ).with_id("champion")
     judged = evaluate(
         model=trained.outputs["model"],
@@ -90,6 +102,10 @@ def create_pipeline() -> Pipeline:
         earlier_champions=champion.outputs["earlier"],
     ).with_id("evaluate")
     pushed = push(
-        model=trained.outputs["model"], dataset=rows.outputs["dataset"], push_it=runtime_parameter(PUSHED)
+        model=trained.outputs["model"],
+        dataset=rows.outputs["dataset"],
+        push_it=runtime_parameter(PUSHED),
+        took_over=runtime_parameter(TOOK_OVER),
+        awaits_release=runtime_parameter(AWAITS),
     ).with_id("push")
     return Pipeline(pipeline_name="champions", components=[rows, trained, champion, judged, pushed])

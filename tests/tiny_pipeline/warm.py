@@ -9,10 +9,12 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
 
 from components.train import train
-from runtime.parameters import interval_parameters
+from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
 from tests.components import toy
-from tests.tiny_pipeline.champion import Rows, ingest, push
+from tests.tiny_pipeline.champion import TOOK_OVER, Rows, ingest, push
+
+PARAMETERS = (TOOK_OVER,)
 
 
 @component
@@ -42,5 +44,10 @@ def create_pipeline() -> Pipeline:
         epochs=2,
         warm_epochs=1,
     ).with_id("train")
-    pushed = push(model=trained.outputs["model"], dataset=rows.outputs["dataset"], push_it=1).with_id("push")
+    pushed = push(
+        model=trained.outputs["model"],
+        dataset=rows.outputs["dataset"],
+        push_it=1,
+        took_over=runtime_parameter(TOOK_OVER),
+    ).with_id("push")
     return Pipeline(pipeline_name="warm", components=[rows, transformed, champion, trained, pushed])

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 
 import pytest
 
@@ -18,9 +19,16 @@ from pipelines.flight_delays.promote import MODEL, PIPELINE, main
 from runtime import local, protocol
 from runtime.compile import compile_pipeline
 from runtime.launch import launch
+from tests.tiny_pipeline.running import Run
 
-JUNE, JULY = 201307010400001, 201308010400001
-ENDS = {JUNE: ("2013-06-01", "2013-07-01"), JULY: ("2013-07-01", "2013-08-01")}
+JUNE, JULY, AUGUST, SEPTEMBER = 201307010400001, 201308010400001, 201309010400001, 201310010400001
+ENDS = {
+    JUNE: ("2013-06-01", "2013-07-01"),
+    JULY: ("2013-07-01", "2013-08-01"),
+    AUGUST: ("2013-08-01", "2013-09-01"),
+    SEPTEMBER: ("2013-09-01", "2013-10-01"),
+}
+PUSHES = "tests.tiny_pipeline.pushes:create_pipeline"
 
 
 @pytest.fixture
@@ -28,13 +36,43 @@ def home(monkeypatch) -> Home:
     """A state folder in which June and July were pushed."""
     monkeypatch.delenv("AIRTIGHT_MODEL_SERVER", raising=False)
     home = Home.current()
-    compiled = compile_pipeline("tests.tiny_pipeline.pushes:create_pipeline", home)
     for version, auc in ((JUNE, 0.71), (JULY, 0.69)):
-        start, end = (f"{day}T00:00:00-04:00" for day in ENDS[version])
-        values = {"interval_start": start, "interval_end": end, "version": version, "auc": auc}
-        outcomes = local.run(compiled, home, str(version), values)
-        assert {outcome.state for outcome in outcomes.values()} == {"complete"}, outcomes
+        push(home, version, auc=auc)
     return home
+
+
+def push(home: Home, version: int, **values: float) -> int:
+    """Runs the month of a version; gives the version of the champion that it met, 0 for none."""
+    start, end = (f"{day}T00:00:00-04:00" for day in ENDS[version])
+    values |= {"interval_start": start, "interval_end": end, "version": version}
+    outcomes = local.run(compile_pipeline(PUSHES, home), home, str(version), values)
+    assert {outcome.state for outcome in outcomes.values()} == {"complete"}, outcomes
+    return champion_of(outcomes)
+
+
+def champion_of(outcomes: dict[str, protocol.Outcome]) -> int:
+    return next((artifact["properties"]["version"] for artifact in outcomes["champion"].outputs.get("pushed", [])), 0)
+
+
+def champion(home: Home, version: int) -> int:
+    """The champion that the month of a version would meet now."""
+    start, end = (f"{day}T00:00:00-04:00" for day in ENDS[version])
+    run = Run(home, PUSHES, f"look-{uuid.uuid4().hex}", interval_start=start, interval_end=end)
+    return champion_of({node: run.node(node) for node in ("ingest", "champion")})
+
+
+@pytest.mark.slow
+def test_the_champion_is_what_the_real_promotions_had_served(home):
+    assert [champion(home, version) for version in (JUNE, JULY, AUGUST)] == [0, JUNE, JULY]
+    assert main(["previous", "--reason", "July is worse"]) == 0
+    assert [champion(home, version) for version in (JULY, AUGUST)] == [JUNE, JUNE]
+    assert push(home, AUGUST, took_over=0) == JUNE
+    assert champion(home, SEPTEMBER) == JUNE, "August was registered only"
+    assert main([str(AUGUST), "--reason", "August is better"]) == 0
+    assert [champion(home, version) for version in (JULY, AUGUST, SEPTEMBER)] == [JUNE, JUNE, AUGUST]
+    assert main(["previous"]) == 0
+    assert Served(home.models_root).choice(MODEL).pinned == JUNE, "July was taken back before"
+    assert champion(home, SEPTEMBER) == JUNE
 
 
 @pytest.mark.slow
@@ -50,6 +88,7 @@ def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith(f"{JULY}  2013-07-01 to 2013-08-01 0.6900")
+    assert lines[1].endswith("it never served, or was taken back")
     assert lines[2].startswith(f"{JUNE}  2013-06-01 to 2013-07-01 0.7100 promoted by hand")
     assert "July is worse" in lines[2]
 

@@ -44,6 +44,7 @@ def whole(tmp_path):
         step("train", model=output("Model", "", {"rows": 90, "warm_start": 1})),
         step("evaluate", evaluation=output("ModelEvaluation", str(tmp_path / "evaluation"), figures)),
         step("monitor", drift=output("DriftReport", str(tmp_path / "drift"), {"drifted": 0})),
+        step("champion", pushed=output("PushedModel", "", {"version": 5, "pushed": 1})),
         step("push", pushed=output("PushedModel", "", {"version": 0, "reason": "Not pushed: evaluate did not."})),
     )
 
@@ -53,7 +54,7 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
     assert (month.name, month.run, month.data) == ("2013-06", "backfill__june", "now: flights 2, weather 1")
     assert (month.rows, month.learned, month.warm) == (10, 90, True)
     assert (month.roc_auc, month.champion_roc_auc, month.log_loss, month.champion_log_loss) == (0.81, 0.8, 0.46, None)
-    assert (month.roc_auc_gain, month.log_loss_gain) == ((0.01, -0.02, 0.03), None)
+    assert (month.champion, month.roc_auc_gain, month.log_loss_gain) == (5, (0.01, -0.02, 0.03), None)
     assert {name: gate.passed for name, gate in month.gates.items()} == {
         "validate": None,
         "evaluate": False,
@@ -63,6 +64,15 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
     assert (month.version, month.refusal) == (0, "Not pushed: evaluate did not.")
     assert month.digests == {"data": "d", "examples": "e", "model": "m"}
     assert "transform" not in month.seconds and month.seconds["train"] == 2.5, "the cache took no time of a node's"
+
+
+@pytest.mark.parametrize("took_over", [1, 0])
+def test_a_run_tells_whether_its_version_serves_its_time(whole, took_over):
+    whole.steps["push"].outputs["pushed"] = [
+        output("PushedModel", "", {**JUNE, "version": 7, "pushed": 1, "took_over": took_over})
+    ]
+    month = year.month_of(whole)
+    assert (month.version, month.took_over) == (7, bool(took_over))
 
 
 def test_a_run_that_broke_off_tells_where_and_makes_nothing_up(whole):

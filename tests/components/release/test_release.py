@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from airtight.verdict import FILE_NAME, Verdict
 from components import promote as promotion
 from components import release as module
 from components.artifacts import Promotion
+from components.modelling import registered
 from components.modelling.model_server import ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
 from components.rollout import steps
@@ -41,6 +42,8 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, states):
     assert decision.reason.startswith("Promoted: all 8 rules hold over 9000 requests to stable, 1000 to the candidate")
     made = site.finish(release, decision)
     assert (made.from_version, made.to_version, made.changed) == (JUNE, JULY, 1)
+    assert made.overridden == f"version {JUNE}, chosen by admin at 2013-08-02: June is fine"
+    assert made.as_of == "2013-08-01T04:00:00+00:00", "the end of the latest month of which there is a version"
     assert site.choice == Choice.only(JULY, at=site.choice.at, by="admin", reason=decision.reason), (
         "what takes the place of a person's choice is not a push's to replace, either"
     )
@@ -167,6 +170,27 @@ def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_wa
     )
 
 
+def test_what_is_served_because_a_release_ended_has_a_record(site):
+    site.served.choose("toy", HIGHEST)
+    release = site.start(MAY)
+    august = 201309010400001
+    place = site.served.root / "toy" / str(august)
+    place.mkdir()
+    (place / "saved_model.pb").write_text("pushed meanwhile, and registered only")
+    made = site.finish(release)
+    assert site.there.versions("toy") == {august: "AVAILABLE"}
+    assert (made.to_version, made.took_over, made.interval_end) == (august, 1, "2013-09-01T04:00:00+00:00")
+    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == [august]
+
+
+def test_a_release_that_takes_its_candidate_back_leaves_no_champion(site):
+    release = site.start()
+    good(site, failed=500)
+    made = site.finish(release, site.judge(release))
+    assert (made.to_version, made.took_over, made.overridden) == (JUNE, 0, "")
+    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == []
+
+
 def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, states, monkeypatch):
     first = site.start(owner="run-1")
     with pytest.raises(TerminalError, match="is under way") as refused:
@@ -242,7 +266,7 @@ def test_a_finish_that_is_killed_goes_on_where_it_was_and_a_promotion_clears_it_
         site.finish(release, decision)
     check(site.choice, site.followed)
     made = site.finish(release, decision)
-    assert made.to_version == (JULY if wins else JUNE)
+    assert (made.to_version, made.took_over) == (JULY if wins else JUNE, int(wins)), "also where that was done already"
     assert (site.choice.versions, site.choice.release, site.followed) == ((made.to_version,), "", None)
     assert site.promote(site.propose(MAY)).to_version == MAY
 
@@ -261,11 +285,15 @@ def test_a_promotion_during_a_release_ends_it(site, states, asked, gets, before)
     made = site.promote(proposal)
     assert (made.from_version, made.to_version) == (stable, gets)
     assert f"The release of version {candidate} was ended." in made.summary
+    chosen = [f"version {JUNE}, chosen by admin at 2013-08-02: June is fine"] if before == PERSON else []
+    assert made.overridden == "; ".join([*chosen, f"the release of version {candidate}"])
     assert (site.choice.release, site.followed) == ("", None)
     assert site.choice.versions == (() if asked == "latest" else (gets,))
     with pytest.raises(TerminalError, match="no longer under way"):
         site.judge(release)
-    assert site.finish(release).changed == int(gets != stable), "it is told, and nothing is done"
+    finished = site.finish(release)
+    assert finished.changed == int(gets != stable), "it is told, and nothing is done"
+    assert finished.took_over == int(gets == candidate), "another version's promotion tells of that"
 
 
 def test_a_proposal_of_before_the_release_does_not_end_it(site):

@@ -1,0 +1,112 @@
+"""Which versions of a model had served by an instant of data time: the one meaning of "champion" (adr/0025).
+
+Two records say that a version took over (`took_over`): its push, and a promotion by a person or by a release.
+A version that was only registered, or that a release took back, has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+_NEXT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A version began to answer the requests.
+
+    Args:
+      at: In data time. Of a push the end of its interval; of a promotion the end of the latest interval of which a
+        version was registered then: a run for an earlier interval knows nothing of it.
+      order: Which of several at one instant was later: the artifact's id.
+      version: The version.
+      end: End of the version's interval.
+    """
+
+    at: datetime
+    order: int
+    version: int
+    end: datetime
+
+
+def takeover_of_push(properties: Mapping[str, object], order: int) -> Takeover | None:
+    """What a push says; None where its version did not take over.
+
+    Args:
+      properties: Of the `PushedModel`. Those that were written before there was `took_over` go by `awaits_release`.
+      order: The artifact's id.
+    """
+    took_over = properties.get("took_over", not properties.get("awaits_release"))
+    if not properties.get("pushed") or not took_over or not (end := _instant(properties.get("interval_end"))):
+        return None
+    return Takeover(end, order, int(str(properties.get("version") or 0)), end)
+
+
+def takeover_of_promotion(properties: Mapping[str, object], order: int) -> Takeover | None:
+    """What a promotion says; None where its version did not take over, or no interval of it is known.
+
+    Args:
+      properties: Of the `Promotion`. Those that were written before there were `took_over` and `as_of` go by `changed`,
+        and count at their version's interval.
+      order: The artifact's id.
+    """
+    end = _instant(properties.get("interval_end"))
+    if not properties.get("took_over", properties.get("changed")) or end is None:
+        return None
+    at = _instant(properties.get("as_of")) or end
+    return Takeover(max(at, end), order, int(str(properties.get("to_version") or 0)), end)
+
+
+def served(
+    pushes: Callable[[datetime], Iterable[Takeover]], promotions: Sequence[Takeover], instant: datetime, count: int = 1
+) -> list[Takeover]:
+    """The version that served last by an instant, and those that served before it.
+
+    A version that takes over ends the time of all versions of its own interval and of later ones. So whoever reads the
+    records backwards meets the champions in the order of their age: each is of an earlier interval than the one before.
+
+    Args:
+      pushes: Gives the pushes of the latest interval that ended by an instant.
+      promotions: All of them, or the newest that were known at `instant`.
+      instant: In data time, such as the start of a run's interval.
+      count: How many versions are wanted.
+
+    Returns:
+      At most so many, the champion first.
+    """
+    champions: list[Takeover] = []
+    latest_end, promotions = instant, [promotion for promotion in promotions if promotion.at <= instant]
+    while len(champions) < count:
+        # Of several attempts of one interval the highest version is the one that serves.
+        last_push = max(pushes(latest_end), key=lambda push: (push.version, push.order), default=None)
+        last = max((*promotions, *filter(None, [last_push])), key=_place, default=None)
+        if last is None:
+            break
+        champions.append(last)
+        latest_end = last.end - _NEXT
+        promotions = [p for p in promotions if p.end <= latest_end and _place(p) < _place(last)]
+    return champions
+
+
+def latest_of(pushes: Sequence[Takeover]) -> Callable[[datetime], list[Takeover]]:
+    """What `served` asks of pushes, of pushes that are all at hand."""
+
+    def latest(instant: datetime) -> list[Takeover]:
+        end = max((push.end for push in pushes if push.end <= instant), default=None)
+        return [push for push in pushes if push.end == end]
+
+    return latest
+
+
+def _place(takeover: Takeover) -> tuple[datetime, int]:
+    return takeover.at, takeover.order
+
+
+def _instant(text: object) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(str(text or ""))
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
