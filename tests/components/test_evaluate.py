@@ -173,7 +173,7 @@ def test_what_served_is_named_with_the_interval_of_the_gain_over_it(tmp_path, mo
     pushed = standard_artifacts.PushedModel()
     pushed.set_int_custom_property("version", 201306010400001)
     examples = examples_of(tmp_path / "e")
-    judged = Judged(tmp_path, examples, models["good"], models["flat"], champion_pushed=[pushed])
+    judged = Judged(tmp_path, examples, models["good"], models["bad"], champion_pushed=[pushed])
     assert judged.evaluation.get_int_custom_property("champion_version") == 201306010400001
     assert "The champion, version 201306010400001, is what served when the interval began." in judged.page
     lower, gain, upper = (

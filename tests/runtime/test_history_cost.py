@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
-from runtime import metadata_store, retention
+from runtime import cross_run, metadata_store, retention
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.lineage import runs
@@ -64,17 +64,18 @@ def test_a_node_asks_and_is_answered_the_same_after_few_runs_and_after_many(home
 
 
 @STORES
-def test_of_promotions_the_newest_are_read(home, past):
+def test_of_promotions_the_newest_are_read(home, past, monkeypatch):
+    monkeypatch.setattr(cross_run, "_PAGE", 20)
     promotions = PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home)))
-    past.write(range(119))
-    promotions.write(range(119))
-    whole(home, past, 119)  # registers types
-    past.write(range(120, 130))
-    promotions.write(range(120, 130))
-    few = whole(home, past, 130)["champion"]
-    past.write(range(131, 220))
-    promotions.write(range(131, 220))
-    assert whole(home, past, 220)["champion"] == few
+    past.write(range(29))
+    promotions.write(range(29))
+    whole(home, past, 29)  # registers types
+    past.write(range(30, 35))
+    promotions.write(range(30, 35))
+    few = whole(home, past, 35)["champion"]
+    past.write(range(36, 80))
+    promotions.write(range(36, 80))
+    assert whole(home, past, 80)["champion"] == few
 
 
 @STORES
