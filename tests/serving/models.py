@@ -195,3 +195,37 @@ def save_half_plus_two(folder: Path) -> None:
             },
         )
         builder.save()
+
+
+def save_words_tf1(folder: Path, vocabulary: Path) -> None:
+    """Writes a SavedModel of TensorFlow 1 that numbers words by a table, which its main_op fills from an asset."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        filename = tf.constant(str(vocabulary))
+        v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, filename)
+        key, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        filler = tf.lookup.TextFileInitializer(filename, tf.string, key, tf.int64, number)
+        table = tf.lookup.StaticHashTable(filler, -1)
+        word = v1.placeholder(tf.string, [None], name="word")
+        describe = v1.saved_model.utils.build_tensor_info
+        signature = v1.saved_model.build_signature_def(
+            {"word": describe(word)}, {"number": describe(table.lookup(word))}, "tensorflow/serving/predict"
+        )
+        session.run(v1.tables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            [tf.saved_model.SERVING],
+            {"serving_default": signature},
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=v1.tables_initializer(),
+        )
+        builder.save()
+
+
+def write_warm_up(folder: Path, *records: bytes) -> None:
+    """Writes serialized PredictionLogs where a version brings its warm-up requests."""
+    (folder / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for record in records:
+            writer.write(record)
