@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -229,3 +230,52 @@ def write_warm_up(folder: Path, *records: bytes) -> None:
     with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         for record in records:
             writer.write(record)
+
+
+class Counting(tf.Module):
+    """A model that learns: `train` moves its weight, which `serving_default` answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tf.Variable(1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def serve(self, x):
+        return {"y": self.weight * x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def train(self, x):
+        return {"weight": self.weight.assign_sub(0.1 * (1.0 + tf.reduce_sum(x)))}
+
+
+class Spinning(tf.Module):
+    """Counts up to a request's first number: that says what it costs, and a negative one has no end."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="x")])
+    def serve(self, x):
+        def step(done):
+            return (done + 1,)
+
+        return {"y": x * 0 + tf.while_loop(lambda done: tf.not_equal(done, x[0]), step, [tf.constant(0, tf.int64)])[0]}
+
+
+def save_counting(folder: Path) -> None:
+    """Writes the SavedModel of `Counting`."""
+    module = Counting()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve, "train": module.train})
+
+
+def save_spinning(folder: Path) -> None:
+    """Writes the SavedModel of `Spinning` under a name that servers ignore and renames it."""
+    module = Spinning()
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    tf.saved_model.save(module, str(temporary), signatures=module.serve)
+    temporary.rename(folder)
+
+
+def predict_record(model: str, values: object, dtype: tf.DType = tf.float32) -> bytes:
+    """A warm-up record that asks a model's input x for these values."""
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.model_spec.name = model
+    log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(values, dtype))
+    return log.SerializeToString()
