@@ -7,19 +7,17 @@ graph, variables and assets are read: no Python code is restored (no pickle, no 
 
 from __future__ import annotations
 
-import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
+from serving.call_cost import is_steady
 from serving.errors import BY_NUMBER, Code, ServingError
-from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable, size_of
+from serving.graph import Graph
+from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable
 from serving.vetting import vet
-
-logger = logging.getLogger(__name__)
 
 CALLER_THREAD = -1
 """RunOptions.inter_op_thread_pool: run the graph's operations where the call was made, without a hop."""
@@ -35,12 +33,14 @@ class LoadedModel:
 
     def __init__(self, session: tf.compat.v1.Session, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
         self._session = session
+        self._graph = Graph(meta_graph.graph_def)
         self.definitions: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         self.signatures = {
             name: self._prepare(name, definition)
             for name, definition in self.definitions.items()
             if is_callable(definition)
         }
+        del self._graph  # As large as the model's constants.
 
     def signature(self, name: str) -> Signature:
         """Finds a signature; the empty name means `serving_default`.
@@ -82,13 +82,16 @@ class LoadedModel:
                 for answer, spec in zip(answers, outputs, strict=True)
             ]
 
-        return Signature(name, definition.method_name, inputs, outputs, run)
+        steady = is_steady(self._graph, options.feed, options.fetch)
+        return Signature(name, definition.method_name, inputs, outputs, run, Observed(steady=steady))
 
 
 def load(
     path: Path, base_path: Path, threads: int, max_bytes: int = 0, allowed: frozenset[str] = frozenset()
 ) -> LoadedModel:
-    """Loads one version and calls each signature once, so that no request pays for the first call.
+    """Loads one version and runs what TensorFlow Serving runs of it: what restores and initializes it.
+
+    No signature is called: one that trains would change the model, and one need not end for the inputs chosen here.
 
     Args:
       path: The version's folder.
@@ -110,8 +113,6 @@ def load(
     try:
         meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(path))
         model = LoadedModel(session, meta_graph)
-        for signature in model.signatures.values():
-            _call_once(signature)
     except tf.errors.OpError as error:
         session.close()
         raise from_tensorflow(error) from error
@@ -129,23 +130,3 @@ def from_tensorflow(error: tf.errors.OpError) -> ServingError:
 
 def _first_line(message: str) -> str:
     return message.split("\n", 1)[0].strip() or "no message"
-
-
-def _call_once(signature: Signature) -> None:
-    """Runs a signature on one row of zeros and empty strings, and once more to learn what a call costs.
-
-    A model may refuse such a row, which is fine.
-    """
-    if any(spec.shape is None for spec in signature.inputs):
-        return
-    arrays = []
-    for spec in signature.inputs:
-        shape = tuple(1 if size is None else size for size in spec.shape or ())
-        arrays.append(np.full(shape, b"", object) if spec.dtype == tf.string else np.zeros(shape, spec.numpy))
-    try:
-        signature.run(*arrays)
-        started = time.perf_counter()
-        signature.run(*arrays)
-        signature.observed.took(time.perf_counter() - started, size_of(arrays))
-    except ServingError as error:
-        logger.info("The signature %s refuses a row of zeros: %s", signature.name, error.message)

@@ -73,27 +73,44 @@ class TensorSpec:
             raise invalid(f"input {self.name!r} must have the shape {wanted}, but got {_brackets(shape)}")
 
 
+SURPRISE_S = 0.05
+"""A call that keeps a processor busy for longer, and ten times as long as those of its size, is a surprise."""
+
+
 @dataclass(slots=True)
 class Observed:
-    """What the calls of a signature have shown so far.
+    """What is known of the cost of a signature's calls.
 
     Args:
       costs: Seconds that a call took lately, by the number of bits in the size of its inputs.
       by_row: False once it answered another number of rows than it was asked.
+      steady: Whether the cost follows from the sizes of the inputs; False for good once a call was a surprise.
     """
 
     costs: dict[int, float] = field(default_factory=dict)
     by_row: bool = True
+    steady: bool = True
 
     def expected_s(self, size: int) -> float | None:
         """Seconds that a call with inputs of so many bytes is expected to take; None if there was none yet."""
         return self.costs.get(size.bit_length())
 
-    def took(self, seconds: float, size: int) -> None:
-        """Remembers a call."""
+    def took(self, seconds: float, size: int, busy_s: float = 0.0) -> None:
+        """Remembers a call.
+
+        Args:
+          seconds: How long it took.
+          size: Bytes of its inputs.
+          busy_s: For how long it kept a processor busy, whatever else had the processor meanwhile.
+        """
         bucket = size.bit_length()
-        # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
-        self.costs[bucket] = 0.9 * self.costs.get(bucket, seconds) + 0.1 * seconds
+        known = self.costs.get(bucket, seconds)
+        if busy_s > max(SURPRISE_S, 10 * known):
+            self.steady = False
+        # A moving mean, so that one call that the scheduler interrupted does not decide for the next. It falls faster
+        # than it rises: the first call prepares the kernels, and what a call waits for is not its cost.
+        weight = 0.5 if seconds < known else 0.1
+        self.costs[bucket] = known + weight * (seconds - known)
 
 
 _SERIALS = itertools.count()
@@ -110,6 +127,7 @@ class Signature:
       outputs: In the order in which `run` answers them.
       run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
       observed: What its calls have shown.
+      by_rows_alone: Whether the sizes of all inputs are known but for the number of rows.
       batchable: Whether rows of several requests may stand in one call: the first size of all tensors is open.
       serial: A number of its own in this process: the same signature of another version has another.
     """
@@ -120,6 +138,7 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     run: Callable[..., list[np.ndarray]]
     observed: Observed = field(default_factory=Observed)
+    by_rows_alone: bool = field(init=False)
     batchable: bool = field(init=False)
     serial: int = field(init=False)
 
@@ -127,6 +146,8 @@ class Signature:
         shapes = [spec.shape for spec in (*self.inputs, *self.outputs)]
         batchable = bool(self.inputs) and all(shape and shape[0] is None for shape in shapes)
         object.__setattr__(self, "batchable", batchable)
+        open_sizes = [spec.shape is None or None in spec.shape[1:] for spec in self.inputs]
+        object.__setattr__(self, "by_rows_alone", not any(open_sizes))
         object.__setattr__(self, "serial", next(_SERIALS))
 
 
