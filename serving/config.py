@@ -73,6 +73,9 @@ class Settings(Listening):
       allow_version_labels_for_unavailable_models: A label may name a version that is not served yet.
       max_num_load_retries: Further tries to load a version before it counts as broken.
       load_retry_interval_s: Between those tries.
+      num_load_threads: Versions that load at the same time.
+      num_unload_threads: Versions that unload at the same time.
+      initial_load_wait_s: The server listens when its models have loaded, or after this many seconds.
       workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
       batching: Concurrent requests run as one call; None runs each alone.
       prediction_cache_entries: So many answers are kept; 0 keeps none.
@@ -95,6 +98,9 @@ class Settings(Listening):
     allow_version_labels_for_unavailable_models: bool = False
     max_num_load_retries: int = 0
     load_retry_interval_s: float = 1.0
+    num_load_threads: int = 2
+    num_unload_threads: int = 1
+    initial_load_wait_s: float = 60.0
     workers: int = 2
     batching: BatchingParameters | None = None
     prediction_cache_entries: int = 0
@@ -194,6 +200,9 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         allow_version_labels_for_unavailable_models=flags.allow_version_labels_for_unavailable_models,
         max_num_load_retries=flags.max_num_load_retries,
         load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
+        num_load_threads=flags.num_load_threads or workers,
+        num_unload_threads=flags.num_unload_threads or 1,
+        initial_load_wait_s=flags.initial_load_wait_seconds,
         workers=workers,
         batching=_batching(flags, workers),
         prediction_cache_entries=flags.prediction_cache_entries,
@@ -252,6 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow_version_labels_for_unavailable_models", **listening.boolean("labels may name versions not served yet"))
     add("--max_num_load_retries", type=int, default=0, help="further tries before a version counts as broken")
     add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
+    add("--num_load_threads", type=_natural, default=0, help="versions that load at once; 0: one for each core")
+    add("--num_unload_threads", type=_natural, default=0, help="versions that unload at once; 0: one")
+    add("--initial_load_wait_seconds", type=_seconds, default=60.0, help="listen then, though models still load")
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
     add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
     add("--allow_ops", type=names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")

@@ -117,7 +117,7 @@ class Runner:
             outputs, seconds, busy_s = _timed(signature, arrays)
         else:
             outputs, seconds, busy_s = await self._threads.run(model, _timed, signature, arrays)
-        signature.observed.took(seconds, size, busy_s)
+        signature.observed.took(busy_s, size)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs
 
@@ -175,7 +175,11 @@ def _is_foreseeable(signature: Signature, arrays: Sequence[np.ndarray], size: in
     if size <= SMALL_BYTES:
         return True
     # Where more than the number of rows is open, the same number of bytes may be work of very different size.
-    return signature.by_rows_alone and len({len(array) for array in arrays if array.ndim}) <= 1
+    only_rows_are_open = all(
+        spec.shape is not None and array.shape[1:] == spec.shape[1:]
+        for spec, array in zip(signature.inputs, arrays, strict=False)
+    )
+    return only_rows_are_open and len({len(array) for array in arrays if array.ndim}) <= 1
 
 
 def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float, float]:

@@ -23,6 +23,8 @@ from serving.versions import Registry
 
 logger = logging.getLogger(__name__)
 
+UNLOAD_S = 1.0
+"""For unloading, where the requests have taken all of the time to drain."""
 _HEALTHY = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -43,23 +45,35 @@ async def serve(settings: Settings) -> None:
     runner = Runner(settings.workers, settings.batching, _cache(settings))
     log = PredictionLog(settings.prediction_log, registry)
     rest_socket = bound(settings)
-    await manager.poll()
+    first = asyncio.create_task(manager.poll())
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait([first, stop], timeout=settings.initial_load_wait_s, return_when=asyncio.FIRST_COMPLETED)
+    if first.done():
+        first.result()
+    else:
+        logger.warning("The server listens though not all models have loaded in %g s", settings.initial_load_wait_s)
     manager.apply_labels()
     rpc, grpc_port, healthy = await _start_grpc(settings, registry, runner, manager, log)
     http, rest = await start_http(RestApi(registry, runner, settings, log), settings, rest_socket)
     say_ready(settings, grpc_port, rest_socket.getsockname()[1])
     polling = asyncio.create_task(manager.run())
-    await asyncio.wait([asyncio.create_task(stopping.wait()), polling, rest], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([stop, polling, rest], return_when=asyncio.FIRST_COMPLETED)
+    over = asyncio.get_running_loop().time() + settings.drain_s
     logger.info("Stopping: no new requests are taken, running ones have %g s", settings.drain_s)
     for service in SERVICES:
         await healthy.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     http.should_exit = True
     await asyncio.gather(rest, rpc.stop(settings.drain_s))
     polling.cancel()
-    # Before what may wait for a version that is being loaded: who stops the server may not wait so long.
+    # Before what may wait for a call that does not end: who stops the server may not wait so long.
     await asyncio.to_thread(log.close)
     failed = (await asyncio.gather(polling, return_exceptions=True))[0]
-    await manager.close()
+    first.cancel()
+    try:
+        async with asyncio.timeout_at(max(over, asyncio.get_running_loop().time() + UNLOAD_S)):
+            await manager.close()
+    except TimeoutError:
+        logger.warning("The server ends though not all models are unloaded")
     runner.close()
     if isinstance(failed, Exception):
         raise failed

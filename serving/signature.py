@@ -82,7 +82,7 @@ class Observed:
     """What is known of the cost of a signature's calls.
 
     Args:
-      costs: Seconds that a call took lately, by the number of bits in the size of its inputs.
+      costs: Seconds of a processor that a call took lately, by the number of bits in the size of its inputs.
       by_row: False once it answered another number of rows than it was asked.
       steady: Whether the cost follows from the sizes of the inputs; False for good once a call was a surprise.
     """
@@ -92,23 +92,22 @@ class Observed:
     steady: bool = True
 
     def expected_s(self, size: int) -> float | None:
-        """Seconds that a call with inputs of so many bytes is expected to take; None if there was none yet."""
+        """Seconds that a call with inputs of `size` bytes is expected to take; None if there was none yet."""
         return self.costs.get(size.bit_length())
 
-    def took(self, seconds: float, size: int, busy_s: float = 0.0) -> None:
+    def took(self, seconds: float, size: int) -> None:
         """Remembers a call.
 
         Args:
-          seconds: How long it took.
+          seconds: For how long it kept a processor busy; what else had the processor meanwhile does not count.
           size: Bytes of its inputs.
-          busy_s: For how long it kept a processor busy, whatever else had the processor meanwhile.
         """
         bucket = size.bit_length()
         known = self.costs.get(bucket, seconds)
-        if busy_s > max(SURPRISE_S, 10 * known):
+        if seconds > max(SURPRISE_S, 10 * known):
             self.steady = False
-        # A moving mean, so that one call that the scheduler interrupted does not decide for the next. It falls faster
-        # than it rises: the first call prepares the kernels, and what a call waits for is not its cost.
+        # A moving mean, so that one odd call does not decide for the next. It falls faster than it rises, because a
+        # first call prepares the kernels.
         weight = 0.5 if seconds < known else 0.1
         self.costs[bucket] = known + weight * (seconds - known)
 
@@ -127,7 +126,6 @@ class Signature:
       outputs: In the order in which `run` answers them.
       run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
       observed: What its calls have shown.
-      by_rows_alone: Whether the sizes of all inputs are known but for the number of rows.
       batchable: Whether rows of several requests may stand in one call: the first size of all tensors is open.
       serial: A number of its own in this process: the same signature of another version has another.
     """
@@ -138,7 +136,6 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     run: Callable[..., list[np.ndarray]]
     observed: Observed = field(default_factory=Observed)
-    by_rows_alone: bool = field(init=False)
     batchable: bool = field(init=False)
     serial: int = field(init=False)
 
@@ -146,8 +143,6 @@ class Signature:
         shapes = [spec.shape for spec in (*self.inputs, *self.outputs)]
         batchable = bool(self.inputs) and all(shape and shape[0] is None for shape in shapes)
         object.__setattr__(self, "batchable", batchable)
-        open_sizes = [spec.shape is None or None in spec.shape[1:] for spec in self.inputs]
-        object.__setattr__(self, "by_rows_alone", not any(open_sizes))
         object.__setattr__(self, "serial", next(_SERIALS))
 
 

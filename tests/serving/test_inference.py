@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -87,14 +88,17 @@ def test_the_same_number_of_bytes_in_other_dimensions_may_be_other_work():
 
 def test_a_call_that_surprises_shows_that_the_cost_depends_on_the_values():
     observed = Observed()
-    observed.took(1e-4, 4, busy_s=1.0)
-    assert observed.steady is False
-    observed = Observed()
-    observed.took(5.0, 4, busy_s=5.0)  # The first one: all calls may be like it.
-    observed.took(5.0, 4, busy_s=5.0)
-    observed.took(1e-4, 8, busy_s=1e-4)
-    observed.took(5.0, 8, busy_s=1e-4)  # The machine stood still.
+    for size, seconds in ((4, 5.0), (4, 5.0), (8, 1e-4)):  # The first of a size: all others may be like it.
+        observed.took(seconds, size)
     assert observed.steady
+    observed.took(5.0, 8)
+    assert not observed.steady
+
+
+def test_what_a_call_waits_for_is_not_its_cost():
+    called = Signature("s", "", (), (), lambda *_: time.sleep(0.2) or [])
+    asyncio.run(Runner(1).run("m", called, ROWS))
+    assert called.observed.expected_s(size_of(ROWS)) < 0.1
 
 
 def test_a_slow_first_call_is_soon_forgotten():
