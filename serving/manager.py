@@ -96,7 +96,7 @@ class Manager:
 
     async def poll(self) -> None:
         """Looks at every base path once, and waits until what is to be served is loaded or has failed to load."""
-        await self._settled(await self._look_at_all())
+        await self._settled((await self._look_at_all()).values())
 
     async def reload(self, models: tuple[ModelSettings, ...]) -> None:
         """Replaces the list of models, and their labels (HandleReloadConfig).
@@ -119,11 +119,10 @@ class Manager:
         before = {name: (model.base_path, model.policy) for name, model in self._configured.items()}
         changed = {model.name for model in models if before.get(model.name) != (model.base_path, model.policy)}
         self._configured = {model.name: model for model in models}
-        looks = await self._look_at_all()
-        watches = [watch for watch in looks if watch.listing.base_path in self._paths(changed)]
+        watches = await self._look_at_all()
         try:
             async with asyncio.timeout(RELOAD_S):
-                await self._settled(watches)
+                await self._settled([watches[name] for name in changed])
         except TimeoutError as error:
             raise ServingError(Code.DEADLINE_EXCEEDED, f"The models have not loaded in {RELOAD_S:g} s") from error
         self._check_reached(changed)
@@ -191,16 +190,16 @@ class Manager:
             entry.name: ModelSettings(entry.name, root / entry.name) for entry in sorted(folders, key=lambda e: e.name)
         }
 
-    async def _look_at_all(self) -> list[_Watch]:
-        """Starts a look at every model; answers with what to wait for."""
+    async def _look_at_all(self) -> dict[str, _Watch]:
+        """Starts a look at every model; answers with what to wait for, by the model's name."""
         wanted = await asyncio.to_thread(self._wanted) if self.settings.models_root else self._configured
         for name in self.registry.models.keys() - wanted.keys():
             self._remove(name)
-        watches = []
+        watches = {}
         for name, settings in wanted.items():
             model = self.registry.models.setdefault(name, Model(settings))
             model.settings = settings
-            watches.append(self._look_at(model))
+            watches[name] = self._look_at(model)
         return watches
 
     def _look_at(self, model: Model) -> _Watch:
@@ -333,9 +332,6 @@ class Manager:
                 metrics.LOAD_LATENCY.add(str(path), amount=int(1e6 * (time.perf_counter() - started)))
                 return loaded
         raise AssertionError("the last attempt returns or raises")
-
-    def _paths(self, names: Iterable[str]) -> set[Path]:
-        return {self._configured[name].base_path for name in names}
 
     def _check_reached(self, names: Iterable[str]) -> None:
         """Refuses where a model serves no version that its settings want.
