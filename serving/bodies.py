@@ -1,4 +1,4 @@
-"""Request bodies within limits: none larger than a request may be, and all together leave the server its memory."""
+"""Requests within limits: none larger than one may be, and all together leave the server its memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class Bodies:
 
     Args:
       max_bytes: Of one.
-      max_pending: Of all together; those that come in one piece are small and not counted.
+      max_pending: Of all together, REST's and gRPC's; REST's that come in one piece are small and not counted.
     """
+
+    FULL = "The requests that the server holds are larger than --max_pending_bytes allows; try again"
 
     def __init__(self, max_bytes: int, max_pending: int) -> None:
         self._max_bytes, self._max_pending = max_bytes, max_pending
@@ -44,10 +46,16 @@ class Bodies:
         if whole > self._max_bytes:
             raise ServingError(Code.RESOURCE_EXHAUSTED, f"The request is larger than {self._max_bytes} bytes")
         if self.pending > self._max_pending:
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED,
-                f"The requests that the server holds are larger than {self._max_pending} bytes; try again",
-            )
+            raise ServingError(Code.RESOURCE_EXHAUSTED, self.FULL)
+
+    def give_back(self, size: int) -> None:
+        """Counts bytes no longer."""
+        self.pending -= size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another byte."""
+        return self.pending >= self._max_pending
 
 
 class Body:
@@ -74,7 +82,7 @@ class Body:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._bodies.pending -= self._size
+        self._bodies.give_back(self._size)
         self._size = 0
 
     async def _rest(self, message: dict[str, Any]) -> bytes:

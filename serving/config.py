@@ -81,6 +81,8 @@ class Settings(Listening):
       prediction_cache_entries: So many answers are kept; 0 keeps none.
       prediction_cache_bytes: The memory that they may take.
       prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
+      grpc_api_timeout_s: A gRPC call whose client sets no deadline has so many seconds; None: no limit.
+      max_waiting_requests: Requests of one model that may wait for a thread; further ones are UNAVAILABLE.
       grpc_channel_arguments: Further options of gRPC's core.
       max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
       allow_ops: Operations that a model may use although they reach beyond it, such as ReadFile.
@@ -106,6 +108,8 @@ class Settings(Listening):
     prediction_cache_entries: int = 0
     prediction_cache_bytes: int = 64 << 20
     prediction_cache_ttl_s: float = 0.0
+    grpc_api_timeout_s: float | None = 30.0
+    max_waiting_requests: int = 1000
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     max_model_bytes: int = 0
     allow_ops: frozenset[str] = frozenset()
@@ -208,6 +212,8 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         prediction_cache_entries=flags.prediction_cache_entries,
         prediction_cache_bytes=flags.prediction_cache_bytes,
         prediction_cache_ttl_s=flags.prediction_cache_ttl_seconds,
+        grpc_api_timeout_s=flags.grpc_api_timeout_in_ms / 1e3 or None,
+        max_waiting_requests=flags.max_waiting_requests,
         grpc_channel_arguments=flags.grpc_channel_arguments,
         max_model_bytes=flags.max_model_bytes,
         allow_ops=flags.allow_ops,
@@ -264,6 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_load_threads", type=_natural, default=0, help="versions that load at once; 0: one for each core")
     add("--num_unload_threads", type=_natural, default=0, help="versions that unload at once; 0: one")
     add("--initial_load_wait_seconds", type=_seconds, default=60.0, help="listen then, though models still load")
+    add("--grpc_api_timeout_in_ms", type=_natural, default=30_000, help="of calls without a deadline; 0: no limit")
+    add("--max_waiting_requests", type=_natural, default=1000, help="of one model; further ones are UNAVAILABLE (503)")
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
     add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
     add("--allow_ops", type=names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")

@@ -17,6 +17,7 @@ import orjson
 from serving import examples, metadata, metrics, tensors_json
 from serving.bodies import Bodies, Gone
 from serving.config import Settings
+from serving.connections import GONE, TASK
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
@@ -45,14 +46,22 @@ class RestApi:
       runner: Runs inference.
       settings: Limits.
       log: Gets a note of each call that was answered.
+      bodies: Counts what the requests take; None counts them for this API alone.
     """
 
-    def __init__(self, registry: Registry, runner: Runner, settings: Settings, log: PredictionLog) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        runner: Runner,
+        settings: Settings,
+        log: PredictionLog,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._registry = registry
         self._runner = runner
         self._log = log
         self._large = LargeJson()
-        self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
+        self._bodies = bodies or Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -63,6 +72,7 @@ class RestApi:
         try:
             call = _CALL.fullmatch(path) if verb == "POST" else None
             if call is not None:
+                scope[TASK] = asyncio.current_task()
                 async with self._bodies.read(scope, receive) as body:
                     answer = await self._call(call, body, scope)
             else:
@@ -75,6 +85,14 @@ class RestApi:
             answer = orjson.dumps({"error": _printable(error.message)})
         except Gone:
             return
+        except asyncio.CancelledError:
+            if not scope.get(GONE):
+                raise
+            return  # Nobody waits for an answer.
+        except Exception as error:
+            logger.exception("A request was not answered")
+            status, kind = HTTP_STATUS[Code.INTERNAL], _JSON
+            answer = orjson.dumps({"error": f"Internal error: {type(error).__name__}"})
         headers = [kind, (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
