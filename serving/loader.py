@@ -17,8 +17,10 @@ from serving.call_cost import is_steady
 from serving.errors import BY_NUMBER, Code, ServingError
 from serving.graph import Graph
 from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable
-from serving.vetting import vet
+from serving.vetting import Room, size_on_disk, vet
 
+ROOM = Room()
+"""Of all loads in this process."""
 CALLER_THREAD = -1
 """RunOptions.inter_op_thread_pool: run the graph's operations where the call was made, without a hop."""
 
@@ -103,7 +105,12 @@ def load(
     Raises:
       ServingError: It cannot be loaded; the message says why.
     """
-    vet(path, base_path, max_bytes, allowed)
+    with ROOM.take(size_on_disk(path)):
+        vet(path, base_path, max_bytes, allowed)
+        return _restored(path, threads)
+
+
+def _restored(path: Path, threads: int) -> LoadedModel:
     session = tf.compat.v1.Session(
         graph=tf.Graph(),
         config=config_pb2.ConfigProto(

@@ -7,8 +7,10 @@ would come by them. Elsewhere they are dead wood: every SavedModel holds a way t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +29,9 @@ MAX_GRAPH_BYTES = (1 << 31) - 1
 """Protobuf's limit of a message."""
 MEMORY_INFO = Path("/proc/meminfo")
 MEMORY_LIMIT, MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+
+WAIT_S = 60.0
+"""A version waits no longer for others to be loaded that need the same memory."""
 
 _LOADING = frozenset({"RestoreV2"})
 """What the restoring part of a SavedModel is made of."""
@@ -101,8 +106,41 @@ def _beyond(graph: Graph, tensors: Iterable[str]) -> set[str]:
     return {place.node.op for place in graph.reached(tensors) if not stays_within(place.node)}
 
 
+def size_on_disk(path: Path) -> int:
+    """Bytes of all files of a version."""
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+class Room:
+    """Memory for versions that load at the same time: each is measured against what the others leave."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Waits until the versions that are being loaded leave room for `size` bytes, and holds it for the block.
+
+        Where they do not end in `WAIT_S`, the memory that is free then decides alone.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._fits(size), WAIT_S)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        free = free_memory()
+        return free is None or self._taken + size <= free
+
+
 def _refuse_size(path: Path, max_bytes: int) -> None:
-    total = sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    total = size_on_disk(path)
     if max_bytes and total > max_bytes:
         raise ServingError(
             Code.RESOURCE_EXHAUSTED, f"The version has {total} bytes, --max_model_bytes allows {max_bytes}"

@@ -6,6 +6,7 @@ import base64
 import marshal
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -305,6 +306,34 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     limit.write_text("max\n")
     monkeypatch.setattr(vetting, "MEMORY_INFO", tmp_path / "nothing")
     assert vetting.free_memory() is None
+
+
+def test_versions_that_load_at_the_same_time_are_measured_against_what_the_others_leave(monkeypatch):
+    room, events, first_is_in, let_go = vetting.Room(), [], threading.Event(), threading.Event()
+    monkeypatch.setattr(vetting, "free_memory", lambda: 100)
+
+    def first() -> None:
+        with room.take(80):
+            first_is_in.set()
+            assert let_go.wait(60)
+            events.append("first")
+
+    def second(size: int) -> None:
+        with room.take(size):
+            events.append(size)
+
+    holding = threading.Thread(target=first)
+    holding.start()
+    assert first_is_in.wait(60)
+    second(20)
+    waiting = threading.Thread(target=second, args=(30,))
+    waiting.start()
+    waiting.join(0.2)
+    assert events == [20]
+    let_go.set()
+    waiting.join(60)
+    holding.join(60)
+    assert events == [20, "first", 30]
 
 
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
