@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 
@@ -146,3 +147,32 @@ def test_too_many_calls_of_one_model_are_refused_and_those_that_are_given_up_nev
         runner.close()
 
     asyncio.run(run())
+
+
+def test_the_thread_of_a_slow_call_gives_way_to_others_and_the_next_call_has_an_ordinary_one():
+    async def run() -> list[int]:
+        priorities: list[int] = []
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        slowed = threading.Event()
+
+        def slow(x):
+            while os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own:
+                time.sleep(0.01)
+            slowed.set()
+            return [x]
+
+        def quick(x):
+            priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - own)
+            return [x]
+
+        runner = Runner(1)
+        await asyncio.wait_for(runner.run("m", Signature("s", "", (), (), slow), ROWS), 30)
+        assert slowed.is_set()
+        while runner._threads._lanes:
+            await asyncio.sleep(0.01)
+        await runner.run("m", Signature("q", "", (), (), quick), ROWS)
+        await runner.run("n", Signature("q", "", (), (), quick), ROWS)
+        runner.close()
+        return priorities
+
+    assert asyncio.run(run()) == [0, 0]
