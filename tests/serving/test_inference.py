@@ -131,7 +131,7 @@ def test_slow_calls_of_one_model_keep_no_other_model_from_running(batching):
 def test_too_many_calls_of_one_model_are_refused_and_those_that_are_given_up_never_start():
     async def run() -> None:
         let_go, started = threading.Event(), []
-        slow = Signature("s", "", (), (), lambda x: started.append(1) and let_go.wait(60) and [x])
+        slow = Signature("s", "", (), (), lambda x: (started.append(1), let_go.wait(60)) and [x])
         runner = Runner(1, max_waiting=2)
         calls = [asyncio.ensure_future(runner.run("slow", slow, ROWS)) for _ in range(4)]
         await asyncio.sleep(0)
