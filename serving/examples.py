@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any, TypeAlias
 
 import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
+from serving import base64_text
 from serving.errors import invalid
 from serving.signature import Signature
 
@@ -173,7 +172,7 @@ def _feature(values: list[Any], where: str) -> feature_pb2.Feature:
             return feature_pb2.Feature(float_list=feature_pb2.FloatList(value=values))
         if types <= {str, dict}:
             return feature_pb2.Feature(bytes_list=feature_pb2.BytesList(value=map(_bytes, values)))
-    except (ValueError, OverflowError, binascii.Error) as error:
+    except (ValueError, OverflowError) as error:
         raise invalid(f"{where}: {error}") from error
     raise invalid(f"{where}: values of different or unexpected types: {', '.join(sorted(t.__name__ for t in types))}")
 
@@ -182,7 +181,7 @@ def _bytes(value: str | dict[str, Any]) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if value.keys() == {"b64"} and isinstance(value["b64"], str):
-        return base64.b64decode(value["b64"], validate=True)
+        return base64_text.decode(value["b64"])
     raise ValueError("an object must be of the form {'b64': '...'}")
 
 

@@ -7,7 +7,6 @@ length, a wrong type) takes the slow way, which looks at each element and says w
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from serving import base64_text
 from serving.errors import invalid
 
 if TYPE_CHECKING:  # That module imports TensorFlow, and the process that parses large bodies does without.
     from serving.signature import Signature, TensorSpec
 
+BOM = b"\xef\xbb\xbf"
+"""UTF-8's byte order mark, which .NET and PowerShell write before a document."""
 MAX_SHOWN = 120
 """Characters of a request that an error repeats."""
 PIECE = 1 << 15
@@ -46,6 +48,7 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
       ServingError: INVALID_ARGUMENT, it is not a JSON object. NaN, Infinity and -Infinity count as numbers.
     """
+    body = body.removeprefix(BOM)
     if not body or body.isspace():
         raise invalid("JSON Parse error: The document is empty")
     try:
@@ -137,7 +140,7 @@ def _columns_of_rows(instances: Any, signature: Signature) -> list[list[Any]]:
     if not isinstance(instances, list):
         raise invalid(f"Expecting 'instances' value to be an array/list, but got {_type(instances)}")
     if not instances:
-        raise invalid("Empty array in 'instances': at least one is needed")
+        raise invalid("No values in 'instances' array")
     specs = signature.inputs
     if not _is_object(instances[0]):
         if len(specs) != 1:
@@ -243,8 +246,8 @@ def _element(value: Any, spec: TensorSpec) -> Any:
                 raise invalid(f"input {spec.name!r}: a string is not valid Unicode: {error.reason}") from error
         if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
             try:
-                return base64.b64decode(value["b64"], validate=True)
-            except (binascii.Error, ValueError) as error:
+                return base64_text.decode(value["b64"])
+            except ValueError as error:
                 raise invalid(f"input {spec.name!r}: Unable to base64 decode {_shown(value['b64'])}") from error
     elif kind in _BOOLEANS:
         if isinstance(value, bool):

@@ -102,7 +102,7 @@ def test_predict_answers(contract_server, path, body, answer):
         (PREDICT, {"inputs": [[1]], "instances": [[1]]}, 400, "only one"),
         (PREDICT, {"instances": {"x": [1]}}, 400, "Expecting 'instances' value to be an array/list"),
         (PREDICT, {"instances": 1}, 400, "Expecting 'instances' value to be an array/list"),
-        (PREDICT, {"instances": []}, 400, "Empty"),
+        (PREDICT, {"instances": []}, 400, "No values in 'instances' array"),
         (PREDICT, {"signature_name": 5, "instances": [[1]]}, 400, "'signature_name' key must be a string"),
         (PREDICT, {"signature_name": "s", "instances": [[1]]}, 400, '"s" not found in signature def'),
         (PREDICT, {"instances": [["a"]]}, 400, "not of expected type: float"),

@@ -123,3 +123,16 @@ def test_what_is_no_json_object_is_refused(body):
     with pytest.raises(ServingError) as caught:
         tensors_json.parse(body)
     assert caught.value.code.name == "INVALID_ARGUMENT"
+
+
+def test_a_byte_order_mark_before_the_document_is_skipped():
+    assert tensors_json.parse(b'\xef\xbb\xbf{"instances": [1]}') == {"instances": [1]}
+    assert tensors_json.parse(b'\xef\xbb\xbf\r\n{"instances": [NaN]}').keys() == {"instances"}
+    for body in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf{}", b"\xff\xfe{\0}\0"):
+        with pytest.raises(ServingError, match="JSON Parse error"):
+            tensors_json.parse(body)
+
+
+def test_no_instances_are_refused_in_tensorflow_servings_words():
+    with pytest.raises(ServingError, match="No values in 'instances' array"):
+        tensors_json.decode({"instances": []}, signature([spec("x", tf.float32, None)]))
