@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving.errors import BY_NUMBER, Code, ServingError
-from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable, size_of
+from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable, mismatches, size_of
 from serving.vetting import vet
 
 logger = logging.getLogger(__name__)
@@ -75,14 +75,14 @@ class LoadedModel:
             try:
                 answers = call(*arrays)
             except tf.errors.OpError as error:
-                raise from_tensorflow(error) from error
+                raise from_tensorflow(error, mismatches(inputs, arrays)) from error
             # TensorFlow answers a single string as bytes, without an array around it.
             return [
                 answer if isinstance(answer, np.ndarray) else np.array(answer, spec.numpy)
                 for answer, spec in zip(answers, outputs, strict=True)
             ]
 
-        return Signature(name, definition.method_name, inputs, outputs, run)
+        return Signature(name, definition.method_name, inputs, outputs, run, dict(definition.defaults))
 
 
 def load(
@@ -122,9 +122,10 @@ def load(
     return model
 
 
-def from_tensorflow(error: tf.errors.OpError) -> ServingError:
-    """TensorFlow's own code, and its message without the graph's stack."""
-    return ServingError(BY_NUMBER[error.error_code], _first_line(error.message))
+def from_tensorflow(error: tf.errors.OpError, hint: str = "") -> ServingError:
+    """TensorFlow's own code, and its message without the graph's stack; `hint` is what may explain it."""
+    message = _first_line(error.message)
+    return ServingError(BY_NUMBER[error.error_code], f"{message} ({hint})" if hint else message)
 
 
 def _first_line(message: str) -> str:
