@@ -23,11 +23,13 @@ from serving.bodies import Bodies, Gone
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE
 from serving.router import answers, metrics
-from serving.router.backends import Backend, Pool
+from serving.router.attempts import Outcome
+from serving.router.backends import Backend
 from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
 from serving.router.online import Filling
-from serving.router.trials import Answer, Asked, Trials
+from serving.router.pool import Attempt, Pool
+from serving.router.trials import STABLE, Answer, Asked, Trials
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,12 @@ _PAGE: Headers = [
     ),
 ]
 _NOT_SENT_AT_ALL = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_OUTCOMES: dict[int, Outcome] = {
+    HTTPStatus.TOO_MANY_REQUESTS: Outcome.FULL,
+    HTTPStatus.INTERNAL_SERVER_ERROR: Outcome.FAULT,
+    HTTPStatus.BAD_GATEWAY: Outcome.FAULT,
+    HTTPStatus.SERVICE_UNAVAILABLE: Outcome.BUSY,
+}
 _CUT_OFF = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
 
 
@@ -161,7 +169,8 @@ class RestRouter:
             until = self._over() if side == SHADOW else over
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._ask(method, target, told, content, chosen=bool(side))
+                    # A fault of the version on trial says nothing of the server.
+                    return await self._ask(method, target, told, content, chosen=bool(side), blame=side in ("", STABLE))
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
@@ -199,34 +208,36 @@ class RestRouter:
         """When a request that begins now has taken too long, however often it is sent; the event loop's time."""
         return asyncio.get_running_loop().time() + self._timeout_s
 
-    async def _ask(self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool) -> Answer:
-        """Sends a request to one server, and to another where the first gave no answer, or lacks the version."""
-        said: list[str] = []
-        absent: Answer | None = None
-        for backend in self._pool.order():
-            for again in (False, True):
-                if said or absent:
-                    metrics.resent("server")
-                try:
-                    answer = await self._send(backend, method, target, headers, content)
-                    if not chosen or answer.code != HTTPStatus.NOT_FOUND:
-                        return answer
-                    absent = answer
-                    break
-                except (*_NOT_SENT_AT_ALL, *_CUT_OFF) as error:
-                    said.append(f"{backend.address.rest}: {error or type(error).__name__}")
-                    # A kept connection may have been closed while the request was sent: the server itself may be well.
-                    if again or isinstance(error, _NOT_SENT_AT_ALL):
-                        self._pool.failed(backend, error or type(error).__name__)
-                        break
-                except (aiohttp.ClientError, ValueError) as error:
-                    return _refusal(502, f"{backend.address.rest}: {error}")
-        return absent or _refusal(503, f"No model server answers: {'; '.join(said)}")
+    async def _ask(
+        self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool = False, blame: bool = True
+    ) -> Answer:
+        """Has the servers answer a request; the arguments at the end are those of `Pool.ask`."""
 
-    async def _send(self, backend: Backend, method: str, target: str, headers: Any, content: bytes) -> Answer:
+        async def send(backend: Backend, fresh: bool) -> Attempt:
+            try:
+                answer = await self._send(backend, method, target, headers, content, fresh=fresh)
+            except _NOT_SENT_AT_ALL as error:
+                return Outcome.UNSENT, None, f"{backend.address.rest}: {error or type(error).__name__}"
+            except _CUT_OFF as error:
+                return Outcome.CUT, None, f"{backend.address.rest}: {error or type(error).__name__}"
+            except (aiohttp.ClientError, ValueError) as error:
+                refusal = _refusal(502, f"{backend.address.rest}: {error}")
+                return Outcome.FAULT, refusal, str(error)
+            outcome = _OUTCOMES.get(answer.code, Outcome.ANSWERED)
+            if chosen and answer.code == HTTPStatus.NOT_FOUND:
+                outcome = Outcome.ABSENT
+            return outcome, answer, f"{backend.address.rest}: {answer.code}"
+
+        _, answer, reason = await self._pool.ask(content, send, chosen=chosen, blame=blame)
+        return answer or _refusal(503, f"No model server answers: {reason}")
+
+    async def _send(
+        self, backend: Backend, method: str, target: str, headers: Any, content: bytes, *, fresh: bool
+    ) -> Answer:
         url = URL(backend.address.rest + target, encoded=True)
+        session = self._pool.fresh_session if fresh else self._pool.session
         with backend.asked():
-            async with self._pool.session.request(
+            async with session.request(
                 method, url, data=content or None, headers=headers, allow_redirects=False
             ) as response:
                 told = await response.read()

@@ -12,11 +12,11 @@ import warnings
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.listening import SERVICES, bound, grpc_server, say_ready, start_grpc, start_http, told_to_stop
-from serving.router.backends import Pool
 from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
 from serving.router.follower import Follower
 from serving.router.grpc_proxy import GrpcRouter
+from serving.router.pool import Pool
 from serving.router.rest import RestRouter
 from serving.router.trials import Trials
 
