@@ -16,6 +16,7 @@ from serving import listening
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
 from serving.listening import Listening
 from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of, names
+from serving.version_folders import local
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
         specific=frozenset(told.specific.versions) if kind == "specific" else frozenset(),
     )
     logged = logging_of(entry.name, entry.logging_config) if entry.HasField("logging_config") else None
-    return ModelSettings(entry.name, Path(entry.base_path), policy, dict(entry.version_labels), logged)
+    return ModelSettings(entry.name, local(entry.base_path), policy, dict(entry.version_labels), logged)
 
 
 def settings_from_flags(arguments: Sequence[str]) -> Settings:
@@ -243,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     listening.add_flags(parser, timeout_ms=30_000)
     add("--model_name", default="default", help="the model's name, with --model_base_path")
-    add("--model_base_path", type=Path, help="folder with a numeric sub-folder for each version")
+    add("--model_base_path", type=local, help="folder with a numeric sub-folder for each version")
     add("--model_config_file", type=Path, help="ModelServerConfig in protobuf's text format")
     add("--model_config_file_poll_wait_seconds", type=float, default=0.0, help="read it again so often; 0 never")
     add("--models_root", type=Path, help="folder whose every sub-folder is a model")

@@ -11,15 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from airtight.errors import TerminalError
-from serving import config, metrics, warmup
+from serving import config, metrics, version_folders, warmup
 from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError
 from serving.loader import LoadedModel, load
+from serving.version_folders import Folder
 from serving.versions import Model, Registry, State, Version
 
 logger = logging.getLogger(__name__)
-
-MAX_VERSION = 2**63 - 1
 
 
 class Manager:
@@ -47,13 +46,18 @@ class Manager:
         )
 
     async def _again(self, wait_s: float, look: Callable[[], Awaitable[None]]) -> None:
+        reported = ""
         while True:
             await (asyncio.sleep(wait_s) if wait_s > 0 else asyncio.Event().wait())
+            problem = ""
             try:
                 await look()
             except (OSError, TerminalError) as error:
                 # A look that fails (a folder that cannot be read now, a config file half edited) leaves all as it is.
-                logger.error("What is served was left as it is: %s", error)
+                problem = str(error)
+                if problem != reported:
+                    logger.error("What is served was left as it is: %s", problem)
+            reported = problem
 
     async def poll(self) -> None:
         """Looks at every base path once and brings each model to what it says."""
@@ -67,7 +71,7 @@ class Manager:
                 try:
                     await self._reconcile(model)
                 except OSError as error:
-                    logger.error("The versions of %s were left as they are: %s", name, error)
+                    _report(model, f"The versions of {name} were left as they are: {error}")
                 except Exception:
                     # Whatever is wrong with one model is no fault of the others.
                     logger.exception("The versions of %s were left as they are", name)
@@ -149,10 +153,14 @@ class Manager:
     async def _reconcile(self, model: Model) -> None:
         try:
             found = await asyncio.to_thread(versions_on_disk, model.settings.base_path)
-        except FileNotFoundError:
+            problem = "" if found else version_folders.empty(model.name, model.settings.base_path)
+        except FileNotFoundError as error:
+            problem = version_folders.missing(model.name, model.settings.base_path)
             if model.available:
-                raise  # A base path that goes away later (an unmounted disk) takes nothing with it.
+                # A base path that goes away later (an unmounted disk) takes nothing with it.
+                raise FileNotFoundError(problem) from error
             found = {}
+        _report(model, problem)
         broken: set[int] = set()
         while True:
             # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
@@ -177,9 +185,9 @@ class Manager:
             if model.versions[number].state != State.UNLOADING:
                 del model.versions[number]
 
-    async def _bring_up(self, model: Model, number: int, found: Mapping[int, object]) -> bool:
+    async def _bring_up(self, model: Model, number: int, found: Mapping[int, Folder]) -> bool:
         """Loads one version beside the others and makes it available; False when it does not load."""
-        path = model.settings.base_path / str(number)
+        path = model.settings.base_path / found[number].name
         known = model.versions.get(number)
         # Before it is loaded: a repair that comes while it is being loaded is to be seen.
         files = await asyncio.to_thread(fingerprint, path)
@@ -267,21 +275,27 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
     return loaded
 
 
-def versions_on_disk(base_path: Path) -> dict[int, object]:
+def _report(model: Model, problem: str) -> None:
+    """Says in the log what is wrong with a model's base path, once for each change; empty where nothing is."""
+    if problem and problem != model.problem:
+        logger.warning("%s", problem)
+    model.problem = problem
+
+
+def versions_on_disk(base_path: Path) -> dict[int, Folder]:
     """The numeric folders of a base path and what each looks like.
 
-    Names that are not plain decimal numbers are ignored, so a publisher may copy under such a name and rename.
+    Names that are no numbers are ignored, so a publisher may copy under such a name and rename.
 
     Raises:
       FileNotFoundError: The base path is not there (yet).
     """
-    found: dict[int, object] = {}
+    folders = []
     for entry in list(os.scandir(base_path)):
-        name = entry.name
-        if name.isascii() and name.isdigit() and name == str(int(name)) and int(name) <= MAX_VERSION and entry.is_dir():
+        if version_folders.number_of(entry.name) is not None and entry.is_dir():
             seen = entry.stat()
-            found[int(name)] = (seen.st_ino, seen.st_mtime_ns)
-    return found
+            folders.append(Folder(entry.name, seen.st_ino, seen.st_mtime_ns))
+    return version_folders.by_number(folders)
 
 
 def fingerprint(path: Path) -> object:
@@ -297,6 +311,6 @@ def fingerprint(path: Path) -> object:
     return tuple(sorted(files))
 
 
-def _is_served(model: Model, number: int, found: Mapping[int, object]) -> bool:
+def _is_served(model: Model, number: int, found: Mapping[int, Folder]) -> bool:
     version = model.versions.get(number)
     return version is not None and version.state == State.AVAILABLE and version.identity == found[number]
