@@ -261,7 +261,7 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
     loaded: LoadedModel | None = None
     try:
         loaded = load(path, base_path, settings.workers, settings.max_model_bytes, settings.allow_ops)
-        replayed = warmup.replay(loaded, path)
+        replayed = warmup.replay(loaded, path) if settings.enable_model_warmup else 0
     except Exception as error:
         if loaded is not None:
             loaded.close()

@@ -27,10 +27,10 @@ RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 METHODS = frozenset(
     {
         *(PREDICTION + name for name in (*messages.RELEASED, "GetModelMetadata")),
-        *("/tensorflow.serving.ModelService/GetModelStatus", RELOAD),
+        "/tensorflow.serving.ModelService/GetModelStatus",
     }
 )
-"""What is sent on. TensorFlow Serving has SessionService too, which its own server leaves out as well."""
+"""What clients may ask. TensorFlow Serving has SessionService too, which its own server leaves out as well."""
 READ_BYTES = 64 << 10
 """A larger request is not looked into for the metrics' sake."""
 
@@ -61,12 +61,14 @@ class GrpcRouter(grpc.GenericRpcHandler):
     Args:
       pool: The servers.
       trials: The releases under way.
+      admin: Whether models may be replaced (HandleReloadConfigRequest), which goes to all servers.
     """
 
-    def __init__(self, pool: Pool, trials: Trials) -> None:
+    def __init__(self, pool: Pool, trials: Trials, *, admin: bool = False) -> None:
         self._pool = pool
         self._trials = trials
         self._handlers = {method: grpc.unary_unary_rpc_method_handler(self._handler(method)) for method in METHODS}
+        self._handlers[RELOAD] = grpc.unary_unary_rpc_method_handler(self._handler(RELOAD) if admin else _not_here)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of one method; None answers UNIMPLEMENTED."""
@@ -167,6 +169,14 @@ class GrpcRouter(grpc.GenericRpcHandler):
         """Sends a request to every server; the first refusal is the answer."""
         told = await asyncio.gather(*(_send(each, method, request, sent, left) for each in self._pool.backends))
         return next((answer for answer in told if answer.rest.code is not grpc.StatusCode.OK), told[0])
+
+
+async def _not_here(request: bytes, context: Any) -> bytes:
+    await context.abort(
+        grpc.StatusCode.PERMISSION_DENIED,
+        "HandleReloadConfigRequest is answered on the router's administration port (--admin_grpc_port) alone",
+    )
+    raise AssertionError("abort raises")
 
 
 @dataclass(frozen=True)

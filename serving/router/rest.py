@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from airtight.releases import KEY_HEADER, SHADOW
+from serving import cors, paths
 from serving.bodies import Bodies, Gone
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE
@@ -41,7 +42,7 @@ REQUEST_ID, SIDE, VERSION = "x-request-id", "x-airtight-side", "x-airtight-versi
 MAX_ID = 200
 """Characters of a client's request id; a longer one is replaced."""
 
-_CALL = re.compile(r"/v1/models/([^/:]+)(/[^:]*)?:(predict|classify|regress)")
+_CALL = re.compile(r"/v1/models/([^/:]+)(/[^:]*)?:(predict|classify|regress)", re.ASCII)
 _HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
@@ -92,6 +93,7 @@ class RestRouter:
     ) -> None:
         self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
+        self._cors = settings.cors
         self._pool = pool
         self._trials = trials
         self._catalogue = catalogue
@@ -100,21 +102,33 @@ class RestRouter:
         self._page = Path(__file__).with_name("page.html").read_bytes()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """One request, as ASGI passes it."""
-        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        """One request of a client, as ASGI passes it."""
+        await self._answer(scope, receive, send, admin=False)
+
+    async def administration(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One request to the administration's port: status, metrics and page, and all that clients may ask."""
+        await self._answer(scope, receive, send, admin=True)
+
+    async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send, *, admin: bool) -> None:
+        path = paths.path_of(scope["raw_path"])
         headers: Headers = scope["headers"]
         request_id = _value(headers, REQUEST_ID.encode())
         if request_id is None or not 0 < len(request_id) <= MAX_ID:
             request_id = os.urandom(16).hex().encode()
         try:
-            async with self._bodies.read(scope, receive) as content:
-                if scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/router/")):
-                    answer = await self._own(path)
-                elif name := self._filling.name(scope["method"], path):
+            name = self._filling.name(scope["method"], path)
+            async with self._bodies.read(scope, receive, unpack=bool(name)) as content:
+                if path.startswith("/router/") or (path == "/" and scope["method"] in ("GET", "HEAD") and admin):
+                    answer = await self._own(path, admin)
+                elif scope["method"] == "OPTIONS" and self._cors:
+                    cors.check_preflight(headers)
+                    answer = Answer(200, b"", [])
+                elif name:
                     without_query = {**scope, "query_string": b""}
+                    plain = [header for header in headers if header[0] != b"content-encoding"]
 
                     async def ask(model: str, body: bytes) -> Answer:
-                        return await self._route(without_query, model, headers, body, request_id)
+                        return await self._route(without_query, model, plain, body, request_id)
 
                     answer = await self._filling.answer(name, content, ask)
                 else:
@@ -124,12 +138,17 @@ class RestRouter:
         except ServingError as error:
             answer = _refusal(HTTP_STATUS[error.code], error.message)
         told = [*answer.rest, (b"x-request-id", request_id)]
+        if self._cors:
+            names = {name for name, _ in told}
+            told += [header for header in cors.HEADERS if header[0] not in names]
         if not any(name == b"content-length" for name, _ in told):
             told.append((b"content-length", str(len(answer.content)).encode()))
         await send({"type": "http.response.start", "status": answer.code, "headers": told})
         await send({"type": "http.response.body", "body": answer.content})
 
-    async def _own(self, path: str) -> Answer:
+    async def _own(self, path: str, admin: bool) -> Answer:
+        if not admin:
+            return _refusal(404, f"Not found: {path}; the router's own paths are on its administration port")
         if path == "/":
             return Answer(200, self._page, list(_PAGE))
         if path == "/router/status":
@@ -178,7 +197,7 @@ class RestRouter:
         if call is None:
             return await ask(path)
         started, side = time.perf_counter(), ""
-        model, chosen, verb = call[1], call[2], call[3]
+        model, chosen, verb = paths.decoded(call[1]), call[2], call[3]
         trial = self._trials.of.get(model) if chosen is None else None
         if trial is None:
             answer = await ask(path)
@@ -187,7 +206,7 @@ class RestRouter:
             async def ask_version(version: int | None, side: str) -> Answer:
                 if version is None:
                     return await ask(path)
-                return await ask(f"/v1/models/{model}/versions/{version}:{verb}", side)
+                return await ask(f"/v1/models/{call[1]}/versions/{version}:{verb}", side)
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = _value(headers, KEY_HEADER.encode())

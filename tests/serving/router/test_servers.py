@@ -151,7 +151,7 @@ def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path
             for _ in range(10):
                 assert router.ask("POST", PATH, BODY) == (200, {"predictions": [8.0]})
             assert stub.asked
-            assert 'resent_total{why="server"}' in router.raw("GET", "/router/metrics")[1].decode()
+            assert 'resent_total{why="server"}' in router.admin.raw("GET", "/router/metrics")[1].decode()
 
 
 def test_a_request_that_is_sent_again_and_again_has_no_more_time_than_one(models_root, tmp_path):
@@ -203,7 +203,7 @@ def test_a_new_config_goes_to_all_servers(models_root, tmp_path):
             both.append(stack.enter_context(models.running(tmp_path / name, f"--model_config_file={config}")))
         addresses = [(server.rest, server.grpc) for server in both]
         router = stack.enter_context(routers.routing(tmp_path / "r", models_root, addresses))
-        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{router.grpc}"))
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{router.admin_grpc}"))
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         request = model_management_pb2.ReloadConfigRequest()
         entry = request.config.model_config_list.config.add(name="half", base_path=str(models_root / "half"))
