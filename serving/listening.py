@@ -162,6 +162,7 @@ async def start_http(
     http = HttpServer(
         uvicorn.Config(
             app,
+            interface="asgi3",  # It would take a bound method for ASGI 2.
             http=limited(settings.limits),
             log_config=None,
             access_log=False,
