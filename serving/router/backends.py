@@ -49,6 +49,7 @@ class Backend:
         self.reason = "not asked yet"
         self.requests = 0
         self.ejected_until = 0.0
+        self.failing = False  # Since it last answered well.
         self._ejections = 0
         self._faults = 0
         self._latency_s = 0.0
@@ -102,11 +103,17 @@ class Backend:
         """Takes over that a request was answered; a refusal, which may cost nothing, does not make it fast."""
         self._faults = 0
         if good:
+            self.failing = False
             known = self._measured and self._latency_s
             self._measure(known + SMOOTHING * (seconds - known) if known else seconds)
 
+    def waited(self, seconds: float) -> None:
+        """Takes over that nobody waited for an answer any longer: it takes so many seconds at least."""
+        self._measure(max(self._latency_s, seconds))
+
     def turned_away(self) -> None:
         """Takes over that a request did not get an answer; until it is answered well again, it counts as slow."""
+        self.failing = True
         self._measure(min(max(2 * self._latency_s, PENALTY_S), MAX_PENALTY_S))
 
     def failed(self) -> bool:
@@ -117,7 +124,7 @@ class Backend:
 
     def forgive(self) -> None:
         """Another server failed the same request: that says nothing of this one."""
-        self._measured = 0.0
+        self._measured, self.failing = 0.0, False
         self._faults = max(0, self._faults - 1)
 
     def eject(self, now: float) -> float:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 import aiohttp
 
@@ -23,11 +24,12 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 """Servers that one request is offered to; but a server that took it and failed leaves it one retry only."""
+ALIKE = 2.0
+"""Servers whose load is within this factor of the least are as good as that one."""
 MAX_CONNECTIONS = 512
 """To each server's REST API, fewer than it takes; further requests wait for one."""
 
 _NOT_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_FIRST_REFUSAL = 400
 
 Attempt = tuple[Outcome, Answer | None, str]
 """How it ended, the answer where there is one, and what to say where there is none."""
@@ -81,8 +83,16 @@ class Pool:
         rotated = self.backends[turn:] + self.backends[:turn]  # So that idle servers take turns.
         known = [seconds for each in self.backends if (seconds := each.recent_s(now)) is not None]
         typical = min(known, default=LEAST_S)
-        key = {each: (not each.healthy, not each.is_available(now), each.load(now, typical)) for each in rotated}
-        return sorted(rotated, key=key.__getitem__)[:MAX_TRIES]
+        loads = {each: each.load(now, typical) for each in rotated}
+        least = min((loads[each] for each in rotated if each.is_available(now) and not each.failing), default=0.0)
+
+        def rank(backend: Backend) -> tuple[bool, bool, float, int]:
+            load = loads[backend]
+            # Between servers that are much alike small differences are noise, and the least busy one is asked.
+            alike = not backend.failing and load <= ALIKE * least
+            return not backend.healthy, not backend.is_available(now), least if alike else load, backend.in_flight
+
+        return sorted(rotated, key=rank)[:MAX_TRIES]
 
     async def ask(self, content: bytes, send: Send, *, chosen: bool = False, blame: bool = True) -> Attempt:
         """Has a request answered by one server, or by another where the first gave no answer that can stand.
@@ -105,46 +115,58 @@ class Pool:
         retried = False
         while order:
             backend = order.pop(0)
-            if attempts:
-                metrics.resent("server")
-            started = time.monotonic()
-            outcome, answer, reason = attempt = await send(backend, bool(attempts))
+            attempt = await self._attempt(backend, send, fresh=bool(attempts))
             attempts.append(attempt)
+            outcome = attempt[0]
             if outcome is Outcome.ANSWERED:
-                assert answer is not None
-                backend.answered(time.monotonic() - started, good=answer.code < _FIRST_REFUSAL)
                 self._quarantine.clear(content)
                 return attempt
-            if outcome is Outcome.ABSENT:
-                continue
-            if outcome is Outcome.UNSENT:
-                self.failed(backend, reason)
+            if outcome in (Outcome.ABSENT, Outcome.UNSENT):
                 continue
             if outcome is Outcome.FAULT and faulty is not None:
                 faulty.forgive()
                 break
             faulty = backend if outcome is Outcome.FAULT and blame else None
-            if outcome is Outcome.FULL:
-                backend.turned_away()
-            elif blame or outcome is not Outcome.FAULT:
-                self._blame(backend, reason)
+            if blame or outcome is not Outcome.FAULT:
+                self._blame(backend, attempt)
             if outcome is Outcome.CUT:
                 self._quarantine.cut(content)
-                self.doubt()
                 order = order or [backend]
             if retried or (chosen and outcome is Outcome.FAULT) or not order or not self._budget.take():
                 break
             retried = True
-        absent = next((attempt for attempt in attempts if attempt[0] is Outcome.ABSENT), None)
-        answered = [attempt for attempt in attempts if attempt[1] is not None]
-        if absent or answered:
-            return absent or answered[-1]
-        return attempts[-1][0], None, "; ".join(reason for _, _, reason in attempts)
+        return _best(attempts)
 
-    def _blame(self, backend: Backend, reason: str) -> None:
-        now = time.monotonic()
+    async def _attempt(self, backend: Backend, send: Send, *, fresh: bool) -> Attempt:
+        """Sends a request to one server, which is known the better for it."""
+        if fresh:
+            metrics.resent("server")
+        started = time.monotonic()
+        try:
+            outcome, answer, reason = await send(backend, fresh)
+        except asyncio.CancelledError:  # Its time is over, or its client has gone.
+            backend.waited(time.monotonic() - started)
+            raise
+        if outcome is Outcome.UNSENT:
+            self.failed(backend, reason)
+        elif outcome is Outcome.ANSWERED and answer is not None:
+            if answer.code == HTTPStatus.GATEWAY_TIMEOUT:
+                backend.waited(time.monotonic() - started)
+            else:
+                backend.answered(time.monotonic() - started, good=answer.code < HTTPStatus.BAD_REQUEST)
+        return outcome, answer, reason
+
+    def _blame(self, backend: Backend, attempt: Attempt) -> None:
+        """Takes over that a server failed a request, and ejects it where that was one too many in a row."""
+        outcome, _, reason = attempt
+        if outcome is Outcome.FULL:
+            backend.turned_away()
+            return
+        if outcome is Outcome.CUT:
+            self.doubt()
         if not backend.failed():
             return
+        now = time.monotonic()
         others = [each for each in self.backends if each is not backend and each.is_available(now)]
         ejected = sum(now < each.ejected_until for each in self.backends)
         # Where most fail it is not the servers: at least one half, and one that is well, stays.
@@ -197,3 +219,12 @@ class Pool:
 
     def _tell(self) -> None:
         self._changed(bool(self.well))
+
+
+def _best(attempts: list[Attempt]) -> Attempt:
+    """Of several that failed: a server's word that it lacks the version, else the last answer, else all reasons."""
+    absent = next((attempt for attempt in attempts if attempt[0] is Outcome.ABSENT), None)
+    answered = [attempt for attempt in attempts if attempt[1] is not None]
+    if absent or answered:
+        return absent or answered[-1]
+    return attempts[-1][0], None, "; ".join(reason for _, _, reason in attempts)

@@ -46,7 +46,7 @@ def call_rest(monkeypatch, answer, timeout_s: float = 30.0) -> int:
     async def send(message):
         sent.append(message)
 
-    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST"}, receive, send))
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}, receive, send))
     return sent[0]["status"]
 
 

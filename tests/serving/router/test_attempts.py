@@ -163,15 +163,17 @@ def test_failures_in_a_row_eject_a_server_longer_each_time_and_never_more_than_h
         lengths = []
         for _ in range(8):
             now[0] = first.ejected_until + 1
-            told.pool._blame(first, "again")  # One failure is enough for a server that was ejected before.
+            told.pool._blame(
+                first, (Outcome.BUSY, None, "again")
+            )  # One failure is enough for a server that was ejected before.
             lengths.append(first.ejected_until - now[0])
         assert lengths == [10, 20, 40, 80, 160, 300, 300, 300]
         now[0] = first.ejected_until + 61
-        told.pool._blame(first, "after a long time")
+        told.pool._blame(first, (Outcome.BUSY, None, "after a long time"))
         assert first.ejected_until - now[0] == 5
         first.answered(0.001, good=True)
         now[0] = first.ejected_until
-        told.pool._blame(first, "after an answer, one failure is no row")
+        told.pool._blame(first, (Outcome.BUSY, None, "after an answer, one failure is no row"))
         assert first.ejected_until == now[0]
         last = make(Outcome.BUSY)
         for _ in range(20):
@@ -215,5 +217,41 @@ def test_refusals_make_no_server_look_fast():
         for _ in range(40):
             await told.pool.ask(b"", send)
         assert told.counts == [20, 20]
+
+    ask()
+
+
+def test_requests_that_nobody_waited_for_make_a_server_slow():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        hanging = told.pool.backends[0]
+
+        async def send(backend: backends.Backend, fresh: bool) -> Attempt:
+            if backend is hanging:
+                told.sent[backend] += 1
+                with backend.asked():
+                    await asyncio.sleep(60)
+            return await told.send(backend, fresh)
+
+        for _ in range(40):
+            try:
+                async with asyncio.timeout(0.1):
+                    await told.pool.ask(b"", send)
+            except TimeoutError:
+                pass
+        assert told.counts[0] < 4
+
+    ask()
+
+
+def test_servers_that_are_much_alike_share_the_requests():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        for number, backend in enumerate(told.pool.backends):
+            backend.answered(0.01 + number * 0.005, good=True)
+        order = [told.pool.order()[0] for _ in range(40)]
+        assert [order.count(backend) for backend in told.pool.backends] == [20, 20]
 
     ask()
