@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Listening:
       max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
       grpc_socket_path: A Unix socket on which gRPC listens, too; empty for none.
       ssl_config_file: SSLConfig with key and certificate of the gRPC port, in protobuf's text format, or None.
+      rest_ssl_files: Key and certificate of the REST port, PEM files; empty without TLS.
       cors: Answers over REST tell browsers that pages from anywhere may read them.
       limits: What one HTTP connection may take, and how many there may be; that number holds for gRPC too.
       drain_s: After SIGTERM, running requests have so long to finish.
@@ -60,6 +62,7 @@ class Listening:
     max_pending_bytes: int = 1 << 30
     grpc_socket_path: str = ""
     ssl_config_file: Path | None = None
+    rest_ssl_files: tuple[Path, ...] = ()
     cors: bool = False
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 15.0
@@ -78,6 +81,7 @@ def add_flags(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
     add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
     add("--grpc_socket_path", default="", help="a Unix socket on which gRPC listens, too")
     add("--ssl_config_file", type=Path, help="SSLConfig of the gRPC port, in protobuf's text format")
+    add("--rest_ssl_files", type=Path, nargs=2, default=(), metavar=("KEY", "CERT"), help="PEM files of the REST port")
     add("--rest_api_enable_cors_support", **boolean("let pages of any origin read answers over REST"))
     add("--max_connections", type=int, default=1000, help="REST connections at once, and gRPC ones")
     add("--rest_header_timeout_in_ms", type=int, default=10_000, help="for a request's headers to arrive")
@@ -99,6 +103,7 @@ def from_flags(flags: argparse.Namespace) -> dict[str, Any]:
         "max_pending_bytes": flags.max_pending_bytes,
         "grpc_socket_path": flags.grpc_socket_path,
         "ssl_config_file": flags.ssl_config_file,
+        "rest_ssl_files": tuple(flags.rest_ssl_files),
         "cors": flags.rest_api_enable_cors_support,
         "limits": Limits(
             max_connections=flags.max_connections,
@@ -156,12 +161,19 @@ async def start_http(
 ) -> tuple[HttpServer, asyncio.Task[None]]:
     """Serves an ASGI application; answers when it listens.
 
+    Raises:
+      TerminalError: Key and certificate of TLS cannot be used.
+
     Returns:
       The server, which stops in good order when its `should_exit` is set, and the task that it runs in.
     """
+    key, certificate = settings.rest_ssl_files or (None, None)
+    _check_pair(key, certificate)
     http = HttpServer(
         uvicorn.Config(
             app,
+            ssl_keyfile=key,
+            ssl_certfile=certificate,
             interface="asgi3",  # It would take a bound method for ASGI 2.
             http=limited(settings.limits),
             log_config=None,
@@ -216,6 +228,20 @@ async def start_grpc(server: grpc.aio.Server, settings: Listening) -> int:
         raise _taken(settings, "gRPC", settings.port, error) from error
     await server.start()
     return port
+
+
+def _check_pair(key: Path | None, certificate: Path | None) -> None:
+    if key is None or certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise TerminalError(
+            "The files of --rest_ssl_files are not usable.",
+            expected="a private key and its certificate, in PEM",
+            received=f"{key} and {certificate}: {error}",
+            remedy="Correct --rest_ssl_files.",
+        ) from error
 
 
 def _credentials(file: Path) -> grpc.ServerCredentials:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
+import ssl
 import subprocess
 
 import grpc
@@ -68,7 +70,7 @@ def test_files_that_cannot_be_read_are_refused_and_keys_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
-def test_grpc_over_tls(tmp_path):
+def test_both_ports_over_tls(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
     command = ["openssl", *made.split(), "-keyout", str(key), "-out", str(certificate)]
@@ -81,9 +83,20 @@ def test_grpc_over_tls(tmp_path):
     file.write_text(f"server_key: {quoted(key.read_text())} server_cert: {quoted(certificate.read_text())}")
     (tmp_path / "models").mkdir()
     method = "/grpc.health.v1.Health/Check"
-    with models.running(tmp_path / "server", f"--models_root={tmp_path}/models", f"--ssl_config_file={file}") as server:
+    flags = (f"--ssl_config_file={file}", "--rest_ssl_files", str(key), str(certificate))
+    with models.running(tmp_path / "server", f"--models_root={tmp_path}/models", *flags) as server:
         trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
         with grpc.secure_channel(f"localhost:{server.grpc}", trusted) as channel:
             assert channel.unary_unary(method)(b"", timeout=30) == b"\x08\x01"
         with grpc.insecure_channel(f"localhost:{server.grpc}") as channel, pytest.raises(grpc.RpcError):
             channel.unary_unary(method)(b"", timeout=5)
+        context = ssl.create_default_context(cafile=str(certificate))
+        connection = http.client.HTTPSConnection("localhost", server.rest, timeout=30, context=context)
+        connection.request("GET", "/v1/models/none")
+        assert connection.getresponse().status == 404
+        connection.close()
+    with pytest.raises(AssertionError, match="--rest_ssl_files are not usable"):
+        with models.running(
+            tmp_path / "broken", f"--models_root={tmp_path}/models", "--rest_ssl_files", str(certificate), str(key)
+        ):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -414,3 +415,16 @@ def test_a_taken_port_is_told(plain, models_root, tmp_path, addresses):
     with pytest.raises(AssertionError, match="The router cannot listen for REST"):
         with routers.routing(tmp_path / "r", models_root, addresses, f"--rest_api_port={plain.rest}"):
             pass
+
+
+def test_cors_and_names_that_are_encoded(servers, models_root, addresses, tmp_path):
+    origin = {"Origin": "https://example.com"}
+    with routers.routing(tmp_path / "r", models_root, addresses, "--rest_api_enable_cors_support") as router:
+        for method, body in (("OPTIONS", None), ("POST", {"instances": [4.0]})):
+            status, headers, _ = router.full(method, "/v1/models/%61ffine:predict", body, origin)
+            assert status == 200 and headers["access-control-allow-origin"] == "*"
+        told = router.admin.raw("GET", "/router/metrics")[1].decode()
+        assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 1' in told
+        packed = gzip.compress(json.dumps({"instances": [4.0]}).encode())
+        status, _, content = router.full("POST", AFFINE, packed, {"Content-Encoding": "gzip"})
+        assert (status, json.loads(content)) == (200, {"predictions": [8.0]})
