@@ -14,8 +14,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "rest_api_num_threads": _LOOP,
     "grpc_max_threads": _LOOP,
     "enable_per_model_batching_parameters": "the batching parameters hold for all models",
-    "num_load_threads": "versions are loaded by the server's own rules",
-    "num_unload_threads": "versions are unloaded by the server's own rules",
     "flush_filesystem_caches": "the operating system keeps the file cache",
     "tensorflow_session_config_file": "sessions are configured by the server's own flags",
     "platform_config_file": "TensorFlow is the one platform",
