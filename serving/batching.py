@@ -93,7 +93,7 @@ class Batcher:
           ServingError: UNAVAILABLE when too many requests wait; else what the model says to this request.
         """
         limits = self._parameters
-        rows = _rows(arrays) if signature.batchable and signature.observed.by_row else 0
+        rows = _rows(signature, arrays) if signature.batchable and signature.observed.by_row else 0
         if not 0 < rows < limits.max_batch_size:
             return await self._call(model, signature, arrays, inline_s)
         # With parameters of its own a batch waits for others, whichever way they come.
@@ -236,8 +236,10 @@ class Batcher:
         return next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
 
 
-def _rows(arrays: Sequence[np.ndarray]) -> int:
-    """How many rows a request has; 0 where its inputs do not agree on that."""
+def _rows(signature: Signature, arrays: Sequence[np.ndarray]) -> int:
+    """How many rows a request has; 0 where its inputs do not agree on that, or have other shapes than declared."""
+    if not all(spec.fits(array.shape) for spec, array in zip(signature.inputs, arrays, strict=True)):
+        return 0  # A row without the dimension of the batch would be dealt out as several.
     rows = len(arrays[0])
     return rows if all(len(array) == rows for array in arrays) else 0
 

@@ -195,6 +195,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_management_pb2.ReloadConfigRequest, calls: list[Answered]
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models."""
+        if not self._manager.settings.enable_reload_config:
+            raise ServingError(Code.PERMISSION_DENIED, "The server was started with --enable_reload_config=false")
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerConfig type not supported by HandleReloadConfig. Only ModelConfigList is currently supported"

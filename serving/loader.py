@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from serving.call_cost import is_steady
 from serving.errors import BY_NUMBER, Code, ServingError
 from serving.graph import Graph
-from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable
+from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable, mismatches
 from serving.vetting import Room, size_on_disk, vet
 
 ROOM = Room()
@@ -77,7 +77,7 @@ class LoadedModel:
             try:
                 answers = call(*arrays)
             except tf.errors.OpError as error:
-                raise from_tensorflow(error) from error
+                raise from_tensorflow(error, mismatches(inputs, arrays)) from error
             # TensorFlow answers a single string as bytes, without an array around it.
             return [
                 answer if isinstance(answer, np.ndarray) else np.array(answer, spec.numpy)
@@ -85,7 +85,9 @@ class LoadedModel:
             ]
 
         steady = is_steady(self._graph, options.feed, options.fetch)
-        return Signature(name, definition.method_name, inputs, outputs, run, Observed(steady=steady))
+        return Signature(
+            name, definition.method_name, inputs, outputs, run, dict(definition.defaults), Observed(steady=steady)
+        )
 
 
 def load(
@@ -130,9 +132,10 @@ def _restored(path: Path, threads: int) -> LoadedModel:
     return model
 
 
-def from_tensorflow(error: tf.errors.OpError) -> ServingError:
-    """TensorFlow's own code, and its message without the graph's stack."""
-    return ServingError(BY_NUMBER[error.error_code], _first_line(error.message))
+def from_tensorflow(error: tf.errors.OpError, hint: str = "") -> ServingError:
+    """TensorFlow's own code, and its message without the graph's stack; `hint` is what may explain it."""
+    message = _first_line(error.message)
+    return ServingError(BY_NUMBER[error.error_code], f"{message} ({hint})" if hint else message)
 
 
 def _first_line(message: str) -> str:

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from airtight.errors import TerminalError
-from serving import config, metrics, warmup
+from serving import config, metrics, version_folders, warmup
 from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError, invalid
 from serving.load_threads import LoadThreads
 from serving.loader import LoadedModel, load
-from serving.scanning import Listing, identity
+from serving.scanning import Listing
+from serving.version_folders import Folder
 from serving.versions import Model, Registry, State, Version
 
 logger = logging.getLogger(__name__)
 
-MAX_VERSION = 2**63 - 1
 RELOAD_S = 600.0
 """HandleReloadConfig waits so many seconds at most, and no longer than the client's deadline."""
 
@@ -86,13 +86,18 @@ class Manager:
         )
 
     async def _again(self, wait_s: float, look: Callable[[], Awaitable[object]]) -> None:
+        reported = ""
         while True:
             await (asyncio.sleep(wait_s) if wait_s > 0 else asyncio.Event().wait())
+            problem = ""
             try:
                 await look()
             except (OSError, TerminalError) as error:
                 # A look that fails (a folder that cannot be read now, a config file half edited) leaves all as it is.
-                logger.error("What is served was left as it is: %s", error)
+                problem = str(error)
+                if problem != reported:
+                    logger.error("What is served was left as it is: %s", problem)
+            reported = problem
 
     async def poll(self) -> None:
         """Looks at every base path once, and waits until what is to be served is loaded or has failed to load."""
@@ -230,7 +235,7 @@ class Manager:
             try:
                 await self._reconcile(model, watch)
             except OSError as error:
-                logger.error("The versions of %s were left as they are: %s", model.name, error)
+                _report(model, f"The versions of {model.name} were left as they are: {error}")
             except Exception:
                 # Whatever is wrong with one model is no fault of the others.
                 logger.exception("The versions of %s were left as they are", model.name)
@@ -242,10 +247,14 @@ class Manager:
         served = [*model.available, *watch.loads]
         try:
             versions, files = await asyncio.to_thread(_read, watch.listing, served, refused)
-        except FileNotFoundError:
+            problem = "" if versions else version_folders.empty(model.name, model.settings.base_path)
+        except FileNotFoundError as error:
+            problem = version_folders.missing(model.name, model.settings.base_path)
             if model.available:
-                raise  # A base path that goes away later (an unmounted disk) takes nothing with it.
+                # A base path that goes away later (an unmounted disk) takes nothing with it.
+                raise FileNotFoundError(problem) from error
             versions, files = {}, {}
+        _report(model, problem)
         if self.registry.models.get(model.name) is not model:
             return  # It was taken away meanwhile.
         # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
@@ -276,12 +285,12 @@ class Manager:
         for number in going:
             self._retire(model, model.versions[number])
 
-    def _start_load(self, model: Model, watch: _Watch, number: int, identity: object) -> None:
-        version = Version(model.name, number, identity, State.LOADING)
+    def _start_load(self, model: Model, watch: _Watch, number: int, folder: Folder) -> None:
+        version = Version(model.name, number, folder, State.LOADING)
         known = model.versions.get(number)
         if known is None or known.state != State.AVAILABLE:
             model.versions[number] = version
-        watch.loads[number] = _Load(version, self._start(watch, self._bring_up(model, watch, version)))
+        watch.loads[number] = _Load(version, self._start(watch, self._bring_up(model, watch, version, folder)))
 
     def _abandon(self, model: Model, watch: _Watch, number: int) -> None:
         """Waits no longer for a load that is not wanted any more; what it loads is let go when it has."""
@@ -292,10 +301,10 @@ class Manager:
             del model.versions[number]
         logger.info("Version %d of %s is not wanted any more: its load is abandoned", number, model.name)
 
-    async def _bring_up(self, model: Model, watch: _Watch, version: Version) -> None:
+    async def _bring_up(self, model: Model, watch: _Watch, version: Version, folder: Folder) -> None:
         """Loads one version beside the others and makes it available, or says why it is not."""
         number = version.number
-        path = model.settings.base_path / str(number)
+        path = model.settings.base_path / folder.name
         logger.info("Loading version %d of %s from %s", number, model.name, path)
         try:
             version.loaded = await self._load(model, path, version)
@@ -379,10 +388,11 @@ class Manager:
 
 def _read(
     listing: Listing, served: Iterable[int], refused: Iterable[int]
-) -> tuple[dict[int, object], dict[int, object]]:
+) -> tuple[dict[int, Folder], dict[int, object]]:
     """What lies in a base path, and what the files of those versions look like that did not load."""
     versions = listing.versions(served)
-    return versions, {number: fingerprint(listing.base_path / str(number)) for number in refused}
+    files = {number: fingerprint(listing.base_path / versions[number].name) for number in refused if number in versions}
+    return versions, files
 
 
 def _read_in(version: Version, path: Path, base_path: Path, settings: Settings) -> LoadedModel:
@@ -411,7 +421,7 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
     loaded: LoadedModel | None = None
     try:
         loaded = load(path, base_path, settings.workers, settings.max_model_bytes, settings.allow_ops)
-        replayed = warmup.replay(loaded, path)
+        replayed = warmup.replay(loaded, path) if settings.enable_model_warmup else 0
     except Exception as error:
         if loaded is not None:
             loaded.close()
@@ -425,20 +435,27 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
     return loaded
 
 
-def versions_on_disk(base_path: Path) -> dict[int, object]:
+def _report(model: Model, problem: str) -> None:
+    """Says in the log what is wrong with a model's base path, once for each change; empty where nothing is."""
+    if problem and problem != model.problem:
+        logger.warning("%s", problem)
+    model.problem = problem
+
+
+def versions_on_disk(base_path: Path) -> dict[int, Folder]:
     """The numeric folders of a base path and what each looks like.
 
-    Names that are not plain decimal numbers are ignored, so a publisher may copy under such a name and rename.
+    Names that are no numbers are ignored, so a publisher may copy under such a name and rename.
 
     Raises:
       FileNotFoundError: The base path is not there (yet).
     """
-    found: dict[int, object] = {}
+    folders = []
     for entry in list(os.scandir(base_path)):
-        name = entry.name
-        if name.isascii() and name.isdigit() and name == str(int(name)) and int(name) <= MAX_VERSION and entry.is_dir():
-            found[int(name)] = identity(entry.stat())
-    return found
+        if version_folders.number_of(entry.name) is not None and entry.is_dir():
+            seen = entry.stat()
+            folders.append(Folder(entry.name, seen.st_ino, seen.st_mtime_ns))
+    return version_folders.by_number(folders)
 
 
 def fingerprint(path: Path) -> object:
@@ -454,6 +471,6 @@ def fingerprint(path: Path) -> object:
     return tuple(sorted(files))
 
 
-def _is_served(model: Model, number: int, found: Mapping[int, object]) -> bool:
+def _is_served(model: Model, number: int, found: Mapping[int, Folder]) -> bool:
     version = model.versions.get(number)
     return version is not None and version.state == State.AVAILABLE and version.identity == found[number]

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from serving.version_folders import Folder
+
 COARSE_S = 5.0
 """Longer than the modification times of any file system in use are coarse (FAT has 2 s, NFS caches for 3 s)."""
 FULL_S = 60.0
@@ -27,14 +29,14 @@ class Listing:
       read: Reads all of it: what each version's folder looks like, by number.
     """
 
-    def __init__(self, base_path: Path, read: Callable[[Path], dict[int, object]]) -> None:
+    def __init__(self, base_path: Path, read: Callable[[Path], dict[int, Folder]]) -> None:
         self.base_path = base_path
         self._read = read
-        self._versions: dict[int, object] = {}
+        self._versions: dict[int, Folder] = {}
         self._times: tuple[int, ...] | None = None
         self._read_at = 0.0
 
-    def versions(self, served: Iterable[int]) -> dict[int, object]:
+    def versions(self, served: Iterable[int]) -> dict[int, Folder]:
         """What each version's folder looks like, by number.
 
         Args:
@@ -57,13 +59,10 @@ class Listing:
     def _look_again(self, served: Iterable[int]) -> bool:
         """Looks at the folders of these versions; False where one has gone."""
         for number in self._versions.keys() & set(served):
+            name = self._versions[number].name
             try:
-                self._versions[number] = identity(os.stat(self.base_path / str(number)))
+                seen = os.stat(self.base_path / name)
             except FileNotFoundError:
                 return False
+            self._versions[number] = Folder(name, seen.st_ino, seen.st_mtime_ns)
         return True
-
-
-def identity(folder: os.stat_result) -> object:
-    """What a version's folder looks like: another look means another version of the same number."""
-    return folder.st_ino, folder.st_mtime_ns

@@ -71,6 +71,7 @@ class Model:
         self.labels: dict[str, int] = {}
         self.versions: dict[int, Version] = {}
         self.latest: Version | None = None
+        self.problem = ""  # With its base path, as the log was told.
 
     @property
     def name(self) -> str:

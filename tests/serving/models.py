@@ -166,11 +166,17 @@ def listening(folder: Path, module: str, *flags: str):
         process.wait()
 
 
-def save_half_plus_two(folder: Path) -> None:
-    """Writes TensorFlow Serving's own test model, y = x / 2 + 2, which also classifies and regresses tf.Examples."""
+def save_half_plus_two(folder: Path, plus: float = 2.0, regress: str = "regress_x_to_y") -> None:
+    """Writes TensorFlow Serving's own test model, y = x / 2 + 2, which also classifies and regresses tf.Examples.
+
+    Args:
+      folder: Where.
+      plus: Another number than 2, as in half_plus_three.
+      regress: The name of the signature that regresses.
+    """
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
-        half, two = v1.get_variable("half", initializer=0.5), v1.get_variable("two", initializer=2.0)
+        half, two = v1.get_variable("half", initializer=0.5), v1.get_variable("two", initializer=plus)
         x = v1.placeholder(tf.float32, [None, 1], name="x")
         y = tf.identity(half * x + two, "y")
         serialized = v1.placeholder(tf.string, [None], name="examples")
@@ -191,7 +197,7 @@ def save_half_plus_two(folder: Path) -> None:
             [tf.saved_model.SERVING],
             {
                 "serving_default": signature({"x": x}, {"y": y}, "predict"),
-                "regress_x_to_y": signature({"inputs": serialized}, {"outputs": answer}, "regress"),
+                regress: signature({"inputs": serialized}, {"outputs": answer}, "regress"),
                 "classify_x": signature({"inputs": serialized}, {"classes": labels, "scores": scores}, "classify"),
             },
         )

@@ -56,7 +56,7 @@ def call_rest(monkeypatch, answer, timeout_s: float = 30.0) -> int:
     async def send(message):
         sent.append(message)
 
-    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST"}, receive, send))
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}, receive, send))
     return sent[0]["status"]
 
 
@@ -269,7 +269,7 @@ def test_a_fault_of_the_server_is_answered_as_json(monkeypatch):
         sent.append(message)
 
     monkeypatch.setattr(api, "_answer", broken)
-    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST"}, receive, send))
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}, receive, send))
     assert (sent[0]["status"], json.loads(sent[1]["body"])) == (500, {"error": "Internal error: ZeroDivisionError"})
 
 
