@@ -53,7 +53,7 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service(
             "model server", ("model-server",), settings.server_url, lambda: _http(f"{settings.server_url}/v1/models/-")
         ),
-        Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.model_url}/router/status")),
+        Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.router_url}/router/status")),
         Service("Kafka", ("kafka",), settings.own_kafka, lambda: _tcp(settings.kafka_port)),
         Service("Flink", ("flink",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
         *(

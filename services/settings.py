@@ -48,6 +48,7 @@ class Settings:
       execution_port: The API that Airflow's tasks speak to.
       model_rest_port: The served models' REST API, which is the router's.
       model_grpc_port: The served models' gRPC API, likewise.
+      router_admin_port: The router's status, metrics and page.
       server_rest_port: The REST API of the model server behind the router.
       server_grpc_port: Its gRPC API.
       spark_port: The Spark Connect server.
@@ -77,6 +78,7 @@ class Settings:
     execution_port: int = 8081
     model_rest_port: int = 8501
     model_grpc_port: int = 8500
+    router_admin_port: int = 8502
     server_rest_port: int = 8511
     server_grpc_port: int = 8510
     spark_port: int = 15002
@@ -150,6 +152,11 @@ class Settings:
     def model_url(self) -> str:
         """The served models' REST API, which is the router's."""
         return f"http://{HOST}:{self.model_rest_port}"
+
+    @property
+    def router_url(self) -> str:
+        """The router's administration: status, metrics and page."""
+        return f"http://{HOST}:{self.router_admin_port}"
 
     @property
     def server_url(self) -> str:
@@ -278,7 +285,7 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         **_metadata(settings, home),
         # What waits until a version is served asks the server itself, whatever the router does with a request.
         "AIRTIGHT_MODEL_SERVER": settings.server_url,
-        "AIRTIGHT_ROUTER": settings.model_url,
+        "AIRTIGHT_ROUTER": settings.router_url,
         "AIRTIGHT_KAFKA": settings.kafka_servers,
         "AIRTIGHT_PREDICTION_LOG": settings.prediction_log or str(home.path / "predictions"),
         "AIRTIGHT_FLINK": settings.flink_job_server,

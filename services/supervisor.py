@@ -28,7 +28,7 @@ CONFIGURATION = ROOT / "services" / "supervisord.conf"
 PORTS = {
     "spark": ("spark_port",),
     "model-server": ("server_grpc_port", "server_rest_port"),
-    "router": ("model_grpc_port", "model_rest_port"),
+    "router": ("model_grpc_port", "model_rest_port", "router_admin_port"),
     "api-server": ("airflow_port",),
     "execution-api": ("execution_port",),
     "kafka": ("kafka_port", "kafka_controller_port"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 
 # Set before TensorFlow is imported: its start-up messages speak of GPUs that a CPU server does not look for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,5 +31,15 @@ def main() -> int:
     return 0
 
 
+def end(status: int) -> None:
+    """Ends the process, also while a load or a call that never ends still runs in a thread."""
+    if threading.active_count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

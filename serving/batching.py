@@ -10,8 +10,9 @@ loop, what waits is dealt out to the threads that are free. The event loop's thr
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -70,6 +71,7 @@ class Batcher:
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
         self._running: dict[asyncio.Task[None], Hashable] = {}
+        self._busy: Counter[str] = Counter()  # Batches that run, by model.
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,7 +93,7 @@ class Batcher:
           ServingError: UNAVAILABLE when too many requests wait; else what the model says to this request.
         """
         limits = self._parameters
-        rows = _rows(arrays) if signature.batchable and signature.observed.by_row else 0
+        rows = _rows(signature, arrays) if signature.batchable and signature.observed.by_row else 0
         if not 0 < rows < limits.max_batch_size:
             return await self._call(model, signature, arrays, inline_s)
         # With parameters of its own a batch waits for others, whichever way they come.
@@ -116,7 +118,7 @@ class Batcher:
             loop.call_soon(self._dispatch, loop)
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the batches that may run now, one of each queue."""
+        """Starts the batches that may run now, one of each queue; a model's batches wait for that model's alone."""
         self._scheduled = False
         if self._timer is not None:
             self._timer.cancel()
@@ -124,8 +126,8 @@ class Batcher:
         limits, now = self._parameters, loop.time()
         later: list[float] = []
         for key, queue in list(self._queues.items()):
-            if len(self._running) >= limits.num_batch_threads:
-                return  # The end of a batch comes back here.
+            if self._busy[queue.model] >= limits.num_batch_threads:
+                continue  # The end of a batch comes back here.
             side_by_side = not limits.opportunistic or self._is_long(queue)
             if not side_by_side and key in self._running.values():
                 continue
@@ -148,7 +150,9 @@ class Batcher:
             self._timer = loop.call_at(min(later), self._schedule, loop)
 
     def _is_long(self, queue: _Queue) -> bool:
-        """Whether the largest batch of what waits is known to take longer than what runs on the event loop."""
+        """Whether the largest batch of what waits may take longer than what runs on the event loop, as far as known."""
+        if not queue.signature.observed.steady:
+            return True
         expected = self._expected_s(queue, min(queue.rows, self._parameters.max_batch_size))
         return expected is not None and expected >= queue.inline_s
 
@@ -159,7 +163,7 @@ class Batcher:
         takes less time than all together, as where a call costs much by itself: the cores have other work. What was
         never measured runs in a thread.
         """
-        pieces = self._parameters.num_batch_threads - len(self._running)
+        pieces = self._parameters.num_batch_threads - self._busy[queue.model]
         whole = self._expected_s(queue, queue.rows)
         while pieces > 1:
             expected = self._expected_s(queue, -(-queue.rows // pieces))
@@ -185,10 +189,14 @@ class Batcher:
                 taken += request.rows
         task = loop.create_task(self._run(queue, batch, taken))
         self._running[task] = key
-        task.add_done_callback(self._ended)
+        self._busy[queue.model] += 1
+        task.add_done_callback(functools.partial(self._ended, queue.model))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, model: str, task: asyncio.Task[None]) -> None:
         del self._running[task]
+        self._busy[model] -= 1
+        if not self._busy[model]:
+            del self._busy[model]
         if self._queues:
             self._schedule(task.get_loop())
 
@@ -228,8 +236,10 @@ class Batcher:
         return next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
 
 
-def _rows(arrays: Sequence[np.ndarray]) -> int:
-    """How many rows a request has; 0 where its inputs do not agree on that."""
+def _rows(signature: Signature, arrays: Sequence[np.ndarray]) -> int:
+    """How many rows a request has; 0 where its inputs do not agree on that, or have other shapes than declared."""
+    if not all(spec.fits(array.shape) for spec, array in zip(signature.inputs, arrays, strict=True)):
+        return 0  # A row without the dimension of the batch would be dealt out as several.
     rows = len(arrays[0])
     return rows if all(len(array) == rows for array in arrays) else 0
 

@@ -1,11 +1,17 @@
-"""Request bodies within limits: none larger than a request may be, and all together leave the server its memory."""
+"""Requests within limits: none larger than one may be, and all together leave the server its memory."""
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
+
+_GZIP = 16 + zlib.MAX_WBITS
+_PIECE = 1 << 20
+"""Bytes that are unpacked at once, which takes some milliseconds."""
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -19,16 +25,21 @@ class Bodies:
 
     Args:
       max_bytes: Of one.
-      max_pending: Of all together; those that come in one piece are small and not counted.
+      max_pending: Of all together, REST's and gRPC's; REST's that come in one piece are small and not counted.
     """
+
+    FULL = "The requests that the server holds are larger than --max_pending_bytes allows; try again"
 
     def __init__(self, max_bytes: int, max_pending: int) -> None:
         self._max_bytes, self._max_pending = max_bytes, max_pending
         self.pending = 0
 
-    def read(self, scope: dict[str, Any], receive: Receive) -> Body:
-        """The body of one request, for an `async with` block that ends when it is answered."""
-        return Body(self, scope, receive)
+    def read(self, scope: dict[str, Any], receive: Receive, *, unpack: bool) -> Body:
+        """The body of one request, for an `async with` block that ends when it is answered.
+
+        With `unpack` a compressed one (gzip) is unpacked; the limits hold for what comes of it, too.
+        """
+        return Body(self, scope, receive, unpack)
 
     def take(self, size: int, whole: int) -> None:
         """Counts another part of a body.
@@ -44,22 +55,43 @@ class Bodies:
         if whole > self._max_bytes:
             raise ServingError(Code.RESOURCE_EXHAUSTED, f"The request is larger than {self._max_bytes} bytes")
         if self.pending > self._max_pending:
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED,
-                f"The requests that the server holds are larger than {self._max_pending} bytes; try again",
-            )
+            raise ServingError(Code.RESOURCE_EXHAUSTED, self.FULL)
+
+    def give_back(self, size: int) -> None:
+        """Counts bytes no longer."""
+        self.pending -= size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another byte."""
+        return self.pending >= self._max_pending
 
 
 class Body:
     """One of them; see `Bodies.read`."""
 
-    __slots__ = ("_bodies", "_receive", "_scope", "_size")
+    __slots__ = ("_bodies", "_receive", "_scope", "_size", "_unpack")
 
-    def __init__(self, bodies: Bodies, scope: dict[str, Any], receive: Receive) -> None:
-        self._bodies, self._scope, self._receive = bodies, scope, receive
+    def __init__(self, bodies: Bodies, scope: dict[str, Any], receive: Receive, unpack: bool) -> None:
+        self._bodies, self._scope, self._receive, self._unpack = bodies, scope, receive, unpack
         self._size = 0
 
     async def __aenter__(self) -> bytes:
+        body = await self._whole()
+        encoding = _header(self._scope, b"content-encoding") if self._unpack else b""
+        if not encoding:
+            return body
+        try:
+            return await unpacked(body, encoding, self._take)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _take(self, size: int, whole: int) -> None:
+        self._size += size
+        self._bodies.take(size, whole)
+
+    async def _whole(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             self._bodies.take(0, len(message["body"]))
@@ -74,7 +106,7 @@ class Body:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._bodies.pending -= self._size
+        self._bodies.give_back(self._size)
         self._size = 0
 
     async def _rest(self, message: dict[str, Any]) -> bytes:
@@ -86,13 +118,52 @@ class Body:
                 raise Gone
             part = message["body"]
             parts.append(part)
-            self._size += len(part)
-            self._bodies.take(len(part), self._size)
+            self._take(len(part), self._size + len(part))
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await self._receive()
 
 
+async def unpacked(body: bytes, encoding: bytes, take: Callable[[int, int], None]) -> bytes:
+    """Undoes a body's `Content-Encoding`, piece by piece, so that neither memory nor other requests wait for a bomb.
+
+    Args:
+      body: As it came.
+      encoding: The header's value.
+      take: Called with each piece's bytes and those of all so far; raises where that is too much.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, another encoding than gzip, or no whole gzip; and what `take` raises.
+    """
+    if encoding.strip().lower() == b"identity":
+        return body
+    if encoding.strip().lower() not in (b"gzip", b"x-gzip"):
+        raise invalid(f"Content-Encoding {encoding.decode('latin-1')!r} is not supported; send gzip, or none")
+    pieces: list[bytes] = []
+    whole, rest, ended = 0, body, False
+    stream = zlib.decompressobj(_GZIP)
+    while rest:
+        try:
+            piece = stream.decompress(rest, _PIECE)
+        except zlib.error as error:
+            raise invalid(f"The body is no gzip, though its Content-Encoding says so: {error}") from error
+        pieces.append(piece)
+        whole += len(piece)
+        take(len(piece), whole)
+        ended, rest = stream.eof, stream.unconsumed_tail
+        if ended:  # Another member may follow.
+            rest, stream = stream.unused_data, zlib.decompressobj(_GZIP)
+        await asyncio.sleep(0)
+    if not ended:
+        raise invalid("The gzip body ends early")
+    return b"".join(pieces)
+
+
 def _told(scope: dict[str, Any]) -> int:
     """Content-Length; 0 where there is none."""
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length" and value.isdigit()), 0)
+    value = _header(scope, b"content-length")
+    return int(value) if value.isdigit() else 0
+
+
+def _header(scope: dict[str, Any], wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")

@@ -12,10 +12,13 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from airtight.errors import TerminalError
-from serving import listening
+from serving import config_messages, listening, tfs_flags
 from serving.batching_parameters import BatchingParameters, opportunistic, parameters_from_file
 from serving.listening import Listening
 from serving.prediction_log.settings import Logging, LogSettings, add_flags, from_flags, logging_of, names
+from serving.version_folders import local
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,21 @@ class Settings(Listening):
       allow_version_labels_for_unavailable_models: A label may name a version that is not served yet.
       max_num_load_retries: Further tries to load a version before it counts as broken.
       load_retry_interval_s: Between those tries.
+      num_load_threads: Versions that load at the same time.
+      num_unload_threads: Versions that unload at the same time.
+      initial_load_wait_s: The server listens when its models have loaded, or after this many seconds.
       workers: Threads for inference that is too long for the event loop, and TensorFlow's own.
       batching: Concurrent requests run as one call; None runs each alone.
       prediction_cache_entries: So many answers are kept; 0 keeps none.
       prediction_cache_bytes: The memory that they may take.
       prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
+      grpc_api_timeout_s: A gRPC call whose client sets no deadline has so many seconds; None: no limit.
+      max_waiting_requests: Requests of one model that may wait for a thread; further ones are UNAVAILABLE.
       grpc_channel_arguments: Further options of gRPC's core.
       max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
+      enable_reload_config: HandleReloadConfigRequest is answered; otherwise it is PERMISSION_DENIED.
+      enable_model_warmup: What a version brings along for it is replayed before the version is available.
+      metrics_path: Where Prometheus' metrics are; None where they are not.
       allow_ops: Operations that a model may use although they reach beyond it, such as ReadFile.
       prediction_log: Where requests and answers are logged.
     """
@@ -95,13 +106,21 @@ class Settings(Listening):
     allow_version_labels_for_unavailable_models: bool = False
     max_num_load_retries: int = 0
     load_retry_interval_s: float = 1.0
+    num_load_threads: int = 2
+    num_unload_threads: int = 1
+    initial_load_wait_s: float = 60.0
     workers: int = 2
     batching: BatchingParameters | None = None
     prediction_cache_entries: int = 0
     prediction_cache_bytes: int = 64 << 20
     prediction_cache_ttl_s: float = 0.0
+    grpc_api_timeout_s: float | None = 30.0
+    max_waiting_requests: int = 1000
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
     max_model_bytes: int = 0
+    enable_reload_config: bool = True
+    enable_model_warmup: bool = True
+    metrics_path: str | None = METRICS_PATH
     allow_ops: frozenset[str] = frozenset()
     prediction_log: LogSettings = field(default_factory=LogSettings)
 
@@ -158,7 +177,7 @@ def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
         specific=frozenset(told.specific.versions) if kind == "specific" else frozenset(),
     )
     logged = logging_of(entry.name, entry.logging_config) if entry.HasField("logging_config") else None
-    return ModelSettings(entry.name, Path(entry.base_path), policy, dict(entry.version_labels), logged)
+    return ModelSettings(entry.name, local(entry.base_path), policy, dict(entry.version_labels), logged)
 
 
 def settings_from_flags(arguments: Sequence[str]) -> Settings:
@@ -176,7 +195,8 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
             received=f"{len(sources)} of them",
             remedy="Correct the flags.",
         )
-    workers = flags.tensorflow_session_parallelism or os.cpu_count() or 1
+    tfs_flags.log_those_given(flags)
+    workers = flags.tensorflow_session_parallelism or _session_threads(flags) or os.cpu_count() or 1
     models: tuple[ModelSettings, ...] = ()
     if flags.model_base_path:
         models = (ModelSettings(flags.model_name, flags.model_base_path),)
@@ -194,16 +214,35 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         allow_version_labels_for_unavailable_models=flags.allow_version_labels_for_unavailable_models,
         max_num_load_retries=flags.max_num_load_retries,
         load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
+        num_load_threads=flags.num_load_threads or workers,
+        num_unload_threads=flags.num_unload_threads or 1,
+        initial_load_wait_s=flags.initial_load_wait_seconds,
         workers=workers,
         batching=_batching(flags, workers),
         prediction_cache_entries=flags.prediction_cache_entries,
         prediction_cache_bytes=flags.prediction_cache_bytes,
         prediction_cache_ttl_s=flags.prediction_cache_ttl_seconds,
+        grpc_api_timeout_s=flags.grpc_api_timeout_in_ms / 1e3 or None,
+        max_waiting_requests=flags.max_waiting_requests,
         grpc_channel_arguments=flags.grpc_channel_arguments,
         max_model_bytes=flags.max_model_bytes,
+        enable_reload_config=flags.enable_reload_config,
+        enable_model_warmup=flags.enable_model_warmup,
+        metrics_path=_metrics_path(flags.monitoring_config_file),
         allow_ops=flags.allow_ops,
         prediction_log=from_flags(flags),
     )
+
+
+def _session_threads(flags: argparse.Namespace) -> int:
+    return max(flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
+
+
+def _metrics_path(file: Path | None) -> str | None:
+    if file is None:
+        return METRICS_PATH
+    config = config_messages.read(file, "MonitoringConfig", "monitoring_config_file").prometheus_config
+    return (config.path or METRICS_PATH) if config.enable else None
 
 
 def _batching(flags: argparse.Namespace, workers: int) -> BatchingParameters | None:
@@ -243,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     listening.add_flags(parser, timeout_ms=30_000)
     add("--model_name", default="default", help="the model's name, with --model_base_path")
-    add("--model_base_path", type=Path, help="folder with a numeric sub-folder for each version")
+    add("--model_base_path", type=local, help="folder with a numeric sub-folder for each version")
     add("--model_config_file", type=Path, help="ModelServerConfig in protobuf's text format")
     add("--model_config_file_poll_wait_seconds", type=float, default=0.0, help="read it again so often; 0 never")
     add("--models_root", type=Path, help="folder whose every sub-folder is a model")
@@ -252,7 +291,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow_version_labels_for_unavailable_models", **listening.boolean("labels may name versions not served yet"))
     add("--max_num_load_retries", type=int, default=0, help="further tries before a version counts as broken")
     add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
+    add("--num_load_threads", type=_natural, default=0, help="versions that load at once; 0: one for each core")
+    add("--num_unload_threads", type=_natural, default=0, help="versions that unload at once; 0: one")
+    add("--initial_load_wait_seconds", type=_seconds, default=60.0, help="listen then, though models still load")
+    add("--grpc_api_timeout_in_ms", type=_natural, default=30_000, help="of calls without a deadline; 0: no limit")
+    add("--max_waiting_requests", type=_natural, default=1000, help="of one model; further ones are UNAVAILABLE (503)")
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
+    add("--enable_reload_config", **listening.boolean("take HandleReloadConfigRequest from anybody", default=True))
+    add("--enable_model_warmup", **listening.boolean("replay the requests that a version brings along", default=True))
     add("--max_model_bytes", type=int, default=0, help="larger versions are refused; 0: what fits in memory")
     add("--allow_ops", type=names, default=frozenset(), help="operations beyond the model that are allowed: Op,Op")
     add("--enable_batching", **listening.boolean("run concurrent requests as one call"))
@@ -262,6 +308,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--prediction_cache_ttl_seconds", type=_seconds, default=0.0, help="how long; 0: while there is room")
     add_flags(parser)
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads for inference, 0 for one a core")
+    add("--tensorflow_intra_op_parallelism", type=int, default=0, help="the same; the larger of both counts")
+    add("--tensorflow_inter_op_parallelism", type=int, default=0, help="the same; the larger of both counts")
+    add("--monitoring_config_file", type=Path, help="MonitoringConfig in protobuf's text format")
+    add("--version", action="version", version="Airtight model server, TensorFlow Serving's contract")
+    tfs_flags.add_flags(parser)
     return parser
 
 

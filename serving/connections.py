@@ -13,7 +13,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MIN_RATE = 16 << 10
 """Bytes a second: large bodies and answers have more time than small ones, by this measure."""
+TASK, GONE = "airtight.task", "airtight.gone"
+"""Keys of an ASGI scope: the task that is to be cancelled when the client leaves, and that it left."""
 MAX_HEAD_BYTES = 64 << 10
 """Request line and headers, and a chunked body's trailers."""
 
@@ -204,8 +206,14 @@ class Connection(HttpToolsProtocol):
 
     def _tell_gone(self) -> None:
         # uvicorn tells the request that came last; where several wait in line it is another one that is being answered.
-        if self._running is not None:
-            self._running.disconnected = True
+        cycle = self._running
+        if cycle is None or cycle.disconnected:
+            return
+        cycle.disconnected = True
+        scope = cast(dict[str, Any], cycle.scope)
+        if TASK in scope and not cycle.response_complete:
+            scope[GONE] = True
+            scope[TASK].cancel()
 
     def _abort(self) -> None:
         self._tell_gone()  # Now, as a write between this and `connection_lost` would raise.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
+from serving import base64_text
 from serving.errors import invalid
 from serving.signature import Signature
+from serving.tensors_json import NULL_IS_NAN
 
 INPUT, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 """TensorFlow Serving's names for the tensors of such signatures."""
@@ -84,10 +85,11 @@ def input_from_json(request: dict[str, Any], verb: str) -> input_pb2.Input:
         raise invalid("Expecting 'examples' value to be an array/list")
     if not listed:
         raise invalid("'examples' is an empty list; at least one is needed")
-    examples = [_example(told, f"'examples' element {index}") for index, told in enumerate(listed)]
+    nan = NULL_IS_NAN in request
+    examples = [_example(told, f"'examples' element {index}", nan) for index, told in enumerate(listed)]
     answer = input_pb2.Input()
     if "context" in request:
-        answer.example_list_with_context.context.CopyFrom(_example(request["context"], "'context'"))
+        answer.example_list_with_context.context.CopyFrom(_example(request["context"], "'context'", nan))
         answer.example_list_with_context.examples.extend(examples)
     else:
         answer.example_list.examples.extend(examples)
@@ -144,7 +146,7 @@ def _merged(context: example_pb2.Example, example: example_pb2.Example) -> examp
     return whole
 
 
-def _example(told: Any, where: str) -> example_pb2.Example:
+def _example(told: Any, where: str, nan: bool) -> example_pb2.Example:
     if type(told) is not dict:
         raise invalid(f"{where} is not an object")
     answer = example_pb2.Example()
@@ -152,6 +154,8 @@ def _example(told: Any, where: str) -> example_pb2.Example:
         if not _is_text(name):
             raise invalid(f"{where}: the feature name {name!r} is not valid Unicode")
         values = value if type(value) is list else [value]
+        if nan and None in values:
+            values = [math.nan if element is None else element for element in values]
         answer.features.feature[name].CopyFrom(_feature(values, f"{where}, feature {name!r}"))
     return answer
 
@@ -173,7 +177,7 @@ def _feature(values: list[Any], where: str) -> feature_pb2.Feature:
             return feature_pb2.Feature(float_list=feature_pb2.FloatList(value=values))
         if types <= {str, dict}:
             return feature_pb2.Feature(bytes_list=feature_pb2.BytesList(value=map(_bytes, values)))
-    except (ValueError, OverflowError, binascii.Error) as error:
+    except (ValueError, OverflowError) as error:
         raise invalid(f"{where}: {error}") from error
     raise invalid(f"{where}: values of different or unexpected types: {', '.join(sorted(t.__name__ for t in types))}")
 
@@ -182,7 +186,7 @@ def _bytes(value: str | dict[str, Any]) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if value.keys() == {"b64"} and isinstance(value["b64"], str):
-        return base64.b64decode(value["b64"], validate=True)
+        return base64_text.decode(value["b64"])
     raise ValueError("an object must be of the form {'b64': '...'}")
 
 

@@ -49,13 +49,19 @@ def _answered(method: Handler) -> Handler:
     async def handle(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         started, status = time.perf_counter(), Code.UNKNOWN.name
         calls: list[Answered] = []
+        # A client's own deadline is kept by gRPC, which cancels the call.
+        limit_s = self.timeout_s if context is not None and context.time_remaining() is None else None
         try:
-            answer = await method(self, request, calls)
+            async with asyncio.timeout(limit_s):
+                answer = await method(self, request, calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
             status = error.code.name
             await _abort(context, error)
+        except TimeoutError:
+            status = Code.DEADLINE_EXCEEDED.name
+            await _abort(context, ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {limit_s:g} s"))
         except asyncio.CancelledError:  # The client went away, or its deadline has passed.
             status = Code.CANCELLED.name
             raise
@@ -79,10 +85,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
       registry: What is served.
       runner: Runs inference.
       log: Gets a note of each call that was answered.
+      timeout_s: A call whose client sets no deadline is answered with DEADLINE_EXCEEDED after so many seconds.
     """
 
-    def __init__(self, registry: Registry, runner: Runner, log: PredictionLog) -> None:
+    def __init__(self, registry: Registry, runner: Runner, log: PredictionLog, timeout_s: float | None = None) -> None:
         self.registry = registry
+        self.timeout_s = timeout_s
         self.log = log
         self._runner = runner
 
@@ -168,6 +176,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
       manager: Changes it.
     """
 
+    timeout_s = None
+    """The manager limits how long it waits for models."""
+
     def __init__(self, registry: Registry, manager: Manager) -> None:
         self.registry = registry
         self._manager = manager
@@ -184,6 +195,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_management_pb2.ReloadConfigRequest, calls: list[Answered]
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models."""
+        if not self._manager.settings.enable_reload_config:
+            raise ServingError(Code.PERMISSION_DENIED, "The server was started with --enable_reload_config=false")
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerConfig type not supported by HandleReloadConfig. Only ModelConfigList is currently supported"

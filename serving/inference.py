@@ -1,4 +1,8 @@
-"""Runs a signature: at once on the event loop when that is shorter than a hop between threads, else in a pool."""
+"""Runs a signature: on the event loop when that is sure to be shorter than a hop between threads, else beside it.
+
+On the loop runs only a call whose cost follows from the sizes of its inputs (`serving.call_cost`), and that was cheap
+at this size before. Once a call surprises, the cost of its signature does not: it never runs there again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from serving import metrics
 from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters
 from serving.prediction_cache import PredictionCache, copies_of, key_of
-from serving.signature import Signature, size_of
+from serving.signature import SURPRISE_S, Signature, size_of
+from serving.threads import ModelThreads
 
 INLINE_S = 0.001
 """A call that is expected to be shorter runs on the event loop; the others do not hold it up, and share the cores. With
@@ -28,27 +33,41 @@ LARGE_BYTES = 256 << 10
 CHEAP_S = 50e-6
 """A call that is expected to be shorter costs less than putting it into a batch."""
 
+SMALL_BYTES = 1 << 10
+"""Of inputs up to this size the bytes tell what a call costs, however they are shared out over the dimensions."""
+CLOCK_S = 0.01
+"""The loop's thread reads how long it had a processor so often; far more often than a surprise takes."""
+MAX_WAITING = 1000
+"""Calls of one model that may wait for a thread."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Runner:
-    """The thread pool for inference and for large conversions; batches and the cache stand before it where asked for.
+    """The threads for inference and for large conversions; batches and the cache stand before them where configured.
 
     Args:
-      workers: Number of threads.
+      workers: Threads of each model, and for conversions.
       batching: Run requests together; None runs each alone.
       cache: Keep answers; None keeps none.
+      max_waiting: Calls of one model that may wait for a thread; further ones are UNAVAILABLE.
     """
 
     def __init__(
-        self, workers: int, batching: BatchingParameters | None = None, cache: PredictionCache | None = None
+        self,
+        workers: int,
+        batching: BatchingParameters | None = None,
+        cache: PredictionCache | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._pool = ThreadPoolExecutor(workers, "infer")
+        self._pool = ThreadPoolExecutor(workers, "convert")
+        self._threads = ModelThreads(workers, max_waiting)
         self._cache = cache
         self._batcher = Batcher(batching, self._call, self.convert) if batching else None
         self._cheap_s = CHEAP_S if batching and batching.opportunistic else 0.0
         self._turns = _Turns()
+        self._read_at = self._busy_then = 0.0
 
     async def run(
         self, model: str, signature: Signature, arrays: Sequence[np.ndarray], inline_s: float = INLINE_S
@@ -84,8 +103,9 @@ class Runner:
     ) -> list[np.ndarray]:
         if self._batcher is None:
             return await self._call(model, signature, arrays, inline_s)
-        expected = signature.observed.expected_s(size_of(arrays))
-        if expected is not None and expected < self._cheap_s:
+        observed = signature.observed
+        expected = observed.expected_s(size_of(arrays))
+        if expected is not None and expected < self._cheap_s and observed.steady:
             return await self._call(model, signature, arrays, inline_s)
         return await self._batcher.run(model, signature, arrays, inline_s)
 
@@ -94,15 +114,26 @@ class Runner:
     ) -> list[np.ndarray]:
         size = size_of(arrays)
         expected = signature.observed.expected_s(size)
-        if expected is not None and expected < inline_s:
+        if expected is not None and expected < inline_s and _is_foreseeable(signature, arrays, size):
             if expected >= CHEAP_S:
                 await self._turns.next()
-            outputs, seconds = _timed(signature, arrays)
+            outputs, seconds, busy_s = self._run_here(signature, arrays)
         else:
-            outputs, seconds = await self.offload(_timed, signature, arrays)
-        signature.observed.took(seconds, size)
+            outputs, seconds, busy_s = await self._threads.run(model, _timed, signature, arrays)
+        signature.observed.took(busy_s, size)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs
+
+    def _run_here(self, signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float, float]:
+        """As `_timed`; a thread's own clock costs a tenth of a short call, so that it is read only now and then."""
+        started = time.perf_counter()
+        if started - self._read_at > CLOCK_S:
+            self._read_at, self._busy_then = started, time.thread_time()
+        outputs = signature.run(*arrays)
+        seconds = time.perf_counter() - started
+        if seconds < SURPRISE_S:
+            return outputs, seconds, seconds
+        return outputs, seconds, min(seconds, time.thread_time() - self._busy_then)
 
     async def convert(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Converts here, or in the pool when `size`, in bytes, is large."""
@@ -116,6 +147,7 @@ class Runner:
 
     def close(self) -> None:
         """Ends the threads after what they are doing, which nobody waits for any more."""
+        self._threads.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -150,7 +182,22 @@ class _Turns:
         self._taken = False
 
 
-def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    started = time.perf_counter()
+def _is_foreseeable(signature: Signature, arrays: Sequence[np.ndarray], size: int) -> bool:
+    """Whether calls with inputs of this size tell what this one costs."""
+    if not signature.observed.steady:
+        return False
+    if size <= SMALL_BYTES:
+        return True
+    # Where more than the number of rows is open, the same number of bytes may be work of very different size.
+    only_rows_are_open = all(
+        spec.shape is not None and array.shape[1:] == spec.shape[1:]
+        for spec, array in zip(signature.inputs, arrays, strict=False)
+    )
+    return only_rows_are_open and len({len(array) for array in arrays if array.ndim}) <= 1
+
+
+def _timed(signature: Signature, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float, float]:
+    """The answer, the seconds until it was there, and those for which this thread had a processor."""
+    busy, started = time.thread_time(), time.perf_counter()
     outputs = signature.run(*arrays)
-    return outputs, time.perf_counter() - started
+    return outputs, time.perf_counter() - started, time.thread_time() - busy

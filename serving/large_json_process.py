@@ -97,14 +97,11 @@ def _tensors(document: dict[str, Any], wanted: list[dict[str, str]]) -> tuple[di
 
 
 class _Spec:
-    """What `tensors_json.decode` asks of an input, without TensorFlow; the server itself checks the shapes."""
+    """What `tensors_json.decode` asks of an input, without TensorFlow."""
 
     def __init__(self, name: str, numpy: str, type: str) -> None:
         self.name, self.numpy, self.dtype = name, np.dtype(numpy), SimpleNamespace(name=type)
         self.text = self.numpy.kind == "O"
-
-    def check_shape(self, shape: Any) -> None:
-        """Takes any."""
 
 
 def _bytes(array: np.ndarray) -> bytes:

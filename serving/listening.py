@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, ClassVar
 import grpc
 import uvicorn
 
-from airtight.errors import TransientError
+from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
+from serving import config_messages
 from serving.connections import HttpServer, Limits, limited
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,10 @@ class Listening:
       rest_api_timeout_s: A REST request that takes longer is answered with 504; over gRPC the client sets its deadline.
       max_request_bytes: Larger requests are refused.
       max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
+      grpc_socket_path: A Unix socket on which gRPC listens, too; empty for none.
+      ssl_config_file: SSLConfig with key and certificate of the gRPC port, in protobuf's text format, or None.
+      rest_ssl_files: Key and certificate of the REST port, PEM files; empty without TLS.
+      cors: Answers over REST tell browsers that pages from anywhere may read them.
       limits: What one HTTP connection may take, and how many there may be; that number holds for gRPC too.
       drain_s: After SIGTERM, running requests have so long to finish.
       ready_file: JSON with pid and real ports, written when it listens, or None.
@@ -54,6 +60,10 @@ class Listening:
     rest_api_timeout_s: float = 30.0
     max_request_bytes: int = 256 << 20
     max_pending_bytes: int = 1 << 30
+    grpc_socket_path: str = ""
+    ssl_config_file: Path | None = None
+    rest_ssl_files: tuple[Path, ...] = ()
+    cors: bool = False
     limits: Limits = field(default_factory=Limits)
     drain_s: float = 15.0
     ready_file: Path | None = None
@@ -69,6 +79,10 @@ def add_flags(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
     add("--rest_api_timeout_in_ms", type=int, default=timeout_ms, help="longer REST requests are answered with 504")
     add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
     add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
+    add("--grpc_socket_path", default="", help="a Unix socket on which gRPC listens, too")
+    add("--ssl_config_file", type=Path, help="SSLConfig of the gRPC port, in protobuf's text format")
+    add("--rest_ssl_files", type=Path, nargs=2, default=(), metavar=("KEY", "CERT"), help="PEM files of the REST port")
+    add("--rest_api_enable_cors_support", **boolean("let pages of any origin read answers over REST"))
     add("--max_connections", type=int, default=1000, help="REST connections at once, and gRPC ones")
     add("--rest_header_timeout_in_ms", type=int, default=10_000, help="for a request's headers to arrive")
     add("--rest_body_timeout_in_ms", type=int, default=30_000, help="for its body, plus 1 s for each 16 KiB of it")
@@ -87,6 +101,10 @@ def from_flags(flags: argparse.Namespace) -> dict[str, Any]:
         "rest_api_timeout_s": flags.rest_api_timeout_in_ms / 1e3,
         "max_request_bytes": flags.max_request_bytes,
         "max_pending_bytes": flags.max_pending_bytes,
+        "grpc_socket_path": flags.grpc_socket_path,
+        "ssl_config_file": flags.ssl_config_file,
+        "rest_ssl_files": tuple(flags.rest_ssl_files),
+        "cors": flags.rest_api_enable_cors_support,
         "limits": Limits(
             max_connections=flags.max_connections,
             header_s=flags.rest_header_timeout_in_ms / 1e3,
@@ -99,9 +117,9 @@ def from_flags(flags: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def boolean(text: str) -> dict[str, Any]:
+def boolean(text: str, *, default: bool = False) -> dict[str, Any]:
     """A flag that is true or false, for `add_argument`: --flag, --flag=true, --flag=false, as TensorFlow Serving's."""
-    return {"type": _truth, "nargs": "?", "const": True, "default": False, "help": text}
+    return {"type": _truth, "nargs": "?", "const": True, "default": default, "help": text}
 
 
 def _truth(said: str) -> bool:
@@ -143,12 +161,20 @@ async def start_http(
 ) -> tuple[HttpServer, asyncio.Task[None]]:
     """Serves an ASGI application; answers when it listens.
 
+    Raises:
+      TerminalError: Key and certificate of TLS cannot be used.
+
     Returns:
       The server, which stops in good order when its `should_exit` is set, and the task that it runs in.
     """
+    key, certificate = settings.rest_ssl_files or (None, None)
+    _check_pair(key, certificate)
     http = HttpServer(
         uvicorn.Config(
             app,
+            ssl_keyfile=key,
+            ssl_certfile=certificate,
+            interface="asgi3",  # It would take a bound method for ASGI 2.
             http=limited(settings.limits),
             log_config=None,
             access_log=False,
@@ -187,26 +213,64 @@ async def start_grpc(server: grpc.aio.Server, settings: Listening) -> int:
     """Starts a gRPC server; answers its port.
 
     Raises:
+      TerminalError: The file of `--ssl_config_file` cannot be used.
       TransientError: The port is taken.
     """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host  # An IPv6 address has colons of its own.
     try:
-        port = server.add_insecure_port(f"{host}:{settings.port}")
+        if settings.ssl_config_file is None:
+            port = server.add_insecure_port(f"{host}:{settings.port}")
+        else:
+            port = server.add_secure_port(f"{host}:{settings.port}", _credentials(settings.ssl_config_file))
+        if settings.grpc_socket_path:
+            server.add_insecure_port(f"unix:{settings.grpc_socket_path}")
     except RuntimeError as error:
         raise _taken(settings, "gRPC", settings.port, error) from error
     await server.start()
     return port
 
 
-def say_ready(settings: Listening, grpc_port: int, rest_port: int) -> None:
-    """Says in the log and in the file that is asked for where requests are taken."""
+def _check_pair(key: Path | None, certificate: Path | None) -> None:
+    if key is None or certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise TerminalError(
+            "The files of --rest_ssl_files are not usable.",
+            expected="a private key and its certificate, in PEM",
+            received=f"{key} and {certificate}: {error}",
+            remedy="Correct --rest_ssl_files.",
+        ) from error
+
+
+def _credentials(file: Path) -> grpc.ServerCredentials:
+    config = config_messages.read(file, "SSLConfig", "ssl_config_file")
+    if not config.server_key or not config.server_cert or (config.client_verify and not config.custom_ca):
+        raise TerminalError(
+            "The file of --ssl_config_file is not usable.",
+            expected="server_key and server_cert in PEM, and custom_ca where client_verify is true",
+            received=f"{file}, which lacks one of them",
+            remedy="Correct the file.",
+        )
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
+
+
+def say_ready(settings: Listening, grpc_port: int, rest_port: int, **ports: int) -> None:
+    """Logs the listening addresses and writes them to the ready file; `ports` are further ones, by name."""
     host = settings.host
     logger.info(
         "The %s listens for gRPC on %s:%d and for REST on %s:%d", settings.who, host, grpc_port, host, rest_port
     )
+    for name, port in ports.items():
+        logger.info("The %s has its %s at %d", settings.who, name, port)
     if settings.ready_file is not None:
-        told = {"pid": os.getpid(), "host": settings.host, "port": grpc_port, "rest_api_port": rest_port}
-        write_text(settings.ready_file, json.dumps(told))
+        ready = {"pid": os.getpid(), "host": settings.host, "port": grpc_port, "rest_api_port": rest_port, **ports}
+        write_text(settings.ready_file, json.dumps(ready))
 
 
 def _stop_at_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

@@ -7,20 +7,20 @@ graph, variables and assets are read: no Python code is restored (no pickle, no 
 
 from __future__ import annotations
 
-import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
+from serving.call_cost import is_steady
 from serving.errors import BY_NUMBER, Code, ServingError
-from serving.signature import DEFAULT_SIGNATURE, Signature, TensorSpec, is_callable, size_of
-from serving.vetting import vet
+from serving.graph import Graph
+from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable, mismatches
+from serving.vetting import Room, size_on_disk, vet
 
-logger = logging.getLogger(__name__)
-
+ROOM = Room()
+"""Of all loads in this process."""
 CALLER_THREAD = -1
 """RunOptions.inter_op_thread_pool: run the graph's operations where the call was made, without a hop."""
 
@@ -35,12 +35,14 @@ class LoadedModel:
 
     def __init__(self, session: tf.compat.v1.Session, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
         self._session = session
+        self._graph = Graph(meta_graph.graph_def)
         self.definitions: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         self.signatures = {
             name: self._prepare(name, definition)
             for name, definition in self.definitions.items()
             if is_callable(definition)
         }
+        del self._graph  # As large as the model's constants.
 
     def signature(self, name: str) -> Signature:
         """Finds a signature; the empty name means `serving_default`.
@@ -75,20 +77,25 @@ class LoadedModel:
             try:
                 answers = call(*arrays)
             except tf.errors.OpError as error:
-                raise from_tensorflow(error) from error
+                raise from_tensorflow(error, mismatches(inputs, arrays)) from error
             # TensorFlow answers a single string as bytes, without an array around it.
             return [
                 answer if isinstance(answer, np.ndarray) else np.array(answer, spec.numpy)
                 for answer, spec in zip(answers, outputs, strict=True)
             ]
 
-        return Signature(name, definition.method_name, inputs, outputs, run)
+        steady = is_steady(self._graph, options.feed, options.fetch)
+        return Signature(
+            name, definition.method_name, inputs, outputs, run, dict(definition.defaults), Observed(steady=steady)
+        )
 
 
 def load(
     path: Path, base_path: Path, threads: int, max_bytes: int = 0, allowed: frozenset[str] = frozenset()
 ) -> LoadedModel:
-    """Loads one version and calls each signature once, so that no request pays for the first call.
+    """Loads one version and runs what TensorFlow Serving runs of it: what restores and initializes it.
+
+    No signature is called: one that trains would change the model, and one need not end for the inputs chosen here.
 
     Args:
       path: The version's folder.
@@ -100,7 +107,12 @@ def load(
     Raises:
       ServingError: It cannot be loaded; the message says why.
     """
-    vet(path, base_path, max_bytes, allowed)
+    with ROOM.take(size_on_disk(path)):
+        vet(path, base_path, max_bytes, allowed)
+        return _restored(path, threads)
+
+
+def _restored(path: Path, threads: int) -> LoadedModel:
     session = tf.compat.v1.Session(
         graph=tf.Graph(),
         config=config_pb2.ConfigProto(
@@ -110,8 +122,6 @@ def load(
     try:
         meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(path))
         model = LoadedModel(session, meta_graph)
-        for signature in model.signatures.values():
-            _call_once(signature)
     except tf.errors.OpError as error:
         session.close()
         raise from_tensorflow(error) from error
@@ -122,30 +132,11 @@ def load(
     return model
 
 
-def from_tensorflow(error: tf.errors.OpError) -> ServingError:
-    """TensorFlow's own code, and its message without the graph's stack."""
-    return ServingError(BY_NUMBER[error.error_code], _first_line(error.message))
+def from_tensorflow(error: tf.errors.OpError, hint: str = "") -> ServingError:
+    """TensorFlow's own code, and its message without the graph's stack; `hint` is what may explain it."""
+    message = _first_line(error.message)
+    return ServingError(BY_NUMBER[error.error_code], f"{message} ({hint})" if hint else message)
 
 
 def _first_line(message: str) -> str:
     return message.split("\n", 1)[0].strip() or "no message"
-
-
-def _call_once(signature: Signature) -> None:
-    """Runs a signature on one row of zeros and empty strings, and once more to learn what a call costs.
-
-    A model may refuse such a row, which is fine.
-    """
-    if any(spec.shape is None for spec in signature.inputs):
-        return
-    arrays = []
-    for spec in signature.inputs:
-        shape = tuple(1 if size is None else size for size in spec.shape or ())
-        arrays.append(np.full(shape, b"", object) if spec.dtype == tf.string else np.zeros(shape, spec.numpy))
-    try:
-        signature.run(*arrays)
-        started = time.perf_counter()
-        signature.run(*arrays)
-        signature.observed.took(time.perf_counter() - started, size_of(arrays))
-    except ServingError as error:
-        logger.info("The signature %s refuses a row of zeros: %s", signature.name, error.message)

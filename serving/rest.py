@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,12 +13,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving import examples, metadata, metrics, tensors_json
+from serving import cors, examples, metadata, metrics, paths, tensors_json
 from serving.bodies import Bodies, Gone
 from serving.config import Settings
+from serving.connections import GONE, TASK
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
+from serving.paths import Target
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.rows import Answered
 from serving.signature import Signature, size_of
@@ -30,10 +31,6 @@ logger = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-METRICS_PATH = "/monitoring/prometheus/metrics"
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
-_CALL = re.compile(_MODEL + r":(?P<verb>predict|classify|regress)")
-_LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _JSON = (b"content-type", b"application/json")
 
 
@@ -45,52 +42,74 @@ class RestApi:
       runner: Runs inference.
       settings: Limits.
       log: Gets a note of each call that was answered.
+      bodies: Counts what the requests take; None counts them for this API alone.
     """
 
-    def __init__(self, registry: Registry, runner: Runner, settings: Settings, log: PredictionLog) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        runner: Runner,
+        settings: Settings,
+        log: PredictionLog,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._registry = registry
         self._runner = runner
         self._log = log
         self._large = LargeJson()
-        self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
+        self._bodies = bodies or Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
+        self._metrics_path = settings.metrics_path
+        self._more_headers = cors.HEADERS if settings.cors else []
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One request, as ASGI passes it."""
-        # Paths are matched as they were sent: an encoded slash or dot is no slash or dot.
-        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
-        verb = scope["method"]
+        path, verb = paths.path_of(scope["raw_path"]), scope["method"]
         try:
-            call = _CALL.fullmatch(path) if verb == "POST" else None
-            if call is not None:
-                async with self._bodies.read(scope, receive) as body:
-                    answer = await self._call(call, body, scope)
+            target = paths.call(path) if verb == "POST" else None
+            if target is not None:
+                scope[TASK] = asyncio.current_task()
+                async with self._bodies.read(scope, receive, unpack=True) as body:
+                    answer = await self._call(target, body, scope)
+            elif verb == "OPTIONS":
+                cors.check_preflight(scope["headers"])
+                answer = b""
             else:
                 answer = self._look(verb, path)
             status, kind = 200, _JSON
-            if path == METRICS_PATH:
+            if path == self._metrics_path:
                 kind = (b"content-type", metrics.CONTENT_TYPE.encode())
         except ServingError as error:
             status, kind = HTTP_STATUS[error.code], _JSON
             answer = orjson.dumps({"error": _printable(error.message)})
         except Gone:
             return
-        headers = [kind, (b"content-length", str(len(answer)).encode())]
+        except asyncio.CancelledError:
+            if not scope.get(GONE):
+                raise
+            return  # Nobody waits for an answer.
+        except Exception as error:
+            logger.exception("A request was not answered")
+            status, kind = HTTP_STATUS[Code.INTERNAL], _JSON
+            answer = orjson.dumps({"error": f"Internal error: {type(error).__name__}"})
+        headers = [kind, (b"content-length", str(len(answer)).encode()), *self._more_headers]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    async def _call(self, route: re.Match[str], body: bytes, scope: dict[str, Any]) -> bytes:
-        started, name, status = time.perf_counter(), route["name"], Code.UNKNOWN.name
+    async def _call(self, target: Target, body: bytes, scope: dict[str, Any]) -> bytes:
+        started, name, status = time.perf_counter(), target.name, Code.UNKNOWN.name
         calls: list[Answered] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._answer(route, body, calls)
+                answer = await self._answer(target, body, calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
             status = error.code.name
             raise
-        except asyncio.CancelledError:  # The client went away: nobody was answered.
+        except asyncio.CancelledError:
+            # The server is being stopped and does not wait any longer. A client that goes away cancels nothing: uvicorn
+            # lets its request run to the end, and drops the answer.
             status = Code.CANCELLED.name
             raise
         except TimeoutError as error:
@@ -99,19 +118,19 @@ class RestApi:
         finally:
             name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
-            seconds, method = time.perf_counter() - started, route["verb"].capitalize()
+            seconds, method = time.perf_counter() - started, target.verb.capitalize()
             metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method, "REST")
-            self._log.note(name, route["label"], method, status, seconds, protocol="REST", carrier=scope, calls=calls)
+            self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
 
-    async def _answer(self, route: re.Match[str], body: bytes, calls: list[Answered]) -> bytes:
-        size, runner, verb = len(body), self._runner, route["verb"]
+    async def _answer(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
+        size, runner, verb = len(body), self._runner, target.verb
         if size >= APART_BYTES and verb == "predict":
-            return await self._answer_large(route, body, calls)
+            return await self._answer_large(target, body, calls)
         request = await runner.convert(size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
             raise invalid("'signature_name' key must be a string value.")
-        version = self._registry.resolve(*_chosen(route))
+        version = self._registry.resolve(*target.chosen)
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
@@ -120,10 +139,10 @@ class RestApi:
             arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
             return await self._predict(version, signature, arrays, rows, calls)
 
-    async def _answer_large(self, route: re.Match[str], body: bytes, calls: list[Answered]) -> bytes:
+    async def _answer_large(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
         with contextlib.ExitStack() as held:
             async with self._large.parsed(body) as document:
-                version = self._registry.resolve(*_chosen(route))
+                version = self._registry.resolve(*target.chosen)
                 signature = held.enter_context(version).signature(document.signature_name)
                 arrays, rows = await document.decode(signature)
             return await self._predict(version, signature, arrays, rows, calls)
@@ -144,27 +163,23 @@ class RestApi:
         return await self._runner.convert(size_of(outputs), _examples_answer, outputs, signature, verb, count)
 
     def _look(self, verb: str, path: str) -> bytes:
-        if not path.startswith("/v1"):
-            if path == METRICS_PATH and verb == "GET":
+        if not path.startswith("/v1") or path == self._metrics_path:
+            if path == self._metrics_path and verb == "GET":
                 return metrics.exposition()
             raise ServingError(Code.NOT_FOUND, f"Not found: {verb} {path}")
         if verb == "GET" and path in ("/v1/models", "/v1/models/"):
             raise invalid("Missing model name in request.")
-        route = _LOOK.fullmatch(path) if verb == "GET" else None
-        if route is None:
+        target = paths.look(path) if verb == "GET" else None
+        if target is None:
             raise invalid(f"Malformed request: {verb} {path}")
-        if route["metadata"]:
-            return metadata.metadata_json(self._registry.resolve(*_chosen(route)))
-        return metadata.status_json(self._registry.states(*_chosen(route)))
+        if target.verb:
+            return metadata.metadata_json(self._registry.resolve(*target.chosen))
+        return metadata.status_json(self._registry.states(*target.chosen))
 
 
 def _examples_answer(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> bytes:
     told = examples.result(outputs, signature, verb, count)
     return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
-
-
-def _chosen(route: re.Match[str]) -> tuple[str, int | None, str | None]:
-    return route["name"], int(route["version"]) if route["version"] else None, route["label"]
 
 
 def _printable(text: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-
-from serving.errors import invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -60,40 +59,53 @@ class TensorSpec:
         shape = None if info.tensor_shape.unknown_rank else sizes
         return cls(name, info.name, dtype, np.dtype(dtype.as_numpy_dtype), shape)
 
-    def check_shape(self, shape: Sequence[int]) -> None:
-        """Refuses what the graph was not traced for, before its kernels see it.
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape is one that the model declares.
 
-        Raises:
-          ServingError: INVALID_ARGUMENT, with both shapes.
+        Others are not refused: as in TensorFlow Serving, the graph's operations decide whether they take them.
         """
         if self.shape is None:
-            return
-        if len(shape) != len(self.shape) or (self.fixed and any(shape[axis] != size for axis, size in self.fixed)):
-            wanted = "[" + ",".join("?" if size is None else str(size) for size in self.shape) + "]"
-            raise invalid(f"input {self.name!r} must have the shape {wanted}, but got {_brackets(shape)}")
+            return True
+        return len(shape) == len(self.shape) and all(shape[axis] == size for axis, size in self.fixed)
+
+
+SURPRISE_S = 0.05
+"""A call that keeps a processor busy for longer, and ten times as long as those of its size, is a surprise."""
 
 
 @dataclass(slots=True)
 class Observed:
-    """What the calls of a signature have shown so far.
+    """What is known of the cost of a signature's calls.
 
     Args:
-      costs: Seconds that a call took lately, by the number of bits in the size of its inputs.
+      costs: Seconds of a processor that a call took lately, by the number of bits in the size of its inputs.
       by_row: False once it answered another number of rows than it was asked.
+      steady: Whether the cost follows from the sizes of the inputs; False for good once a call was a surprise.
     """
 
     costs: dict[int, float] = field(default_factory=dict)
     by_row: bool = True
+    steady: bool = True
 
     def expected_s(self, size: int) -> float | None:
-        """Seconds that a call with inputs of so many bytes is expected to take; None if there was none yet."""
+        """Seconds that a call with inputs of `size` bytes is expected to take; None if there was none yet."""
         return self.costs.get(size.bit_length())
 
     def took(self, seconds: float, size: int) -> None:
-        """Remembers a call."""
+        """Remembers a call.
+
+        Args:
+          seconds: For how long it kept a processor busy; what else had the processor meanwhile does not count.
+          size: Bytes of its inputs.
+        """
         bucket = size.bit_length()
-        # A moving mean, so that one call that the scheduler interrupted does not decide for the next.
-        self.costs[bucket] = 0.9 * self.costs.get(bucket, seconds) + 0.1 * seconds
+        known = self.costs.get(bucket, seconds)
+        if seconds > max(SURPRISE_S, 10 * known):
+            self.steady = False
+        # A moving mean, so that one odd call does not decide for the next. It falls faster than it rises, because a
+        # first call prepares the kernels.
+        weight = 0.5 if seconds < known else 0.1
+        self.costs[bucket] = known + weight * (seconds - known)
 
 
 _SERIALS = itertools.count()
@@ -109,6 +121,7 @@ class Signature:
       inputs: In the order in which `run` takes them.
       outputs: In the order in which `run` answers them.
       run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
+      defaults: What inputs hold that a request by gRPC leaves out, by name.
       observed: What its calls have shown.
       batchable: Whether rows of several requests may stand in one call: the first size of all tensors is open.
       serial: A number of its own in this process: the same signature of another version has another.
@@ -119,6 +132,7 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     run: Callable[..., list[np.ndarray]]
+    defaults: Mapping[str, tensor_pb2.TensorProto] = field(default_factory=dict)
     observed: Observed = field(default_factory=Observed)
     batchable: bool = field(init=False)
     serial: int = field(init=False)
@@ -136,6 +150,15 @@ def is_callable(definition: meta_graph_pb2.SignatureDef) -> bool:
     return bool(definition.outputs) and all(info.WhichOneof("encoding") == "name" and info.dtype for info in infos)
 
 
+def mismatches(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray]) -> str:
+    """Which inputs have another shape than the model declares, in words; empty where all have theirs."""
+    return ", ".join(
+        f"input {spec.name!r} is declared with the shape {_shown(spec.shape or ())}, but got {_shown(array.shape)}"
+        for spec, array in zip(specs, arrays, strict=True)
+        if not spec.fits(array.shape)
+    )
+
+
 def size_of(arrays: Iterable[np.ndarray]) -> int:
     """Bytes of all arrays together, those of their strings included."""
     size = 0
@@ -146,5 +169,5 @@ def size_of(arrays: Iterable[np.ndarray]) -> int:
     return size
 
 
-def _brackets(shape: Sequence[int]) -> str:
-    return "[" + ",".join(map(str, shape)) + "]"
+def _shown(shape: Sequence[int | None]) -> str:
+    return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"

@@ -44,7 +44,7 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
     """Reads one input.
 
     Args:
-      proto: `tensor_content`, or the field of its type; a last value is repeated to fill the shape.
+      proto: `tensor_content`, or the field of its type; a last value is repeated to fill the shape, or zeros fill it.
       spec: The input it is for.
 
     Raises:
@@ -72,23 +72,24 @@ def decode(proto: tensor_pb2.TensorProto, spec: TensorSpec) -> np.ndarray:
 
 
 def decode_inputs(given: Mapping[str, tensor_pb2.TensorProto], signature: Signature) -> list[np.ndarray]:
-    """Reads all inputs of a request, in the order of `signature.inputs`.
+    """Reads all inputs of a request, in the order of `signature.inputs`; what is left out has its default.
 
     Raises:
       ServingError: INVALID_ARGUMENT, an input is missing, unknown, or of another type or shape.
     """
-    wanted = signature.inputs
+    wanted, defaults = signature.inputs, signature.defaults
+    if defaults and len(given) < len(wanted):
+        given = {**{spec.name: defaults[spec.name] for spec in wanted if spec.name in defaults}, **given}
     # A look by index would add what is missing.
-    found = [given.get(spec.name) for spec in wanted]
-    told = [proto for proto in found if proto is not None]
-    if not len(given) == len(wanted) == len(told):
+    protos = [proto for spec in wanted if (proto := given.get(spec.name)) is not None]
+    if not len(given) == len(wanted) == len(protos):
         names = {spec.name for spec in wanted}
         raise invalid(
             f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
             f"len({{{','.join(sorted(names))}}}). Sent extra: {{{','.join(sorted(given.keys() - names))}}}. "
             f"Missing but required: {{{','.join(sorted(names - given.keys()))}}}."
         )
-    return list(map(decode, told, wanted))
+    return list(map(decode, protos, wanted))
 
 
 def encode(array: np.ndarray, spec: TensorSpec) -> tensor_pb2.TensorProto:
@@ -155,7 +156,6 @@ def _shape(told: tensor_shape_pb2.TensorShapeProto, spec: TensorSpec) -> list[in
         raise invalid(f"input {spec.name!r} has no definite shape")
     if math.prod(size for size in shape if size) > MAX_EXTENT:
         raise invalid(f"input {spec.name!r} has the sizes {shape}, which are too large")
-    spec.check_shape(shape)
     return shape
 
 
@@ -169,7 +169,7 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
         except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"input {spec.name!r}: {error}") from error
     values = list(getattr(proto, field))
-    if len(values) > count or (count and not values):
+    if len(values) > count:
         raise invalid(f"input {spec.name!r}: {field} holds {len(values)} values, but its shape needs {count}")
     if len(values) < count and count > MAX_FILLED:
         raise _too_full(spec, count)
@@ -178,7 +178,8 @@ def _from_values(proto: tensor_pb2.TensorProto, spec: TensorSpec, count: int) ->
     except OverflowError as error:
         raise invalid(f"input {spec.name!r}: a number is out of the range of {spec.dtype.name}") from error
     if len(array) < count:
-        array = np.concatenate([array, np.full(count - len(array), array[-1], spec.numpy)])
+        last = array[-1] if len(array) else b"" if spec.text else 0
+        array = np.concatenate([array, np.full(count - len(array), last, spec.numpy)])
     return array
 
 

@@ -24,6 +24,7 @@ class Version:
       identity: What its folder looked like when it was loaded; another look means another version of the same number.
       state: TensorFlow Serving's state.
       error: Why it did not load, or None.
+      files: What its files looked like before it was loaded.
       refused: What the files under its number looked like when they did not load, or None.
       loaded: The SavedModel while it is in memory.
       in_flight: Requests that run on it now.
@@ -35,6 +36,7 @@ class Version:
     identity: object
     state: int = State.START
     error: ServingError | None = None
+    files: object = None
     refused: object = None
     loaded: LoadedModel | None = None
     in_flight: int = 0
@@ -69,6 +71,7 @@ class Model:
         self.labels: dict[str, int] = {}
         self.versions: dict[int, Version] = {}
         self.latest: Version | None = None
+        self.problem = ""  # With its base path, as the log was told.
 
     @property
     def name(self) -> str:

@@ -7,46 +7,34 @@ would come by them. Elsewhere they are dead wood: every SavedModel holds a way t
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import attr_value_pb2, graph_pb2, node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.errors import Code, ServingError
+from serving.graph import Graph, node_name
+from serving.operations import TABLE_FILES, stays_within
 
+ASSETS = "saved_model_assets"
+"""TensorFlow 1's collection of assets."""
 GRAPH, GRAPH_AS_TEXT, GRAPH_IN_PARTS = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
 MAX_GRAPH_BYTES = (1 << 31) - 1
 """Protobuf's limit of a message."""
 MEMORY_INFO = Path("/proc/meminfo")
 MEMORY_LIMIT, MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
-# By family, so that later versions of an operation are of it too.
-_PYTHON = r"PyFunc|PyFuncStateless|EagerPyFunc"
-_FILES = (
-    r"ReadFile|WriteFile|MatchingFiles|WholeFileReader|TextLineReader|FixedLengthRecordReader|TFRecordReader|"
-    r"LMDBReader|Save|SaveSlices|Restore|RestoreSlice|MergeV2Checkpoints|LoadAndRemapMatrix|GenerateVocabRemapping|"
-    r"ImmutableConst|RecordInput|Skipgram|DumpTensor|CalibrationStatisticsSaver|FixedUnigramCandidateSampler|"
-    r"CreateSummaryFileWriter|CreateSummaryDbWriter|PrintV2|FileSystemSetConfiguration|"
-    r"(?:Experimental)?(?:TextLine|FixedLengthRecord|TFRecord|CSV|LMDB|Sql|MatchingFiles|Load|Save|Cache|Snapshot|"
-    r"SnapshotNested|SnapshotChunk)Dataset|SnapshotDatasetReader|ListSnapshotChunksDataset|"
-    r"(?:Experimental)?DatasetToTFRecord|DistributedSave"
-)
-_NETWORK = (
-    r"DataServiceDataset|RegisterDataset|RpcClient|RpcServer|RpcServerStart|RpcServerRegister|RpcCall|RpcCheckRemote"
-    r"\w*|RpcGetValue|DebugIdentity|DebugNanCount|DebugNumericSummary|RemoteCall|Send|Recv|_Send|_Recv|_HostSend|_HostRecv"
-)
-BEYOND = re.compile(rf"(?:{_PYTHON}|{_FILES}|{_NETWORK})(?:V\d+)?")
-"""Names of the operations that reach beyond the model."""
+WAIT_S = 60.0
+"""A version waits no longer for others to be loaded that need the same memory."""
+
 _LOADING = frozenset({"RestoreV2"})
 """What the restoring part of a SavedModel is made of."""
-_TABLE_FILES = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
-"""Operations that read a file which has to be one of the model's assets, and which of their inputs names it."""
 
 
 def vet(path: Path, base_path: Path, max_bytes: int, allowed: frozenset[str]) -> None:
@@ -89,36 +77,70 @@ def refuse_operations(meta_graph: meta_graph_pb2.MetaGraphDef, allowed: frozense
     Raises:
       ServingError: PERMISSION_DENIED, naming operations and flag.
     """
-    graph = _Graph(meta_graph.graph_def)
-    assets = {asset.tensor_info.name.split(":")[0] for asset in meta_graph.asset_file_def}
+    graph = Graph(meta_graph.graph_def)
+    assets = _assets(meta_graph)
     signatures = meta_graph.signature_def.values()
-    serving = [info.name for told in signatures for info in (*told.inputs.values(), *told.outputs.values())]
-    serving += [*_initialisers(meta_graph), *assets]
-    found = {node.op for node in graph.reached(serving) if _is_beyond(node)}
-    restore = graph.reached([meta_graph.saver_def.restore_op_name])
-    found |= {node.op for node in restore if _is_beyond(node)} - _LOADING
-    found -= allowed
-    if found:
+    tensors = [
+        info.name for signature in signatures for info in (*signature.inputs.values(), *signature.outputs.values())
+    ]
+    beyond = _beyond(graph, [*tensors, *_initialisers(meta_graph), *assets])
+    beyond |= _beyond(graph, [meta_graph.saver_def.restore_op_name]) - _LOADING
+    beyond -= allowed
+    if beyond:
+        names = sorted(beyond)
         raise ServingError(
             Code.PERMISSION_DENIED,
-            f"The model uses {', '.join(sorted(found))}, which reach beyond it: to files, the network or Python. "
-            f"If that is meant to be, start the server with --allow_ops={','.join(sorted(found))}",
+            f"The model uses {', '.join(names)}, which reach beyond it (to files, the network, Python or native code), "
+            "or are not known to stay within it. "
+            f"If that is intended, start the server with --allow_ops={','.join(names)}",
         )
-    if foreign := graph.foreign_files(assets) - allowed:
+    if foreign := sorted(_foreign_files(graph, assets) - allowed):
         raise ServingError(
             Code.PERMISSION_DENIED,
-            f"The model fills a table from a file that is none of its assets ({', '.join(sorted(foreign))})",
+            f"The model fills a table from a file that is none of its assets ({', '.join(foreign)}). "
+            f"If that is intended, start the server with --allow_ops={','.join(foreign)}",
         )
 
 
-def _is_beyond(node: node_def_pb2.NodeDef) -> bool:
-    if node.op == "PrintV2" and not node.attr["output_stream"].s.startswith(b"file:"):
-        return False  # Writes to the server's log.
-    return BEYOND.fullmatch(node.op) is not None
+def _beyond(graph: Graph, tensors: Iterable[str]) -> set[str]:
+    return {place.node.op for place in graph.reached(tensors) if not stays_within(place.node)}
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of all files of a version."""
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+class Room:
+    """Memory for versions that load at the same time: each is measured against what the others leave."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Waits until the versions that are being loaded leave room for `size` bytes, and holds it for the block.
+
+        Where they do not end in `WAIT_S`, the memory that is free then decides alone.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._fits(size), WAIT_S)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        free = free_memory()
+        return free is None or self._taken + size <= free
 
 
 def _refuse_size(path: Path, max_bytes: int) -> None:
-    total = sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    total = size_on_disk(path)
     if max_bytes and total > max_bytes:
         raise ServingError(
             Code.RESOURCE_EXHAUSTED, f"The version has {total} bytes, --max_model_bytes allows {max_bytes}"
@@ -175,106 +197,53 @@ def _read_text(file: Path) -> saved_model_pb2.SavedModel:
         raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as text proto: {error}") from error
 
 
+def _assets(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
+    """The nodes that hold an asset's path; TensorFlow 1 lists its assets in a collection, and its loader reads both."""
+    listed = list(meta_graph.asset_file_def)
+    for packed in meta_graph.collection_def[ASSETS].any_list.value if ASSETS in meta_graph.collection_def else ():
+        asset = meta_graph_pb2.AssetFileDef()
+        if packed.Unpack(asset):
+            listed.append(asset)
+    return {node_name(asset.tensor_info.name) for asset in listed}
+
+
 def _initialisers(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
     """The operations that loading runs after the variables are there; newer SavedModels have them as a signature."""
     for key in ("saved_model_main_op", "legacy_init_op", "saved_model_train_op"):
         yield from meta_graph.collection_def[key].node_list.value if key in meta_graph.collection_def else ()
 
 
-class _Graph:
-    """Nodes of a graph and of its functions.
+def _foreign_files(graph: Graph, assets: set[str]) -> set[str]:
+    """The operations that fill a table from a file that need not be one of the model's assets."""
+    return {
+        place.node.op
+        for place in graph.all_places()
+        if place.node.op in TABLE_FILES
+        and not _is_asset(graph, place.node.input[TABLE_FILES[place.node.op]], place.scope, assets, frozenset())
+    }
 
-    Args:
-      definition: As stored.
-    """
 
-    def __init__(self, definition: graph_pb2.GraphDef) -> None:
-        self._nodes = {node.name: node for node in definition.node}
-        self._functions = {function.signature.name: function for function in definition.library.function}
-        # By function, and under the empty name the graph itself.
-        self._scopes = {"": self._nodes} | {
-            name: {node.name: node for node in function.node_def} for name, function in self._functions.items()
-        }
-        self._gradients = {gradient.function_name: gradient.gradient_func for gradient in definition.library.gradient}
-
-    def reached(self, tensors: Iterable[str]) -> list[node_def_pb2.NodeDef]:
-        """All nodes that are run for these tensors; of a function that is called, every node."""
-        found: dict[str, node_def_pb2.NodeDef] = {}
-        waiting = [_name(tensor) for tensor in tensors]
-        while waiting:
-            name = waiting.pop()
-            node = self._nodes.get(name)
-            if node is None or name in found:
-                continue
-            found[name] = node
-            waiting += [_name(tensor) for tensor in node.input]
-        return [*found.values(), *self._bodies(found.values())]
-
-    def _bodies(self, callers: Iterable[node_def_pb2.NodeDef]) -> list[node_def_pb2.NodeDef]:
-        seen: set[str] = set()
-        nodes: list[node_def_pb2.NodeDef] = []
-        waiting = [name for node in callers for name in self._called(node)]
-        while waiting:
-            name = waiting.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            body = self._functions[name].node_def
-            nodes += body
-            waiting += [called for node in body for called in self._called(node)]
-            waiting += [self._gradients[name]] if self._gradients.get(name) in self._functions else []
-        return nodes
-
-    def _called(self, node: node_def_pb2.NodeDef) -> list[str]:
-        names = [node.op, *_functions_of(node.attr)]
-        return [name for name in names if name in self._functions]
-
-    def foreign_files(self, assets: set[str]) -> set[str]:
-        """The operations that fill a table from a file that need not be one of the model's assets."""
-        return {
-            node.op
-            for scope, nodes in self._scopes.items()
+def _is_asset(graph: Graph, tensor: str, scope: str, assets: set[str], seen: frozenset[str]) -> bool:
+    """Whether a file's name comes from an asset, through as many calls as there are."""
+    nodes, name = graph.scopes[scope], node_name(tensor)
+    while name in nodes and nodes[name].op == "Identity":
+        name = node_name(nodes[name].input[0])
+    if not scope and name in nodes and nodes[name].op == "ReadVariableOp":
+        # TensorFlow 2 puts an asset's path into a variable when it initialises a model.
+        values = [
+            node.input[1]
             for node in nodes.values()
-            if node.op in _TABLE_FILES
-            and not self._is_asset(node.input[_TABLE_FILES[node.op]], scope, assets, frozenset())
-        }
-
-    def _is_asset(self, tensor: str, scope: str, assets: set[str], seen: frozenset[str]) -> bool:
-        """Whether a file's name comes from an asset, through as many calls as there are."""
-        nodes, name = self._scopes[scope], _name(tensor)
-        while name in nodes and nodes[name].op == "Identity":
-            name = _name(nodes[name].input[0])
-        if not scope and name in nodes and nodes[name].op == "ReadVariableOp":
-            # TensorFlow 2 puts an asset's path into a variable when it initialises a model.
-            given = [
-                node.input[1]
-                for node in nodes.values()
-                if node.op == "AssignVariableOp" and _name(node.input[0]) == _name(nodes[name].input[0])
-            ]
-            return bool(given) and all(_name(tensor) in assets for tensor in given)
-        if not scope:
-            return name in assets
-        arguments = [argument.name for argument in self._functions[scope].signature.input_arg]
-        if name not in arguments or scope in seen:
-            return False
-        index = arguments.index(name)
-        return all(
-            len(node.input) > index and self._is_asset(node.input[index], calling, assets, seen | {scope})
-            for calling, nodes in self._scopes.items()
-            for node in nodes.values()
-            if scope in self._called(node)
-        )
-
-
-def _functions_of(attributes: Mapping[str, attr_value_pb2.AttrValue]) -> Iterator[str]:
-    for value in attributes.values():
-        if value.HasField("func"):
-            yield value.func.name
-            yield from _functions_of(value.func.attr)
-        for function in value.list.func:
-            yield function.name
-            yield from _functions_of(function.attr)
-
-
-def _name(tensor: str) -> str:
-    return tensor.lstrip("^").split(":")[0]
+            if node.op == "AssignVariableOp" and node_name(node.input[0]) == node_name(nodes[name].input[0])
+        ]
+        return bool(values) and all(node_name(value) in assets for value in values)
+    if not scope:
+        return name in assets
+    arguments = graph.arguments(scope)
+    if name not in arguments or scope in seen:
+        return False
+    index = arguments.index(name)
+    return all(
+        len(caller.node.input) > index
+        and _is_asset(graph, caller.node.input[index], caller.scope, assets, seen | {scope})
+        for caller in graph.callers(scope)
+    )

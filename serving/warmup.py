@@ -61,5 +61,5 @@ def _replay_one(model: LoadedModel, log: prediction_log_pb2.PredictionLog) -> No
             signature = model.signature(task.model_spec.signature_name)
             verb = task.method_name.rsplit("/", 1)[-1]
             signature.run(*examples.arrays(log.multi_inference_log.request.input, signature, verb))
-    else:
+    elif kind is not None:  # A record without one is skipped, as TensorFlow Serving skips it.
         raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -89,7 +89,7 @@ def run(interval: str, *, force: bool, flight_id: str) -> int:
     print(f"Airflow's UI:  {airflow.run_url(DAG, served)}")
     print(f"Log in as:     {USER}, with the password in {password_file(home)} (make password)")
     print(f"Model server:  {settings.model_url}/v1/models/{MODEL}")
-    print(f"Served models: {settings.model_url}/")
+    print(f"Served models: {settings.router_url}/")
     print(f"Kafka:         {settings.kafka_servers}, topics {', '.join(topic.name for topic in TOPICS)}")
     print("Stop it all:   make stop")
     return 0

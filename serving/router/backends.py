@@ -1,10 +1,12 @@
-"""The model servers: which of them are well, how busy each is, and which to ask next."""
+"""One model server as the router knows it: whether it is well, how fast it answers, and what it has failed."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator
+import itertools
+import math
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,16 +14,17 @@ import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2
 
-from serving.router.config import Address, Settings
-
-logger = logging.getLogger(__name__)
+from serving.router.config import Address
 
 PROBE_S = 2.0
 """A server that does not say in this time that it is well is left out."""
-MAX_TRIES = 3
-"""Servers that one request is sent to, one after the other: one that ends each server must not end all of them."""
-MAX_CONNECTIONS = 512
-"""To each server's REST API, fewer than it takes; further requests wait for one."""
+SMOOTHING, DECAY_S = 0.2, 10.0
+"""The latency of a server is a moving mean, which fades in so many seconds without a request."""
+LEAST_S, PENALTY_S, MAX_PENALTY_S = 0.001, 1.0, 60.0
+"""No server counts as faster than the first; one that fails a request counts as slow as the second, at least."""
+EJECT_AFTER, EJECT_S, MAX_EJECT_S, FORGET_S = 5, 5.0, 300.0, 60.0
+"""Failures in a row until a server is ejected; for how long, twice as long each time; and until that begins anew."""
+_SERVER_ERROR = 500
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -44,8 +47,15 @@ class Backend:
         self.address = address
         self.healthy = False
         self.reason = "not asked yet"
-        self.in_flight = 0
         self.requests = 0
+        self.ejected_until = 0.0
+        self.failing = False  # Since it last answered well.
+        self._ejections = 0
+        self._faults = 0
+        self._latency_s = 0.0
+        self._measured = 0.0
+        self._under_way: dict[int, float] = {}  # Since when, in the order of their arrival.
+        self._numbers = itertools.count()
         self.channel = grpc.aio.insecure_channel(address.grpc, options=_CHANNEL)
         self._calls: dict[str, Any] = {}
         self._health = self.call("/grpc.health.v1.Health/Check")
@@ -57,22 +67,89 @@ class Backend:
             call = self._calls[method] = self.channel.unary_unary(method)
         return call
 
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return len(self._under_way)
+
     @contextmanager
     def asked(self) -> Iterator[None]:
         """Counts one request while it is under way."""
-        self.in_flight += 1
         self.requests += 1
+        number = next(self._numbers)
+        self._under_way[number] = time.monotonic()
         try:
             yield
         finally:
-            self.in_flight -= 1
+            del self._under_way[number]
+
+    def recent_s(self, now: float) -> float | None:
+        """Seconds that a request takes; None where none was answered lately."""
+        return self._latency_s if now < self._measured + DECAY_S else None
+
+    def load(self, now: float, typical_s: float) -> float:
+        """Seconds until one more request would be answered, by what is known.
+
+        Args:
+          now: Seconds, of the clock that never goes back.
+          typical_s: What a request takes elsewhere, towards which old knowledge fades.
+        """
+        weight = math.exp((self._measured - now) / DECAY_S) if self._measured else 0.0
+        latency = weight * self._latency_s + (1 - weight) * typical_s
+        oldest = next(iter(self._under_way.values()), now)
+        return (self.in_flight + 1) * max(latency, now - oldest, LEAST_S)
+
+    def answered(self, seconds: float, good: bool) -> None:
+        """Takes over that a request was answered; a refusal, which may cost nothing, does not make it fast."""
+        self._faults = 0
+        if good:
+            self.failing = False
+            known = self._measured and self._latency_s
+            self._measure(known + SMOOTHING * (seconds - known) if known else seconds)
+
+    def waited(self, seconds: float) -> None:
+        """Takes over that nobody waited for an answer any longer: it takes so many seconds at least."""
+        self._measure(max(self._latency_s, seconds))
+
+    def turned_away(self) -> None:
+        """Takes over that a request did not get an answer; until it is answered well again, it counts as slow."""
+        self.failing = True
+        self._measure(min(max(2 * self._latency_s, PENALTY_S), MAX_PENALTY_S))
+
+    def failed(self) -> bool:
+        """Takes over that it failed a request; answers whether it was one too many in a row."""
+        self.turned_away()
+        self._faults += 1
+        return self._faults >= EJECT_AFTER
+
+    def forgive(self) -> None:
+        """Another server failed the same request: that says nothing of this one."""
+        self._measured, self.failing = 0.0, False
+        self._faults = max(0, self._faults - 1)
+
+    def eject(self, now: float) -> float:
+        """Leaves the server out; answers for how many seconds. Then one more failure is enough."""
+        self._ejections = self._ejections + 1 if now < self.ejected_until + FORGET_S else 1
+        seconds = min(EJECT_S * 2 ** (self._ejections - 1), MAX_EJECT_S)
+        self.ejected_until = now + seconds
+        self._faults = EJECT_AFTER - 1
+        return seconds
+
+    def is_available(self, now: float) -> bool:
+        """Whether requests are to be sent to it: it is well and not ejected."""
+        return self.healthy and now >= self.ejected_until
+
+    def _measure(self, seconds: float) -> None:
+        self._latency_s, self._measured = seconds, time.monotonic()
 
     async def illness(self, session: aiohttp.ClientSession) -> str:
         """Asks the server how it is; empty when it is well."""
         try:
             async with asyncio.timeout(PROBE_S):
                 async with session.get(f"{self.address.rest}/v1/models/-") as response:
-                    await response.read()  # Any answer will do, also that there is no such model.
+                    await response.read()
+                    if response.status >= _SERVER_ERROR:  # Any other will do, also that there is no such model.
+                        return f"REST: {response.status} to a question for the state of a model"
                 return await self._grpc_illness()
         except TimeoutError:
             return f"no answer in {PROBE_S:g} s"
@@ -93,92 +170,13 @@ class Backend:
 
     def told(self) -> dict[str, Any]:
         """As the status tells it."""
+        left = self.ejected_until - time.monotonic()
+        ejected = f"ejected for {left:.0f} s more, as it failed {EJECT_AFTER} requests in a row" if left > 0 else ""
         return {
             "rest": self.address.rest,
             "grpc": self.address.grpc,
-            "healthy": self.healthy,
-            "reason": self.reason,
+            "healthy": self.healthy and not ejected,
+            "reason": self.reason or ejected,
             "in_flight": self.in_flight,
             "requests": self.requests,
         }
-
-
-class Pool:
-    """All model servers; made within the event loop that uses it.
-
-    Args:
-      settings: Their addresses, and how often to ask them.
-      changed: Called with whether some server is well, after each look.
-    """
-
-    def __init__(self, settings: Settings, changed: Callable[[bool], None]) -> None:
-        self.backends = [Backend(address) for address in settings.servers]
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=MAX_CONNECTIONS, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=PROBE_S),  # Who asks knows how long.
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
-        # However many requests wait for a connection, a look does not.
-        self._probes = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-        self._interval_s = settings.health_interval_s
-        self._changed = changed
-        self._turn = 0
-        self._doubted = asyncio.Event()
-
-    @property
-    def well(self) -> list[Backend]:
-        """Those that are well."""
-        return [backend for backend in self.backends if backend.healthy]
-
-    def order(self) -> list[Backend]:
-        """Whom to ask for one request: of those that are well the least busy first, those that are not last."""
-        self._turn += 1
-        turn = self._turn % len(self.backends)
-        rotated = self.backends[turn:] + self.backends[:turn]  # So that idle servers take turns.
-        return sorted(rotated, key=lambda backend: (not backend.healthy, backend.in_flight))[:MAX_TRIES]
-
-    def failed(self, backend: Backend, error: object) -> None:
-        """Leaves a server out until it is found well; it is looked at at once."""
-        if backend.healthy:
-            logger.warning("%s is left out: %s", backend.address.rest, error)
-            backend.healthy, backend.reason = False, str(error)
-            self._tell()
-        self.doubt()
-
-    def doubt(self) -> None:
-        """Looks at all servers now."""
-        self._doubted.set()
-
-    async def look(self) -> None:
-        """Asks every server how it is."""
-        self._doubted.clear()
-        await asyncio.gather(*(self._look_at(backend) for backend in self.backends))
-
-    async def run(self) -> None:
-        """Looks again and again."""
-        while True:
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await self._doubted.wait()
-                await asyncio.sleep(0.02)  # However many requests doubt a server, it is asked once for all of them.
-            except TimeoutError:
-                pass
-            await self.look()
-
-    async def close(self) -> None:
-        """Closes all connections."""
-        await self.session.close()
-        await self._probes.close()
-        await asyncio.gather(*(backend.channel.close() for backend in self.backends))
-
-    async def _look_at(self, backend: Backend) -> None:
-        reason = await backend.illness(self._probes)
-        if backend.healthy != (not reason):
-            logger.info("%s is %s", backend.address.rest, f"left out: {reason}" if reason else "well")
-        backend.healthy, backend.reason = not reason, reason
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed(bool(self.well))

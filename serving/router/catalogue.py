@@ -12,7 +12,8 @@ import orjson
 
 from airtight.errors import TerminalError
 from serving.config import ModelSettings, models_from_file
-from serving.router.backends import PROBE_S, Backend, Pool
+from serving.router.backends import PROBE_S, Backend
+from serving.router.pool import Pool
 
 CONFIG = "models.config"
 

@@ -51,6 +51,9 @@ class Settings(Listening):
     Args:
       models_root: Where `releases.json` and `models.config` lie.
       servers: The model servers.
+      admin_host: Address of the administration.
+      admin_port: Its REST port, for status, metrics and page; 0 for any free one.
+      admin_grpc_port: Its gRPC port, for HandleReloadConfigRequest; None opens none, 0 any free one.
       health_interval_s: Between two looks at each server's health.
       state_file: Where the counts of releases under way outlive the router, or None.
       online: Routes whose features are filled in.
@@ -60,6 +63,9 @@ class Settings(Listening):
 
     models_root: Path
     servers: tuple[Address, ...]
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8502
+    admin_grpc_port: int | None = None
     health_interval_s: float = 1.0
     state_file: Path | None = None
     online: tuple[Online, ...] = ()
@@ -79,6 +85,9 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         **listening.from_flags(flags),
         models_root=flags.models_root,
         servers=servers,
+        admin_host=flags.admin_host,
+        admin_port=flags.admin_port,
+        admin_grpc_port=flags.admin_grpc_port,
         health_interval_s=flags.health_interval_seconds,
         state_file=flags.state_file,
         online=_online(flags.online),
@@ -132,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     listening.add_flags(parser, timeout_ms=120_000)
     add("--models_root", type=Path, required=True, help="folder with releases.json and models.config")
     add("--server", action="append", required=True, metavar="REST_URL=GRPC_ADDR", help="a model server; repeatable")
+    add("--admin_host", default="127.0.0.1", help="address to bind for the administration")
+    add("--admin_port", type=int, default=8502, help="REST port of status, metrics and page, 0 for any free one")
+    add("--admin_grpc_port", type=int, help="gRPC port of HandleReloadConfigRequest, 0 for any free one; none without")
     add("--health_interval_seconds", type=float, default=1.0, help="between two looks at each server's health")
     add(
         "--online",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,27 +16,39 @@ import grpc
 from airtight.rollout.state import KEY_HEADER, SHADOW
 from serving.errors import HTTP_STATUS
 from serving.router import answers, messages, metrics
-from serving.router.backends import Backend, Pool
+from serving.router.attempts import Outcome
+from serving.router.backends import Backend
+from serving.router.pool import Attempt, Pool
 from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
-from serving.router.trials import Answer, Asked, Trials
+from serving.router.trials import STABLE, Answer, Asked, Trials
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 METHODS = frozenset(
     {
         *(PREDICTION + name for name in (*messages.RELEASED, "GetModelMetadata")),
-        *("/tensorflow.serving.ModelService/GetModelStatus", RELOAD),
+        "/tensorflow.serving.ModelService/GetModelStatus",
     }
 )
-"""What is sent on. TensorFlow Serving has SessionService too, which its own server leaves out as well."""
+"""What clients may ask. TensorFlow Serving has SessionService too, which its own server leaves out as well."""
 READ_BYTES = 64 << 10
 """A larger request is not looked into for the metrics' sake."""
 
 SHADOW_S = 30.0
 """A shadow request over gRPC has so long."""
 
-_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-"""With these a server that ends turns calls away; a caller who cancels is heard by the router and not by its answer."""
+_OUTCOMES = {
+    # With these a server that ends turns calls away; a caller who cancels is heard by the router, not by its answer.
+    grpc.StatusCode.UNAVAILABLE: Outcome.BUSY,
+    grpc.StatusCode.CANCELLED: Outcome.BUSY,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Outcome.FULL,
+    grpc.StatusCode.INTERNAL: Outcome.FAULT,
+    grpc.StatusCode.UNKNOWN: Outcome.FAULT,
+    grpc.StatusCode.DATA_LOSS: Outcome.FAULT,
+}
+_NOT_CONNECTED = re.compile(r"(?i)failed to connect|connection refused|no route to host|name resolution")
+_CUT_OFF = re.compile(r"(?i)socket closed|connection reset|recvmsg|broken pipe|end of tcp stream|stream removed|goaway")
+"""How gRPC's core words an UNAVAILABLE of its own; others are the server's."""
 
 Metadata = list[tuple[str, str | bytes]]
 _Handler = Callable[[bytes, Any], Awaitable[bytes]]
@@ -48,12 +61,14 @@ class GrpcRouter(grpc.GenericRpcHandler):
     Args:
       pool: The servers.
       trials: The releases under way.
+      admin: Whether models may be replaced (HandleReloadConfigRequest), which goes to all servers.
     """
 
-    def __init__(self, pool: Pool, trials: Trials) -> None:
+    def __init__(self, pool: Pool, trials: Trials, *, admin: bool = False) -> None:
         self._pool = pool
         self._trials = trials
         self._handlers = {method: grpc.unary_unary_rpc_method_handler(self._handler(method)) for method in METHODS}
+        self._handlers[RELOAD] = grpc.unary_unary_rpc_method_handler(self._handler(RELOAD) if admin else _not_here)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of one method; None answers UNIMPLEMENTED."""
@@ -103,7 +118,8 @@ class GrpcRouter(grpc.GenericRpcHandler):
                 chosen = messages.with_version(name, request, version)
                 # Nobody waits for a shadow request: the caller's deadline is not its own.
                 until = time.monotonic() + SHADOW_S if side == SHADOW else over
-                return await self._ask(method, chosen, [*sent, (SIDE, side)], until, chosen=True)
+                # A fault of the version on trial says nothing of the server.
+                return await self._ask(method, chosen, [*sent, (SIDE, side)], until, chosen=True, blame=side == STABLE)
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = next((value for key, value in sent if key == KEY_HEADER), None)
@@ -120,29 +136,47 @@ class GrpcRouter(grpc.GenericRpcHandler):
         return answer, trailing
 
     async def _ask(
-        self, method: str, request: bytes, sent: Metadata, over: float | None, *, chosen: bool = False
+        self,
+        method: str,
+        request: bytes,
+        sent: Metadata,
+        over: float | None,
+        *,
+        chosen: bool = False,
+        blame: bool = True,
     ) -> Answer:
-        """Sends a request to one server, and to another where the first is not available, or lacks the version."""
-        answer = absent = None
-        for backend in self._pool.order():
-            if answer is not None:
-                metrics.resent("server")
+        """Has the servers answer a request; the arguments at the end are those of `Pool.ask`."""
+
+        async def send(backend: Backend, fresh: bool) -> Attempt:
             left = None if over is None else max(over - time.monotonic(), 0.0)
             answer = await _send(backend, method, request, sent, left)
-            if chosen and answer.rest.code is grpc.StatusCode.NOT_FOUND:
-                absent = answer
-                continue
-            if answer.rest.code not in _ELSEWHERE:
-                return answer
-            # It may be away, or only busy: its health tells.
-            self._pool.doubt()
-        assert answer is not None  # There is one server at least.
-        return absent or answer
+            told: _Told = answer.rest
+            outcome = _OUTCOMES.get(told.code, Outcome.ANSWERED)
+            if outcome is Outcome.BUSY and _NOT_CONNECTED.search(told.details):
+                outcome = Outcome.UNSENT
+            elif outcome is Outcome.BUSY and _CUT_OFF.search(told.details):
+                outcome = Outcome.CUT
+            elif chosen and told.code is grpc.StatusCode.NOT_FOUND:
+                outcome = Outcome.ABSENT
+            return outcome, answer, f"{backend.address.grpc}: {told.code.name}: {told.details}"
+
+        outcome, answer, reason = await self._pool.ask(request, send, chosen=chosen, blame=blame)
+        if outcome is Outcome.BUSY:
+            self._pool.doubt()  # It may be going away, or only busy: its health tells.
+        return answer or Answer(503, b"", _Told(grpc.StatusCode.UNAVAILABLE, reason, [], []))
 
     async def _ask_all(self, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
         """Sends a request to every server; the first refusal is the answer."""
         told = await asyncio.gather(*(_send(each, method, request, sent, left) for each in self._pool.backends))
         return next((answer for answer in told if answer.rest.code is not grpc.StatusCode.OK), told[0])
+
+
+async def _not_here(request: bytes, context: Any) -> bytes:
+    await context.abort(
+        grpc.StatusCode.PERMISSION_DENIED,
+        "HandleReloadConfigRequest is answered on the router's administration port (--admin_grpc_port) alone",
+    )
+    raise AssertionError("abort raises")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serving.metrics import Counter, Histogram
 from serving.router.arm_metrics import Traffic
-from serving.router.backends import Backend
+
+if TYPE_CHECKING:
+    from serving.router.backends import Backend
 
 _REQUESTS = Counter(
     "airtight_router_requests_total", "Requests by model, API, side and HTTP code.", "model", "api", "side", "code"

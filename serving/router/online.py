@@ -107,8 +107,7 @@ class Filling:
         answer = await ask(f"/v1/models/{model}:predict", body)
         if answer.code != _OK:
             return answer
-        # The standard library reads NaN, which no JSON has.
-        return Answer(_OK, _dumps({"predictions": json.loads(answer.content)["predictions"], **told}), answer.rest)
+        return Answer(_OK, _dumps({"predictions": _predictions(answer.content), **told}), answer.rest)
 
 
 def _filled(lookup: Lookup, content: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -118,8 +117,20 @@ def _filled(lookup: Lookup, content: bytes) -> tuple[bytes, dict[str, Any]]:
     told: dict[str, Any] = {"freshness": freshness}
     if request.get("features"):
         told["features"] = rows
-    # NaN is how the model server is told of a missing number.
-    return json.dumps({"instances": rows}).encode(), told
+    # By column, each name is there once. NaN is how the model server is told of a missing number.
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return json.dumps({"inputs": columns}, ensure_ascii=False).encode(), told
+
+
+def _predictions(content: bytes) -> list[Any]:
+    """A prediction for each instance, of a model server's answer by column."""
+    try:
+        outputs = orjson.loads(content)["outputs"]
+    except orjson.JSONDecodeError:
+        outputs = json.loads(content)["outputs"]  # The standard library reads NaN, which no JSON has.
+    if not isinstance(outputs, dict):
+        return outputs
+    return [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
 
 
 def _request(content: bytes) -> dict[str, Any]:

@@ -19,15 +19,18 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from airtight.rollout.state import KEY_HEADER, SHADOW
+from serving import cors, paths
 from serving.bodies import Bodies, Gone
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE
 from serving.router import answers, metrics
-from serving.router.backends import Backend, Pool
+from serving.router.attempts import Outcome
+from serving.router.backends import Backend
 from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
 from serving.router.online import Filling
-from serving.router.trials import Answer, Asked, Trials
+from serving.router.pool import Attempt, Pool
+from serving.router.trials import STABLE, Answer, Asked, Trials
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ REQUEST_ID, SIDE, VERSION = "x-request-id", "x-airtight-side", "x-airtight-versi
 MAX_ID = 200
 """Characters of a client's request id; a longer one is replaced."""
 
-_CALL = re.compile(r"/v1/models/([^/:]+)(/[^:]*)?:(predict|classify|regress)")
+_CALL = re.compile(r"/v1/models/([^/:]+)(/[^:]*)?:(predict|classify|regress)", re.ASCII)
 _HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
@@ -62,6 +65,12 @@ _PAGE: Headers = [
     ),
 ]
 _NOT_SENT_AT_ALL = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_OUTCOMES: dict[int, Outcome] = {
+    HTTPStatus.TOO_MANY_REQUESTS: Outcome.FULL,
+    HTTPStatus.INTERNAL_SERVER_ERROR: Outcome.FAULT,
+    HTTPStatus.BAD_GATEWAY: Outcome.FAULT,
+    HTTPStatus.SERVICE_UNAVAILABLE: Outcome.BUSY,
+}
 _CUT_OFF = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
 
 
@@ -84,6 +93,7 @@ class RestRouter:
     ) -> None:
         self._bodies = Bodies(settings.max_request_bytes, settings.max_pending_bytes)
         self._timeout_s = settings.rest_api_timeout_s
+        self._cors = settings.cors
         self._pool = pool
         self._trials = trials
         self._catalogue = catalogue
@@ -92,21 +102,33 @@ class RestRouter:
         self._page = Path(__file__).with_name("page.html").read_bytes()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """One request, as ASGI passes it."""
-        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        """One request of a client, as ASGI passes it."""
+        await self._answer(scope, receive, send, admin=False)
+
+    async def administration(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One request to the administration's port: status, metrics and page, and all that clients may ask."""
+        await self._answer(scope, receive, send, admin=True)
+
+    async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send, *, admin: bool) -> None:
+        path = paths.path_of(scope["raw_path"])
         headers: Headers = scope["headers"]
         request_id = _value(headers, REQUEST_ID.encode())
         if request_id is None or not 0 < len(request_id) <= MAX_ID:
             request_id = os.urandom(16).hex().encode()
         try:
-            async with self._bodies.read(scope, receive) as content:
-                if scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/router/")):
-                    answer = await self._own(path)
-                elif name := self._filling.name(scope["method"], path):
+            name = self._filling.name(scope["method"], path)
+            async with self._bodies.read(scope, receive, unpack=bool(name)) as content:
+                if path.startswith("/router/") or (path == "/" and scope["method"] in ("GET", "HEAD") and admin):
+                    answer = await self._own(path, admin)
+                elif scope["method"] == "OPTIONS" and self._cors:
+                    cors.check_preflight(headers)
+                    answer = Answer(200, b"", [])
+                elif name:
                     without_query = {**scope, "query_string": b""}
+                    plain = [header for header in headers if header[0] != b"content-encoding"]
 
                     async def ask(model: str, body: bytes) -> Answer:
-                        return await self._route(without_query, model, headers, body, request_id)
+                        return await self._route(without_query, model, plain, body, request_id)
 
                     answer = await self._filling.answer(name, content, ask)
                 else:
@@ -116,12 +138,17 @@ class RestRouter:
         except ServingError as error:
             answer = _refusal(HTTP_STATUS[error.code], error.message)
         told = [*answer.rest, (b"x-request-id", request_id)]
+        if self._cors:
+            names = {name for name, _ in told}
+            told += [header for header in cors.HEADERS if header[0] not in names]
         if not any(name == b"content-length" for name, _ in told):
             told.append((b"content-length", str(len(answer.content)).encode()))
         await send({"type": "http.response.start", "status": answer.code, "headers": told})
         await send({"type": "http.response.body", "body": answer.content})
 
-    async def _own(self, path: str) -> Answer:
+    async def _own(self, path: str, admin: bool) -> Answer:
+        if not admin:
+            return _refusal(404, f"Not found: {path}; the router's own paths are on its administration port")
         if path == "/":
             return Answer(200, self._page, list(_PAGE))
         if path == "/router/status":
@@ -161,7 +188,8 @@ class RestRouter:
             until = self._over() if side == SHADOW else over
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._ask(method, target, told, content, chosen=bool(side))
+                    # A fault of the version on trial says nothing of the server.
+                    return await self._ask(method, target, told, content, chosen=bool(side), blame=side in ("", STABLE))
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
@@ -169,7 +197,7 @@ class RestRouter:
         if call is None:
             return await ask(path)
         started, side = time.perf_counter(), ""
-        model, chosen, verb = call[1], call[2], call[3]
+        model, chosen, verb = paths.decoded(call[1]), call[2], call[3]
         trial = self._trials.of.get(model) if chosen is None else None
         if trial is None:
             answer = await ask(path)
@@ -178,7 +206,7 @@ class RestRouter:
             async def ask_version(version: int | None, side: str) -> Answer:
                 if version is None:
                     return await ask(path)
-                return await ask(f"/v1/models/{model}/versions/{version}:{verb}", side)
+                return await ask(f"/v1/models/{call[1]}/versions/{version}:{verb}", side)
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = _value(headers, KEY_HEADER.encode())
@@ -199,34 +227,36 @@ class RestRouter:
         """When a request that begins now has taken too long, however often it is sent; the event loop's time."""
         return asyncio.get_running_loop().time() + self._timeout_s
 
-    async def _ask(self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool) -> Answer:
-        """Sends a request to one server, and to another where the first gave no answer, or lacks the version."""
-        said: list[str] = []
-        absent: Answer | None = None
-        for backend in self._pool.order():
-            for again in (False, True):
-                if said or absent:
-                    metrics.resent("server")
-                try:
-                    answer = await self._send(backend, method, target, headers, content)
-                    if not chosen or answer.code != HTTPStatus.NOT_FOUND:
-                        return answer
-                    absent = answer
-                    break
-                except (*_NOT_SENT_AT_ALL, *_CUT_OFF) as error:
-                    said.append(f"{backend.address.rest}: {error or type(error).__name__}")
-                    # A kept connection may have been closed while the request was sent: the server itself may be well.
-                    if again or isinstance(error, _NOT_SENT_AT_ALL):
-                        self._pool.failed(backend, error or type(error).__name__)
-                        break
-                except (aiohttp.ClientError, ValueError) as error:
-                    return _refusal(502, f"{backend.address.rest}: {error}")
-        return absent or _refusal(503, f"No model server answers: {'; '.join(said)}")
+    async def _ask(
+        self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool = False, blame: bool = True
+    ) -> Answer:
+        """Has the servers answer a request; the arguments at the end are those of `Pool.ask`."""
 
-    async def _send(self, backend: Backend, method: str, target: str, headers: Any, content: bytes) -> Answer:
+        async def send(backend: Backend, fresh: bool) -> Attempt:
+            try:
+                answer = await self._send(backend, method, target, headers, content, fresh=fresh)
+            except _NOT_SENT_AT_ALL as error:
+                return Outcome.UNSENT, None, f"{backend.address.rest}: {error or type(error).__name__}"
+            except _CUT_OFF as error:
+                return Outcome.CUT, None, f"{backend.address.rest}: {error or type(error).__name__}"
+            except (aiohttp.ClientError, ValueError) as error:
+                refusal = _refusal(502, f"{backend.address.rest}: {error}")
+                return Outcome.FAULT, refusal, str(error)
+            outcome = _OUTCOMES.get(answer.code, Outcome.ANSWERED)
+            if chosen and answer.code == HTTPStatus.NOT_FOUND:
+                outcome = Outcome.ABSENT
+            return outcome, answer, f"{backend.address.rest}: {answer.code}"
+
+        _, answer, reason = await self._pool.ask(content, send, chosen=chosen, blame=blame)
+        return answer or _refusal(503, f"No model server answers: {reason}")
+
+    async def _send(
+        self, backend: Backend, method: str, target: str, headers: Any, content: bytes, *, fresh: bool
+    ) -> Answer:
         url = URL(backend.address.rest + target, encoded=True)
+        session = self._pool.fresh_session if fresh else self._pool.session
         with backend.asked():
-            async with self._pool.session.request(
+            async with session.request(
                 method, url, data=content or None, headers=headers, allow_redirects=False
             ) as response:
                 told = await response.read()

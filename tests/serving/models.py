@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,11 +166,17 @@ def listening(folder: Path, module: str, *flags: str):
         process.wait()
 
 
-def save_half_plus_two(folder: Path) -> None:
-    """Writes TensorFlow Serving's own test model, y = x / 2 + 2, which also classifies and regresses tf.Examples."""
+def save_half_plus_two(folder: Path, plus: float = 2.0, regress: str = "regress_x_to_y") -> None:
+    """Writes TensorFlow Serving's own test model, y = x / 2 + 2, which also classifies and regresses tf.Examples.
+
+    Args:
+      folder: Where.
+      plus: Another number than 2, as in half_plus_three.
+      regress: The name of the signature that regresses.
+    """
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
-        half, two = v1.get_variable("half", initializer=0.5), v1.get_variable("two", initializer=2.0)
+        half, two = v1.get_variable("half", initializer=0.5), v1.get_variable("two", initializer=plus)
         x = v1.placeholder(tf.float32, [None, 1], name="x")
         y = tf.identity(half * x + two, "y")
         serialized = v1.placeholder(tf.string, [None], name="examples")
@@ -190,8 +197,91 @@ def save_half_plus_two(folder: Path) -> None:
             [tf.saved_model.SERVING],
             {
                 "serving_default": signature({"x": x}, {"y": y}, "predict"),
-                "regress_x_to_y": signature({"inputs": serialized}, {"outputs": answer}, "regress"),
+                regress: signature({"inputs": serialized}, {"outputs": answer}, "regress"),
                 "classify_x": signature({"inputs": serialized}, {"classes": labels, "scores": scores}, "classify"),
             },
         )
         builder.save()
+
+
+def save_words_tf1(folder: Path, vocabulary: Path) -> None:
+    """Writes a SavedModel of TensorFlow 1 that numbers words by a table, which its main_op fills from an asset."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        filename = tf.constant(str(vocabulary))
+        v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, filename)
+        key, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        filler = tf.lookup.TextFileInitializer(filename, tf.string, key, tf.int64, number)
+        table = tf.lookup.StaticHashTable(filler, -1)
+        word = v1.placeholder(tf.string, [None], name="word")
+        describe = v1.saved_model.utils.build_tensor_info
+        signature = v1.saved_model.build_signature_def(
+            {"word": describe(word)}, {"number": describe(table.lookup(word))}, "tensorflow/serving/predict"
+        )
+        session.run(v1.tables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            [tf.saved_model.SERVING],
+            {"serving_default": signature},
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=v1.tables_initializer(),
+        )
+        builder.save()
+
+
+def write_warm_up(folder: Path, *records: bytes) -> None:
+    """Writes serialized PredictionLogs where a version brings its warm-up requests."""
+    (folder / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for record in records:
+            writer.write(record)
+
+
+class Counting(tf.Module):
+    """A model that learns: `train` moves its weight, which `serving_default` answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tf.Variable(1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def serve(self, x):
+        return {"y": self.weight * x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def train(self, x):
+        return {"weight": self.weight.assign_sub(0.1 * (1.0 + tf.reduce_sum(x)))}
+
+
+class Spinning(tf.Module):
+    """Counts up to a request's first number: that says what it costs, and a negative one has no end."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="x")])
+    def serve(self, x):
+        def step(done):
+            return (done + 1,)
+
+        return {"y": x * 0 + tf.while_loop(lambda done: tf.not_equal(done, x[0]), step, [tf.constant(0, tf.int64)])[0]}
+
+
+def save_counting(folder: Path) -> None:
+    """Writes the SavedModel of `Counting`."""
+    module = Counting()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve, "train": module.train})
+
+
+def save_spinning(folder: Path) -> None:
+    """Writes the SavedModel of `Spinning` under a name that servers ignore and renames it."""
+    module = Spinning()
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    tf.saved_model.save(module, str(temporary), signatures=module.serve)
+    temporary.rename(folder)
+
+
+def predict_record(model: str, values: object, dtype: tf.DType = tf.float32) -> bytes:
+    """A warm-up record that asks a model's input x for these values."""
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.model_spec.name = model
+    log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(values, dtype))
+    return log.SerializeToString()

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import inference_pb2, predict_pb2, regression_pb2
+from tensorflow_serving.apis import (
+    inference_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
 
 from serving import examples, grpc_api, inference, metrics, rest
 from serving.batching_parameters import BatchingParameters
+from serving.bodies import Bodies
 from serving.config import ModelSettings, Settings
-from serving.errors import ServingError, invalid
+from serving.errors import Code, ServingError, invalid
 from serving.inference import Runner
+from serving.listening import bound, grpc_server, start_grpc, start_http
 from serving.loader import load
+from serving.malformed import Registrar
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.settings import LogSettings
 from serving.signature import Signature, TensorSpec
@@ -46,7 +56,7 @@ def call_rest(monkeypatch, answer, timeout_s: float = 30.0) -> int:
     async def send(message):
         sent.append(message)
 
-    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST"}, receive, send))
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}, receive, send))
     return sent[0]["status"]
 
 
@@ -70,8 +80,7 @@ def test_a_rest_request_has_its_time_and_its_status_is_counted(monkeypatch, coun
     assert call_rest(monkeypatch, _fine) == 200
     assert call_rest(monkeypatch, _refused) == 400
     assert call_rest(monkeypatch, _slow, 0.05) == 504
-    with pytest.raises(ValueError, match="a bug"):
-        call_rest(monkeypatch, _broken)
+    assert call_rest(monkeypatch, _broken) == 500
     assert counted == ["OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "UNKNOWN"]
 
 
@@ -243,3 +252,152 @@ def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(mo
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():
     with pytest.raises(ServingError, match="DT_STRING"):
         examples._classification({"classes": np.zeros((1, 2), np.int64)}, 1)
+
+
+def test_a_fault_of_the_server_is_answered_as_json(monkeypatch):
+    registry = Registry()
+    api = rest.RestApi(registry, Runner(1), Settings(), PredictionLog(LogSettings(), registry))
+    sent = []
+
+    async def broken(*unused):
+        raise ZeroDivisionError("secret")
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message):
+        sent.append(message)
+
+    monkeypatch.setattr(api, "_answer", broken)
+    asyncio.run(api({"raw_path": b"/v1/models/m:predict", "method": "POST", "headers": []}, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (500, {"error": "Internal error: ZeroDivisionError"})
+
+
+def test_a_request_whose_client_has_gone_is_not_started_and_not_counted_as_answered(counted):
+    started, let_go = [], threading.Event()
+
+    def run(serialized):
+        started.append(1)
+        assert let_go.wait(60)
+        return [np.zeros(len(serialized), np.float32)]
+
+    body = b'{"signature_name": "a", "examples": [{"x": 1.0}]}'
+    request = b"POST /v1/models/m:regress HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async def scenario() -> bytes:
+        registry = Registry()
+        model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+        model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=Loaded(run))
+        model.changed()
+        settings = Settings(rest_api_port=0)
+        listener = bound(settings)
+        api = rest.RestApi(registry, Runner(1), settings, PredictionLog(LogSettings(), registry))
+        http, serving = await start_http(api, settings, listener)
+        streams = []
+        for _ in range(3):
+            streams.append(await asyncio.open_connection(*listener.getsockname()))
+            streams[-1][1].write(request)
+            while model.versions[1].in_flight < len(streams):
+                await asyncio.sleep(0.01)
+        streams[1][1].transport.abort()
+        while counted != ["CANCELLED"]:
+            await asyncio.sleep(0.01)
+        let_go.set()
+        answers = [await streams[index][0].readuntil(b"\r\n") for index in (0, 2)]
+        for _, writer in (streams[0], streams[2]):
+            writer.close()
+        http.should_exit = True
+        await serving
+        return b"".join(answers)
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)).count(b"200") == 2
+    assert (len(started), counted) == (2, ["CANCELLED", "OK", "OK"])
+
+
+def context(remaining: float | None):
+    class Context:
+        code = None
+
+        def time_remaining(self) -> float | None:
+            return remaining
+
+        def invocation_metadata(self) -> tuple:
+            return ()
+
+        async def abort(self, code, message: str):
+            self.code = code
+            raise grpc.aio.AbortError
+
+    return Context()
+
+
+@pytest.mark.parametrize(("remaining", "limit_s"), [(None, 0.05), (0.1, None)])
+def test_a_call_without_a_deadline_gets_the_servers(counted, remaining, limit_s):
+    let_go = threading.Event()
+    registry = Registry()
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=Loaded(lambda x: let_go.wait(60) and [x]))
+    model.changed()
+    service = grpc_api.PredictionService(registry, Runner(1), PredictionLog(LogSettings(), registry), 0.05)
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "a"
+    request.input.example_list.examples.add()
+
+    async def call() -> object:
+        asked = context(remaining)
+        with contextlib.suppress(grpc.aio.AbortError, TimeoutError):
+            await asyncio.wait_for(service.Regress(request, asked), 1.0)
+        return asked.code
+
+    code = asyncio.run(call())
+    let_go.set()
+    assert (code, counted) == ((Code.DEADLINE_EXCEEDED, ["DEADLINE_EXCEEDED"]) if limit_s else (None, ["CANCELLED"]))
+
+
+def test_messages_of_grpc_count_with_the_bodies_of_rest():
+    let_go = threading.Event()
+
+    def run(serialized):
+        assert let_go.wait(60)
+        return [np.zeros(len(serialized), np.float32)]
+
+    def request(size: int) -> regression_pb2.RegressionRequest:
+        made = regression_pb2.RegressionRequest()
+        made.model_spec.name, made.model_spec.signature_name = "m", "a"
+        made.input.example_list.examples.add().features.feature["x"].bytes_list.value.append(b"x" * size)
+        return made
+
+    async def refused(call) -> Code:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        return error.value.code()
+
+    async def scenario() -> None:
+        registry, settings = Registry(), Settings(port=0)
+        model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+        model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=Loaded(run))
+        model.changed()
+        server, bodies = grpc_server(settings), Bodies(10_000, 10_000)
+        service = grpc_api.PredictionService(registry, Runner(2), PredictionLog(LogSettings(), registry))
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, Registrar(server, bodies))
+        port = await start_grpc(server, settings)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            garbage = channel.unary_unary("/tensorflow.serving.PredictionService/Regress")
+            held = asyncio.ensure_future(stub.Regress(request(6000), timeout=60))
+            while not model.versions[1].in_flight:
+                await asyncio.sleep(0.01)
+            assert 6000 < bodies.pending < 7000
+            assert await refused(stub.Regress(request(6000), timeout=60)) is Code.RESOURCE_EXHAUSTED
+            assert await refused(garbage(b"\xff" * 100)) is Code.INVALID_ARGUMENT
+            assert 6000 < bodies.pending < 7000
+            bodies.pending += 10_000  # REST's. What comes now is not even read.
+            assert await refused(stub.Regress(request(1), timeout=60)) is Code.RESOURCE_EXHAUSTED
+            bodies.pending -= 10_000
+            let_go.set()
+            await held
+            await stub.Regress(request(6000), timeout=60)
+        await server.stop(None)
+        assert bodies.pending == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))

@@ -11,7 +11,7 @@ from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters, opportunistic
 from serving.errors import Code, ServingError
 from serving.signature import Signature, size_of
-from tests.serving.batching import Model, column
+from tests.serving.batching import Model, column, spec
 
 
 async def until(condition) -> None:
@@ -72,6 +72,25 @@ def test_requests_that_come_while_a_batch_runs_are_the_next_batch():
         assert [answer[0].tolist() for answer in answers] == [[2 * n] for n in range(1, 9)]
         assert model.sizes == [1, 7]
         await until(lambda: not batcher._queues and not batcher._running)
+
+    asyncio.run(scenario())
+
+
+def test_shapes_that_the_model_does_not_declare_run_alone():
+    async def scenario():
+        shapes_run = []
+
+        def double(x):
+            shapes_run.append(x.shape)
+            return [2 * x]
+
+        model = Model(None, 2)
+        model.signature = Signature("s", "", (spec("x", None, 2),), (spec("y", None, 2),), double)
+        batcher = Batcher(opportunistic(2), model.call)
+        shapes = [(2, 2), (1, 2), (2,), (2,), (), (2, 3)]
+        asked = [batcher.run("m", model.signature, [np.ones(shape, np.float32)]) for shape in shapes]
+        assert [answer[0].shape for answer in await asyncio.gather(*asked)] == shapes
+        assert sorted(shapes_run, key=str) == sorted([(3, 2), (2,), (2,), (), (2, 3)], key=str)
 
     asyncio.run(scenario())
 

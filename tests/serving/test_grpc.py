@@ -122,6 +122,14 @@ def test_content_and_repeated_values_are_read(stub):
     assert list(response.outputs["y"].float_val) == [2.0, 10.0, 10.0, 10.0]
 
 
+def test_values_that_are_left_out_are_zeros(stub):
+    response = stub.Predict(predict_request("affine", {"x": broken(shape=[3], values=[])}), timeout=30)
+    assert list(response.outputs["y"].float_val) == [0.0, 0.0, 0.0]
+    # A scalar is no [?], but multiplication takes it.
+    response = stub.Predict(predict_request("affine", {"x": broken(shape=[], values=[])}), timeout=30)
+    assert (list(response.outputs["y"].float_val), len(response.outputs["y"].tensor_shape.dim)) == ([0.0], 0)
+
+
 def test_the_output_filter_selects(stub):
     request = predict_request("mixed", mixed())
     request.output_filter.extend(["count", "flag"])
@@ -160,10 +168,18 @@ def broken(**changes) -> object:
         (predict_request("affine", {"x": tensor([b"1"], tf.string)}), Code.INVALID_ARGUMENT, "but got DT_STRING"),
         (predict_request("affine", {"x": broken(dtype=0)}), Code.INVALID_ARGUMENT, "but got DT_INVALID"),
         (predict_request("affine", {"x": broken(dtype=99)}), Code.INVALID_ARGUMENT, "but got 99"),
-        (predict_request("affine", {"x": tensor(1.0)}), Code.INVALID_ARGUMENT, "must have the shape [?], but got []"),
+        (
+            predict_request("mixed", {**mixed(), "pair": tensor([1.0, 2.0])}),
+            Code.INVALID_ARGUMENT,
+            "(input 'pair' is declared with the shape [?,2], but got [2])",
+        ),
         (predict_request("affine", {"x": broken(shape=[-1])}), Code.INVALID_ARGUMENT, "no definite shape"),
         (predict_request("affine", {"x": broken(shape=[1])}), Code.INVALID_ARGUMENT, "holds 2 values"),
-        (predict_request("affine", {"x": broken(shape=[3], values=[])}), Code.INVALID_ARGUMENT, "holds 0 values"),
+        (
+            predict_request("affine", {"x": broken(shape=[2**30], values=[])}),
+            Code.INVALID_ARGUMENT,
+            "elements; a repeated value fills at most",
+        ),
         (
             predict_request("affine", {"x": broken(shape=[2**40])}),
             Code.INVALID_ARGUMENT,

@@ -6,16 +6,22 @@ import base64
 import marshal
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import tensorflow as tf
+import tfx
+from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from serving import vetting
 from serving.errors import Code, ServingError
+from serving.loader import load
+from serving.operations import stays_within
 from tests.serving import models
 
 MAX_BYTES = 1 << 20
@@ -51,6 +57,16 @@ def reading_records(x: tf.Tensor, file: str) -> tf.Tensor:
     return tf.data.TFRecordDataset(file).reduce(tf.constant(b""), lambda state, record: state + record)
 
 
+def decoding_protobufs(x: tf.Tensor, file: str) -> tf.Tensor:
+    _, [field] = tf.io.decode_proto(tf.strings.as_string(x), "m", ["f"], [tf.string], descriptor_source=file)
+    return field
+
+
+def encoding_protobufs(x: tf.Tensor, file: str) -> tf.Tensor:
+    sizes, values = tf.ones([tf.size(x), 1], tf.int32), [x[:, None]]
+    return tf.io.encode_proto(sizes, values, ["f"], "m", descriptor_source=file)
+
+
 REACHING = {
     "reads": ("ReadFile", lambda x, file: tf.io.read_file(file)),
     "writes": ("WriteFile", lambda x, file: after(tf.io.write_file(file, "written"), x)),
@@ -61,6 +77,9 @@ REACHING = {
     "reads in a branch": ("ReadFile", branching),
     "saves": ("SaveV2", lambda x, file: after(saving(x, file), x)),
     "reads records": ("TFRecordDataset", reading_records),
+    "reads a description of protobufs": ("DecodeProtoV2", decoding_protobufs),
+    "reads a description of protobufs to write them": ("EncodeProto", encoding_protobufs),
+    "ends the process": ("Abort", lambda x, file: after(tf.raw_ops.Abort(error_msg="", exit_without_error=False), x)),
 }
 """What a model should not do: the operation's name, and how."""
 
@@ -138,9 +157,116 @@ def test_ordinary_graphs_are_taken(tmp_path):
         assert refusal(tmp_path / str(number)) is None, number
 
 
+def of_text(x: tf.Tensor, file: str) -> tf.Tensor:
+    words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(tf.strings.as_string(x)), "[.]", " "))
+    grams = tf.strings.ngrams(words, 2).to_tensor("")
+    return tf.strings.to_hash_bucket_fast(tf.strings.substr(tf.strings.reduce_join(grams, 1), 0, 9), 10)
+
+
+def of_images(x: tf.Tensor, file: str) -> tf.Tensor:
+    image = tf.cast(tf.tile(x[:, None, None, None], [1, 4, 4, 3]), tf.uint8)
+    jpeg = tf.map_fn(tf.io.encode_jpeg, image, fn_output_signature=tf.string)
+    decoded = tf.map_fn(lambda one: tf.io.decode_image(one, expand_animations=False), jpeg, tf.uint8)
+    return tf.image.resize(tf.reshape(decoded, [-1, 4, 4, 3]), [2, 2])
+
+
+def of_examples(x: tf.Tensor, file: str) -> tf.Tensor:
+    features = {
+        "a": tf.io.VarLenFeature(tf.int64),
+        "b": tf.io.FixedLenFeature([], tf.string, ""),
+        "c": tf.io.RaggedFeature(tf.float32),
+    }
+    parsed = tf.io.parse_example(tf.strings.as_string(x), features)
+    return tf.sparse.to_dense(parsed["a"]) + tf.cast(parsed["c"].to_tensor(), tf.int64)
+
+
+def of_chance(x: tf.Tensor, file: str) -> tf.Tensor:
+    return x + tf.random.normal(tf.shape(x)) + tf.random.stateless_uniform(tf.shape(x), [1, 2]) + tf.random.shuffle(x)
+
+
+def of_loops_and_data(x: tf.Tensor, file: str) -> tf.Tensor:
+    steps = tf.while_loop(lambda i: i < 3.0, lambda i: i + 1.0, [tf.reduce_max(x)])[0]
+    rows = tf.data.Dataset.from_tensor_slices(x).map(lambda one: one + 1).batch(2).reduce(0.0, lambda s, b: s + b[0])
+    tf.debugging.assert_all_finite(x, "numbers")
+    return tf.linalg.svd(x[:, None] + steps + rows, compute_uv=False) + tf.einsum("i,i->", x, x)
+
+
+ORDINARY = [of_text, of_images, of_examples, of_chance, of_loops_and_data]
+
+
+@pytest.mark.parametrize("made", ORDINARY)
+def test_what_exports_are_made_of_is_taken(tmp_path, made):
+    assert refusal(save(tmp_path / "1", made, tmp_path)) is None
+
+
+def test_layers_of_keras_are_taken(tmp_path):
+    import keras
+
+    texts = keras.Input([1], dtype="string", name="text")
+    numbers = keras.Input([4, 3], name="numbers")
+    words = keras.layers.TextVectorization(max_tokens=10, output_sequence_length=4, vocabulary=["a", "b"])(texts)
+    steps = keras.layers.Concatenate()([keras.layers.Embedding(10, 2)(words), numbers])
+    normal = keras.layers.Normalization(mean=[0.0] * 5, variance=[1.0] * 5)(steps)
+    hidden = keras.layers.Bidirectional(keras.layers.LSTM(2))(keras.layers.Dropout(0.1)(normal))
+    bins = keras.layers.Discretization([0.0, 1.0])(hidden)
+    keras.Model([texts, numbers], [keras.layers.Dense(1)(hidden), bins]).export(str(tmp_path / "1"), verbose=False)
+    assert refusal(tmp_path / "1") is None
+
+
+@pytest.mark.parametrize("file", sorted((Path(tfx.__file__).parent / "components" / "testdata").rglob(GRAPH)), ids=str)
+def test_models_of_tfx_are_taken(file):
+    assert refusal(file.parent) is None
+
+
+def test_what_is_neither_known_nor_harmless_by_its_registration_is_refused():
+    def refused(operation: str, *attributes: tuple[str, bytes]) -> bool:
+        node = node_def_pb2.NodeDef(op=operation)
+        for name, value in attributes:
+            node.attr[name].s = value
+        return not stays_within(node)
+
+    assert all(map(refused, ("ReadFile", "MatchingFiles", "ImmutableConst", "Skipgram", "RecordInput", "RpcClient")))
+    assert all(map(refused, ("WholeFileReaderV2", "CSVDatasetV2", "DataServiceDatasetV4", "SaveV2", "RestoreV2")))
+    assert all(
+        map(
+            refused,
+            (
+                "PyFuncStateless",
+                "XlaCustomCall",
+                "XlaCustomCallV2",
+                "XlaCallModule",
+                "_Send",
+                "FIFOQueueV2",
+                "MutexLock",
+            ),
+        )
+    )
+    assert refused("PrintV2", ("output_stream", b"file:///x")) and not refused("PrintV2", ("output_stream", b"stderr"))
+    assert not any(map(refused, ("MatMul", "RegexReplace", "HashTableV2", "StatefulPartitionedCall", "DecodeJpeg")))
+
+
 def test_a_table_is_filled_from_an_asset_alone(tmp_path):
     module = Words("/etc/passwd", is_asset=False)
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.serve)
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and "none of its assets" in refused.message
+
+
+def test_a_table_of_tensorflow_1_is_filled_from_an_asset_of_the_collection(tmp_path):
+    vocabulary = tmp_path / "words.txt"
+    vocabulary.write_text("a\nb\n")
+    models.save_words_tf1(tmp_path / "1", vocabulary)
+    file = tmp_path / "1" / GRAPH
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    saved.meta_graphs[0].ClearField("asset_file_def")  # TensorFlow 1 before 1.15 wrote the collection alone.
+    file.write_bytes(saved.SerializeToString())
+    vocabulary.unlink()
+    loaded = load(tmp_path / "1", tmp_path, 1)
+    [numbers] = loaded.signature("").run(np.array([b"b", b"c"], object))
+    assert numbers.tolist() == [1, -1]
+    loaded.close()
+    saved.meta_graphs[0].collection_def[vetting.ASSETS].any_list.ClearField("value")
+    file.write_bytes(saved.SerializeToString())
     refused = refusal(tmp_path / "1")
     assert refused is not None and "none of its assets" in refused.message
 
@@ -180,6 +306,34 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     limit.write_text("max\n")
     monkeypatch.setattr(vetting, "MEMORY_INFO", tmp_path / "nothing")
     assert vetting.free_memory() is None
+
+
+def test_versions_that_load_at_the_same_time_are_measured_against_what_the_others_leave(monkeypatch):
+    room, events, first_is_in, let_go = vetting.Room(), [], threading.Event(), threading.Event()
+    monkeypatch.setattr(vetting, "free_memory", lambda: 100)
+
+    def first() -> None:
+        with room.take(80):
+            first_is_in.set()
+            assert let_go.wait(60)
+            events.append("first")
+
+    def second(size: int) -> None:
+        with room.take(size):
+            events.append(size)
+
+    holding = threading.Thread(target=first)
+    holding.start()
+    assert first_is_in.wait(60)
+    second(20)
+    waiting = threading.Thread(target=second, args=(30,))
+    waiting.start()
+    waiting.join(0.2)
+    assert events == [20]
+    let_go.set()
+    waiting.join(60)
+    holding.join(60)
+    assert events == [20, "first", 30]
 
 
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path):

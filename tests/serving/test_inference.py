@@ -1,14 +1,20 @@
-"""Calls on the event loop take turns, so that what needs many turns of it is not held up by each of them."""
+"""Which calls run on the event loop, and how: they take turns there, and no slow call holds up another model."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
 
 import numpy as np
 import pytest
 
+from serving.batching_parameters import BatchingParameters, opportunistic
+from serving.errors import Code, ServingError
 from serving.inference import CHEAP_S, INLINE_S, Runner
-from serving.signature import Signature, size_of
+from serving.signature import Observed, Signature, size_of
+from tests.serving.batching import spec
 
 ROWS = [np.zeros(1, np.float32)]
 
@@ -53,3 +59,120 @@ def test_who_goes_while_waiting_takes_nobodys_turn():
         return seen
 
     assert asyncio.run(run()) == ["call"] * 3
+
+
+def runs_on_the_loop(called: Signature, *arrays: np.ndarray) -> bool:
+    """Whether a call that is known to be cheap runs on the event loop's thread."""
+    threads = []
+    made = Signature("s", "", called.inputs, (), lambda *_: threads.append(threading.get_ident()) or [])
+    made.observed.steady = called.observed.steady
+    made.observed.took(CHEAP_S / 2, size_of(arrays))
+    asyncio.run(Runner(1).run("m", made, arrays))
+    return threads == [threading.get_ident()]
+
+
+def test_a_call_whose_cost_depends_on_its_values_never_runs_on_the_loop():
+    called = Signature("s", "", (), (), lambda *_: [])
+    assert runs_on_the_loop(called, *ROWS)
+    called.observed.steady = False
+    assert not runs_on_the_loop(called, *ROWS)
+
+
+def test_the_same_number_of_bytes_in_other_dimensions_may_be_other_work():
+    rows, grid = spec("x", None, 4), spec("x", None, None)
+    small, large = np.zeros((1, 4), np.float32), np.zeros((100, 4), np.float32)
+    assert runs_on_the_loop(Signature("s", "", (rows,), (), None), large)
+    assert not runs_on_the_loop(Signature("s", "", (grid,), (), None), large)
+    assert runs_on_the_loop(Signature("s", "", (grid,), (), None), small)
+    assert not runs_on_the_loop(Signature("s", "", (rows, rows), (), None), large, small)
+
+
+def test_a_call_that_surprises_shows_that_the_cost_depends_on_the_values():
+    observed = Observed()
+    for size, seconds in ((4, 5.0), (4, 5.0), (8, 1e-4)):  # The first of a size: all others may be like it.
+        observed.took(seconds, size)
+    assert observed.steady
+    observed.took(5.0, 8)
+    assert not observed.steady
+
+
+def test_what_a_call_waits_for_is_not_its_cost():
+    called = Signature("s", "", (), (), lambda *_: time.sleep(0.2) or [])
+    asyncio.run(Runner(1).run("m", called, ROWS))
+    assert called.observed.expected_s(size_of(ROWS)) < 0.1
+
+
+def test_a_slow_first_call_is_soon_forgotten():
+    observed = Observed()
+    observed.took(0.1, 4)
+    for _ in range(8):
+        observed.took(1e-5, 4)
+    assert observed.expected_s(4) < INLINE_S
+
+
+@pytest.mark.parametrize("batching", [None, opportunistic(1), BatchingParameters()])
+def test_slow_calls_of_one_model_keep_no_other_model_from_running(batching):
+    async def run() -> None:
+        let_go = threading.Event()
+        slow = Signature("s", "", (spec("x", None),), (spec("y", None),), lambda x: let_go.wait(60) and [x])
+        quick = Signature("q", "", (spec("x", None),), (spec("y", None),), lambda x: [x])
+        runner = Runner(1, batching)
+        waiting = [asyncio.ensure_future(runner.run("slow", slow, ROWS)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*[runner.run("quick", quick, ROWS) for _ in range(20)]), 30)
+        assert not any(future.done() for future in waiting)
+        let_go.set()
+        await asyncio.wait_for(asyncio.gather(*waiting), 30)
+        runner.close()
+
+    asyncio.run(run())
+
+
+def test_too_many_calls_of_one_model_are_refused_and_those_that_are_given_up_never_start():
+    async def run() -> None:
+        let_go, started = threading.Event(), []
+        slow = Signature("s", "", (), (), lambda x: (started.append(1), let_go.wait(60)) and [x])
+        runner = Runner(1, max_waiting=2)
+        calls = [asyncio.ensure_future(runner.run("slow", slow, ROWS)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(ServingError, match="Too many requests wait for slow: 2") as refused:
+            await calls[3]
+        assert refused.value.code is Code.UNAVAILABLE
+        calls[1].cancel()
+        await asyncio.sleep(0)
+        again = asyncio.ensure_future(runner.run("slow", slow, ROWS))  # There is room again.
+        let_go.set()
+        await asyncio.wait_for(asyncio.gather(calls[0], calls[2], again), 30)
+        assert len(started) == 3
+        runner.close()
+
+    asyncio.run(run())
+
+
+def test_the_thread_of_a_slow_call_gives_way_to_others_and_the_next_call_has_an_ordinary_one():
+    async def run() -> list[int]:
+        priorities: list[int] = []
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        slowed = threading.Event()
+
+        def slow(x):
+            while os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own:
+                time.sleep(0.01)
+            slowed.set()
+            return [x]
+
+        def quick(x):
+            priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - own)
+            return [x]
+
+        runner = Runner(1)
+        await asyncio.wait_for(runner.run("m", Signature("s", "", (), (), slow), ROWS), 30)
+        assert slowed.is_set()
+        while runner._threads._lanes:
+            await asyncio.sleep(0.01)
+        await runner.run("m", Signature("q", "", (), (), quick), ROWS)
+        await runner.run("n", Signature("q", "", (), (), quick), ROWS)
+        runner.close()
+        return priorities
+
+    assert asyncio.run(run()) == [0, 0]

@@ -116,14 +116,15 @@ def test_the_process_keeps_nothing_of_a_body_whatever_became_of_it():
         await told(reader, b'{"instances": [[1, 2]]}', ONE)
         process = psutil.Process(reader._process.pid)
         before = process.memory_info().rss
-        refused = json.dumps({"instances": [list(range(1_000_000))] * 2}).encode()
+        refused = json.dumps({"instances": [list(range(1_000_000))] * 2, "inputs": 1}).encode()
         fine = json.dumps({"instances": [[float(n), 1.5] for n in range(200_000)]}).encode()
         for body, code in ((refused, Code.INVALID_ARGUMENT), (fine, ""), (b" " * (20 << 20), Code.INVALID_ARGUMENT)):
             assert (await told(reader, body, ONE))[0] == code
         async with reader.parsed(refused):
             pass  # Its model, say, is unknown.
         deadline = time.monotonic() + 20
-        while process.memory_info().rss > before + (10 << 20):
+        # The document needs 80 MiB; of what is freed, glibc keeps a piece of 32 MiB at most.
+        while process.memory_info().rss > before + (40 << 20):
             assert time.monotonic() < deadline, f"{(process.memory_info().rss - before) >> 20} MiB more than before"
             await asyncio.sleep(0.02)
 

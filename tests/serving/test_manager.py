@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from serving import load_threads, scanning
 from serving import manager as manager_module
 from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
@@ -80,11 +83,11 @@ def test_a_label_of_a_config_file_waits_for_its_version_alone(tmp_path, monkeypa
     asyncio.run(run())
 
 
-def test_only_plain_numbers_are_versions(tmp_path):
+def test_only_numbers_are_versions(tmp_path):
     for name in ("1", "20", "007", "1.tmp", ".3.tmp", "x", "²", "-1", "1_000", str(2**63)):
         (tmp_path / name).mkdir()
     (tmp_path / "5").write_text("a file")
-    assert sorted(versions_on_disk(tmp_path)) == [1, 20]
+    assert sorted(versions_on_disk(tmp_path)) == [1, 7, 20]
     with pytest.raises(FileNotFoundError):
         versions_on_disk(tmp_path / "nothing")
 
@@ -228,3 +231,199 @@ def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(tmp_path,
         return looks
 
     assert set(asyncio.run(run())) == {"config"}
+
+
+class Gate:
+    """Holds the loads of some folders until it is opened."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.closed: set[Path] = set()
+        self.open = threading.Event()
+        self.loaded: list[tuple[Path, Loaded]] = []
+        monkeypatch.setattr(manager_module, "_load_warm", self._load)
+
+    def _load(self, path: Path, *unused: object) -> Loaded:
+        if path in self.closed:
+            assert self.open.wait(60)
+        self.loaded.append((path, Loaded()))
+        return self.loaded[-1][1]
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    made = Gate(monkeypatch)
+    yield made
+    made.open.set()
+
+
+def test_a_load_that_does_not_end_holds_up_no_other_model_and_no_other_version(base, gate, monkeypatch):
+    monkeypatch.setattr(load_threads, "PATIENCE_S", 0.01)
+    other = base.with_name("n")
+
+    async def served(manager: Manager, name: str, number: int) -> None:
+        while manager.registry.models[name].latest is None or manager.registry.resolve(name).number != number:
+            await manager._look_at_all()
+            await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        for folder in (base / "1", other / "1"):
+            folder.mkdir(parents=True)
+        manager = managed(ModelSettings("m", base), ModelSettings("n", other))
+        await manager.poll()
+        gate.closed = {base / str(number) for number in range(2, 6)}
+        for number in range(2, 6):  # More than there are threads.
+            (base / str(number)).mkdir()
+            await manager._look_at_all()
+            await asyncio.sleep(0.05)
+        (other / "2").mkdir()
+        await asyncio.wait_for(served(manager, "n", 2), 30)
+        (base / "6").mkdir()
+        await asyncio.wait_for(served(manager, "m", 6), 30)
+        shutil.rmtree(other / "2")
+        await asyncio.wait_for(served(manager, "n", 1), 30)
+        await asyncio.wait_for(manager.close(), 30)
+
+    asyncio.run(run())
+
+
+def test_a_load_that_is_not_wanted_any_more_is_let_go_when_it_has_ended(base, gate):
+    async def run() -> None:
+        manager = managed(ModelSettings("m", base))
+        (base / "1").mkdir()
+        await manager.poll()
+        gate.closed = {base / "2"}
+        (base / "2").mkdir()
+        await manager._look_at_all()
+        while 2 not in manager.registry.models["m"].versions:
+            await asyncio.sleep(0.01)
+        assert manager.registry.models["m"].versions[2].state == State.LOADING
+        (base / "3").mkdir()
+        await asyncio.wait_for(manager.poll(), 30)
+        assert manager.registry.resolve("m").number == 3 and 2 not in manager.registry.models["m"].versions
+        gate.open.set()
+        while not any(path == base / "2" and loaded.closed for path, loaded in gate.loaded):
+            await asyncio.sleep(0.01)
+        assert manager.registry.resolve("m").number == 3
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_retries_of_one_model_keep_no_other_from_loading(base, broken):
+    async def run() -> None:
+        other = base.with_name("n")
+        for folder in (base / "1", other / "1"):
+            folder.mkdir(parents=True)
+        broken.add(base / "1")
+        settings = Settings(
+            models=(ModelSettings("m", base), ModelSettings("n", other)),
+            max_num_load_retries=5,
+            load_retry_interval_s=3600,
+            num_load_threads=1,
+        )
+        manager = Manager(settings, Registry())
+        await manager._look_at_all()
+        while manager.registry.models["n"].latest is None:
+            await asyncio.sleep(0.01)
+        await manager.reload((ModelSettings("n", other),))
+        await asyncio.wait_for(manager.close(), 30)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_versions_on_disk_cost_nothing_while_nothing_changes(tmp_path, broken, monkeypatch):
+    bases = [tmp_path / f"m{number}" for number in range(3)]
+    for folder in bases:
+        for number in range(1, 51):
+            (folder / str(number)).mkdir(parents=True)
+        os.utime(folder, (1e9, 1e9))
+    scans = []
+
+    def scandir(*given):
+        scans.append(given)
+        return scan(*given)
+
+    async def run() -> None:
+        manager = managed(*[ModelSettings(folder.name, folder) for folder in bases])
+        await manager.poll()
+        scans.clear()
+        for _ in range(3):
+            await manager.poll()
+        assert not scans
+        (bases[0] / "51").mkdir()
+        await manager.poll()
+        assert manager.registry.resolve("m0").number == 51
+        assert {Path(*given) for given in scans} == {bases[0], bases[0] / "51"}
+        (bases[1] / "50" / "replaced").touch()  # Beneath the base path, whose own times stay.
+        before = manager.registry.resolve("m1").loaded
+        await manager.poll()
+        assert manager.registry.resolve("m1").loaded is not before
+        await manager.close()
+
+    scan = os.scandir
+    # A folder's ctime is now: only its age says that it is final.
+    monkeypatch.setattr(scanning, "COARSE_S", -1.0)
+    monkeypatch.setattr(os, "scandir", scandir)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("age_s", "reads"), [(60.0, 1), (1.0, 3), (-60.0, 3)])
+def test_a_folder_that_has_just_changed_is_read_again_whatever_its_times_say(base, monkeypatch, age_s, reads):
+    calls = []
+    listing = scanning.Listing(base, lambda path: calls.append(path) or {})
+    changed = base.stat().st_mtime  # Its ctime is the same: it is new.
+    monkeypatch.setattr(scanning.time, "time", lambda: changed + age_s)
+    for _ in range(3):
+        listing.versions(())
+    assert len(calls) == reads
+    monkeypatch.setattr(scanning.time, "time", lambda: changed + age_s + scanning.FULL_S + 1)
+    listing.versions(())
+    assert len(calls) == reads + 1
+
+
+def test_a_reload_says_which_models_did_not_become_available_and_serves_the_others(base, broken):
+    async def run() -> None:
+        other, wrong = base.with_name("n"), base.with_name("wrong")
+        for folder in (base / "1", other / "1", wrong / "1"):
+            folder.mkdir(parents=True)
+        broken.add(wrong / "1")
+        manager = managed(ModelSettings("m", base))
+        await manager.poll()
+        listed = (ModelSettings("m", base), ModelSettings("n", other))
+
+        async def refusal(*models_: ModelSettings) -> ServingError:
+            with pytest.raises(ServingError) as refused:
+                await manager.reload(models_)
+            return refused.value
+
+        relative = await refusal(*listed, ModelSettings("r", Path("relative")))
+        assert relative.code is Code.INVALID_ARGUMENT and "to have an absolute path or URI" in relative.message
+        assert list(manager.registry.models) == ["m"]
+        nowhere = await refusal(*listed, ModelSettings("x", base.with_name("nowhere")))
+        assert nowhere.code is Code.UNKNOWN
+        assert nowhere.message.startswith("1 model(s) did not become available: {{name: x")
+        assert manager.registry.resolve("n").number == 1
+        failed = await refusal(*listed, ModelSettings("w", wrong))
+        assert failed.code is Code.UNKNOWN and "version: 1 due to error: INVALID_ARGUMENT: broken" in failed.message
+        moved = await refusal(ModelSettings("m", base.with_name("nowhere")))
+        assert moved.code is Code.UNKNOWN and manager.registry.resolve("m").number == 1
+        await manager.reload(listed)
+        assert sorted(manager.registry.models) == ["m", "n"]
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_reload_waits_as_long_as_its_client_and_what_it_asked_for_is_loaded_all_the_same(base, gate):
+    async def run() -> None:
+        (base / "1").mkdir()
+        gate.closed = {base / "1"}
+        manager = managed()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(manager.reload((ModelSettings("m", base),)), 0.2)
+        gate.open.set()
+        while manager.registry.models["m"].latest is None:
+            await asyncio.sleep(0.01)
+        await manager.close()
+
+    asyncio.run(asyncio.wait_for(run(), 30))

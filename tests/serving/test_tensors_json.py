@@ -123,3 +123,54 @@ def test_what_is_no_json_object_is_refused(body):
     with pytest.raises(ServingError) as caught:
         tensors_json.parse(body)
     assert caught.value.code.name == "INVALID_ARGUMENT"
+
+
+def test_a_byte_order_mark_before_the_document_is_skipped():
+    assert tensors_json.parse(b'\xef\xbb\xbf{"instances": [1]}') == {"instances": [1]}
+    assert "instances" in tensors_json.parse(b'\xef\xbb\xbf\r\n{"instances": [NaN]}')
+    for body in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf{}", b"\xff\xfe{\0}\0"):
+        with pytest.raises(ServingError, match="JSON Parse error"):
+            tensors_json.parse(body)
+
+
+def test_no_instances_are_refused_in_tensorflow_servings_words():
+    with pytest.raises(ServingError, match="No values in 'instances' array"):
+        tensors_json.decode({"instances": []}, signature([spec("x", tf.float32, None)]))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"instances": [NaN, 1.5, 2]}',
+        '{"instances": [{"x": NaN}, {"x": 1}]}',
+        '{"inputs": {"x": [[NaN],[NaN]]}}',
+        '{"inputs": {"x": [NaN, "NaN"]}}',
+        '{"inputs": {"x": [NaN, null]}}',
+        '{"inputs": {"x": [NaN, [1]]}}',
+        '{"inputs": {"x": NaN}}',
+        '{"instances": NaN}',
+        '{"inputs": {"x": [1, -Infinity, NaN]}}',
+        '{"inputs": {"x": [1, 2]}, "note": "[NaN, NaN]"}',
+        '{"inputs": {"x": [1, NaNN]}}',
+        '{"inputs": {"x": [1, "a": NaN}',
+        '{"signature_name": "a\\"b NaN", "inputs": [NaN]}',
+    ],
+)
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.bfloat16, tf.int32, tf.string], ids=lambda d: d.name)
+def test_nan_is_read_as_the_standard_library_reads_it(monkeypatch, body, dtype):
+    def read() -> object:
+        try:
+            request = tensors_json.parse(body.encode())
+            arrays, rows = tensors_json.decode(request, signature([spec("x", dtype, None)]))
+        except ServingError as error:
+            return error.code
+        return rows, arrays[0].dtype, arrays[0].shape, str(arrays[0].tolist())
+
+    ours = read()
+    monkeypatch.setattr(tensors_json, "_loads", json.loads)
+    assert ours == read()
+
+
+def test_nan_in_strings_stays_and_is_no_number_elsewhere():
+    told = tensors_json.parse(b'{"inputs": {"NaN": [NaN]}, "note": "a, NaN ]", "other": "x"}')
+    assert told == {"inputs": {"NaN": [None]}, "note": "a, NaN ]", "other": "x", tensors_json.NULL_IS_NAN: True}

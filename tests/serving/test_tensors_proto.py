@@ -9,7 +9,7 @@ from tensorflow.core.framework import tensor_pb2
 
 from serving import tensors_proto
 from serving.errors import ServingError
-from serving.signature import TensorSpec
+from serving.signature import Signature, TensorSpec
 
 TYPES = (tf.float32, tf.float64, tf.int64, tf.int32, tf.int8, tf.uint8, tf.bool, tf.float16, tf.string)
 
@@ -52,7 +52,6 @@ def test_a_named_size_is_read_too():
     [
         (tf.int8, {"int_val": [300]}, "out of the range of int8"),
         (tf.float32, {"float_val": [1, 2]}, "holds 2 values, but its shape needs 1"),
-        (tf.float32, {"float_val": []}, "holds 0 values, but its shape needs 1"),
         (tf.float32, {"float_val": [], "tensor_content": b"12345"}, "holds 5 bytes, its shape needs 4"),
         (tf.float32, {"float_val": [], "tensor_content": b"12345678"}, "holds 8 bytes, its shape needs 4"),
     ],
@@ -62,6 +61,34 @@ def test_what_does_not_fit_is_refused_in_words(dtype, change, said):
     proto.tensor_shape.dim.add(size=1)
     with pytest.raises(ServingError, match=said):
         tensors_proto.decode(proto, column(dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.name)
+def test_without_values_a_tensor_holds_zeros(dtype, shape):
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    array = tensors_proto.decode(proto, column(dtype))
+    assert (array.dtype, array.shape) == (np.dtype(dtype.as_numpy_dtype), shape)
+    assert set(array.ravel().tolist()) == {b"" if dtype == tf.string else 0}
+
+
+def test_an_input_with_a_default_may_be_left_out():
+    specs = [TensorSpec(name, f"{name}:0", tf.float32, np.dtype(np.float32), (None,)) for name in "abc"]
+    defaults = {"b": tf.make_tensor_proto([7.0]), "c": tf.make_tensor_proto([8.0])}
+    signature = Signature("s", "", tuple(specs), (), lambda *arrays: list(arrays), defaults=defaults)
+
+    def read(*names: str) -> list[float]:
+        given = {name: tf.make_tensor_proto([float(number)]) for number, name in enumerate(names)}
+        return [array.tolist()[0] for array in tensors_proto.decode_inputs(given, signature)]
+
+    assert read("a") == [0.0, 7.0, 8.0]
+    assert read("a", "c") == [0.0, 7.0, 1.0]
+    assert read("a", "b", "c") == [0.0, 1.0, 2.0]
+    for names, said in ((("b",), "required: {a}"), (("a", "z"), "extra: {z}"), (("b", "c", "z"), "required: {a}")):
+        with pytest.raises(ServingError, match=said):
+            read(*names)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (33,), (20000,), (3, 50), (2, 0)], ids=str)

@@ -249,7 +249,7 @@ def test_reload_moves_labels_under_load_and_replaces_the_list(base):
         changes = [after for before, after in zip([None, *load.rest], load.rest, strict=False) if before != after]
         assert changes == [2.0, 1.0, 2.0, 1.0]
         bad = f'config {{ name: "bad" base_path: "{base.parent}/nothing" }}'
-        assert reload(server, config(2, bad)) == "OK"
+        assert reload(server, config(2, bad)) == "UNKNOWN"
         assert server.ask("POST", "/v1/models/m:predict", {"instances": [1]})[0] == 200
         assert reload(server, f'model_config_list {{ config {{ name: "n" base_path: "{base}" }} }}') == "OK"
         assert server.ask("POST", "/v1/models/m:predict", {"instances": [1]})[0] == 404

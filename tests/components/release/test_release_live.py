@@ -104,7 +104,7 @@ def live(tmp_path, monkeypatch):
         with routers.routing(tmp_path / "router", root, [(server.rest, server.grpc)]) as router:
             site = object.__new__(Site)
             site.folder, site.artifacts, site.served = tmp_path, Artifacts(tmp_path), served
-            site.there = dataclasses.make_dataclass("There", ["url"])(f"http://127.0.0.1:{router.rest}")
+            site.there = dataclasses.make_dataclass("There", ["url"])(f"http://127.0.0.1:{router.admin_port}")
             url = f"http://127.0.0.1:{server.rest}"
             site.named = {"serving_root": str(root), "server_url": url, "timeout_s": 120.0}
             yield site, router.rest

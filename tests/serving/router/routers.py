@@ -21,9 +21,16 @@ class Router(Server):
     """A running router; `Server` has the ways to ask it."""
 
     root: Path
+    admin_port: int
+    admin_grpc: int
+
+    @property
+    def admin(self) -> Router:
+        """The same router, asked on its administration port."""
+        return Router(self.process, self.admin_port, self.admin_grpc)
 
     def status(self) -> dict:
-        return self.ask("GET", "/router/status")[1]
+        return self.admin.ask("GET", "/router/status")[1]
 
     def release(self, **told: Release) -> None:
         """Writes `releases.json` and waits until the router follows it."""
@@ -53,10 +60,11 @@ class Router(Server):
 def routing(folder: Path, root: Path, addresses: list[tuple[int, int]], *flags: str) -> Iterator[Router]:
     """A router on free ports before servers at these REST and gRPC ports, until the block ends."""
     servers = [f"--server={HTTP}:{rest}=127.0.0.1:{grpc}" for rest, grpc in addresses]
-    settings = (f"--models_root={root}", "--health_interval_seconds=0.2", *servers, *flags)
+    admin = ("--admin_port=0", "--admin_grpc_port=0")
+    settings = (f"--models_root={root}", "--health_interval_seconds=0.2", *admin, *servers, *flags)
     with listening(folder, "serving.router", *settings) as (process, ports):
         router = Router(process, ports["rest_api_port"], ports["port"])
-        router.root = root
+        router.root, router.admin_port, router.admin_grpc = root, ports["admin_port"], ports["admin_grpc_port"]
         yield router
 
 

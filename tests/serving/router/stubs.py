@@ -49,9 +49,9 @@ def standing(
             else:
                 answer(self, body)
 
-        def reply(self, told: object) -> None:
+        def reply(self, told: object, status: int = 200) -> None:
             content = json.dumps(told).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(content)))
             self.end_headers()

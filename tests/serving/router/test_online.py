@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 
 from airtight.errors import TerminalError
 from airtight.rollout.state import Release
 from serving.router.config import Online, settings_from_flags
+from serving.router.online import _predictions
 from tests.serving.router import routers
 
 HERE = "tests.serving.router.lookups"
@@ -75,7 +77,19 @@ def test_what_cannot_be_filled_in_is_refused(online, body, status, said):
 @pytest.mark.slow
 def test_a_refusal_of_the_model_is_passed_on(online):
     status, told, _ = _ask(online, {"instances": [1.0]}, "/v1/mixed:predict")
-    assert status == 400 and "nothing" in told["error"]
+    assert status == 400 and "Missing named input: count" in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "predictions"),
+    [
+        (b'{"outputs": [0.5, NaN]}', [0.5, None]),
+        (b'{"outputs": {"a": [1, 2], "b": [[0.5], [NaN]]}}', [{"a": 1, "b": [0.5]}, {"a": 2, "b": [None]}]),
+        (b'{"outputs": {"a": [1], "b": ["NaN"]}}', [{"a": 1, "b": "NaN"}]),
+    ],
+)
+def test_answers_by_column_become_one_for_each_instance(answer, predictions):
+    assert orjson.loads(orjson.dumps(_predictions(answer))) == predictions
 
 
 @pytest.mark.slow

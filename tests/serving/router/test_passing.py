@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -157,7 +158,6 @@ def grpc_calls():
     yield "GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec)
     yield "GetModelStatus", get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
     yield "GetModelStatus", get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "none"})
-    yield "HandleReloadConfigRequest", model_management_pb2.ReloadConfigRequest()
 
 
 CALLS = list(grpc_calls())
@@ -177,6 +177,15 @@ def called(port: int, method: str, request) -> tuple:
 @pytest.mark.parametrize(("method", "request_"), CALLS, ids=[f"{i}-{method}" for i, (method, _) in enumerate(CALLS)])
 def test_grpc_answers_are_the_servers(servers, plain, method, request_):
     assert called(plain.grpc, method, request_) == called(servers[0].grpc, method, request_)
+
+
+def test_models_are_replaced_on_the_administrations_port_alone(servers, plain):
+    request = model_management_pb2.ReloadConfigRequest()
+    code, details = called(plain.grpc, "HandleReloadConfigRequest", request)
+    assert code is grpc.StatusCode.PERMISSION_DENIED and "administration" in details
+    refusal = called(servers[0].grpc, "HandleReloadConfigRequest", request)
+    assert refusal[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert called(plain.admin.grpc, "HandleReloadConfigRequest", request) == refusal
 
 
 def test_an_unknown_grpc_method_is_unimplemented(plain):
@@ -300,15 +309,23 @@ def test_a_large_body_is_passed_or_refused(servers, models_root, addresses, tmp_
 
 
 def test_the_routers_own_addresses(plain):
-    assert plain.raw("GET", "/")[0] == 200
-    _, headers, page = plain.full("GET", "/")
+    assert plain.admin.raw("GET", "/")[0] == 200
+    _, headers, page = plain.admin.full("GET", "/")
     assert (
         headers["content-type"] == "text/html; charset=utf-8"
         and "default-src 'none'" in headers["content-security-policy"]
     )
     assert not re.search(rb"(src|href)=|@import|url\(|https?://", page)  # Nothing comes from elsewhere.
-    assert plain.ask("GET", "/router/none")[0] == 404
-    told = plain.ask("GET", "/router/models")[1]
+    assert plain.admin.ask("GET", "/router/none")[0] == 404
+    assert plain.admin.ask("POST", AFFINE, {"instances": [4.0]}) == (
+        200,
+        {"predictions": [8.0]},
+    )  # For the page's form.
+    for path in ("/router/status", "/router/models", "/router/metrics", "/router/none"):
+        status, told = plain.ask("GET", path)
+        assert status == 404 and "administration port" in told["error"]
+    assert plain.ask("GET", "/")[0] == 404
+    told = plain.admin.ask("GET", "/router/models")[1]
     assert told["error"] == ""
     models = {model["name"]: model for model in told["models"]}
     assert sorted(models) == ["affine", "half", "mixed"]
@@ -323,7 +340,7 @@ def test_metrics(router):
     for _ in range(3):
         router.ask("POST", AFFINE, {"instances": [1.0]})
     router.ask("POST", "/v1/models/made-up:predict", {"instances": [1.0]})
-    told = router.raw("GET", "/router/metrics")[1].decode()
+    told = router.admin.raw("GET", "/router/metrics")[1].decode()
     assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 3' in told
     assert 'airtight_router_requests_total{model="",api="REST",side="",code="404"} 1' in told
     assert "made-up" not in told and told.count("airtight_router_server_healthy{") == 2
@@ -388,7 +405,7 @@ def test_a_request_without_any_server(models_root, tmp_path):
             with grpc.insecure_channel(f"127.0.0.1:{router.grpc}") as channel:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
-            connection = http.client.HTTPConnection("127.0.0.1", router.rest)
+            connection = http.client.HTTPConnection("127.0.0.1", router.admin_port)
             connection.request("GET", "/")
             assert connection.getresponse().status == 200
             connection.close()
@@ -398,3 +415,16 @@ def test_a_taken_port_is_told(plain, models_root, tmp_path, addresses):
     with pytest.raises(AssertionError, match="The router cannot listen for REST"):
         with routers.routing(tmp_path / "r", models_root, addresses, f"--rest_api_port={plain.rest}"):
             pass
+
+
+def test_cors_and_names_that_are_encoded(servers, models_root, addresses, tmp_path):
+    origin = {"Origin": "https://example.com"}
+    with routers.routing(tmp_path / "r", models_root, addresses, "--rest_api_enable_cors_support") as router:
+        for method, body in (("OPTIONS", None), ("POST", {"instances": [4.0]})):
+            status, headers, _ = router.full(method, "/v1/models/%61ffine:predict", body, origin)
+            assert status == 200 and headers["access-control-allow-origin"] == "*"
+        told = router.admin.raw("GET", "/router/metrics")[1].decode()
+        assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 1' in told
+        packed = gzip.compress(json.dumps({"instances": [4.0]}).encode())
+        status, _, content = router.full("POST", AFFINE, packed, {"Content-Encoding": "gzip"})
+        assert (status, json.loads(content)) == (200, {"predictions": [8.0]})

@@ -213,7 +213,7 @@ def test_a_candidate_that_is_not_served_fails_no_request(router):
     assert predicted(router) == (1, None, None)
     _, candidate = sides(router)
     assert (candidate["requests"], candidate["unserved"]) == (0, 6)
-    metrics = router.raw("GET", "/router/metrics")[1].decode()
+    metrics = router.admin.raw("GET", "/router/metrics")[1].decode()
     assert 'airtight_router_resent_total{why="version"} 6' in metrics
     router.release(none=Release("none", "unknown", 1, 2, "canary", 1.0))
     assert asked(router, path="/v1/models/none:predict")[:2] == (

@@ -1,0 +1,100 @@
+"""What limits sending a request again: a budget for all of them, and a quarantine for those that end servers."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class Outcome(enum.Enum):
+    """How one attempt to have a request answered by a server ended."""
+
+    ANSWERED = enum.auto()
+    ABSENT = enum.auto()  # The server does not have the version that the router chose.
+    UNSENT = enum.auto()  # There was no connection, so the server knows nothing of the request.
+    CUT = enum.auto()  # The connection ended before the answer: the request may have ended the server.
+    BUSY = enum.auto()  # The server turned it away: 503, UNAVAILABLE.
+    FULL = enum.auto()  # It has no room for it now, or never: 429, RESOURCE_EXHAUSTED.
+    FAULT = enum.auto()  # The server, or the model, failed: 500, INTERNAL and their kin.
+
+
+class RetryBudget:
+    """Retries are a share of all requests, so that servers that fail for load do not get more of it.
+
+    Args:
+      share: Retries for each request.
+      burst: Retries that may be saved up; a router begins with a tenth of them.
+    """
+
+    def __init__(self, share: float = 0.1, burst: float = 100.0) -> None:
+        self._share, self._burst = share, burst
+        self._left = burst / 10
+
+    def add_request(self) -> None:
+        """Counts a request that a client sent."""
+        self._left = min(self._left + self._share, self._burst)
+
+    def take(self) -> bool:
+        """Spends one retry; False where none is left."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Quarantine:
+    """Bodies that were on their way when connections were cut; a good answer to the same body clears it.
+
+    Args:
+      cuts: With so many, a body is passed to no server.
+      hold_s: Seconds from the last cut for which that holds.
+      entries: Bodies that are remembered.
+      clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, cuts: int = 2, hold_s: float = 60.0, entries: int = 1024, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit, self._hold_s, self._entries, self._clock = cuts, hold_s, entries, clock
+        self._cuts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    def holds(self, content: bytes) -> bool:
+        """Whether the body is to be passed to no server now."""
+        return bool(self._cuts) and bool(content) and self._count(_digest(content)) >= self._limit
+
+    def cut(self, content: bytes) -> None:
+        """Counts a connection that was cut while this body was on its way."""
+        if not content:
+            return
+        key = _digest(content)
+        self._cuts[key] = (self._count(key) + 1, self._clock() + self._hold_s)
+        self._cuts.move_to_end(key)
+        while len(self._cuts) > self._entries:
+            self._cuts.popitem(last=False)
+
+    def clear(self, content: bytes) -> None:
+        """The body was answered."""
+        if self._cuts and content:
+            self._cuts.pop(_digest(content), None)
+
+    def _count(self, key: bytes) -> int:
+        count, until = self._cuts.get(key, (0, 0.0))
+        if count and until < self._clock():
+            del self._cuts[key]
+            return 0
+        return count
+
+
+_ENDS = 1 << 20
+
+
+def _digest(content: bytes) -> bytes:
+    """Of the whole body, or of a large one's length and ends: hashing 256 MiB would hold up all other requests."""
+    parts = (content,) if len(content) <= 2 * _ENDS else (content[:_ENDS], content[-_ENDS:])
+    digest = hashlib.blake2b(str(len(content)).encode(), digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()

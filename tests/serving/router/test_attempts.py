@@ -1,0 +1,257 @@
+"""Which server is asked, which is asked again, and which is left out: without processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serving.router import backends, pool
+from serving.router.attempts import Outcome, Quarantine, RetryBudget
+from serving.router.config import settings_from_flags
+from serving.router.pool import Attempt, Pool
+from serving.router.trials import Answer
+
+GOOD, FAULT = Answer(200, b"good"), Answer(500, b"fault")
+
+
+def test_retries_are_a_tenth_of_the_requests():
+    budget = RetryBudget()
+    assert sum(budget.take() for _ in range(100)) == 10
+    for _ in range(1100):
+        budget.add_request()
+    assert sum(budget.take() for _ in range(1000)) == 100 and not budget.take()
+    for _ in range(55):
+        budget.add_request()
+    assert sum(budget.take() for _ in range(100)) == 5
+
+
+def test_a_body_that_cut_two_connections_is_held_for_a_while():
+    now = [0.0]
+    quarantine = Quarantine(hold_s=10, entries=3, clock=lambda: now[0])
+    quarantine.cut(b"a")
+    assert not quarantine.holds(b"a")
+    quarantine.cut(b"a")
+    assert quarantine.holds(b"a") and not quarantine.holds(b"b")
+    now[0] = 11.0
+    assert not quarantine.holds(b"a")
+    for _ in range(2):
+        quarantine.cut(b"b")
+        quarantine.cut(b"")
+    quarantine.clear(b"b")
+    assert not quarantine.holds(b"b") and not quarantine.holds(b"")
+    large = bytes(5 << 20)
+    for body in (large, large, b"1", b"2"):
+        quarantine.cut(body)
+    assert quarantine.holds(large) and not quarantine.holds(large + b"x")
+    quarantine.cut(b"3")
+    assert not quarantine.holds(large), "no more than three are remembered"
+
+
+class Scene:
+    """A pool of servers that answer as they are told; `sent` counts what each was sent."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        servers = [f"--server=http://127.0.0.1:{2 * n + 1}=127.0.0.1:{2 * n + 2}" for n in range(len(outcomes))]
+        self.pool = Pool(settings_from_flags(["--models_root=m", *servers]), lambda well: None)
+        self.outcomes = dict(zip(self.pool.backends, outcomes, strict=True))
+        self.sent = dict.fromkeys(self.pool.backends, 0)
+        for backend in self.pool.backends:
+            backend.healthy, backend.reason = True, ""
+
+    async def send(self, backend: backends.Backend, fresh: bool) -> Attempt:
+        self.sent[backend] += 1
+        with backend.asked():
+            outcome = self.outcomes[backend]
+            # The good one takes longer, as a server that refuses at once does not work.
+            await asyncio.sleep(0.005 if outcome is Outcome.ANSWERED else 0)
+        answers = {Outcome.ANSWERED: GOOD, Outcome.FAULT: FAULT, Outcome.BUSY: FAULT, Outcome.FULL: FAULT}
+        return outcome, answers.get(outcome), outcome.name
+
+    async def ask(self, body: bytes = b"body", **kwargs: bool) -> Outcome:
+        return (await self.pool.ask(body, self.send, **kwargs))[0]
+
+    @property
+    def counts(self) -> list[int]:
+        return list(self.sent.values())
+
+
+def scene(test):
+    """Runs a test in an event loop and closes the pool that it made."""
+
+    def run(*args):
+        async def inside():
+            made: list[Scene] = []
+
+            def make(*outcomes: Outcome) -> Scene:
+                made.append(Scene(*outcomes))
+                return made[-1]
+
+            try:
+                await test(make, *args)
+            finally:
+                for each in made:
+                    await each.pool.close()
+
+        asyncio.run(inside())
+
+    return run
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAULT, Outcome.BUSY, Outcome.FULL, Outcome.CUT, Outcome.UNSENT])
+def test_beside_a_server_that_fails_at_once_the_other_answers(outcome):
+    @scene
+    async def ask(make):
+        told = make(outcome, Outcome.ANSWERED)
+        outcomes: list[Outcome] = []
+
+        async def client(name: int) -> None:
+            for number in range(50):
+                outcomes.append(await told.ask(b"%d %d" % (name, number)))
+
+        await asyncio.gather(*(client(name) for name in range(8)))
+        assert sum(one is not Outcome.ANSWERED for one in outcomes) < 4, "under 1 % of 400"
+        assert told.counts[0] < 20
+
+    ask()
+
+
+def test_a_request_that_cuts_connections_is_sent_twice_in_all():
+    @scene
+    async def ask(make):
+        for servers in (1, 2, 3, 5):
+            told = make(*[Outcome.CUT] * servers)
+            assert await told.ask() is Outcome.CUT
+            assert sum(told.counts) == 2 and max(told.counts) == (2 if servers == 1 else 1)
+            for _ in range(3):
+                assert await told.ask() is Outcome.CUT
+            assert sum(told.counts) == 2, "it is in quarantine"
+            assert await told.ask(b"another") is Outcome.CUT
+            assert sum(told.counts) == 4
+
+    ask()
+
+
+def test_a_fault_that_another_server_repeats_is_the_requests_and_ejects_nobody():
+    @scene
+    async def ask(make):
+        told = make(Outcome.FAULT, Outcome.FAULT)
+        for _ in range(9):
+            assert await told.ask() is Outcome.FAULT
+        assert told.counts == [9, 9]
+        assert [backend.ejected_until for backend in told.pool.backends] == [0, 0]
+
+    ask()
+
+
+def test_failures_in_a_row_eject_a_server_longer_each_time_and_never_more_than_half(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(backends.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pool.time, "monotonic", lambda: now[0])
+
+    @scene
+    async def ask(make):
+        told = make(*[Outcome.BUSY] * 5)
+        for _ in range(60):
+            await told.ask()
+        ejected = [backend for backend in told.pool.backends if backend.ejected_until]
+        assert len(ejected) == 2
+        first = ejected[0]
+        assert first.ejected_until == now[0] + 5 and "ejected for 5 s" in first.told()["reason"]
+        assert not first.told()["healthy"]
+        assert set(told.pool.order()[:3]).isdisjoint(ejected)
+        lengths = []
+        for _ in range(8):
+            now[0] = first.ejected_until + 1
+            told.pool._blame(
+                first, (Outcome.BUSY, None, "again")
+            )  # One failure is enough for a server that was ejected before.
+            lengths.append(first.ejected_until - now[0])
+        assert lengths == [10, 20, 40, 80, 160, 300, 300, 300]
+        now[0] = first.ejected_until + 61
+        told.pool._blame(first, (Outcome.BUSY, None, "after a long time"))
+        assert first.ejected_until - now[0] == 5
+        first.answered(0.001, good=True)
+        now[0] = first.ejected_until
+        told.pool._blame(first, (Outcome.BUSY, None, "after an answer, one failure is no row"))
+        assert first.ejected_until == now[0]
+        last = make(Outcome.BUSY)
+        for _ in range(20):
+            await last.ask()
+        assert last.pool.backends[0].ejected_until == 0
+
+    ask()
+
+
+def test_the_version_on_trial_is_not_the_servers_fault_and_its_faults_are_counted():
+    @scene
+    async def ask(make):
+        told = make(Outcome.FAULT, Outcome.ANSWERED)
+        outcomes = [await told.ask(chosen=True, blame=False) for _ in range(20)]
+        assert outcomes.count(Outcome.FAULT) == 10, "the judge is to see them, so no other server hides them"
+        assert told.pool.backends[0].ejected_until == 0
+
+    ask()
+
+
+def test_a_version_that_a_server_lacks_is_asked_of_the_others():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ABSENT, Outcome.ABSENT, Outcome.ANSWERED)
+        for _ in range(50):
+            assert await told.ask(chosen=True) is Outcome.ANSWERED
+
+    ask()
+
+
+def test_refusals_make_no_server_look_fast():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        refusing = told.pool.backends[0]
+
+        async def send(backend: backends.Backend, fresh: bool) -> Attempt:
+            outcome, answer, reason = await told.send(backend, fresh)
+            return outcome, Answer(404, b"") if backend is refusing else answer, reason
+
+        for _ in range(40):
+            await told.pool.ask(b"", send)
+        assert told.counts == [20, 20]
+
+    ask()
+
+
+def test_requests_that_nobody_waited_for_make_a_server_slow():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        hanging = told.pool.backends[0]
+
+        async def send(backend: backends.Backend, fresh: bool) -> Attempt:
+            if backend is hanging:
+                told.sent[backend] += 1
+                with backend.asked():
+                    await asyncio.sleep(60)
+            return await told.send(backend, fresh)
+
+        for _ in range(40):
+            try:
+                async with asyncio.timeout(0.1):
+                    await told.pool.ask(b"", send)
+            except TimeoutError:
+                pass
+        assert told.counts[0] < 4
+
+    ask()
+
+
+def test_servers_that_are_much_alike_share_the_requests():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        for number, backend in enumerate(told.pool.backends):
+            backend.answered(0.01 + number * 0.005, good=True)
+        order = [told.pool.order()[0] for _ in range(40)]
+        assert [order.count(backend) for backend in told.pool.backends] == [20, 20]
+
+    ask()
