@@ -74,8 +74,11 @@ _OUTWARD = re.compile(rf"(?:MatchingFiles|ReaderRead\w*|\w*PyFunc\w*|{_NATIVE_OR
 
 def stays_within(node: node_def_pb2.NodeDef) -> bool:
     """Whether a node computes from what the model holds and is given, and reaches nothing else."""
-    if node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file:"):
-        return False  # Other streams are the server's log.
+    if node.op == "PrintV2":
+        stream = node.attr["output_stream"]
+        # Other streams are the server's log; a placeholder is whatever the caller of the function binds it to.
+        if stream.placeholder or stream.s.startswith(b"file:"):
+            return False
     return _stays_within(node.op)
 
 

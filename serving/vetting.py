@@ -24,6 +24,7 @@ from serving.operations import TABLE_FILES, stays_within
 
 ASSETS = "saved_model_assets"
 """TensorFlow 1's collection of assets."""
+ASSETS_FOLDER = "assets"
 GRAPH, GRAPH_AS_TEXT, GRAPH_IN_PARTS = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
 MAX_GRAPH_BYTES = (1 << 31) - 1
 """Protobuf's limit of a message."""
@@ -52,6 +53,7 @@ def vet(path: Path, base_path: Path, max_bytes: int, allowed: frozenset[str]) ->
     refuse_escapes(path, base_path)
     _refuse_size(path, max_bytes)
     for meta_graph in _read(path).meta_graphs:
+        _refuse_outside_assets(path, meta_graph)
         refuse_operations(meta_graph, allowed)
 
 
@@ -78,7 +80,7 @@ def refuse_operations(meta_graph: meta_graph_pb2.MetaGraphDef, allowed: frozense
       ServingError: PERMISSION_DENIED, naming operations and flag.
     """
     graph = Graph(meta_graph.graph_def)
-    assets = _assets(meta_graph)
+    assets = {_tensor_name(asset.tensor_info.name) for asset in _assets(meta_graph)}
     signatures = meta_graph.signature_def.values()
     tensors = [
         info.name for signature in signatures for info in (*signature.inputs.values(), *signature.outputs.values())
@@ -197,14 +199,24 @@ def _read_text(file: Path) -> saved_model_pb2.SavedModel:
         raise ServingError(Code.DATA_LOSS, f"Can't parse {file} as text proto: {error}") from error
 
 
-def _assets(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
-    """The nodes that hold an asset's path; TensorFlow 1 lists its assets in a collection, and its loader reads both."""
-    listed = list(meta_graph.asset_file_def)
-    for packed in meta_graph.collection_def[ASSETS].any_list.value if ASSETS in meta_graph.collection_def else ():
+def _assets(meta_graph: meta_graph_pb2.MetaGraphDef) -> list[meta_graph_pb2.AssetFileDef]:
+    """What the loader takes for assets: TensorFlow 1 lists them in a collection, which counts where no others are."""
+    if meta_graph.asset_file_def or ASSETS not in meta_graph.collection_def:
+        return list(meta_graph.asset_file_def)
+    assets = []
+    for packed in meta_graph.collection_def[ASSETS].any_list.value:
         asset = meta_graph_pb2.AssetFileDef()
-        if packed.Unpack(asset):
-            listed.append(asset)
-    return {node_name(asset.tensor_info.name) for asset in listed}
+        packed.Unpack(asset)
+        assets.append(asset)
+    return assets
+
+
+def _refuse_outside_assets(path: Path, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
+    """Refuses assets outside the folder of assets: the loader joins their names to it, whatever they are."""
+    folder = path / ASSETS_FOLDER
+    for asset in _assets(meta_graph):
+        if not (folder / asset.filename).resolve().is_relative_to(folder.resolve()):
+            raise ServingError(Code.PERMISSION_DENIED, f"The asset {asset.filename!r} lies outside {folder}")
 
 
 def _initialisers(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
@@ -214,7 +226,7 @@ def _initialisers(meta_graph: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
 
 
 def _foreign_files(graph: Graph, assets: set[str]) -> set[str]:
-    """The operations that fill a table from a file that need not be one of the model's assets."""
+    """The operations that fill a table from a file that need not be one of the model's assets (tensors)."""
     return {
         place.node.op
         for place in graph.all_places()
@@ -223,11 +235,17 @@ def _foreign_files(graph: Graph, assets: set[str]) -> set[str]:
     }
 
 
+def _tensor_name(tensor: str) -> str:
+    """The tensor's name in one way of writing it: the first output of a node may go by the node's name."""
+    return tensor if ":" in tensor else f"{tensor}:0"
+
+
 def _is_asset(graph: Graph, tensor: str, scope: str, assets: set[str], seen: frozenset[str]) -> bool:
     """Whether a file's name comes from an asset, through as many calls as there are."""
     nodes, name = graph.scopes[scope], node_name(tensor)
     while name in nodes and nodes[name].op == "Identity":
-        name = node_name(nodes[name].input[0])
+        tensor = nodes[name].input[0]
+        name = node_name(tensor)
     if not scope and name in nodes and nodes[name].op == "ReadVariableOp":
         # TensorFlow 2 puts an asset's path into a variable when it initialises a model.
         values = [
@@ -235,9 +253,9 @@ def _is_asset(graph: Graph, tensor: str, scope: str, assets: set[str], seen: fro
             for node in nodes.values()
             if node.op == "AssignVariableOp" and node_name(node.input[0]) == node_name(nodes[name].input[0])
         ]
-        return bool(values) and all(node_name(value) in assets for value in values)
+        return bool(values) and all(_tensor_name(value) in assets for value in values)
     if not scope:
-        return name in assets
+        return _tensor_name(tensor) in assets
     arguments = graph.arguments(scope)
     if name not in arguments or scope in seen:
         return False

@@ -20,8 +20,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from serving import vetting
 from serving.errors import Code, ServingError
+from serving.graph import node_name
 from serving.loader import load
-from serving.operations import stays_within
+from serving.operations import TABLE_FILES, stays_within
 from tests.serving import models
 
 MAX_BYTES = 1 << 20
@@ -269,6 +270,67 @@ def test_a_table_of_tensorflow_1_is_filled_from_an_asset_of_the_collection(tmp_p
     file.write_bytes(saved.SerializeToString())
     refused = refusal(tmp_path / "1")
     assert refused is not None and "none of its assets" in refused.message
+
+
+def words_of_tensorflow_1(folder: Path) -> saved_model_pb2.SavedModel:
+    """Writes a SavedModel whose table is filled from its asset; its description, with both lists of assets."""
+    vocabulary = folder / "words.txt"
+    vocabulary.write_text("a\nb\n")
+    models.save_words_tf1(folder / "1", vocabulary)
+    saved = saved_model_pb2.SavedModel.FromString((folder / "1" / GRAPH).read_bytes())
+    [meta_graph] = saved.meta_graphs
+    if not meta_graph.asset_file_def:
+        assert meta_graph.collection_def[vetting.ASSETS].any_list.value[0].Unpack(meta_graph.asset_file_def.add())
+    return saved
+
+
+def test_of_two_lists_of_assets_the_one_counts_that_the_loader_reads(tmp_path):
+    saved = words_of_tensorflow_1(tmp_path)
+    [meta_graph] = saved.meta_graphs
+    [asset] = meta_graph.asset_file_def
+    honest = meta_graph.graph_def.node.add()
+    honest.CopyFrom(next(node for node in meta_graph.graph_def.node if f"{node.name}:0" == asset.tensor_info.name))
+    honest.name = "honest"
+    asset.tensor_info.name = "honest:0"  # The collection still names the node that fills the table.
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and "none of its assets" in refused.message
+
+
+def test_another_output_of_an_assets_node_is_no_asset(tmp_path):
+    saved = words_of_tensorflow_1(tmp_path)
+    [meta_graph] = saved.meta_graphs
+    file = node_name(meta_graph.asset_file_def[0].tensor_info.name)
+    [filler] = [node for node in meta_graph.graph_def.node if node.op in TABLE_FILES]
+    assert filler.input[1] == file
+    filler.input[1] = f"{file}:1"
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and "none of its assets" in refused.message
+
+
+@pytest.mark.parametrize("listed", ["asset_file_def", "collection_def"])
+@pytest.mark.parametrize(
+    "filename", ["../../../../etc/passwd", "/etc/passwd", "../saved_model.pb", "../assets.extra/x"]
+)
+def test_an_asset_outside_the_folder_of_assets_is_refused(tmp_path, filename, listed):
+    saved = words_of_tensorflow_1(tmp_path)
+    [meta_graph] = saved.meta_graphs
+    [asset] = meta_graph.asset_file_def
+    asset.filename = filename
+    if listed == "collection_def":
+        meta_graph.collection_def[vetting.ASSETS].any_list.value[0].Pack(asset)
+        meta_graph.ClearField("asset_file_def")
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and refused.code is Code.PERMISSION_DENIED
+    assert filename in refused.message
+
+
+def test_a_stream_that_the_caller_of_a_function_chooses_is_refused():
+    node = node_def_pb2.NodeDef(op="PrintV2")
+    node.attr["output_stream"].placeholder = "stream"
+    assert not stays_within(node)
 
 
 def test_a_way_of_restoring_that_writes_is_refused(tmp_path):
