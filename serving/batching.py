@@ -35,7 +35,7 @@ async def at_once(size: int, function: Callable[..., list[np.ndarray]], *given: 
     return function(*given)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Request:
     arrays: Sequence[np.ndarray]
     rows: int
@@ -71,7 +71,7 @@ class Batcher:
         # Queues are made and removed with their requests, and take turns in this order.
         self._queues: dict[Hashable, _Queue] = {}
         self._running: dict[asyncio.Task[None], Hashable] = {}
-        self._busy: Counter[str] = Counter()  # Batches that run, by model.
+        self._busy: Counter[int] = Counter()  # Batches that run, by the load of the version.
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -110,7 +110,14 @@ class Batcher:
         queue.waiting.append(request)
         queue.rows += rows
         self._schedule(loop)
-        return await request.answer
+        try:
+            return await request.answer
+        except asyncio.CancelledError:  # Its client has gone, or its time is over.
+            if request in queue.waiting:
+                queue.waiting.remove(request)
+                queue.rows -= rows
+                self._schedule(loop)
+            raise
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._scheduled:
@@ -118,7 +125,7 @@ class Batcher:
             loop.call_soon(self._dispatch, loop)
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the batches that may run now, one of each queue; a model's batches wait for that model's alone."""
+        """Starts the batches that may run now, one of each queue; a version's batches wait for that version's alone."""
         self._scheduled = False
         if self._timer is not None:
             self._timer.cancel()
@@ -126,15 +133,15 @@ class Batcher:
         limits, now = self._parameters, loop.time()
         later: list[float] = []
         for key, queue in list(self._queues.items()):
-            if self._busy[queue.model] >= limits.num_batch_threads:
-                continue  # The end of a batch comes back here.
-            side_by_side = not limits.opportunistic or self._is_long(queue)
-            if not side_by_side and key in self._running.values():
-                continue
-            while queue.waiting and queue.waiting[0].answer.done():  # Its client has gone, or its time is over.
+            while queue.waiting and queue.waiting[0].answer.done():
                 queue.rows -= queue.waiting.popleft().rows
             if not queue.waiting:
                 del self._queues[key]
+                continue
+            if self._busy[queue.signature.load] >= limits.num_batch_threads:
+                continue  # The end of a batch comes back here.
+            side_by_side = not limits.opportunistic or self._is_long(queue)
+            if not side_by_side and key in self._running.values():
                 continue
             due = queue.waiting[0].since + limits.batch_timeout_s
             if queue.rows < limits.max_batch_size and now < due:
@@ -163,7 +170,7 @@ class Batcher:
         takes less time than all together, as where a call costs much by itself: the cores have other work. What was
         never measured runs in a thread.
         """
-        pieces = self._parameters.num_batch_threads - self._busy[queue.model]
+        pieces = self._parameters.num_batch_threads - self._busy[queue.signature.load]
         whole = self._expected_s(queue, queue.rows)
         while pieces > 1:
             expected = self._expected_s(queue, -(-queue.rows // pieces))
@@ -189,14 +196,14 @@ class Batcher:
                 taken += request.rows
         task = loop.create_task(self._run(queue, batch, taken))
         self._running[task] = key
-        self._busy[queue.model] += 1
-        task.add_done_callback(functools.partial(self._ended, queue.model))
+        self._busy[queue.signature.load] += 1
+        task.add_done_callback(functools.partial(self._ended, queue.signature.load))
 
-    def _ended(self, model: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, load: int, task: asyncio.Task[None]) -> None:
         del self._running[task]
-        self._busy[model] -= 1
-        if not self._busy[model]:
-            del self._busy[model]
+        self._busy[load] -= 1
+        if not self._busy[load]:
+            del self._busy[load]
         if self._queues:
             self._schedule(task.get_loop())
 

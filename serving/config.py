@@ -85,7 +85,7 @@ class Settings(Listening):
       prediction_cache_bytes: The memory that they may take.
       prediction_cache_ttl_s: An answer is kept so long; 0 keeps it until there is no room.
       grpc_api_timeout_s: A gRPC call whose client sets no deadline has so many seconds; None: no limit.
-      max_waiting_requests: Requests of one model that may wait for a thread; further ones are UNAVAILABLE.
+      max_waiting_requests: Requests of one version of a model that may wait for a thread; further ones are UNAVAILABLE.
       grpc_channel_arguments: Further options of gRPC's core.
       max_model_bytes: A version with more bytes on disk is refused; 0 leaves it to the memory that is free.
       enable_reload_config: HandleReloadConfigRequest is answered; otherwise it is PERMISSION_DENIED.
@@ -295,7 +295,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_unload_threads", type=_natural, default=0, help="versions that unload at once; 0: one")
     add("--initial_load_wait_seconds", type=_seconds, default=60.0, help="listen then, though models still load")
     add("--grpc_api_timeout_in_ms", type=_natural, default=30_000, help="of calls without a deadline; 0: no limit")
-    add("--max_waiting_requests", type=_natural, default=1000, help="of one model; further ones are UNAVAILABLE (503)")
+    add(
+        "--max_waiting_requests", type=_natural, default=1000, help="of one version; others are UNAVAILABLE (503)"
+    )
     add("--grpc_channel_arguments", type=_arguments, default=(), help="gRPC options: name=value,name=value")
     add("--enable_reload_config", **listening.boolean("take HandleReloadConfigRequest from anybody", default=True))
     add("--enable_model_warmup", **listening.boolean("replay the requests that a version brings along", default=True))

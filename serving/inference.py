@@ -38,7 +38,7 @@ SMALL_BYTES = 1 << 10
 CLOCK_S = 0.01
 """The loop's thread reads how long it had a processor so often; far more often than a surprise takes."""
 MAX_WAITING = 1000
-"""Calls of one model that may wait for a thread."""
+"""Calls of one version of a model that may wait for a thread."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +48,10 @@ class Runner:
     """The threads for inference and for large conversions; batches and the cache stand before them where configured.
 
     Args:
-      workers: Threads of each model, and for conversions.
+      workers: Threads of each version of a model, and for conversions.
       batching: Run requests together; None runs each alone.
       cache: Keep answers; None keeps none.
-      max_waiting: Calls of one model that may wait for a thread; further ones are UNAVAILABLE.
+      max_waiting: Calls of one version that may wait for a thread; further ones are UNAVAILABLE.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Runner:
                 await self._turns.next()
             outputs, seconds, busy_s = self._run_here(signature, arrays)
         else:
-            outputs, seconds, busy_s = await self._threads.run(model, _timed, signature, arrays)
+            outputs, seconds, busy_s = await self._threads.run(model, signature.load, _timed, signature, arrays)
         signature.observed.took(busy_s, size)
         metrics.RUNTIME_LATENCY.observe(1e6 * seconds, model, "Predict", "TF2")
         return outputs

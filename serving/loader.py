@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from serving.call_cost import is_steady
 from serving.errors import BY_NUMBER, Code, ServingError
 from serving.graph import Graph
-from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable, mismatches
+from serving.signature import DEFAULT_SIGNATURE, Observed, Signature, TensorSpec, is_callable, mismatches, new_load
 from serving.vetting import Room, size_on_disk, vet
 
 ROOM = Room()
@@ -36,6 +36,7 @@ class LoadedModel:
     def __init__(self, session: tf.compat.v1.Session, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
         self._session = session
         self._graph = Graph(meta_graph.graph_def)
+        self._load = new_load()
         self.definitions: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         self.signatures = {
             name: self._prepare(name, definition)
@@ -85,9 +86,8 @@ class LoadedModel:
             ]
 
         steady = is_steady(self._graph, options.feed, options.fetch)
-        return Signature(
-            name, definition.method_name, inputs, outputs, run, dict(definition.defaults), Observed(steady=steady)
-        )
+        observed, defaults = Observed(steady=steady), dict(definition.defaults)
+        return Signature(name, definition.method_name, inputs, outputs, run, defaults, observed, self._load)
 
 
 def load(

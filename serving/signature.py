@@ -109,6 +109,12 @@ class Observed:
 
 
 _SERIALS = itertools.count()
+_LOADS = itertools.count()
+
+
+def new_load() -> int:
+    """A number for one load of a version; see `Signature.load`."""
+    return next(_LOADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,7 @@ class Signature:
       run: From arrays of the inputs' dtypes to arrays of the outputs' dtypes; may be called from several threads.
       defaults: What inputs hold that a request by gRPC leaves out, by name.
       observed: What its calls have shown.
+      load: A number that all signatures of one load of a version share, and no other in this process.
       batchable: Whether rows of several requests may stand in one call: the first size of all tensors is open.
       serial: A number of its own in this process: the same signature of another version has another.
     """
@@ -134,6 +141,7 @@ class Signature:
     run: Callable[..., list[np.ndarray]]
     defaults: Mapping[str, tensor_pb2.TensorProto] = field(default_factory=dict)
     observed: Observed = field(default_factory=Observed)
+    load: int = field(default_factory=new_load)
     batchable: bool = field(init=False)
     serial: int = field(init=False)
 

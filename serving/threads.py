@@ -1,4 +1,4 @@
-"""Threads for inference, each model's own: the slow calls of one model keep no other model's from running."""
+"""Threads for inference, each version's own: slow calls of one keep no other model's and no later version's waiting."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from serving.errors import Code, ServingError
 
 MAX_LANES = 64
-"""Models whose threads are kept while they have nothing to do."""
+"""Versions whose threads are kept while they have nothing to do."""
 SLOW_S = 0.05
 """The thread of a call that takes longer gives way to the event loop and to shorter calls."""
 NICE = 10
@@ -27,47 +27,63 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Lane:
-    """One model's threads.
+    """One version's threads.
 
     Args:
       pool: The threads.
+      free: Those that run no call. Who waits for one does so here, on the event loop, so that whoever waits no longer
+        leaves nothing behind.
       pending: Calls that run or wait.
       running: When the call of a thread began, by the thread's native id.
       slowed: The native ids of threads that give way. They do for good: priority is not given back.
     """
 
     pool: ThreadPoolExecutor
+    free: asyncio.Semaphore
     pending: int = 0
     running: dict[int, float] = field(default_factory=dict)
     slowed: set[int] = field(default_factory=set)
 
+    def let_go(self) -> None:
+        """A call has ended, and its thread is free."""
+        self.pending -= 1
+        self.free.release()
+
 
 class ModelThreads:
-    """As many threads for each model as one model may use, started when they are needed.
+    """As many threads for each version of a model as one may use, started when they are needed.
 
     The operating system shares the processors among all of them, so that a model's call starts at once, however many
-    calls of another model run; and threads with calls that take long give way to the others.
+    calls of another model run; and threads with calls that take long give way to the others. A call that never ends
+    keeps its thread: a version that replaces it has threads of its own.
 
     Args:
-      workers: Threads of one model.
-      max_waiting: Calls of one model that may wait for a thread.
+      workers: Threads of one version.
+      max_waiting: Calls of one version that may wait for a thread.
     """
 
     def __init__(self, workers: int, max_waiting: int) -> None:
         self._workers = workers
         self._max_pending = workers + max_waiting
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, model: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function in one of the model's threads; a call that is cancelled while it waits never starts.
+    async def run(self, model: str, load: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function in one of a version's threads; a call that is cancelled while it waits never starts.
+
+        Args:
+          model: The model's name, for the message.
+          load: Tells the version from others; see `Signature.load`.
+          function: What to run.
+          *args: Its arguments.
+          **kwargs: Its named arguments.
 
         Raises:
           ServingError: UNAVAILABLE, too many calls wait.
         """
-        lane = self._lanes.get(model)
+        lane = self._lanes.get(load)
         if lane is None:
-            lane = self._open(model)
+            lane = self._open(model, load)
         if lane.pending >= self._max_pending:
             raise ServingError(Code.UNAVAILABLE, f"Too many requests wait for {model}: {lane.pending - self._workers}")
         loop = asyncio.get_running_loop()
@@ -82,16 +98,28 @@ class ModelThreads:
             finally:
                 del lane.running[thread]
 
+        def ended(_: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: the process ends.
+                loop.call_soon_threadsafe(lane.let_go)
+
         lane.pending += 1
         try:
-            return await loop.run_in_executor(lane.pool, call)
-        finally:
+            await lane.free.acquire()
+        except BaseException:
             lane.pending -= 1
+            raise
+        try:
+            work = lane.pool.submit(call)
+        except BaseException:
+            lane.let_go()
+            raise
+        work.add_done_callback(ended)
+        return await asyncio.wrap_future(work)
 
     def _slow_down(self, loop: asyncio.AbstractEventLoop) -> None:
         """Makes the threads give way whose calls have taken long; comes back while there are calls."""
         now, busy = time.monotonic(), False
-        for model, lane in list(self._lanes.items()):
+        for load, lane in list(self._lanes.items()):
             for thread, since in list(lane.running.items()):
                 if now - since > SLOW_S and thread not in lane.slowed:
                     lane.slowed.add(thread)
@@ -99,7 +127,7 @@ class ModelThreads:
                         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
             busy = busy or bool(lane.pending or lane.running)
             if lane.slowed and not lane.pending and not lane.running:
-                self._lanes.pop(model).pool.shutdown(wait=False)  # The next call gets threads like all others.
+                self._lanes.pop(load).pool.shutdown(wait=False)  # The next call gets threads like all others.
         self._timer = loop.call_later(SLOW_S, self._slow_down, loop) if busy else None
 
     def close(self) -> None:
@@ -109,10 +137,11 @@ class ModelThreads:
         for lane in self._lanes.values():
             lane.pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, model: str) -> _Lane:
+    def _open(self, model: str, load: int) -> _Lane:
         if len(self._lanes) >= MAX_LANES:
-            for name, idle in list(self._lanes.items()):
+            for other, idle in list(self._lanes.items()):
                 if not idle.pending:
-                    self._lanes.pop(name).pool.shutdown(wait=False)
-        lane = self._lanes[model] = _Lane(ThreadPoolExecutor(self._workers, f"infer-{model}"))
+                    self._lanes.pop(other).pool.shutdown(wait=False)
+        pool = ThreadPoolExecutor(self._workers, f"infer-{model}")
+        lane = self._lanes[load] = _Lane(pool, asyncio.Semaphore(self._workers))
         return lane

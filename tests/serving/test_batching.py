@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -204,6 +205,26 @@ def test_a_request_that_is_given_up_takes_no_place_in_a_batch():
     asyncio.run(scenario())
 
 
+def test_requests_that_are_given_up_beside_a_batch_that_does_not_end_leave_the_queue():
+    async def scenario():
+        model = Model()
+        batcher = Batcher(BatchingParameters(max_batch_size=2, max_enqueued_batches=2, num_batch_threads=1), model.call)
+        model.gate.clear()
+        running = asyncio.ensure_future(batcher.run("m", model.signature, column(0)))
+        await until(lambda: batcher._running)
+        given_up = [asyncio.ensure_future(batcher.run("m", model.signature, column(n))) for n in range(4)]
+        await until(lambda: sum(queue.rows for queue in batcher._queues.values()) == 4)
+        for request in given_up:
+            request.cancel()
+        await until(lambda: not batcher._queues)
+        waiting = [asyncio.ensure_future(batcher.run("m", model.signature, column(n))) for n in range(4)]
+        model.gate.set()
+        answers = await asyncio.gather(running, *waiting)
+        assert [answer[0].tolist() for answer in answers] == [[0], [0], [2], [4], [6]]
+
+    asyncio.run(scenario())
+
+
 def test_a_timeout_waits_for_others_but_not_for_a_batch_that_is_full():
     async def scenario():
         loop, model = asyncio.get_running_loop(), Model()
@@ -231,6 +252,7 @@ def test_a_timeout_waits_for_others_but_not_for_a_batch_that_is_full():
 def test_signatures_take_turns():
     async def scenario():
         one, other = Model(), Model()
+        other.signature = dataclasses.replace(other.signature, load=one.signature.load)
         batcher = Batcher(BatchingParameters(max_batch_size=2, num_batch_threads=1), one.call)
         order = []
         asked = [(one, n) for n in range(4)] + [(other, n) for n in range(2)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -145,6 +147,36 @@ def test_too_many_calls_of_one_model_are_refused_and_those_that_are_given_up_nev
         await asyncio.wait_for(asyncio.gather(calls[0], calls[2], again), 30)
         assert len(started) == 3
         runner.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("batching", [None, opportunistic(2), BatchingParameters(num_batch_threads=2)])
+def test_requests_that_are_given_up_leave_nothing_behind_and_a_new_version_has_threads_of_its_own(batching):
+    async def run() -> None:
+        let_go = threading.Event()
+        stuck = Signature("s", "", (spec("x", None),), (spec("y", None),), lambda x: let_go.wait(60) and [x])
+        mended = Signature("s", "", (spec("x", None),), (spec("y", None),), lambda x: [x])
+        runner = Runner(2, batching, max_waiting=200)
+
+        async def give_up() -> weakref.ref:
+            array = np.zeros(1, np.float32)
+            left = weakref.ref(array)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await runner.run("m", stuck, [array])
+            return left
+
+        try:
+            for _ in range(2):  # Then both threads are stuck.
+                await asyncio.gather(*[give_up() for _ in range(100)])
+            left = await asyncio.gather(*[give_up() for _ in range(100)])
+            gc.collect()
+            assert sum(array() is not None for array in left) == 0
+            assert (await asyncio.wait_for(runner.run("m", mended, ROWS), 30))[0].tolist() == [0]
+        finally:
+            let_go.set()
+            runner.close()
 
     asyncio.run(run())
 
