@@ -13,7 +13,7 @@ class Outcome(enum.Enum):
     """How one attempt to have a request answered by a server ended."""
 
     ANSWERED = enum.auto()
-    ABSENT = enum.auto()  # The server does not have the version that the router chose.
+    ABSENT = enum.auto()  # The server does not have the model, or the version; it may be loading it still.
     UNSENT = enum.auto()  # There was no connection, so the server knows nothing of the request.
     CUT = enum.auto()  # The connection ended before the answer: the request may have ended the server.
     BUSY = enum.auto()  # The server turned it away: 503, UNAVAILABLE.
@@ -46,12 +46,14 @@ class RetryBudget:
 
 
 class Quarantine:
-    """Bodies that were on their way when connections were cut; a good answer to the same body clears it.
+    """Requests that were on their way when connections were cut; a good answer to the same request clears it.
+
+    A request is known by its body and its target: what one version of a model does with a body says nothing of another.
 
     Args:
-      cuts: With so many, a body is passed to no server.
+      cuts: With so many, a request is passed to no server.
       hold_s: Seconds from the last cut for which that holds.
-      entries: Bodies that are remembered.
+      entries: Requests that are remembered.
       clock: Seconds that never go back.
     """
 
@@ -61,24 +63,35 @@ class Quarantine:
         self._limit, self._hold_s, self._entries, self._clock = cuts, hold_s, entries, clock
         self._cuts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
 
-    def holds(self, content: bytes) -> bool:
-        """Whether the body is to be passed to no server now."""
-        return bool(self._cuts) and bool(content) and self._count(_digest(content)) >= self._limit
+    def holds(self, target: str, content: bytes) -> bool:
+        """Whether a request with this target (path or method) and body is to be passed to no server now."""
+        return bool(self._cuts) and bool(content) and self._count(_digest(target, content)) >= self._limit
 
-    def cut(self, content: bytes) -> None:
-        """Counts a connection that was cut while this body was on its way."""
+    def cut(self, target: str, content: bytes, began: float) -> None:
+        """Counts a connection that was cut while this request was on its way.
+
+        A server that ends cuts all its connections: of the same request under way on several of them one cut counts.
+
+        Args:
+          target: Path or method.
+          content: The body; an empty one is not counted.
+          began: When the attempt began that was cut; of the clock.
+        """
         if not content:
             return
-        key = _digest(content)
-        self._cuts[key] = (self._count(key) + 1, self._clock() + self._hold_s)
+        key = _digest(target, content)
+        count = self._count(key)
+        if count and began < self._cuts[key][1] - self._hold_s:
+            return
+        self._cuts[key] = (count + 1, self._clock() + self._hold_s)
         self._cuts.move_to_end(key)
         while len(self._cuts) > self._entries:
             self._cuts.popitem(last=False)
 
-    def clear(self, content: bytes) -> None:
-        """The body was answered."""
+    def clear(self, target: str, content: bytes) -> None:
+        """The request was answered."""
         if self._cuts and content:
-            self._cuts.pop(_digest(content), None)
+            self._cuts.pop(_digest(target, content), None)
 
     def _count(self, key: bytes) -> int:
         count, until = self._cuts.get(key, (0, 0.0))
@@ -91,10 +104,10 @@ class Quarantine:
 _ENDS = 1 << 20
 
 
-def _digest(content: bytes) -> bytes:
-    """Of the whole body, or of a large one's length and ends: hashing 256 MiB would hold up all other requests."""
+def _digest(target: str, content: bytes) -> bytes:
+    """Of target and body, or of a large body's length and ends: hashing 256 MiB would hold up all other requests."""
     parts = (content,) if len(content) <= 2 * _ENDS else (content[:_ENDS], content[-_ENDS:])
-    digest = hashlib.blake2b(str(len(content)).encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{len(content)} {target}\n".encode("utf-8", "surrogatepass"), digest_size=16)
     for part in parts:
         digest.update(part)
     return digest.digest()

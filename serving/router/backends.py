@@ -125,7 +125,6 @@ class Backend:
     def forgive(self) -> None:
         """Another server failed the same request: that says nothing of this one."""
         self._measured, self.failing = 0.0, False
-        self._faults = max(0, self._faults - 1)
 
     def eject(self, now: float) -> float:
         """Leaves the server out; answers for how many seconds. Then one more failure is enough."""

@@ -146,6 +146,7 @@ class GrpcRouter(grpc.GenericRpcHandler):
         blame: bool = True,
     ) -> Answer:
         """Has the servers answer a request; the arguments at the end are those of `Pool.ask`."""
+        predicts = method.removeprefix(PREDICTION) in messages.RELEASED
 
         async def send(backend: Backend, fresh: bool) -> Attempt:
             left = None if over is None else max(over - time.monotonic(), 0.0)
@@ -156,11 +157,11 @@ class GrpcRouter(grpc.GenericRpcHandler):
                 outcome = Outcome.UNSENT
             elif outcome is Outcome.BUSY and _CUT_OFF.search(told.details):
                 outcome = Outcome.CUT
-            elif chosen and told.code is grpc.StatusCode.NOT_FOUND:
+            elif predicts and told.code is grpc.StatusCode.NOT_FOUND:
                 outcome = Outcome.ABSENT
             return outcome, answer, f"{backend.address.grpc}: {told.code.name}: {told.details}"
 
-        outcome, answer, reason = await self._pool.ask(request, send, chosen=chosen, blame=blame)
+        outcome, answer, reason = await self._pool.ask(method, request, send, chosen=chosen, blame=blame)
         if outcome is Outcome.BUSY:
             self._pool.doubt()  # It may be going away, or only busy: its health tells.
         return answer or Answer(503, b"", _Told(grpc.StatusCode.UNAVAILABLE, reason, [], []))

@@ -94,48 +94,57 @@ class Pool:
 
         return sorted(rotated, key=rank)[:MAX_TRIES]
 
-    async def ask(self, content: bytes, send: Send, *, chosen: bool = False, blame: bool = True) -> Attempt:
+    async def ask(
+        self, target: str, content: bytes, send: Send, *, chosen: bool = False, blame: bool = True
+    ) -> Attempt:
         """Has a request answered by one server, or by another where the first gave no answer that can stand.
 
         Args:
+          target: The request's path with its query, or its method.
           content: The request's body.
           send: Sends it to a server, over a new connection where that is asked for.
-          chosen: The router chose the version: a server that lacks it is passed over, and a fault is the version's.
-          blame: Whether a fault counts against the server.
+          chosen: The router chose the version: that no server has it goes before what else they say, and a fault is
+            the version's.
+          blame: Whether a fault counts against the server, where another one answers the same request.
 
         Returns:
           How it ended, and the answer; None where no server gave one.
         """
         self._budget.add_request()
-        if self._quarantine.holds(content):
+        if self._quarantine.holds(target, content):
             return Outcome.CUT, None, "This request cut the connections to two servers; it is not passed on for a while"
         attempts: list[Attempt] = []
-        faulty: Backend | None = None
+        fault: tuple[Backend, Attempt] | None = None  # Whose it is, another server tells.
         order = self.order()
         retried = False
         while order:
-            backend = order.pop(0)
+            backend, began = order.pop(0), time.monotonic()
             attempt = await self._attempt(backend, send, fresh=bool(attempts))
             attempts.append(attempt)
             outcome = attempt[0]
             if outcome is Outcome.ANSWERED:
-                self._quarantine.clear(content)
+                self._quarantine.clear(target, content)
+                if fault is not None and attempt[1] is not None and attempt[1].code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    self._blame(*fault)
                 return attempt
             if outcome in (Outcome.ABSENT, Outcome.UNSENT):
                 continue
-            if outcome is Outcome.FAULT and faulty is not None:
-                faulty.forgive()
-                break
-            faulty = backend if outcome is Outcome.FAULT and blame else None
-            if blame or outcome is not Outcome.FAULT:
+            if outcome is Outcome.FAULT:
+                if fault is not None:
+                    fault[0].forgive()
+                    break
+                if blame:
+                    fault = backend, attempt
+                    backend.turned_away()
+            else:
                 self._blame(backend, attempt)
             if outcome is Outcome.CUT:
-                self._quarantine.cut(content)
+                self._quarantine.cut(target, content, began)
                 order = order or [backend]
             if retried or (chosen and outcome is Outcome.FAULT) or not order or not self._budget.take():
                 break
             retried = True
-        return _best(attempts)
+        return _best(attempts, chosen)
 
     async def _attempt(self, backend: Backend, send: Send, *, fresh: bool) -> Attempt:
         """Sends a request to one server, which is known the better for it."""
@@ -221,10 +230,13 @@ class Pool:
         self._changed(bool(self.well))
 
 
-def _best(attempts: list[Attempt]) -> Attempt:
-    """Of several that failed: a server's word that it lacks the version, else the last answer, else all reasons."""
-    absent = next((attempt for attempt in attempts if attempt[0] is Outcome.ABSENT), None)
-    answered = [attempt for attempt in attempts if attempt[1] is not None]
-    if absent or answered:
-        return absent or answered[-1]
-    return attempts[-1][0], None, "; ".join(reason for _, _, reason in attempts)
+def _best(attempts: list[Attempt], chosen: bool) -> Attempt:
+    """Of several that failed: what a server that has the model answered, or that one lacks it, else all reasons.
+
+    Where the router chose the version, that one lacks it goes first.
+    """
+    absent = [attempt for attempt in attempts if attempt[0] is Outcome.ABSENT]
+    answered = [attempt for attempt in reversed(attempts) if attempt[1] is not None and attempt not in absent]
+    failed = [attempt for attempt in answered if attempt[0] is not Outcome.UNSENT]
+    none = attempts[-1][0], None, "; ".join(reason for _, _, reason in attempts)
+    return [*(absent + failed if chosen else failed + absent), *answered, none][0]

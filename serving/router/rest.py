@@ -178,6 +178,8 @@ class RestRouter:
         )
         sent[REQUEST_ID] = request_id.decode("utf-8", "replace")
 
+        call = _CALL.fullmatch(path) if method == "POST" else None
+
         async def ask(route: str, side: str = "") -> Answer:
             target = f"{route}?{query}" if query else route
             told = sent
@@ -189,11 +191,11 @@ class RestRouter:
             try:
                 async with asyncio.timeout_at(until):
                     # A fault of the version on trial says nothing of the server.
-                    return await self._ask(method, target, told, content, chosen=bool(side), blame=side in ("", STABLE))
+                    blame = side in ("", STABLE)
+                    return await self._ask(method, target, told, content, call is not None, bool(side), blame)
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
-        call = _CALL.fullmatch(path) if method == "POST" else None
         if call is None:
             return await ask(path)
         started, side = time.perf_counter(), ""
@@ -228,9 +230,12 @@ class RestRouter:
         return asyncio.get_running_loop().time() + self._timeout_s
 
     async def _ask(
-        self, method: str, target: str, headers: Any, content: bytes, *, chosen: bool = False, blame: bool = True
+        self, method: str, target: str, headers: Any, content: bytes, predicts: bool, chosen: bool, blame: bool
     ) -> Answer:
-        """Has the servers answer a request; the arguments at the end are those of `Pool.ask`."""
+        """Has the servers answer a request.
+
+        With `predicts` a server that lacks the model is passed over; `chosen` and `blame` are those of `Pool.ask`.
+        """
 
         async def send(backend: Backend, fresh: bool) -> Attempt:
             try:
@@ -243,11 +248,11 @@ class RestRouter:
                 refusal = _refusal(502, f"{backend.address.rest}: {error}")
                 return Outcome.FAULT, refusal, str(error)
             outcome = _OUTCOMES.get(answer.code, Outcome.ANSWERED)
-            if chosen and answer.code == HTTPStatus.NOT_FOUND:
+            if predicts and answer.code == HTTPStatus.NOT_FOUND:
                 outcome = Outcome.ABSENT
             return outcome, answer, f"{backend.address.rest}: {answer.code}"
 
-        _, answer, reason = await self._pool.ask(content, send, chosen=chosen, blame=blame)
+        _, answer, reason = await self._pool.ask(target, content, send, chosen=chosen, blame=blame)
         return answer or _refusal(503, f"No model server answers: {reason}")
 
     async def _send(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from serving.router.config import settings_from_flags
 from serving.router.pool import Attempt, Pool
 from serving.router.trials import Answer
 
+PATH = "/v1/models/m:predict"
 GOOD, FAULT = Answer(200, b"good"), Answer(500, b"fault")
 
 
@@ -29,23 +31,66 @@ def test_retries_are_a_tenth_of_the_requests():
 def test_a_body_that_cut_two_connections_is_held_for_a_while():
     now = [0.0]
     quarantine = Quarantine(hold_s=10, entries=3, clock=lambda: now[0])
-    quarantine.cut(b"a")
-    assert not quarantine.holds(b"a")
-    quarantine.cut(b"a")
-    assert quarantine.holds(b"a") and not quarantine.holds(b"b")
+
+    def cut(body: bytes) -> None:
+        quarantine.cut(PATH, body, now[0])
+
+    def holds(body: bytes) -> bool:
+        return quarantine.holds(PATH, body)
+
+    cut(b"a")
+    assert not holds(b"a")
+    cut(b"a")
+    assert holds(b"a") and not holds(b"b")
     now[0] = 11.0
-    assert not quarantine.holds(b"a")
+    assert not holds(b"a")
     for _ in range(2):
-        quarantine.cut(b"b")
-        quarantine.cut(b"")
-    quarantine.clear(b"b")
-    assert not quarantine.holds(b"b") and not quarantine.holds(b"")
+        cut(b"b")
+        cut(b"")
+    quarantine.clear(PATH, b"b")
+    assert not holds(b"b") and not holds(b"")
     large = bytes(5 << 20)
     for body in (large, large, b"1", b"2"):
-        quarantine.cut(body)
-    assert quarantine.holds(large) and not quarantine.holds(large + b"x")
-    quarantine.cut(b"3")
-    assert not quarantine.holds(large), "no more than three are remembered"
+        cut(body)
+    assert holds(large) and not holds(large + b"x")
+    cut(b"3")
+    assert not holds(large), "no more than three are remembered"
+
+
+def test_what_one_version_does_with_a_body_holds_back_no_other_version():
+    quarantine = Quarantine()
+    for _ in range(2):
+        quarantine.cut("/v1/models/m/versions/2:predict", b"a", time.monotonic())
+    assert quarantine.holds("/v1/models/m/versions/2:predict", b"a")
+    assert not quarantine.holds("/v1/models/m/versions/1:predict", b"a") and not quarantine.holds(PATH, b"a")
+
+
+def test_a_server_that_ends_cuts_the_same_request_once_however_often_it_is_under_way():
+    @scene
+    async def ask(make):
+        told = make(Outcome.ANSWERED)
+        under_way = asyncio.Barrier(4)
+
+        async def send(backend: backends.Backend, fresh: bool) -> Attempt:
+            if not fresh:
+                await under_way.wait()
+                return Outcome.CUT, None, "the server has ended"
+            return await told.send(backend, fresh)
+
+        asked = [told.pool.ask(PATH, b"body", send) for _ in range(4)]
+        assert {outcome for outcome, _, _ in await asyncio.gather(*asked)} == {Outcome.ANSWERED}
+        assert await told.ask() is Outcome.ANSWERED
+
+        async def cut(backend: backends.Backend, fresh: bool) -> Attempt:
+            if not fresh:
+                await under_way.wait()
+            return Outcome.CUT, None, "the server has ended"
+
+        asked = [told.pool.ask(PATH, b"deadly", cut) for _ in range(4)]
+        assert {outcome for outcome, _, _ in await asyncio.gather(*asked)} == {Outcome.CUT}
+        assert await told.ask(b"deadly") is Outcome.CUT and told.counts == [5]
+
+    ask()
 
 
 class Scene:
@@ -68,8 +113,8 @@ class Scene:
         answers = {Outcome.ANSWERED: GOOD, Outcome.FAULT: FAULT, Outcome.BUSY: FAULT, Outcome.FULL: FAULT}
         return outcome, answers.get(outcome), outcome.name
 
-    async def ask(self, body: bytes = b"body", **kwargs: bool) -> Outcome:
-        return (await self.pool.ask(body, self.send, **kwargs))[0]
+    async def ask(self, body: bytes = b"body", target: str = PATH, **kwargs: bool) -> Outcome:
+        return (await self.pool.ask(target, body, self.send, **kwargs))[0]
 
     @property
     def counts(self) -> list[int]:
@@ -139,7 +184,38 @@ def test_a_fault_that_another_server_repeats_is_the_requests_and_ejects_nobody()
         for _ in range(9):
             assert await told.ask() is Outcome.FAULT
         assert told.counts == [9, 9]
+        for _ in range(120):  # The budget for retries is spent long before.
+            assert await told.ask() is Outcome.FAULT
         assert [backend.ejected_until for backend in told.pool.backends] == [0, 0]
+        told = make(Outcome.FAULT, Outcome.FAULT)
+        assert set(await asyncio.gather(*[told.ask(b"%d" % n) for n in range(8)])) == {Outcome.FAULT}
+        assert [backend.ejected_until for backend in told.pool.backends] == [0, 0]
+
+    ask()
+
+
+def test_a_server_that_fails_what_another_answers_is_ejected():
+    @scene
+    async def ask(make):
+        told = make(Outcome.FAULT, Outcome.ANSWERED)
+        broken = told.pool.backends[0]
+        for _ in range(50):
+            broken.forgive()  # It is asked first again, as long as it is not ejected.
+            assert await told.ask() is Outcome.ANSWERED
+        assert broken.ejected_until > 0 and told.pool.backends[1].ejected_until == 0
+
+    ask()
+
+
+@pytest.mark.parametrize("other", [Outcome.BUSY, Outcome.FAULT, Outcome.FULL])
+def test_a_server_that_lacks_the_model_speaks_for_no_server_that_fails(other):
+    @scene
+    async def ask(make):
+        told = make(Outcome.ABSENT, other)
+        assert {await told.ask() for _ in range(4)} == {other}
+        assert {await told.ask(chosen=True) for _ in range(4)} <= {Outcome.ABSENT, other}
+        told = make(Outcome.ABSENT, Outcome.UNSENT)
+        assert {await told.ask() for _ in range(4)} == {Outcome.ABSENT}
 
     ask()
 
@@ -215,7 +291,7 @@ def test_refusals_make_no_server_look_fast():
             return outcome, Answer(404, b"") if backend is refusing else answer, reason
 
         for _ in range(40):
-            await told.pool.ask(b"", send)
+            await told.pool.ask(PATH, b"", send)
         assert told.counts == [20, 20]
 
     ask()
@@ -237,7 +313,7 @@ def test_requests_that_nobody_waited_for_make_a_server_slow():
         for _ in range(40):
             try:
                 async with asyncio.timeout(0.1):
-                    await told.pool.ask(b"", send)
+                    await told.pool.ask(PATH, b"", send)
             except TimeoutError:
                 pass
         assert told.counts[0] < 4

@@ -124,6 +124,25 @@ def test_beside_a_server_that_refuses_calls_at_once_none_fails(servers, models_r
             assert len(stub.metadata) < len(load.answers) / 10
 
 
+def test_a_server_that_does_not_have_the_model_yet_is_passed_over_and_that_none_has_it_is_said(
+    servers, models_root, tmp_path
+):
+    with stubs.standing(
+        lambda handler, body: handler.reply({"error": "not loaded"}, 404), grpc.StatusCode.NOT_FOUND
+    ) as stub:
+        addresses = [(stub.rest, stub.grpc), (servers[0].rest, servers[0].grpc)]
+        with routers.routing(tmp_path / "r", models_root, addresses) as router:
+            call = grpc_client(router.grpc)()
+            assert [router.ask("POST", PATH, BODY) for _ in range(10)] == [(200, {"predictions": [8.0]})] * 10
+            assert [call() for _ in range(10)] == [8.0] * 10
+            assert stub.asked and stub.metadata
+        with routers.routing(tmp_path / "alone", models_root, addresses[:1]) as router:
+            assert router.ask("POST", PATH, BODY) == (404, {"error": "not loaded"})
+            with pytest.raises(grpc.RpcError) as caught:
+                grpc_client(router.grpc)()()
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def test_a_request_that_cuts_connections_is_sent_twice_and_then_held_back(models_root, tmp_path):
     def answer(handler, body):
         handler.close_connection = True
