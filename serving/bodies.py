@@ -13,6 +13,9 @@ _GZIP = 16 + zlib.MAX_WBITS
 _PIECE = 1 << 20
 """Bytes that are unpacked at once, which takes some milliseconds."""
 
+_SLICE = 64 << 10
+"""Bytes that are given to be unpacked."""
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
@@ -140,19 +143,22 @@ async def unpacked(body: bytes, encoding: bytes, take: Callable[[int, int], None
     if encoding.strip().lower() not in (b"gzip", b"x-gzip"):
         raise invalid(f"Content-Encoding {encoding.decode('latin-1')!r} is not supported; send gzip, or none")
     pieces: list[bytes] = []
-    whole, rest, ended = 0, body, False
+    view, at, whole, ended = memoryview(body), 0, 0, False
     stream = zlib.decompressobj(_GZIP)
-    while rest:
+    while at < len(body):
+        # The stream copies what it is given and does not take: the rest of a slice, not that of the body.
+        given = view[at : at + _SLICE]
         try:
-            piece = stream.decompress(rest, _PIECE)
+            piece = stream.decompress(given, _PIECE)
         except zlib.error as error:
             raise invalid(f"The body is no gzip, though its Content-Encoding says so: {error}") from error
         pieces.append(piece)
         whole += len(piece)
         take(len(piece), whole)
-        ended, rest = stream.eof, stream.unconsumed_tail
+        ended = stream.eof
+        at += len(given) - len(stream.unused_data if ended else stream.unconsumed_tail)
         if ended:  # Another member may follow.
-            rest, stream = stream.unused_data, zlib.decompressobj(_GZIP)
+            stream = zlib.decompressobj(_GZIP)
         await asyncio.sleep(0)
     if not ended:
         raise invalid("The gzip body ends early")
