@@ -216,21 +216,22 @@ def test_a_model_that_is_taken_away_is_forgotten_when_its_requests_have_ended(ba
     asyncio.run(run())
 
 
-def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("paths_s", "config_s", "looked_at"), [(60, 0.01, "config"), (0.01, 60, "paths")])
+def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(monkeypatch, paths_s, config_s, looked_at):
     async def run() -> list[str]:
         looks = []
 
         async def look(what: str) -> None:
             looks.append(what)
 
-        manager = Manager(Settings(file_system_poll_wait_seconds=60, config_poll_wait_seconds=0.01), Registry())
-        monkeypatch.setattr(manager, "poll", lambda: look("paths"))
+        manager = Manager(Settings(file_system_poll_wait_seconds=paths_s, config_poll_wait_seconds=config_s), Registry())
+        monkeypatch.setattr(manager, "_look_at_all", lambda: look("paths"))
         monkeypatch.setattr(manager, "_reread_config", lambda: look("config"))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(manager.run(), 0.2)
         return looks
 
-    assert set(asyncio.run(run())) == {"config"}
+    assert set(asyncio.run(run())) == {looked_at}
 
 
 class Gate:
