@@ -191,8 +191,8 @@ class RestRouter:
             try:
                 async with asyncio.timeout_at(until):
                     # A fault of the version on trial says nothing of the server.
-                    blame = side in ("", STABLE)
-                    return await self._ask(method, target, told, content, call is not None, bool(side), blame)
+                    how = {"chosen": bool(side), "blame": side in ("", STABLE)}
+                    return await self._ask(method, target, told, content, predicts=call is not None, **how)
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
@@ -230,11 +230,11 @@ class RestRouter:
         return asyncio.get_running_loop().time() + self._timeout_s
 
     async def _ask(
-        self, method: str, target: str, headers: Any, content: bytes, predicts: bool, chosen: bool, blame: bool
+        self, method: str, target: str, headers: Any, content: bytes, *, predicts: bool, **how: bool
     ) -> Answer:
         """Has the servers answer a request.
 
-        With `predicts` a server that lacks the model is passed over; `chosen` and `blame` are those of `Pool.ask`.
+        With `predicts` a server that lacks the model is passed over; `how` are the arguments of `Pool.ask`.
         """
 
         async def send(backend: Backend, fresh: bool) -> Attempt:
@@ -252,7 +252,7 @@ class RestRouter:
                 outcome = Outcome.ABSENT
             return outcome, answer, f"{backend.address.rest}: {answer.code}"
 
-        _, answer, reason = await self._pool.ask(target, content, send, chosen=chosen, blame=blame)
+        _, answer, reason = await self._pool.ask(target, content, send, **how)
         return answer or _refusal(503, f"No model server answers: {reason}")
 
     async def _send(
