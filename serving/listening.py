@@ -41,7 +41,7 @@ class Listening:
       rest_api_port: REST port, 0 for any free one.
       rest_api_timeout_s: A REST request that takes longer is answered with 504; over gRPC the client sets its deadline.
       max_request_bytes: Larger requests are refused.
-      max_pending_bytes: REST bodies of all requests together, from their arrival to their answer.
+      max_pending_bytes: Of all requests together, from arrival to answer; the router counts REST bodies alone.
       grpc_socket_path: A Unix socket on which gRPC listens, too; empty for none.
       ssl_config_file: SSLConfig with key and certificate of the gRPC port, in protobuf's text format, or None.
       rest_ssl_files: Key and certificate of the REST port, PEM files; empty without TLS.
@@ -78,7 +78,7 @@ def add_flags(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
     add("--rest_api_port", type=int, default=8501, help="REST port, 0 for any free one")
     add("--rest_api_timeout_in_ms", type=int, default=timeout_ms, help="longer REST requests are answered with 504")
     add("--max_request_bytes", type=int, default=256 << 20, help="larger requests are refused")
-    add("--max_pending_bytes", type=int, default=1 << 30, help="REST bodies of all requests together")
+    add("--max_pending_bytes", type=int, default=1 << 30, help="of all requests together (router: REST bodies)")
     add("--grpc_socket_path", default="", help="a Unix socket on which gRPC listens, too")
     add("--ssl_config_file", type=Path, help="SSLConfig of the gRPC port, in protobuf's text format")
     add("--rest_ssl_files", type=Path, nargs=2, default=(), metavar=("KEY", "CERT"), help="PEM files of the REST port")

@@ -108,8 +108,7 @@ class RestApi:
             status = error.code.name
             raise
         except asyncio.CancelledError:
-            # The server is being stopped and does not wait any longer. A client that goes away cancels nothing: uvicorn
-            # lets its request run to the end, and drops the answer.
+            # The server is being stopped and does not wait any longer, or the client has gone (`GONE`).
             status = Code.CANCELLED.name
             raise
         except TimeoutError as error:

@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
     await asyncio.wait([first, stop], timeout=settings.initial_load_wait_s, return_when=asyncio.FIRST_COMPLETED)
     if first.done():
         first.result()
-    else:
+    elif not stop.done():
         logger.warning("The server listens though not all models have loaded in %g s", settings.initial_load_wait_s)
     manager.apply_labels()
     rpc = grpc_server(settings, *settings.grpc_channel_arguments)
