@@ -1,7 +1,8 @@
-"""Folders of versions: which names are versions, and what is wrong with a base path without any."""
+"""Folders of versions: which there are, what they look like, and what is wrong with a base path without any."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,35 @@ def by_number(folders: Iterable[Folder]) -> dict[int, Folder]:
         if number is not None:
             found.setdefault(number, folder)
     return found
+
+
+def versions_on_disk(base_path: Path) -> dict[int, Folder]:
+    """The numeric folders of a base path and what each looks like.
+
+    Names that are no numbers are ignored, so a publisher may copy under such a name and rename.
+
+    Raises:
+      FileNotFoundError: The base path is not there (yet).
+    """
+    folders = []
+    for entry in list(os.scandir(base_path)):
+        if number_of(entry.name) is not None and entry.is_dir():
+            seen = entry.stat()
+            folders.append(Folder(entry.name, seen.st_ino, seen.st_mtime_ns))
+    return by_number(folders)
+
+
+def fingerprint(path: Path) -> object:
+    """What the files of a version look like: a broken one is tried again once this changes."""
+    files = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                seen = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
+            files.append((folder, name, seen.st_size, seen.st_mtime_ns))
+    return tuple(sorted(files))
 
 
 def local(base_path: str) -> Path:

@@ -232,12 +232,16 @@ class TfxNodeOperator(BaseOperator):
         yield from self._nodes_of(others, needed - {node for _, node in before})
 
     def _nodes_of(self, tasks: Iterable[Any], nodes: set[str]) -> Iterator[tuple[str, str]]:
-        """The tasks among these that run nodes of this task's pipeline and group, and the nodes."""
+        """The tasks among these that run nodes of this task's pipeline and group, and the nodes.
+
+        Where it stands alone, only those that stand alone, too: a DAG's own have another run key.
+        """
         for task in tasks:
             class_, arguments = class_and_arguments(task)
             if not issubclass(class_, TfxNodeOperator):
                 continue
             same = (arguments.get("pipeline"), arguments.get("group") or "") == (self.pipeline, self.group)
+            same = same and bool(arguments.get("compiled")) == bool(self.compiled)
             if same and arguments.get("node") in nodes:
                 yield task.task_id, arguments["node"]
 

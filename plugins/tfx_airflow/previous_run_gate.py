@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
@@ -42,8 +42,9 @@ class AwaitPrevious(BaseOperator):
     """Waits until a task of the run of the interval before has ended; no worker is held meanwhile.
 
     The run before is the one whose interval ends last among the scheduled and backfilled runs of this DAG that end by
-    this run's start. Runs that a person, another DAG or an asset triggered, and runs with an interval on the form, wait
-    for it too, but no run waits for them: whoever triggers them decides about their order (adr/0021).
+    this run's start; where its task was skipped and its own gate never went on, the one before that counts. Runs that a
+    person, another DAG or an asset triggered, and runs with an interval on the form, wait for it too, but no run waits
+    for them: whoever triggers them decides about their order (adr/0021).
 
     Args:
       until: The task's id.
@@ -93,18 +94,11 @@ class AwaitPrevious(BaseOperator):
         run = context["dag_run"]
         own = (run.data_interval_start, run.data_interval_end)
         interval = interval_of(self.zone, context["params"].get(INTERVAL), own)
-        before = _run_before(run.dag_id, interval) if has_schedule(self.dag) else None
+        before, state, is_queued = self._run_to_wait_for(context, interval)
         if before is None:
             self.log.info("There is no run of an interval before %s: nothing to wait for.", interval)
             return {"run": "", "state": ""}
-        name = f"{before.run_id} ({before.data_interval_start.isoformat()}/{before.data_interval_end.isoformat()})"
-        if before.data_interval_end < interval.start:
-            self.log.warning(
-                "No scheduled run covers %s to %s; the run before is %s.",
-                *(before.data_interval_end.isoformat(), interval.start.isoformat(), name),
-            )
-        index = run_tasks.map_index(context["ti"])
-        state, _ = _progress(run.dag_id, before.run_id, self.until, index)
+        name = _name_of(before)
         if state in DONE:
             self.log.info("%s of %s ended: %s.", self.until, name, state)
         elif state in FAILED:
@@ -114,7 +108,7 @@ class AwaitPrevious(BaseOperator):
                 "%s of %s did not succeed (%s); this run goes on, because %s is set to %s.",
                 *(self.until, name, state, WHEN_PREVIOUS_FAILED, GO_ON),
             )
-        elif stuck:
+        elif stuck and is_queued:
             raise TerminalError(
                 f"{name} does not start, so {self.until} of it cannot be waited for.",
                 expected="runs that start in the order of their intervals",
@@ -123,9 +117,36 @@ class AwaitPrevious(BaseOperator):
             )
         else:
             self.log.info("Waiting for %s of %s.", self.until, name)
+            index = run_tasks.map_index(context["ti"])
             awaited = TaskEnded(dag_id=run.dag_id, run_id=before.run_id, awaited=self.until, index=index)
             self.defer(trigger=awaited, method_name="execute")
         return {"run": before.run_id, "state": state}
+
+    def _run_to_wait_for(self, context: Context, interval: Interval) -> tuple[Any | None, str, bool]:
+        """Finds the latest run before whose task was not skipped, or was skipped after its gate went on.
+
+        A task that is skipped together with its gate, or because somebody marks its run as success, says nothing of the
+        runs before it. The gate's XCom does; its state does not, for Airflow marks a gate that waits as success, too.
+
+        Returns:
+          The run or None, and its progress.
+        """
+        dag_id, task = context["dag_run"].dag_id, context["ti"]
+        index = run_tasks.map_index(task)
+        start, end = interval.start, interval.end
+        while has_schedule(self.dag) and (before := _run_before(dag_id, start, end)) is not None:
+            name = _name_of(before)
+            if before.data_interval_end < start:
+                self.log.warning(
+                    "No scheduled run covers %s to %s; the run before is %s.",
+                    *(before.data_interval_end.isoformat(), start.isoformat(), name),
+                )
+            state, is_queued = _progress(dag_id, before.run_id, self.until, index)
+            if state != "skipped" or task.xcom_pull(self.task_id, run_id=before.run_id, map_indexes=index):
+                return before, state, is_queued
+            self.log.info("%s of %s was skipped, and did not wait for the run before that.", self.until, name)
+            start, end = before.data_interval_start, before.data_interval_end
+        return None, "", False
 
     def _warn_of_other_dags(self, dag_id: str) -> None:
         """Warns of other DAGs that judge against the champion of the same pipeline.
@@ -196,16 +217,20 @@ class TaskEnded(PollingTrigger):
         return {"stuck": True} if time.monotonic() - self._left_queue > QUEUED_S else None
 
 
-def _run_before(dag_id: str, interval: Interval) -> Any | None:
-    """Returns the scheduled run whose interval ends last of those that end by the interval's start, or None.
+def _name_of(run: Any) -> str:
+    return f"{run.run_id} ({run.data_interval_start.isoformat()}/{run.data_interval_end.isoformat()})"
+
+
+def _run_before(dag_id: str, start: datetime, end: datetime) -> Any | None:
+    """Returns the scheduled run whose interval ends last of those that end by an interval's start, or None.
 
     Airflow gives runs in the order of their logical dates. That of a scheduled run is the start of its interval; that
     of a triggered run is any instant, as a rule the moment of the trigger, whatever its interval. So the search goes
     on behind a hit that leaves a gap, until what is left starts so early that it cannot end later than the hit.
     """
-    longest = interval.end.astimezone(UTC) - interval.start.astimezone(UTC)
+    longest = end.astimezone(UTC) - start.astimezone(UTC)
     latest = None
-    date = interval.start
+    date = start
     while (run := previous_dag_run(dag_id, date)) is not None:
         date = run.logical_date
         if latest is not None and date < latest.data_interval_start - longest:
@@ -214,9 +239,9 @@ def _run_before(dag_id: str, interval: Interval) -> Any | None:
             continue
         longest = max(longest, run.data_interval_end - run.data_interval_start)
         is_later = latest is None or run.data_interval_end > latest.data_interval_end
-        if run.data_interval_end <= interval.start and is_later:
+        if run.data_interval_end <= start and is_later:
             latest = run
-            if run.data_interval_end == interval.start:
+            if run.data_interval_end == start:
                 break
     return latest
 
@@ -229,10 +254,11 @@ def _is_in_order(run: Any) -> bool:
 def _progress(dag_id: str, run_id: str, task_id: str, index: int) -> tuple[str, bool]:
     """Returns the state of a task, "" while it has none, and whether its run is still in the queue.
 
-    A task that has no state when its run is over never ran: then its run's state counts.
+    A task that has no state when its run is over never ran: then its run's state counts. One that was to be mapped and
+    never was has a state without an index.
     """
-    state = task_states(dag_id, run_id, [task_id], index).get(task_id)
-    if state:
-        return state, False
+    for of_index in dict.fromkeys((index, -1)):
+        if state := task_states(dag_id, run_id, [task_id], of_index).get(task_id):
+            return state, False
     of_run = dag_run_state(dag_id, run_id)
     return (of_run if of_run in OVER else ""), of_run == "queued"

@@ -287,6 +287,18 @@ class Ordered:
     def noted(self) -> list[str]:
         return (self.notes / "order").read_text().splitlines()
 
+    def mark(self, month: int, state: str) -> None:
+        """Gives a month's push another state, as a person does."""
+        path = f"dags/ordered/dagRuns/{self.runs()[month][0]}/taskInstances/push"
+        self.airflow.ask("PATCH", path, {"new_state": state})
+
+    def cleared(self, month: int) -> dict[str, str]:
+        """Clears a month's gate with what is behind it; gives the states of its tasks in the end."""
+        run = self.runs()[month][0]
+        self.airflow.clear(run, "await_previous_push", dag="ordered", downstream=True)
+        self.airflow.ended(run, "ordered")
+        return self.states(month)
+
     def states(self, month: int) -> dict[str, str]:
         return {name: task["state"] for name, task in self.airflow.tasks(self.runs()[month][0], "ordered").items()}
 
@@ -317,17 +329,23 @@ def test_a_failed_month_stops_the_gates_behind_it_and_a_person_lets_them_go_on(a
             "judge": "upstream_failed",
             "push": "upstream_failed",
         }
-    october, september = ordered.runs()[10][0], ordered.runs()[9][0]
+    october = ordered.runs()[10][0]
     log = airflow.ask("GET", f"dags/ordered/dagRuns/{october}/taskInstances/await_previous_push/logs/1")
     assert "push of the run before" in str(log) and "mark its task push as success" in str(log)
+    ordered.mark(10, "skipped")
+    assert ordered.cleared(11)["await_previous_push"] == "failed", "October has not waited for September"
+    ordered.mark(10, "failed")
     # As the message says: without September.
-    airflow.ask("PATCH", f"dags/ordered/dagRuns/{september}/taskInstances/push", {"new_state": "success"})
+    ordered.mark(9, "success")
     again = {"dag_run_id": october, "task_ids": ["await_previous_push"], "include_downstream": True}
     told = {"dry_run": False, "only_failed": True, "include_future": True, "reset_dag_runs": True}
     airflow.ask("POST", "dags/ordered/clearTaskInstances", again | told)
     until(lambda: [ordered.runs()[month][1] for month in (10, 11)] == ["success"] * 2, "October and November go on")
     assert [words for words in ordered.noted() if words.startswith("push")] == ["push 8", "push 10", "push 11"]
     assert ordered.noted().count("learn 10") == 1, "what had been learned was not learned again"
+    ordered.mark(10, "skipped")
+    ordered.mark(9, "failed")
+    assert ordered.cleared(11)["push"] == "success", "October's gate has gone on"
 
 
 def test_two_backfills_of_one_dag_do_not_overlap_and_running_runs_are_left_alone(airflow):

@@ -233,6 +233,19 @@ def test_two_pipelines_in_one_dag_do_not_mix(home, monkeypatch):
     assert others.run != ours.run
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_an_operator_that_stands_alone_shares_no_outputs_with_the_dag_around_it(home, monkeypatch, is_alone):
+    shown = name_of(current(TINY, home), home)
+    with DAG("words", schedule=None):
+        write, copy = (
+            TfxNodeOperator(task_id=f"task_{node}", pipeline=TINY, node=node, compiled=compiled)
+            for node, compiled in (("write", shown if is_alone else ""), ("copy", "" if is_alone else shown))
+        )
+        write >> copy
+    ended = {"states": {("task_write", -1): "success"}, "executions": {("task_write", -1): 7}}
+    assert requested(monkeypatch, copy, context(**ended)).inputs == {}
+
+
 def tasks(**arguments):
     """The tasks of the tiny pipeline in a DAG."""
     with DAG("words", schedule=None):

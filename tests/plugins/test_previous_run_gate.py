@@ -52,6 +52,8 @@ class Airflow:
         self.runs = {run.run_id: run for run in runs}
         self.tasks: dict[str, str | None] = {}
         self.states: dict[str, str] = {}
+        self.went_on: set[tuple[str, int]] = set()
+        """Runs, and map indexes in them, whose gate has returned."""
         self.requests = 0
 
     def send(self, request: comms.GetPreviousDagRun) -> SimpleNamespace:
@@ -88,9 +90,18 @@ def gate_of(schedule: str | None = "@monthly", **arguments) -> AwaitPrevious:
         return AwaitPrevious(task_id="await_previous_push", until="push", zone=ZONE, **arguments)
 
 
+class Task(SimpleNamespace):
+    """A task instance of the gate."""
+
+    def xcom_pull(self, task_ids: str, *, run_id: str, map_indexes: int) -> dict | None:
+        assert task_ids == "await_previous_push"
+        went_on = (run_id, map_indexes) in task_runner.SUPERVISOR_COMMS.went_on
+        return {"run": "", "state": ""} if went_on else None
+
+
 def context_of(of: SimpleNamespace, index: int = -1, **params) -> dict:
     values = {"interval": None, "when_previous_failed": STOP, **params}
-    return {"dag_run": of, "ti": SimpleNamespace(map_index=index), "params": values}
+    return {"dag_run": of, "ti": Task(map_index=index), "params": values}
 
 
 def wait(
@@ -102,6 +113,7 @@ def wait(
 @pytest.mark.parametrize("state", ["success", "skipped"])
 def test_it_goes_on_when_the_task_of_the_run_before_has_ended(airflow, state):
     airflow.tasks = {"run-3": state, "run-2": "failed"}
+    airflow.went_on = {("run-3", -1)}
     assert wait(run(4)) == {"run": "run-3", "state": state}
 
 
@@ -224,6 +236,57 @@ def test_where_all_behind_it_is_skipped_a_failed_run_before_is_no_obstacle(airfl
     airflow.tasks["run-4"] = "success"
     with pytest.raises(AirflowFailException):
         wait(run(4), gate=gate)
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_run_that_was_skipped_without_waiting_leaves_the_order_to_the_run_before_it(airflow, index):
+    def states(**states: str) -> None:
+        airflow.tasks = {
+            name.replace("_", "-") if index < 0 else (name.replace("_", "-"), index): state
+            for name, state in states.items()
+        }
+
+    states(run_2="success", run_3="running", run_4="skipped")
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(5), index=index)
+    assert deferred.value.trigger.serialize()[1]["run_id"] == "run-3"
+    states(run_2="success", run_3="failed", run_4="skipped")
+    with pytest.raises(AirflowFailException, match=r"push of the run before, run-3 .* did not succeed"):
+        wait(run(5), index=index, event={"stuck": False})
+    assert wait(run(5), index=index, when_previous_failed=GO_ON) == {"run": "run-3", "state": "failed"}
+    states(run_2="failed", run_3="success", run_4="skipped")
+    assert wait(run(5), index=index) == {"run": "run-3", "state": "success"}
+    airflow.went_on = {("run-4", index)}
+    states(run_3="failed", run_4="skipped")
+    assert wait(run(5), index=index) == {"run": "run-4", "state": "skipped"}, "it went on without run-3"
+
+
+def test_where_all_runs_before_were_skipped_there_is_nothing_to_wait_for(airflow):
+    airflow.tasks = dict.fromkeys(airflow.runs, "skipped")
+    assert wait(run(6)) == {"run": "", "state": ""}
+
+
+def test_a_run_before_without_an_extent_that_was_skipped_is_passed_over(airflow):
+    """Of a schedule that gives no intervals."""
+    airflow.runs["run-4"].data_interval_end = month(4)
+    airflow.tasks = {"run-3": "running", "run-4": "skipped"}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(5))
+    assert deferred.value.trigger.serialize()[1]["run_id"] == "run-3"
+
+
+def test_a_mapped_run_that_was_marked_as_success_before_it_was_expanded_counts_as_skipped(airflow):
+    airflow.tasks = {("run-3", 1): "running", "run-4": "skipped"}
+    airflow.states = {"run-4": "success"}
+    with pytest.raises(TaskDeferred) as deferred:
+        wait(run(5), index=1)
+    assert deferred.value.trigger.serialize()[1]["run_id"] == "run-3"
+
+
+def test_a_run_that_left_the_queue_meanwhile_is_waited_for(airflow):
+    airflow.tasks = {"run-3": "running", "run-4": "skipped"}
+    with pytest.raises(TaskDeferred):
+        wait(run(5), event={"stuck": True})
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import load_threads, scanning
-from serving import manager as manager_module
+from serving import load_threads, scanning, version_loader
 from serving.config import ModelSettings, Settings, models_from_file
 from serving.errors import Code, ServingError
-from serving.manager import Manager, versions_on_disk
+from serving.manager import Manager
+from serving.version_folders import versions_on_disk
 from serving.versions import Registry, State
 
 
@@ -37,7 +37,7 @@ def test_a_label_of_a_config_file_waits_for_its_version_alone(tmp_path, monkeypa
             raise ServingError(Code.INVALID_ARGUMENT, "broken")
         return object()
 
-    monkeypatch.setattr(manager_module, "_load_warm", load)
+    monkeypatch.setattr(version_loader, "_load_warm", load)
     file = tmp_path / "models.config"
 
     def config(label: int) -> None:
@@ -111,7 +111,7 @@ def broken(monkeypatch) -> set[Path]:
             raise ServingError(Code.INVALID_ARGUMENT, "broken")
         return Loaded()
 
-    monkeypatch.setattr(manager_module, "_load_warm", load)
+    monkeypatch.setattr(version_loader, "_load_warm", load)
     return folders
 
 
@@ -208,7 +208,7 @@ def test_a_model_that_is_taken_away_is_forgotten_when_its_requests_have_ended(ba
             with pytest.raises(ServingError, match="Servable not found"):
                 manager.registry.resolve("m")
             assert [version.state for version in manager.registry.states("m")] == [State.UNLOADING]
-        await asyncio.gather(*manager._going)
+        await manager._loader.unloaded()
         await manager.poll()
         assert not manager.registry.models
         await manager.close()
@@ -241,7 +241,7 @@ class Gate:
         self.closed: set[Path] = set()
         self.open = threading.Event()
         self.loaded: list[tuple[Path, Loaded]] = []
-        monkeypatch.setattr(manager_module, "_load_warm", self._load)
+        monkeypatch.setattr(version_loader, "_load_warm", self._load)
 
     def _load(self, path: Path, *unused: object) -> Loaded:
         if path in self.closed:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import manager as manager_module
-from serving import version_folders
+from serving import version_folders, version_loader
 from serving.config import ModelSettings, Settings, models_from_text, settings_from_flags
-from serving.manager import Manager, versions_on_disk
+from serving.manager import Manager
+from serving.version_folders import versions_on_disk
 from serving.versions import Registry, State
 
 
@@ -59,7 +59,7 @@ def looks(manager: Manager, *changes) -> None:
 
 def test_a_padded_version_is_loaded_from_its_folder(base, monkeypatch):
     loaded: list[Path] = []
-    monkeypatch.setattr(manager_module, "_load_warm", lambda path, *unused: loaded.append(path) or object())
+    monkeypatch.setattr(version_loader, "_load_warm", lambda path, *unused: loaded.append(path) or object())
     registry = Registry()
     (base / "00000123").mkdir()
     looks(Manager(Settings(models=(ModelSettings("m", base),)), registry), lambda: None)
@@ -68,8 +68,8 @@ def test_a_padded_version_is_loaded_from_its_folder(base, monkeypatch):
 
 
 def test_what_is_wrong_with_a_base_path_is_said_once_for_each_change(base, monkeypatch, caplog):
-    monkeypatch.setattr(manager_module, "_load_warm", lambda path, *unused: object())
-    caplog.set_level(logging.WARNING, "serving.manager")
+    monkeypatch.setattr(version_loader, "_load_warm", lambda path, *unused: object())
+    caplog.set_level(logging.WARNING, "serving.model_watch")
     base.rmdir()
     aside = base.with_name("aside")
     looks(
