@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow_version_labels_for_unavailable_models", **listening.boolean("labels may name versions not served yet"))
     add("--max_num_load_retries", type=int, default=0, help="further tries before a version counts as broken")
     add("--load_retry_interval_micros", type=int, default=1_000_000, help="between those tries")
-    add("--num_load_threads", type=_natural, default=0, help="versions that load at once; 0: one a thread for inference")
+    add("--num_load_threads", type=_natural, default=0, help="loads at the same time; 0: one a thread for inference")
     add("--num_unload_threads", type=_natural, default=0, help="versions that unload at once; 0: one")
     add("--initial_load_wait_seconds", type=_seconds, default=60.0, help="listen then, though models still load")
     add("--grpc_api_timeout_in_ms", type=_natural, default=30_000, help="of calls without a deadline; 0: no limit")
