@@ -37,6 +37,9 @@ class LoadThreads:
 
         Returns:
           What the function returns.
+
+        Raises:
+          RuntimeError: There is no thread for it; and whatever the function raises.
         """
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
@@ -66,7 +69,12 @@ class LoadThreads:
             except RuntimeError:  # The loop is closed: the process ends.
                 logger.info("Nobody waits for a load any more")
 
-        threading.Thread(target=work, name="load", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="load", daemon=True).start()
+        except RuntimeError:  # The machine has no more threads.
+            late.cancel()
+            slot.free()
+            raise
         return await future
 
 

@@ -37,6 +37,7 @@ class Manager:
         self.settings = settings
         self.registry = registry
         self._configured = {model.name: model for model in settings.models}
+        self._owed: set[str] = set()  # The models that a reload changed, and that have not become available since.
         self._loader = VersionLoader(settings)
         self._watches: dict[Model, ModelWatch] = {}
 
@@ -73,8 +74,9 @@ class Manager:
 
         Raises:
           ServingError: INVALID_ARGUMENT, a relative base path; FAILED_PRECONDITION, a label names a version that is not
-            served, and no label was changed; UNKNOWN, a model did not become available; DEADLINE_EXCEEDED, it has not
-            yet. With the last two the new list holds all the same.
+            served, and no label of a model that was served before was changed; UNKNOWN, a model did not become
+            available; DEADLINE_EXCEEDED, it has not yet; ABORTED, another list came meanwhile, and holds. With UNKNOWN
+            and DEADLINE_EXCEEDED this list holds all the same, and the same call again waits for the same models.
         """
         if self.settings.models_root:
             raise ServingError(Code.FAILED_PRECONDITION, "This server's models are the folders of --models_root")
@@ -85,16 +87,31 @@ class Manager:
                 )
         self._check_labels(models, running_only=True)
         before = {name: (model.base_path, model.policy) for name, model in self._configured.items()}
-        changed = {model.name for model in models if before.get(model.name) != (model.base_path, model.policy)}
-        self._configured = {model.name: model for model in models}
+        changed = {
+            model.name
+            for model in models
+            if before.get(model.name) != (model.base_path, model.policy) or model.name in self._owed
+        }
+        self._owed = changed
+        ours = self._configured = {model.name: model for model in models}
         watches = await self._look_at_all()
         try:
             async with asyncio.timeout(RELOAD_S):
                 for name in changed:
                     await watches[name].settled()
         except TimeoutError as error:
+            self._check_current(ours)
+            self.apply_labels()
             raise ServingError(Code.DEADLINE_EXCEEDED, f"The models have not loaded in {RELOAD_S:g} s") from error
-        self._check_reached(changed)
+        except asyncio.CancelledError:  # Nobody waits any longer; what was asked for holds.
+            if self._configured is ours:
+                self.apply_labels()
+            raise
+        self._check_current(ours)
+        self._owed = {name for name in changed if not watches[name].reached}
+        if self._owed:
+            self.apply_labels()
+            raise self._not_available(self._owed)
         self._check_labels(models, running_only=False)
         for model in models:
             self.registry.models[model.name].labels = dict(model.labels)
@@ -103,8 +120,6 @@ class Manager:
         """Unloads everything; what is being loaded is abandoned."""
         for name in list(self.registry.models):
             self._remove(name)
-        for watch in self._watches.values():
-            watch.cancel()
         await self._loader.unloaded()
 
     def apply_labels(self) -> None:
@@ -169,36 +184,35 @@ class Manager:
             model.settings = settings
             watch = self._watches.get(model)
             if watch is None:
-                watch = self._watches[model] = ModelWatch(model, self.registry, self._loader, self.settings)
+                watch = self._watches[model] = ModelWatch(model, self._loader, self.settings)
             watch.look()
             watches[name] = watch
         return watches
 
-    def _check_reached(self, names: Iterable[str]) -> None:
-        """Refuses where a model serves no version that its settings want.
+    def _check_current(self, models: dict[str, ModelSettings]) -> None:
+        """Refuses where another list has taken this one's place.
 
         Raises:
-          ServingError: UNKNOWN, in TensorFlow Serving's words.
+          ServingError: ABORTED.
         """
-        failed = []
-        for name in sorted(names):
-            model = self.registry.models.get(name)
-            if model is None or not self._watches[model].reached:
-                failed.append(_why_not(model, self._configured[name]) if model else name)
-        if failed:
-            listed = "".join(f"{{{reason}}}, " for reason in failed)
-            raise ServingError(Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}")
+        if self._configured is not models:
+            raise ServingError(Code.ABORTED, "Another list of models came meanwhile")
+
+    def _not_available(self, names: Iterable[str]) -> ServingError:
+        """That these models serve no version that their settings want, in TensorFlow Serving's words."""
+        failed = [_why_not(self.registry.models[name], self._configured[name]) for name in sorted(names)]
+        listed = "".join(f"{{{reason}}}, " for reason in failed)
+        return ServingError(Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}")
 
     def _remove(self, name: str) -> None:
         """Retires a model's versions; the first look after the last request has ended forgets the model."""
         model = self.registry.models[name]
-        if watch := self._watches.get(model):
-            watch.abandon_loads()
+        if watch := self._watches.pop(model, None):
+            watch.end()  # A look that is under way would load again what is taken away.
         for version in model.available.values():
             self._loader.retire(model, version)
         if all(version.state != State.UNLOADING for version in model.versions.values()):
             del self.registry.models[name]
-            self._watches.pop(model, None)
 
 
 def _why_not(model: Model, settings: ModelSettings) -> str:

@@ -18,7 +18,7 @@ from serving.errors import ServingError
 from serving.scanning import Listing
 from serving.version_folders import Folder
 from serving.version_loader import VersionLoader
-from serving.versions import Model, Registry, State, Version
+from serving.versions import Model, State, Version
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +34,12 @@ class ModelWatch:
 
     Args:
       model: The model; its settings say what is wanted, and may change between two looks.
-      registry: Where requests find it; a look at a model that was taken away changes nothing.
       loader: Loads and unloads.
       settings: The server's settings.
     """
 
-    def __init__(self, model: Model, registry: Registry, loader: VersionLoader, settings: Settings) -> None:
+    def __init__(self, model: Model, loader: VersionLoader, settings: Settings) -> None:
         self._model = model
-        self._registry = registry
         self._loader = loader
         self._settings = settings
         self._listing = _listing(model)
@@ -62,13 +60,10 @@ class ModelWatch:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def abandon_loads(self) -> None:
-        """Waits for no load any longer."""
+    def end(self) -> None:
+        """Ends looks and loads; what is served stays."""
         for number in list(self._loads):
             self._abandon(number)
-
-    def cancel(self) -> None:
-        """Ends looks and loads."""
         for task in self._tasks:
             task.cancel()
 
@@ -107,8 +102,6 @@ class ModelWatch:
                 raise FileNotFoundError(problem) from error
             versions, files = {}, {}
         _report(model, problem)
-        if self._registry.models.get(model.name) is not model:
-            return  # It was taken away meanwhile.
         # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
         broken = {number for number, seen in files.items() if seen == _refused(model, number)}
         wanted = model.settings.policy.choose(versions.keys() - broken)
@@ -169,11 +162,16 @@ class ModelWatch:
             version.state, version.error = State.END, error
             # The version itself, or the one that it was to replace.
             model.versions.setdefault(number, version).refused = version.files
+            if version.files is None:  # Its files were not even looked at: it is tried again in the ordinary course.
+                del self._loads[number]
+                return
         else:
             known = model.versions.get(number)
             version.state = State.AVAILABLE
             model.versions[number] = version
             model.changed()
+            # At once, for nobody need come back to it: who gave the label may have gone.
+            model.labels |= {label: number for label, wanted in model.settings.labels.items() if wanted == number}
             logger.info("Version %d of %s is available", number, model.name)
             if known is not None and known is not version and known.state == State.AVAILABLE:
                 self._loader.retire(model, known)

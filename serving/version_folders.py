@@ -70,6 +70,9 @@ def fingerprint(path: Path) -> object:
                 seen = os.lstat(os.path.join(folder, name))
             except FileNotFoundError:
                 continue
+            except OSError as error:  # No permission, or a file server that has lost it: the load says so.
+                files.append((folder, name, error.errno, 0))
+                continue
             files.append((folder, name, seen.st_size, seen.st_mtime_ns))
     return tuple(sorted(files))
 

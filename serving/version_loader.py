@@ -47,16 +47,18 @@ class VersionLoader:
             started = time.perf_counter()
             try:
                 loaded = await self._loading.run(read_in, discard=lambda loaded: loaded.close())
-            except ServingError as error:
-                metrics.LOADS.add(str(path), error.code.name)
-                if not attempts_left:
-                    raise
-                logger.warning("%s; trying again in %g s", error.message, self._settings.load_retry_interval_s)
-                await asyncio.sleep(self._settings.load_retry_interval_s)
+            except Exception as raised:  # noqa: BLE001
+                # Whatever a damaged model makes TensorFlow or NumPy raise: it is that version's fault alone.
+                error = _serving_error(raised, path)
             else:
                 metrics.LOADS.add(str(path), "OK")
                 metrics.LOAD_LATENCY.add(str(path), amount=int(1e6 * (time.perf_counter() - started)))
                 return loaded
+            metrics.LOADS.add(str(path), error.code.name)
+            if not attempts_left:
+                raise error
+            logger.warning("%s; trying again in %g s", error.message, self._settings.load_retry_interval_s)
+            await asyncio.sleep(self._settings.load_retry_interval_s)
         raise AssertionError("the last attempt returns or raises")
 
     def retire(self, model: Model, version: Version) -> None:
@@ -91,14 +93,20 @@ def _load_warm(path: Path, base_path: Path, settings: Settings) -> LoadedModel:
     try:
         loaded = load(path, base_path, settings.workers, settings.max_model_bytes, settings.allow_ops)
         replayed = warmup.replay(loaded, path) if settings.enable_model_warmup else 0
-    except Exception as error:
+    except Exception:
         if loaded is not None:
             loaded.close()
-        if isinstance(error, ServingError):
-            raise
-        # Whatever a damaged model makes TensorFlow or NumPy raise: it is that version's fault alone.
-        logger.exception("Loading %s", path)
-        raise ServingError(Code.UNKNOWN, f"{type(error).__name__}: {error}") from error
+        raise
     if replayed:
         logger.info("Replayed %d warm-up requests", replayed)
     return loaded
+
+
+def _serving_error(raised: Exception, path: Path) -> ServingError:
+    """What a load raised, as the state of a version tells it; what nobody foresaw is in the log whole."""
+    if isinstance(raised, ServingError):
+        return raised
+    logger.error("Loading %s", path, exc_info=raised)
+    error = ServingError(Code.UNKNOWN, f"{type(raised).__name__}: {raised}")
+    error.__cause__ = raised
+    return error

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import threading
+import types
 from pathlib import Path
 
 import pytest
 
-from serving import load_threads, scanning, version_loader
-from serving.config import ModelSettings, Settings, models_from_file
+from serving import load_threads, model_watch, scanning, version_folders, version_loader
+from serving.config import ModelSettings, Settings, VersionPolicy, models_from_file
 from serving.errors import Code, ServingError
 from serving.manager import Manager
 from serving.version_folders import versions_on_disk
@@ -224,7 +226,9 @@ def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(monkeypat
         async def look(what: str) -> None:
             looks.append(what)
 
-        manager = Manager(Settings(file_system_poll_wait_seconds=paths_s, config_poll_wait_seconds=config_s), Registry())
+        manager = Manager(
+            Settings(file_system_poll_wait_seconds=paths_s, config_poll_wait_seconds=config_s), Registry()
+        )
         monkeypatch.setattr(manager, "_look_at_all", lambda: look("paths"))
         monkeypatch.setattr(manager, "_reread_config", lambda: look("config"))
         with contextlib.suppress(TimeoutError):
@@ -428,3 +432,156 @@ def test_a_reload_waits_as_long_as_its_client_and_what_it_asked_for_is_loaded_al
         await manager.close()
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_model_that_is_taken_away_while_it_is_looked_at_is_not_loaded_again(base, broken, monkeypatch):
+    async def run() -> None:
+        (base / "1").mkdir()
+        manager = managed(ModelSettings("m", base))
+        await manager.poll()
+        reading, let_go = threading.Event(), threading.Event()
+        read = model_watch._read
+
+        def held(*given):
+            reading.set()
+            assert let_go.wait(60)
+            return read(*given)
+
+        monkeypatch.setattr(model_watch, "_read", held)
+        (base / "2").mkdir()
+        with manager.registry.resolve("m"):  # So that the model is known until this request has ended.
+            await manager._look_at_all()
+            while not reading.is_set():
+                await asyncio.sleep(0.01)
+            await manager.reload(())
+            let_go.set()
+            await asyncio.sleep(0.2)
+            assert {version.state for version in manager.registry.states("m")} == {State.UNLOADING}
+        await manager._loader.unloaded()
+        await manager.poll()
+        assert not manager.registry.models
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_version_whose_thread_does_not_start_is_tried_again_by_the_next_look(base, broken, monkeypatch):
+    class NoThread:
+        def __init__(self, **unused: object) -> None:
+            pass
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        (base / "1").mkdir()
+        manager = managed(ModelSettings("m", base))
+        with monkeypatch.context() as patched:
+            patched.setattr(load_threads, "threading", types.SimpleNamespace(Thread=NoThread))
+            await asyncio.wait_for(manager.poll(), 30)
+        [version] = manager.registry.states("m")
+        assert version.state == State.END and "can't start new thread" in version.error.message
+        await asyncio.wait_for(manager.poll(), 30)
+        assert manager.registry.resolve("m").number == 1
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_file_that_cannot_be_looked_at_leaves_no_version_loading(base, broken, monkeypatch):
+    lstat = os.lstat
+
+    def stale(path, *given, **named):
+        if str(path).endswith("stale"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return lstat(path, *given, **named)
+
+    monkeypatch.setattr(version_folders.os, "lstat", stale)
+
+    async def run() -> None:
+        for number in (1, 2):
+            (base / str(number)).mkdir()
+        (base / "2" / "stale").touch()
+        broken.add(base / "2")
+        manager = managed(ModelSettings("m", base))
+        await asyncio.wait_for(manager.poll(), 30)
+        assert manager.registry.resolve("m").number == 1
+        assert [version.state for version in manager.registry.states("m")] == [State.END, State.AVAILABLE]
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_reload_that_is_repeated_says_again_what_did_not_become_available(base, broken):
+    async def run() -> None:
+        (base / "1").mkdir()
+        broken.add(base / "1")
+        manager = managed()
+        settings = ModelSettings("m", base)
+        for _ in range(2):
+            with pytest.raises(ServingError) as refused:
+                await manager.reload((settings,))
+            assert refused.value.code is Code.UNKNOWN
+        broken.clear()
+        (base / "1" / "repaired").touch()
+        await manager.poll()
+        await manager.reload((settings,))
+        assert manager.registry.resolve("m").number == 1
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_labels_of_what_loads_are_given_though_another_model_does_not_or_nobody_waits(base, gate, monkeypatch):
+    async def run() -> None:
+        late = base.with_name("late")
+        for folder in (base / "1", late / "1"):
+            folder.mkdir(parents=True)
+        gate.closed = {late / "1"}
+        manager = managed()
+        listed = (
+            ModelSettings("m", base, labels={"stable": 1}),
+            ModelSettings("late", late, labels={"stable": 1}),
+            ModelSettings("nowhere", base.with_name("nowhere")),
+        )
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):  # The client goes.
+                await manager.reload(listed)
+        assert manager.registry.resolve("m", label="stable").number == 1
+        gate.open.set()
+        await asyncio.wait_for(manager.poll(), 30)
+        assert manager.registry.resolve("late", label="stable").number == 1
+        (base / "2").mkdir()
+        await manager.poll()
+        moved = (ModelSettings("m", base, labels={"stable": 2}), *listed[1:])
+        with pytest.raises(ServingError) as refused:
+            await manager.reload(moved)
+        assert refused.value.code is Code.UNKNOWN
+        assert manager.registry.resolve("m", label="stable").number == 2
+        await manager.close()
+
+    asyncio.run(run())
+
+
+def test_a_reload_that_another_one_overtakes_changes_nothing_more(base, gate):
+    async def run() -> None:
+        late = base.with_name("late")
+        for folder in (base / "1", base / "2", late / "1"):
+            folder.mkdir(parents=True)
+        gate.closed = {late / "1"}
+        every = VersionPolicy(every=True)
+        manager = managed(ModelSettings("m", base, every))
+        await manager.poll()
+        first = asyncio.create_task(
+            manager.reload((ModelSettings("m", base, every, {"stable": 1}), ModelSettings("late", late)))
+        )
+        await asyncio.sleep(0.1)
+        await manager.reload((ModelSettings("m", base, every, {"stable": 2}),))
+        gate.open.set()
+        with pytest.raises(ServingError) as refused:
+            await asyncio.wait_for(first, 30)
+        assert refused.value.code is Code.ABORTED
+        assert manager.registry.resolve("m", label="stable").number == 2
+        await manager.close()
+
+    asyncio.run(run())
