@@ -17,7 +17,7 @@ from components.modelling import judged, version_number
 from components.modelling.served import versions_in
 
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
-_OF_PUSH = ("pushed", "took_over", "awaits_release", "version", "interval_end")
+_OF_PUSH = ("pushed", "took_over", "awaits_release", "overridden", "version", "interval_end", _NAMES_WHAT_WAS_PUSHED)
 _OF_PROMOTION = ("took_over", "changed", "to_version", "interval_end", "as_of")
 
 
@@ -127,8 +127,7 @@ def served_before(
 
 
 def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
-    takeovers = (served_history.takeover_of_push(_values(push, _OF_PUSH), push.id) for push in pushed)
-    return [takeover for takeover in takeovers if takeover]
+    return served_history.takeovers_of_pushes((push.id, _values(push, _OF_PUSH)) for push in pushed)
 
 
 def _takeovers_of_promotions(promotions: Iterable[artifact.Artifact]) -> list[Takeover]:

@@ -67,6 +67,16 @@ class Site:
         self.evaluations.append(evaluation)
         self.served.enter("toy")
 
+    def push_again(self, version: int) -> None:
+        """What a push of a month leaves that finds its version there already."""
+        push = self.artifacts.new(standard_artifacts.PushedModel)
+        (first,) = (push for push in self.pushed if push.get_int_custom_property("version") == version)
+        identity = push.id
+        push.copy_from(first)
+        push.id = identity
+        push.set_int_custom_property("took_over", 1)
+        self.pushed.append(push)
+
     def propose(self, version: int | str, reason: str = "") -> Proposal:
         proposal = self.artifacts.new(Proposal)
         module.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
@@ -176,6 +186,15 @@ def test_the_champion_of_each_month_is_what_its_records_say_that_served(site):
     assert [champions(month) for month in (6, 7, 8)] == [[MAY], [JUNE, MAY], [JUNE, MAY]]
     site.go(JULY)
     assert champions(8) == [JULY, JUNE, MAY]
+
+
+def test_a_push_once_more_brings_back_no_version_that_was_taken_back(site):
+    site.go(JUNE)
+    site.push_again(JULY)
+    assert registered.champions(site.pushed, site.promotions, datetime(2013, 8, 2, tzinfo=UTC), 3) == [JUNE, MAY]
+    site.go(MAY)
+    assert site.propose("latest").version == JULY
+    assert registered.champions(site.pushed, site.promotions, datetime(2013, 8, 2, tzinfo=UTC), 3) == [MAY]
 
 
 @pytest.mark.parametrize("version", ["latest", JUNE])

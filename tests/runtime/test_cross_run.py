@@ -108,6 +108,13 @@ def test_every_push_of_the_same_interval_is_given_and_none_that_did_not_push(hom
     assert given(home, 5) == versions(3, 90, 91)
 
 
+def test_of_a_version_that_was_pushed_again_the_first_push_is_given_too(home, past):
+    past.write([2, 3, 50, 51, 3])
+    assert given(home, 0) == versions(3, 51, 3)
+    newest = cross_run.newest_outputs(past.store, "champions", "push", "pushed", limit=1)
+    assert [artifact.get_int_custom_property("version") for artifact in newest] == versions(3, 3)
+
+
 def test_what_is_recorded_as_input_is_what_was_given(home, past):
     past.write(range(12))
     ends = dict(zip(("interval_start", "interval_end"), month(3), strict=True))

@@ -35,7 +35,7 @@ def version(number: int) -> int:
     return int(f"2013{number + 1:02}0101")
 
 
-def pushed(home, *numbers: int, run: str = "", **values: int) -> None:
+def pushed(home, *numbers: int, run: str = "", **values: int | str) -> None:
     """Pushes months of 2013 without looking for their champions."""
     for number in numbers:
         started = Run(home, SOURCE, run or f"month-{number}", **ends(number), **values)
@@ -101,6 +101,20 @@ def test_what_was_registered_only_is_nobodys_champion(home, monkeypatch, took_ov
     assert met(home, 8) == ["2013-04", "2013-03"]
     pushed(home, 8)
     assert met(home, 9) == ["2013-08", "2013-04", "2013-03"]
+
+
+def test_a_version_that_is_pushed_again_is_no_champion_by_that(home):
+    pushed(home, 3, 4)
+    pushed(home, 5, 6, took_over=0)
+    pushed(home, 7)
+    pushed(home, 5, 6, run="again")
+    assert met(home, 7) == ["2013-04", "2013-03"], "May and June never served: July does by now"
+    assert met(home, 8) == ["2013-07", "2013-04", "2013-03"]
+    promoted(home, 4, at=7)
+    pushed(home, 7, run="again")
+    assert met(home, 8) == ["2013-04", "2013-03"], "July was taken back"
+    pushed(home, 7, run="at once", overridden="version 2013050101, chosen by a release")
+    assert met(home, 8) == ["2013-07", "2013-04", "2013-03"], "it took the place of what a release had left"
 
 
 def test_what_a_release_promoted_is_champion_and_what_it_took_back_is_not(home):
