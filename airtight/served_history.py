@@ -30,6 +30,10 @@ class Takeover:
     version: int
     end: datetime
 
+    def was_taken_back(self, takeovers: Iterable[Takeover]) -> bool:
+        """Whether a version of an earlier interval took over afterwards, of all takeovers of a model."""
+        return any(other.end < self.end and _place(other) > _place(self) for other in takeovers)
+
 
 def takeover_of_push(properties: Mapping[str, object], order: int) -> Takeover | None:
     """What a push says; None where its version did not take over, as far as this push knows.

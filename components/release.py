@@ -294,8 +294,8 @@ def finish_release(
         else:
             served = switch.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
-            # What put another version there has a record of its own.
-            has_record = served != candidate
+            # Whoever chose another version has a record of that; nobody chose what is served as the highest.
+            has_record = served != candidate and bool(choice.settled.versions)
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason

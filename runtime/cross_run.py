@@ -96,8 +96,10 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
         known = read(store, context.id, channel, instant) if instant else []
         for before_ms in (None, began_ms) if began_ms else (None,):
             known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
-        # Whether a version took over, its first push says, however long ago that was.
-        known += _pushes_of(store, context.id, _versions_pushed(known))
+        # Whether a version took over, its first push says, however long ago that was. So it is with one that was
+        # promoted since.
+        promoted = promotions_by(store, instant) if kind == PUSHES and instant else []
+        known += _pushes_of(store, context.id, _versions_pushed(known) | versions_promoted(promoted))
         return _as_tfx(a for a in known if a.type.name == kind)
 
     channel_resolver.resolve_single_channel = resolve
@@ -117,14 +119,19 @@ def served_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifa
     return _of_inputs(store, PUSHES, lambda context, channel: _known_at(store, context, channel, instant))
 
 
-def pushes_of(store: mlmd.MetadataStore, version: int) -> list[types.Artifact]:
-    """The pushes of a version, whether it took over or not; for a strategy, as `served_by`."""
-    return _of_inputs(store, PUSHES, lambda context, _: _pushes_of(store, context, {version}))
+def pushes_of(store: mlmd.MetadataStore, versions: Collection[int]) -> list[types.Artifact]:
+    """The pushes of some versions, whether these took over or not; for a strategy, as `served_by`."""
+    return _of_inputs(store, PUSHES, lambda context, _: _pushes_of(store, context, versions))
 
 
 def promotions_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifact]:
     """The newest promotions that had been made by an instant of data time; for a strategy, as `served_by`."""
     return _of_inputs(store, PROMOTIONS, lambda context, channel: _promotions(store, context, channel, instant))
+
+
+def versions_promoted(promotions: Iterable[types.Artifact]) -> set[int]:
+    """The versions that promotions had served."""
+    return {int(promotion.to_version) for promotion in promotions}
 
 
 def _of_inputs(

@@ -153,6 +153,12 @@ def test_of_two_promotions_the_later_counts_and_lineage_names_it(home):
     assert champion["properties"]["version"] == promotion["properties"]["to_version"] == version(4)
 
 
+def test_a_version_whose_push_nobody_knows_is_nobodys_champion(home):
+    pushed(home, 3, 4)
+    promoted(home, 5, at=5)
+    assert met(home, 6) == ["2013-04", "2013-03"]
+
+
 @pytest.mark.slow
 def test_training_may_start_from_the_champion_of_then(home):
     def record(number: int, **values: int) -> dict:
