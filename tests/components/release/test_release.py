@@ -26,7 +26,10 @@ from tests.components.standins import standing_in
 def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, states):
     release = site.start(share=0.2, mode="split", minutes=3.0, min_requests=50)
     assert (release.stable, release.candidate, release.mode, release.share) == (JUNE, JULY, "split", 0.2)
-    assert json.loads((Path(release.uri) / module.RECORD).read_text())["release"] == release.release
+    record = json.loads((Path(release.uri) / module.RECORD).read_text())
+    assert (record["release"], record["margins"]) == (release.release, release.margins)
+    assert json.loads(release.margins)["requests"] == 50
+    assert not {"min_requests", "max_more_failed"} & {*record, *release.PROPERTIES}, "the margins hold both"
     choice, followed = states[-1]
     assert (choice.versions, choice.labels) == ((JUNE, JULY), {STABLE: JUNE, CANARY: JULY})
     assert choice.settled == PERSON, "what a person chose is not forgotten"
