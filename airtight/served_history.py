@@ -30,9 +30,13 @@ class Takeover:
     version: int
     end: datetime
 
+    def was_taken_back(self, takeovers: Iterable[Takeover]) -> bool:
+        """Whether a version of an earlier interval took over afterwards, of all takeovers of a model."""
+        return any(other.end < self.end and _place(other) > _place(self) for other in takeovers)
+
 
 def takeover_of_push(properties: Mapping[str, object], order: int) -> Takeover | None:
-    """What a push says; None where its version did not take over.
+    """What a push says; None where its version did not take over, as far as this push knows.
 
     Args:
       properties: Of the `PushedModel`. Those that were written before there was `took_over` go by `awaits_release`.
@@ -42,6 +46,30 @@ def takeover_of_push(properties: Mapping[str, object], order: int) -> Takeover |
     if not properties.get("pushed") or not took_over or not (end := _instant(properties.get("interval_end"))):
         return None
     return Takeover(end, order, int(str(properties.get("version") or 0)), end)
+
+
+def takeovers_of_pushes(pushes: Iterable[tuple[int, Mapping[str, object]]]) -> list[Takeover]:
+    """What all pushes of some versions say together.
+
+    Whether and when a version took over, its first push says. A later push of the same files cannot: by then another
+    version serves, or a promotion that has a record of its own brought this one back. It counts only where it put the
+    version in the place of what a release had left (`overridden`).
+
+    Args:
+      pushes: The artifacts' ids and the properties of each `PushedModel`, all those of a version.
+    """
+    takeovers: list[Takeover] = []
+    pushed_before = set()
+    for order, properties in sorted(pushes, key=lambda push: push[0]):
+        if not properties.get("pushed"):
+            continue
+        # A number whose files were taken back is pushed again with other files.
+        files = properties.get("version"), properties.get("model_digest")
+        takeover = takeover_of_push(properties, order)
+        if takeover and (files not in pushed_before or properties.get("overridden")):
+            takeovers.append(takeover)
+        pushed_before.add(files)
+    return takeovers
 
 
 def takeover_of_promotion(properties: Mapping[str, object], order: int) -> Takeover | None:

@@ -106,8 +106,6 @@ class Release(Artifact):
         "since": Property(type=PropertyType.STRING),
         "minutes": Property(type=PropertyType.FLOAT),
         "longest_minutes": Property(type=PropertyType.FLOAT),
-        "min_requests": Property(type=PropertyType.INT),
-        "max_more_failed": Property(type=PropertyType.FLOAT),
         "margins": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
         "as_of": Property(type=PropertyType.STRING),

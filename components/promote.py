@@ -68,7 +68,7 @@ def propose(
     asked = version.strip()
     if asked == PREVIOUS and tried_beside and tried_beside != under_way.trial:
         asked = str(tried_beside)
-    may_return = served_before(current, known.values(), pushed or [], promotions or [])
+    may_return = served_before(model_name, current, known.values(), pushed or [], promotions or [])
     wanted, passed_over = _wanted(asked, known, current, model_name, may_return)
     if server is not None and (told := server.versions(model_name).get(wanted.number)) and told.error:
         raise switch.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")

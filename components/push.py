@@ -185,17 +185,19 @@ def deliver(
     except BaseException:
         _take_up_again(served, base_path.name, left)
         raise
-    overridden = ""
+    replaced = _Left()
     try:
         # After the version is there: TensorFlow Serving complains of a model that has none.
         served.enter(base_path.name)
         if release == AT_ONCE:
-            overridden = _take_over(served, server, base_path.name, version, timeout_s)
+            replaced = _take_over(served, server, base_path.name, version, timeout_s)
         if server is None:
             said = _kept_back(served.choice(base_path.name), version)
         else:
             said = await_served(server, base_path, version, timeout_s)
     except BaseException as error:
+        # Before the version goes: the highest of the others may be one that a release refused.
+        _take_up_again(served, base_path.name, replaced)
         # Also when the task is stopped: what no PushedModel tells of must not be served. A version that was there
         # before stays through that and through an outage of the server, but not when it does not load.
         if is_new or (isinstance(error, AirtightError) and not error.transient):
@@ -207,6 +209,7 @@ def deliver(
         "is pushed" if is_new else "was there already, nothing was copied"
     )
     took_over = not _is_behind(served.choice(base_path.name), version)
+    overridden = replaced.before.in_words if replaced.before else ""
     return Delivered(version, f"{done}{said}.", left.awaits, took_over, overridden)
 
 
@@ -307,19 +310,19 @@ def _current(served: Served, server: ModelServer | None, model: str, choice: Cho
     return current
 
 
-def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> str:
-    """Has the highest be served again where a release left another one, and this is the highest; says which."""
+def _take_over(served: Served, server: ModelServer | None, model: str, version: int, timeout_s: float) -> _Left:
+    """Has the highest be served again where a release left another one, and this is the highest."""
     with served.alone(model):
         choice = served.choice(model)
         if choice.release or not choice.settled.is_left_to_a_release or version != max(served.versions(model)):
-            return ""
+            return _Left()
         current = switch.current(served, choice.settled, server, model)
         switch.change(served, server, model, choice.settled, HIGHEST, (current, version), timeout_s)
-        return choice.settled.in_words
+        return _Left(False, choice.settled, HIGHEST)
 
 
 def _take_up_again(served: Served, model: str, left: _Left) -> None:
-    """Nothing stays for the sake of a version that is not there after all."""
+    """Nothing is chosen for the sake of a version that is not there after all, or whose push fails."""
     if left.before is not None:
         with served.alone(model):
             if served.choice(model) == left.since:

@@ -39,7 +39,7 @@ GRACE = timedelta(minutes=15)
 """A release that is still there so long after its longest time was broken off."""
 _TO_TELL = (
     *("model", "release", "stable", "candidate", "mode", "share", "since", "minutes", "longest_minutes"),
-    *("min_requests", "max_more_failed", "margins", "summary", "as_of", "interval_start", "interval_end"),
+    *("margins", "summary", "as_of", "interval_start", "interval_end"),
 )
 
 
@@ -149,7 +149,6 @@ def start_release(
         release.model, release.release, release.stable, release.candidate = model_name, "", stable, trial.candidate
         release.mode, release.share, release.since = mode, share, trial.since
         release.minutes, release.longest_minutes = minutes, max(minutes, longest_minutes)
-        release.min_requests, release.max_more_failed = min_requests, max_more_failed
         release.margins = margins.to_json()
         release.interval_start, release.interval_end = candidate.interval
         release.as_of = latest_end(known.values())
@@ -294,8 +293,8 @@ def finish_release(
         else:
             served = switch.current(place.served, choice.settled, place.server, model)
             said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
-            # What put another version there has a record of its own.
-            has_record = served != candidate
+            # Whoever chose another version has a record of that; nobody chose what is served as the highest.
+            has_record = served != candidate and bool(choice.settled.versions)
     log.info("%s", said)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason

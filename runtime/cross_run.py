@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
@@ -26,7 +26,7 @@ from tfx.orchestration.portable.input_resolution import channel_resolver
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
-from airtight.served_history import takeover_of_promotion, takeover_of_push
+from airtight.served_history import takeover_of_promotion, takeover_of_push, takeovers_of_pushes
 from runtime import strategies
 from runtime.attempts import CONTEXT_TYPE, node_context_name
 from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, Scalar, by_id, by_key, quoted, scalars
@@ -96,6 +96,10 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
         known = read(store, context.id, channel, instant) if instant else []
         for before_ms in (None, began_ms) if began_ms else (None,):
             known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
+        # Whether a version took over, its first push says, however long ago that was. So it is with one that was
+        # promoted since.
+        promoted = promotions_by(store, instant) if kind == PUSHES and instant else []
+        known += _pushes_of(store, context.id, _versions_pushed(known) | versions_promoted(promoted))
         return _as_tfx(a for a in known if a.type.name == kind)
 
     channel_resolver.resolve_single_channel = resolve
@@ -115,20 +119,19 @@ def served_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifa
     return _of_inputs(store, PUSHES, lambda context, channel: _known_at(store, context, channel, instant))
 
 
-def pushes_of(store: mlmd.MetadataStore, version: int) -> list[types.Artifact]:
-    """The pushes of a version, whether it took over or not; for a strategy, as `served_by`."""
-
-    def of_version(context: int, _: _Channel) -> list[Artifact]:
-        query = f"type = {quoted(PUSHES)} AND contexts_n.id = {context} AND state = LIVE"
-        query += f" AND custom_properties.pushed.int_value = 1 AND custom_properties.version.int_value = {version}"
-        return list(by_id(store, [a.id for a in store.get_artifacts(_newest_first(query))]).values())
-
-    return _of_inputs(store, PUSHES, of_version)
+def pushes_of(store: mlmd.MetadataStore, versions: Collection[int]) -> list[types.Artifact]:
+    """The pushes of some versions, whether these took over or not; for a strategy, as `served_by`."""
+    return _of_inputs(store, PUSHES, lambda context, _: _pushes_of(store, context, versions))
 
 
 def promotions_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Artifact]:
     """The newest promotions that had been made by an instant of data time; for a strategy, as `served_by`."""
     return _of_inputs(store, PROMOTIONS, lambda context, channel: _promotions(store, context, channel, instant))
+
+
+def versions_promoted(promotions: Iterable[types.Artifact]) -> set[int]:
+    """The versions that promotions had served."""
+    return {int(promotion.to_version) for promotion in promotions}
 
 
 def _of_inputs(
@@ -150,6 +153,8 @@ def newest_outputs(
 ) -> list[types.Artifact]:
     """What the newest executions of a node made and is still there, in the order of the artifacts' ids.
 
+    Of a version that they pushed the earlier pushes are there, too.
+
     Args:
       store: The metadata store.
       pipeline: The pipeline's id.
@@ -158,7 +163,10 @@ def newest_outputs(
       limit: So many executions that succeeded count.
     """
     context = store.get_context_by_type_and_name("node", node_context_name(pipeline, node))
-    return _as_tfx(_newest(store, context, key, limit)) if context else []
+    if context is None:
+        return []
+    newest = _newest(store, context, key, limit)
+    return _as_tfx([*newest, *_pushes_of(store, context.id, _versions_pushed(newest))])
 
 
 def _producer_across_runs(channel: _Channel) -> str:
@@ -206,11 +214,13 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
         while True:
             after = f" AND {query.end} >= {quoted((since - _DAY).isoformat())}" if since else ""
             page = store.get_artifacts(_newest_first(f"{query.text}{after}{older}"))
-            counted = (a for a in page if query.kind != PUSHES or takeover_of_push(_properties(a), a.id))
-            ends = [(ended, a.id) for a in counted if (ended := _instant(a, _END)) and ended <= instant]
+            counted = {a.id: a for a in page if query.kind != PUSHES or takeover_of_push(_properties(a), a.id)}
+            ends = [(ended, i) for i, a in counted.items() if (ended := _instant(a, _END)) and ended <= instant]
             for ended, artifact in sorted(ends, reverse=True):
                 if latest and ended < latest:
                     break
+                if query.kind == PUSHES and not _took_over(store, context, counted[artifact]):
+                    continue
                 if _makes(store, context, artifact, channel):
                     made = [*made, artifact] if ended == latest else [artifact]
                     latest = ended
@@ -222,6 +232,32 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
         if latest and (low is None or latest >= low):
             return list(by_id(store, made).values())
     return []
+
+
+def _took_over(store: mlmd.MetadataStore, context: int, push: metadata_store_pb2.Artifact) -> bool:
+    """Whether a push put its version before the requests, by what the earlier pushes of the version say."""
+    query = _of_versions(context, {push.custom_properties["version"].int_value})
+    earlier = store.get_artifacts(_newest_first(f"{query} AND id < {push.id}"))
+    takeovers = takeovers_of_pushes((a.id, _properties(a)) for a in (*earlier, push))
+    return any(takeover.order == push.id for takeover in takeovers)
+
+
+def _pushes_of(store: mlmd.MetadataStore, context: int, versions: Collection[int]) -> list[Artifact]:
+    """The pushes of some versions that are still there, whether these took over or not."""
+    if not versions:
+        return []
+    options = mlmd.ListOptions(filter_query=f"{_of_versions(context, versions)} AND state = LIVE")
+    return list(by_id(store, [a.id for a in store.get_artifacts(options)]).values())
+
+
+def _of_versions(context: int, versions: Collection[int]) -> str:
+    query = f"type = {quoted(PUSHES)} AND contexts_n.id = {context} AND custom_properties.pushed.int_value = 1"
+    return f"{query} AND custom_properties.version.int_value IN ({', '.join(map(str, sorted(versions)))})"
+
+
+def _versions_pushed(artifacts: Iterable[Artifact]) -> set[int]:
+    pushes = [_properties(a.proto) for a in artifacts if a.type.name == PUSHES]
+    return {int(push["version"]) for push in pushes if push.get("pushed") and "version" in push}
 
 
 def _promotions(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> list[Artifact]:

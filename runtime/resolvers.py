@@ -18,7 +18,7 @@ from tfx.types.channel import ExternalPipelineChannel
 
 from airtight.errors import TerminalError
 from airtight.served_history import Takeover, served, takeover_of_promotion, takeover_of_push
-from runtime.cross_run import ByInterval, promotions_by, pushes_of, served_by
+from runtime.cross_run import ByInterval, promotions_by, pushes_of, served_by, versions_promoted
 from runtime.lineage.artifacts import Scalar, scalars
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class ChampionAsOf(ByInterval):
         (dataset, *_) = input_dict["dataset"]
         start = datetime.fromisoformat(_text(dataset, "interval_start"))
         resolved = {key: value if key == "dataset" else [] for key, value in input_dict.items()}
-        promotions = {promotion.id: promotion for promotion in promotions_by(store, start)}
+        promotions = _promotions_by(store, start)
         champions = _served(store, promotions.values(), start, 1 + EARLIER * ("earlier" in input_dict))
         if not champions:
             log.info("There was no champion yet at %s.", start.isoformat())
@@ -120,9 +120,16 @@ def _served(
     return served(pushes, [takeover for takeover in promoted if takeover], instant, count)
 
 
+def _promotions_by(store: mlmd.MetadataStore, instant: datetime) -> dict[int, types.Artifact]:
+    """The newest promotions of versions that this producer pushed, by id: of any other nobody knows the model."""
+    promotions = promotions_by(store, instant)
+    pushed = {push.get_int_custom_property("version") for push in pushes_of(store, versions_promoted(promotions))}
+    return {promotion.id: promotion for promotion in promotions if promotion.to_version in pushed}
+
+
 def _push_of(store: mlmd.MetadataStore, takeover: Takeover) -> types.Artifact | None:
     """The push of a version that served; of several the latest, which is what lies there."""
-    return max(pushes_of(store, takeover.version), key=lambda push: push.id, default=None)
+    return max(pushes_of(store, {takeover.version}), key=lambda push: push.id, default=None)
 
 
 def _model_at(store: mlmd.MetadataStore, uri: str) -> types.Artifact | None:

@@ -67,7 +67,10 @@ def choose(
         for push in sorted(pushed, key=lambda each: each.id)
         if push.get_int_custom_property("pushed") == 1
     }
-    number = _number(version.strip(), model, start, served, server, champions(pushed, promotions, start), pushes)
+    # What nobody knows to have been pushed can be promoted, and is nobody's champion.
+    promoted = [promotion for promotion in promotions if promotion.to_version in pushes]
+    champion = champions(model, pushed, promoted, start)
+    number = _number(version.strip(), model, start, served, server, champion, pushes)
     push = pushes.get(number)
     # What is served is cleaned up by other rules than artifacts are: either place may have it still.
     folders = [served.root / model / str(number)]

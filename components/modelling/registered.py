@@ -17,8 +17,8 @@ from components.modelling import judged, version_number
 from components.modelling.served import versions_in
 
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
-_OF_PUSH = ("pushed", "took_over", "awaits_release", "version", "interval_end")
-_OF_PROMOTION = ("took_over", "changed", "to_version", "interval_end", "as_of")
+_OF_PUSH = ("pushed", "took_over", "awaits_release", "overridden", "version", "interval_end", _NAMES_WHAT_WAS_PUSHED)
+_OF_PROMOTION = ("model", "took_over", "changed", "to_version", "interval_end", "as_of")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Registered:
     Args:
       number: The version.
       folder: Where it lies.
-      interval: Start and end of the data that judged it, ISO 8601; empty where no push is known.
+      interval: Start and end of the data that judged it, ISO 8601. Where no push is known, the start is empty, and the
+        end as well unless its number tells it.
       digest: Of what was pushed; empty where no push is known.
       verdict: What evaluate said of it, or None.
       auc: ROC AUC on its interval; None where it is not known.
@@ -72,7 +73,9 @@ def registered(
     for number in versions_in(base_path):
         push = pushes.get(number)
         if push is None:
-            versions[number] = Registered(number, base_path / str(number))
+            # It may have been pushed longer ago than the newest pushes that are given.
+            end = version_number.end_of(number)
+            versions[number] = Registered(number, base_path / str(number), ("", end.isoformat() if end else ""))
             continue
         interval, digest = _interval(push), push.get_string_custom_property(_NAMES_WHAT_WAS_PUSHED)
         evaluation = evaluated.get((digest, interval))
@@ -83,34 +86,41 @@ def registered(
 
 def latest_end(known: Iterable[Registered]) -> str:
     """The end of the latest interval of which a version is registered, ISO 8601; empty where none is known."""
-    ends = [
-        datetime.fromisoformat(version.interval[1]) if version.interval[1] else version_number.end_of(version.number)
-        for version in known
-    ]
-    return max((end.isoformat() for end in ends if end), key=datetime.fromisoformat, default="")
+    ends = (version.interval[1] for version in known if version.interval[1])
+    return max(ends, key=datetime.fromisoformat, default="")
 
 
 def champions(
-    pushed: Iterable[artifact.Artifact], promotions: Iterable[artifact.Artifact], instant: datetime, count: int = 1
+    model: str,
+    pushed: Iterable[artifact.Artifact],
+    promotions: Iterable[artifact.Artifact],
+    instant: datetime,
+    count: int = 1,
 ) -> list[int]:
     """The version that served last by an instant of data time, and those before it (`airtight.served_history`).
 
     Args:
-      pushed: `PushedModel` of all runs, or the newest and those that took over last by then.
+      model: The model's name; promotions of another do not count.
+      pushed: `PushedModel` of all runs of the model, or the newest and those that took over last by then.
       promotions: `Promotion` of all runs, or the newest and those that were made last by then.
       instant: Such as the start of an interval.
       count: So many versions at most.
     """
-    pushes, promoted = _takeovers_of_pushes(pushed), _takeovers_of_promotions(promotions)
+    pushes, promoted = _takeovers_of_pushes(pushed), _takeovers_of_promotions(model, promotions)
     return [t.version for t in served_history.served(served_history.latest_of(pushes), promoted, instant, count)]
 
 
 def served_before(
-    current: int, known: Iterable[Registered], pushed: Iterable[artifact.Artifact], promotions: list[artifact.Artifact]
+    model: str,
+    current: int,
+    known: Iterable[Registered],
+    pushed: Iterable[artifact.Artifact],
+    promotions: list[artifact.Artifact],
 ) -> set[int]:
     """The versions that may take the place of the one that is served: those that served, and were not taken back since.
 
     Args:
+      model: The model's name; promotions of another do not count.
       current: The version that is served.
       known: The versions that are there. One of which no push is known is taken for one that served.
       pushed: `PushedModel` of all runs.
@@ -120,19 +130,23 @@ def served_before(
     unknown = {version.number for version in known if not version.digest}
     if not (end := latest_end(known)):
         return unknown
-    took_over = {t.version for t in (*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(promotions))}
+    takeovers = [*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions)]
     stem = version_number.stem(current)
-    attempts = {number for number in took_over if version_number.stem(number) == stem}
-    return {*unknown, *attempts, *champions(pushed, promotions, datetime.fromisoformat(end), len(known))}
+    attempts = {
+        takeover.version
+        for takeover in takeovers
+        if version_number.stem(takeover.version) == stem and not takeover.was_taken_back(takeovers)
+    }
+    return {*unknown, *attempts, *champions(model, pushed, promotions, datetime.fromisoformat(end), len(known))}
 
 
 def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
-    takeovers = (served_history.takeover_of_push(_values(push, _OF_PUSH), push.id) for push in pushed)
-    return [takeover for takeover in takeovers if takeover]
+    return served_history.takeovers_of_pushes((push.id, _values(push, _OF_PUSH)) for push in pushed)
 
 
-def _takeovers_of_promotions(promotions: Iterable[artifact.Artifact]) -> list[Takeover]:
-    takeovers = (served_history.takeover_of_promotion(_values(p, _OF_PROMOTION), p.id) for p in promotions)
+def _takeovers_of_promotions(model: str, promotions: Iterable[artifact.Artifact]) -> list[Takeover]:
+    records = ((promotion.id, _values(promotion, _OF_PROMOTION)) for promotion in promotions)
+    takeovers = (served_history.takeover_of_promotion(p, order) for order, p in records if p.get("model") == model)
     return [takeover for takeover in takeovers if takeover]
 
 

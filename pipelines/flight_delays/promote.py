@@ -86,10 +86,10 @@ def table(home: Home) -> list[str]:
     known = registered(home.models(MODEL), pushed, _newest(home, MODEL, "evaluate", "evaluation"))
     promotions = [a for pipeline, node in NODES.items() for a in _newest(home, pipeline, node, "promotion")]
     current = switch.current(served, choice.settled, server, MODEL)
-    may_return = served_before(current, known.values(), pushed, promotions)
+    may_return = served_before(MODEL, current, known.values(), pushed, promotions)
     lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
-        judged_on = " to ".join(instant[:10] for instant in version.interval if instant) or "not known"
+        judged_on = " to ".join(instant[:10] for instant in version.interval) if version.interval[0] else "not known"
         remarks = [
             "served" if available and number in available else "",
             f"{by} {choice.settled.at}: {choice.settled.reason or 'no reason given'}"

@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from airtight.served_history import Takeover, latest_of, served, takeover_of_promotion, takeover_of_push
+from airtight.served_history import (
+    Takeover,
+    latest_of,
+    served,
+    takeover_of_promotion,
+    takeover_of_push,
+    takeovers_of_pushes,
+)
 
 
 def end(month: int) -> datetime:
@@ -122,6 +129,22 @@ def test_a_push_counts_where_its_version_took_over_and_an_old_record_where_it_wa
     takeover = takeover_of_push(properties | ENDS, 3)
     at = datetime.fromisoformat(ENDS["interval_end"])
     assert takeover == (Takeover(at, 3, 7, at) if counts else None)
+
+
+@pytest.mark.parametrize(
+    ("pushes", "counted"),
+    [
+        ([{"took_over": 0}, {"took_over": 1}], []),
+        ([{"took_over": 1}, {"took_over": 1}], [1]),
+        ([{"took_over": 1}, {"took_over": 0}], [1]),
+        ([{"took_over": 0}, {"took_over": 1, "overridden": "June"}], [2]),
+        ([{"took_over": 0}, {"took_over": 1, "model_digest": "b"}], [2]),
+        ([{"pushed": 0, "took_over": 0}, {"took_over": 1}], [2]),
+    ],
+)
+def test_of_several_pushes_of_the_same_files_the_first_says_whether_they_took_over(pushes, counted):
+    records = [(order, {"pushed": 1, "model_digest": "a"} | ENDS | push) for order, push in enumerate(pushes, start=1)]
+    assert [takeover.order for takeover in takeovers_of_pushes(reversed(records))] == counted
 
 
 def test_a_promotion_counts_where_its_version_took_over_and_an_old_record_where_it_changed_something():

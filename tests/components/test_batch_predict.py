@@ -116,9 +116,9 @@ def test_as_of_is_the_latest_that_was_pushed_when_the_interval_began_whatever_ca
         choose("as_of", "m", datetime(2019, 1, 1, tzinfo=UTC), Served(root), None, pushed)
 
 
-def promotion_of(number: int, end: str, as_of: str, id_: int, *, took_over: int = 1) -> Promotion:
+def promotion_of(number: int, end: str, as_of: str, id_: int, *, took_over: int = 1, model: str = "m") -> Promotion:
     artifact = Promotion()
-    artifact.id, artifact.to_version, artifact.took_over = id_, number, took_over
+    artifact.id, artifact.to_version, artifact.took_over, artifact.model = id_, number, took_over, model
     artifact.interval_end, artifact.as_of = end, as_of
     return artifact
 
@@ -141,6 +141,13 @@ def test_as_of_is_what_served_and_no_version_that_was_registered_only_or_taken_b
     assert chosen(taken_back, promotion_of(3, march, march, 5)) == 3, "it was promoted later"
     assert chosen(promotion_of(3, march, march, 5), promotion_of(1, january, march, 6)) == 1, "a rollback"
     assert chosen(promotion_of(1, january, "2020-04-01T00:00:00-04:00", 6)) == 2, "a rollback of a later time"
+    assert chosen(promotion_of(1, january, march, 6, model="other")) == 2, "of another model"
+    version_1 = pushed.pop(0)
+    assert chosen(promotion_of(1, january, march, 6)) == 2, "nobody knows what was pushed as version 1"
+    version_1.set_string_custom_property("model_digest", "other")
+    pushed.append(version_1)
+    with pytest.raises(TerminalError, match="no longer those that were pushed"):
+        chosen(promotion_of(1, january, march, 6))
 
 
 def test_served_is_what_is_promoted_or_else_the_highest_and_a_number_is_itself(root):

@@ -24,12 +24,12 @@ from tests.components.standins import Artifacts
 from tests.serving import models
 from tests.waiting import until
 
-MAY, JUNE, JULY = 201306010400001, 201307010400001, 201308010400001
+MAY, JUNE, JULY, JULY_2 = 201306010400001, 201307010400001, 201308010400001, 201308010400002
 MONTHS = {
     version: (f"2013-{month:02}-01T00:00:00-04:00", f"2013-{month + 1:02}-01T00:00:00-04:00")
-    for version, month in ((MAY, 5), (JUNE, 6), (JULY, 7))
+    for version, month in ((MAY, 5), (JUNE, 6), (JULY, 7), (JULY_2, 7))
 }
-AUC = {MAY: 0.7, JUNE: 0.71, JULY: 0.69}
+AUC = {MAY: 0.7, JUNE: 0.71, JULY: 0.69, JULY_2: 0.7}
 
 
 class Site:
@@ -66,6 +66,16 @@ class Site:
         self.pushed.append(pushed)
         self.evaluations.append(evaluation)
         self.served.enter("toy")
+
+    def push_again(self, version: int) -> None:
+        """What a push of a month leaves that finds its version there already."""
+        push = self.artifacts.new(standard_artifacts.PushedModel)
+        (first,) = (push for push in self.pushed if push.get_int_custom_property("version") == version)
+        identity = push.id
+        push.copy_from(first)
+        push.id = identity
+        push.set_int_custom_property("took_over", 1)
+        self.pushed.append(push)
 
     def propose(self, version: int | str, reason: str = "") -> Proposal:
         proposal = self.artifacts.new(Proposal)
@@ -167,15 +177,48 @@ def test_previous_is_no_version_that_never_served_or_was_taken_back(site):
     assert site.propose("previous").version == MAY, "it was taken back"
 
 
+def test_previous_is_an_attempt_of_the_same_interval_unless_that_was_taken_back(site):
+    site.push(JULY_2)
+    assert site.propose("previous").version == JULY
+    site.go(MAY)
+    site.go(JULY_2)
+    proposal = site.propose("previous")
+    assert proposal.version == MAY
+    assert f"Version {JULY} was passed over: {module.NEVER_SERVED}." in proposal.summary
+    site.go(JULY)
+    site.go(JULY_2)
+    assert site.propose("previous").version == JULY, "it has served since"
+
+
 def test_the_champion_of_each_month_is_what_its_records_say_that_served(site):
     def champions(month: int) -> list[int]:
-        return registered.champions(site.pushed, site.promotions, datetime(2013, month, 2, tzinfo=UTC), count=3)
+        return registered.champions("toy", site.pushed, site.promotions, datetime(2013, month, 2, tzinfo=UTC), count=3)
 
     assert [champions(month) for month in (6, 7, 8)] == [[MAY], [JUNE, MAY], [JULY, JUNE, MAY]]
     site.go("previous")
     assert [champions(month) for month in (6, 7, 8)] == [[MAY], [JUNE, MAY], [JUNE, MAY]]
     site.go(JULY)
     assert champions(8) == [JULY, JUNE, MAY]
+
+
+def test_a_push_once_more_brings_back_no_version_that_was_taken_back(site):
+    site.go(JUNE)
+    site.push_again(JULY)
+    august = datetime(2013, 8, 2, tzinfo=UTC)
+    assert registered.champions("toy", site.pushed, site.promotions, august, 3) == [JUNE, MAY]
+    site.go(MAY)
+    assert registered.champions("toy", site.pushed, site.promotions, august, 3) == [MAY]
+
+
+def test_a_version_whose_push_is_older_than_what_a_proposal_knows_is_champion_once_promoted(site):
+    pushed, site.pushed = site.pushed, site.pushed[1:]
+    proposal = site.propose(MAY)
+    assert (proposal.interval_start, proposal.interval_end) == ("", "2013-06-01T04:00:00+00:00")
+    assert "| judged on | 2013-07-01 up to but not 2013-08-01 | not known |" in proposal.summary
+    site.promote(proposal)
+    august = datetime(2013, 8, 2, tzinfo=UTC)
+    assert registered.champions("toy", pushed, site.promotions, august, 3) == [MAY]
+    assert registered.champions("other", pushed, site.promotions, august, 3) == [JULY, JUNE, MAY]
 
 
 @pytest.mark.parametrize("version", ["latest", JUNE])

@@ -131,6 +131,47 @@ def test_what_is_not_published_keeps_nobody_waiting(pusher, monkeypatch, fault):
     assert pusher.served.choice("toy") == HIGHEST
 
 
+@pytest.mark.parametrize("fault", [TerminalError, TransientError])
+def test_what_a_release_refused_is_not_served_because_a_newer_version_is_taken_back(pusher, monkeypatch, fault):
+    canary(pusher, "july")
+    left = pusher.served.choice("toy")
+    chosen_when_taken_back = []
+
+    def fail(*_):
+        assert pusher.served.choice("toy") == HIGHEST
+        raise fault("no", expected="a server that loads it", received="none", remedy="Look.")
+
+    def take_back(path):
+        chosen_when_taken_back.append(pusher.served.choice("toy"))
+        take_back_files(path)
+
+    take_back_files = module._take_back
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "await_served", fail)
+        patched.setattr(module, "_take_back", take_back)
+        with pytest.raises(fault):
+            canary(pusher, "july-at-once", release="at_once")
+    assert chosen_when_taken_back == [left], "else the server would take what the release refused in between"
+    assert (pusher.served.choice("toy"), pusher.served.versions("toy")) == (left, [JUNE_1, JULY_1])
+    assert pusher.there.versions("toy") == {JUNE_1: "AVAILABLE"}
+
+
+def test_a_version_that_was_there_and_takes_over_when_the_push_is_tried_again_says_in_whose_place(pusher, monkeypatch):
+    def fail(*_):
+        raise TransientError("no", expected="a server", received="none", remedy="Start it.")
+
+    canary(pusher, "july")
+    left = pusher.served.choice("toy")
+    again = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "at_once"}
+    with monkeypatch.context() as patched, pytest.raises(TransientError):
+        patched.setattr(module, "await_served", fail)
+        pusher(model_of(pusher.folder / "again", "july"), JULY, **again)
+    assert (pusher.served.choice("toy"), pusher.served.versions("toy")) == (left, [JUNE_1, JULY_1])
+    made = pusher(model_of(pusher.folder / "retry", "july"), JULY, **again)
+    assert made.get_string_custom_property("overridden") == left.in_words
+    assert pusher.served.choice("toy") == HIGHEST
+
+
 def trial(after, **told):
     """July is tried beside June."""
     return Choice(

@@ -15,6 +15,7 @@ from tests.runtime.past_runs import PastRuns, month, version
 from tests.tiny_pipeline.running import Run, uri
 
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
+PROMOTIONS = "tests.tiny_pipeline.promoting:create_pipeline"
 ACROSS = "tests.tiny_pipeline.across:create_pipeline"
 
 
@@ -106,6 +107,20 @@ def test_every_push_of_the_same_interval_is_given_and_none_that_did_not_push(hom
     past.pushed = True
     past.write([90, 91])
     assert given(home, 5) == versions(3, 90, 91)
+
+
+def test_of_a_version_that_was_pushed_again_the_first_push_is_given_too(home, past):
+    past.write([2, 3, 50, 51, 3])
+    assert given(home, 0) == versions(3, 51, 3)
+    newest = cross_run.newest_outputs(past.store, "champions", "push", "pushed", limit=1)
+    assert [artifact.get_int_custom_property("version") for artifact in newest] == versions(3, 3)
+
+
+def test_the_push_of_a_version_that_was_promoted_by_then_is_given_too(home, past):
+    past.write(range(12))
+    PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home))).write([1])
+    assert given(home, 5) == versions(1, 4, 10, 11)
+    assert given(home, 1) == versions(0, 10, 11), "it was promoted later"
 
 
 def test_what_is_recorded_as_input_is_what_was_given(home, past):

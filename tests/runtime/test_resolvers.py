@@ -35,7 +35,7 @@ def version(number: int) -> int:
     return int(f"2013{number + 1:02}0101")
 
 
-def pushed(home, *numbers: int, run: str = "", **values: int) -> None:
+def pushed(home, *numbers: int, run: str = "", **values: int | str) -> None:
     """Pushes months of 2013 without looking for their champions."""
     for number in numbers:
         started = Run(home, SOURCE, run or f"month-{number}", **ends(number), **values)
@@ -103,6 +103,20 @@ def test_what_was_registered_only_is_nobodys_champion(home, monkeypatch, took_ov
     assert met(home, 9) == ["2013-08", "2013-04", "2013-03"]
 
 
+def test_a_version_that_is_pushed_again_is_no_champion_by_that(home):
+    pushed(home, 3, 4)
+    pushed(home, 5, 6, took_over=0)
+    pushed(home, 7)
+    pushed(home, 5, 6, run="again")
+    assert met(home, 7) == ["2013-04", "2013-03"], "May and June never served: July does by now"
+    assert met(home, 8) == ["2013-07", "2013-04", "2013-03"]
+    promoted(home, 4, at=7)
+    pushed(home, 7, run="again")
+    assert met(home, 8) == ["2013-04", "2013-03"], "July was taken back"
+    pushed(home, 7, run="at once", overridden="version 2013050101, chosen by a release")
+    assert met(home, 8) == ["2013-07", "2013-04", "2013-03"], "it took the place of what a release had left"
+
+
 def test_what_a_release_promoted_is_champion_and_what_it_took_back_is_not(home):
     pushed(home, 3, 4)
     pushed(home, 5, 6, took_over=0)
@@ -137,6 +151,12 @@ def test_of_two_promotions_the_later_counts_and_lineage_names_it(home):
     outputs = run.node("champion").outputs
     (champion,), (promotion,) = outputs["pushed"], outputs["promotions"]
     assert champion["properties"]["version"] == promotion["properties"]["to_version"] == version(4)
+
+
+def test_a_version_whose_push_nobody_knows_is_nobodys_champion(home):
+    pushed(home, 3, 4)
+    promoted(home, 5, at=5)
+    assert met(home, 6) == ["2013-04", "2013-03"]
 
 
 @pytest.mark.slow

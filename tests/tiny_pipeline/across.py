@@ -9,9 +9,10 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
+from components.artifacts import Promotion
 from runtime.parameters import interval_parameters
 from runtime.resolvers import of_all_runs
-from tests.tiny_pipeline.champion import Rows, ingest
+from tests.tiny_pipeline.champion import PROMOTES, Rows, ingest
 
 
 @component
@@ -19,6 +20,7 @@ def choose(
     dataset: InputArtifact[Rows],
     chosen: OutputArtifact[standard_artifacts.ModelEvaluation],
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
+    promotions: InputArtifact[List[Promotion]] = None,  # noqa: UP006
 ) -> None:
     """Writes down which versions it was given."""
     versions = [artifact.get_int_custom_property("version") for artifact in pushed or []]
@@ -30,5 +32,6 @@ def create_pipeline() -> Pipeline:
     start, end = interval_parameters()
     rows = ingest(interval_start=start, interval_end=end).with_id("ingest")
     pushed = of_all_runs("champions", standard_artifacts.PushedModel, "push", "pushed")
-    chosen = choose(dataset=rows.outputs["dataset"], pushed=pushed).with_id("choose")
+    promotions = of_all_runs(PROMOTES[0], Promotion, "promote", "promotion")
+    chosen = choose(dataset=rows.outputs["dataset"], pushed=pushed, promotions=promotions).with_id("choose")
     return Pipeline(pipeline_name="across", components=[rows, chosen], enable_cache=True)

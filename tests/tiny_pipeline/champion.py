@@ -20,7 +20,8 @@ from runtime.resolvers import ChampionAsOf, of_all_runs
 PUSHED = RunParameter("push_it", "int", 1, "1 pushes the model.", minimum=0, maximum=1)
 TOOK_OVER = RunParameter("took_over", "int", 1, "0 registers the model only; -1 leaves that out, as before.")
 AWAITS = RunParameter("awaits_release", "int", 0, "1 leaves it to a release.")
-PARAMETERS = (PUSHED, TOOK_OVER, AWAITS)
+OVERRIDDEN = RunParameter("overridden", "str", "", "What a release had left, in whose place it serves.")
+PARAMETERS = (PUSHED, TOOK_OVER, AWAITS, OVERRIDDEN)
 PROMOTES = ("champions_promote", "champions_release")
 """Pipelines whose node `promote` promotes."""
 
@@ -70,8 +71,10 @@ def push(  # noqa: PLR0917 - a component's parameters
     push_it: Parameter[int],
     took_over: Parameter[int] = -1,
     awaits_release: Parameter[int] = 0,
+    overridden: Parameter[str] = "",
 ) -> None:
     """Says that it pushed."""
+    pushed.set_string_custom_property("overridden", overridden)
     pushed.set_int_custom_property("pushed", push_it)
     pushed.set_int_custom_property("awaits_release", awaits_release)
     if took_over >= 0:
@@ -107,5 +110,6 @@ def create_pipeline() -> Pipeline:
         push_it=runtime_parameter(PUSHED),
         took_over=runtime_parameter(TOOK_OVER),
         awaits_release=runtime_parameter(AWAITS),
+        overridden=runtime_parameter(OVERRIDDEN),
     ).with_id("push")
     return Pipeline(pipeline_name="champions", components=[rows, trained, champion, judged, pushed])

@@ -26,7 +26,10 @@ from tests.components.standins import standing_in
 def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, states):
     release = site.start(share=0.2, mode="split", minutes=3.0, min_requests=50)
     assert (release.stable, release.candidate, release.mode, release.share) == (JUNE, JULY, "split", 0.2)
-    assert json.loads((Path(release.uri) / module.RECORD).read_text())["release"] == release.release
+    record = json.loads((Path(release.uri) / module.RECORD).read_text())
+    assert (record["release"], record["margins"]) == (release.release, release.margins)
+    assert json.loads(release.margins)["requests"] == 50
+    assert not {"min_requests", "max_more_failed"} & {*record, *release.PROPERTIES}, "the margins hold both"
     choice, followed = states[-1]
     assert (choice.versions, choice.labels) == ((JUNE, JULY), {STABLE: JUNE, CANARY: JULY})
     assert choice.settled == PERSON, "what a person chose is not forgotten"
@@ -170,17 +173,22 @@ def test_where_the_highest_is_served_it_is_again_but_never_the_candidate_that_wa
     )
 
 
-def test_what_is_served_because_a_release_ended_has_a_record(site):
+@pytest.mark.parametrize("is_killed", [False, True], ids=["at once", "killed before it could say so"])
+def test_what_is_served_because_a_release_ended_has_a_record(site, is_killed):
     site.served.choose("toy", HIGHEST)
     release = site.start(MAY)
     august = 201309010400001
     place = site.served.root / "toy" / str(august)
     place.mkdir()
     (place / "saved_model.pb").write_text("pushed meanwhile, and registered only")
+    if is_killed:
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(module, "_write", kill)
+            site.finish(release)
     made = site.finish(release)
     assert site.there.versions("toy") == {august: "AVAILABLE"}
     assert (made.to_version, made.took_over, made.interval_end) == (august, 1, "2013-09-01T04:00:00+00:00")
-    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == [august]
+    assert registered.champions("toy", [], [made], datetime(2013, 9, 2, tzinfo=UTC)) == [august]
 
 
 def test_a_release_that_takes_its_candidate_back_leaves_no_champion(site):
@@ -188,7 +196,7 @@ def test_a_release_that_takes_its_candidate_back_leaves_no_champion(site):
     good(site, failed=500)
     made = site.finish(release, site.judge(release))
     assert (made.to_version, made.took_over, made.overridden) == (JUNE, 0, "")
-    assert registered.champions([], [made], datetime(2013, 9, 2, tzinfo=UTC)) == []
+    assert registered.champions("toy", [], [made], datetime(2013, 9, 2, tzinfo=UTC)) == []
 
 
 def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, states, monkeypatch):
@@ -211,6 +219,10 @@ def test_one_release_at_a_time_and_one_that_was_broken_off_is_taken_back(site, s
 
 class Killed(BaseException):
     """As a process that is gone: nothing is cleaned up."""
+
+
+def kill(*_) -> None:
+    raise Killed
 
 
 def kill_at(monkeypatch, number: int) -> None:
