@@ -99,10 +99,10 @@ def refuse_operations(meta_graph: meta_graph_pb2.MetaGraphDef, allowed: frozense
         )
     callable_ = [signature for signature in signatures if is_callable(signature)]
     late = [info.name for each in callable_ for info in (*each.inputs.values(), *each.outputs.values())]
-    # The loader feeds the assets' paths while it initialises the model alone; else their nodes hold what is in the graph.
     late.append(meta_graph.saver_def.restore_op_name)
-    foreign_files = _foreign_files(graph, assets) | {place.node.op for place in graph.reached(late)} & TABLE_FILES.keys()
-    if foreign := sorted(foreign_files - allowed):
+    # The loader feeds the assets' paths while it initialises the model alone; else their nodes are what the graph says.
+    unfed = {place.node.op for place in graph.reached(late)} & TABLE_FILES.keys()
+    if foreign := sorted((_foreign_files(graph, assets) | unfed) - allowed):
         raise ServingError(
             Code.PERMISSION_DENIED,
             f"The model fills a table from a file that is none of its assets ({', '.join(foreign)}). "
