@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from serving.errors import Code, ServingError
 from serving.graph import Graph, node_name
 from serving.operations import TABLE_FILES, stays_within
+from serving.signature import is_callable
 
 ASSETS = "saved_model_assets"
 """TensorFlow 1's collection of assets."""
@@ -96,7 +97,12 @@ def refuse_operations(meta_graph: meta_graph_pb2.MetaGraphDef, allowed: frozense
             "or are not known to stay within it. "
             f"If that is intended, start the server with --allow_ops={','.join(names)}",
         )
-    if foreign := sorted(_foreign_files(graph, assets) - allowed):
+    callable_ = [signature for signature in signatures if is_callable(signature)]
+    late = [info.name for each in callable_ for info in (*each.inputs.values(), *each.outputs.values())]
+    late.append(meta_graph.saver_def.restore_op_name)
+    # The loader feeds the assets' paths while it initialises the model alone; else their nodes are what the graph says.
+    unfed = {place.node.op for place in graph.reached(late)} & TABLE_FILES.keys()
+    if foreign := sorted((_foreign_files(graph, assets) | unfed) - allowed):
         raise ServingError(
             Code.PERMISSION_DENIED,
             f"The model fills a table from a file that is none of its assets ({', '.join(foreign)}). "

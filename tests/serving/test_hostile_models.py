@@ -309,6 +309,23 @@ def test_another_output_of_an_assets_node_is_no_asset(tmp_path):
     assert refused is not None and "none of its assets" in refused.message
 
 
+@pytest.mark.parametrize("by", ["a request", "restoring"])
+def test_a_table_is_filled_from_an_asset_while_the_model_is_initialised_alone(tmp_path, by):
+    """Only then the loader feeds the asset's path; else the node holds what is written in the graph."""
+    saved = words_of_tensorflow_1(tmp_path)
+    [meta_graph] = saved.meta_graphs
+    [filler] = [node for node in meta_graph.graph_def.node if node.op in TABLE_FILES]
+    if by == "restoring":
+        meta_graph.saver_def.restore_op_name = filler.name
+    else:
+        answer = node_name(meta_graph.signature_def["serving_default"].outputs["number"].name)
+        next(node for node in meta_graph.graph_def.node if node.name == answer).input.append(f"^{filler.name}")
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and "none of its assets" in refused.message
+    assert refusal(tmp_path / "1", allowed=frozenset({filler.op})) is None
+
+
 @pytest.mark.parametrize("listed", ["asset_file_def", "collection_def"])
 @pytest.mark.parametrize(
     "filename", ["../../../../etc/passwd", "/etc/passwd", "../saved_model.pb", "../assets.extra/x"]
