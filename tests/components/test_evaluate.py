@@ -177,7 +177,7 @@ def test_what_served_is_named_with_the_interval_of_the_gain_over_it(tmp_path, mo
     assert judged.evaluation.get_int_custom_property("champion_version") == 201306010400001
     assert "The champion, version 201306010400001, is what served when the interval began." in judged.page
     lower, gain, upper = (
-        judged.evaluation.get_float_custom_property(f"auc_gain{bound}") for bound in ("_lower", "", "_upper")
+        judged.evaluation.get_float_custom_property(f"roc_auc_gain{bound}") for bound in ("_lower", "", "_upper")
     )
     assert 0 < lower < gain < upper
     assert "better by" in str(judged.verdict) and "lower bound" in str(judged.verdict), "the verdict is a sentence"

@@ -1,5 +1,6 @@
 """One node, once: what TFX's launcher does silently or not at all."""
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(home, values, expecte
 def test_a_compiled_pipeline_of_another_tfx_is_refused(home):
     run = Run(home)
     compiled = CompiledPipeline.read(run.compiled)
-    CompiledPipeline(**{**vars(compiled), "tfx": "1.0.0"}).write(run.compiled)
+    dataclasses.replace(compiled, tfx="1.0.0").write(run.compiled)
     told = fault(run.node("write"))
     assert told["received"] == "TFX 1.0.0"
     assert "runtime compile" in told["remedy"]

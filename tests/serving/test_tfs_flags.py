@@ -25,7 +25,7 @@ def test_flags_without_effect_are_taken_and_logged(caplog):
     assert not caplog.records
     given = [f"--{name}=4" for name in tfs_flags.WITHOUT_EFFECT]
     settings_from_flags([*SERVER, *given, "--use_alts_credentials=false"])
-    assert [record.message.partition("=")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition("=")[0] for record in caplog.records] == [
         f"--{name}" for name in tfs_flags.WITHOUT_EFFECT
     ]
     settings_from_flags([*SERVER, "--enable_profiler", "--mixed_precision", "bfloat16"])

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_base_path_is_said_once_for_each_change(base, monke
     )
     missing = f"Could not find base path {base} for servable m"
     left = f"The versions of m were left as they are: {missing}"
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         missing,
         f"No versions of servable m found under base path {base}. "
         "Did you forget to name your leaf directory as a number (eg. '/1/')?",
@@ -97,7 +97,7 @@ def test_a_scheme_that_is_not_supported_is_said_and_that_of_files_means_nothing(
     text = 'model_config_list {{ config {{ name: "m" base_path: "{}" }} }}'
     (model,) = models_from_text(text.format("s3://bucket/m"), "here")
     looks(Manager(Settings(models=(model,)), Registry()), lambda: None)
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "File system scheme 's3' is not supported"
     ]
     assert models_from_text(text.format(f"file://{base}"), "here")[0].base_path == base
@@ -114,4 +114,4 @@ def test_a_config_file_that_cannot_be_read_is_said_once(tmp_path, caplog):
             await asyncio.wait_for(Manager(settings, Registry()).run(), 0.3)
 
     asyncio.run(run())
-    assert len([record for record in caplog.records if "left as it is" in record.message]) == 1
+    assert len([record for record in caplog.records if "left as it is" in record.getMessage()]) == 1

@@ -350,10 +350,18 @@ def test_metrics(router):
 
 def test_load_is_spread(router):
     ask = routers.rest_client(router.rest, AFFINE, {"instances": [4.0]})()
-    for _ in range(40):
-        ask()
-    counts = [server["requests"] for server in router.status()["servers"]]
-    assert min(counts) >= 15
+
+    def counts() -> list[int]:
+        return [server["requests"] for server in router.status()["servers"]]
+
+    def spread() -> bool:
+        before = counts()
+        for _ in range(40):
+            ask()
+        return min(after - then for after, then in zip(counts(), before, strict=True)) >= 15
+
+    # On a busy machine one server may be slow for a while, and is asked less until that is forgotten.
+    until(spread, "both servers answer", 60)
 
 
 def test_running_requests_end_before_the_router_does(models_root, tmp_path):
