@@ -119,25 +119,35 @@ BODY = json.dumps({"instances": [1.0] * 1000}).encode()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("body", "encoding", "status", "said"),
+    ("body", "encoding", "status", "message"),
     [
-        (gzip.compress(BODY), "gzip", 200, ""),
-        (gzip.compress(BODY[:700]) + gzip.compress(BODY[700:]), "GZIP", 200, ""),
-        (gzip.compress(json.dumps({"instances": [1.0] * 300_000}).encode()), "x-gzip", 200, ""),
-        (BODY, "identity", 200, ""),
-        (BODY, "gzip", 400, "The body is no gzip"),
-        (gzip.compress(BODY)[:-9], "gzip", 400, "The gzip body ends early"),
-        (b"", "gzip", 400, "ends early"),
-        (zlib.compress(BODY), "deflate", 400, "Content-Encoding 'deflate' is not supported; send gzip, or none"),
-        (BODY, "gzip, br", 400, "not supported"),
-        (gzip.compress(bytes(200 << 20), 1), "gzip", 429, "larger than 2000000 bytes"),
+        pytest.param(lambda: gzip.compress(BODY), "gzip", 200, "", id="gzip"),
+        pytest.param(lambda: gzip.compress(BODY[:700]) + gzip.compress(BODY[700:]), "GZIP", 200, "", id="two members"),
+        pytest.param(
+            lambda: gzip.compress(json.dumps({"instances": [1.0] * 300_000}).encode()), "x-gzip", 200, "", id="large"
+        ),
+        pytest.param(lambda: BODY, "identity", 200, "", id="identity"),
+        pytest.param(lambda: BODY, "gzip", 400, "The body is no gzip", id="no gzip"),
+        pytest.param(lambda: gzip.compress(BODY)[:-9], "gzip", 400, "The gzip body ends early", id="cut off"),
+        pytest.param(lambda: b"", "gzip", 400, "ends early", id="empty"),
+        pytest.param(
+            lambda: zlib.compress(BODY),
+            "deflate",
+            400,
+            "Content-Encoding 'deflate' is not supported; send gzip, or none",
+            id="deflate",
+        ),
+        pytest.param(lambda: BODY, "gzip, br", 400, "not supported", id="two encodings"),
+        pytest.param(
+            lambda: gzip.compress(bytes(200 << 20), 1), "gzip", 429, "larger than 2000000 bytes", id="too large"
+        ),
     ],
 )
-def test_compressed_bodies(server, body, encoding, status, said):
-    got, _, content = full(server, "POST", "/v1/models/a+b:predict", body, {"Content-Encoding": encoding})
+def test_compressed_bodies(server, body, encoding, status, message):
+    got, _, content = full(server, "POST", "/v1/models/a+b:predict", body(), {"Content-Encoding": encoding})
     answer = json.loads(content)
     assert got == status, answer
-    assert said in answer.get("error", "")
+    assert message in answer.get("error", "")
     assert status != 200 or set(answer["predictions"]) == {2.0}
 
 
