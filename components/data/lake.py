@@ -1,8 +1,8 @@
 """The data lake: tables of immutable, content-addressed Parquet files, and a log of versions for each table.
 
-    flights/date=2013-06-01/<sha256>.parquet    one local day of a table that grows in time
-    airports/<sha256>.parquet                   a static table
-    flights/_versions/000001.json               the whole list of live files as of version 1
+    orders/date=2013-06-01/<sha256>.parquet     one local day of a table that grows in time
+    shops/<sha256>.parquet                      a static table
+    orders/_versions/000001.json                the whole list of live files as of version 1
 
 A data file never changes and its name is its digest, so equal content is the same file, and a reader that holds a
 version can read on while writers add others. A version's file appears last and whole; its number goes to one writer.

@@ -45,7 +45,7 @@ class Subject:
     """One frame, and what is expected of it.
 
     Args:
-      name: What a row is, in the plural, such as "flights".
+      name: What a row is, in the plural, such as "orders".
       part: "interval" or "history".
       frame: The rows.
       keys: Columns that name a row for a person.

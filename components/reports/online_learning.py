@@ -88,17 +88,17 @@ def page(
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p>Each flight is predicted at its cut-off, by what was learned from the labels known then; it is learned from when its
+<p>Each row is predicted at its cut-off, by what was learned from the labels known then; it is learned from when its
 own label comes.</p>
 <h2>ROC AUC of the whole</h2>
 <table><tr><th>model</th><th class=n>predictions with a label</th><th class=n>AUC</th>
-<th class=n>on the {int(common.sum()):,} flights that all answered</th></tr>{"".join(whole)}</table>
+<th class=n>on the {int(common.sum()):,} rows that all answered</th></tr>{"".join(whole)}</table>
 <h2>ROC AUC by day</h2>
 {_plot(single, week, list(scores))}
-<p class="dim">Dots: the flights of a day. Lines: those of {ROLLING_DAYS} days, up to and with that day.</p>
+<p class="dim">Dots: the rows of a day. Lines: those of {ROLLING_DAYS} days, up to and with that day.</p>
 <table><tr><th>day</th><th class=n>rows</th>{head}</tr>
 {rows}</table>
-<h2>What became of the flights</h2>
+<h2>What became of the rows</h2>
 <table>{fates}</table>
 </body></html>
 """
@@ -139,7 +139,7 @@ def _plot(
         for n, (day, count, told) in enumerate(single):
             if not np.isnan(told[name]):
                 x, y = place(n, told[name])
-                words = f"{escape(name)}, {escape(day)}: {told[name]:.4f} of {count} flights"
+                words = f"{escape(name)}, {escape(day)}: {told[name]:.4f} of {count} rows"
                 drawn.append(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}" fill-opacity=".45">'
                     f"<title>{words}</title></circle>"

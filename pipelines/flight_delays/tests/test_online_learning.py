@@ -350,7 +350,7 @@ def test_the_page_says_what_was_measured():
     assert rolling[1][1] == 6 and rolling[1][2]["a"] == roc_auc(labels, scores["a"])
     made = page("Online learning", days, labels, scores, {"learned": 6})
     assert "&lt;b&gt;" in made and "<b>" not in made and "0.7500" in made and "nan" not in made
-    assert "on the 2 flights that all answered" in made
+    assert "on the 2 rows that all answered" in made
     assert "No label" in page("x", days[:0], labels[:0], {"a": np.array([])}, {})
 
 

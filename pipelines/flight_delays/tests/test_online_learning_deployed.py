@@ -99,7 +99,7 @@ def learned(world, *flags: str, **settings) -> tuple[dict, dict, str]:
 
 
 def auc_on_page(page: str, model: str) -> tuple[int, float, float]:
-    """Of the table of the whole: how many predictions, AUC, and that on the flights that all answered."""
+    """Of the table of the whole: how many predictions, AUC, and that on the rows that all answered."""
     (row,) = re.findall(rf"</span> {model}</td><td class=n>([\d,]+)</td>(.*?)</tr>", page)
     own, common = re.findall(r">([\d.]+|-)</td>", row[1])
     return int(row[0].replace(",", "")), *(float(each) if each != "-" else math.nan for each in (own, common))
@@ -138,7 +138,7 @@ def test_what_batches_say_stands_next_to_it_on_the_flights_that_they_know(world)
     count, whole, common = auc_on_page(page, "sgd")
     assert count == FLIGHTS and whole == pytest.approx(roc_auc(answers["label"], said["sgd"]), abs=5e-5)
     assert common == pytest.approx(roc_auc(answers["label"][there], said["sgd"][there]), abs=5e-5)
-    assert f"on the {len(known)} flights that all answered" in page
+    assert f"on the {len(known)} rows that all answered" in page
 
 
 def test_batches_count_where_no_server_was_asked(world):
