@@ -54,16 +54,16 @@ def start_release(
     share: Parameter[float] = 0.1,
     minutes: Parameter[float] = 10.0,
     longest_minutes: Parameter[float] = 60.0,
-    min_requests: Parameter[int] = 200,
-    max_more_failed: Parameter[float] = 0.01,
-    max_more_refused: Parameter[float] = 0.02,
-    max_more_slow: Parameter[float] = 0.02,
-    slow_ratio: Parameter[float] = 2.0,
-    slow_floor_ms: Parameter[float] = 50.0,
-    mean_limit: Parameter[float] = 0.05,
-    distribution_limit: Parameter[float] = 0.1,
-    difference_limit: Parameter[float] = 0.05,
-    answers: Parameter[str] = rules.SAME,
+    min_requests: Parameter[int] = Margins.requests,
+    max_more_failed: Parameter[float] = Margins.failed,
+    max_more_refused: Parameter[float] = Margins.refused,
+    max_more_slow: Parameter[float] = Margins.slow,
+    slow_ratio: Parameter[float] = Margins.slow_ratio,
+    slow_floor_ms: Parameter[float] = Margins.slow_floor_ms,
+    mean_limit: Parameter[float] = Margins.mean,
+    distribution_limit: Parameter[float] = Margins.distribution,
+    difference_limit: Parameter[float] = Margins.difference,
+    answers: Parameter[str] = Margins.answers,
     owner: Parameter[str] = "",
     asked_by: Parameter[str] = PERSON,
     serving_root: Parameter[str] = "",
@@ -86,7 +86,7 @@ def start_release(
       evaluations: How it was judged in all runs.
       mode: canary (the share is drawn at random), split (by the request's key), or shadow (both are asked, stable
         answers).
-      share: Of the requests, over 0 and up to 1.
+      share: Of the requests, over 0 and below 1; up to 1 in shadow mode.
       minutes: The candidate is watched for at least so many minutes before it is promoted.
       longest_minutes: And at most for so many, where requests are few.
       min_requests: Each version must be asked so many before the candidate is promoted.
@@ -265,7 +265,7 @@ def finish_release(
     with place.served.alone(model):
         choice = place.served.choice(model)
         if not release.release:
-            served, said = stable, f"{reason} Nothing was changed."
+            served, summary = stable, f"{reason} Nothing was changed."
         elif choice.release == release.release:
             if choice.versions in ((candidate,), (stable,)):
                 # Decided by an earlier attempt, which was stopped: what it began is carried through.
@@ -281,25 +281,27 @@ def finish_release(
                 after = steps.settled_after(choice, place.served.versions(model), reason)
             steps.end(place, model, winner=candidate if promoted else stable, after=after)
             served = candidate if promoted else stable
-            said = (
+            summary = (
                 f"Version {candidate} of {model} is served in place of {stable}, as {STABLE}. {reason}"
                 if promoted
                 else f"Version {stable} of {model} is served as before, without {candidate}. {reason}"
             )
             highest = max(place.served.versions(model))
             if not after.versions and highest != stable:
-                said += f" The highest is served again, which is {highest} meanwhile."
+                summary += f" The highest is served again, which is {highest} meanwhile."
                 served = highest
         else:
             served = switch.current(place.served, choice.settled, place.server, model)
-            said = f"The release of version {candidate} of {model} had been ended before; version {served} is served."
+            summary = (
+                f"The release of version {candidate} of {model} had been ended before; version {served} is served."
+            )
             # Whoever chose another version has a record of that; nobody chose what is served as the highest.
             has_record = served != candidate and bool(choice.settled.versions)
-    log.info("%s", said)
+    log.info("%s", summary)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason
     promotion.took_over = int(served != stable and not has_record)
-    promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), said
+    promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), summary
     promotion.as_of, promotion.overridden = release.as_of, overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
     if served not in (stable, candidate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airtight.parameters import Parameter
+from airtight.rollout.rules import Margins
 
 VERSION = Parameter(
     "version",
@@ -19,7 +20,12 @@ MODE = Parameter(
     choices=("canary", "split", "shadow"),
 )
 SHARE = Parameter(
-    "share", "float", 0.1, "The candidate's share of the requests that name no version.", minimum=0.001, maximum=1
+    "share",
+    "float",
+    0.1,
+    "The candidate's share of the requests that name no version; 1 in shadow mode alone.",
+    minimum=0.001,
+    maximum=1,
 )
 MINUTES = Parameter(
     "minutes",
@@ -40,7 +46,7 @@ LONGEST_MINUTES = Parameter(
 MIN_REQUESTS = Parameter(
     "min_requests",
     "int",
-    200,
+    Margins.requests,
     "Each version must be asked so many before the candidate takes over; the margins below mostly need more.",
     minimum=1,
     maximum=10**9,
@@ -55,7 +61,7 @@ WHEN_UNSURE = Parameter(
 MAX_MORE_FAILED = Parameter(
     "max_more_failed",
     "float",
-    0.01,
+    Margins.failed,
     "The candidate's share of failed requests (5xx) may be higher by so much. It takes over when that is certain at "
     "95 %; when the opposite is, the release ends at once. Half the margin needs about four times the requests.",
     minimum=0.0001,
@@ -64,29 +70,29 @@ MAX_MORE_FAILED = Parameter(
 MAX_MORE_REFUSED = Parameter(
     "max_more_refused",
     "float",
-    0.02,
+    Margins.refused,
     "So may its share of refused requests (4xx), which are mostly the callers' and fall to both versions by chance.",
     minimum=0.0001,
     maximum=1,
 )
 MAX_MORE_SLOW = Parameter(
-    "max_more_slow", "float", 0.02, "So may its share of slow requests.", minimum=0.0001, maximum=1
+    "max_more_slow", "float", Margins.slow, "So may its share of slow requests.", minimum=0.0001, maximum=1
 )
 SLOW_RATIO = Parameter(
     "slow_ratio",
     "float",
-    2.0,
+    Margins.slow_ratio,
     "A request is slow when it takes longer than so many times the served version's p95,",
     minimum=1,
     maximum=1000,
 )
 SLOW_FLOOR_MS = Parameter(
-    "slow_floor_ms", "float", 50.0, "and longer than so many milliseconds.", minimum=0, maximum=60000
+    "slow_floor_ms", "float", Margins.slow_floor_ms, "and longer than so many milliseconds.", minimum=0, maximum=60000
 )
 MEAN_LIMIT = Parameter(
     "mean_limit",
     "float",
-    0.05,
+    Margins.mean,
     "The mean answers of both versions may lie so far apart, by request.",
     minimum=0.0001,
     maximum=1,
@@ -94,7 +100,7 @@ MEAN_LIMIT = Parameter(
 DISTRIBUTION_LIMIT = Parameter(
     "distribution_limit",
     "float",
-    0.1,
+    Margins.distribution,
     "So may both versions' shares of answers up to any value (the Kolmogorov distance).",
     minimum=0.001,
     maximum=1,
@@ -102,7 +108,7 @@ DISTRIBUTION_LIMIT = Parameter(
 DIFFERENCE_LIMIT = Parameter(
     "difference_limit",
     "float",
-    0.05,
+    Margins.difference,
     "In shadow mode: the mean difference of both versions' answers to one request may be so large.",
     minimum=0.0001,
     maximum=1,
@@ -110,7 +116,7 @@ DIFFERENCE_LIMIT = Parameter(
 ANSWERS = Parameter(
     "answers",
     "str",
-    "same",
+    Margins.answers,
     "same: a candidate that answers otherwise than these limits allow is taken back, also one that is better. any: its "
     "answers are reported and decide nothing, for a model that is meant to answer otherwise.",
     choices=("same", "any"),
