@@ -131,7 +131,7 @@ def release(traffic: Traffic, seed: int, margins: Margins | None = None) -> Resu
         size = min(LOOK, last - start)
         caller = rng.choice(len(callers), size, p=callers)
         refused = rng.random(size) < (refusals[caller] if split else traffic.refused)
-        asked = (tried[caller] if split else rng.random(size) < traffic.share).tolist()
+        assigned = (tried[caller] if split else rng.random(size) < traffic.share).tolist()
         centers = rng.beta(1.2, 4.0, size)
         answers = [
             rng.normal(center, 0.02, ROWS).clip(0.0, 1.0) if batch else np.array([center])
@@ -140,11 +140,11 @@ def release(traffic: Traffic, seed: int, margins: Margins | None = None) -> Resu
         ours, theirs = (_outcomes(traffic, candidate, refused, answers, rng) for candidate in (False, True))
         for place in range(size):
             group = int(caller[place]) % counted.CELLS if split else None
-            if asked[place] and not shadow:
+            if assigned[place] and not shadow:
                 _count(counts.candidate, theirs[place], group)
                 continue
             _count(counts.stable, ours[place], group)
-            if asked[place]:
+            if assigned[place]:
                 _count(counts.candidate, theirs[place], None)
                 counts.pairs.add_outcomes(ours[place], theirs[place])
         decision = rules.decide(_as_read(counts, traffic), margins, detail=False).decision
@@ -187,8 +187,8 @@ def _count(arm: counted.Arm, outcome: counted.Outcome, group: int | None) -> Non
 
 
 def _as_read(counts: counted.Counts, traffic: Traffic) -> Counts:
-    stable, candidate = Arm.of(counts.stable.told(1)), Arm.of(counts.candidate.told(2))
-    return Counts("simulated", traffic.mode, traffic.share, stable, candidate, Pairs.of(counts.pairs.told()))
+    stable, candidate = Arm.of(counts.stable.as_dict(1)), Arm.of(counts.candidate.as_dict(2))
+    return Counts("simulated", traffic.mode, traffic.share, stable, candidate, Pairs.of(counts.pairs.as_dict()))
 
 
 def measured(traffic: Traffic, trials: int, pool: ProcessPoolExecutor | None = None) -> dict[str, float]:

@@ -65,13 +65,13 @@ def propose(
     choice, current = _as_it_is(place, model_name)
     tried_beside = steps.stable_of(under_way)
     known = registered(served.root / model_name, pushed or [], evaluations or [])
-    asked = version.strip()
-    if asked == PREVIOUS and tried_beside and tried_beside != under_way.trial:
-        asked = str(tried_beside)
+    requested = version.strip()
+    if requested == PREVIOUS and tried_beside and tried_beside != under_way.trial:
+        requested = str(tried_beside)
     may_return = served_before(model_name, current, known.values(), pushed or [], promotions or [])
-    wanted, passed_over = _wanted(asked, known, current, model_name, may_return)
-    if server is not None and (told := server.versions(model_name).get(wanted.number)) and told.error:
-        raise switch.broken(wanted.number, model_name, f"the model server cannot load it: {told.error}")
+    wanted, passed_over = _wanted(requested, known, current, model_name, may_return)
+    if server is not None and (state := server.versions(model_name).get(wanted.number)) and state.error:
+        raise switch.broken(wanted.number, model_name, f"the model server cannot load it: {state.error}")
     proposal.interval_start, proposal.interval_end = wanted.interval
     proposal.model, proposal.version, proposal.pin = model_name, wanted.number, int(version.strip() != LATEST)
     proposal.served, proposal.pinned, proposal.reason = current, choice.pinned, reason
@@ -126,7 +126,7 @@ def promote(
         there_already = current == proposal.version and _is_chosen(choice, proposal) and not ends
         if there_already:
             steps.clear(place, model, "")
-            said = f"Version {proposal.version} of {model} is served already; nothing was changed."
+            summary = f"Version {proposal.version} of {model} is served already; nothing was changed."
             overridden = ""
         else:
             _check_still_true(proposal, choice, current, served)
@@ -136,14 +136,14 @@ def promote(
             answers = "" if server else " No server was asked: the next one that reads the file serves it."
             release = f" The release of version {ended} was ended." if ended else ""
             overridden = "; ".join(filter(None, (overridden, f"the release of version {ended}" if ended else "")))
-            said = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
-    log.info("%s", said)
+            summary = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
+    log.info("%s", summary)
     promotion.model, promotion.from_version, promotion.to_version = model, current, proposal.version
     promotion.changed, promotion.reason, promotion.approval = int(not there_already), proposal.reason, approval
     promotion.interval_start, promotion.interval_end = proposal.interval_start, proposal.interval_end
     # Also where it is served already: an earlier attempt may have been killed before it could say so.
     promotion.took_over = 1
-    promotion.as_of, promotion.overridden, promotion.summary = proposal.as_of, overridden, said
+    promotion.as_of, promotion.overridden, promotion.summary = proposal.as_of, overridden, summary
     _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
 
 
@@ -161,17 +161,17 @@ def _is_chosen(choice: Choice, proposal: Any) -> bool:
 
 
 def _wanted(
-    asked: str, known: Mapping[int, Registered], current: int, model: str, may_return: Collection[int]
+    requested: str, known: Mapping[int, Registered], current: int, model: str, may_return: Collection[int]
 ) -> tuple[Registered, list[tuple[int, str]]]:
     """The version that is asked for, and the lower ones that `previous` had to pass over, each with the reason."""
     passed_over: list[tuple[int, str]] = []
-    if asked == PREVIOUS:
+    if requested == PREVIOUS:
         for number in sorted((number for number in known if number < current), reverse=True):
             if not (fault := known[number].fault() if number in may_return else NEVER_SERVED):
                 return known[number], passed_over
             passed_over.append((number, fault))
-    elif (known and asked == LATEST) or (asked.isdecimal() and int(asked) in known):
-        wanted = known[max(known) if asked == LATEST else int(asked)]
+    elif (known and requested == LATEST) or (requested.isdecimal() and int(requested) in known):
+        wanted = known[max(known) if requested == LATEST else int(requested)]
         if fault := wanted.fault():
             raise switch.broken(wanted.number, model, fault)
         return wanted, []
@@ -179,7 +179,7 @@ def _wanted(
     raise TerminalError(
         f"There is no such version of {model}.",
         expected=f"{LATEST}, {PREVIOUS} or a number of {', '.join(map(str, sorted(known, reverse=True))) or 'none'}",
-        received=f"{asked!r}, while {current or 'no version'} is served" + (why_not if passed_over else ""),
+        received=f"{requested!r}, while {current or 'no version'} is served" + (why_not if passed_over else ""),
         remedy="Choose another version; `python -m pipelines.<pipeline>.promote --list` shows them."
         if known
         else "Push a model first.",

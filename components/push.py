@@ -192,9 +192,9 @@ def deliver(
         if release == AT_ONCE:
             replaced = _take_over(served, server, base_path.name, version, timeout_s)
         if server is None:
-            said = _kept_back(served.choice(base_path.name), version)
+            summary = _kept_back(served.choice(base_path.name), version)
         else:
-            said = await_served(server, base_path, version, timeout_s)
+            summary = await_served(server, base_path, version, timeout_s)
     except BaseException as error:
         # Before the version goes: the highest of the others may be one that a release refused.
         _take_up_again(served, base_path.name, replaced)
@@ -210,7 +210,7 @@ def deliver(
     )
     took_over = not _is_behind(served.choice(base_path.name), version)
     overridden = replaced.before.in_words if replaced.before else ""
-    return Delivered(version, f"{done}{said}.", left.awaits, took_over, overridden)
+    return Delivered(version, f"{done}{summary}.", left.awaits, took_over, overridden)
 
 
 def await_served(server: ModelServer, base_path: Path, version: int, timeout_s: float) -> str:

@@ -86,7 +86,7 @@ def input_from_json(request: dict[str, Any], verb: str) -> input_pb2.Input:
     if not listed:
         raise invalid("'examples' is an empty list; at least one is needed")
     nan = NULL_IS_NAN in request
-    examples = [_example(told, f"'examples' element {index}", nan) for index, told in enumerate(listed)]
+    examples = [_example(features, f"'examples' element {index}", nan) for index, features in enumerate(listed)]
     answer = input_pb2.Input()
     if "context" in request:
         answer.example_list_with_context.context.CopyFrom(_example(request["context"], "'context'", nan))
@@ -146,11 +146,11 @@ def _merged(context: example_pb2.Example, example: example_pb2.Example) -> examp
     return whole
 
 
-def _example(told: Any, where: str, nan: bool) -> example_pb2.Example:
-    if type(told) is not dict:
+def _example(features: Any, where: str, nan: bool) -> example_pb2.Example:
+    if type(features) is not dict:
         raise invalid(f"{where} is not an object")
     answer = example_pb2.Example()
-    for name, value in told.items():
+    for name, value in features.items():
         if not _is_text(name):
             raise invalid(f"{where}: the feature name {name!r} is not valid Unicode")
         values = value if type(value) is list else [value]

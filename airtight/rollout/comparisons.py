@@ -111,23 +111,23 @@ class Family:
         # Where nothing is known yet, one in a hundred.
         rate = (bad[0] + count(self.known) + 0.1) / (stable.assigned + self.known.assigned + 10)
         if self.counts.mode == SHADOW:
-            only, asked = pairs or (bad[1], bad[0]), candidate.assigned
+            only, assigned = pairs or (bad[1], bad[0]), candidate.assigned
             # Until pairs tell how often one version alone comes to it, that is as often as the stable version does.
-            apart = (sum(only) / 2 + 10 * rate) / (asked + 10)
+            apart = (sum(only) / 2 + 10 * rate) / (assigned + 10)
             more_of = (apart, apart)
             weights, per_request = (1.0, -1.0), max(self.counts.share, _FLOOR)
         else:
             p = min(max(self.counts.share, _FLOOR), 1 - 1e-9)
-            only, asked, more_of = (bad[1], bad[0]), stable.assigned + candidate.assigned, (p * rate, (1 - p) * rate)
+            only, assigned, more_of = (bad[1], bad[0]), stable.assigned + candidate.assigned, (p * rate, (1 - p) * rate)
             weights, per_request = (1 / p, -1 / (1 - p)), 1.0
-            if not (stable.assigned and candidate.assigned) and asked:
+            if not (stable.assigned and candidate.assigned) and assigned:
                 return Comparison(name, margin, *shares)
 
         def bets(more: float = 0.0) -> Bets:
             """With so many further observations, of a candidate like the stable version with bad luck."""
             expected = [more * of for of in more_of]
             worse, better = only[0] + expected[0] + LUCK * math.sqrt(expected[0]), only[1] + expected[1]
-            values = ((weights[0], worse), (weights[1], better), (0.0, asked + more - worse - better))
+            values = ((weights[0], worse), (weights[1], better), (0.0, assigned + more - worse - better))
             return Bets(values, weights[1], weights[0])
 
         needed, now = math.log(1 / ALPHA), bets()
@@ -144,8 +144,8 @@ class Family:
         more = requests_until(lambda further: bets(further).below(margin) >= needed)
         return replace(
             compared,
-            lower=now.lower(self.early) if asked else None,
-            upper=now.upper(ALPHA) if asked else None,
+            lower=now.lower(self.early) if assigned else None,
+            upper=now.upper(ALPHA) if assigned else None,
             more=None if more is None else more / per_request,
         )
 

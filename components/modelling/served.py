@@ -88,8 +88,8 @@ class Choice:
             return ""
         by = "a release or a push" if self.by == RELEASE else self.by
         details = [f"by {by}" if by else "", f"at {self.at}" if self.at else ""]
-        said = " ".join(filter(None, ("chosen", *details))) if any(details) else "chosen"
-        return f"version {self.pinned}, {said}{f': {self.reason}' if self.reason else ''}"
+        words = " ".join(filter(None, ("chosen", *details))) if any(details) else "chosen"
+        return f"version {self.pinned}, {words}{f': {self.reason}' if self.reason else ''}"
 
     def beside(self, version: int, served: int) -> Choice:
         """What is served now and one version more: the way to serve that one with no gap, and with no label too early.

@@ -262,16 +262,16 @@ def _tell(place: Place, model: str, release: Release | None, *, needed: bool = T
       needed: Whether a router that is away is a fault. One that is away sends no request anywhere.
     """
     with _alone_with_the_file(place.served):
-        told = state.read(place.served.root)
-        if release is None and model not in told:
+        releases = state.read(place.served.root)
+        if release is None and model not in releases:
             return
-        told.pop(model, None)
-        state.write(place.served.root, told | ({model: release} if release else {}))
+        releases.pop(model, None)
+        state.write(place.served.root, releases | ({model: release} if release else {}))
     if not place.router:
         return
     what = f"the release {release.id} at a share of {release.share:g}" if release else f"no release of {model}"
     try:
-        _await_router(place, lambda told: _follows(told.get(model), release), what)
+        _await_router(place, lambda releases: _follows(releases.get(model), release), what)
     except TransientError as error:
         if needed or isinstance(error, _NotInTime):
             raise

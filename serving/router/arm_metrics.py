@@ -44,7 +44,7 @@ class Latency:
         duration = quantile(self.buckets, share)
         return None if duration is None else min(duration, self.largest)
 
-    def told(self) -> dict[str, float | None]:
+    def as_dict(self) -> dict[str, float | None]:
         """As the status tells it."""
         return {
             "mean": self.total / self.count if self.count else None,
@@ -116,7 +116,7 @@ class Numbers:
         self.total += total
         self.means.add(total * weight)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
         return {
             "count": self.count,
@@ -151,7 +151,7 @@ class Traffic:
         self.codes[str(code)] = self.codes.get(str(code), 0) + 1
         self.latency.add(milliseconds)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
         codes = {int(code): count for code, count in self.codes.items()}
         return {
@@ -159,7 +159,7 @@ class Traffic:
             "failed": sum(count for code, count in codes.items() if has_failed(code)),
             "refused": sum(count for code, count in codes.items() if is_refused(code)),
             "codes": dict(sorted(self.codes.items())),
-            "latency_ms": self.latency.told(),
+            "latency_ms": self.latency.as_dict(),
         }
 
 
@@ -187,15 +187,15 @@ class Arm:
             self.cells[cell] = Arm()
         return self, self.cells[cell]
 
-    def told(self, version: int) -> dict[str, Any]:
+    def as_dict(self, version: int) -> dict[str, Any]:
         """As the status tells it."""
         return {
             "version": version,
-            **self.traffic.told(),
+            **self.traffic.as_dict(),
             "latency_buckets": {str(bucket): n for bucket, n in sorted(self.traffic.latency.buckets.items())},
             "unserved": self.unserved,
-            "answers": self.numbers.told(),
-            "cells": [arm.told(version) for _, arm in sorted(self.cells.items())],
+            "answers": self.numbers.as_dict(),
+            "cells": [arm.as_dict(version) for _, arm in sorted(self.cells.items())],
         }
 
 
@@ -277,7 +277,7 @@ class Pairs:
         if compared:
             self.differences.add(total / compared)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
         return {
             "count": self.count,

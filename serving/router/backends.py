@@ -167,7 +167,7 @@ class Backend:
             return f"gRPC: {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
         return ""
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
         left = self.ejected_until - time.monotonic()
         ejected = f"ejected for {left:.0f} s more, as it failed {EJECT_AFTER} requests in a row" if left > 0 else ""

@@ -30,7 +30,7 @@ class Catalogue:
         self._root = root
         self._pool = pool
 
-    async def told(self) -> dict[str, Any]:
+    async def as_dict(self) -> dict[str, Any]:
         """`models`: name, labels, and versions with state, error and the number of servers that have it AVAILABLE.
 
         `error` says why `models.config` cannot be read, and is empty otherwise.

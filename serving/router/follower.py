@@ -45,15 +45,15 @@ class Follower:
             return
         self._seen = seen
         try:
-            told = state.read(self._root)
-            for release in told.values():
+            releases = state.read(self._root)
+            for release in releases.values():
                 _check(release)
         except (TerminalError, OSError, RecursionError) as error:
             self.error = str(error)
             logger.error("The releases stay as they were: %s", error)
             return
         self.error = ""
-        self._changed(told)
+        self._changed(releases)
 
     async def run(self) -> None:
         """Looks again and again."""

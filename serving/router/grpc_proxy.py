@@ -20,7 +20,7 @@ from serving.router.attempts import Outcome
 from serving.router.backends import Backend
 from serving.router.pool import Attempt, Pool
 from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
-from serving.router.trials import STABLE, Answer, Asked, Trials
+from serving.router.trials import STABLE, Answer, RoutedRequest, Trials
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -88,12 +88,12 @@ class GrpcRouter(grpc.GenericRpcHandler):
                 answer, trailing = await self._predict(method, request, sent, over)
             else:
                 answer = await self._ask(method, request, sent, over)
-            told: _Told = answer.rest
-            trailer = (*told.trailing, *trailing, (REQUEST_ID, request_id))
-            if told.initial:
-                await context.send_initial_metadata(tuple(told.initial))
-            if told.code is not grpc.StatusCode.OK:
-                await context.abort(told.code, told.details, trailer)
+            ending: _Ending = answer.rest
+            trailer = (*ending.trailing, *trailing, (REQUEST_ID, request_id))
+            if ending.initial:
+                await context.send_initial_metadata(tuple(ending.initial))
+            if ending.code is not grpc.StatusCode.OK:
+                await context.abort(ending.code, ending.details, trailer)
             context.set_trailing_metadata(trailer)
             return answer.content
 
@@ -123,13 +123,13 @@ class GrpcRouter(grpc.GenericRpcHandler):
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = next((value for key, value in sent if key == KEY_HEADER), None)
-            asked = Asked(
+            routed = RoutedRequest(
                 key=key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key,
                 ask=ask,
                 read=partial(answers.from_grpc, name),
                 size=len(request),
             )
-            answer, side = await self._trials.answer(trial, asked)
+            answer, side = await self._trials.answer(trial, routed)
             if side:
                 trailing = [(VERSION, str(versions[side])), (SIDE, side)]
         metrics.answered(model, "GRPC", side, answer.code, time.perf_counter() - started)
@@ -151,20 +151,20 @@ class GrpcRouter(grpc.GenericRpcHandler):
         async def send(backend: Backend, fresh: bool) -> Attempt:
             left = None if over is None else max(over - time.monotonic(), 0.0)
             answer = await _send(backend, method, request, sent, left)
-            told: _Told = answer.rest
-            outcome = _OUTCOMES.get(told.code, Outcome.ANSWERED)
-            if outcome is Outcome.BUSY and _NOT_CONNECTED.search(told.details):
+            ending: _Ending = answer.rest
+            outcome = _OUTCOMES.get(ending.code, Outcome.ANSWERED)
+            if outcome is Outcome.BUSY and _NOT_CONNECTED.search(ending.details):
                 outcome = Outcome.UNSENT
-            elif outcome is Outcome.BUSY and _CUT_OFF.search(told.details):
+            elif outcome is Outcome.BUSY and _CUT_OFF.search(ending.details):
                 outcome = Outcome.CUT
-            elif predicts and told.code is grpc.StatusCode.NOT_FOUND:
+            elif predicts and ending.code is grpc.StatusCode.NOT_FOUND:
                 outcome = Outcome.ABSENT
-            return outcome, answer, f"{backend.address.grpc}: {told.code.name}: {told.details}"
+            return outcome, answer, f"{backend.address.grpc}: {ending.code.name}: {ending.details}"
 
         outcome, answer, reason = await self._pool.ask(method, request, send, chosen=chosen, blame=blame)
         if outcome is Outcome.BUSY:
             self._pool.doubt()  # It may be going away, or only busy: its health tells.
-        return answer or Answer(503, b"", _Told(grpc.StatusCode.UNAVAILABLE, reason, [], []))
+        return answer or Answer(503, b"", _Ending(grpc.StatusCode.UNAVAILABLE, reason, [], []))
 
     async def _ask_all(self, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
         """Sends a request to every server; the first refusal is the answer."""
@@ -181,7 +181,7 @@ async def _not_here(request: bytes, context: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Ending:
     """What an answer has beside its message."""
 
     code: grpc.StatusCode
@@ -197,10 +197,10 @@ async def _send(backend: Backend, method: str, request: bytes, sent: Metadata, l
             content = await call
         except grpc.aio.AioRpcError as error:
             initial, trailing = _kept(error.initial_metadata()), _kept(error.trailing_metadata())
-            told = _Told(error.code(), error.details() or "", initial, trailing)
-            return Answer(HTTP_STATUS[told.code], b"", told)
+            ending = _Ending(error.code(), error.details() or "", initial, trailing)
+            return Answer(HTTP_STATUS[ending.code], b"", ending)
         initial, trailing = _kept(await call.initial_metadata()), _kept(await call.trailing_metadata())
-        return Answer(HTTP_STATUS[grpc.StatusCode.OK], content, _Told(grpc.StatusCode.OK, "", initial, trailing))
+        return Answer(HTTP_STATUS[grpc.StatusCode.OK], content, _Ending(grpc.StatusCode.OK, "", initial, trailing))
 
 
 def _sent(context: Any) -> tuple[Metadata, str]:

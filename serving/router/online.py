@@ -103,23 +103,23 @@ class Filling:
         except Exception as error:
             logger.exception("The lookup of %s failed", name)
             raise ServingError(Code.INTERNAL, f"The features could not be looked up: {type(error).__name__}") from error
-        body, told = filled
+        body, filled_in = filled
         answer = await ask(f"/v1/models/{model}:predict", body)
         if answer.code != _OK:
             return answer
-        return Answer(_OK, _dumps({"predictions": _predictions(answer.content), **told}), answer.rest)
+        return Answer(_OK, _dumps({"predictions": _predictions(answer.content), **filled_in}), answer.rest)
 
 
 def _filled(lookup: Lookup, content: bytes) -> tuple[bytes, dict[str, Any]]:
     """The body for the model, and what else the client is told."""
     request = _request(content)
     rows, freshness = lookup(request["instances"])
-    told: dict[str, Any] = {"freshness": freshness}
+    filled_in: dict[str, Any] = {"freshness": freshness}
     if request.get("features"):
-        told["features"] = rows
+        filled_in["features"] = rows
     # By column, each name is there once. NaN is how the model server is told of a missing number.
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return json.dumps({"inputs": columns}, ensure_ascii=False).encode(), told
+    return json.dumps({"inputs": columns}, ensure_ascii=False).encode(), filled_in
 
 
 def _predictions(content: bytes) -> list[Any]:

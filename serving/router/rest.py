@@ -30,7 +30,7 @@ from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
 from serving.router.online import Filling
 from serving.router.pool import Attempt, Pool
-from serving.router.trials import STABLE, Answer, Asked, Trials
+from serving.router.trials import STABLE, Answer, RoutedRequest, Trials
 
 logger = logging.getLogger(__name__)
 
@@ -137,13 +137,13 @@ class RestRouter:
             return
         except ServingError as error:
             answer = _refusal(HTTP_STATUS[error.code], error.message)
-        told = [*answer.rest, (b"x-request-id", request_id)]
+        answer_headers = [*answer.rest, (b"x-request-id", request_id)]
         if self._cors:
-            names = {name for name, _ in told}
-            told += [header for header in cors.HEADERS if header[0] not in names]
-        if not any(name == b"content-length" for name, _ in told):
-            told.append((b"content-length", str(len(answer.content)).encode()))
-        await send({"type": "http.response.start", "status": answer.code, "headers": told})
+            names = {name for name, _ in answer_headers}
+            answer_headers += [header for header in cors.HEADERS if header[0] not in names]
+        if not any(name == b"content-length" for name, _ in answer_headers):
+            answer_headers.append((b"content-length", str(len(answer.content)).encode()))
+        await send({"type": "http.response.start", "status": answer.code, "headers": answer_headers})
         await send({"type": "http.response.body", "body": answer.content})
 
     async def _own(self, path: str, admin: bool) -> Answer:
@@ -154,7 +154,7 @@ class RestRouter:
         if path == "/router/status":
             return Answer(200, orjson.dumps(self._status()), [*_JSON, (b"cache-control", b"no-store")])
         if path == "/router/models":
-            return Answer(200, orjson.dumps(await self._catalogue.told()), [*_JSON, (b"cache-control", b"no-store")])
+            return Answer(200, orjson.dumps(await self._catalogue.as_dict()), [*_JSON, (b"cache-control", b"no-store")])
         if path == "/router/metrics":
             kind = CONTENT_TYPE.encode()
             return Answer(200, metrics.exposition(self._pool.backends), [(b"content-type", kind)])
@@ -162,9 +162,9 @@ class RestRouter:
 
     def _status(self) -> dict[str, Any]:
         return {
-            "servers": [backend.told() for backend in self._pool.backends],
-            "releases": self._trials.told(),
-            "models": {model: traffic.told() for model, traffic in sorted(metrics.TRAFFIC.items())},
+            "servers": [backend.as_dict() for backend in self._pool.backends],
+            "releases": self._trials.as_dict(),
+            "models": {model: traffic.as_dict() for model, traffic in sorted(metrics.TRAFFIC.items())},
             "error": self._error(),
         }
 
@@ -182,17 +182,17 @@ class RestRouter:
 
         async def ask(route: str, side: str = "") -> Answer:
             target = f"{route}?{query}" if query else route
-            told = sent
+            headers = sent
             if side:
-                told = sent.copy()
-                told[SIDE] = side
+                headers = sent.copy()
+                headers[SIDE] = side
             # Nobody waits for a shadow request: the caller's time is not its own.
             until = self._over() if side == SHADOW else over
             try:
                 async with asyncio.timeout_at(until):
                     # A fault of the version on trial says nothing of the server.
                     how = {"chosen": bool(side), "blame": side in ("", STABLE)}
-                    return await self._ask(method, target, told, content, predicts=call is not None, **how)
+                    return await self._ask(method, target, headers, content, predicts=call is not None, **how)
             except TimeoutError:
                 return _refusal(504, f"No answer in {self._timeout_s:g} s")
 
@@ -212,13 +212,13 @@ class RestRouter:
 
             versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
             key = _value(headers, KEY_HEADER.encode())
-            asked = Asked(
+            routed = RoutedRequest(
                 key=None if key is None else key.decode("utf-8", "surrogateescape"),
                 ask=ask_version,
                 read=partial(answers.from_rest, verb),
                 size=len(content),
             )
-            answer, side = await self._trials.answer(trial, asked)
+            answer, side = await self._trials.answer(trial, routed)
             if side:
                 answer.rest.append((VERSION.encode(), str(versions[side]).encode()))
                 answer.rest.append((SIDE.encode(), side.encode()))

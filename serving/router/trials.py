@@ -56,7 +56,7 @@ Read = Callable[[bytes], list[float] | None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class RoutedRequest:
     """One request.
 
     Args:
@@ -89,7 +89,7 @@ class Trial:
         """A side's version."""
         return self.release.stable if side == STABLE else self.release.candidate
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
         release = self.release
         status = {
@@ -101,8 +101,8 @@ class Trial:
             "share": release.share,
             "since": release.since,
             "until": release.until,
-            "sides": {side: self.counts.side(side).told(self.version(side)) for side in SIDES},
-            "pairs": self.counts.pairs.told(),
+            "sides": {side: self.counts.side(side).as_dict(self.version(side)) for side in SIDES},
+            "pairs": self.counts.pairs.as_dict(),
         }
         return status | {"standing": self._standing(status)}
 
@@ -167,17 +167,17 @@ class Trials:
             logger.info("Release %s of %s is over", self.of[model].release.id, model)
         self.of = now
 
-    async def answer(self, trial: Trial, asked: Asked) -> tuple[Answer, str]:
+    async def answer(self, trial: Trial, request: RoutedRequest) -> tuple[Answer, str]:
         """Has one request answered.
 
         Args:
           trial: The release of the request's model.
-          asked: The request.
+          request: The request.
 
         Returns:
           The answer, and the side that it is of; no side where no server had the chosen version (any more).
         """
-        release, key = trial.release, asked.key
+        release, key = trial.release, request.key
         drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
         within = drawn < release.share and time.time() < trial.until
         side = CANDIDATE if within and release.mode != SHADOW else STABLE
@@ -185,7 +185,7 @@ class Trials:
             # The candidate is being loaded, or taken back: there is nothing to compare with, so no count is kept.
             trial = Trial(release)
         started = time.perf_counter()
-        answer = await asked.ask(trial.version(side), side)
+        answer = await request.ask(trial.version(side), side)
         group = None
         if release.mode == SPLIT:
             group = cell(release.id, key) if key else self._random.randrange(CELLS)
@@ -195,9 +195,9 @@ class Trials:
             metrics.resent("version")
             # What a server would choose may be the candidate: it does only where nobody has the stable version, either.
             if side == CANDIDATE:
-                answer = await asked.ask(release.stable, STABLE)
+                answer = await request.ask(release.stable, STABLE)
             if answer.code == _NOT_FOUND:
-                answer = await asked.ask(None, "")
+                answer = await request.ask(None, "")
             return answer, ""
         milliseconds = 1e3 * (time.perf_counter() - started)
         arms = trial.counts.side(side).counted(group)
@@ -205,12 +205,12 @@ class Trials:
             arm.traffic.add(answer.code, milliseconds)
         # What follows waits until the answer is on its way.
         shadowed_ms = milliseconds if within and release.mode == SHADOW else None
-        asyncio.get_running_loop().call_soon(self._answered, trial, arms, answer, asked, shadowed_ms)
+        asyncio.get_running_loop().call_soon(self._answered, trial, arms, answer, request, shadowed_ms)
         return answer, side
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As the status tells it."""
-        return {model: trial.told() for model, trial in sorted(self.of.items())}
+        return {model: trial.as_dict() for model, trial in sorted(self.of.items())}
 
     async def run(self) -> None:
         """Saves the counts again and again."""
@@ -241,11 +241,11 @@ class Trials:
         await self.save()
 
     def _answered(
-        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, asked: Asked, shadowed_ms: float | None
+        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, request: RoutedRequest, shadowed_ms: float | None
     ) -> None:
-        numbers = self._count_numbers(arms, answer, asked.read)
+        numbers = self._count_numbers(arms, answer, request.read)
         if shadowed_ms is not None:
-            self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), asked)
+            self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), request)
 
     def _count_numbers(self, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         if answer.code != _OK:
@@ -259,31 +259,31 @@ class Trials:
             arm.numbers.add(numbers)
         return numbers
 
-    def _shadow(self, trial: Trial, ours: Outcome, asked: Asked) -> None:
-        if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + asked.size > MAX_SHADOW_BYTES:
+    def _shadow(self, trial: Trial, ours: Outcome, request: RoutedRequest) -> None:
+        if len(self._shadows) >= MAX_SHADOWS or self._shadow_bytes + request.size > MAX_SHADOW_BYTES:
             trial.counts.pairs.dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, ours, asked))
+        task = asyncio.get_running_loop().create_task(self._ask_shadow(trial, ours, request))
         self._shadows.add(task)
-        self._shadow_bytes += asked.size
+        self._shadow_bytes += request.size
 
         def over(ended: asyncio.Task[None]) -> None:
             self._shadows.discard(ended)
-            self._shadow_bytes -= asked.size
+            self._shadow_bytes -= request.size
             if not ended.cancelled() and (error := ended.exception()) is not None:
                 logger.error("A shadow request failed", exc_info=error)
 
         task.add_done_callback(over)
 
-    async def _ask_shadow(self, trial: Trial, ours: Outcome, asked: Asked) -> None:
+    async def _ask_shadow(self, trial: Trial, ours: Outcome, request: RoutedRequest) -> None:
         started = time.perf_counter()
-        answer = await asked.ask(trial.release.candidate, SHADOW)
+        answer = await request.ask(trial.release.candidate, SHADOW)
         if answer.code == _NOT_FOUND:
             trial.counts.candidate.unserved += 1
             return
         milliseconds = 1e3 * (time.perf_counter() - started)
         trial.counts.candidate.traffic.add(answer.code, milliseconds)
-        numbers = self._count_numbers((trial.counts.candidate,), answer, asked.read)
+        numbers = self._count_numbers((trial.counts.candidate,), answer, request.read)
         trial.counts.pairs.add_outcomes(ours, Outcome(answer.code, numbers, milliseconds))
 
 

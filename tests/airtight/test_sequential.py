@@ -16,9 +16,9 @@ def crossings(p: float, stable: float, candidate: float, margin: float, *, trial
     np = pytest.importorskip("numpy")
     rng, crossed = np.random.default_rng(5), 0
     for _ in range(trials):
-        asked = rng.random(requests) < p
-        bad = rng.random(requests) < np.where(asked, candidate, stable)
-        ours, theirs = np.cumsum(bad & ~asked), np.cumsum(bad & asked)
+        assigned = rng.random(requests) < p
+        bad = rng.random(requests) < np.where(assigned, candidate, stable)
+        ours, theirs = np.cumsum(bad & ~assigned), np.cumsum(bad & assigned)
         for seen in range(50, requests, 50):
             counts = ((1 / p, int(theirs[seen])), (-1 / (1 - p), int(ours[seen])))
             bets = Bets((*counts, (0.0, seen + 1 - int(theirs[seen]) - int(ours[seen]))), -1 / (1 - p), 1 / p)

@@ -160,4 +160,4 @@ def side(
         not_finite = number < more.get("not_finite", 0)
         arm.numbers.add([math.nan if not_finite else mean + (0.0, 0.0, 0.0, -0.05, 0.05)[number % 5]])
     more.pop("not_finite", None)
-    return arm.told(0) | more
+    return arm.as_dict(0) | more

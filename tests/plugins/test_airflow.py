@@ -112,8 +112,8 @@ def test_a_release_is_watched_judged_and_finished_and_a_failure_in_between_takes
         body = {"dag_run_id": run, "conf": {"version": str(version), **release}, "logical_date": None}
         airflow.ask("POST", "dags/flight_delays_release/dagRuns", body)
         until(lambda: airflow.tasks(run, "flight_delays_release")["watch"]["state"] == "deferred", f"{run} is watched")
-        told = state.read(airflow.home.models_root)["flight_delays"]
-        assert (told.candidate, told.share) == (version, 0.5)
+        trial = state.read(airflow.home.models_root)["flight_delays"]
+        assert (trial.candidate, trial.share) == (version, 0.5)
 
     begin("good", july)
     airflow.router.sides = {"stable": side(2000), "candidate": side(2000)}

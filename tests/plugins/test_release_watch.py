@@ -91,9 +91,9 @@ def test_it_waits_without_a_worker_and_tells_why_the_watching_ended(there):
 
 
 def test_a_release_that_was_not_begun_is_not_waited_for():
-    said = "No release of version 2 of toy was begun: 3 is served, which is newer."
-    seen = AwaitRelease(task_id="watch", start="start").execute(context(**watch_settings(release=""), summary=said))
-    assert seen == {"release": "", "reason": said, "requests": {}}
+    summary = "No release of version 2 of toy was begun: 3 is served, which is newer."
+    seen = AwaitRelease(task_id="watch", start="start").execute(context(**watch_settings(release=""), summary=summary))
+    assert seen == {"release": "", "reason": summary, "requests": {}}
 
 
 @pytest.mark.parametrize(

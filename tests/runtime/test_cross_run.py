@@ -82,9 +82,9 @@ def test_many_intervals_within_a_day_hide_none(past, monkeypatch, minutes, newes
         _, (made[end],), _ = store.put_execution(execution, [(artifact, event)], [context])
     channel = pipeline_pb2.InputSpec.Channel(output_key="sample")
     channel.artifact_query.type.name = "Sample"
-    for asked in (instant, instant - timedelta(seconds=30)):
-        (found,) = cross_run._known_at(store, context.id, channel, asked)
-        assert found.proto.id == made[max(end for end in ends if end <= asked)]
+    for moment in (instant, instant - timedelta(seconds=30)):
+        (found,) = cross_run._known_at(store, context.id, channel, moment)
+        assert found.proto.id == made[max(end for end in ends if end <= moment)]
     assert cross_run._known_at(store, context.id, channel, ends[0] - timedelta(seconds=1)) == []
 
 

@@ -344,10 +344,10 @@ def test_a_call_without_a_deadline_gets_the_servers(counted, remaining, limit_s)
     request.input.example_list.examples.add()
 
     async def call() -> object:
-        asked = context(remaining)
+        call_context = context(remaining)
         with contextlib.suppress(grpc.aio.AbortError, TimeoutError):
-            await asyncio.wait_for(service.Regress(request, asked), 1.0)
-        return asked.code
+            await asyncio.wait_for(service.Regress(request, call_context), 1.0)
+        return call_context.code
 
     code = asyncio.run(call())
     let_go.set()

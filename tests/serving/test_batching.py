@@ -89,8 +89,8 @@ def test_shapes_that_the_model_does_not_declare_run_alone():
         model.signature = Signature("s", "", (spec("x", None, 2),), (spec("y", None, 2),), double)
         batcher = Batcher(opportunistic(2), model.call)
         shapes = [(2, 2), (1, 2), (2,), (2,), (), (2, 3)]
-        asked = [batcher.run("m", model.signature, [np.ones(shape, np.float32)]) for shape in shapes]
-        assert [answer[0].shape for answer in await asyncio.gather(*asked)] == shapes
+        calls = [batcher.run("m", model.signature, [np.ones(shape, np.float32)]) for shape in shapes]
+        assert [answer[0].shape for answer in await asyncio.gather(*calls)] == shapes
         assert sorted(shapes_run, key=str) == sorted([(3, 2), (2,), (2,), (), (2, 3)], key=str)
 
     asyncio.run(scenario())
@@ -123,9 +123,9 @@ def test_what_waits_is_not_dealt_out_in_pieces_so_short_that_they_run_on_the_loo
         for rows in (1, 2, 4, 8, 16):
             model.signature.observed.took(rows if rows >= 8 else 1e-5, size_of(column(*range(rows))))
         batcher = Batcher(opportunistic(4), model.call)
-        asked = [column(*[n] * each) for n in range(sum(sizes) // each)]
-        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays, 1e-3) for arrays in asked])
-        assert [answer[0].tolist() for answer in answers] == [[2 * n] * each for n in range(len(asked))]
+        calls = [column(*[n] * each) for n in range(sum(sizes) // each)]
+        answers = await asyncio.gather(*[batcher.run("m", model.signature, arrays, 1e-3) for arrays in calls])
+        assert [answer[0].tolist() for answer in answers] == [[2 * n] * each for n in range(len(calls))]
         assert model.sizes == sizes
 
     asyncio.run(scenario())
@@ -255,13 +255,13 @@ def test_signatures_take_turns():
         other.signature = dataclasses.replace(other.signature, load=one.signature.load)
         batcher = Batcher(BatchingParameters(max_batch_size=2, num_batch_threads=1), one.call)
         order = []
-        asked = [(one, n) for n in range(4)] + [(other, n) for n in range(2)]
+        calls = [(one, n) for n in range(4)] + [(other, n) for n in range(2)]
 
         async def ask(model, n):
             await batcher.run("m", model.signature, column(n))
             order.append(model)
 
-        await asyncio.gather(*[ask(model, n) for model, n in asked])
+        await asyncio.gather(*[ask(model, n) for model, n in calls])
         assert order == [one, one, other, other, one, one]
 
     asyncio.run(scenario())

@@ -172,5 +172,5 @@ def test_nan_is_read_as_the_standard_library_reads_it(monkeypatch, body, dtype):
 
 
 def test_nan_in_strings_stays_and_is_no_number_elsewhere():
-    told = tensors_json.parse(b'{"inputs": {"NaN": [NaN]}, "note": "a, NaN ]", "other": "x"}')
-    assert told == {"inputs": {"NaN": [None]}, "note": "a, NaN ]", "other": "x", tensors_json.NULL_IS_NAN: True}
+    parsed = tensors_json.parse(b'{"inputs": {"NaN": [NaN]}, "note": "a, NaN ]", "other": "x"}')
+    assert parsed == {"inputs": {"NaN": [None]}, "note": "a, NaN ]", "other": "x", tensors_json.NULL_IS_NAN: True}

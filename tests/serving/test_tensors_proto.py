@@ -86,8 +86,8 @@ def test_an_input_with_a_default_may_be_left_out():
     assert read("a") == [0.0, 7.0, 8.0]
     assert read("a", "c") == [0.0, 7.0, 1.0]
     assert read("a", "b", "c") == [0.0, 1.0, 2.0]
-    for names, said in ((("b",), "required: {a}"), (("a", "z"), "extra: {z}"), (("b", "c", "z"), "required: {a}")):
-        with pytest.raises(ServingError, match=said):
+    for names, message in ((("b",), "required: {a}"), (("a", "z"), "extra: {z}"), (("b", "c", "z"), "required: {a}")):
+        with pytest.raises(ServingError, match=message):
             read(*names)
 
 

@@ -76,16 +76,16 @@ THREE = "/v1/models/saved_model_half_plus_three"
 
 
 def test_status(server):
-    told = {"version": "123", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    version = {"version": "123", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in (THREE, f"{THREE}/versions/123"):
-        assert server.ask("GET", path) == (200, {"model_version_status": [told]})
+        assert server.ask("GET", path) == (200, {"model_version_status": [version]})
 
 
 def test_metadata(server):
-    status, told = server.ask("GET", f"{THREE}/metadata")
+    status, body = server.ask("GET", f"{THREE}/metadata")
     assert status == 200
-    assert told["model_spec"] == {"name": "saved_model_half_plus_three", "signature_name": "", "version": "123"}
-    assert "tensorflow/serving/regress" in told["metadata"]["signature_def"]["signature_def"]
+    assert body["model_spec"] == {"name": "saved_model_half_plus_three", "signature_name": "", "version": "123"}
+    assert "tensorflow/serving/regress" in body["metadata"]["signature_def"]["signature_def"]
 
 
 def test_predict_and_regress(server):
@@ -96,8 +96,8 @@ def test_predict_and_regress(server):
 
 
 def test_an_unknown_model(server):
-    told = {"error": "Servable not found for request: Latest(half)"}
-    assert server.ask("POST", "/v1/models/half:predict", '{"instances": [1.0,5.0]}') == (404, told)
+    refusal = {"error": "Servable not found for request: Latest(half)"}
+    assert server.ask("POST", "/v1/models/half:predict", '{"instances": [1.0,5.0]}') == (404, refusal)
 
 
 ROWS = [

@@ -34,7 +34,9 @@ def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, 
     assert (choice.versions, choice.labels) == ((JUNE, JULY), {STABLE: JUNE, CANARY: JULY})
     assert choice.settled == PERSON, "what a person chose is not forgotten"
     assert (followed.id, followed.stable, followed.candidate, followed.share) == (release.release, JUNE, JULY, 0.2)
-    assert [told.share for _, told in states if told] == [0.0, 0.0, 0.0, 0.2], "first idle, then its share"
+    assert [release_state.share for _, release_state in states if release_state] == [0.0, 0.0, 0.0, 0.2], (
+        "first idle, then its share"
+    )
 
 
 def test_a_good_candidate_takes_over_under_the_label_stable(site, states):
@@ -51,7 +53,7 @@ def test_a_good_candidate_takes_over_under_the_label_stable(site, states):
         "what takes the place of a person's choice is not a push's to replace, either"
     )
     assert site.followed is None
-    assert [told.share for _, told in states if told][-3:] == [0.1, 1.0, 1.0]
+    assert [release_state.share for _, release_state in states if release_state][-3:] == [0.1, 1.0, 1.0]
 
 
 def test_a_candidate_that_takes_the_place_of_nobodys_choice_is_a_releases(site):
@@ -72,7 +74,7 @@ def test_a_shadow_that_takes_over_answers_before_the_other_is_unloaded(site, sta
     assert (checks["mean difference"].value, checks["mean difference"].passed) == (0.01, True)
     assert "400 of 1000 requests that both answered" in (Path(decision.uri) / module.REPORT).read_text()
     assert site.finish(release, decision).to_version == JULY
-    modes = [told.mode for _, told in states if told]
+    modes = [release_state.mode for _, release_state in states if release_state]
     assert modes.index("canary") == modes.count("shadow"), "from then on it answers"
 
 
@@ -115,7 +117,7 @@ def test_what_began_and_could_not_be_written_down_is_taken_back(site, states, mo
     monkeypatch.setattr(module, "_write", full)
     with pytest.raises(OSError, match="no space left"):
         site.start()
-    assert [told.share for _, told in states if told][-1] == 0.0, "it had begun"
+    assert [release_state.share for _, release_state in states if release_state][-1] == 0.0, "it had begun"
     assert (site.choice, site.followed) == (PERSON, None)
 
 
@@ -283,15 +285,15 @@ def test_a_finish_that_is_killed_goes_on_where_it_was_and_a_promotion_clears_it_
     assert site.promote(site.propose(MAY)).to_version == MAY
 
 
-@pytest.mark.parametrize(("asked", "gets"), [("previous", JUNE), (JULY, JULY), (MAY, MAY), ("latest", JULY)])
+@pytest.mark.parametrize(("requested", "gets"), [("previous", JUNE), (JULY, JULY), (MAY, MAY), ("latest", JULY)])
 @pytest.mark.parametrize("before", [PERSON, HIGHEST])
-def test_a_promotion_during_a_release_ends_it(site, states, asked, gets, before):
+def test_a_promotion_during_a_release_ends_it(site, states, requested, gets, before):
     site.served.choose("toy", before)
     candidate = JULY if before == PERSON else MAY
     release = site.start(candidate)
-    proposal = site.propose(asked)
+    proposal = site.propose(requested)
     stable = release.stable
-    gets = stable if asked == "previous" else gets
+    gets = stable if requested == "previous" else gets
     assert f"A release tries {candidate} since" in proposal.summary
     assert proposal.served == stable
     made = site.promote(proposal)
@@ -300,7 +302,7 @@ def test_a_promotion_during_a_release_ends_it(site, states, asked, gets, before)
     chosen = [f"version {JUNE}, chosen by admin at 2013-08-02: June is fine"] if before == PERSON else []
     assert made.overridden == "; ".join([*chosen, f"the release of version {candidate}"])
     assert (site.choice.release, site.followed) == ("", None)
-    assert site.choice.versions == (() if asked == "latest" else (gets,))
+    assert site.choice.versions == (() if requested == "latest" else (gets,))
     with pytest.raises(TerminalError, match="no longer under way"):
         site.judge(release)
     finished = site.finish(release)

@@ -32,14 +32,14 @@ class Router(Server):
     def status(self) -> dict:
         return self.admin.ask("GET", "/router/status")[1]
 
-    def release(self, **told: Release) -> None:
+    def release(self, **releases: Release) -> None:
         """Writes `releases.json` and waits until the router follows it."""
-        state.write(self.root, told)
+        state.write(self.root, releases)
 
         def followed() -> bool:
             status = self.status()["releases"]
             return {model: (each["id"], each["share"]) for model, each in status.items()} == {
-                model: (each.id, each.share) for model, each in told.items()
+                model: (each.id, each.share) for model, each in releases.items()
             }
 
         until(followed, "the router follows the releases")

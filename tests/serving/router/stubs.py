@@ -49,8 +49,8 @@ def standing(
             else:
                 answer(self, body)
 
-        def reply(self, told: object, status: int = 200) -> None:
-            content = json.dumps(told).encode()
+        def reply(self, payload: object, status: int = 200) -> None:
+            content = json.dumps(payload).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(content)))

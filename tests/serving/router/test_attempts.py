@@ -68,27 +68,27 @@ def test_what_one_version_does_with_a_body_holds_back_no_other_version():
 def test_a_server_that_ends_cuts_the_same_request_once_however_often_it_is_under_way():
     @scene
     async def ask(make):
-        told = make(Outcome.ANSWERED)
+        stand_ins = make(Outcome.ANSWERED)
         under_way = asyncio.Barrier(4)
 
         async def send(backend: backends.Backend, fresh: bool) -> Attempt:
             if not fresh:
                 await under_way.wait()
                 return Outcome.CUT, None, "the server has ended"
-            return await told.send(backend, fresh)
+            return await stand_ins.send(backend, fresh)
 
-        asked = [told.pool.ask(PATH, b"body", send) for _ in range(4)]
-        assert {outcome for outcome, _, _ in await asyncio.gather(*asked)} == {Outcome.ANSWERED}
-        assert await told.ask() is Outcome.ANSWERED
+        requests = [stand_ins.pool.ask(PATH, b"body", send) for _ in range(4)]
+        assert {outcome for outcome, _, _ in await asyncio.gather(*requests)} == {Outcome.ANSWERED}
+        assert await stand_ins.ask() is Outcome.ANSWERED
 
         async def cut(backend: backends.Backend, fresh: bool) -> Attempt:
             if not fresh:
                 await under_way.wait()
             return Outcome.CUT, None, "the server has ended"
 
-        asked = [told.pool.ask(PATH, b"deadly", cut) for _ in range(4)]
-        assert {outcome for outcome, _, _ in await asyncio.gather(*asked)} == {Outcome.CUT}
-        assert await told.ask(b"deadly") is Outcome.CUT and told.counts == [5]
+        requests = [stand_ins.pool.ask(PATH, b"deadly", cut) for _ in range(4)]
+        assert {outcome for outcome, _, _ in await asyncio.gather(*requests)} == {Outcome.CUT}
+        assert await stand_ins.ask(b"deadly") is Outcome.CUT and stand_ins.counts == [5]
 
     ask()
 
@@ -147,16 +147,16 @@ def scene(test):
 def test_beside_a_server_that_fails_at_once_the_other_answers(outcome):
     @scene
     async def ask(make):
-        told = make(outcome, Outcome.ANSWERED)
+        stand_ins = make(outcome, Outcome.ANSWERED)
         outcomes: list[Outcome] = []
 
         async def client(name: int) -> None:
             for number in range(50):
-                outcomes.append(await told.ask(b"%d %d" % (name, number)))
+                outcomes.append(await stand_ins.ask(b"%d %d" % (name, number)))
 
         await asyncio.gather(*(client(name) for name in range(8)))
         assert sum(one is not Outcome.ANSWERED for one in outcomes) < 4, "under 1 % of 400"
-        assert told.counts[0] < 20
+        assert stand_ins.counts[0] < 20
 
     ask()
 
@@ -165,14 +165,14 @@ def test_a_request_that_cuts_connections_is_sent_twice_in_all():
     @scene
     async def ask(make):
         for servers in (1, 2, 3, 5):
-            told = make(*[Outcome.CUT] * servers)
-            assert await told.ask() is Outcome.CUT
-            assert sum(told.counts) == 2 and max(told.counts) == (2 if servers == 1 else 1)
+            stand_ins = make(*[Outcome.CUT] * servers)
+            assert await stand_ins.ask() is Outcome.CUT
+            assert sum(stand_ins.counts) == 2 and max(stand_ins.counts) == (2 if servers == 1 else 1)
             for _ in range(3):
-                assert await told.ask() is Outcome.CUT
-            assert sum(told.counts) == 2, "it is in quarantine"
-            assert await told.ask(b"another") is Outcome.CUT
-            assert sum(told.counts) == 4
+                assert await stand_ins.ask() is Outcome.CUT
+            assert sum(stand_ins.counts) == 2, "it is in quarantine"
+            assert await stand_ins.ask(b"another") is Outcome.CUT
+            assert sum(stand_ins.counts) == 4
 
     ask()
 
@@ -180,16 +180,16 @@ def test_a_request_that_cuts_connections_is_sent_twice_in_all():
 def test_a_fault_that_another_server_repeats_is_the_requests_and_ejects_nobody():
     @scene
     async def ask(make):
-        told = make(Outcome.FAULT, Outcome.FAULT)
+        stand_ins = make(Outcome.FAULT, Outcome.FAULT)
         for _ in range(9):
-            assert await told.ask() is Outcome.FAULT
-        assert told.counts == [9, 9]
+            assert await stand_ins.ask() is Outcome.FAULT
+        assert stand_ins.counts == [9, 9]
         for _ in range(120):  # The budget for retries is spent long before.
-            assert await told.ask() is Outcome.FAULT
-        assert [backend.ejected_until for backend in told.pool.backends] == [0, 0]
-        told = make(Outcome.FAULT, Outcome.FAULT)
-        assert set(await asyncio.gather(*[told.ask(b"%d" % n) for n in range(8)])) == {Outcome.FAULT}
-        assert [backend.ejected_until for backend in told.pool.backends] == [0, 0]
+            assert await stand_ins.ask() is Outcome.FAULT
+        assert [backend.ejected_until for backend in stand_ins.pool.backends] == [0, 0]
+        stand_ins = make(Outcome.FAULT, Outcome.FAULT)
+        assert set(await asyncio.gather(*[stand_ins.ask(b"%d" % n) for n in range(8)])) == {Outcome.FAULT}
+        assert [backend.ejected_until for backend in stand_ins.pool.backends] == [0, 0]
 
     ask()
 
@@ -197,12 +197,12 @@ def test_a_fault_that_another_server_repeats_is_the_requests_and_ejects_nobody()
 def test_a_server_that_fails_what_another_answers_is_ejected():
     @scene
     async def ask(make):
-        told = make(Outcome.FAULT, Outcome.ANSWERED)
-        broken = told.pool.backends[0]
+        stand_ins = make(Outcome.FAULT, Outcome.ANSWERED)
+        broken = stand_ins.pool.backends[0]
         for _ in range(50):
             broken.forgive()  # It is asked first again, as long as it is not ejected.
-            assert await told.ask() is Outcome.ANSWERED
-        assert broken.ejected_until > 0 and told.pool.backends[1].ejected_until == 0
+            assert await stand_ins.ask() is Outcome.ANSWERED
+        assert broken.ejected_until > 0 and stand_ins.pool.backends[1].ejected_until == 0
 
     ask()
 
@@ -211,11 +211,11 @@ def test_a_server_that_fails_what_another_answers_is_ejected():
 def test_a_server_that_lacks_the_model_speaks_for_no_server_that_fails(other):
     @scene
     async def ask(make):
-        told = make(Outcome.ABSENT, other)
-        assert {await told.ask() for _ in range(4)} == {other}
-        assert {await told.ask(chosen=True) for _ in range(4)} <= {Outcome.ABSENT, other}
-        told = make(Outcome.ABSENT, Outcome.UNSENT)
-        assert {await told.ask() for _ in range(4)} == {Outcome.ABSENT}
+        stand_ins = make(Outcome.ABSENT, other)
+        assert {await stand_ins.ask() for _ in range(4)} == {other}
+        assert {await stand_ins.ask(chosen=True) for _ in range(4)} <= {Outcome.ABSENT, other}
+        stand_ins = make(Outcome.ABSENT, Outcome.UNSENT)
+        assert {await stand_ins.ask() for _ in range(4)} == {Outcome.ABSENT}
 
     ask()
 
@@ -227,29 +227,29 @@ def test_failures_in_a_row_eject_a_server_longer_each_time_and_never_more_than_h
 
     @scene
     async def ask(make):
-        told = make(*[Outcome.BUSY] * 5)
+        stand_ins = make(*[Outcome.BUSY] * 5)
         for _ in range(60):
-            await told.ask()
-        ejected = [backend for backend in told.pool.backends if backend.ejected_until]
+            await stand_ins.ask()
+        ejected = [backend for backend in stand_ins.pool.backends if backend.ejected_until]
         assert len(ejected) == 2
         first = ejected[0]
-        assert first.ejected_until == now[0] + 5 and "ejected for 5 s" in first.told()["reason"]
-        assert not first.told()["healthy"]
-        assert set(told.pool.order()[:3]).isdisjoint(ejected)
+        assert first.ejected_until == now[0] + 5 and "ejected for 5 s" in first.as_dict()["reason"]
+        assert not first.as_dict()["healthy"]
+        assert set(stand_ins.pool.order()[:3]).isdisjoint(ejected)
         lengths = []
         for _ in range(8):
             now[0] = first.ejected_until + 1
-            told.pool._blame(
+            stand_ins.pool._blame(
                 first, (Outcome.BUSY, None, "again")
             )  # One failure is enough for a server that was ejected before.
             lengths.append(first.ejected_until - now[0])
         assert lengths == [10, 20, 40, 80, 160, 300, 300, 300]
         now[0] = first.ejected_until + 61
-        told.pool._blame(first, (Outcome.BUSY, None, "after a long time"))
+        stand_ins.pool._blame(first, (Outcome.BUSY, None, "after a long time"))
         assert first.ejected_until - now[0] == 5
         first.answered(0.001, good=True)
         now[0] = first.ejected_until
-        told.pool._blame(first, (Outcome.BUSY, None, "after an answer, one failure is no row"))
+        stand_ins.pool._blame(first, (Outcome.BUSY, None, "after an answer, one failure is no row"))
         assert first.ejected_until == now[0]
         last = make(Outcome.BUSY)
         for _ in range(20):
@@ -262,10 +262,10 @@ def test_failures_in_a_row_eject_a_server_longer_each_time_and_never_more_than_h
 def test_the_version_on_trial_is_not_the_servers_fault_and_its_faults_are_counted():
     @scene
     async def ask(make):
-        told = make(Outcome.FAULT, Outcome.ANSWERED)
-        outcomes = [await told.ask(chosen=True, blame=False) for _ in range(20)]
+        stand_ins = make(Outcome.FAULT, Outcome.ANSWERED)
+        outcomes = [await stand_ins.ask(chosen=True, blame=False) for _ in range(20)]
         assert outcomes.count(Outcome.FAULT) == 10, "the judge is to see them, so no other server hides them"
-        assert told.pool.backends[0].ejected_until == 0
+        assert stand_ins.pool.backends[0].ejected_until == 0
 
     ask()
 
@@ -273,9 +273,9 @@ def test_the_version_on_trial_is_not_the_servers_fault_and_its_faults_are_counte
 def test_a_version_that_a_server_lacks_is_asked_of_the_others():
     @scene
     async def ask(make):
-        told = make(Outcome.ABSENT, Outcome.ABSENT, Outcome.ANSWERED)
+        stand_ins = make(Outcome.ABSENT, Outcome.ABSENT, Outcome.ANSWERED)
         for _ in range(50):
-            assert await told.ask(chosen=True) is Outcome.ANSWERED
+            assert await stand_ins.ask(chosen=True) is Outcome.ANSWERED
 
     ask()
 
@@ -283,16 +283,16 @@ def test_a_version_that_a_server_lacks_is_asked_of_the_others():
 def test_refusals_make_no_server_look_fast():
     @scene
     async def ask(make):
-        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
-        refusing = told.pool.backends[0]
+        stand_ins = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        refusing = stand_ins.pool.backends[0]
 
         async def send(backend: backends.Backend, fresh: bool) -> Attempt:
-            outcome, answer, reason = await told.send(backend, fresh)
+            outcome, answer, reason = await stand_ins.send(backend, fresh)
             return outcome, Answer(404, b"") if backend is refusing else answer, reason
 
         for _ in range(40):
-            await told.pool.ask(PATH, b"", send)
-        assert told.counts == [20, 20]
+            await stand_ins.pool.ask(PATH, b"", send)
+        assert stand_ins.counts == [20, 20]
 
     ask()
 
@@ -300,23 +300,23 @@ def test_refusals_make_no_server_look_fast():
 def test_requests_that_nobody_waited_for_make_a_server_slow():
     @scene
     async def ask(make):
-        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
-        hanging = told.pool.backends[0]
+        stand_ins = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        hanging = stand_ins.pool.backends[0]
 
         async def send(backend: backends.Backend, fresh: bool) -> Attempt:
             if backend is hanging:
-                told.sent[backend] += 1
+                stand_ins.sent[backend] += 1
                 with backend.asked():
                     await asyncio.sleep(60)
-            return await told.send(backend, fresh)
+            return await stand_ins.send(backend, fresh)
 
         for _ in range(40):
             try:
                 async with asyncio.timeout(0.1):
-                    await told.pool.ask(PATH, b"", send)
+                    await stand_ins.pool.ask(PATH, b"", send)
             except TimeoutError:
                 pass
-        assert told.counts[0] < 4
+        assert stand_ins.counts[0] < 4
 
     ask()
 
@@ -324,10 +324,10 @@ def test_requests_that_nobody_waited_for_make_a_server_slow():
 def test_servers_that_are_much_alike_share_the_requests():
     @scene
     async def ask(make):
-        told = make(Outcome.ANSWERED, Outcome.ANSWERED)
-        for number, backend in enumerate(told.pool.backends):
+        stand_ins = make(Outcome.ANSWERED, Outcome.ANSWERED)
+        for number, backend in enumerate(stand_ins.pool.backends):
             backend.answered(0.01 + number * 0.005, good=True)
-        order = [told.pool.order()[0] for _ in range(40)]
-        assert [order.count(backend) for backend in told.pool.backends] == [20, 20]
+        order = [stand_ins.pool.order()[0] for _ in range(40)]
+        assert [order.count(backend) for backend in stand_ins.pool.backends] == [20, 20]
 
     ask()

@@ -76,8 +76,8 @@ def test_what_cannot_be_filled_in_is_refused(online, body, status, said):
 
 @pytest.mark.slow
 def test_a_refusal_of_the_model_is_passed_on(online):
-    status, told, _ = _ask(online, {"instances": [1.0]}, "/v1/mixed:predict")
-    assert status == 400 and "Missing named input: count" in told["error"]
+    status, body, _ = _ask(online, {"instances": [1.0]}, "/v1/mixed:predict")
+    assert status == 400 and "Missing named input: count" in body["error"]
 
 
 @pytest.mark.parametrize(

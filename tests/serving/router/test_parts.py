@@ -20,7 +20,7 @@ from serving.router import answers, messages
 from serving.router.arm_metrics import CELLS, Counts, Latency, Numbers, Outcome, Pairs
 from serving.router.config import address, settings_from_flags
 from serving.router.follower import Follower
-from serving.router.trials import Answer, Asked, Trials, cell, place
+from serving.router.trials import Answer, RoutedRequest, Trials, cell, place
 
 
 def predict(**chosen) -> predict_pb2.PredictRequest:
@@ -160,15 +160,15 @@ def test_percentiles_are_within_five_percent():
         latency.add(each)
     for share in (0.5, 0.9, 0.99, 0.999):
         assert latency.quantile(share) == pytest.approx(drawn[math.ceil(share * len(drawn)) - 1], rel=0.05)
-    assert latency.told()["max"] == drawn[-1]
-    assert latency.told()["mean"] == pytest.approx(sum(drawn) / len(drawn))
-    assert Latency().told() == {"mean": None, "p50": None, "p95": None, "p99": None, "max": None}
+    assert latency.as_dict()["max"] == drawn[-1]
+    assert latency.as_dict()["mean"] == pytest.approx(sum(drawn) / len(drawn))
+    assert Latency().as_dict() == {"mean": None, "p50": None, "p95": None, "p99": None, "max": None}
 
 
 def test_numbers_are_counted_by_twentieths():
     numbers = Numbers()
     numbers.add([0.0, 0.049, 0.05, 1.0, 0.999, 1.5, -0.5, math.nan, math.inf])
-    told = numbers.told()
+    told = numbers.as_dict()
     assert (told["count"], told["histogram"][0], told["histogram"][1], told["histogram"][19]) == (7, 2, 1, 2)
     assert sum(told["histogram"]) == 5
     assert told["mean"] == pytest.approx((0.049 + 0.05 + 1.0 + 0.999 + 1.5 - 0.5) / 7)
@@ -199,14 +199,14 @@ def test_pairs_tell_what_became_of_a_request_with_one_version_alone():
 
 def test_pairs_tell_how_far_answers_are_apart():
     pairs = Pairs()
-    assert pairs.told()["largest_difference"] is None
+    assert pairs.as_dict()["largest_difference"] is None
     pairs.add([0.5, 0.25], [0.5, 0.25])
     pairs.add([0.5, math.nan], [0.5 + 1e-8, math.nan])
-    assert pairs.told()["differing"] == 0
+    assert pairs.as_dict()["differing"] == 0
     pairs.add([0.5, 0.25], [0.75, 0.25])
     pairs.add([0.5], [0.5, 0.5])
     pairs.add([math.nan], [0.5])
-    told = pairs.told()
+    told = pairs.as_dict()
     assert (told["count"], told["differing"], told["largest_difference"]) == (5, 3, 0.25)
     assert told["mean_difference"] == pytest.approx(0.25 / 7, rel=1e-6)
 
@@ -215,7 +215,7 @@ def test_codes_make_failed_and_refused():
     counts = Counts()
     for code in (200, 200, 400, 404, 499, 500, 501, 503, 504):
         counts.stable.traffic.add(code, 1.0)
-    told = counts.stable.told(3)
+    told = counts.stable.as_dict(3)
     assert (told["version"], told["requests"], told["failed"], told["refused"]) == (3, 9, 3, 4)
     assert told["codes"]["200"] == 2
 
@@ -237,7 +237,7 @@ def test_a_broken_state_file_lets_counting_begin_anew(tmp_path, text):
     file.write_text(text)
     trials = Trials(file)
     trials.follow({"m": Release("m", "a", 1, 2)})
-    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+    assert trials.as_dict()["m"]["sides"]["stable"]["requests"] == 0
 
 
 def test_what_an_older_router_counted_begins_anew_and_the_log_says_why(tmp_path, caplog):
@@ -250,7 +250,7 @@ def test_what_an_older_router_counted_begins_anew_and_the_log_says_why(tmp_path,
     file.write_text(json.dumps({"a": {"stable": arm, "candidate": arm, "pairs": pairs}}))
     trials = Trials(file)
     trials.follow({"m": Release("m", "a", 1, 2)})
-    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+    assert trials.as_dict()["m"]["sides"]["stable"]["requests"] == 0
     assert "counted in format 1" in caplog.text
 
 
@@ -265,7 +265,7 @@ def test_counts_wait_for_their_release(tmp_path):
     asyncio.run(second.save())
     third = Trials(file)
     third.follow({"m": release})
-    assert third.told()["m"]["sides"]["stable"]["requests"] == 1
+    assert third.as_dict()["m"]["sides"]["stable"]["requests"] == 1
     third.follow({})
     asyncio.run(third.save())
     assert json.loads(file.read_text()) == {}
@@ -276,12 +276,12 @@ def test_a_release_counts_on_under_its_id_and_anew_under_another():
     trials.follow({"m": Release("m", "a", 1, 2, share=0.1)})
     trials.of["m"].counts.stable.traffic.add(200, 1.0)
     trials.follow({"m": Release("m", "a", 1, 2, share=0.5)})
-    told = trials.told()["m"]
+    told = trials.as_dict()["m"]
     assert (told["share"], told["sides"]["stable"]["requests"]) == (0.5, 1)
     trials.follow({"m": Release("m", "b", 1, 2, share=0.5)})
-    assert trials.told()["m"]["sides"]["stable"]["requests"] == 0
+    assert trials.as_dict()["m"]["sides"]["stable"]["requests"] == 0
     trials.follow({})
-    assert trials.told() == {}
+    assert trials.as_dict() == {}
 
 
 def answered(trials: Trials, requests: int, reads: list[bytes]) -> dict:
@@ -296,12 +296,12 @@ def answered(trials: Trials, requests: int, reads: list[bytes]) -> dict:
 
     async def all_of_them() -> None:
         for _ in range(requests):
-            await trials.answer(trials.of["m"], Asked(key=None, ask=ask, read=read, size=1))
+            await trials.answer(trials.of["m"], RoutedRequest(key=None, ask=ask, read=read, size=1))
             for _ in range(10):  # What follows an answer takes its turns.
                 await asyncio.sleep(0)
 
     asyncio.run(all_of_them())
-    return trials.told()["m"]
+    return trials.as_dict()["m"]
 
 
 def test_nothing_is_counted_while_the_candidate_has_no_share_to_compare_with():
@@ -333,7 +333,7 @@ def test_a_split_counts_by_groups_of_callers():
     async def all_of_them() -> None:
         for number in range(300):
             key = str(number % 3) if number < 200 else None
-            await trials.answer(trials.of["m"], Asked(key=key, ask=ask, read=lambda content: [0.5], size=1))
+            await trials.answer(trials.of["m"], RoutedRequest(key=key, ask=ask, read=lambda content: [0.5], size=1))
         await asyncio.sleep(0)
 
     asyncio.run(all_of_them())

@@ -322,12 +322,12 @@ def test_the_routers_own_addresses(plain):
         {"predictions": [8.0]},
     )  # For the page's form.
     for path in ("/router/status", "/router/models", "/router/metrics", "/router/none"):
-        status, told = plain.ask("GET", path)
-        assert status == 404 and "administration port" in told["error"]
+        status, body = plain.ask("GET", path)
+        assert status == 404 and "administration port" in body["error"]
     assert plain.ask("GET", "/")[0] == 404
-    told = plain.admin.ask("GET", "/router/models")[1]
-    assert told["error"] == ""
-    models = {model["name"]: model for model in told["models"]}
+    body = plain.admin.ask("GET", "/router/models")[1]
+    assert body["error"] == ""
+    models = {model["name"]: model for model in body["models"]}
     assert sorted(models) == ["affine", "half", "mixed"]
     assert models["affine"]["labels"] == {"stable": 1, "canary": 2}
     assert models["affine"]["versions"][0] == {"version": 2, "state": "AVAILABLE", "error": "", "servers": 2}
@@ -340,10 +340,10 @@ def test_metrics(router):
     for _ in range(3):
         router.ask("POST", AFFINE, {"instances": [1.0]})
     router.ask("POST", "/v1/models/made-up:predict", {"instances": [1.0]})
-    told = router.admin.raw("GET", "/router/metrics")[1].decode()
-    assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 3' in told
-    assert 'airtight_router_requests_total{model="",api="REST",side="",code="404"} 1' in told
-    assert "made-up" not in told and told.count("airtight_router_server_healthy{") == 2
+    exported = router.admin.raw("GET", "/router/metrics")[1].decode()
+    assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 3' in exported
+    assert 'airtight_router_requests_total{model="",api="REST",side="",code="404"} 1' in exported
+    assert "made-up" not in exported and exported.count("airtight_router_server_healthy{") == 2
     assert b":tensorflow:serving:request_count" in router.raw("GET", "/monitoring/prometheus/metrics")[1]
     assert router.status()["models"]["affine"]["requests"] == 3
 
@@ -431,8 +431,8 @@ def test_cors_and_names_that_are_encoded(servers, models_root, addresses, tmp_pa
         for method, body in (("OPTIONS", None), ("POST", {"instances": [4.0]})):
             status, headers, _ = router.full(method, "/v1/models/%61ffine:predict", body, origin)
             assert status == 200 and headers["access-control-allow-origin"] == "*"
-        told = router.admin.raw("GET", "/router/metrics")[1].decode()
-        assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 1' in told
+        exported = router.admin.raw("GET", "/router/metrics")[1].decode()
+        assert 'airtight_router_requests_total{model="affine",api="REST",side="",code="200"} 1' in exported
         packed = gzip.compress(json.dumps({"instances": [4.0]}).encode())
         status, _, content = router.full("POST", AFFINE, packed, {"Content-Encoding": "gzip"})
         assert (status, json.loads(content)) == (200, {"predictions": [8.0]})

@@ -167,8 +167,8 @@ def test_a_shadow_is_asked_and_never_heard(router):
     assert predicted(router) == (1, "stable", "1")
     assert asked(router, body="{")[0] == 400
     until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
-    told = router.status()["releases"]["affine"]
-    pairs = told["pairs"]
+    counts = router.status()["releases"]["affine"]
+    pairs = counts["pairs"]
     assert (pairs["count"], pairs["differing"], pairs["dropped"]) == (21, 21, 0)
     assert (pairs["largest_difference"], pairs["mean_difference"]) == (0.25, 0.25)
     assert pairs["differences"] == {"count": 21, "total": 21 * 0.25, "squares": 21 * 0.0625}

@@ -153,10 +153,10 @@ def test_a_request_that_cuts_connections_is_sent_twice_and_then_held_back(models
         addresses = [(stub.rest, stub.grpc) for stub in three]
         with routers.routing(tmp_path / "r", models_root, addresses) as router:
             for _ in range(3):
-                status, told = router.ask("POST", PATH, BODY)
-                assert status == 503 and "No model server answers" in told["error"]
+                status, refusal = router.ask("POST", PATH, BODY)
+                assert status == 503 and "No model server answers" in refusal["error"]
             assert sum(len(stub.asked) for stub in three) == 2
-            assert "not passed on for a while" in told["error"]
+            assert "not passed on for a while" in refusal["error"]
 
 
 def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path):
