@@ -16,6 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.errors import Code, ServingError
@@ -253,13 +254,14 @@ def _is_asset(graph: Graph, tensor: str, scope: str, assets: set[str], seen: fro
         tensor = nodes[name].input[0]
         name = node_name(tensor)
     if not scope and name in nodes and nodes[name].op == "ReadVariableOp":
-        # TensorFlow 2 puts an asset's path into a variable when it initialises a model.
-        values = [
-            node.input[1]
-            for node in nodes.values()
-            if node.op == "AssignVariableOp" and node_name(node.input[0]) == node_name(nodes[name].input[0])
+        # TensorFlow 2 puts an asset's path into a variable when it initialises a model. Two handles may be of one
+        # variable, and a handle may be passed to a function: so all texts that any variable is given must be assets.
+        given = [
+            place
+            for place in graph.all_places()
+            if place.node.op == "AssignVariableOp" and place.node.attr["dtype"].type == types_pb2.DT_STRING
         ]
-        return bool(values) and all(_tensor_name(value) in assets for value in values)
+        return bool(given) and all(not p.scope and _tensor_name(p.node.input[1]) in assets for p in given)
     if not scope:
         return _tensor_name(tensor) in assets
     arguments = graph.arguments(scope)

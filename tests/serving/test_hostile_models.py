@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tfx
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import node_def_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from serving import vetting
@@ -304,6 +304,35 @@ def test_another_output_of_an_assets_node_is_no_asset(tmp_path):
     [filler] = [node for node in meta_graph.graph_def.node if node.op in TABLE_FILES]
     assert filler.input[1] == file
     filler.input[1] = f"{file}:1"
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    refused = refusal(tmp_path / "1")
+    assert refused is not None and "none of its assets" in refused.message
+
+
+def test_a_variable_holds_an_assets_path_if_no_other_text_may_be_put_into_it(tmp_path):
+    saved = words_of_tensorflow_1(tmp_path)
+    [meta_graph] = saved.meta_graphs
+    graph, file = meta_graph.graph_def, node_name(meta_graph.asset_file_def[0].tensor_info.name)
+    [filler] = [node for node in graph.node if node.op in TABLE_FILES]
+
+    def add(op: str, name: str, *inputs: str) -> None:
+        node = graph.node.add(op=op, name=name, input=inputs)
+        node.attr["dtype"].type = types_pb2.DT_STRING
+        if op == "VarHandleOp":
+            node.attr["shared_name"].s = b"path"
+            node.attr["shape"].shape.SetInParent()
+        elif op == "Const":
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("/etc/passwd"))
+
+    add("VarHandleOp", "handle")
+    add("AssignVariableOp", "assign", "handle", file)
+    add("ReadVariableOp", "read", "handle", "^assign")
+    filler.input[1] = "read"
+    (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
+    assert refusal(tmp_path / "1") is None
+    add("VarHandleOp", "second_handle")
+    add("Const", "elsewhere")
+    add("AssignVariableOp", "assign_elsewhere", "second_handle", "elsewhere")
     (tmp_path / "1" / GRAPH).write_bytes(saved.SerializeToString())
     refused = refusal(tmp_path / "1")
     assert refused is not None and "none of its assets" in refused.message
