@@ -9,21 +9,28 @@ DAY = "day"
 """The blocks of a schema that names no column."""
 
 
+Kind = Literal["number", "category", "categories", "text", "vector", "image"]
+
+
 @dataclass(frozen=True)
 class Feature:
     """One input of the model, as it is requested and stored.
 
     Args:
       name: Column in the examples and input name of the served model.
-      kind: "category" is a string, "" when missing; "number" is float32, NaN when missing.
+      kind: "number" is float32, NaN when missing; "category" and "text" are strings, "" when missing; "categories" is a
+        list of strings, empty when missing; "vector" is float32 of one length, NaN when missing; "image" is the bytes
+        of a PNG or JPEG, empty when missing.
       description: What it means and when it is known.
-      unit: Unit of a number ("minutes", "share", "count"); empty for a category.
+      unit: Unit of a number ("minutes", "share", "count"); empty for others.
+      length: Values of a vector.
     """
 
     name: str
-    kind: Literal["category", "number"]
+    kind: Kind
     description: str
     unit: str = ""
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,18 @@ class ExampleSchema:
 
     Args:
       features: The model's inputs, in order.
-      label: int64 column, 0 or 1.
+      label: Column of what is predicted; its type is the task's (int64 0 or 1 where that is `binary`).
       time: Column of the event's instant (timestamp, UTC), by which examples are ordered and split.
       keys: Columns that name a row for people (never inputs of the model).
       slices: Columns, of features or keys, by which quality is told apart.
       blocks: What rows that depend on each other have in common: a column of features or keys, or "day" for the local
         day of `time`. An evaluation's intervals come from drawing other blocks; a column of fewer than seven
         values has too few of them, and runs of consecutive rows take their place, which then do depend on each other.
-      baseline: The feature whose rates alone are the floor of every model; "" for the constant rate.
+      baseline: The feature that alone is the floor of every model; "" for a constant.
+      task: "binary", "multiclass", "regression", or the import string of a `components.tasks.Task`.
+      classes: The names of the classes of a multiclass label, in the order of the served probabilities.
+      quantiles: Of a regression, rising, each between 0 and 1; () predicts the mean.
+      weight: Column of each row's weight, 0 or more, in fitting and in metrics; "" weighs all the same.
     """
 
     features: tuple[Feature, ...]
@@ -49,6 +60,10 @@ class ExampleSchema:
     slices: tuple[str, ...]
     blocks: str = DAY
     baseline: str = ""
+    task: str = "binary"
+    classes: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    weight: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

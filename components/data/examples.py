@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,43 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
     table = pa.concat_tables(tables)
     _check_types(table, schema, files[0].parent)
     return table
+
+
+def batches(
+    folder: Path, split: str, schema: ExampleSchema, columns: Sequence[str] | None = None, rows: int = 8192
+) -> Iterator[pa.Table]:
+    """One split in pieces, so that no more than one of them is in memory.
+
+    Args:
+      folder: The artifact's folder.
+      split: Name of the split, such as "train".
+      schema: What the rows must hold.
+      columns: Which columns to read; features, label and slices when None.
+      rows: Rows of a piece, at most.
+
+    Yields:
+      Tables in the order of the rows.
+
+    Raises:
+      TerminalError: As `read_table`.
+    """
+    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
+    for file in files_of(folder, split):
+        _check_columns(file, wanted)
+        with pq.ParquetFile(file) as source:
+            for batch in source.iter_batches(rows, columns=wanted):
+                table = pa.Table.from_batches([batch])
+                _check_types(table, schema, file.parent)
+                yield table.select(wanted)
+
+
+def count(folder: Path, split: str) -> int:
+    """Rows of a split, by the files' own metadata.
+
+    Raises:
+      TerminalError: The split is not there.
+    """
+    return sum(int(pq.read_metadata(file).num_rows) for file in files_of(folder, split))
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
@@ -125,23 +162,34 @@ def interval_of(artifact: Any) -> tuple[str, str]:
 
 
 def _read_file(file: Path, columns: list[str]) -> pa.Table:
+    _check_columns(file, columns)
     try:
-        there = set(pq.read_schema(file).names)
-        missing = [name for name in columns if name not in there]
-        if not missing:
-            return pq.read_table(file, columns=columns)
+        return pq.read_table(file, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _check_columns(file: Path, columns: list[str]) -> None:
+    try:
+        present = set(pq.read_schema(file).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(file, error) from error
+    missing = [name for name in columns if name not in present]
+    if missing:
         raise TerminalError(
-            f"The examples in {file} cannot be read.",
-            expected="a Parquet file",
-            received=str(error).splitlines()[0],
-            remedy="Run the step that makes the examples again.",
-        ) from error
-    raise TerminalError(
-        f"The examples in {file} lack columns.",
-        expected=columns,
-        received=f"no {', '.join(missing[:5])}",
-        remedy="Run the step that makes the examples again, with the schema that the model is trained with.",
+            f"The examples in {file} lack columns.",
+            expected=columns,
+            received=f"no {', '.join(missing[:5])}",
+            remedy="Run the step that makes the examples again, with the schema that the model is trained with.",
+        )
+
+
+def _unreadable(file: Path, error: Exception) -> TerminalError:
+    return TerminalError(
+        f"The examples in {file} cannot be read.",
+        expected="a Parquet file",
+        received=str(error).splitlines()[0],
+        remedy="Run the step that makes the examples again.",
     )
 
 
