@@ -190,7 +190,7 @@ def test_a_note_of_which_no_table_can_be_made_costs_its_group_alone(served, monk
     torn.signature = Signature("torn", "", SIGNATURE.inputs, SIGNATURE.outputs, lambda *x: [])
     written(served, monkeypatch, journals, note(torn), note(answered(2)))
     assert [batch["signature"][0].as_py() for batch in journals.batches] == ["serving_default"]
-    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 1}, {("m",): 2})
+    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 2}, {("m",): 2})
 
 
 def test_rows_that_were_written_are_counted_also_where_others_were_not(served, monkeypatch):

@@ -156,7 +156,7 @@ def test_a_durable_server_answers_nothing_that_its_disk_does_not_keep(tmp_path):
             root.unlink()
             assert ask_rest([1.0]) == OK
         exposition = server.raw("GET", "/monitoring/prometheus/metrics")[1].decode()
-        assert f':airtight:serving:prediction_log_dropped{{model_name="m",reason="not_written"}}' in exposition
+        assert ':airtight:serving:prediction_log_dropped{model_name="m",reason="not_written"}' in exposition
         assert 'request_count{model_name="m",status="UNAVAILABLE"} 4' in exposition
     assert [row["code"] for row in rows_in(root)].count("OK") == 1
 
