@@ -54,7 +54,7 @@ AT_ONCE = 1000
 """Notes that are made into tables together."""
 WARN_S = 10.0
 """A warning is repeated at most so often."""
-CLOSE_S = 20.0
+CLOSE_S = 10.0
 """When the server stops, the rest has so long to be written, and so long again to be shipped."""
 _NOTE_BYTES = 1000
 """A note without its values, about."""

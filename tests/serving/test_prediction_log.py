@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +23,10 @@ from airtight.predictions import CALLER, JOURNAL, REQUEST
 from components.data import predictions
 from serving import config, metrics
 from serving.config import ModelSettings
+from serving.errors import Code, ServingError
 from serving.prediction_log import log as module
 from serving.prediction_log.journal_rows import batches
+from serving.prediction_log.journals import Journals
 from serving.prediction_log.log import DROPPED, PredictionLog, _sampled
 from serving.prediction_log.rows import LONGEST_ID, Note
 from serving.prediction_log.settings import Destination, Logging, LogSettings
@@ -215,6 +218,59 @@ def test_what_kafka_does_not_take_is_bounded_and_the_rest_dropped_and_counted(se
     asyncio.run(scenario())
     (journal,) = spool.rglob(f"*{JOURNAL}")
     assert sum(len(batch) for batch in batches(journal)) == 2 and DROPPED._sums == {("m", "spool_full"): 2}
+
+
+def keep(log: PredictionLog):
+    headers = {"headers": []}
+    return log.keep("m", None, "Predict", "OK", 0.001, protocol="REST", carrier=headers, calls=[answered(1)])
+
+
+def test_answers_that_come_while_the_disk_syncs_share_the_next_sync(served, monkeypatch):
+    syncing, done, syncs = threading.Event(), threading.Event(), []
+
+    def sync(self, journal):
+        syncs.append(journal)
+        syncing.set()
+        assert done.wait(30)
+
+    monkeypatch.setattr(Journals, "sync", sync)
+
+    async def scenario():
+        log = PredictionLog(LogSettings(Destination("parquet", str(served.root)), durable=True), served.registry)
+        first = asyncio.create_task(keep(log))
+        await asyncio.to_thread(syncing.wait, 30)
+        others = [asyncio.create_task(keep(log)) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert not first.done() and len(log._queue) == 10
+        done.set()
+        await asyncio.gather(first, *others)
+        await asyncio.to_thread(log.close)
+
+    asyncio.run(scenario())
+    assert len(syncs) == 2 and logged(served.root) == 11
+
+
+@pytest.mark.parametrize("cause", ["full", "closed", "sync"])
+def test_a_durable_log_refuses_answers_that_it_cannot_keep(served, monkeypatch, cause):
+    def sync(self, journal):
+        raise OSError("input/output error")
+
+    if cause == "full":
+        monkeypatch.setattr(module, "MAX_NOTES", 0)
+    if cause == "sync":
+        monkeypatch.setattr(Journals, "sync", sync)
+
+    async def scenario():
+        log = PredictionLog(LogSettings(Destination("parquet", str(served.root)), durable=True), served.registry)
+        if cause == "closed":
+            log.close()
+        with pytest.raises(ServingError, match="cannot be written to the prediction log") as raised:
+            await keep(log)
+        assert raised.value.code is Code.UNAVAILABLE
+        ask(log, code="INVALID_ARGUMENT")  # Nobody waits for a refusal's row.
+        await asyncio.to_thread(log.close)
+
+    asyncio.run(scenario())
 
 
 CONFIG = """model_config_list { config { name: "m" base_path: "/m" logging_config { %s } } }"""

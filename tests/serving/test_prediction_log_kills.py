@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -171,7 +172,9 @@ def test_rows_for_a_kafka_that_is_away_survive_a_kill_and_go_to_the_fallback_whe
         with server_with_log(tmp_path, *flags) as server:
             assert server.ask("POST", "/v1/models/m:predict", {"instances": [1.0, 2.0]})[0] == OK
             # Both are killed, as by a machine that stops.
-            os.kill(int(Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()), 9)
+            (shipper,) = psutil.Process(server.process.pid).children()
+            server.process.send_signal(signal.SIGSTOP)
+            shipper.kill()
             server.process.kill()
         assert journals_in(fallback / ".spool") and not visible(fallback)
         base = f"--model_base_path={tmp_path}/affine"
