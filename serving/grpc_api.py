@@ -30,7 +30,7 @@ from serving.errors import Code, ServingError, invalid
 from serving.inference import GRPC_INLINE_S, Runner
 from serving.manager import Manager
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.notes import Answered
 from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 

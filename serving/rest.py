@@ -22,7 +22,7 @@ from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
 from serving.paths import Target
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.notes import Answered
 from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 

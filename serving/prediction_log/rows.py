@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,121 +21,19 @@ import pyarrow as pa
 
 from airtight.predictions import CALLER, INPUT, OUTPUT, REQUEST
 from serving.prediction_log.journal_rows import JSON, REQUEST_COLUMNS, TEXT, VALUE, as_json, opened
+from serving.prediction_log.notes import LONGEST_ID, NUMBERS, Answered, Note, Row
 from serving.prediction_log.personal import Personal
-from serving.signature import Signature, TensorSpec, size_of
+from serving.signature import TensorSpec
 
-LONGEST_ID = 256
-"""Characters of what a caller says of himself that are kept."""
-_BY_HEADER = {"x-airtight-side": "side", "x-caller-id": CALLER, "x-request-id": REQUEST}
-HEADERS: dict[Any, str] = _BY_HEADER | {name.encode(): column for name, column in _BY_HEADER.items()}
-"""Columns by the header, or gRPC's metadata, that they come from."""
 MANY_ROWS = 10_000
 """A table of so many rows takes long enough that other threads get their turn between two columns."""
 _ID_BYTES = 16
 _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
-_VALUE_BYTES = 40
-"""What a Python object of one value takes, about."""
-_NUMBERS = "biuf"
-_KEPT_SIGNATURES = 1000
-
-
-@dataclass(slots=True)
-class Answered:
-    """One call of a signature.
-
-    Args:
-      version: The version that answered.
-      signature: What was called.
-      inputs: In the order of `signature.inputs`.
-      outputs: In the order of `signature.outputs`.
-    """
-
-    version: int
-    signature: Signature
-    inputs: Sequence[np.ndarray]
-    outputs: Sequence[np.ndarray]
-
-
-@dataclass(slots=True)
-class Row:
-    """A call of one example whose tensors hold one value each: without its arrays it takes less memory and time.
-
-    Args:
-      version: The version that answered.
-      signature: What was called.
-      values: Of its inputs and outputs, in their order.
-    """
-
-    version: int
-    signature: Signature
-    values: Sequence[Any]
-
-
-@dataclass(slots=True)
-class Note:
-    """What is kept of one request until it is written.
-
-    Args:
-      at: When it was answered, seconds since 1970.
-      model: Its model.
-      label: The label that it asked for, or None.
-      protocol: "REST" or "gRPC".
-      method: "Predict", "Classify", ...
-      code: The name of gRPC's code, "OK" for an answer.
-      seconds: From its arrival to its answer.
-      headers: What the caller says of himself and the request, and the router of the side, by `HEADERS`.
-      calls: What was called; nothing where it was refused before.
-      sampling_rate: With which it was chosen.
-      size: Bytes that the note keeps in memory, about.
-      written: Waits for the rows to be on the disk, or None.
-    """
-
-    at: float
-    model: str
-    label: str | None
-    protocol: str
-    method: str
-    code: str
-    seconds: float
-    headers: dict[str, Any]
-    calls: Sequence[Answered | Row]
-    sampling_rate: float
-    size: int
-    written: Any = None
 
 
 _Entry: TypeAlias = tuple[Note, Answered | Row | None]
 """A request, and one call of it."""
-_text_positions: dict[int, tuple[int, ...] | None] = {}
-"""By a signature's serial: which values of a `Row` are text, or None where it has no such rows."""
-
-
-def as_row(call: Answered) -> tuple[Answered | Row, int]:
-    """The call as a `Row` where it is one, and the bytes that it keeps in memory, about."""
-    signature = call.signature
-    texts = _text_positions.get(signature.serial, ())
-    if signature.serial not in _text_positions:
-        texts = _find_texts(signature)
-    if texts is not None and call.outputs[0].size == 1:
-        try:
-            values = [array.item() for array in chain(call.inputs, call.outputs)]
-        except ValueError:  # An input of another shape than the model declares.
-            pass
-        else:
-            size = _VALUE_BYTES * len(values) + sum([len(values[position]) for position in texts])
-            return Row(call.version, signature, values), size
-    return call, size_of(call.inputs) + size_of(call.outputs)
-
-
-def _find_texts(signature: Signature) -> tuple[int, ...] | None:
-    if len(_text_positions) >= _KEPT_SIGNATURES:
-        _text_positions.clear()
-    specs = [*signature.inputs, *signature.outputs]
-    has_rows = all(spec.column and (spec.text or spec.numpy.kind in _NUMBERS) for spec in specs)
-    texts = tuple(number for number, spec in enumerate(specs) if spec.text) if has_rows and signature.outputs else None
-    _text_positions[signature.serial] = texts
-    return texts
 
 
 @dataclass(slots=True)
@@ -315,7 +213,7 @@ def _typed(name: str, spec: TensorSpec, values: Any, personal: Personal) -> tupl
             return JSON + name, pa.array([as_json(example) for example in examples], pa.binary())
     if spec.name in personal.hashed:
         return name, pa.array(personal.hashes(values), pa.string())
-    if not spec.text and spec.numpy.kind not in _NUMBERS:
+    if not spec.text and spec.numpy.kind not in NUMBERS:
         return VALUE + name, _plain(spec, values)
     return (TEXT + name if spec.text else name), _plain(spec, values)
 
@@ -335,7 +233,7 @@ def _lists(name: str, spec: TensorSpec, arrays: Sequence[np.ndarray], personal: 
 def _plain(spec: TensorSpec, values: Any) -> pa.Array:
     if spec.text:
         return pa.array(values.tolist() if isinstance(values, np.ndarray) else values, pa.binary())
-    if spec.numpy.kind in _NUMBERS:
+    if spec.numpy.kind in NUMBERS:
         return pa.array(values, pa.from_numpy_dtype(spec.numpy))
     if spec.numpy.kind == "c":
         return pa.array(list(map(str, values.tolist())), pa.string())

@@ -12,8 +12,9 @@ import tensorflow as tf
 from airtight.interval import Interval
 from serving.prediction_log import journal_rows
 from serving.prediction_log.journals import Journals
+from serving.prediction_log.notes import HEADERS, Answered, Note, as_row
 from serving.prediction_log.personal import Personal
-from serving.prediction_log.rows import HEADERS, Answered, Note, as_row, groups
+from serving.prediction_log.rows import groups
 from serving.signature import Signature, TensorSpec
 
 NOW = 1_790_000_000.25

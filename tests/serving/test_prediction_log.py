@@ -25,11 +25,13 @@ from serving import config, metrics
 from serving.config import ModelSettings
 from serving.errors import Code, ServingError
 from serving.prediction_log import log as module
+from serving.prediction_log import writer
 from serving.prediction_log.journal_rows import batches
 from serving.prediction_log.journals import Journals
-from serving.prediction_log.log import DROPPED, PredictionLog, _sampled
-from serving.prediction_log.rows import LONGEST_ID, Note
+from serving.prediction_log.log import PredictionLog, _sampled
+from serving.prediction_log.notes import LONGEST_ID, Note
 from serving.prediction_log.settings import Destination, Logging, LogSettings
+from serving.prediction_log.writer import DROPPED
 from serving.signature import Signature
 from serving.versions import Model, Registry
 from tests.serving import models
@@ -175,12 +177,12 @@ class Refusing:
 
 def written(served, monkeypatch, journals: Refusing, *notes: Note) -> None:
     monkeypatch.setattr(DROPPED, "_sums", {})
-    monkeypatch.setattr(module.ROWS, "_sums", {})
+    monkeypatch.setattr(writer.ROWS, "_sums", {})
 
     async def scenario():
         log = PredictionLog(LogSettings(), served.registry)
         log._loop, destination = asyncio.get_running_loop(), Destination("parquet", "nowhere")
-        log._sinks[destination] = module._Sink(journals, None, counts=True)
+        log._writer._sinks[destination] = writer._Sink(journals, None, counts=True)
         log._write({(destination, "m"): list(notes)})
         await asyncio.sleep(0)
 
@@ -193,19 +195,19 @@ def test_a_note_of_which_no_table_can_be_made_costs_its_group_alone(served, monk
     torn.signature = Signature("torn", "", SIGNATURE.inputs, SIGNATURE.outputs, lambda *x: [])
     written(served, monkeypatch, journals, note(torn), note(answered(2)))
     assert [batch["signature"][0].as_py() for batch in journals.batches] == ["serving_default"]
-    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 2}, {("m",): 2})
+    assert (DROPPED._sums, writer.ROWS._sums) == ({("m", "not_written"): 2}, {("m",): 2})
 
 
 def test_rows_that_were_written_are_counted_also_where_others_were_not(served, monkeypatch):
     other = answered(3)
     other.signature = Signature("other", "", SIGNATURE.inputs, SIGNATURE.outputs, lambda *x: [])
     written(served, monkeypatch, Refusing(refused="other"), note(other), note(answered(2)))
-    assert (DROPPED._sums, module.ROWS._sums) == ({("m", "not_written"): 3}, {("m",): 2})
+    assert (DROPPED._sums, writer.ROWS._sums) == ({("m", "not_written"): 3}, {("m",): 2})
 
 
 def test_what_kafka_does_not_take_is_bounded_and_the_rest_dropped_and_counted(served, monkeypatch):
     monkeypatch.setattr(DROPPED, "_sums", {})
-    monkeypatch.setattr(module, "ShipperProcess", lambda: SimpleNamespace(look=lambda job: None))
+    monkeypatch.setattr(writer, "ShipperProcess", lambda: SimpleNamespace(look=lambda job: None))
     spool = served.root / "spool"
 
     async def scenario():

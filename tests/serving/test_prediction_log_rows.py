@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from components.data import predictions
+from serving.prediction_log.notes import Answered
 from serving.prediction_log.personal import Personal, read_key
-from serving.prediction_log.rows import Answered, groups
+from serving.prediction_log.rows import groups
 from serving.signature import Signature
 from tests.serving.notes import NOW, answered, note, rows_of, spec, tables, texts
 
