@@ -124,9 +124,10 @@ bench: install ## Measure parsing, launching, cached runs, one month node by nod
 	@$(MAKE) --no-print-directory stop bench-serving
 
 .PHONY: bench-serving
-bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process (15 minutes)
+bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process, and what its prediction log costs (25 minutes)
 	@servers="$${AIRTIGHT_HOME:-.airtight}/bench/servers"; 	{ $(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python "$$servers" && 	$(BIN)/uv pip install --quiet --python "$$servers/bin/python" --no-deps --compile-bytecode -r requirements/bench-servers.txt && 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > "$$servers/lib/python3.11/site-packages/tensorflow-of-the-project.pth"; } || 		echo "The other servers could not be installed, so they are not measured." >&2
 	@$(PY) -m benchmarks.serving
+	@$(PY) -m benchmarks.prediction_log
 
 .PHONY: replay
 replay: install ## Publish days of 2013 to the broker as they became known: FROM=2013-06-10 TO=2013-06-14 SPEED=3600 or max

@@ -22,7 +22,7 @@ from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
 from serving.paths import Target
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.notes import Answered
 from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
@@ -99,9 +99,15 @@ class RestApi:
     async def _call(self, target: Target, body: bytes, scope: dict[str, Any]) -> bytes:
         started, name, status = time.perf_counter(), target.name, Code.UNKNOWN.name
         calls: list[Answered] = []
+        name = name if name in self._registry.models else ""  # Names that people make up are no label values.
+        method, noted = target.verb.capitalize(), False
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._answer(target, body, calls)
+                if self._log.durable:
+                    seconds, noted = time.perf_counter() - started, True
+                    noting = (name, target.label, method, Code.OK.name, seconds)
+                    await self._log.keep(*noting, protocol="REST", carrier=scope, calls=calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -115,11 +121,11 @@ class RestApi:
             status = Code.DEADLINE_EXCEEDED.name
             raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._timeout_s:g} s") from error
         finally:
-            name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
-            seconds, method = time.perf_counter() - started, target.verb.capitalize()
+            seconds = time.perf_counter() - started
             metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method, "REST")
-            self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
+            if not noted:
+                self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
 
     async def _answer(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
         size, runner, verb = len(body), self._runner, target.verb
@@ -177,8 +183,8 @@ class RestApi:
 
 
 def _examples_answer(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> bytes:
-    told = examples.result(outputs, signature, verb, count)
-    return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
+    result = examples.result(outputs, signature, verb, count)
+    return json.dumps(examples.result_as_json(result), ensure_ascii=False).encode()
 
 
 def _printable(text: str) -> str:
