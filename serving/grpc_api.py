@@ -109,10 +109,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with version as loaded:
             signature = loaded.signature(request.model_spec.signature_name)
             chosen = _filtered(request, signature)
-            arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
+            arrays = await runner.convert(version.model, size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            return await runner.convert(size_of(outputs), _response, outputs, signature, chosen, version)
+            return await runner.convert(version.model, size_of(outputs), _response, outputs, signature, chosen, version)
 
     @_answered
     async def Classify(
@@ -153,11 +153,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
         with version as loaded:
             signature = loaded.signature(asked.model_spec.signature_name)
-            arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
+            arrays = await self._runner.convert(
+                version.model, given.ByteSize(), examples.arrays, given, signature, verb
+            )
             outputs = await self._runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
             told = await self._runner.convert(
-                size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
+                version.model, size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
             )
             return told, metadata.spec(version, signature.name)
 

@@ -97,9 +97,8 @@ class RestApi:
         await send({"type": "http.response.body", "body": answer})
 
     async def _call(self, target: Target, body: bytes, scope: dict[str, Any]) -> bytes:
-        started, name, status = time.perf_counter(), target.name, Code.UNKNOWN.name
+        started, name, status = time.perf_counter(), self._known(target.name), Code.UNKNOWN.name
         calls: list[Answered] = []
-        name = name if name in self._registry.models else ""  # Names that people make up are no label values.
         method, noted = target.verb.capitalize(), False
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -127,11 +126,15 @@ class RestApi:
             if not noted:
                 self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
 
+    def _known(self, name: str) -> str:
+        """A model's name; names that people make up are neither label values nor models with turns of their own."""
+        return name if name in self._registry.models else ""
+
     async def _answer(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
-        size, runner, verb = len(body), self._runner, target.verb
+        size, runner, verb, model = len(body), self._runner, target.verb, self._known(target.name)
         if size >= APART_BYTES and verb == "predict":
             return await self._answer_large(target, body, calls)
-        request = await runner.convert(size, tensors_json.parse, body)
+        request = await runner.convert(model, size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
             raise invalid("'signature_name' key must be a string value.")
@@ -139,14 +142,14 @@ class RestApi:
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
-                arrays = await runner.convert(size, examples.arrays_from_json, request, signature, verb)
+                arrays = await runner.convert(model, size, examples.arrays_from_json, request, signature, verb)
                 return await self._answer_examples(verb, version, signature, arrays, calls)
-            arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
+            arrays, rows = await runner.convert(model, size, tensors_json.decode, request, signature)
             return await self._predict(version, signature, arrays, rows, calls)
 
     async def _answer_large(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
         with contextlib.ExitStack() as held:
-            async with self._large.parsed(body) as document:
+            async with self._large.parsed(self._known(target.name), body) as document:
                 version = self._registry.resolve(*target.chosen)
                 signature = held.enter_context(version).signature(document.signature_name)
                 arrays, rows = await document.decode(signature)
@@ -157,7 +160,9 @@ class RestApi:
     ) -> bytes:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        return await self._runner.convert(size_of(outputs), tensors_json.encode, outputs, signature, rows)
+        return await self._runner.convert(
+            version.model, size_of(outputs), tensors_json.encode, outputs, signature, rows
+        )
 
     async def _answer_examples(
         self, verb: str, version: Version, signature: Signature, arrays: list[np.ndarray], calls: list[Answered]
@@ -165,7 +170,9 @@ class RestApi:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
         count = len(arrays[0])
-        return await self._runner.convert(size_of(outputs), _examples_answer, outputs, signature, verb, count)
+        return await self._runner.convert(
+            version.model, size_of(outputs), _examples_answer, outputs, signature, verb, count
+        )
 
     def _look(self, verb: str, path: str) -> bytes:
         if not path.startswith("/v1") or path == self._metrics_path:
