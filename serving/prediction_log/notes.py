@@ -100,10 +100,10 @@ def as_row(call: Answered) -> tuple[Answered | Row, int]:
     if texts is not None and call.outputs[0].size == 1:
         try:
             values = [array.item() for array in chain(call.inputs, call.outputs)]
-        except ValueError:  # An input of another shape than the model declares.
+            size = _VALUE_BYTES * len(values) + sum([len(values[position]) for position in texts])
+        except (ValueError, TypeError, IndexError):  # A tensor is not what the model declares.
             pass
         else:
-            size = _VALUE_BYTES * len(values) + sum([len(values[position]) for position in texts])
             return Row(call.version, signature, values), size
     return call, size_of(call.inputs) + size_of(call.outputs)
 
