@@ -14,8 +14,10 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 import tf_keras
 import tfx
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+from serving.errors import ServingError
 from serving.loader import load
 from tests.serving import models
 
@@ -48,6 +50,11 @@ def sequences(k) -> object:
     x = k.layers.Masking(0.0)(k.layers.TimeDistributed(k.layers.Dense(2))(steps))
     x = k.layers.Bidirectional(k.layers.LSTM(2, return_sequences=True))(x)
     return k.Model(steps, k.layers.SimpleRNN(2)(k.layers.GRU(2, return_sequences=True)(x)))
+
+
+def recurrent(k) -> object:
+    steps = k.Input([5, 2], name="steps")
+    return k.Model(steps, k.layers.LSTM(2)(k.layers.Masking(0.0)(steps)))
 
 
 def attention(k) -> object:
@@ -97,7 +104,7 @@ def export_keras_2(folder: Path, make: Callable) -> None:
     make(tf_keras).export(str(folder))
 
 
-LAYERS = [dense, convolutions, sequences, attention, text, categories, numbers, images]
+LAYERS = [dense, convolutions, attention, text, categories, numbers, images]
 
 
 def vocabulary_file(folder: Path) -> None:
@@ -275,8 +282,13 @@ def answers_as_in_process(path: Path, texts: dict[str, np.ndarray]) -> int:
         loaded.close()
 
 
-@pytest.mark.parametrize("layers", LAYERS)
-@pytest.mark.parametrize("export", [export_keras_3, export_keras_2])
+@pytest.mark.parametrize(
+    ("export", "layers"),
+    [
+        *((export_keras_3, layers) for layers in (*LAYERS, sequences)),
+        *((export_keras_2, layers) for layers in (*LAYERS, recurrent)),
+    ],
+)
 def test_layers_of_keras(tmp_path, export, layers):
     export(tmp_path / "1", layers)
     assert answers_as_in_process(tmp_path / "1", {}) >= 1
@@ -297,3 +309,15 @@ def test_layers_of_keras(tmp_path, export, layers):
 def test_what_tensorflow_exports(tmp_path, save, texts, signatures):
     save(tmp_path / "1")
     assert answers_as_in_process(tmp_path / "1", texts) == signatures
+
+
+def test_an_operation_of_another_library_is_named(tmp_path):
+    models.save_affine(tmp_path / "1", 1.0)
+    file = tmp_path / "1" / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    forest = next(node for function in graph.library.function for node in function.node_def if node.op == "Mul")
+    forest.op = "SimpleMLInferenceOpWithHandle"
+    file.write_bytes(saved.SerializeToString())
+    with pytest.raises(ServingError, match="SimpleMLInferenceOpWithHandle"):
+        load(tmp_path / "1", tmp_path, 1)
