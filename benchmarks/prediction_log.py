@@ -32,6 +32,8 @@ from benchmarks.serving import BATCHES, WARM_UP_S, Model, Server, clients, model
 
 SETTLE_S = 0.6
 """After the load, the server writes what it has not written yet."""
+SHIPPER_S = 4.0
+"""After the first request, the shipper starts; that is not measured."""
 ALONE_NOTES, ALONE_ROUNDS = 1000, 7
 NOBODY = "127.0.0.1:9"
 
@@ -107,6 +109,13 @@ async def alone_us(served: Model, batch: int) -> float:
 def measure(served: Model, servers: list[Server], args: argparse.Namespace) -> list[dict]:
     """All cases, taking turns."""
     rounds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    for server in servers:
+        server.tell(signal.SIGCONT)
+        first = clients(server, "REST", [rest_body(served, 1, 0)], served)
+        closed_loop(first, WARM_UP_S, 0.0)
+        time.sleep(SHIPPER_S)
+        first[0].socket.close()
+        server.tell(signal.SIGSTOP)
     for batch in BATCHES:
         bodies = [rest_body(served, batch, seed) for seed in range(args.clients)]
         for _ in range(args.rounds):
