@@ -7,11 +7,15 @@ Closed loop over REST as in `benchmarks.serving`, 1 or 32 rows a request. The se
 none, Parquet files, Kafka, and Parquet files with `--prediction_log_durable`. They take turns, `--rounds` times, and of
 a case's rounds the median counts. CPU is that of the server's own process, all its threads; the shipper's is not in it.
 Without `--kafka` nobody takes the rows, which wait in the spool; what the server does is the same.
+
+Before that, the log alone in this process: 1,000 notes of the same requests, CPU of all threads until they are written.
+What else the machine does disturbs that least.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -28,6 +32,9 @@ from benchmarks.serving import BATCHES, WARM_UP_S, Model, Server, clients, model
 
 SETTLE_S = 0.6
 """After the load, the server writes what it has not written yet."""
+SHIPPER_S = 4.0
+"""After the first request, the shipper starts; that is not measured."""
+ALONE_NOTES, ALONE_ROUNDS = 1000, 7
 NOBODY = "127.0.0.1:9"
 
 
@@ -64,9 +71,51 @@ def running(served: Model, scratch: Path, kafka: str) -> Iterator[list[Server]]:
             server.process.wait()
 
 
+async def alone_us(served: Model, batch: int) -> float:
+    """Microseconds of CPU that the log takes for a request, without a server."""
+    from serving.config import ModelSettings
+    from serving.loader import load
+    from serving.prediction_log.log import TICK_S, PredictionLog
+    from serving.prediction_log.notes import Answered
+    from serving.prediction_log.settings import Destination, LogSettings
+    from serving.versions import Model as ServedModel
+    from serving.versions import Registry
+
+    signature = load(served.version, served.version.parent, 1).signature("")
+    inputs = list(served.columns(batch, 0).values())
+    outputs = signature.run(*inputs)
+    registry = Registry()
+    registry.models[served.name] = ServedModel(ModelSettings(served.name, served.version.parent))
+    carrier = {"headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"9")]}
+    costs = []
+    with tempfile.TemporaryDirectory() as folder:
+        log = PredictionLog(LogSettings(Destination("parquet", folder)), registry)
+        for _ in range(ALONE_ROUNDS):
+            calls = [
+                Answered(1, signature, [array.copy() for array in inputs], [array.copy() for array in outputs])
+                for _ in range(ALONE_NOTES)
+            ]
+            before = time.process_time()
+            while calls:
+                log.note(
+                    served.name, None, "Predict", "OK", 1e-3, protocol="REST", carrier=carrier, calls=[calls.pop()]
+                )
+            await asyncio.sleep(3 * TICK_S)
+            costs.append(1e6 * (time.process_time() - before) / ALONE_NOTES)
+        await asyncio.to_thread(log.close)
+    return median(costs)
+
+
 def measure(served: Model, servers: list[Server], args: argparse.Namespace) -> list[dict]:
     """All cases, taking turns."""
     rounds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    for server in servers:
+        server.tell(signal.SIGCONT)
+        first = clients(server, "REST", [rest_body(served, 1, 0)], served)
+        closed_loop(first, WARM_UP_S, 0.0)
+        time.sleep(SHIPPER_S)
+        first[0].socket.close()
+        server.tell(signal.SIGSTOP)
     for batch in BATCHES:
         bodies = [rest_body(served, batch, seed) for seed in range(args.clients)]
         for _ in range(args.rounds):
@@ -103,13 +152,17 @@ def main() -> None:
     parser.add_argument("--kafka", default=NOBODY, help="host:port of a Kafka that takes the rows")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    table = []
+    table, alone = [], []
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
             served, _ = model(name, Path(folder))
+            alone += [(name, batch, asyncio.run(alone_us(served, batch))) for batch in BATCHES]
             with running(served, Path(folder), args.kafka) as servers:
                 table += measure(served, servers, args)
-    print("| model | rows | log | requests/s | CPU us/request | CPU to no log | requests/s to no log |")
+    print("| model | rows | the log alone, CPU us/request |\n|---|---|---|")
+    for name, batch, cost_us in alone:
+        print(f"| {name} | {batch} | {cost_us:.1f} |")
+    print("\n| model | rows | log | requests/s | CPU us/request | CPU to no log | requests/s to no log |")
     print("|---|---|---|---|---|---|---|")
     for row in table:
         print(
