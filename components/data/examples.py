@@ -200,7 +200,7 @@ def _check_types(table: pa.Table, schema: ExampleSchema, path: Path) -> None:
         string = pa.types.is_string(type_) or pa.types.is_large_string(type_)
         number = pa.types.is_floating(type_) or pa.types.is_integer(type_)
         expected = {"category": string, "number": number}.get(kinds.get(name, ""), True)
-        if name == schema.label:
+        if name == schema.label and schema.task == "binary":
             expected = pa.types.is_integer(type_)
         if not expected:
             raise TerminalError(

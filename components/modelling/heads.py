@@ -1,0 +1,376 @@
+"""Heads: from a network's logits to what is learned, judged and served, one class for each kind of label.
+
+A network answers logits [batch, members, outputs]. Each member learns the label by itself, and their predictions are
+averaged: one member is an ordinary network, several are an ensemble that shares its lower layers. Predictions have the
+form that `components.tasks.Task` gives them: [batch] for a probability or a value, [batch, classes] or
+[batch, quantiles].
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from airtight.errors import TerminalError
+from airtight.parameters import check_choice
+from components.measures import scores
+from components.modelling import calibration
+from components.schema import ExampleSchema
+from components.tasks import task_of
+
+CLASSIFY, REGRESS = "classify", "regress"
+"""Signatures on tf.Examples as TensorFlow Serving's Classify and Regress call them, by name."""
+METHODS = {CLASSIFY: "tensorflow/serving/classify", REGRESS: "tensorflow/serving/regress"}
+"""Their method names in a SavedModel."""
+Calibration = Mapping[str, Any]
+"""Parameters of a calibration as JSON knows them; empty for none."""
+
+
+class Head(ABC):
+    """What follows from the kind of label in TensorFlow.
+
+    Args:
+      schema: Of the pipeline's examples.
+      center: Of the labels that are fitted; only a regression takes it and `scale` out of what is learned.
+      scale: Their standard deviation.
+    """
+
+    calibrations: ClassVar[tuple[str, ...]] = ("none",)
+    """Kinds of calibration."""
+    output_names: tuple[str, ...]
+    """Names of what is served."""
+    method: ClassVar[str]
+    """The signature on tf.Examples: `classify` or `regress`."""
+
+    def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
+        self.schema, self.center, self.scale = schema, center, scale
+
+    def fitted_to(self, mean: float, deviation: float) -> Head:
+        """The same head for labels of a mean and a standard deviation."""
+        return type(self)(self.schema, mean, deviation or 1.0)
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Logits of a member."""
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """What network and trees learn of encoded labels [rows], float32 [rows]."""
+        return labels.astype(np.float32)
+
+    @abstractmethod
+    def loss(self, target: Any, logits: Any) -> Any:
+        """Loss of each row, [batch], mean over the members; target [batch, 1], logits [batch, members, outputs]."""
+
+    @abstractmethod
+    def predictions(self, logits: Any) -> Any:
+        """The members' mean prediction, float32 [batch] or [batch, outputs]."""
+
+    def mixed(self, network: Any | None, ensemble_member: Any | None) -> Any:
+        """Predictions of the network and of the ensemble member, half and half; where one is None, the other's."""
+        if network is None or ensemble_member is None:
+            return network if ensemble_member is None else ensemble_member
+        return 0.5 * (network + ensemble_member)
+
+    @abstractmethod
+    def scores(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
+        """Measures of encoded labels [rows] and predictions, by name; the first is the loss that chooses an epoch."""
+
+    @property
+    @abstractmethod
+    def loss_name(self) -> str:
+        """The first name of `scores`."""
+
+    def fit_calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
+    ) -> Calibration:
+        """Parameters that correct predictions on rows that were not fitted; empty where there is nothing to correct.
+
+        Raises:
+          TerminalError: This head has no such kind of calibration.
+        """
+        check_choice("calibrate", kind, self.calibrations)
+        return {} if kind == "none" or not len(labels) else self._calibration(labels, predictions, weights, kind)
+
+    def _calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
+    ) -> Calibration:
+        return {}
+
+    def calibrated(self, predictions: Any, parameters: Calibration) -> Any:
+        """Corrected predictions, a tensor; of quantiles never crossing."""
+        return predictions
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row's prediction: () or (outputs,)."""
+
+    @abstractmethod
+    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Predictions [rows] or [rows, outputs] of the served outputs by name."""
+
+    @abstractmethod
+    def served(self, predictions: Any) -> dict[str, Any]:
+        """The served outputs by name, each [batch, ...]."""
+
+    @abstractmethod
+    def examples_outputs(self, predictions: Any) -> dict[str, Any]:
+        """The outputs of the signature `method`, as TensorFlow Serving names them."""
+
+    @property
+    @abstractmethod
+    def objectives(self) -> tuple[Mapping[str, Any], ...]:
+        """LightGBM's settings of each booster; their raw scores one after the other are the logits of a member."""
+
+
+class Binary(Head):
+    """The probability that the label is 1: a logit."""
+
+    calibrations = calibration.KINDS
+    output_names = ("probability",)
+    loss_name = "log_loss"
+    method = CLASSIFY
+    outputs = 1
+    shape = ()
+    objectives = ({"objective": "binary"},)
+
+    def loss(self, target: Any, logits: Any) -> Any:
+        """Binary cross-entropy."""
+        logits = logits[..., 0]
+        each = tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(target, tf.shape(logits)), logits)
+        return tf.reduce_mean(each, axis=-1)
+
+    def predictions(self, logits: Any) -> Any:
+        """Probabilities, [batch]."""
+        return tf.reduce_mean(tf.sigmoid(logits[..., 0]), axis=-1)
+
+    def scores(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
+        """Log loss in nats, ROC AUC."""
+        return {
+            "log_loss": scores.log_loss(labels, predictions, weights),
+            "roc_auc": scores.roc_auc(labels, predictions, weights),
+        }
+
+    def _calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
+    ) -> Calibration:
+        scale, shift = calibration.fit(labels, predictions, kind, weights)
+        return {"scale": scale, "shift": shift}
+
+    def calibrated(self, predictions: Any, parameters: Calibration) -> Any:
+        """The logit is scaled and shifted."""
+        mean = tf.clip_by_value(predictions, calibration.CLIP, 1 - calibration.CLIP)
+        logit = tf.math.log(mean) - tf.math.log1p(-mean)
+        return tf.sigmoid(parameters.get("scale", 1.0) * logit + parameters.get("shift", 0.0))
+
+    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probabilities."""
+        return response["probability"]
+
+    def served(self, predictions: Any) -> dict[str, Any]:
+        """`probability` [batch]."""
+        return {"probability": predictions}
+
+    def examples_outputs(self, predictions: Any) -> dict[str, Any]:
+        """Both classes, "0" and "1", with their probabilities."""
+        return _classes(("0", "1"), tf.stack([1 - predictions, predictions], axis=1))
+
+
+class Softmax(Head):
+    """The probabilities of the schema's classes: a logit each."""
+
+    calibrations = ("none", "temperature")
+    output_names = ("probabilities", "class")
+    loss_name = "log_loss"
+    method = CLASSIFY
+
+    def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__(schema, center, scale)
+        if len(set(schema.classes)) < 2 or len(set(schema.classes)) != len(schema.classes):  # noqa: PLR2004 - of two
+            raise TerminalError(
+                "The schema's classes are no classes.",
+                expected="two or more different names",
+                received=list(schema.classes),
+                remedy="Correct `classes` in the schema.",
+            )
+
+    @property
+    def outputs(self) -> int:
+        """One for each class."""
+        return len(self.schema.classes)
+
+    def loss(self, target: Any, logits: Any) -> Any:
+        """Cross-entropy."""
+        labels = tf.broadcast_to(tf.cast(target, tf.int32), tf.shape(logits)[:2])
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), axis=-1)
+
+    def predictions(self, logits: Any) -> Any:
+        """Probabilities, [batch, classes]."""
+        return tf.reduce_mean(tf.nn.softmax(logits), axis=1)
+
+    def scores(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
+        """Log loss in nats, share of rows whose most probable class is theirs."""
+        right = (predictions.argmax(axis=1) == labels).astype(np.float64)
+        return {
+            "log_loss": scores.mean(scores.class_log_losses(labels, predictions), weights),
+            "accuracy": scores.mean(right, weights),
+        }
+
+    def _calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
+    ) -> Calibration:
+        return {"temperature": calibration.fit_temperature(labels, predictions, weights)}
+
+    def calibrated(self, predictions: Any, parameters: Calibration) -> Any:
+        """The logarithms of the probabilities are divided by the temperature."""
+        if "temperature" not in parameters:
+            return predictions
+        logits = tf.math.log(tf.clip_by_value(predictions, calibration.CLIP, 1))
+        return tf.nn.softmax(logits / parameters["temperature"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A probability for each class."""
+        return (self.outputs,)
+
+    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probabilities."""
+        return response["probabilities"]
+
+    def served(self, predictions: Any) -> dict[str, Any]:
+        """`probabilities` [batch, classes] and `class` [batch], the name of the most probable one."""
+        return {
+            "probabilities": predictions,
+            "class": tf.gather(tf.constant(self.schema.classes), tf.argmax(predictions, axis=1)),
+        }
+
+    def examples_outputs(self, predictions: Any) -> dict[str, Any]:
+        """All classes with their probabilities."""
+        return _classes(self.schema.classes, predictions)
+
+    @property
+    def objectives(self) -> tuple[Mapping[str, Any], ...]:
+        """One booster, a tree of each class at a time."""
+        return ({"objective": "multiclass", "num_class": self.outputs},)
+
+
+class Regression(Head):
+    """The label's mean, or quantiles of it; what is learned has mean 0 and standard deviation 1."""
+
+    calibrations = ("none", "shift")
+    method = REGRESS
+
+    def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__(schema, center, scale)
+        levels = self.quantiles = schema.quantiles
+        self.output_names = ("prediction", "quantiles") if levels else ("prediction",)
+        rising = all(low < high for low, high in itertools.pairwise(levels))
+        if not rising or not all(0 < level < 1 for level in levels):
+            raise TerminalError(
+                "The schema's quantiles are no quantiles.",
+                expected="numbers between 0 and 1, rising",
+                received=list(levels),
+                remedy="Correct `quantiles` in the schema.",
+            )
+
+    @property
+    def outputs(self) -> int:
+        """One for each quantile, or one for the mean."""
+        return len(self.quantiles) or 1
+
+    @property
+    def loss_name(self) -> str:
+        """Of the label's unit, or its square."""
+        return "pinball_loss" if self.quantiles else "mean_squared_error"
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """Standardized labels."""
+        return ((labels - self.center) / self.scale).astype(np.float32)
+
+    def loss(self, target: Any, logits: Any) -> Any:
+        """Squared error, or the mean of the quantiles' pinball losses."""
+        error = target[:, None, :] - logits
+        if not self.quantiles:
+            return tf.reduce_mean(tf.square(error), axis=[1, 2])
+        levels = tf.constant(self.quantiles, error.dtype)
+        return tf.reduce_mean(tf.maximum(levels * error, (levels - 1) * error), axis=[1, 2])
+
+    def predictions(self, logits: Any) -> Any:
+        """Values [batch], or [batch, quantiles], in the label's unit."""
+        values = self.center + self.scale * tf.reduce_mean(logits, axis=1)
+        return tf.sort(values, axis=1) if self.quantiles else values[:, 0]
+
+    def scores(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
+        """The loss, in the label's unit, and the mean absolute error of what is served as the prediction."""
+        point = predictions[:, self._point] if self.quantiles else predictions
+        losses = (
+            scores.pinball_losses(labels, predictions, self.quantiles)
+            if self.quantiles
+            else np.square(labels - predictions)
+        )
+        return {self.loss_name: scores.mean(losses, weights), "mae": scores.mean(np.abs(labels - point), weights)}
+
+    def _calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
+    ) -> Calibration:
+        return {"shift": calibration.fit_shift(labels, predictions, weights, self.quantiles)}
+
+    def calibrated(self, predictions: Any, parameters: Calibration) -> Any:
+        """What is predicted is shifted, each quantile by its own amount."""
+        if "shift" not in parameters:
+            return predictions
+        shifted = predictions + tf.constant(parameters["shift"], predictions.dtype)
+        return tf.sort(shifted, axis=1) if self.quantiles else shifted
+
+    @property
+    def _point(self) -> int:
+        """Which quantile is served as the prediction: the median, or the one nearest to it."""
+        return int(np.argmin(np.abs(np.array(self.quantiles) - 0.5)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A value for each quantile, or one."""
+        return (len(self.quantiles),) if self.quantiles else ()
+
+    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The quantiles, or the prediction where there are none."""
+        return response["quantiles" if self.quantiles else "prediction"]
+
+    def served(self, predictions: Any) -> dict[str, Any]:
+        """`prediction` [batch], and `quantiles` [batch, quantiles] where there are some."""
+        if not self.quantiles:
+            return {"prediction": predictions}
+        return {"prediction": predictions[:, self._point], "quantiles": predictions}
+
+    def examples_outputs(self, predictions: Any) -> dict[str, Any]:
+        """The prediction."""
+        return {"outputs": self.served(predictions)["prediction"]}
+
+    @property
+    def objectives(self) -> tuple[Mapping[str, Any], ...]:
+        """A booster for each quantile, or one for the mean."""
+        if not self.quantiles:
+            return ({"objective": "regression"},)
+        return tuple({"objective": "quantile", "alpha": level} for level in self.quantiles)
+
+
+HEADS: Mapping[str, type[Head]] = {"binary": Binary, "multiclass": Softmax, "regression": Regression}
+
+
+def head_of(schema: ExampleSchema) -> Head:
+    """The head of a schema's task, not yet fitted to labels.
+
+    Raises:
+      TerminalError: There is no such task, or it does not fit the schema.
+    """
+    return HEADS[schema.task](schema) if schema.task in HEADS else task_of(schema).head
+
+
+def _classes(names: Sequence[str], scores_: Any) -> dict[str, Any]:
+    return {"classes": tf.tile(tf.constant([names]), [tf.shape(scores_)[0], 1]), "scores": scores_}
