@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from airtight.errors import TerminalError
 from airtight.files import new_file
 from airtight.parameters import check_choice
 from components.modelling import input_pipeline
-from components.modelling.heads import Head
+from components.modelling.head import Head
 from components.modelling.row_store import RowStore
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def fit(
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
         network = build()
-        network.compile(optimizer=_optimizer(settings, steps), loss=_HeadLoss(head), jit_compile=False)
+        network.compile(optimizer=_optimizer(settings, steps), loss=HeadLoss(head), jit_compile=False)
         network.optimizer.build(network.trainable_variables)
     progress = Progress()
     first = _restore(checkpoint, network, progress) if checkpoint else 0
@@ -195,7 +195,7 @@ class Predictor:
         ).astype(np.float64)
 
 
-class _HeadLoss(keras.losses.Loss):
+class HeadLoss(keras.losses.Loss):
     """A head's loss as Keras wants it; as a plain function, labels and logits would be made of one rank."""
 
     def __init__(self, head: Head) -> None:
@@ -203,6 +203,7 @@ class _HeadLoss(keras.losses.Loss):
         self.head = head
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each row, [batch]."""
         return self.head.loss(y_true, y_pred)
 
 
@@ -338,8 +339,3 @@ def _two_cpus() -> list[tf.config.LogicalDevice]:
         except RuntimeError:
             log.warning("TensorFlow was started before this node could split the CPU in two; it trains on one device.")
     return tf.config.list_logical_devices("CPU")
-
-
-def settings_as_record(settings: FitSettings) -> dict[str, Any]:
-    """As JSON keeps them."""
-    return asdict(settings)

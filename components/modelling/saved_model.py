@@ -21,7 +21,8 @@ from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree
 from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
-from components.modelling.heads import METHODS, Calibration, Head, head_of
+from components.modelling.head import METHODS, Calibration, Head
+from components.modelling.heads import head_of
 from components.modelling.model_spec import ModelSpec
 from components.schema import ExampleSchema
 

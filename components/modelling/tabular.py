@@ -19,7 +19,8 @@ from keras import layers, ops
 from airtight.errors import TerminalError
 from components.modelling import encoders, raw_features
 from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_booster
-from components.modelling.heads import Head, head_of
+from components.modelling.head import Head
+from components.modelling.heads import head_of
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.member_layers import MemberDense, MemberLogits
 from components.modelling.model_spec import ModelSpec

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from components.data.examples import read_table
-from components.modelling import encoders, input_pipeline, labelled_examples, raw_features, saved_model, tabular
+from components.modelling import encoder_layers, input_pipeline, labelled_examples, raw_features, row_store, saved_model
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.weights import file_of
 from components.schema import ExampleSchema
@@ -111,7 +111,7 @@ def test_many_shards_are_one(tmp_path, monkeypatch):
 def test_pieces_and_blocks_of_another_size_are_the_same_training(tmp_path, monkeypatch):
     whole, record = tables.train(tmp_path / "whole", "BINARY")
     monkeypatch.setattr(labelled_examples, "PIECE", 37)
-    monkeypatch.setattr(tabular.RowStore.__init__, "__defaults__", (256,))
+    monkeypatch.setattr(row_store.RowStore.__init__, "__defaults__", (256,))
     small, again = tables.train(tmp_path / "small", "BINARY")
     same = [predictions(tmp_path / "whole" / "examples", folder, BINARY)[0] for folder in (whole, small)]
     np.testing.assert_allclose(*same, atol=1e-6)
@@ -119,7 +119,7 @@ def test_pieces_and_blocks_of_another_size_are_the_same_training(tmp_path, monke
 
 
 def test_rows_that_do_not_fit_in_a_window_are_learned_from_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(tabular.RowStore.__init__, "__defaults__", (64,))
+    monkeypatch.setattr(row_store.RowStore.__init__, "__defaults__", (64,))
     monkeypatch.setattr(input_pipeline.windows_of, "__defaults__", (1,))
     folder, _ = tables.train(tmp_path, "BINARY", epochs=4)
     answers, labels = predictions(tmp_path / "examples", folder, BINARY)
@@ -201,7 +201,7 @@ def test_a_sample_is_of_its_size_and_knows_no_pieces():
 
 
 def test_words_are_cut_at_punctuation_in_any_script_and_pairs_are_told_apart():
-    layer = encoders.HashedWords(1000, 8)
+    layer = encoder_layers.HashedWords(1000, 8)
     codes = layer(tf.constant(["Straße, GROẞ!", "straße groß", "groß straße", "", "a b c d e f g h i j"])).numpy()
     assert codes.shape == (5, 8) and (codes[0] == codes[1]).all() and (codes[3] == 0).all()
     assert set(codes[1, :2]) == set(codes[2, :2]) and codes[1, 2] != codes[2, 2]
@@ -209,6 +209,6 @@ def test_words_are_cut_at_punctuation_in_any_script_and_pairs_are_told_apart():
 
 
 def test_cells_of_many_categories_are_cut_and_short_ones_filled():
-    layer = encoders.FixedLength(3)
+    layer = encoder_layers.FixedLength(3)
     assert layer(tf.constant([[1], [2]], tf.int64)).numpy().tolist() == [[1, 0, 0], [2, 0, 0]]
     assert layer(tf.constant([[1, 2, 3, 4]], tf.int64)).numpy().tolist() == [[1, 2, 3]]
