@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("examples", type=Path)
     parser.add_argument("--schema", default="pipelines.flight_delays.features:SCHEMA")
-    parser.add_argument("--window-mb", type=float, default=8.0, help="bytes of a window, in MiB; training takes 256")
+    parser.add_argument("--window-mb", type=float, default=8.0, help="bytes of a window, in MiB; training takes 128")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     tf.config.experimental.enable_op_determinism()

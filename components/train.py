@@ -47,6 +47,8 @@ def train(
     strategy: Parameter[str] = "mirrored",
     refit: Parameter[str] = "judged",
     calibrate: Parameter[str] = "none",
+    deterministic: Parameter[bool] = True,
+    threads: Parameter[int] = 1,
 ) -> None:
     """Fits the pipeline's network on the split `train`, choosing the epoch on `validation`, and exports it.
 
@@ -83,6 +85,10 @@ def train(
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: How the validation rows correct the predictions: "none", for a probability "scale" or
         "scale_and_shift", for classes "temperature", for a regression "shift".
+      deterministic: Whether equal examples and settings give equal weights. On a GPU some operations are slower then,
+        and a few fail.
+      threads: Of one TensorFlow operation; 0 is one for each core. Operations run side by side anyway, so that small
+        networks gain nothing by more than 1.
 
     Raises:
       TerminalError: A split holds infinite numbers, labels that are none or weights below 0, the training rows have one
@@ -94,7 +100,16 @@ def train(
     start = Start.of(start_from[0].uri) if start_from else None
     if start:
         settings = replace(settings, epochs=min(epochs, warm_epochs))
-    training = Training(load(schema), model_fn, settings, strategy, Path(model_run.uri), start)
+    training = Training(
+        load(schema),
+        model_fn,
+        settings,
+        strategy,
+        Path(model_run.uri),
+        start,
+        deterministic=deterministic,
+        threads=threads,
+    )
     check_choice("calibrate", calibrate, training.head.calibrations)
     splits = {name: LabelledExamples(Path(examples.uri), [name], training.schema) for name in ("train", "validation")}
     _check_labels(splits["train"])

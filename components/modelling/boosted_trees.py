@@ -72,7 +72,7 @@ class _Table(lightgbm.Sequence):
     def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, slice):
             return self.reader.rows(index.start or 0, len(self) if index.stop is None else index.stop)
-        return self.reader.row(index)
+        return self.reader.row(index).astype(np.float64)  # As LightGBM wants what it samples.
 
 
 def train_booster(

@@ -37,7 +37,7 @@ class FixedLength(layers.Layer):
 
 @_register
 class HashedWords(layers.Layer):
-    """Texts [batch] as hashes, from 1, of their words and pairs of words, int64 [batch, length]; 0 behind the last."""
+    """Texts [batch] as hashes, from 1, of their words and pairs of words, int32 [batch, length]; 0 behind the last."""
 
     def __init__(self, buckets: int, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -48,11 +48,11 @@ class HashedWords(layers.Layer):
         plain = tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), r"[^\p{L}\p{N}]+", " ")
         words = tf.strings.ngrams(tf.strings.split(plain), (1, 2))
         codes = tf.ragged.map_flat_values(tf.strings.to_hash_bucket_fast, words, self.buckets) + 1
-        return codes.to_tensor(0, shape=[None, self.length])
+        return tf.cast(codes.to_tensor(0, shape=[None, self.length]), tf.int32)
 
     def compute_output_spec(self, texts: Any) -> keras.KerasTensor:
         """Of one length."""
-        return keras.KerasTensor((texts.shape[0], self.length), "int64")
+        return keras.KerasTensor((texts.shape[0], self.length), "int32")
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""

@@ -78,12 +78,12 @@ class Categories(Encoder):
         self.names, self.words, self.width = names, vocabularies, width
 
     def preprocess(self, raw: Tensors) -> dict[str, Any]:
-        """Codes, int64 [batch, categories]."""
+        """Codes, int32 [batch, categories]."""
         codes = [
             layers.StringLookup(vocabulary=words, num_oov_indices=1)(raw[name])
             for name, words in zip(self.names, self.words, strict=True)
         ]
-        return {CATEGORIES: ops.stack(codes, axis=-1)}
+        return {CATEGORIES: ops.cast(ops.stack(codes, axis=-1), "int32")}
 
     def embed(self, inputs: Tensors) -> list[Any]:
         """An embedding each."""
@@ -112,9 +112,9 @@ class CategoryBag(Encoder):
         self.name, self.words, self.width, self.length = name, words, width, length
 
     def preprocess(self, raw: Tensors) -> dict[str, Any]:
-        """Codes, int64 [batch, length], 0 behind the last."""
+        """Codes, int32 [batch, length], 0 behind the last."""
         codes = layers.StringLookup(vocabulary=self.words, num_oov_indices=1)(raw[self.name])
-        return {f"bag_{self.name}": FixedLength(self.length)(codes)}
+        return {f"bag_{self.name}": FixedLength(self.length)(ops.cast(codes, "int32"))}
 
     def embed(self, inputs: Tensors) -> list[Any]:
         """The mean."""
@@ -140,7 +140,7 @@ class TextBag(Encoder):
         self.name, self.buckets, self.width, self.length = name, buckets, width, length
 
     def preprocess(self, raw: Tensors) -> dict[str, Any]:
-        """Codes, int64 [batch, length], 0 behind the last."""
+        """Codes, int32 [batch, length], 0 behind the last."""
         return {f"text_{self.name}": HashedWords(self.buckets, self.length)(raw[self.name])}
 
     def embed(self, inputs: Tensors) -> list[Any]:

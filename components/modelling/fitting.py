@@ -85,12 +85,13 @@ class Validation:
     ensemble_member: np.ndarray | None = None
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(name: str, deterministic: bool = True) -> tf.distribute.Strategy:
     """The distribution strategy of this name.
 
     Args:
       name: "mirrored" (all GPUs, or the CPU where there is none), "mirrored_cpus" (two logical CPU devices, which share
         the cores: slower, but as many devices behave), "one_device" or "tpu".
+      deterministic: Whether gradients of several devices are summed in one order, by plain copies to one of them.
 
     Raises:
       TerminalError: Another name, or a TPU that is not there.
@@ -99,8 +100,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     if name in ("mirrored", "mirrored_cpus"):
         logical = _two_cpus() if name == "mirrored_cpus" else tf.config.list_logical_devices("GPU")
         devices = [device.name for device in logical or tf.config.list_logical_devices("CPU")]
-        # One machine: reduce by plain copies, so that the order of a sum never depends on a collective's schedule.
-        return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+        # By plain copies, the order of a sum never depends on a collective's schedule.
+        reduce = tf.distribute.ReductionToOneDevice() if deterministic else None
+        return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
     try:

@@ -175,7 +175,7 @@ class Regression(Head):
     @property
     def loss_name(self) -> str:
         """Of the label's unit, or its square."""
-        return "pinball_loss" if self.quantiles else "mean_squared_error"
+        return "pinball" if self.quantiles else "mean_squared_error"
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Standardized labels."""

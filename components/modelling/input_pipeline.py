@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from components.modelling.row_store import RowStore
 
-WINDOW_BYTES = 256 << 20
+WINDOW_BYTES = 128 << 20
 """Bytes of a window's rows, at most, if that is a block or more. Two windows are read ahead of the one in use."""
 
 

@@ -35,9 +35,10 @@ def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
 
 @_register
 class BinIndex(layers.Layer):
-    """Numbers [batch, numbers] to their bins, int32 [batch, numbers], and how far in them they lie, float32, 0 to 1.
+    """Numbers [batch, numbers] to their bins, integers, and how far in them they lie, float32, 0 to 1.
 
-    It has no weights, so it is done once for all epochs. A missing number lies in a bin of its own behind all others.
+    It has no weights, so it is done once for all epochs, and kept in a byte where there are no more than 255 bins. A
+    missing number lies in a bin of its own behind all others.
 
     Args:
       edges: For each number the edges of its bins, rising.
@@ -48,6 +49,7 @@ class BinIndex(layers.Layer):
         self.edges = edges
         self._last = np.array([max(len(number) - 2, 0) for number in edges], np.int32)
         self._most = int(self._last.max()) + 1
+        self._kind = "uint8" if self._most < 256 else "int32"  # noqa: PLR2004 - what a byte holds
         table = np.full((len(edges), self._most + 1), np.inf, np.float32)
         for row, number in zip(table, edges, strict=True):
             row[: len(number)] = number
@@ -66,11 +68,11 @@ class BinIndex(layers.Layer):
         bins = index + self._most * np.arange(len(self.edges), dtype=np.int32)
         low, width = tf.gather(self._low.reshape(-1), bins), tf.gather(self._width.reshape(-1), bins)
         fraction = tf.clip_by_value((known - low) / width, 0.0, 1.0)
-        return tf.where(absent, self._most, index), tf.where(absent, 0.0, fraction)
+        return tf.cast(tf.where(absent, self._most, index), self._kind), tf.where(absent, 0.0, fraction)
 
     def compute_output_spec(self, numbers: Any) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Both as long as the numbers."""
-        return keras.KerasTensor(numbers.shape, "int32"), keras.KerasTensor(numbers.shape, "float32")
+        return keras.KerasTensor(numbers.shape, self._kind), keras.KerasTensor(numbers.shape, "float32")
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""
@@ -124,7 +126,7 @@ class PiecewiseLinear(FoldedLayer):
     def call(self, bin_index: Any, bin_fraction: Any) -> Any:
         """Embeds; a missing number gets its own embedding."""
         numbers, bins, _ = self._share.shape
-        rows = bin_index + (bins + 1) * np.arange(numbers, dtype=np.int32)
+        rows = ops.cast(bin_index, "int32") + (bins + 1) * np.arange(numbers, dtype=np.int32)
         looked_up = ops.take(self.folded(), rows, axis=0)
         # Split, not sliced: a slice's gradient is as large as the whole, and all of them would be added up.
         start, step = ops.split(looked_up, 2, axis=2)

@@ -216,7 +216,7 @@ def _seen_by_trees(schema: ExampleSchema, inputs: Mapping[str, Any], words: Mapp
     some = next(iter(inputs.values()))
     # Without numbers, or without categories, their tensor has no columns.
     numbers = ops.concatenate(columns, axis=-1) if columns else _NoColumns("float32")(some)
-    return keras.Model(inputs, (numbers, coded.get(encoders.CATEGORIES, _NoColumns("int64")(some))))
+    return keras.Model(inputs, (numbers, coded.get(encoders.CATEGORIES, _NoColumns("int32")(some))))
 
 
 @keras.saving.register_keras_serializable("airtight")

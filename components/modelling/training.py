@@ -80,18 +80,19 @@ class Training:
         strategy: str,
         run: Path,
         start: Start | None,
+        *,
+        deterministic: bool,
+        threads: int,
     ) -> None:
         self.schema, self.model_fn, self.settings, self.run_folder = schema, model_fn, settings, run
         self.head = head_of(schema)
         self.start, self.carried = start, dict[str, Carried]()
         # Before the first operation: afterwards neither the devices nor determinism can be chosen.
-        tf.config.experimental.enable_op_determinism()
-        with contextlib.suppress(
-            RuntimeError
-        ):  # TensorFlow was started before, by whoever calls this in their process.
-            # Operations side by side use the cores; cut into pieces, ones as small as these cost more than they gain.
-            tf.config.threading.set_intra_op_parallelism_threads(1)
-        self.strategy = fitting.make_strategy(strategy)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+        with contextlib.suppress(RuntimeError):  # TensorFlow was started before, by the process that calls this.
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        self.strategy = fitting.make_strategy(strategy, deterministic)
         self.strategy_name = strategy
         self.make_model = load(model_fn)
         self.code, self.packages = fingerprint.closure([fingerprint.module_of(model_fn), fitting.__name__])

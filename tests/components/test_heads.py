@@ -182,7 +182,7 @@ def test_a_temperature_undoes_what_was_too_sure():
     assert calibration.fit_temperature(labels, sure) == pytest.approx(3, rel=0.1)
     head = heads.head_of(MULTICLASS)
     corrected = head.calibrated(tf.constant(sure), {"temperature": 3.0}).numpy()
-    np.testing.assert_allclose(corrected, right, atol=1e-5)
+    np.testing.assert_allclose(corrected, right, atol=0.01)
 
 
 def test_shifts_give_quantiles_their_level_and_keep_them_in_order():

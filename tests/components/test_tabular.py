@@ -74,7 +74,7 @@ def test_a_picture_that_is_none_is_refused_by_its_row(tmp_path):
 def test_trees_alone_answer_and_keep_no_weights(tmp_path):
     folder, record = tables.train(tmp_path, "QUANTILES", model_fn="components.modelling.tabular:build_trees")
     assert record["best_epoch"] == 0 and record["epochs"] == {"judged": []} and record["weights"] == 0
-    assert record["validation"]["pinball_loss"] < 17
+    assert record["validation"]["pinball"] < 17
     answers, labels = predictions(tmp_path / "examples", folder, tables.QUANTILES)
     assert (np.diff(answers, axis=1) >= 0).all() and np.abs(labels - answers[:, 1]).mean() < 45
     assert not file_of(str(tmp_path / "model")).exists()
