@@ -36,8 +36,6 @@ class Head(ABC):
 
     calibrations: ClassVar[tuple[str, ...]] = ("none",)
     """Kinds of calibration."""
-    output_names: tuple[str, ...]
-    """Names of what is served."""
     method: ClassVar[str]
     """The signature on tf.Examples: `classify` or `regress`."""
 
@@ -99,15 +97,6 @@ class Head(ABC):
     def calibrated(self, predictions: Any, parameters: Calibration) -> Any:
         """Corrected predictions, a tensor; of quantiles never crossing."""
         return predictions
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a row's prediction: () or (outputs,)."""
-
-    @abstractmethod
-    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Predictions [rows] or [rows, outputs] of the served outputs by name."""
 
     @abstractmethod
     def served(self, predictions: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,22 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from airtight.errors import TerminalError
+from airtight.import_string import load
 from components.measures import scores
 from components.modelling import calibration
 from components.modelling.head import CLASSIFY, REGRESS, Calibration, Head
 from components.schema import ExampleSchema
-from components.tasks import task_of
+from components.tasks.task import BUILT_IN, task_of
 
 
 class Binary(Head):
     """The probability that the label is 1: a logit."""
 
     calibrations = calibration.KINDS
-    output_names = ("probability",)
     loss_name = "log_loss"
     method = CLASSIFY
     outputs = 1
-    shape = ()
     objectives = ({"objective": "binary"},)
 
     def loss(self, target: Any, logits: Any) -> Any:
@@ -57,10 +55,6 @@ class Binary(Head):
         logit = tf.math.log(mean) - tf.math.log1p(-mean)
         return tf.sigmoid(parameters.get("scale", 1.0) * logit + parameters.get("shift", 0.0))
 
-    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The probabilities."""
-        return response["probability"]
-
     def served(self, predictions: Any) -> dict[str, Any]:
         """`probability` [batch]."""
         return {"probability": predictions}
@@ -74,19 +68,8 @@ class Softmax(Head):
     """The probabilities of the schema's classes: a logit each."""
 
     calibrations = ("none", "temperature")
-    output_names = ("probabilities", "class")
     loss_name = "log_loss"
     method = CLASSIFY
-
-    def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
-        super().__init__(schema, center, scale)
-        if len(set(schema.classes)) < 2 or len(set(schema.classes)) != len(schema.classes):  # noqa: PLR2004 - of two
-            raise TerminalError(
-                "The schema's classes are no classes.",
-                expected="two or more different names",
-                received=list(schema.classes),
-                remedy="Correct `classes` in the schema.",
-            )
 
     @property
     def outputs(self) -> int:
@@ -122,15 +105,6 @@ class Softmax(Head):
         logits = tf.math.log(tf.clip_by_value(predictions, calibration.CLIP, 1))
         return tf.nn.softmax(logits / parameters["temperature"])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A probability for each class."""
-        return (self.outputs,)
-
-    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The probabilities."""
-        return response["probabilities"]
-
     def served(self, predictions: Any) -> dict[str, Any]:
         """`probabilities` [batch, classes] and `class` [batch], the name of the most probable one."""
         return {
@@ -156,16 +130,7 @@ class Regression(Head):
 
     def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
         super().__init__(schema, center, scale)
-        levels = self.quantiles = schema.quantiles
-        self.output_names = ("prediction", "quantiles") if levels else ("prediction",)
-        rising = all(low < high for low, high in itertools.pairwise(levels))
-        if not rising or not all(0 < level < 1 for level in levels):
-            raise TerminalError(
-                "The schema's quantiles are no quantiles.",
-                expected="numbers between 0 and 1, rising",
-                received=list(levels),
-                remedy="Correct `quantiles` in the schema.",
-            )
+        self.quantiles = schema.quantiles
 
     @property
     def outputs(self) -> int:
@@ -221,15 +186,6 @@ class Regression(Head):
         """Which quantile is served as the prediction: the median, or the one nearest to it."""
         return int(np.argmin(np.abs(np.array(self.quantiles) - 0.5)))
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A value for each quantile, or one."""
-        return (len(self.quantiles),) if self.quantiles else ()
-
-    def of_response(self, response: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The quantiles, or the prediction where there are none."""
-        return response["quantiles" if self.quantiles else "prediction"]
-
     def served(self, predictions: Any) -> dict[str, Any]:
         """`prediction` [batch], and `quantiles` [batch, quantiles] where there are some."""
         if not self.quantiles:
@@ -249,15 +205,25 @@ class Regression(Head):
 
 
 HEADS: Mapping[str, type[Head]] = {"binary": Binary, "multiclass": Softmax, "regression": Regression}
+"""By the names of the built-in tasks."""
 
 
 def head_of(schema: ExampleSchema) -> Head:
-    """The head of a schema's task, not yet fitted to labels.
+    """The head of a schema whose task is a built-in one, or inherits from it; not yet fitted to labels.
 
     Raises:
-      TerminalError: There is no such task, or it does not fit the schema.
+      TerminalError: The task does not fit the schema, or has to bring a head of its own.
     """
-    return HEADS[schema.task](schema) if schema.task in HEADS else task_of(schema).head
+    task = task_of(schema)
+    heads = [head for name, head in HEADS.items() if isinstance(task, load(BUILT_IN[name]))]
+    if not heads:
+        raise TerminalError(
+            f"The task {schema.task} has no head.",
+            expected=f"a task that inherits from {', '.join(BUILT_IN[name] for name in HEADS)}, or has a `head`",
+            received=type(task).__name__,
+            remedy="Give the task a property `head` that answers a `components.modelling.head.Head`.",
+        )
+    return heads[0](schema)
 
 
 def _classes(names: Sequence[str], scores_: Any) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class LabelledExamples:
             weights = self._weights(table)
             yield Labelled(
                 raw_features.columns(table, features),
-                raw_features.labels(table, schema),
+                reading.labels(table, schema),
                 None if weights is None else weights * scale,
             )
 
@@ -161,7 +161,7 @@ class LabelledExamples:
                     samples[name].append(array[kept])
                 else:
                     vector_moments[name].add(array.astype(np.float64), None)
-            labels, weights = raw_features.labels(table, schema), self._weights(table)
+            labels, weights = reading.labels(table, schema), self._weights(table)
             moments.add(labels.astype(np.float64)[:, None], weights)
             answer.weight += len(table) if weights is None else float(weights.sum())
             answer.rows += len(table)

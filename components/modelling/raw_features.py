@@ -1,4 +1,4 @@
-"""Raw features and labels: from columns of examples to arrays and tensors, by the kind of each feature."""
+"""Raw features: from columns of examples to arrays and tensors, by the kind of each feature."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from airtight.errors import TerminalError
-from components.schema import ExampleSchema, Feature
+from components.schema import Feature
 
 _STRINGS = ("category", "categories", "text", "image")
 
@@ -46,37 +45,6 @@ def parsers(features: Sequence[Feature]) -> dict[str, Any]:
             missing_value: Any = "" if feature.kind in _STRINGS else float("nan")
             answer[feature.name] = tf.io.FixedLenFeature([], _dtype(feature), missing_value)
     return answer
-
-
-def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
-    """Encoded labels [rows], as `Task.encode` has them.
-
-    Raises:
-      TerminalError: A label is missing, or is none of the task.
-    """
-    column = table[schema.label]
-    if schema.task == "multiclass":
-        places = {name: place for place, name in enumerate(schema.classes)}
-        values = column.to_pylist()
-        wrong = [value for value in values if value not in places]
-        encoded = np.array([places.get(value, -1) for value in values], np.int64)
-    elif schema.task == "binary":
-        encoded = column.fill_null(-1).to_numpy().astype(np.int64)
-        wrong = sorted({"missing" if value < 0 else str(value) for value in encoded.tolist()} - {"0", "1"})
-    else:
-        encoded = column.fill_null(float("nan")).to_numpy().astype(np.float64)
-        wrong = encoded[~np.isfinite(encoded)].tolist()
-    if wrong:
-        raise TerminalError(
-            f"The label {schema.label} has values that are no label.",
-            expected={"binary": "0 or 1", "multiclass": f"one of {', '.join(schema.classes)}"}.get(
-                schema.task, "a finite number"
-            )
-            + " in every row",
-            received=[str(value) for value in wrong[:5]],
-            remedy="Correct the step that makes the examples: rows without a known label are left out there.",
-        )
-    return encoded
 
 
 def _array(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:

@@ -22,9 +22,9 @@ from airtight.files import digest_of_tree
 from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
 from components.modelling.head import METHODS, Calibration, Head
-from components.modelling.heads import head_of
 from components.modelling.model_spec import ModelSpec
 from components.schema import ExampleSchema
+from components.tasks import task_of
 
 BATCH = 8192
 SIGNATURE, EXAMPLES_SIGNATURE = "serving_default", "serving_examples"
@@ -164,7 +164,7 @@ def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
     signature = graphs[0].signature_def.get(SIGNATURE) if graphs else None
     wanted = set(signature.inputs) if signature else set()
     kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
-    lacking, outputs = wanted - set(kinds), head_of(schema).output_names
+    lacking, outputs = wanted - set(kinds), task_of(schema).outputs
     if signature is None or not wanted or lacking or not set(outputs) <= set(signature.outputs):
         raise TerminalError(
             f"The model in {folder} cannot answer for these examples.",
@@ -220,16 +220,15 @@ class Predictor:
             self._model = tf.saved_model.load(str(folder))
         except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
             raise _not_loaded(folder, error) from error
-        self._folder = folder
-        kinds, self._head = inputs_of(folder, schema), head_of(schema)
+        self._folder, self._task = folder, task_of(schema)
+        kinds = inputs_of(folder, schema)
         self._features = [feature for feature in schema.features if feature.name in kinds]
         self._signature = self._model.signatures[SIGNATURE]
 
     def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the predictions of raw features by name, each [rows, ...]; others are ignored.
+        """Returns the task's predictions, [rows] or [rows, outputs], of raw features by name, each [rows, ...].
 
-        Returns:
-          As the served model answers them, float32 [rows] or [rows, outputs].
+        Features that the model does not want are ignored.
 
         Raises:
           TerminalError: The model fails on these rows, or answers in another shape.
@@ -242,25 +241,24 @@ class Predictor:
             if _is_transient(error):
                 raise TransientError(
                     f"The model in {self._folder} did not answer.",
-                    expected="one prediction for each row",
+                    expected=f"{', '.join(self._task.outputs)} for each row",
                     received=_first_line(error),
                     remedy="Retry the task; if it stays, look at the memory and the device.",
                 ) from error
             raise self._no_answer(_first_line(error)) from error
         predictions = np.concatenate(answers)
-        if len(predictions) != rows or predictions.shape[1:] != self._head.shape:
+        if len(predictions) != rows:
             raise self._no_answer(f"answers of shape {list(predictions.shape)} to {rows} rows")
         return predictions
 
     def _no_answer(self, received: str) -> TerminalError:
         return TerminalError(
             f"The model in {self._folder} cannot answer for these examples.",
-            expected="one prediction for each row",
+            expected=f"{', '.join(self._task.outputs)} for each row",
             received=received,
             remedy="Give it rows of the schema that it was trained with.",
         )
 
     def _answer(self, features: Mapping[str, np.ndarray], part: slice) -> np.ndarray:
         raw = {feature.name: features[feature.name][part] for feature in self._features}
-        response = self._signature(**raw_features.tensors(raw, self._features))
-        return self._head.of_response({name: value.numpy() for name, value in response.items()})
+        return self._task.predictions(self._signature(**raw_features.tensors(raw, self._features)))

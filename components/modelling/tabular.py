@@ -20,12 +20,12 @@ from airtight.errors import TerminalError
 from components.modelling import encoders, raw_features
 from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_booster
 from components.modelling.head import Head
-from components.modelling.heads import head_of
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.member_layers import MemberDense, MemberLogits
 from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
 from components.schema import ExampleSchema
+from components.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def build(
     Raises:
       TerminalError: The settings leave neither a network nor trees.
     """
-    statistics, head = fitted.statistics, head_of(schema)
+    statistics, head = fitted.statistics, task_of(schema).head
     head = head.fitted_to(statistics.label_mean, statistics.label_deviation)
     inputs = encoders.raw_inputs(schema)
     words = {

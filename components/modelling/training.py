@@ -23,11 +23,11 @@ from airtight.home import Home
 from airtight.import_string import load
 from components.modelling import fitting, preprocessing, saved_model
 from components.modelling.head import Head
-from components.modelling.heads import head_of
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.model_spec import ModelSpec
 from components.modelling.weights import Carried, Weights, file_of
 from components.schema import ExampleSchema
+from components.tasks import task_of
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Training:
         threads: int,
     ) -> None:
         self.schema, self.model_fn, self.settings, self.run_folder = schema, model_fn, settings, run
-        self.head = head_of(schema)
+        self.head = task_of(schema).head
         self.start, self.carried = start, dict[str, Carried]()
         # Before the first operation: afterwards neither the devices nor determinism can be chosen.
         if deterministic:

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from airtight.errors import TerminalError
-from components.data.examples import read_table
+from components.data.examples import labels, read_table
 from components.modelling import calibration, heads, raw_features, saved_model
+from components.tasks import task_of
 from serving import examples as serving_examples
 from serving.loader import load
 from tests.components import tables
@@ -30,10 +31,10 @@ class Served:
         self.folder, self.record = tables.train(folder, name.upper(), calibrate=CALIBRATIONS[name], epochs=4)
         table = read_table(folder / "examples", "test", self.schema)
         self.raw = raw_features.columns(table, self.schema.features)
-        self.labels = raw_features.labels(table, self.schema)
+        self.labels = labels(table, self.schema)
         self.predictions = saved_model.Predictor(self.folder, self.schema)(self.raw)
         self.loaded = load(self.folder, self.folder, 1)
-        self.head = heads.head_of(self.schema)
+        self.task, self.head = task_of(self.schema), heads.head_of(self.schema)
 
     def rows(self, count: int) -> list[bytes]:
         """The first rows as serialized tf.Examples; of the first one all values are missing."""
@@ -72,13 +73,19 @@ def test_it_learns(served):
     assert served.record["tuned"].keys() == trees
 
 
+_OUTPUTS = {
+    "binary": {"probability"},
+    "multiclass": {"probabilities", "class"},
+    "mean": {"prediction"},
+    "quantiles": {"prediction", "quantiles"},
+}
 _PARAMETERS = {"binary": {"scale", "shift"}, "multiclass": {"temperature"}, "mean": {"shift"}, "quantiles": {"shift"}}
 
 
 def test_what_is_served_has_the_form_that_is_declared(served):
     signature = tf.saved_model.load(str(served.folder)).signatures["serving_default"]
     response = signature(**raw_features.tensors(served.raw, served.schema.features))
-    assert set(response) == set(served.head.output_names)
+    assert set(response) == _OUTPUTS[served.name]
     forms = {name: (value.dtype.name, value.shape.as_list()) for name, value in response.items()}
     rows = len(served.labels)
     assert (
@@ -111,8 +118,8 @@ def test_our_server_answers_like_tensorflow_from_raw_values_and_from_examples(se
     parsed = served.call("serving_examples", [served.rows(40)])
     expected = saved_model.Predictor(served.folder, served.schema)(inputs)
     for response in (named, parsed):
-        assert set(response) == set(served.head.output_names)
-        np.testing.assert_allclose(served.head.of_response(response), expected, rtol=1e-5, atol=1e-6)
+        assert set(response) == _OUTPUTS[served.name]
+        np.testing.assert_allclose(served.task.predictions(response), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_classify_and_regress_are_tensorflow_servings_own(served):
@@ -136,13 +143,13 @@ def test_classify_and_regress_are_tensorflow_servings_own(served):
 
 @pytest.mark.parametrize("schema", [replace(QUANTILES, quantiles=q) for q in ((0.9, 0.1), (0.5, 0.5), (0.0, 0.5))])
 def test_quantiles_that_cross_are_refused(schema):
-    with pytest.raises(TerminalError, match="quantiles"):
+    with pytest.raises(TerminalError, match="does not fit the task"):
         heads.head_of(schema)
 
 
 @pytest.mark.parametrize("classes", [(), ("one",), ("one", "one")])
 def test_classes_that_are_none_are_refused(classes):
-    with pytest.raises(TerminalError, match="classes"):
+    with pytest.raises(TerminalError, match="does not fit the task"):
         heads.head_of(replace(MULTICLASS, classes=classes))
 
 
@@ -153,7 +160,7 @@ def test_members_learn_alone_and_predict_together():
         label = tf.fill([5, 1], target)
         alone = [head.loss(label, logits[:, [member]]).numpy() for member in range(4)]
         np.testing.assert_allclose(head.loss(label, logits), np.mean(alone, axis=0), rtol=1e-5)
-        assert head.predictions(logits).shape == (5, *head.shape)
+        assert head.predictions(logits).shape == (5, *([head.outputs] if schema in (MULTICLASS, QUANTILES) else []))
     centered = heads.head_of(MEAN).fitted_to(10.0, 2.0)
     assert centered.predictions(np.array([[[0.5], [1.5]]], np.float32)).numpy().tolist() == [12]
     assert centered.targets(np.array([12.0])).tolist() == [1]

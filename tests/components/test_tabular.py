@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from airtight.errors import TerminalError
-from components.data.examples import read_table
+from components.data.examples import labels, read_table
 from components.modelling import encoder_layers, input_pipeline, labelled_examples, raw_features, row_store, saved_model
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.weights import file_of
@@ -26,15 +26,15 @@ def predictions(folder: Path, served: Path, schema: ExampleSchema) -> tuple[np.n
     """Of the test rows, and their labels."""
     table = read_table(folder, "test", schema)
     raw = raw_features.columns(table, schema.features)
-    return saved_model.Predictor(served, schema)(raw), raw_features.labels(table, schema)
+    return saved_model.Predictor(served, schema)(raw), labels(table, schema)
 
 
 @pytest.mark.parametrize("name", ["TAGS", "NOTE", "MEASURES", "PICTURE", "ALL"])
 def test_a_model_learns_from_features_of_each_kind_and_our_server_loads_it(tmp_path, name):
     schema = getattr(tables, name)
     folder, record = tables.train(tmp_path, name, epochs=12, learning_rate=0.02, patience=0)
-    answers, labels = predictions(tmp_path / "examples", folder, schema)
-    assert np.mean((answers > 0.5) == labels) > {"TAGS": 0.7, "NOTE": 0.65}.get(name, 0.85)
+    answers, expected = predictions(tmp_path / "examples", folder, schema)
+    assert np.mean((answers > 0.5) == expected) > {"TAGS": 0.7, "NOTE": 0.65}.get(name, 0.85)
     trees = name in ("MEASURES", "ALL")
     assert bool(record["tuned"]) == trees, "texts, pictures and several categories are the network's alone"
     loaded = load(folder, folder, 1).signature("serving_default")
@@ -75,8 +75,8 @@ def test_trees_alone_answer_and_keep_no_weights(tmp_path):
     folder, record = tables.train(tmp_path, "QUANTILES", model_fn="components.modelling.tabular:build_trees")
     assert record["best_epoch"] == 0 and record["epochs"] == {"judged": []} and record["weights"] == 0
     assert record["validation"]["pinball"] < 17
-    answers, labels = predictions(tmp_path / "examples", folder, tables.QUANTILES)
-    assert (np.diff(answers, axis=1) >= 0).all() and np.abs(labels - answers[:, 1]).mean() < 45
+    answers, expected = predictions(tmp_path / "examples", folder, tables.QUANTILES)
+    assert (np.diff(answers, axis=1) >= 0).all() and np.abs(expected - answers[:, 1]).mean() < 45
     assert not file_of(str(tmp_path / "model")).exists()
 
 
@@ -122,8 +122,8 @@ def test_rows_that_do_not_fit_in_a_window_are_learned_from_too(tmp_path, monkeyp
     monkeypatch.setattr(row_store.RowStore.__init__, "__defaults__", (64,))
     monkeypatch.setattr(input_pipeline.windows_of, "__defaults__", (1,))
     folder, _ = tables.train(tmp_path, "BINARY", epochs=4)
-    answers, labels = predictions(tmp_path / "examples", folder, BINARY)
-    assert np.mean((answers > 0.5) == labels) > 0.8
+    answers, expected = predictions(tmp_path / "examples", folder, BINARY)
+    assert np.mean((answers > 0.5) == expected) > 0.8
     again, _ = tables.train(tmp_path / "again", "BINARY", epochs=4)
     np.testing.assert_array_equal(answers, predictions(tmp_path / "examples", again, BINARY)[0])
 
