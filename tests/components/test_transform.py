@@ -25,7 +25,7 @@ from components.artifacts import Dataset, ValidationReport
 from components.data.dataset import DatasetReader, TableFiles
 from components.data.lake import Lake
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
-from components.transform import FILE, transform
+from components.transform import transform
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def run(spark, tmp_path, monkeypatch):
 
 
 def split(examples: standard_artifacts.Examples, name: str) -> pa.Table:
-    return pq.read_table(Path(examples.uri) / f"Split-{name}" / FILE)
+    return pq.read_table(Path(examples.uri) / f"Split-{name}")
 
 
 def test_rows_are_split_by_local_days_and_only_by_what_was_known(run):
@@ -200,10 +200,8 @@ def test_other_columns_than_the_schema_are_refused(run, tmp_path):
 
 
 def test_a_value_that_is_no_number_is_refused(run):
-    from pyspark.errors import NumberFormatException
-
-    run.code.make = lambda table: make(table).withColumn("size", F.lit("large"))
-    with pytest.raises(NumberFormatException):
+    run.code.make = lambda table: make(table).withColumn("size", F.when(F.col("id") % 8 == 1, "large").otherwise("1.5"))
+    with pytest.raises(TerminalError, match=r"no numbers, infinite.*size in 4 of 32 rows, such as \('\d+', '"):
         run()
 
 
@@ -211,13 +209,13 @@ def test_a_value_that_is_no_number_is_refused(run):
 @pytest.mark.parametrize("purpose", ["training", "prediction"])
 def test_infinite_numbers_are_refused_or_made_missing_and_counted(run, value, purpose, tmp_path):
     run.code.make = lambda table: make(table).withColumn("size", F.when(F.col("id") % 4 == 1, F.expr(value)))
-    with pytest.raises(TerminalError, match=r"toy_transform:make made numbers that are infinite.*size in \d of"):
+    with pytest.raises(TerminalError, match=r"make made values that are no numbers, infinite.*size in \d of"):
         run(purpose=purpose)
     assert not list((tmp_path / "examples").iterdir())
-    examples = run("counted", purpose=purpose, infinite="missing")
+    examples = run("counted", purpose=purpose, wrong_values="missing")
     sizes = split(examples, examples.splits[-1])["size"].to_pylist()
     assert not any(math.isinf(size) for size in sizes)
-    assert examples.get_int_custom_property("infinite_values") == (8 if purpose == "training" else 1)
+    assert examples.get_int_custom_property("wrong_values") == (8 if purpose == "training" else 1)
 
 
 def test_doubled_rows_are_refused(run):
