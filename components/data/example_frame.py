@@ -78,7 +78,8 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
             value = F.when(~flaw, value)
         columns[feature.name] = F.coalesce(value, missing)
     if labelled:
-        columns[schema.label] = task_of(schema).spark_label(F.col(schema.label), types[schema.label])
+        row = F.concat_ws(", ", *(F.col(key).cast("string") for key in schema.keys))
+        columns[schema.label] = task_of(schema).spark_label(F.col(schema.label), types[schema.label], row)
         if schema.weight:
             weight = F.col(schema.weight).cast("float")
             right = (weight >= 0) & (weight < float("inf"))

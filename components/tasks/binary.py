@@ -27,7 +27,7 @@ class Binary:
         """int64."""
         return pa.int64()
 
-    def spark_label(self, label: Column, kind: DataType) -> Column:
+    def spark_label(self, label: Column, kind: DataType, row: Column | None = None) -> Column:
         """The label as int64; another number than 0 or 1 raises."""
         from pyspark.sql import functions as F
         from pyspark.sql.types import BooleanType, NumericType
@@ -40,7 +40,8 @@ class Binary:
                 remedy="Correct the pipeline's transform, or the schema's task.",
             )
         number = label.cast("double")
-        message = F.concat(F.lit(f"{self.schema.label} is "), label.cast("string"), F.lit(", and no label: 0 or 1"))
+        words = F.lit(f"The label {self.schema.label} is neither 0 nor 1: "), label.cast("string")
+        message = F.concat(*words, F.lit(" in row "), F.lit("?") if row is None else row)
         return F.when(number.isin(0.0, 1.0), number.cast("long")).when(number.isNotNull(), F.raise_error(message))
 
     def score(self, predictions: np.ndarray) -> np.ndarray:

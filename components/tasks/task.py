@@ -78,12 +78,13 @@ class Task(ABC):
         """Type of the label's column in examples: int64, string or float64."""
 
     @abstractmethod
-    def spark_label(self, label: Column, kind: DataType) -> Column:
+    def spark_label(self, label: Column, kind: DataType, row: Column | None = None) -> Column:
         """The label as examples store it, null where unknown.
 
         Args:
           label: What the pipeline's transform made.
           kind: Its type. A value that is no label raises when Spark computes it (`raise_error`), and names the value.
+          row: Text that names the row, for that message.
 
         Raises:
           TerminalError: A column of this type holds no labels of this task.
