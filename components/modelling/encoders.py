@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from components.data.feature_kinds import kind_of
 from components.modelling.encoder_layers import DecodedImage, FixedLength, HashedWords, Standardized
 from components.modelling.labelled_examples import Statistics
 from components.modelling.piecewise_linear import BinIndex, PiecewiseLinear, quantile_edges
@@ -197,15 +198,10 @@ class Image(Encoder):
 
 def raw_inputs(schema: ExampleSchema) -> dict[str, keras.KerasTensor]:
     """A Keras input for each feature."""
-    strings = ("category", "categories", "text", "image")
-    shapes: dict[str, tuple[int | None, ...]] = {"categories": (None,)}
     return {
-        feature.name: keras.Input(
-            (feature.length,) if feature.kind == "vector" else shapes.get(feature.kind, ()),
-            dtype="string" if feature.kind in strings else "float32",
-            name=feature.name,
-        )
+        feature.name: keras.Input(shape, dtype=dtype, name=feature.name)
         for feature in schema.features
+        for dtype, shape in [kind_of(feature).tensor(feature)]
     }
 
 
