@@ -55,7 +55,7 @@ class Statistics:
       label_mean: Mean of the encoded labels, by weight.
       label_deviation: Their standard deviation.
       weight: Sum of the weights as they are stored; the rows where there are none.
-      first: The earliest time, as text; "" without rows.
+      first: The earliest time, as text; "" without rows, or where the schema names none.
       last: The latest.
       vectors: Of each vector, mean and standard deviation of each place, float64 [2, length].
     """
@@ -123,7 +123,7 @@ class LabelledExamples:
         schema = self.schema
         names = schema.names if names is None else tuple(names)
         features = [feature for feature in schema.features if feature.name in names]
-        columns = dict.fromkeys([*names, schema.label, *([schema.weight] if schema.weight else [])])
+        columns = dict.fromkeys([*names, schema.label, *filter(None, (schema.weight,))])
         scale = self.statistics.rows / self.statistics.weight if schema.weight else 1.0
         for table in self.tables(list(columns)):
             weights = self._weights(table)
@@ -147,7 +147,7 @@ class LabelledExamples:
         samples: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
         moments, vector_moments = _Moments(), {name: _Moments() for name in vectors}
         features = [feature for feature in schema.features if feature.kind in ("number", "vector")]
-        columns = [*words, *numbers, *vectors, schema.label, schema.time, *([schema.weight] if schema.weight else [])]
+        columns = [*words, *numbers, *vectors, schema.label, *filter(None, (schema.time, schema.weight))]
         times: list[datetime] = []
         for table in self.tables(list(dict.fromkeys(columns))):
             kept = sampled(answer.rows, answer.rows + len(table), self._rows, SAMPLE)
@@ -168,8 +168,9 @@ class LabelledExamples:
             low, high = float(labels.min()), float(labels.max())
             known = answer.label_range or (low, high)
             answer.label_range = min(low, known[0]), max(high, known[1])
-            span = pc.min_max(table[schema.time]).as_py()
-            times += [span["min"], span["max"]]
+            if schema.time:
+                span = pc.min_max(table[schema.time]).as_py()
+                times += [span["min"], span["max"]]
         answer.samples = {name: _joined(parts) for name, parts in samples.items()}
         answer.label_mean, answer.label_deviation = (float(value[0]) for value in moments.mean_and_deviation(1))
         answer.vectors = {
