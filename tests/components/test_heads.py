@@ -49,8 +49,12 @@ class Served:
     def call(self, signature: str, inputs: list) -> dict[str, np.ndarray]:
         """As our server answers."""
         found = self.loaded.signature(signature)
-        answers = found.run(*(np.array(values) for values in inputs))
+        answers = found.run(*(_array(values) for values in inputs))
         return {spec.name: answer for spec, answer in zip(found.outputs, answers, strict=True)}
+
+
+def _array(values) -> np.ndarray:
+    return np.array(values, object if isinstance(values[0], bytes) else np.float32)
 
 
 @pytest.fixture(scope="module", params=list(SCHEMAS))
@@ -126,7 +130,7 @@ def test_classify_and_regress_are_tensorflow_servings_own(served):
     method = served.head.method
     signature = served.loaded.signature(method)
     assert signature.method == serving_examples.METHODS[method]
-    outputs = signature.run(np.array(served.rows(30)))
+    outputs = signature.run(_array(served.rows(30)))
     result = serving_examples.result(outputs, signature, method, 30)
     answers = served.call("serving_examples", [served.rows(30)])
     if method == "regress":

