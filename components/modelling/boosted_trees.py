@@ -167,6 +167,8 @@ class BoostedTrees(layers.Layer):
     def call(self, numbers: Any, codes: Any) -> Any:
         """Goes down from all roots; a leaf goes on to itself, so that shallow trees wait for deep ones."""
         missing = tf.math.is_nan(numbers)
+        # Infinity is a large number: it must not be taken for a missing one.
+        numbers = tf.minimum(numbers, tf.float32.max)
         words = tf.unstack(tf.minimum(codes, self.words - 1), len(self.sets), axis=1)
         # A code's row of all sets at once: copied, where one set after the other would be looked up.
         outside = [tf.gather(table, word) for table, word in zip(self.outside, words, strict=True)]

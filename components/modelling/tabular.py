@@ -199,11 +199,11 @@ def _network(
     for depth, units in enumerate(shape.hidden[1:]):
         x = layers.Activation("relu")(MemberDense(units, shape.members, differ=not depth)(x))
         x = layers.Dropout(shape.dropout)(x)
+    wide = [part.wide(inputs) for part in parts if isinstance(part, encoders.Numbers)]
     logits = [MemberLogits(shape.members, head.outputs)(x)]
-    for part in parts:
-        if isinstance(part, encoders.Numbers):
-            wide = layers.Dense(head.outputs, kernel_initializer="ones")(part.wide(inputs))
-            logits.append(layers.Reshape((1, head.outputs))(wide))
+    for alone in wide:
+        shares = layers.Dense(head.outputs, kernel_initializer="ones")(alone)
+        logits.append(layers.Reshape((1, head.outputs))(shares))
     return keras.Model(inputs, layers.Add()(logits) if len(logits) > 1 else logits[0])
 
 
