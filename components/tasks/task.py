@@ -219,9 +219,7 @@ class Task(ABC):
     @property
     def head(self) -> Head:
         """Loss, activation and served outputs, in TensorFlow."""
-        from components.modelling import heads
-
-        head: Head = heads.head_of(self.schema)
+        head: Head = load("components.modelling.heads:head_of")(self.schema)
         return head
 
     @property
