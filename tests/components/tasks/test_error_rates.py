@@ -1,4 +1,4 @@
-"""How often the gate errs for classes and for numbers: rows of a day depend on each other, equal models differ by chance.
+"""How often the gate errs for classes and numbers: rows of a day depend on each other, equal models differ by chance.
 
 Each trial draws other days. By 200 trials a rate is known to some 1.5 points, and the bounds leave room for three times
 that: refusing is planned for 5 % of equal models, and letting a loss of three margins pass for none.
@@ -61,7 +61,7 @@ class Numbers:
 
 def refused(task: Task, rows: Rows, candidate: np.ndarray, others: dict[str, np.ndarray]) -> bool:
     margins = Margins(thresholds.margins("", task), len(rows.labels), 20)
-    gains, rate = thresholds.baseline_gains("", task), None
+    gains = thresholds.baseline_gains("", task)
     rate = task.baseline(None, rows.labels, None, len(rows.labels))
     comparisons = comparison.non_inferior(rows, candidate, others, margins)
     comparisons += comparison.superior(rows, candidate, "the baseline", rate, gains, proven=False)
