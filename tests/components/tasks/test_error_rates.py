@@ -68,9 +68,10 @@ def refused(task: Task, rows: Rows, candidate: np.ndarray, others: dict[str, np.
     return not all(compared.passed for compared in comparisons)
 
 
-def trials(
-    kind: Classes | Numbers, change: Callable[[Rows, np.ndarray, np.ndarray], np.ndarray], earlier: int
-) -> float:
+Change = Callable[[Rows, np.ndarray, np.ndarray], np.ndarray]
+
+
+def trials(kind: Classes | Numbers, change: Change, earlier: int) -> float:
     """The share of candidates that are refused."""
     outcomes = []
     for trial in range(TRIALS):
