@@ -219,7 +219,6 @@ class Task(ABC):
     @property
     def head(self) -> Head:
         """Loss, activation and served outputs, in TensorFlow."""
-        # By name: who reads labels of examples needs no TensorFlow.
         head: Head = load("components.modelling.heads:head_of")(self.schema)
         return head
 
