@@ -385,7 +385,7 @@ def test_many_shards_are_the_rows_of_one_and_tfrecords_too(run):
     one, many = run("one"), run("many", shard_rows=5)
     records = run("records", shard_rows=5, format="tfrecord")
     for name in one.splits:
-        assert split(many, name).equals(split(one, name)) or str(split(many, name)) == str(split(one, name))
+        assert str(split(many, name).to_pylist()) == str(split(one, name).to_pylist())  # As text: NaN equals itself.
         again = reading.read_table(Path(records.uri), name, SCHEMA, split(one, name).column_names)
         assert str(again.to_pylist()) == str(split(one, name).to_pylist())
     assert len(reading.files_of(Path(many.uri), "train")) == 4
@@ -407,7 +407,7 @@ def test_without_a_time_rows_are_split_by_a_hash_of_their_keys(run):
 
     def timeless(table):
         many = make(table).drop("at", LABEL_KNOWN_AT, "colour_again").crossJoin(F.broadcast(numbers()))
-        return many.withColumn("id", F.col("id") * 1000 + F.col("copy")).drop("copy")
+        return many.withColumn("id", F.col("id").cast("long") * 1000 + F.col("copy")).drop("copy")
 
     def numbers():
         from pyspark.sql import SparkSession
