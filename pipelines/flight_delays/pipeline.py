@@ -94,10 +94,9 @@ def create_pipeline(name: str = NAME, warm_start: bool = settings.WARM_START, re
         champion_pushed=champion.outputs["pushed"],
         schema=_SCHEMA,
         zone=ZONE,
-        auc_margin=runtime_parameter(settings.AUC_MARGIN),
-        log_loss_margin=runtime_parameter(settings.LOG_LOSS_MARGIN),
+        margins=runtime_parameter(settings.MARGINS),
         margin_rows=settings.MARGIN_ROWS,
-        baseline_gain=runtime_parameter(settings.BASELINE_GAIN),
+        baseline_gains=runtime_parameter(settings.BASELINE_GAINS),
         champion_incomparable=runtime_parameter(settings.CHAMPION_INCOMPARABLE),
     ).with_id("evaluate")
     tried = try_serving(

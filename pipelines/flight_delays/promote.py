@@ -99,7 +99,7 @@ def table(home: Home) -> list[str]:
             "" if number in (*may_return, current) else NEVER_SERVED,
             version.fault(),
         ]
-        auc = f"{version.auc:.4f}" if version.auc is not None else "?"
+        auc = f"{version.metric[1]:.4f}" if version.metric else "?"
         lines.append(f"{number:<16} {judged_on:<24} {auc:<6} {', '.join(filter(None, remarks))}".rstrip())
     if available is None:
         lines.append("No model server was asked: the local services do not run.")

@@ -88,30 +88,18 @@ REFIT = Parameter(
 )
 MARGIN_ROWS = 20_000
 """How many rows the margins are for: a month has 21,000 to 29,000. A day's are some five times as large."""
-AUC_MARGIN = Parameter(
-    "auc_margin",
-    "float",
-    0.008,
-    "How much ROC AUC the model may lose against a champion on a month's rows: the lower 95 % bound of the difference "
-    "decides. Shorter intervals have larger margins, by the root of the rows.",
-    minimum=0,
-    maximum=0.5,
+MARGINS = Parameter(
+    "margins",
+    "str",
+    "auc=0.008, log_loss=0.008",
+    "How much ROC AUC and log loss (in nats) the model may lose against a champion on a month's rows: the lower 95 % "
+    "bound of the difference decides. Shorter intervals have larger margins, by the root of the rows.",
 )
-LOG_LOSS_MARGIN = Parameter(
-    "log_loss_margin",
-    "float",
-    0.008,
-    "How much log loss, in nats, the model may gain against a champion; decided likewise.",
-    minimum=0,
-    maximum=0.5,
-)
-BASELINE_GAIN = Parameter(
-    "baseline_gain",
-    "float",
-    0.01,
-    "By how much ROC AUC must be above that of the share of flights that left the origin late in the last hour.",
-    minimum=0,
-    maximum=0.5,
+BASELINE_GAINS = Parameter(
+    "baseline_gains",
+    "str",
+    "auc=0.01, log_loss=0",
+    "By how much it must be better than the share of flights that left the origin late in the last hour.",
 )
 CHAMPION_INCOMPARABLE = Parameter(
     "champion_incomparable",
@@ -156,9 +144,8 @@ PARAMETERS = (
     SEED,
     STRATEGY,
     REFIT,
-    AUC_MARGIN,
-    LOG_LOSS_MARGIN,
-    BASELINE_GAIN,
+    MARGINS,
+    BASELINE_GAINS,
     CHAMPION_INCOMPARABLE,
     P99_LIMIT_MS,
     MEMORY_LIMIT_MB,

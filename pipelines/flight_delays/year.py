@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
-from components.reports.year import Gain, Gate, Month, comparison, page
+from components.modelling import metric_names
+from components.reports.year import Gate, Month, comparison, metrics_of, page
 from pipelines.flight_delays import clock, settings
 
 if TYPE_CHECKING:
@@ -102,13 +103,8 @@ def month_of(run: Run) -> Month:
         version=int(pushed.properties.get("version", 0)) if pushed else 0,
         took_over=bool(pushed and takeover_of_push(pushed.properties, 0)),
         refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
-        roc_auc=_number(figures.get("roc_auc")),
-        log_loss=_number(figures.get("log_loss")),
+        metrics=metrics_of(figures, metric_names.metrics_of(figures)),
         champion=int(champion.properties.get("version", 0)) if champion else 0,
-        champion_roc_auc=_number(figures.get("champion_roc_auc")),
-        champion_log_loss=_number(figures.get("champion_log_loss")),
-        roc_auc_gain=_gain(figures, "roc_auc_gain"),
-        log_loss_gain=_gain(figures, "log_loss_gain"),
         drift=_share(drift),
         drifted=bool(drift.properties["drifted"]) if drift else None,
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
@@ -231,15 +227,6 @@ def _verdict(output: Artifact | None) -> dict[str, Any] | None:
 
 def _whole(output: Artifact | None, name: str) -> int | None:
     return int(output.properties[name]) if output and name in output.properties else None
-
-
-def _number(value: str | float | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _gain(figures: Mapping[str, Any], name: str) -> Gain | None:
-    names = [name + end for end in ("", "_lower", "_upper")]
-    return Gain(*(float(figures[known]) for known in names)) if all(known in figures for known in names) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
