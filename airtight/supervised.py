@@ -36,7 +36,8 @@ TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_p
 `_` and the part."""
 PARAMETERS = {TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION}
 """The run parameters of each part, without what settings change."""
-_IMPORT_STRINGS = ("tables", "schema", "transform", "expectations", "model", "fill_lake", "services", "in_words")
+_OPTIONAL = ("expectations", "fill_lake", "services", "in_words")
+_IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
 _IMPORT_STRING = re.compile(r"\.?[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 
@@ -51,7 +52,7 @@ class Supervised:
       name: Id of the training pipeline, of its DAG and of the served model.
       tables: The tables of the lake (`components.data.lake.Table`), a tuple.
       schema: The `components.schema.ExampleSchema`.
-      transform: The function (DatasetReader, SparkSession) -> DataFrame of examples.
+      transform: The function (table) -> DataFrame of examples, where table gives a table's rows by name.
       zone: IANA time zone of bare dates, and of the days of the lake.
       package: The package whose module `settings` holds this object; "" is `pipelines.<name>`.
       expectations: The function (DatasetReader, SparkSession) -> subjects of Great Expectations; "" expects nothing
@@ -201,7 +202,7 @@ class Supervised:
         return tuple(parameter for parameter in TRAINING if self.release or parameter.name != "release")
 
     def _absolute(self, what: str, name: str) -> str:
-        if name and not _IMPORT_STRING.fullmatch(name):
+        if not _IMPORT_STRING.fullmatch(name) and (name or what not in _OPTIONAL):
             raise self._refusal(what, "an import string, package.module:attribute or .module:attribute", name)
         return f"{self.package}{name}" if name.startswith(".") else name
 

@@ -14,30 +14,9 @@ import pytest
 from airtight.home import ROOT
 
 GIVEN = ("dags", "pipelines", "components", "plugins", "tests", "docker-compose.yaml", "requirements.txt", "Makefile")
-SHARED = (
-    "airtight",
-    "commands",
-    "plugins",
-    "runtime",
-    "services",
-    "serving",
-    "streaming",
-    "benchmarks",
-    "docs",
-    "docker",
-)
-PYTHON = (
-    "airtight",
-    "commands",
-    "components",
-    "dags",
-    "pipelines",
-    "plugins",
-    "runtime",
-    "services",
-    "serving",
-    "streaming",
-)
+GENERIC = ("airtight", "commands", "components", "plugins", "runtime", "serving", "services", "streaming")
+SHARED = (*(folder for folder in GENERIC if folder not in GIVEN), "benchmarks", "docs", "docker")
+PYTHON = (*GENERIC, "dags", "pipelines")
 RUFF = [sys.executable, "-m", "ruff"]
 HEAVY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["flake8-tidy-imports"][
     "banned-module-level-imports"
@@ -88,11 +67,7 @@ def test_a_step_keeps_its_annotations(step: str) -> None:
 
 
 def test_nothing_but_its_demo_and_dags_knows_about_flights() -> None:
-    generic = [
-        p
-        for folder in ("airtight", "commands", "components", "plugins", "runtime", "serving", "services", "streaming")
-        for p in (ROOT / folder).rglob("*.py")
-    ]
+    generic = [p for folder in GENERIC for p in (ROOT / folder).rglob("*.py")]
     assert [str(p) for p in generic if any(m.startswith("pipelines.") for m in imports(p))] == []
 
 
