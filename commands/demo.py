@@ -214,7 +214,7 @@ def pick(folder: Path, schema: ExampleSchema, key: str, *, seed: str) -> dict[st
         first += batch.num_rows
     raise TerminalError(
         f"The interval has no row {key!r}." if key else "The interval has no rows.",
-        expected=f"a {schema.keys[0]} such as {example}" if example else "an interval with rows",
+        expected=f"{schema.keys[0]} such as {example}" if example else "an interval with rows",
         received=key or "no rows",
         remedy="Correct --key, or leave it out." if key else "Choose another interval.",
     )
