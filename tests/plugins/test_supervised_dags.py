@@ -69,7 +69,7 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
     assert train.description.startswith("Does a part break? Learned")
 
     promote = dags["toy_promote"]
-    assert upstream(promote) == {"propose": set(), "approve": {"propose"}, "promote": {"approve"}}
+    assert upstream(promote) == {"propose": set(), "approve": {"propose"}, "promote": {"propose", "approve"}}
     assert "make rollback PIPELINE=toy" in promote.doc_md
     with pytest.raises(ParamValidationError):
         promote.params.get_param("approval").resolve("me")
