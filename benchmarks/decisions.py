@@ -29,15 +29,17 @@ from components.data import examples as reading
 from components.measures import comparison
 from components.measures.comparison import Comparison, Margins, Rows
 from components.tasks import task_of, thresholds
-from pipelines.flight_delays import clock, settings
+from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import SCHEMA
+from pipelines.flight_delays.settings import SETTINGS
 
 MONTHS = (3, 4, 5, 6, 7, 9, 10, 12)
 SEEDS, TREES, HISTORY_ROWS = 4, 150, 100_000
 DAYS_OF_MONTH = 30
 TASK = task_of(SCHEMA)
-MARGINS = thresholds.margins(str(settings.MARGINS.default), TASK)
-GAINS = thresholds.baseline_gains(str(settings.BASELINE_GAINS.default), TASK)
+MARGINS = thresholds.margins(str(SETTINGS.default("margins")), TASK)
+GAINS = thresholds.baseline_gains(str(SETTINGS.default("baseline_gains")), TASK)
+MARGIN_ROWS = int(SETTINGS.node_parameters["evaluate"]["margin_rows"])
 WIDEST = 20.0
 """As evaluate has it where nothing else is set."""
 AMOUNTS = np.linspace(0, 4, 41)
@@ -122,7 +124,7 @@ def judge(
     held = Rows(TASK, pool.labels[rows], units, "days")
     names = ["the champion", *(f"champion {n} before it" for n in range(1, len(champions)))]
     others = {name: answers[rows] for name, answers in zip(names, champions, strict=True)}
-    margins = Margins(MARGINS, settings.MARGIN_ROWS, WIDEST)
+    margins = Margins(MARGINS, MARGIN_ROWS, WIDEST)
     floor = comparison.superior(held, candidate[rows], "the baseline", pool.floor[rows], GAINS, proven=False)
     comparisons = comparison.non_inferior(held, candidate[rows], others, margins) + floor
     decidable = comparison.decidable_check(held, margins)
