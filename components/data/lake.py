@@ -26,17 +26,23 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file, new_file
 from airtight.interval import Interval
 
-SPARK_TYPES = {
-    "string": "string",
-    "bool": "boolean",
-    "int32": "int",
-    "int64": "bigint",
-    "float": "float",
-    "double": "double",
-    "date32[day]": "date",
-    "timestamp[us, tz=UTC]": "timestamp",
-}
+_TYPES = (
+    (pa.string(), "string"),
+    (pa.bool_(), "boolean"),
+    (pa.int32(), "int"),
+    (pa.int64(), "bigint"),
+    (pa.float32(), "float"),
+    (pa.float64(), "double"),
+    (pa.date32(), "date"),
+    (pa.timestamp("us", tz="UTC"), "timestamp"),
+    (pa.binary(), "binary"),
+    (pa.list_(pa.string()), "array<string>"),
+    (pa.list_(pa.float32()), "array<float>"),
+)
+SPARK_TYPES = {str(arrow): spark for arrow, spark in _TYPES}
 """The types that a column of the lake may have, as Arrow names them, and as Spark does."""
+ARROW_TYPES = {str(arrow): arrow for arrow, _ in _TYPES}
+"""The same types, by Arrow's names of them."""
 
 
 @dataclass(frozen=True)

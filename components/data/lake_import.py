@@ -7,8 +7,9 @@ static table are dealt by a hash of their key instead, so that doubles meet, and
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,11 +20,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airtight.errors import TerminalError
+from airtight.errors import AirtightError, TerminalError
 from airtight.files import full_disk_in_words
+from airtight.home import Home
 from components.data.lake import Lake, Table, Version
 from components.data.sources import ReadReport, Rows, Source, read
 from components.data.sources.parsing import time_of, typed
+from components.schema import ExampleSchema
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,41 @@ class Imported:
         )
 
 
+_TYPES = {
+    "number": pa.float64(),
+    "category": pa.string(),
+    "text": pa.string(),
+    "categories": pa.list_(pa.string()),
+    "vector": pa.list_(pa.float32()),
+    "image": pa.binary(),
+}
+_LABELS = {"binary": pa.int64(), "multiclass": pa.string(), "regression": pa.float64()}
+
+
+def table_of(name: str, schema: ExampleSchema, key: tuple[str, ...], computed: tuple[str, ...] = ()) -> Table:
+    """The table that has what a schema needs, each column in the type of its kind.
+
+    Args:
+      name: Of the table.
+      schema: Of the pipeline's examples.
+      key: Columns that are unique together.
+      computed: Features and keys that the pipeline's transform makes, so that the table lacks them.
+
+    Raises:
+      TerminalError: The schema's task has labels of a type that is not known here.
+    """
+    columns = {schema.time: pa.timestamp("us", tz="UTC")} if schema.time else {}
+    columns |= {
+        column: pa.int64() if column == ROW else pa.string() for column in (*key, *schema.keys) if column != schema.time
+    }
+    columns |= {feature.name: _TYPES[feature.kind] for feature in schema.features}
+    columns[schema.label] = _LABELS.get(schema.task, pa.string())
+    if schema.weight:
+        columns[schema.weight] = pa.float64()
+    kept = {column: kind for column, kind in columns.items() if column not in computed}
+    return Table(name, pa.schema(kept), key, schema.time or None)
+
+
 def fill(lake: Lake, table: Table, source: Source, zone: str, known_at: datetime | None = None) -> Imported:
     """Writes all rows of a source into a table; days that the source has replace those of the lake.
 
@@ -106,6 +144,15 @@ def fill(lake: Lake, table: Table, source: Source, zone: str, known_at: datetime
     return imported
 
 
+def main(fill_lake: Callable[[Path], None]) -> None:
+    """Fills the lake of the current home, as a command, and says what became of the data."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        fill_lake(Home.current().lake)
+    except AirtightError as error:
+        sys.exit(str(error))
+
+
 def _typed(rows: Rows, table: Table, source: Source, report: ReadReport, before: int) -> pa.Table:
     """The rows in the table's columns and types, without those that cannot be read."""
     if source.format != "json":
@@ -123,7 +170,7 @@ def _typed(rows: Rows, table: Table, source: Source, report: ReadReport, before:
         else:
             origin = (source.columns.get(name, name),)
             given = rows.column(origin[0])
-            columns[name] = typed(given, kind, source)
+            columns[name] = typed(given, kind, source, source.separators.get(name, ""))
             wrong = pc.and_(pc.is_null(columns[name]), pc.is_valid(given))
         for index in np.flatnonzero(np.asarray(wrong) & ~bad):
             report.reject(_no_value(rows, int(index), origin, kind, source))

@@ -195,19 +195,19 @@ class _Text(io.RawIOBase):
             )
 
 
-def guess_form(path: Path, source: Source) -> tuple[str, str]:
+def guess_form(path: Path, encoding: str = "") -> tuple[str, str]:
     """The encoding and the delimiter of a file, from its beginning.
 
     Args:
       path: The file.
-      source: For errors.
+      encoding: Where it is known.
 
     Returns:
       Encoding and delimiter.
     """
     with watched(path) as file:
         raw = file.read(SAMPLE)
-    encoding = guess_encoding(raw)
+    encoding = encoding or guess_encoding(raw)
     lines = raw.decode(encoding, errors="ignore").splitlines(keepends=True)
     whole = lines[: _ROWS + 1] if len(lines) > 1 else lines
     if len(raw) == SAMPLE:

@@ -139,13 +139,14 @@ def _as_numbers(column: pa.Array) -> pa.Array:
     return numbers(column) if pa.types.is_string(column.type) else column.cast(pa.float64())
 
 
-def typed(values: pa.Array, kind: pa.DataType, source: Source) -> pa.Array:
+def typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str = "") -> pa.Array:
     """A column in a type of the lake, null where a value does not fit.
 
     Args:
       values: In the source's type.
       kind: The type of the lake.
       source: How its text is read.
+      separator: Of the items of a list that is text.
     """
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), kind)
@@ -157,12 +158,30 @@ def typed(values: pa.Array, kind: pa.DataType, source: Source) -> pa.Array:
         return _text(values)
     if pa.types.is_timestamp(kind):
         return instants(values, source.time_format if pa.types.is_string(values.type) else "", source.time_zone)
+    if pa.types.is_string(values.type) and pa.types.is_list(kind):
+        return _split(values, separator)
     if pa.types.is_string(values.type):
         boolean = pa.types.is_boolean(kind)
-        values = _booleans(values) if boolean else numbers(values, NumberStyle(source.decimal, source.thousands))
+        style = NumberStyle(source.decimal, source.thousands)
+        # What is true or false where a number is wanted is 1 or 0.
+        values = _booleans(values) if boolean else pc.coalesce(numbers(values, style), _truth(values))
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         values = _whole(values, pa.types.is_boolean(kind))
     return values.cast(kind, safe=False)
+
+
+def _split(values: pa.Array, separator: str) -> pa.Array:
+    """Lists of the parts of text, without blanks around them."""
+    parts = pc.split_pattern(values, separator)
+    trimmed = pc.utf8_trim_whitespace(parts.flatten())
+    lists = pa.ListArray.from_arrays(parts.offsets, trimmed, mask=pc.is_null(parts))
+    return lists
+
+
+def _truth(values: pa.Array) -> pa.Array:
+    lowered = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    word = pc.is_in(lowered, pa.array(["true", "false"]))
+    return pc.if_else(word, pc.equal(lowered, "true").cast(pa.float64()), pa.scalar(None, pa.float64()))
 
 
 def _whole(values: pa.Array, boolean: bool) -> pa.Array:

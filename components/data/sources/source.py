@@ -52,6 +52,7 @@ class Source:
       decimal: The decimal point of numbers that are text.
       thousands: What separates their thousands; "" for nothing.
       missing: Text that stands for a missing value.
+      separators: What separates several categories in one text, by the lake's column.
       unreadable: What becomes of a row that cannot be read: `refuse` fails, `leave_out` counts and reports it.
     """
 
@@ -67,6 +68,7 @@ class Source:
     decimal: str = "."
     thousands: str = ""
     missing: tuple[str, ...] = MISSING
+    separators: dict[str, str] = field(default_factory=dict)
     unreadable: str = "refuse"
 
     def __post_init__(self) -> None:
