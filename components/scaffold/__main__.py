@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from airtight.errors import AirtightError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT
 from components.scaffold.options import Options
 from components.scaffold.proposal import Proposal, propose
 from components.scaffold.writing import write
 
-_LISTS = ("time", "key", "drop", "header", "missing")
+USAGE = """make new NAME=bike DATA=hour.csv LABEL=count TIME=when
+
+  NAME         of the pipeline: small letters, digits and _
+  DATA         a CSV, Parquet or JSON lines file, a folder of such, or a database's SQLAlchemy URL
+  LABEL        column of what is to be predicted
+  TIME         column of each row's time, several that make it (year,month,day,hour), or none
+  TASK         binary, multiclass or regression
+  KEY          columns that tell rows apart
+  DROP         columns to leave out
+  TABLE        of the database
+  TIME_ZONE    IANA name, of times without an offset and of the pipeline's days (default: UTC)
+  TIME_FORMAT  of the times, such as %d.%m.%Y
+  ENCODING     of text files
+  DELIMITER    of CSV files
+  DECIMAL      the decimal point of numbers that are text
+  HEADER       names of the columns of a CSV file without a header
+  MISSING      text that stands for a missing value, beside the usual
+  FORCE=1      replaces a pipeline of that name
+
+What is not given is guessed from the data; what cannot be guessed is asked for."""
+_LISTS = ("TIME", "KEY", "DROP", "HEADER", "MISSING")
+_NAMES = tuple(line.split()[0].split("=")[0] for line in USAGE.splitlines() if line.startswith("  "))
 _SHOWN = 8
-_HELP = {
-    "name": "of the pipeline: small letters, digits and _",
-    "data": "a CSV, Parquet or JSON lines file, a folder of such, or a database's SQLAlchemy URL",
-    "label": "column of what is to be predicted",
-    "time": "column of each row's time, several that make it (year,month,day,hour), or none",
-    "task": "binary, multiclass or regression",
-    "key": "columns that tell rows apart",
-    "drop": "columns to leave out",
-    "table": "of the database",
-    "time_zone": "of times without an offset (default: UTC)",
-    "time_format": "of the times, such as %%d.%%m.%%Y",
-    "encoding": "of text files",
-    "delimiter": "of CSV files",
-    "decimal": "the decimal point of numbers that are text",
-    "header": "names of the columns of a CSV file without a header",
-    "missing": "text that stands for a missing value, beside the usual",
-}
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Reads the command line, looks, writes, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="make new", description=__doc__)
-    for name, text in _HELP.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", default="", help=text, metavar=name.upper())
-    parser.add_argument("--force", action="store_true", help="replace a pipeline of that name")
-    args = vars(parser.parse_args(arguments))
-    force = args.pop("force")
-    lists = {name: tuple(part for part in args[name].split(",") if part) for name in _LISTS}
-    given = {name: value for name, value in {**args, **lists}.items() if value}
+    """Reads words such as NAME=bike, looks at the data, writes the pipeline, and returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(USAGE)
+        return 0 if words else 64
     try:
+        given = _parsed(words)
+        force = given.pop("force", "")
         proposal = propose(Options(**{"name": "", "data": "", **given}))
-        files = write(proposal, root, force=force)
+        files = write(proposal, root, force=bool(force))
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_status
@@ -61,6 +64,24 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         )
     print(f"\nRead it, and then:  make demo PIPELINE={proposal.options.name}")
     return 0
+
+
+def _parsed(words: Sequence[str]) -> dict[str, Any]:
+    """The options by their names in `Options`, and `force`."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in _NAMES:
+            near = difflib.get_close_matches(name.upper(), _NAMES, n=1)
+            raise TerminalError(
+                f"{name} is no option.",
+                expected=f"OPTION=value with {', '.join(_NAMES)}" + (f"; did you mean {near[0]}?" if near else ""),
+                received=word,
+                remedy="Correct it; make new alone shows what each is for.",
+            )
+        if value:
+            given[name.lower()] = tuple(part for part in value.split(",") if part) if name in _LISTS else value
+    return given
 
 
 def summary(proposal: Proposal) -> str:

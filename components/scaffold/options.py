@@ -60,8 +60,8 @@ class Options:
         if not _NAME.fullmatch(self.name) or ends or taken:
             raise TerminalError(
                 "The pipeline needs another name." if self.name else "The pipeline needs a name.",
-                expected="up to 40 small letters, digits and _, a letter first, no word or module of Python's, and none that "
-                f"ends with {', '.join(_PARTS)}",
+                expected="up to 40 small letters, digits and _, a letter first, no word or module of Python's, none "
+                f"that ends with {', '.join(_PARTS)}",
                 received=repr(self.name),
                 remedy="Name it: NAME=bike, say.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import re
@@ -204,6 +205,9 @@ def guess_form(path: Path, encoding: str = "") -> tuple[str, str]:
 
     Returns:
       Encoding and delimiter.
+
+    Raises:
+      TerminalError: The encoding cannot be guessed.
     """
     with watched(path) as file:
         raw = file.read(SAMPLE)
@@ -222,20 +226,30 @@ def guess_form(path: Path, encoding: str = "") -> tuple[str, str]:
 
 
 def guess_encoding(raw: bytes) -> str:
-    """The encoding of a text's beginning."""
+    """The encoding of a text's beginning.
+
+    Raises:
+      TerminalError: It may be several, which do not come to the same text.
+    """
     from charset_normalizer import from_bytes
 
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         codecs.getincrementaldecoder("utf-8")().decode(raw)
         return "utf-8"
-    except UnicodeDecodeError:
-        best = from_bytes(raw).best()
-    # Of the encodings of one byte Windows' is by far the likeliest.
-    if best is None or not best.encoding.startswith(("utf", "cp125", "gb", "big5", "shift", "euc")):
-        return "cp1252"
-    return best.encoding.replace("_", "-")
+    likely = from_bytes(raw)
+    if (best := likely.best()) is not None:
+        if str(best) == raw.decode("cp1252", errors="replace"):
+            return "cp1252"
+        if len({str(match) for match in likely}) == 1:
+            return best.encoding.replace("_", "-")
+    raise TerminalError(
+        "The file's encoding cannot be guessed.",
+        expected="text in UTF-8, or the name of its encoding",
+        received=f"bytes that may be {', '.join(match.encoding for match in likely) or 'nothing known'}",
+        remedy="Say it: ENCODING=cp1252, say.",
+    )
 
 
 def _is_utf8(encoding: str) -> bool:
