@@ -145,7 +145,7 @@ def test_seconds_since_1970_and_parts_of_a_time(tmp_path):
     seconds = "y,x,at\n" + "".join(f"{n % 2},{n},{1_577_836_800 + 3600 * n}\n" for n in range(24 * 20))
     made = of_text(tmp_path, seconds, time=("at",))
     assert (made.source.time_format, made.schedule.name) == ("epoch_s", "daily")
-    parts = "y,x,year,month,day\n" + "".join(f"{n % 2},{n},2020,{n // 28 + 1},{n % 28 + 1}\n" for n in range(330))
+    parts = "y,x,year,month,day\n" + "".join(f"{n % 2},{n % 50},2020,{n // 28 + 1},{n % 28 + 1}\n" for n in range(330))
     made = of_text(tmp_path, parts, time=("year", "month", "day"))
     assert (made.time, made.source.time) == ("time", ("year", "month", "day"))
     assert [feature.name for feature in made.features] == ["x", "weekday"]
@@ -192,7 +192,8 @@ def test_the_rhythm_follows_from_span_and_rows(tmp_path):
     assert rhythm(400) == "monthly"
     assert rhythm(60) == "weekly"
     assert rhythm(20) == "daily"
-    assert rhythm(1500, per_day=1) == "quarterly"
+    assert rhythm(1500, per_day=1) == "yearly"
+    assert rhythm(900, per_day=2) == "quarterly"
 
 
 def _at(hour: int) -> str:

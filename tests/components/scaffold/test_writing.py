@@ -125,7 +125,7 @@ def test_nothing_is_left_of_a_pipeline_that_cannot_be_written(root, tmp_path, mo
         raise OSError("disk")
 
     words = ["NAME=bike", *words_for("flowers", tmp_path)]
-    monkeypatch.setattr(writing.Path, "rename", fails)
+    monkeypatch.setattr(writing.Path, "replace", fails)
     with pytest.raises(OSError, match="disk"):
         main(words, root)
     assert list(root.rglob("*.py")) == []
