@@ -7,6 +7,7 @@ status which releases it follows. It holds one release at most for each model.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -43,9 +44,12 @@ class Release:
         no such time.
       margins: By how much the candidate may be worse (`airtight.rollout.rules.Margins`); the router tells by them how
         the release stands. Empty are the defaults.
+      low: Answers are compared in units of the range from `low` to `high`, in which nearly all of them lie: 0 to 1 for
+        probabilities, and for other numbers what evaluate has measured.
+      high: See `low`.
 
     Raises:
-      TerminalError: A mode, share or time that is none.
+      TerminalError: A mode, share, time or range that is none.
     """
 
     model: str
@@ -57,8 +61,17 @@ class Release:
     since: str = ""
     until: str = ""
     margins: Mapping[str, Any] = field(default_factory=dict)
+    low: float = 0.0
+    high: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise TerminalError(
+                f"The release of version {self.candidate} of {self.model} cannot be.",
+                expected="a range of answers from low to high",
+                received=f"{self.low!r} to {self.high!r}",
+                remedy="Correct the release's range.",
+            )
         if self.mode not in MODES or not 0 <= self.share <= 1:
             raise TerminalError(
                 f"The release of version {self.candidate} of {self.model} cannot be.",

@@ -37,6 +37,10 @@ _DECLARED: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
     ),
     "Output": (("key", 1, "string", False), ("value", 2, "Tensor", False)),
     "Predicted": (("outputs", 1, "Output", True), ("model_spec", 2, "Spec", False)),
+    "Class": (("score", 2, "float", False),),
+    "Classifications": (("classes", 1, "Class", True),),
+    "Classification": (("classifications", 1, "Classifications", True),),
+    "Classified": (("result", 1, "Classification", False), ("model_spec", 2, "Spec", False)),
     "Regression": (("value", 1, "float", False),),
     "Regressions": (("regressions", 1, "Regression", True),),
     "Regressed": (("result", 1, "Regressions", False), ("model_spec", 2, "Spec", False)),
@@ -128,3 +132,12 @@ def regressed(answer: bytes) -> Any:
       DecodeError: It is none.
     """
     return _CLASS["Regressed"].FromString(answer)
+
+
+def classified(answer: bytes) -> Any:
+    """A ClassificationResponse with `result.classifications` (`classes` of `score`).
+
+    Raises:
+      DecodeError: It is none.
+    """
+    return _CLASS["Classified"].FromString(answer)
