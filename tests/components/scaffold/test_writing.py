@@ -84,16 +84,19 @@ def test_its_lake_is_filled_and_has_what_its_schema_needs(form, root, tmp_path, 
     assert set(lake.TABLE.schema.names) == {*SCHEMA.names, SCHEMA.label, SCHEMA.time, *SCHEMA.keys} - computed - {""}
 
 
-def test_a_table_of_many_columns_has_several_in_a_line(root, tmp_path):
+@pytest.mark.parametrize(("columns", "bounded"), [(60, True), (150, False)])
+def test_a_table_of_many_columns_has_several_in_a_line(columns, bounded, root, tmp_path):
     rows = [
-        {f"number_{c}": row * c % 17 / 3 for c in range(150)} | {f"word_{c}": "abc"[(row + c) % 3] for c in range(30)}
+        {f"number_{c}": row * c % 17 / 3 for c in range(columns)}
+        | {f"word_{c}": "abc"[(row + c) % 3] for c in range(30)}
         for row in range(60)
     ]
-    labelled = [{**row, "y": f"class of a long name, the {number % 40}"} for number, row in enumerate(rows)]
+    labelled = [{**row, "y": f"class of a long name, the {number % 12}"} for number, row in enumerate(rows)]
     path = tables.write_csv(tmp_path / "wide.csv", labelled, ";")
     assert main(["NAME=wide", f"DATA={path}", "LABEL=y"], root) == 0
     folder = root / "pipelines" / "wide"
     assert sum(p.read_text().count("\n") for p in folder.rglob("*.py")) <= MOST_LINES
+    assert ("RANGES" in (folder / "expectations.py").read_text()) == bounded
     _lint(root)
 
 
