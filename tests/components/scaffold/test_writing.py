@@ -84,7 +84,7 @@ def test_its_lake_is_filled_and_has_what_its_schema_needs(form, root, tmp_path, 
     assert set(lake.TABLE.schema.names) == {*SCHEMA.names, SCHEMA.label, SCHEMA.time, *SCHEMA.keys} - computed - {""}
 
 
-@pytest.mark.parametrize(("columns", "bounded"), [(60, True), (150, False)])
+@pytest.mark.parametrize(("columns", "bounded"), [(60, True), (140, False)])
 def test_a_table_of_many_columns_has_several_in_a_line(columns, bounded, root, tmp_path):
     rows = [
         {f"number_{c}": row * c % 17 / 3 for c in range(columns)}
