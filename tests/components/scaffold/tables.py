@@ -75,3 +75,18 @@ def write_sqlite(path: Path, rows: list[dict], table: str) -> str:
         marks = ", ".join("?" * len(rows[0]))
         database.executemany(f"insert into {table} values ({marks})", [tuple(row.values()) for row in rows])
     return f"sqlite:///{path}"
+
+
+FORMS = ("csv", "json", "parquet", "sqlite", "flowers")
+
+
+def words_for(form: str, folder: Path) -> list[str]:
+    rows = rides(24 * 200)
+    data = {
+        "csv": lambda: write_csv(folder / "rides.csv", rows),
+        "json": lambda: write_json_lines(folder / "rides.jsonl", rows),
+        "parquet": lambda: write_parquet(folder / "rides.parquet", rows),
+        "sqlite": lambda: write_sqlite(folder / "rides.db", rows, "rides"),
+        "flowers": lambda: write_csv(folder / "flowers.csv", flowers()),
+    }[form]()
+    return [f"DATA={data}", "LABEL=species" if form == "flowers" else "LABEL=count"]

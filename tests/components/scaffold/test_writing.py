@@ -14,42 +14,10 @@ from components.scaffold.__main__ import main
 from components.scaffold.writing import MOST_LINES
 from tests.components.scaffold import tables
 
-FORMS = ("csv", "json", "parquet", "sqlite", "flowers")
 
-
-def words_for(form: str, folder: Path) -> list[str]:
-    rows = tables.rides(24 * 200)
-    data = {
-        "csv": lambda: tables.write_csv(folder / "rides.csv", rows),
-        "json": lambda: tables.write_json_lines(folder / "rides.jsonl", rows),
-        "parquet": lambda: tables.write_parquet(folder / "rides.parquet", rows),
-        "sqlite": lambda: tables.write_sqlite(folder / "rides.db", rows, "rides"),
-        "flowers": lambda: tables.write_csv(folder / "flowers.csv", tables.flowers()),
-    }[form]()
-    return [f"DATA={data}", "LABEL=species" if form == "flowers" else "LABEL=count"]
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    for folder in ("pipelines", "dags"):
-        (tmp_path / "root" / folder).mkdir(parents=True)
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def importable(root, monkeypatch):
-    """The new pipeline as part of the package `pipelines`, for this test alone."""
-    import pipelines
-
-    monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(root / "pipelines")])
-    yield
-    for name in [name for name in sys.modules if name.startswith("pipelines.bike")]:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tables.FORMS)
 def test_the_folder_is_short_and_passes_lint(form, root, tmp_path, capsys):
-    assert main(["NAME=bike", *words_for(form, tmp_path)], root) == 0
+    assert main(["NAME=bike", *tables.words_for(form, tmp_path)], root) == 0
     folder = root / "pipelines" / "bike"
     names = ["__init__.py", "expectations.py", "lake.py", "schema.py", "settings.py", "tests/test_pipeline.py"]
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py")) == [*names, "transform.py"]
@@ -69,9 +37,9 @@ def _lint(root: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tables.FORMS)
 def test_its_lake_is_filled_and_has_what_its_schema_needs(form, root, tmp_path, importable):
-    assert main(["NAME=bike", *words_for(form, tmp_path)], root) == 0
+    assert main(["NAME=bike", *tables.words_for(form, tmp_path)], root) == 0
     from pipelines.bike import lake
     from pipelines.bike.schema import SCHEMA
 
@@ -110,7 +78,7 @@ def test_a_table_too_wide_to_read_is_refused(root, tmp_path, capsys):
 
 
 def test_a_pipeline_is_replaced_only_by_force(root, tmp_path, capsys):
-    words = ["NAME=bike", *words_for("flowers", tmp_path)]
+    words = ["NAME=bike", *tables.words_for("flowers", tmp_path)]
     assert main(words, root) == 0
     (root / "pipelines" / "bike" / "mine.py").write_text("# mine\n")
     assert main(words, root) == 64
@@ -127,7 +95,7 @@ def test_nothing_is_left_of_a_pipeline_that_cannot_be_written(root, tmp_path, mo
     def fails(*args: object, **kwargs: object) -> None:
         raise OSError("disk")
 
-    words = ["NAME=bike", *words_for("flowers", tmp_path)]
+    words = ["NAME=bike", *tables.words_for("flowers", tmp_path)]
     monkeypatch.setattr(writing.Path, "replace", fails)
     with pytest.raises(OSError, match="disk"):
         main(words, root)
