@@ -85,6 +85,10 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
         assert "{" not in dag.doc_md, "every word is filled in"
 
 
+def test_a_file_may_make_some_of_the_dags_alone(home):
+    assert set(supervised_dags(SETTINGS, "promote", "release")) == {"toy_promote", "toy_release"}
+
+
 def test_what_the_settings_leave_out_is_not_there(home):
     dags = supervised_dags(REPLACED)
     assert set(dags) == {"replaced"}
