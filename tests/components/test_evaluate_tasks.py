@@ -164,7 +164,7 @@ def test_reports_show_what_the_task_is_about(tmp_path, made):
         candidate, champion = (model(tmp_path / kind / str(n), kind, answers(kind, n)) for n in (1, 0.9))
         judged = Judged(tmp_path / kind / "judged", kind, made[kind], candidate, champion)
         assert all(text in judged.page for text in texts), kind
-        assert judged.page.count("data:image/png;base64,") == 2 and "ROC" not in judged.page
+        assert judged.page.count("data:image/png;base64,") == 2 and "ROC AUC" not in judged.page
         assert "colour red" in judged.page and "http" not in judged.page
 
 
