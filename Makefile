@@ -52,7 +52,7 @@ demo: install ## Start everything, train an interval of PIPELINE, and ask the se
 NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING FORCE
 .PHONY: new
 new: install ## Write a pipeline for data of yours: NAME=bike DATA=hour.csv LABEL=count TIME=when (make new alone shows all options)
-	@$(PY) -m components.scaffold $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
+	@$(PY) -m commands.new $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
 
 .PHONY: year
 year: install ## Start everything, and train every interval of PIPELINE by one backfill (PARALLEL=2 at once, FIRST=2013-02 LAST=2013-12)

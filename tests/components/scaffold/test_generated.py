@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from airtight.interval import Interval
+from commands.new import main
 from components.data import example_frame
 from components.data.lake import Lake
 from components.ingest import _select
 from components.measures.judging import judge
-from components.scaffold.__main__ import main
 from tests.components.scaffold import tables
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT
+from commands.new import main
 from components.data.lake import Lake
-from components.scaffold.__main__ import main
 from components.scaffold.writing import MOST_LINES
 from tests.components.scaffold import tables
 
