@@ -252,7 +252,7 @@ def test_rows_without_a_time_are_judged_by_runs_of_rows(tmp_path):
     toy.examples(tmp_path, train=rows, validation=rows, test=rows)
     schema = dataclasses.replace(MULTICLASS, time="")
     timeless = evaluation_rows.read(tmp_path, schema, "UTC").rows
-    assert timeless.unit == "runs of rows"
+    assert timeless.unit_name == "runs of rows"
     assert np.bincount(timeless.units).tolist() == [5] * evaluation_rows.RUNS
 
 
