@@ -17,7 +17,7 @@ from tests.components.scaffold import tables
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("form", ["csv", "flowers"])
+@pytest.mark.parametrize("form", ["csv", "flowers", "digits"])
 def test_expectations_and_transform_fit_its_own_data(form, root, tmp_path: Path, importable, spark):
     assert main(["NAME=bike", *tables.words_for(form, tmp_path)], root) == 0
     from pipelines.bike import expectations, lake, transform
@@ -31,10 +31,13 @@ def test_expectations_and_transform_fit_its_own_data(form, root, tmp_path: Path,
     assert len(results) > 3 and [str(result) for result in results if not result.passed] == []
     made = transform.transform(lambda name: reader.spark_frame(spark, name))
     rows = example_frame.typed(made, SCHEMA, "transform", labelled=True).toArrow().to_pylist()
-    assert len(rows) == (400 if form == "flowers" else len({*reader.days()}) * 24)
+    assert len(rows) == tables.ROWS.get(form, len({*reader.days()}) * 24)
     first = min(rows, key=lambda row: row[SCHEMA.keys[0]])
     if form == "flowers":
         assert (first["code"], first["species"]) == ("f0000", "setosa")
+    elif form == "digits":
+        assert (first["pixels"], first["tags"], first["digit"]) == ([0, 1.5, 0], ["round"], "0")
+        assert first["picture"].startswith(b"\x89PNG") and first["story"].startswith("Once")
     else:
         assert (first["when_local"], first["hour"], first["weekday"]) == ("2020-01-01 00:00:00", 0, "Wed")
         assert first["events"] in (["market"], ["concert"], ["match"]) and first["season"] == "winter"
