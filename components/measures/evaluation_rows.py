@@ -23,6 +23,8 @@ from components.tasks.weights import weights_of
 
 PIECE = 8192
 """Rows in memory with all their features."""
+RUNS = 200
+"""Blocks of rows that have no time: so many runs of consecutive ones."""
 HISTORY_ROWS = 1_000_000
 """Rows that the baseline learns from, at most; of more, evenly many of all times."""
 
@@ -83,26 +85,32 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
     codes = {name: _Codes() for name in (*schema.slices, *blocks)}
     for piece in reading.batches(folder, "test", schema, columns, PIECE):
         labels.add(_small(task.encode(piece[schema.label])))
-        times.add(piece[schema.time].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+        if schema.time:
+            times.add(piece[schema.time].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
         weights.add(weights_of(piece, schema))
         features.add(_feature(piece, schema))
         for name, column in codes.items():
             column.add(piece[name])
-    instants = times.values(np.int64)
+    encoded, instants = labels.values(np.int32), times.values(np.int64)
     order = None if np.all(instants[1:] >= instants[:-1]) else np.argsort(instants, kind="stable")
     history = _History.read(folder, schema, task)
-    count = len(instants)
+    count = len(encoded)
     baseline = task.baseline(history.feature, history.labels, features.values(None), count, history.weights)
 
     def ordered(values: np.ndarray) -> np.ndarray:
         return values if order is None else values[order]
 
-    units = codes[schema.blocks].codes if by_column else _local_days(instants, zone)
+    if by_column:
+        units, unit = codes[schema.blocks].codes, f"values of {schema.blocks}"
+    elif schema.time:
+        units, unit = _local_days(instants, zone), "days"
+    else:
+        units, unit = np.arange(count) * min(count, RUNS) // max(count, 1), "runs of rows"
     rows = Rows(
         task,
-        ordered(labels.values(np.int32)),
+        ordered(encoded),
         ordered(units),
-        f"values of {schema.blocks}" if by_column else "days",
+        unit,
         None if not schema.weight else ordered(weights.values(np.float32)),
     )
     slices = {name: Slices(codes[name].names, ordered(codes[name].codes)) for name in schema.slices}

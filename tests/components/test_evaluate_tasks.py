@@ -247,6 +247,15 @@ def test_shards_in_any_order_are_judged_by_time(tmp_path):
     np.testing.assert_allclose(one.baseline, three.baseline)
 
 
+def test_rows_without_a_time_are_judged_by_runs_of_rows(tmp_path):
+    rows = table("classes", 1000, 3).drop_columns("at")
+    toy.examples(tmp_path, train=rows, validation=rows, test=rows)
+    schema = dataclasses.replace(MULTICLASS, time="")
+    timeless = evaluation_rows.read(tmp_path, schema, "UTC").rows
+    assert timeless.unit_name == "runs of rows"
+    assert np.bincount(timeless.units).tolist() == [5] * evaluation_rows.RUNS
+
+
 def test_of_a_long_history_the_baseline_learns_evenly_many_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_rows, "HISTORY_ROWS", 300)
     monkeypatch.setattr(evaluation_rows, "PIECE", 128)
