@@ -47,6 +47,11 @@ $(INSTALLED): requirements.txt
 demo: install ## Start everything, train a month, and ask the served model about a real flight
 	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL) $(if $(FORCE),--force)
 
+NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING FORCE
+.PHONY: new
+new: install ## Write a pipeline for data of yours: NAME=bike DATA=hour.csv LABEL=count TIME=when (make new alone shows all options)
+	@$(PY) -m components.scaffold $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
+
 .PHONY: year
 year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once, DAG=flight_delays_warm for the warm start)
 	@$(PY) -m pipelines.flight_delays.year backfill --dag $(DAG) --parallel $(PARALLEL) --reprocess $(REPROCESS)

@@ -31,7 +31,7 @@ import pyarrow.dataset
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, write_text
 from airtight.interval import Interval
-from components.data.lake import SPARK_TYPES, File
+from components.data.lake import ARROW_TYPES, SPARK_TYPES, File
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -235,7 +235,7 @@ class DatasetReader:
         """
         self.check(table, part=part)
         source = self._table(table)
-        schema = pa.schema({name: _arrow_type(kind) for name, kind in source.columns.items()})
+        schema = pa.schema({name: ARROW_TYPES[kind] for name, kind in source.columns.items()})
         data = pa.dataset.dataset([str(path) for path in self.files(table, part)], schema=schema, format="parquet")
         cut = None
         if source.time is not None:
@@ -276,9 +276,3 @@ def _table_files(name: str, told: dict[str, Any]) -> TableFiles:
     files = tuple(File(**file) for file in told["files"])
     fields = {k: told[k] for k in ("version", "known_at", "time", "columns")}
     return TableFiles(name, key=tuple(told["key"]), missing_days=tuple(told["missing_days"]), files=files, **fields)
-
-
-def _arrow_type(kind: str) -> pa.DataType:
-    if kind.startswith("timestamp"):
-        return pa.timestamp("us", tz="UTC")
-    return pa.date32() if kind.startswith("date32") else pa.type_for_alias(kind)

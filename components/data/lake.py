@@ -1,7 +1,7 @@
 """The data lake: tables of immutable, content-addressed Parquet files, and a log of versions for each table.
 
     orders/date=2013-06-01/<sha256>.parquet     one local day of a table that grows in time
-    shops/<sha256>.parquet                      a static table
+    shops/<sha256>.parquet                      a static table, in one file or several
     orders/_versions/000001.json                the whole list of live files as of version 1
 
 A data file never changes and its name is its digest, so equal content is the same file, and a reader that holds a
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -26,17 +26,23 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file, new_file
 from airtight.interval import Interval
 
-SPARK_TYPES = {
-    "string": "string",
-    "bool": "boolean",
-    "int32": "int",
-    "int64": "bigint",
-    "float": "float",
-    "double": "double",
-    "date32[day]": "date",
-    "timestamp[us, tz=UTC]": "timestamp",
-}
+_TYPES = (
+    (pa.string(), "string"),
+    (pa.bool_(), "boolean"),
+    (pa.int32(), "int"),
+    (pa.int64(), "bigint"),
+    (pa.float32(), "float"),
+    (pa.float64(), "double"),
+    (pa.date32(), "date"),
+    (pa.timestamp("us", tz="UTC"), "timestamp"),
+    (pa.binary(), "binary"),
+    (pa.list_(pa.string()), "array<string>"),
+    (pa.list_(pa.float32()), "array<float>"),
+)
+SPARK_TYPES = {str(arrow): spark for arrow, spark in _TYPES}
 """The types that a column of the lake may have, as Arrow names them, and as Spark does."""
+ARROW_TYPES = {str(arrow): arrow for arrow, _ in _TYPES}
+"""The same types, by Arrow's names of them."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,35 @@ class Lake:
           TransientError: The disk is full.
         """
         written = {file.day: file for file in (self._store(table, day, rows) for day, rows in days.items())}
+
+        def replaced(present: Version) -> list[File]:
+            return list(({file.day: file for file in present.files} | written).values())
+
+        return self._append(table, replaced, known_at)
+
+    def write_static(self, table: str, pieces: Iterable[pa.Table], known_at: datetime | None = None) -> Version:
+        """Replaces the whole of a static table by pieces, each of which becomes a file.
+
+        Args:
+          table: Name of the table.
+          pieces: The whole new content.
+          known_at: As for `write`.
+
+        Returns:
+          The version that holds the content.
+
+        Raises:
+          TerminalError: `known_at` goes back in time, or has no time zone.
+          TransientError: The disk is full.
+        """
+        written = [self._store(table, None, rows) for rows in pieces]
+        return self._append(table, lambda present: written, known_at)
+
+    def _append(self, table: str, live: Callable[[Version], list[File]], known_at: datetime | None) -> Version:
+        """Adds a version of the files that are live after the present one, unless nothing differs."""
         while True:
             present = self.snapshot(table) if self.numbers(table) else Version(table, 0, None, ())
-            live = {file.day: file for file in present.files} | written
-            files = tuple(sorted((f for f in live.values() if f.rows), key=lambda f: f.day or ""))
+            files = tuple(sorted((f for f in live(present) if f.rows), key=lambda f: f.day or ""))
             if files == present.files and present.number:
                 return present
             version = Version(table, present.number + 1, _known_at(present, known_at), files)

@@ -1,0 +1,1 @@
+"""`make new`: looks at data, and writes the folder of a pipeline that learns from them."""

@@ -1,0 +1,316 @@
+"""Tables from outside fill the lake whole, or not at all; what cannot be read is named by row and column."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airtight.errors import TerminalError, TransientError
+from components.data.lake import Lake, Table
+from components.data.lake_import import ROW, fill
+from components.data.sources import ReadReport, Source, csv_files, read
+
+INSTANT = pa.timestamp("us", tz="UTC")
+TABLE = Table("rides", pa.schema({"at": INSTANT, "x": pa.float64(), "s": pa.string()}), key=(), time="at")
+HEADER, ROW_1, ROW_2 = "at,x,s\n", "2013-01-01,1.5,a\n", "2013-01-02,2,b\n"
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def written(folder: Path, text: str | bytes, name: str = "rides.csv", encoding: str = "utf-8") -> str:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return str(path)
+
+
+def rows_of(lake: Lake, table: str) -> list[dict]:
+    files = lake.snapshot(table).files
+    return [row for file in files for row in pq.read_table(lake.path / file.path).to_pylist()]
+
+
+def refusal(lake: Lake, source: Source, table: Table = TABLE) -> str:
+    """The fault of a source; the lake has nothing of it, and no file is left."""
+    with pytest.raises(TerminalError) as raised:
+        fill(lake, table, source, "UTC")
+    assert list(lake.path.rglob("*")) == []
+    return str(raised.value)
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_becomes_typed_rows_by_local_day(lake, tmp_path):
+    source = Source(written(tmp_path, HEADER + "2013-01-01T23:30,1e3,\n" + ROW_1), time=("at",))
+    assert str(fill(lake, TABLE, source, "Asia/Shanghai")) == "rides: 2 rows of 2013-01-01 to 2013-01-02, version 1"
+    first, second = rows_of(lake, "rides")
+    assert first == {"at": datetime(2013, 1, 1, tzinfo=UTC), "x": 1.5, "s": "a"}
+    assert (second["x"], second["s"]) == (1000, None)
+    assert fill(lake, TABLE, source, "Asia/Shanghai").version.number == 1
+
+
+def test_quotes_delimiters_lines_and_doubled_quotes_within_a_value(lake, tmp_path):
+    text = HEADER + '2013-01-01,1,"a ""b"", c"\n2013-01-02,2,"two\nlines"\n"2013-01-03","3",""\n'
+    fill(lake, TABLE, Source(written(tmp_path, text), time=("at",)), "UTC")
+    assert [row["s"] for row in rows_of(lake, "rides")] == ['a "b", c', "two\nlines", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("at;x;s\n2013-01-01;1,5;a\n", {"delimiter": ";", "decimal": ","}, 1.5),
+        ('at,x,s\n2013-01-01,"1,234,567.5",a\n', {"thousands": ","}, 1234567.5),
+        ("at;x;s\n2013-01-01;1.234.567,5;a\n", {"delimiter": ";", "thousands": ".", "decimal": ","}, 1234567.5),
+        ("at\tx\ts\n01.02.2013\t 7 \ta\n", {"delimiter": "\t", "time_format": "%d.%m.%Y"}, 7),
+        ("2013-01-01,2,a\n", {"header": ("at", "x", "s")}, 2),
+        ("at,x,s\n2013-01-01,none,a\n", {"missing": ("none",)}, None),
+        ("at,x,s\n1356998400,3,a\n", {"time_format": "epoch_s"}, 3),
+        ("at,x,s\n2013-01-01T00:00+01:00,3,a\n", {"time_zone": ""}, 3),
+    ],
+)
+def test_forms_of_numbers_and_times(lake, tmp_path, text, options, expected):
+    fill(lake, TABLE, Source(written(tmp_path, text), time=("at",), **options), "UTC")
+    assert [row["x"] for row in rows_of(lake, "rides")] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "rides.csv is empty"),
+        (HEADER, "rides.csv has not a single row"),
+        (HEADER + ROW_1 + "2013-01-02,1.x,b\n", "row 3, column x of rides.csv is not a number"),
+        (HEADER + ROW_1 + '2013-01-02,"1,000",b\n', "row 3, column x of rides.csv is not a number"),
+        (HEADER + ROW_1 + "01/02/2013,1,b\n", "row 3, column at of rides.csv is not a time"),
+        (HEADER + ROW_1 + "2013-02-30,1,b\n", "row 3, column at of rides.csv is not a time"),
+        (HEADER + ROW_1 + ",1,b\n", "row 3, column at of rides.csv is not a time"),
+        (HEADER + ROW_1 + "2013-01-02,1\n", "Row 3 of rides.csv has 2 values, not 3"),
+        (HEADER + ROW_1 + "2013-01-02,1,b,c\n", "Row 3 of rides.csv has 4 values, not 3"),
+        (HEADER + "2013-01-02;1;b\n", "DELIMITER=';'"),
+        (HEADER + ROW_1 + '2013-01-02,1,"a "b" c"\n', "Line 3 of rides.csv has a quote within a value"),
+        (HEADER + ROW_1 + '2013-01-02,1,"a\n', "A quote of rides.csv is never closed"),
+        ("at,y,s\n" + ROW_1, "rides.csv has another header: it lacks columns of the table rides. Expected: x"),
+        ("at,x,x\n" + ROW_1, "The header of rides.csv is none. Expected: a name for each column"),
+        ("at,x,\n" + ROW_1, "column 3 without a name"),
+        (HEADER + ROW_1 + "2013-01-01,2,a\n", "2 rows have the key at 2013-01-01"),
+    ],
+)
+def test_bad_csv_is_refused_by_row_and_column_and_leaves_nothing(lake, tmp_path, text, expected):
+    assert expected in refusal(lake, Source(written(tmp_path, text), time=("at",)))
+
+
+def test_another_encoding_is_refused_by_line_and_read_by_name(lake, tmp_path):
+    path = written(tmp_path, HEADER + ROW_1 + "2013-01-02,1,Zürich\n", encoding="cp1252")
+    assert "Line 3 of rides.csv is not in utf-8" in refusal(lake, Source(path, time=("at",)))
+    fill(lake, TABLE, Source(path, time=("at",), encoding="cp1252"), "UTC")
+    assert rows_of(lake, "rides")[1]["s"] == "Zürich"
+    assert csv_files.guess_form(Path(path)) == ("cp1252", ",")
+    cyrillic = "".join(f"2013-01-01,{n},Москва и область\n" for n in range(9)).encode("koi8-r")
+    with pytest.raises(TerminalError, match="ENCODING="):
+        csv_files.guess_encoding(cyrillic)
+    utf16 = written(tmp_path, HEADER + "2013-01-01,1,é\n", "wide.csv", "utf-16")
+    fill(lake, TABLE, Source(utf16, time=("at",), encoding=csv_files.guess_form(Path(utf16))[0]), "UTC")
+    assert rows_of(lake, "rides")[0]["s"] == "é"
+
+
+def test_an_hour_that_the_clocks_skip_is_no_time_there(lake, tmp_path):
+    path = written(tmp_path, HEADER + "2013-03-10T02:30,1,a\n")
+    source = Source(path, time=("at",), time_zone="America/New_York")
+    assert "row 2, column at of rides.csv is not a time" in refusal(lake, source)
+    assert fill(lake, TABLE, Source(path, time=("at",)), "UTC").rows == 1
+
+
+def test_rows_that_cannot_be_read_are_counted_where_the_source_says_so(lake, tmp_path):
+    text = HEADER + ROW_1 + "2013-01-02,1,b,c\nnever,1,b\n2013-01-03,zz,b\n"
+    made = fill(lake, TABLE, Source(written(tmp_path, text), time=("at",), unreadable="leave_out"), "UTC")
+    assert (made.rows, made.left_out) == (1, 3)
+    assert "row 3, column at" in "".join(made.examples) or "row 4, column at" in "".join(made.examples)
+    assert "3 rows are left out" in str(made)
+
+
+def test_rows_that_are_equal_are_there_once_and_counted(lake, tmp_path):
+    made = fill(lake, TABLE, Source(written(tmp_path, HEADER + ROW_1 * 3 + ROW_2), time=("at",)), "UTC")
+    assert (made.rows, made.doubled) == (2, 2)
+    assert "2 doubled rows are there once" in str(made)
+
+
+def test_a_file_that_grows_while_it_is_read_is_a_fault_that_a_retry_may_heal(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    path = written(
+        tmp_path, HEADER + "".join(f"2013-01-{1 + n % 28:02d}T00:00:{n % 60:02d},{n},a\n" for n in range(2000))
+    )
+    pieces = read(Source(path, time=("at",)))
+    next(pieces)
+    with open(path, "a") as file:
+        file.write(ROW_1)
+    with pytest.raises(TransientError, match="changed while it was read"):
+        list(pieces)
+
+
+def test_a_file_that_may_not_be_opened_is_named(lake, tmp_path):
+    with pytest.raises(TerminalError, match="There are no such data"):
+        Source(str(tmp_path / "no.csv")).files()
+    with pytest.raises(TerminalError, match="does not say its format"):
+        _ = Source(written(tmp_path, "x", "rides.xlsx")).format
+
+
+def test_a_folder_of_compressed_files_is_read_in_order_and_needs_one_header(lake, tmp_path):
+    folder = tmp_path / "rides"
+    folder.mkdir()
+    for name, text in {"b.csv.gz": HEADER + ROW_2, "a.csv.gz": HEADER + ROW_1}.items():
+        (folder / name).write_bytes(gzip.compress(text.encode()))
+    assert [rows.file for rows in read(Source(str(folder)))] == ["a.csv.gz", "b.csv.gz"]
+    (folder / "c.csv.gz").write_bytes(gzip.compress(b"at,y,s\n"))
+    with pytest.raises(TerminalError, match=r"c.csv.gz has another header"):
+        list(read(Source(str(folder))))
+
+
+def test_times_of_several_columns(lake, tmp_path):
+    table = Table("t", pa.schema({"time": INSTANT, "x": pa.float64()}), key=(), time="time")
+    parts = written(tmp_path, "year,month,day,hour,x\n2010,2,3,4,1\n", "parts.csv")
+    fill(lake, table, Source(parts, time=("year", "month", "day", "hour"), time_zone="Asia/Shanghai"), "UTC")
+    assert rows_of(lake, "t")[0]["time"] == datetime(2010, 2, 2, 20, tzinfo=UTC)
+    hours = written(tmp_path, "day,hr,x\n2010-02-03,4,1\n", "hours.csv")
+    fill(lake, table, Source(hours, time=("day", "hr")), "UTC")
+    texts = written(tmp_path, "day,hr,x\n2010-02-04,04:30,1\n", "texts.csv")
+    fill(lake, table, Source(texts, time=("day", "hr")), "UTC")
+    assert [row["time"].hour for row in rows_of(lake, "t")] == [20, 4, 4]
+    wrong = written(tmp_path, "day,hr,x\n2010-02-03,24,1\n", "wrong.csv")
+    with pytest.raises(TerminalError, match=r"row 2, column day and hr of wrong.csv is not a time"):
+        fill(lake, table, Source(wrong, time=("day", "hr")), "UTC")
+
+
+# --- Static tables ---------------------------------------------------------------------------------------------------
+
+
+def test_a_static_table_keeps_all_rows_in_any_order_of_the_source(lake, tmp_path):
+    table = Table("flowers", pa.schema({"id": pa.string(), "x": pa.float64()}), key=("id",))
+    lines = [f"{number},{number / 2}\n" for number in range(500)]
+    first = fill(lake, table, Source(written(tmp_path, "id,x\n" + "".join(lines))), "UTC")
+    again = fill(lake, table, Source(written(tmp_path, "id,x\n" + "".join(reversed(lines)))), "UTC")
+    assert first.rows == 500 and again.version == first.version
+    assert {row["id"] for row in rows_of(lake, "flowers")} == {str(number) for number in range(500)}
+
+
+def test_rows_without_a_key_are_numbered(lake, tmp_path):
+    table = Table("flowers", pa.schema({ROW: pa.int64(), "x": pa.float64()}), key=(ROW,))
+    fill(lake, table, Source(written(tmp_path, "x\n1\n1\n2\n")), "UTC")
+    assert sorted((row[ROW], row["x"]) for row in rows_of(lake, "flowers")) == [(0, 1), (1, 1), (2, 2)]
+
+
+# --- Parquet, JSON lines, SQL ----------------------------------------------------------------------------------------
+
+
+def test_parquet_keeps_its_types_lists_and_bytes(lake, tmp_path):
+    table = Table(
+        "digits",
+        pa.schema({"id": pa.string(), "v": pa.list_(pa.float32()), "tags": pa.list_(pa.string()), "png": pa.binary()}),
+        key=("id",),
+    )
+    path = tmp_path / "digits.parquet"
+    given = {"id": [1, 2], "v": [[1.0, 2.0], [3.0, 4.0]], "tags": [["a", "b"], []], "png": [b"\x89PNG", None]}
+    pq.write_table(pa.table(given), path)
+    fill(lake, table, Source(str(path)), "UTC")
+    rows = sorted(rows_of(lake, "digits"), key=lambda row: row["id"])
+    assert rows[0] == {"id": "1", "v": [1.0, 2.0], "tags": ["a", "b"], "png": b"\x89PNG"}
+    (file,) = lake.snapshot("digits").files
+    lake.verify(table, file, "UTC")
+
+
+def test_what_is_no_parquet_is_refused(lake, tmp_path):
+    assert "is no whole Parquet file" in refusal(lake, Source(written(tmp_path, b"PAR1xx", "r.parquet"), time=("at",)))
+
+
+def test_json_lines_may_lack_values(lake, tmp_path):
+    lines = [{"at": "2013-01-01", "x": 1}, {"at": "2013-01-02", "s": "b", "x": 2.5}, {"at": "2013-01-03"}]
+    path = written(tmp_path, "\n".join(map(json.dumps, lines)), "r.jsonl")
+    fill(lake, TABLE, Source(path, time=("at",)), "UTC")
+    assert [(row["x"], row["s"]) for row in rows_of(lake, "rides")] == [(1, None), (2.5, "b"), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            '{"at": "2013-01-02", "x": {"deep": 1}}',
+            "Line 2 of r.jsonl is no row: an object within an object in column x",
+        ),
+        ("[1, 2]", "Line 2 of r.jsonl is no row: a list"),
+        ('{"at": ', "Line 2 of r.jsonl is no row"),
+        ('{"at": "2013-01-02", "x": "many"}', "The column x of r.jsonl has values of several types, from line 2 on"),
+    ],
+)
+def test_bad_json_lines_are_refused_by_line(lake, tmp_path, line, expected):
+    path = written(tmp_path, '{"at": "2013-01-01", "x": 1}\n' + line, "r.jsonl")
+    assert expected in refusal(lake, Source(path, time=("at",)))
+
+
+@pytest.fixture
+def sqlite(tmp_path) -> str:
+    with sqlite3.connect(tmp_path / "rides.db") as database:
+        database.execute("create table rides (at timestamp, x numeric, s text)")
+        database.execute(
+            "insert into rides values ('2013-01-01 00:00:00', 1.5, 'a'), ('2013-01-02 12:00:00', null, 'b')"
+        )
+    return f"sqlite:///{tmp_path / 'rides.db'}"
+
+
+def test_a_table_of_sqlite(lake, sqlite):
+    fill(lake, TABLE, Source(sqlite, table="rides", time=("at",)), "UTC")
+    assert [(row["x"], row["s"]) for row in rows_of(lake, "rides")] == [(1.5, "a"), (None, "b")]
+
+
+def test_a_url_may_be_in_the_environment(lake, sqlite, monkeypatch):
+    source = Source("env:RIDES_DATABASE", table="rides", time=("at",))
+    with pytest.raises(TerminalError, match="environment variable RIDES_DATABASE"):
+        fill(lake, TABLE, source, "UTC")
+    monkeypatch.setenv("RIDES_DATABASE", sqlite)
+    assert fill(lake, TABLE, source, "UTC").rows == 2
+
+
+def test_a_table_or_a_database_that_is_not_there_is_named(lake, sqlite, tmp_path):
+    assert "There is no table 'drives'" in refusal(lake, Source(sqlite, table="drives", time=("at",)))
+    with pytest.raises(TransientError, match="does not answer"):
+        fill(lake, TABLE, Source(f"sqlite:///{tmp_path}/no.db", table="rides", time=("at",)), "UTC")
+    assert not (tmp_path / "no.db").exists()
+    with pytest.raises(TerminalError, match="The database's URL is none"):
+        fill(lake, TABLE, Source("nosuchsql://x/y", table="rides", time=("at",)), "UTC")
+
+
+def test_a_broken_write_leaves_the_version_before(lake, tmp_path):
+    fill(lake, TABLE, Source(written(tmp_path, HEADER + ROW_1), time=("at",)), "UTC")
+    before = {str(path) for path in lake.path.rglob("*") if path.is_file()}
+    bad = Source(written(tmp_path, HEADER + ROW_2 + "2013-01-03,zz,a\n"), time=("at",))
+    with pytest.raises(TerminalError):
+        fill(lake, TABLE, bad, "UTC")
+    assert {str(path) for path in lake.path.rglob("*") if path.is_file()} == before
+
+
+def test_rows_go_to_disk_when_they_are_many_and_come_back_in_order(lake, tmp_path, monkeypatch):
+    from components.data import lake_import
+
+    monkeypatch.setattr(lake_import, "_BUFFER", 1000)
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    lines = [f"2013-01-{1 + n % 7:02d}T{n // 7 % 24:02d}:{n % 60:02d}:{n // 168:02d},{n},s{n}\n" for n in range(2000)]
+    made = fill(lake, TABLE, Source(written(tmp_path, HEADER + "".join(lines)), time=("at",)), "UTC")
+    rows = rows_of(lake, "rides")
+    assert made.rows == len(rows) == 2000
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+
+
+def test_a_report_keeps_a_few_examples():
+    source = Source("x.csv", unreadable="leave_out")
+    report = ReadReport(source)
+    for number in range(9):
+        report.reject(source.error(f"{number}", expected="", received=""))
+    assert (report.left_out, len(report.examples)) == (9, 5)
+    assert os.path.basename(source.data) == source.name
