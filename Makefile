@@ -4,12 +4,14 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3.11
-INTERVAL ?= 2013-06
+PIPELINE ?= flight_delays
+INTERVAL ?=
 FORCE ?=
 FACTORS ?= 1 10 50
 PARALLEL ?= 2
-DAG ?= flight_delays
 REPROCESS ?= failed
+FIRST ?=
+LAST ?=
 VERSION ?=
 FROM ?= 2013-06-10
 TO ?= 2013-06-14
@@ -28,7 +30,7 @@ INSTALLED := .venv/.installed
 .PHONY: help
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Settings:  make demo INTERVAL=2013-09 FORCE=1;  make test-fast PYTEST='-k lake'"
+	@echo "  Settings:  make demo PIPELINE=flight_delays INTERVAL=2013-09 FORCE=1;  make test-fast PYTEST='-k lake'"
 
 .PHONY: install
 install: $(INSTALLED) ## Install the locked environment into .venv
@@ -44,8 +46,8 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 .PHONY: demo
-demo: install ## Start everything, train a month, and ask the served model about a real flight
-	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL) $(if $(FORCE),--force)
+demo: install ## Start everything, train an interval of PIPELINE, and ask the served model about one of its rows
+	@$(PY) -m commands.demo --pipeline $(PIPELINE) $(if $(INTERVAL),--interval '$(INTERVAL)') $(if $(FORCE),--force)
 
 NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING FORCE
 .PHONY: new
@@ -53,8 +55,9 @@ new: install ## Write a pipeline for data of yours: NAME=bike DATA=hour.csv LABE
 	@$(PY) -m components.scaffold $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
 
 .PHONY: year
-year: install ## Start everything, and train every month of 2013 by one backfill (PARALLEL=2 at once, DAG=flight_delays_warm for the warm start)
-	@$(PY) -m pipelines.flight_delays.year backfill --dag $(DAG) --parallel $(PARALLEL) --reprocess $(REPROCESS)
+year: install ## Start everything, and train every interval of PIPELINE by one backfill (PARALLEL=2 at once, FIRST=2013-02 LAST=2013-12)
+	@$(PY) -m commands.backfill --pipeline $(PIPELINE) $(if $(FIRST),--first '$(FIRST)') $(if $(LAST),--last '$(LAST)') \
+		--parallel $(PARALLEL) --reprocess $(REPROCESS)
 
 .PHONY: kafka
 kafka: install ## Start the Kafka broker alone, with the topics of flight_delays (AIRTIGHT_KAFKA=host:port for one elsewhere)
@@ -90,11 +93,11 @@ rollback: promote ## Have the model server serve the version before the one that
 
 .PHONY: promote
 promote: install ## Serve another version: VERSION=201307010400001 or latest, REASON="..."; without VERSION, list them
-	@$(PY) -m pipelines.flight_delays.promote $(if $(VERSION),'$(VERSION)' --reason "$${REASON:-}",--list)
+	@$(PY) -m commands.promote --pipeline $(PIPELINE) $(if $(VERSION),'$(VERSION)' --reason "$${REASON:-}",--list)
 
 .PHONY: release
 release: install ## Try a version on live requests before it takes over: VERSION=latest SHARE=0.1 MINUTES=10 MODE=canary
-	@$(PY) -m pipelines.flight_delays.release $(if $(VERSION),'$(VERSION)') $(if $(MODE),--mode '$(MODE)') \
+	@$(PY) -m commands.release --pipeline $(PIPELINE) $(if $(VERSION),'$(VERSION)') $(if $(MODE),--mode '$(MODE)') \
 		$(if $(SHARE),--share '$(SHARE)') $(if $(MINUTES),--minutes '$(MINUTES)')
 
 .PHONY: test
@@ -122,8 +125,8 @@ bench: install ## Measure parsing, launching, cached runs, one month node by nod
 	@$(PY) -m benchmarks.launch
 	@$(PY) -m benchmarks.cached
 	@$(PY) -m services up
-	@$(PY) -m pipelines.flight_delays.demo --interval $(INTERVAL)
-	@$(PY) -m benchmarks.month --interval $(INTERVAL)
+	@$(PY) -m commands.demo --pipeline flight_delays --interval $(or $(INTERVAL),2013-06)
+	@$(PY) -m benchmarks.month --interval $(or $(INTERVAL),2013-06)
 	@$(PY) -m benchmarks.decisions
 	@$(PY) -m benchmarks.releases
 	@$(MAKE) --no-print-directory stop bench-serving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from types import ModuleType
 from typing import Any
 
 from airtight.errors import TerminalError
@@ -23,18 +24,7 @@ def load(name: str) -> Any:
             received=repr(name),
             remedy="Correct the name in the pipeline.",
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # An import that fails inside the module is the module's own fault and keeps its traceback.
-        if not error.name or not module_name.startswith(error.name):
-            raise
-        raise TerminalError(
-            f"The module of {name!r} cannot be found.",
-            expected="a module on PYTHONPATH",
-            received=f"no module named {error.name!r}",
-            remedy="Correct the name in the pipeline, or put the checkout's root on PYTHONPATH.",
-        ) from error
+    module = load_module(module_name)
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         raise TerminalError(
@@ -44,3 +34,23 @@ def load(name: str) -> Any:
             remedy="Correct the name in the pipeline.",
         )
     return getattr(module, attribute)
+
+
+def load_module(name: str) -> ModuleType:
+    """Imports a module.
+
+    Raises:
+      TerminalError: It cannot be found.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # An import that fails inside the module is the module's own fault and keeps its traceback.
+        if not error.name or not name.startswith(error.name):
+            raise
+        raise TerminalError(
+            f"The module {name!r} cannot be found.",
+            expected="a module on PYTHONPATH",
+            received=f"no module named {error.name!r}",
+            remedy="Correct the name in the pipeline, or put the checkout's root on PYTHONPATH.",
+        ) from error

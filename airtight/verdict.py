@@ -19,7 +19,7 @@ class Check:
     """One thing a gate looked at.
 
     Args:
-      name: What was measured, such as "auc" or "flights.origin is in airports".
+      name: What was measured, such as "auc" or "orders.item is in items".
       passed: Whether it holds.
       value: What was measured; None where there is no number.
       threshold: The bound, with its direction, such as ">= 0.65"; empty where there is none.

@@ -28,13 +28,15 @@ from benchmarks.quality import LIGHTGBM, make_examples
 from components.data import examples as reading
 from components.measures import baseline, comparison
 from components.measures.comparison import PRIMARY, Comparison, Margins, Rows
-from pipelines.flight_delays import clock, settings
+from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import SCHEMA
+from pipelines.flight_delays.settings import SETTINGS
 
 MONTHS = (3, 4, 5, 6, 7, 9, 10, 12)
 SEEDS, TREES, HISTORY_ROWS = 4, 150, 100_000
 DAYS_OF_MONTH = 30
-MARGINS = {"auc": float(settings.AUC_MARGIN.default), "log_loss": float(settings.LOG_LOSS_MARGIN.default)}
+MARGINS = {name: float(SETTINGS.default(f"{name}_margin")) for name in ("auc", "log_loss")}
+MARGIN_ROWS = int(SETTINGS.node_parameters["evaluate"]["margin_rows"])
 WIDEST = 20.0
 """As evaluate has it where nothing else is set."""
 AMOUNTS = np.linspace(0, 4, 41)
@@ -119,8 +121,8 @@ def judge(
     held = Rows(pool.labels[rows], units, "days")
     names = ["the champion", *(f"champion {n} before it" for n in range(1, len(champions)))]
     others = {name: answers[rows] for name, answers in zip(names, champions, strict=True)}
-    margins = Margins(MARGINS, settings.MARGIN_ROWS, WIDEST)
-    gains = {"auc": float(settings.BASELINE_GAIN.default), "log_loss": 0.0}
+    margins = Margins(MARGINS, MARGIN_ROWS, WIDEST)
+    gains = {"auc": float(SETTINGS.default("baseline_gain")), "log_loss": 0.0}
     floor = comparison.superior(held, candidate[rows], "the baseline", pool.floor[rows], gains, proven=False)
     comparisons = comparison.non_inferior(held, candidate[rows], others, margins) + floor
     decidable = comparison.decidable_check(held.labels, margins)

@@ -37,7 +37,8 @@ from tfx.orchestration.portable import inputs_utils
 
 from airtight.home import Home
 from benchmarks.postgresql import Cluster, binaries
-from pipelines.flight_delays import year
+from commands import report
+from pipelines.flight_delays.settings import SETTINGS
 from runtime import attempts, cross_run, launch, metadata_connection, metadata_store, retention
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
@@ -121,7 +122,7 @@ class Case:
 
     def report(self) -> None:
         """Writes the page."""
-        year.report(self.home, intervals=INTERVALS)
+        report.write(SETTINGS, self.home, intervals=INTERVALS)
 
     def clean(self) -> None:
         """Cleans up what has become old."""

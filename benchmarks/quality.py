@@ -43,8 +43,9 @@ from components.modelling import saved_model
 from components.train import train
 from components.transform import transform
 from components.validate import validate
-from pipelines.flight_delays import clock, settings
+from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import SCHEMA
+from pipelines.flight_delays.settings import SETTINGS
 
 SINGLE = "departures_late_share_origin_1h"
 """The baseline of one feature: the share of the origin's last hour that was late."""
@@ -150,7 +151,7 @@ def transform_month(name: str, folder: Path) -> None:
         examples=_artifact(standard_artifacts.Examples, folder / "examples"),
         transform=f"{HERE}.transform:transform",
         schema=f"{HERE}.features:SCHEMA",
-        validation_days=settings.VALIDATION_DAYS.default,
+        validation_days=SETTINGS.default("validation_days"),
     )
 
 
@@ -223,7 +224,7 @@ def _ours(month: Month, scratch: Path, refit: str) -> np.ndarray:
         model_run=_artifact(standard_artifacts.ModelRun, scratch / "run"),
         schema=f"{HERE}.features:SCHEMA",
         model_fn=f"{HERE}.model:build",
-        epochs=settings.EPOCHS.default,
+        epochs=SETTINGS.default("epochs"),
         refit=refit,
     )
     raw = {name: month.test.features[name].to_numpy() for name in SCHEMA.names}

@@ -9,7 +9,7 @@ February to December 2013 from nothing but the lake, in a state folder of its ow
 the demo ships; stop those of the demo first (make stop), the ports are the same. Memory is what the whole machine uses
 more than before the services started, looked at every second. Two runs are the same when what they made has the same
 bytes (data, examples, model) and their metrics differ by at most 1e-6. With --state that folder is used and kept: a
-second DAG finds what the first one made, and `pipelines.flight_delays.year report --compare` sets them side by side.
+second DAG finds what the first one made, and `commands.report --compare` sets them side by side.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from typing import Any
 import psutil
 
 from airtight.home import Home
-from pipelines.flight_delays import year
-from pipelines.flight_delays.demo import build_lake
+from airtight.supervised import find
+from commands import backfill, report
+from commands.preparation import fill_lake
 from services.supervisor import Supervisor
 
 CLOSE = 1e-6
@@ -56,7 +57,7 @@ class Memory(threading.Thread):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parallel", type=int, default=2)
-    parser.add_argument("--dag", default=year.DAG, choices=sorted(year.SOURCES))
+    parser.add_argument("--dag", default="flight_delays", help="a pipeline")
     parser.add_argument("--first", default="2013-02")
     parser.add_argument("--last", default="2013-12")
     parser.add_argument("--json", type=Path, help="write what each month came to")
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="keep the year's page here")
     parser.add_argument("--state", type=Path, help="a state folder to work in and to keep")
     told = parser.parse_args()
+    pipeline, _ = find(told.dag)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     kept = contextlib.nullcontext(told.state) if told.state else tempfile.TemporaryDirectory(prefix="airtight-")
     with kept as folder:
@@ -72,15 +74,15 @@ def main() -> int:
         memory = Memory()
         memory.start()
         try:
-            year.start(home)
-            build_lake(home)
+            backfill.start(home)
+            fill_lake(pipeline, home)
             started = time.monotonic()
-            chosen: dict[str, Any] = {"parallel": told.parallel, "reprocess": "none", "dag": told.dag}
-            succeeded = year.backfill(told.first, told.last, **chosen)
+            span = backfill.span(pipeline, told.first, told.last)
+            succeeded = backfill.backfill(pipeline, home, span, parallel=told.parallel, reprocess="none")
             wall = time.monotonic() - started
-            months = [asdict(month) for month in year.months(home, told.dag)]
+            months = [asdict(month) for month in report.months(pipeline, home)]
             if told.page:
-                told.page.write_bytes(year.page_of(home, told.dag).read_bytes())
+                told.page.write_bytes(report.page_of(pipeline, home).read_bytes())
         finally:
             Supervisor(home).stop()
     print(f"\n{told.dag}, {told.first} to {told.last}, {told.parallel} at once, {os.cpu_count()} cores")

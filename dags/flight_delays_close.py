@@ -9,11 +9,12 @@ compared: whether both are equal, and where not, is in the artifact of **close_s
 the rows that differ) and in its log. The lake must have the day; a stream that has not written it is told as missing.
 """
 
+from datetime import timedelta
+
 import pendulum
 from airflow.sdk import CronDataIntervalTimetable
 
 from pipelines.flight_delays import clock
-from pipelines.flight_delays import settings as flights
 from pipelines.flight_delays_close import settings
 from plugins.tfx_airflow import TfxDag
 
@@ -25,5 +26,8 @@ dag = TfxDag(
     start_date=pendulum.datetime(*settings.FIRST, tz=clock.ZONE),
     end_date=pendulum.datetime(*settings.LAST, tz=clock.ZONE),
     is_paused_upon_creation=True,
-    **flights.DAG,
+    catchup=False,
+    max_active_runs=4,
+    default_args={"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)},
+    tags=["tfx", "flights"],
 )

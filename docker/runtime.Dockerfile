@@ -13,7 +13,7 @@ COPY requirements.txt .
 RUN pip install --no-cache-dir "$(grep -E '^uv==' requirements.txt)" \
     && uv pip install --system --no-cache --no-deps --compile-bytecode -r requirements.txt
 COPY . .
-RUN python -m compileall -q airtight components dags pipelines plugins runtime services serving
+RUN python -m compileall -q airtight commands components dags pipelines plugins runtime services serving
 
 ENV PYTHONPATH=/opt/airtight PYTHONUNBUFFERED=1 AIRTIGHT_HOME=/state AIRFLOW_HOME=/state/airflow
 USER airtight

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tfx.version
@@ -27,18 +26,19 @@ from tfx.proto.orchestration.local_deployment_config_pb2 import LocalDeploymentC
 from airtight import fingerprint
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT, Home
-from airtight.import_string import load
 from airtight.interval import time_zone
 from airtight.parameters import Parameter
 from runtime import compile_checks, compile_places, node_inputs
 from runtime.compile_inputs import recording
+from runtime.compile_sources import function_of, module_of
 from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, fingerprint_of, safe_id
 from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
-from runtime.parameters import INTERVAL, found_in
+from runtime.parameters import INTERVAL, Declaration, declared, found_in
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
 _OURS = (
     *("runtime.compile", "runtime.compile_checks", "runtime.compile_inputs", "runtime.compile_places"),
+    "runtime.compile_sources",
     *("runtime.parameters", "runtime.task_options", "runtime.resolvers", "runtime.node_inputs"),
 )
 """Modules of this package that a compiled pipeline is made of."""
@@ -85,28 +85,34 @@ def compile_pipeline(
 
 
 def _of_code(source: str, arguments: dict[str, Any], home: Home) -> CompiledPipeline:
-    name = source if ":" in source else f"pipelines.{source}.pipeline:create_pipeline"
-    module_name = name.partition(":")[0]
+    module_name = module_of(source)
     environment = dict(os.environ)
     # A relative entry would mean another folder from here on.
     sys.path[:] = [os.path.abspath(path) for path in sys.path]
     folder = fingerprint.folder_of(module_name) or ROOT
     with recording(home) as inputs, contextlib.chdir(folder):
         try:
-            create: Callable[..., Any] = load(name)
+            create = function_of(source)
             _check_arguments(source, create, arguments)
             pipeline = create(**arguments)
             if not isinstance(pipeline, tfx_pipeline.Pipeline):
-                raise TypeError(f"{name} gave a {type(pipeline).__name__}, not a TFX Pipeline")
+                raise TypeError(f"{source} gave a {type(pipeline).__name__}, not a TFX Pipeline")
             ir = compiler.Compiler().compile(pipeline)
         except AirtightError:
             raise
         except Exception as error:
             raise _does_not_compile(source, error) from error
     nodes = {node.id: node for node in pipeline.components if isinstance(node, base_node.BaseNode)}
-    compiled = _compiled(source, ir, sys.modules[module_name], nodes, folder)
+    module = sys.modules[module_name]
+    of_module = Declaration(
+        getattr(module, "PARAMETERS", None), getattr(module, "ZONE", "UTC"), inspect.cleandoc(module.__doc__ or "")
+    )
+    compiled = _compiled(source, ir, declared(pipeline) or of_module, nodes, folder)
     names = [name for name in sys.modules if name in _OURS or name.partition(".")[0] not in _TOOLS]
-    sources = dict(sorted((_fingerprints(names) | inputs.files()).items()))
+    # A function of its own would take the place of the settings that a folder of pipelines/ has.
+    name = f"pipelines/{source}/pipeline.py"
+    own = {} if ":" in source else {name: fingerprint_of(ROOT / name)}
+    sources = dict(sorted((_fingerprints(names) | inputs.files() | own).items()))
     return replace(
         compiled,
         sources=sources,
@@ -134,37 +140,36 @@ def _of_file(source: str, arguments: dict[str, Any]) -> CompiledPipeline:
     except (OSError, json_format.ParseError, text_format.ParseError, ValueError) as error:
         raise _does_not_compile(source, error) from error
     sources = _fingerprints(_OURS) | {source: fingerprint_of(path)}
-    return replace(_compiled(source, ir, None, {}, path.parent), sources=sources)
+    return replace(_compiled(source, ir, Declaration(None), {}, path.parent), sources=sources)
 
 
 def _compiled(
     source: str,
     ir: pipeline_pb2.Pipeline,
-    module: ModuleType | None,
+    declaration: Declaration,
     nodes: dict[str, base_node.BaseNode],
     folder: Path,
 ) -> CompiledPipeline:
-    """What the IR and the module say; what it was made of is still to be filled in.
+    """What the IR and the pipeline's declaration say; what it was made of is still to be filled in.
 
     Args:
       source: What is compiled.
       ir: Its IR, in which places are made absolute.
-      module: The module of its function, if there is one.
+      declaration: What its function or the function's module says of it.
       nodes: Its nodes by id, as far as they are known.
       folder: Where its relative paths begin, and its nodes run.
     """
     compile_checks.refuse_what_cannot_run(ir)
     compile_places.settle(ir, folder)
-    zone = getattr(module, "ZONE", "UTC")
-    time_zone(zone)
-    parameters, required = _parameters(source, ir, module)
+    time_zone(declaration.zone)
+    parameters, required = _parameters(source, ir, declaration.parameters)
     deployment = runner_utils.extract_local_deployment_config(ir)
     tasks = _task_ids([n.pipeline_node.node_info.id for n in ir.nodes])
     return CompiledPipeline(
         source=source,
         pipeline=ir.pipeline_info.id,
-        doc=inspect.cleandoc(module.__doc__ or "") if module else "",
-        zone=zone,
+        doc=declaration.doc,
+        zone=declaration.zone,
         parameters=parameters,
         required=required,
         interval=bool(set(INTERVAL) & set(found_in(ir))),
@@ -187,7 +192,7 @@ def _check_arguments(source: str, create: Callable[..., Any], arguments: dict[st
     except TypeError as error:
         raise TerminalError(
             f"The pipeline {source} cannot be made with these arguments: {error}.",
-            expected=f"arguments of {create.__name__}{signature}",
+            expected=f"arguments {signature}",
             received=", ".join(arguments) or "none",
             remedy="Give them as TfxDag(..., arguments={...}), or as --arg name=value on the command line.",
         ) from error
@@ -260,14 +265,13 @@ def _modules_of_types(nodes: Iterable[base_node.BaseNode]) -> tuple[str, ...]:
 
 
 def _parameters(
-    source: str, ir: pipeline_pb2.Pipeline, module: ModuleType | None
+    source: str, ir: pipeline_pb2.Pipeline, own: tuple[Parameter, ...] | None
 ) -> tuple[tuple[Parameter, ...], tuple[str, ...]]:
-    """The pipeline's own PARAMETERS, which must be those that it uses; without them, what its code waits for."""
+    """The pipeline's own parameters, which must be those that it uses; without them, what its code waits for."""
     awaited = {name: parameter for name, parameter in found_in(ir).items() if name not in INTERVAL}
-    declared: tuple[Parameter, ...] | None = getattr(module, "PARAMETERS", None)
-    if declared is None:
+    if own is None:
         return tuple(p for p, _ in awaited.values()), tuple(name for name, (_, must) in awaited.items() if must)
-    kinds = {p.name: p.type for p in declared}
+    kinds = {p.name: p.type for p in own}
     used = {name: p.type for name, (p, _) in awaited.items()}
     # A bool is an int to TFX.
     if {name: "int" if kind == "bool" else kind for name, kind in kinds.items()} != used:
@@ -277,7 +281,7 @@ def _parameters(
             received=", ".join(f"{n} ({t})" for n, t in sorted(kinds.items())) or "nothing",
             remedy="List each Parameter that is given to a component in PARAMETERS, and no other.",
         )
-    return declared, ()
+    return own, ()
 
 
 def _doc(node: base_node.BaseNode) -> str:

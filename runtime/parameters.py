@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from google.protobuf import message
+from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto.orchestration import pipeline_pb2
 
@@ -23,6 +25,38 @@ _NAMES: dict[int, Literal["str", "int", "float"]] = {
     pipeline_pb2.RuntimeParameter.INT: "int",
     pipeline_pb2.RuntimeParameter.DOUBLE: "float",
 }
+
+_DECLARATION = "_airtight_declaration"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a pipeline says of itself beside its graph.
+
+    Args:
+      parameters: The run parameters as people see them; None for those that its nodes wait for.
+      zone: IANA time zone in which bare dates are meant.
+      doc: Documentation, Markdown.
+    """
+
+    parameters: tuple[Parameter, ...] | None
+    zone: str = "UTC"
+    doc: str = ""
+
+
+def declare(pipeline: tfx_pipeline.Pipeline, declaration: Declaration) -> tfx_pipeline.Pipeline:
+    """Notes a declaration on a pipeline, which counts in place of its module's PARAMETERS, ZONE and docstring.
+
+    Returns:
+      The pipeline itself.
+    """
+    setattr(pipeline, _DECLARATION, declaration)
+    return pipeline
+
+
+def declared(pipeline: tfx_pipeline.Pipeline) -> Declaration | None:
+    """What `declare` noted on a pipeline."""
+    return getattr(pipeline, _DECLARATION, None)
 
 
 def runtime_parameter(parameter: Parameter) -> RuntimeParameter:

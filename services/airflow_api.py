@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -104,8 +105,10 @@ class Airflow:
             if known and not known["is_stale"]:
                 return
             for error in self._call("GET", "/api/v2/importErrors")["import_errors"]:
-                # One from before may be healed by now; Airflow parses again within seconds.
-                if error["filename"].endswith(f"{dag_id}.py") and datetime.fromisoformat(error["timestamp"]) > asked:
+                # A file that makes several DAGs has the name of the first.
+                is_its_file = dag_id.startswith(PurePath(error["filename"]).stem)
+                # An error from before may be healed by now; Airflow parses again within seconds.
+                if is_its_file and datetime.fromisoformat(error["timestamp"]) > asked:
                     raise TerminalError(
                         f"Airflow cannot import the DAG {dag_id}.",
                         expected="a DAG file that imports",
@@ -115,7 +118,7 @@ class Airflow:
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"Airflow does not show the DAG {dag_id} after {timeout_s:.0f} s.",
-                    expected=f"dags/{dag_id}.py, parsed",
+                    expected="a file of dags/ that makes it, parsed",
                     received="a DAG that was parsed before and is gone since" if known else "no DAG of that name",
                     remedy="See the log of the dag-processor: make logs.",
                 )

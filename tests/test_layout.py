@@ -14,8 +14,9 @@ import pytest
 from airtight.home import ROOT
 
 GIVEN = ("dags", "pipelines", "components", "plugins", "tests", "docker-compose.yaml", "requirements.txt", "Makefile")
-SHARED = ("airtight", "plugins", "runtime", "services", "serving", "streaming", "benchmarks", "docs", "docker")
-PYTHON = ("airtight", "components", "dags", "pipelines", "plugins", "runtime", "services", "serving", "streaming")
+GENERIC = ("airtight", "commands", "components", "plugins", "runtime", "serving", "services", "streaming")
+SHARED = (*(folder for folder in GENERIC if folder not in GIVEN), "benchmarks", "docs", "docker")
+PYTHON = (*GENERIC, "dags", "pipelines")
 RUFF = [sys.executable, "-m", "ruff"]
 HEAVY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["flake8-tidy-imports"][
     "banned-module-level-imports"
@@ -66,12 +67,31 @@ def test_a_step_keeps_its_annotations(step: str) -> None:
 
 
 def test_nothing_but_its_demo_and_dags_knows_about_flights() -> None:
-    generic = [
-        p
-        for folder in ("airtight", "components", "plugins", "runtime", "serving", "services", "streaming")
-        for p in (ROOT / folder).rglob("*.py")
-    ]
+    generic = [p for folder in GENERIC for p in (ROOT / folder).rglob("*.py")]
     assert [str(p) for p in generic if any(m.startswith("pipelines.") for m in imports(p))] == []
+
+
+SUBJECT = re.compile(
+    r"\b(flights?|flight_\w+|carriers?|airports?|airlines?|tailnum\w*|(dep|arr)_delay\w*|minutes late)\b", re.IGNORECASE
+)
+ABOUT_THE_EXAMPLE = {
+    "services/supervisord.conf": "the programs of the example's streams, until pipelines declare their own",
+}
+"""Files that may speak of the example's subject, each with the reason."""
+
+
+def test_what_is_generic_says_nothing_of_the_examples_subject() -> None:
+    folders = [ROOT / folder for folder in GENERIC if folder != "serving"]  # There a carrier is what carries headers.
+    suffixes = (".py", ".html", ".conf", ".js", ".css")
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in suffixes]
+    assert len(files) > 100
+    spoken = {
+        str(file.relative_to(ROOT)): sorted(set(match[0] for match in SUBJECT.finditer(text)))
+        for file in files
+        if SUBJECT.search(text := file.read_text(encoding="utf-8"))
+    }
+    assert {name: words for name, words in spoken.items() if name not in ABOUT_THE_EXAMPLE} == {}
+    assert set(ABOUT_THE_EXAMPLE) <= set(spoken), "a file that no longer does needs no reason"
 
 
 def test_every_fault_says_what_was_expected_what_came_and_what_to_do() -> None:

@@ -116,6 +116,11 @@ class Finding:
         return Check(name, self.passed, value, self.bound, None, self.severity, note)
 
 
+def nothing_expected(reader: object, spark: object) -> tuple[Subject, ...]:
+    """The subjects of a pipeline without expectations: none."""
+    return ()
+
+
 def judge(subjects: Iterable[Subject]) -> Iterator[Finding]:
     """Judges each subject by its expectations.
 

@@ -33,13 +33,15 @@ class ModuleOperator(BashOperator):
         return super().execute(context)
 
 
-def add_report(dag: DAG, module: str, *options: str, after: tuple[str, ...] = ("push", "monitor")) -> ModuleOperator:
+def add_report(
+    dag: DAG, *options: str, module: str = "commands.report", after: tuple[str, ...] = ("push", "monitor")
+) -> ModuleOperator:
     """Adds the task that writes a page about all runs when a run's last tasks are done.
 
     Args:
       dag: The pipeline's DAG.
-      module: `python -m module report` writes the page.
-      *options: Further arguments of that command.
+      *options: Arguments of the command, such as "--pipeline" and the pipeline's name.
+      module: `python -m module` writes the page.
       after: Ids of the tasks that it waits for.
 
     Returns:
@@ -49,7 +51,7 @@ def add_report(dag: DAG, module: str, *options: str, after: tuple[str, ...] = ("
         report = ModuleOperator(
             task_id="report",
             module=module,
-            arguments=("report", *options),
+            arguments=options,
             doc_md="Writes the page of all runs that the tab **Year** shows.",
         )
     [dag.get_task(task) for task in after] >> report

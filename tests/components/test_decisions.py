@@ -8,7 +8,6 @@ import pytest
 from benchmarks import decisions
 from benchmarks.decisions import Pool
 from components.measures.comparison import Margins
-from pipelines.flight_delays import settings
 
 TRIALS = 30
 
@@ -45,7 +44,7 @@ def test_a_loss_of_three_margins_is_stopped(pools, interval, metric):
 
 def test_earlier_champions_stop_a_slow_ratchet(pools):
     # In the margins that these rows have: fewer than the margins are made for, they have wider ones.
-    margins = Margins(decisions.MARGINS, settings.MARGIN_ROWS, decisions.WIDEST)
+    margins = Margins(decisions.MARGINS, decisions.MARGIN_ROWS, decisions.WIDEST)
     widening = margins.widening("auc", pools[0].labels)
     without, beside = (
         decisions.ratchet(pools, 0.6, earlier, 8)["margins lost"]["median"] / widening for earlier in (0, 3)

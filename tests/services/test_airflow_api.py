@@ -82,14 +82,15 @@ def error(when: str) -> dict[str, Any]:
     return {"import_errors": [{"filename": "dags/d.py", "stack_trace": stack, "timestamp": when}]}
 
 
-def test_a_dag_that_cannot_be_imported_is_told_with_its_cause() -> None:
+@pytest.mark.parametrize("dag", ["d", "d_release"])
+def test_a_dag_that_cannot_be_imported_is_told_with_its_cause(dag: str) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/api/v2/importErrors":
             return httpx.Response(200, json=error("2999-01-01T00:00:00Z"))
         return httpx.Response(404)
 
     with pytest.raises(TerminalError, match="tfx2"):
-        client(answer).await_dag("d", timeout_s=10)
+        client(answer).await_dag(dag, timeout_s=10)
 
 
 def test_an_error_and_a_dag_from_before_are_waited_out() -> None:

@@ -14,7 +14,8 @@ from airtight.parameters import Parameter as RunParameter
 from airtight.verdict import Check, Verdict
 from components.modelling import judged
 from components.modelling.served import Served
-from pipelines.flight_delays.promotions import of_all_promotions
+from components.supervised import of_all_promotions
+from pipelines.flight_delays.settings import SETTINGS
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf
 from tests.tiny_pipeline.champion import ingest
@@ -84,7 +85,7 @@ def create_pipeline() -> Pipeline:
         dataset=rows.outputs["dataset"],
         pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
         model=Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model"),
-        promotions=of_all_promotions(),
+        promotions=of_all_promotions(SETTINGS),
     ).with_id("champion")
     trained = train(version=version).with_id("train")
     judge = evaluate(model=trained.outputs["model"], auc=runtime_parameter(AUC), **ends).with_id("evaluate")

@@ -177,7 +177,7 @@ def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run
     assert moved.new == ("ZZ",)
 
 
-DELAY_H = int(settings.LABEL_DELAY_HOURS.default)
+DELAY_H = int(settings.SETTINGS.default("label_delay_hours"))
 """How long the flagship waits for labels."""
 
 

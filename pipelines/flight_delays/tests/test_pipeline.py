@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.home import ROOT, Home
-from pipelines.flight_delays import settings
+from pipelines.flight_delays.settings import WARM
 from plugins.tfx_airflow import TfxDag
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
@@ -48,17 +48,17 @@ def test_months_are_learned_side_by_side_and_judged_in_order(home):
 
 
 def test_with_a_warm_start_training_waits_too_and_what_is_before_it_does_not(home):
-    compiled, dag = compiled_and_rendered(home, settings.WARM_PIPELINE)
+    compiled, dag = compiled_and_rendered(home, WARM.name)
     told = upstream(dag)
     assert told[GATE] == {"transform"} and told["champion"] == {GATE}
     assert told["train"] == {"champion"} and told["evaluate"] == {"train"}
     assert told["monitor"] == {"transform"}
     names = (compiled.pipeline, dag.dag_id, constant(compiled, "push", "model_name"))
-    assert names == (settings.WARM_NAME,) * 3, "nothing of it touches the other's"
+    assert names == (WARM.name,) * 3, "nothing of it touches the other's"
 
 
 def dag_file(name: str) -> DAG:
-    return runpy.run_path(str(ROOT / "dags" / f"{name}.py"))["dag"]
+    return runpy.run_path(str(ROOT / "dags" / "flight_delays.py"))[name]
 
 
 def test_what_a_run_leaves_to_a_release_is_released_by_a_dag_of_its_own(home):
@@ -67,7 +67,7 @@ def test_what_a_run_leaves_to_a_release_is_released_by_a_dag_of_its_own(home):
     dag = dag_file("flight_delays")
     assert upstream(dag)["start_release"] == {"push"} and upstream(dag)["report"] == {"push", "monitor"}
     assert dag.get_task("start_release").trigger_dag_id == "flight_delays_release"
-    warm, _ = compiled_and_rendered(home, settings.WARM_PIPELINE)
+    warm, _ = compiled_and_rendered(home, WARM.name)
     assert "release" not in {parameter.name for parameter in warm.parameters}
     assert constant(warm, "push", "release") == "at_once"
 

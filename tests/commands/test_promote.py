@@ -13,9 +13,9 @@ import pytest
 
 from airtight.errors import EXIT_TERMINAL
 from airtight.home import ROOT, Home
+from commands import promote, release, report
 from components.modelling.served import Served
-from pipelines.flight_delays import release
-from pipelines.flight_delays.promote import MODEL, PIPELINE, main
+from pipelines.flight_delays.settings import SETTINGS
 from runtime import local, protocol
 from runtime.compile import compile_pipeline
 from runtime.launch import launch
@@ -28,7 +28,12 @@ ENDS = {
     AUGUST: ("2013-08-01", "2013-09-01"),
     SEPTEMBER: ("2013-09-01", "2013-10-01"),
 }
+MODEL, PIPELINE = "flight_delays", "flight_delays_promote"
 PUSHES = "tests.tiny_pipeline.pushes:create_pipeline"
+
+
+def main(arguments: list[str]) -> int:
+    return promote.main(["--pipeline", MODEL, *arguments])
 
 
 @pytest.fixture
@@ -76,6 +81,20 @@ def test_the_champion_is_what_the_real_promotions_had_served(home):
 
 
 @pytest.mark.slow
+def test_the_page_shows_a_version_as_served_that_took_over_after_its_run(home):
+    push(home, AUGUST, took_over=0)
+    push(home, SEPTEMBER, took_over=0)
+    served = {month.version: month.took_over for month in report.months(SETTINGS, home)}
+    assert served == {JUNE: True, JULY: True, AUGUST: False, SEPTEMBER: False}
+    assert main([str(AUGUST), "--reason", "August is better"]) == 0
+    served = {month.version: month.took_over for month in report.months(SETTINGS, home)}
+    assert served == {JUNE: True, JULY: True, AUGUST: True, SEPTEMBER: False}
+    assert report.main(["--pipeline", MODEL]) == 0
+    page = report.page_of(SETTINGS, home).read_text(encoding="utf-8")
+    assert f"{AUGUST}</td>" in page and f"{SEPTEMBER}, registered only" in page
+
+
+@pytest.mark.slow
 def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     assert main(["previous", "--reason", "July is worse"]) == 0
     told = capsys.readouterr().out
@@ -112,7 +131,7 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
     compile_pipeline(PIPELINE, home)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "AIRTIGHT_HOME": str(home.path)}
     code = (
-        "import sys; from pipelines.flight_delays.promote import main; status = main(['previous']); "
+        "import sys; from commands.promote import main; status = main(['--pipeline', 'flight_delays', 'previous']); "
         "print('HEAVY', *sorted({'tfx', 'tensorflow', 'ml_metadata'} & set(sys.modules))); sys.exit(status)"
     )
     home.run.mkdir(exist_ok=True)
@@ -130,10 +149,17 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
 
 def test_a_release_needs_the_services_and_settings_that_are_some(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
-    assert release.main(["201307010400001", "--share", "0.2"]) == EXIT_TERMINAL
+    assert release.main(["--pipeline", MODEL, "201307010400001", "--share", "0.2"]) == EXIT_TERMINAL
     assert "make start" in capsys.readouterr().err
-    assert release.main(["latest", "--mode", "blue"]) == EXIT_TERMINAL
+    assert release.main(["--pipeline", MODEL, "latest", "--mode", "blue"]) == EXIT_TERMINAL
     assert "one of canary, split, shadow" in capsys.readouterr().err
+
+
+def test_a_pipeline_without_releases_has_nothing_to_promote(capsys):
+    assert promote.main(["--pipeline", "flight_delays_warm", "previous"]) == EXIT_TERMINAL
+    assert "No version of flight_delays_warm can be promoted" in capsys.readouterr().err
+    assert promote.main(["--pipeline", "flight_delay", "previous"]) == EXIT_TERMINAL
+    assert "There is no supervised pipeline flight_delay." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["previous", "--list"]])

@@ -10,9 +10,9 @@ from airtight.home import Home
 from airtight.interval import Interval
 from components.transform import PREDICTION
 from pipelines.flight_delays import clock, features
+from pipelines.flight_delays.settings import SETTINGS
 from pipelines.flight_delays.tests import small_lake
 from pipelines.flight_delays.tests.conftest import flight_lake  # noqa: F401 - a fixture
-from pipelines.flight_delays_batch_predict import settings
 from plugins.tfx_airflow import TfxDag
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
@@ -34,7 +34,7 @@ def test_the_graph_and_the_form(tmp_path, monkeypatch):
         "transform": {"validate"},
         "batch_predict": {"transform"},
     }
-    assert {parameter.name for parameter in settings.PARAMETERS} <= set(dag.params)
+    assert {parameter.name for parameter in SETTINGS.run_parameters("batch_predict")} <= set(dag.params)
     assert compiled.pipeline == "flight_delays_batch_predict"
 
 

@@ -1,5 +1,6 @@
-"""What a run did, as the year's page shows it."""
+"""What a run did, as the page of all runs shows it."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import pytest
@@ -7,11 +8,17 @@ from ml_metadata.proto import metadata_store_pb2
 
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
-from pipelines.flight_delays import clock, year
+from commands import report
+from components.reports.year import Month
 from runtime.lineage.artifacts import Artifact
 from runtime.lineage.runs import Run, Step
 
+ZONE = "America/New_York"
 JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
+
+
+def month_of(run: Run, served: Collection[int] = ()) -> Month:
+    return report.month_of(run, ZONE, served)
 
 
 def output(kind: str, uri: str, properties: dict[str, str | int | float]) -> Artifact:
@@ -50,7 +57,7 @@ def whole(tmp_path):
 
 
 def test_a_run_tells_all_that_its_artifacts_tell(whole):
-    month = year.month_of(whole)
+    month = month_of(whole)
     assert (month.name, month.run, month.data) == ("2013-06", "backfill__june", "now: flights 2, weather 1")
     assert (month.rows, month.learned, month.warm) == (10, 90, True)
     assert (month.roc_auc, month.champion_roc_auc, month.log_loss, month.champion_log_loss) == (0.81, 0.8, 0.46, None)
@@ -67,23 +74,24 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
 
 
 @pytest.mark.parametrize("took_over", [1, 0])
-def test_a_run_tells_whether_its_version_serves_its_time(whole, took_over):
+@pytest.mark.parametrize("served", [set(), {7}])
+def test_a_run_tells_whether_its_version_served_by_its_push_or_later(whole, took_over, served):
     whole.steps["push"].outputs["pushed"] = [
         output("PushedModel", "", {**JUNE, "version": 7, "pushed": 1, "took_over": took_over})
     ]
-    month = year.month_of(whole)
-    assert (month.version, month.took_over) == (7, bool(took_over))
+    month = month_of(whole, served)
+    assert (month.version, month.took_over) == (7, bool(took_over or served))
 
 
 def test_a_run_that_broke_off_tells_where_and_makes_nothing_up(whole):
-    month = year.month_of(run(whole.steps["ingest"], step("validate", "failed")))
+    month = month_of(run(whole.steps["ingest"], step("validate", "failed")))
     assert month.refusal == "validate failed"
     assert (month.rows, month.roc_auc, month.drift, month.drifted, month.version) == (None, None, None, None, 0)
 
 
 def test_a_verdict_whose_artifact_was_removed_is_none(whole, tmp_path):
     (tmp_path / "evaluation" / "verdict.json").unlink()
-    assert year.month_of(whole).gates["evaluate"].passed is None
+    assert month_of(whole).gates["evaluate"].passed is None
 
 
 @pytest.mark.parametrize(
@@ -91,9 +99,9 @@ def test_a_verdict_whose_artifact_was_removed_is_none(whole, tmp_path):
     [("2013-06", "2013-06"), ("2013-06-03/2013-06-10", "2013-06-03 to 2013-06-10"), ("2013-03", "2013-03")],
 )
 def test_a_month_is_told_by_its_name_and_anything_else_by_its_days(interval, said):
-    assert year.short(Interval.parse(interval, clock.ZONE)) == said
+    assert report.short(Interval.parse(interval, ZONE), ZONE) == said
 
 
 def test_tables_of_one_version_are_told_together():
-    assert year._versions({"version_a": 3, "version_b": 3, "lake_version": "then"}) == "then: all 3"
-    assert year._versions({}) == ""
+    assert report._versions({"version_a": 3, "version_b": 3, "lake_version": "then"}) == "then: all 3"
+    assert report._versions({}) == ""

@@ -10,8 +10,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from airtight.errors import AirtightError
+from airtight.errors import TerminalError
 from airtight.home import Home
+from airtight.supervised import PROMOTE, Supervised
+from commands import arguments
 from runtime import local, logs
 from runtime.client import Call, fresh
 from runtime.compiled_store import name_of, path_of_name
@@ -19,17 +21,16 @@ from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
 
-PIPELINE = "flight_delays_promote"
-MODEL = "flight_delays"
-SERVERS = ("AIRTIGHT_MODEL_SERVER", "AIRTIGHT_ROUTER")
+SERVERS = ("AIRTIGHT_model_SERVER", "AIRTIGHT_ROUTER")
 
 
-def promote(version: str, reason: str, home: Home) -> str:
-    """Runs the pipeline of the DAG `flight_delays_promote`, whose approval is that a person gave the command.
+def promote(settings: Supervised, version: str, reason: str, home: Home) -> str:
+    """Runs the promotion pipeline; its approval is that a person gave the command.
 
     The warm launcher runs it where there is one: importing TFX here would take longer than all the rest.
 
     Args:
+      settings: The pipeline's.
       version: A number, `previous` or `latest`.
       reason: Why.
       home: The state folder.
@@ -41,13 +42,14 @@ def promote(version: str, reason: str, home: Home) -> str:
       AirtightError: It cannot be done; what was served is served.
     """
     logs.speak()
+    source, of_source = settings.source(PROMOTE)
     by_launcher = home.launcher_socket.exists() and not _names_other_servers(home)
     if by_launcher:
-        path = path_of_name(name_of(fresh(PIPELINE, home, say=print), home), home)
+        path = path_of_name(name_of(fresh(source, home, arguments=of_source or None, say=print), home), home)
     else:
         from runtime.compile import compile_pipeline
 
-        path = compile_pipeline(PIPELINE, home, make_current=False)
+        path = compile_pipeline(source, home, arguments=of_source, make_current=False)
     values = {"version": version, "reason": reason}
     run = uuid.uuid4().hex[:8]
     outcomes = local.run(path, home, run, values, by=functools.partial(_ask, home) if by_launcher else None)
@@ -59,7 +61,7 @@ def promote(version: str, reason: str, home: Home) -> str:
 def _names_other_servers(home: Home) -> bool:
     """Whether the caller's environment names others than the services', which the launcher would ask."""
     of_services = environment(Settings.of_running(home), home)
-    return any(os.environ.get(name, told) != told for name in SERVERS if (told := of_services.get(name, "")))
+    return any(os.environ.get(name, address) != address for name in SERVERS if (address := of_services.get(name, "")))
 
 
 def _ask(home: Home, request: NodeRequest) -> Outcome:
@@ -69,24 +71,27 @@ def _ask(home: Home, request: NodeRequest) -> Outcome:
         return call.outcome
 
 
-def table(home: Home) -> list[str]:
+def table(settings: Supervised, home: Home) -> list[str]:
     """Every version that could be served, the highest first: interval, ROC AUC, and whether it is served."""
     from components.modelling.model_server import ModelServer
     from components.modelling.registered import registered, served_before
     from components.modelling.served import Served
     from components.promote import NEVER_SERVED
     from components.rollout import switch
-    from pipelines.flight_delays.promotions import NODES
+    from components.supervised import PROMOTIONS
 
+    model = settings.name
     served, server = Served(home.models_root), ModelServer.named("")
-    choice = served.choice(MODEL)
+    choice = served.choice(model)
     by = "kept by a release" if choice.settled.is_left_to_a_release else "promoted by hand"
-    available = server.available(MODEL) if server else None
-    pushed = _newest(home, MODEL, "push", "pushed")
-    known = registered(home.models(MODEL), pushed, _newest(home, MODEL, "evaluate", "evaluation"))
-    promotions = [a for pipeline, node in NODES.items() for a in _newest(home, pipeline, node, "promotion")]
-    current = switch.current(served, choice.settled, server, MODEL)
-    may_return = served_before(MODEL, current, known.values(), pushed, promotions)
+    available = server.available(model) if server else None
+    pushed = _newest(home, model, "push", "pushed")
+    known = registered(home.models(model), pushed, _newest(home, model, "evaluate", "evaluation"))
+    promotions = [
+        a for part, node in PROMOTIONS.items() for a in _newest(home, settings.id_of(part), node, "promotion")
+    ]
+    current = switch.current(served, choice.settled, server, model)
+    may_return = served_before(model, current, known.values(), pushed, promotions)
     lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval) if version.interval[0] else "not known"
@@ -115,27 +120,36 @@ def _newest(home: Home, pipeline: str, node: str, key: str) -> list[Any]:
         return newest_outputs(handle.store, pipeline, node, key)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Reads the command line; the exit status is 0, 64 or 75 for a fault."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.flight_delays.promote", description=__doc__)
+    parser = arguments.parser("commands.promote", __doc__ or "")
     parser.add_argument("version", nargs="?", help="previous, latest, or a version such as 201307010400001")
     parser.add_argument("--reason", default="", help="why; it is kept")
     parser.add_argument("--list", action="store_true", help="show the versions")
-    told = parser.parse_args(arguments)
-    if bool(told.version) == told.list:
-        parser.error("give a version, previous, latest, or --list")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    home = Home.current()
-    if Supervisor(home).running():
-        of_services = environment(Settings.of_running(home), home)
-        for name in SERVERS:
-            os.environ.setdefault(name, of_services.get(name, ""))
-    try:
-        print("\n".join(table(home)) if told.list else promote(told.version, told.reason, home))
-    except AirtightError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+
+    def command(settings: Supervised, chosen: argparse.Namespace) -> int:
+        if bool(chosen.version) == chosen.list:
+            parser.error("give a version, previous, latest, or --list")
+        if PROMOTE not in settings.parts:
+            raise TerminalError(
+                f"No version of {settings.name} can be promoted.",
+                expected="a pipeline whose settings have `release`",
+                received=f"parts {', '.join(settings.parts)}",
+                remedy="Set release in the pipeline's settings, or name another pipeline.",
+            )
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        home = Home.current()
+        if Supervisor(home).running():
+            of_services = environment(Settings.of_running(home), home)
+            for name in SERVERS:
+                os.environ.setdefault(name, of_services.get(name, ""))
+        if chosen.list:
+            print("\n".join(table(settings, home)))
+        else:
+            print(promote(settings, chosen.version, chosen.reason, home))
+        return 0
+
+    return arguments.run(parser, args, command)
 
 
 if __name__ == "__main__":

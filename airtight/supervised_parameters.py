@@ -1,0 +1,156 @@
+"""What a person may set for a run of a supervised pipeline, its promotions, releases and batch predictions.
+
+Each with a type, a default, a range and a description for the trigger form. A pipeline's settings may give others of
+the defaults (`airtight.supervised.Supervised.defaults`).
+"""
+
+from __future__ import annotations
+
+from airtight.parameters import Parameter
+
+LAKE_VERSION = Parameter(
+    "lake_version",
+    "str",
+    "then",
+    "Which state of the lake is read: as it was known then, when the interval was judged, or as it is now with "
+    "corrections.",
+    choices=("then", "now"),
+)
+RELEASE = Parameter(
+    "release",
+    "str",
+    "at_once",
+    "at_once: a newer version is served as soon as it is pushed. canary: the served one stays, and {name}_release "
+    "tries the newer one on live requests first.",
+    choices=("at_once", "canary"),
+)
+MARGINS = (
+    Parameter(
+        "auc_margin",
+        "float",
+        0.008,
+        "How much ROC AUC the model may lose against a champion: the lower 95 % bound of the difference decides. "
+        "Intervals of fewer rows have larger margins, by the root of the rows.",
+        minimum=0,
+        maximum=0.5,
+    ),
+    Parameter(
+        "log_loss_margin",
+        "float",
+        0.008,
+        "How much log loss, in nats, the model may gain against a champion; decided likewise.",
+        minimum=0,
+        maximum=0.5,
+    ),
+    Parameter(
+        "baseline_gain",
+        "float",
+        0.01,
+        "By how much ROC AUC must be above that of the baseline, which knows the schema's baseline feature alone.",
+        minimum=0,
+        maximum=0.5,
+    ),
+)
+"""What `evaluate` holds a model to."""
+
+TRAINING = (
+    Parameter(
+        "window_days",
+        "int",
+        0,
+        "How many days before the interval the model learns from; 0 is everything known before it.",
+        minimum=0,
+        maximum=3650,
+    ),
+    Parameter(
+        "label_delay_hours",
+        "int",
+        0,
+        "Hours after the interval's end until it is judged: the labels of its last rows are known by then.",
+        minimum=0,
+        maximum=240,
+    ),
+    Parameter(
+        "validation_days",
+        "int",
+        14,
+        "The last days before the interval are kept from training: they tell when to stop.",
+        minimum=3,
+        maximum=90,
+    ),
+    LAKE_VERSION,
+    Parameter(
+        "epochs",
+        "int",
+        6,
+        "Passes over the training data, at most; the learning rate falls over all of them.",
+        minimum=1,
+        maximum=200,
+    ),
+    Parameter("seed", "int", 0, "Seed of every random choice of the training.", minimum=0, maximum=2**31 - 1),
+    Parameter(
+        "strategy",
+        "str",
+        "mirrored",
+        "Where it trains: mirrored over all GPUs, or the CPU where there is none; over two logical CPUs; a TPU; one "
+        "device.",
+        choices=("mirrored", "mirrored_cpus", "tpu", "one_device"),
+    ),
+    Parameter(
+        "refit",
+        "str",
+        "include_validation",
+        "include_validation trains once more with the validation days, as many epochs and trees as they chose; judged "
+        "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
+        choices=("judged", "include_validation"),
+    ),
+    *MARGINS,
+    Parameter(
+        "champion_incomparable",
+        "str",
+        "block",
+        "Where the champion, or one of those before it, cannot answer for this interval's rows: block does not bless "
+        "the model; accept judges it without that comparison, and the verdict says so.",
+        choices=("block", "accept"),
+    ),
+    Parameter(
+        "p99_limit_ms",
+        "float",
+        100.0,
+        "99 of 100 trial requests must be answered within so many milliseconds.",
+        minimum=1,
+        maximum=10000,
+    ),
+    Parameter(
+        "memory_limit_mb",
+        "int",
+        2048,
+        "The trial server with the candidate alone may be resident in so many MiB, at its largest.",
+        minimum=64,
+        maximum=1 << 20,
+    ),
+    RELEASE,
+)
+
+PROMOTION = (
+    Parameter(
+        "version",
+        "str",
+        "previous",
+        "What should be served: previous (the next lower version), a version such as 201307010400001, or latest "
+        "(whatever is the highest, now and later).",
+    ),
+    Parameter("reason", "str", "", "Why; it is shown to whoever approves, and kept."),
+    Parameter("approval", "str", "", "Who approved it, when and with which note; filled in by the approval."),
+)
+
+BATCH_PREDICTION = (
+    Parameter(
+        "version",
+        "str",
+        "as_of",
+        "Which model scores: as_of (by data time the latest that was pushed when the interval began; with a label "
+        "delay it was judged that much later), served (what is served now), or a version such as 201307010400001.",
+    ),
+    LAKE_VERSION,
+)

@@ -1,0 +1,1 @@
+"""What a person does with a supervised pipeline at a terminal: `python -m commands.demo --pipeline NAME`."""

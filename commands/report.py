@@ -1,0 +1,202 @@
+"""The page on which a pipeline's intervals are seen at a glance, each with its latest run.
+
+    python -m commands.report --pipeline NAME
+    python -m commands.report --pipeline NAME --compare OTHER
+
+The page lies in the state folder under `reports/`, and Airflow's UI shows it beside the DAG and each of its runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from airtight import verdict
+from airtight.files import write_text
+from airtight.home import Home
+from airtight.interval import Interval
+from airtight.served_history import takeover_of_push
+from airtight.supervised import Supervised, find
+from commands import arguments
+from components.reports.year import Gain, Gate, Month, comparison, page
+
+if TYPE_CHECKING:
+    import ml_metadata as mlmd
+
+    from runtime.lineage.artifacts import Artifact
+    from runtime.lineage.runs import Run
+
+GATES = {"validate": "report", "evaluate": "evaluation", "try_serving": "infra_blessing"}
+"""The gates in order, each with the output that holds its verdict."""
+INTERVALS = 24
+"""So many intervals the page shows: the newest, each with its latest run. They alone are read."""
+
+
+def write(settings: Supervised, home: Home, compare: Supervised | None = None, intervals: int = INTERVALS) -> Path:
+    """Writes the page of the intervals that ran last.
+
+    Args:
+      settings: The pipeline's.
+      home: The state folder.
+      compare: Those of another pipeline, to set beside it.
+      intervals: So many at most, of each pipeline.
+
+    Returns:
+      The HTML file.
+    """
+    runs = {pipeline.name: months(pipeline, home, intervals) for pipeline in (settings, compare) if pipeline}
+    path = page_of(settings, home)
+    write_text(path, page(f"{settings.name}, run by run", runs[settings.name], comparison(runs) if compare else ""))
+    return path
+
+
+def months(settings: Supervised, home: Home, intervals: int = INTERVALS) -> list[Month]:
+    """What the latest run of each of the last intervals did, in the order of the intervals."""
+    from runtime import metadata_connection
+    from runtime.lineage.runs import latest_of_each_interval
+
+    store = metadata_connection.project_store(home)
+    runs = latest_of_each_interval(store, settings.name, intervals)
+    served = _served(store, settings) if runs else set()
+    return [month_of(run, settings.zone, served) for run in runs]
+
+
+def page_of(settings: Supervised, home: Home) -> Path:
+    """Where the page lies."""
+    return home.reports(settings.name) / "year.html"
+
+
+def _served(store: mlmd.MetadataStore, settings: Supervised) -> set[int]:
+    """The versions that answered requests at any time: by their push, a promotion, or a release."""
+    from components.modelling.registered import versions_that_served
+    from components.supervised import PROMOTIONS
+    from runtime.cross_run import newest_outputs
+
+    pushed = newest_outputs(store, settings.name, "push", "pushed")
+    promotions = [
+        promotion
+        for part, node in PROMOTIONS.items()
+        if part in settings.parts
+        for promotion in newest_outputs(store, settings.id_of(part), node, "promotion")
+    ]
+    return versions_that_served(settings.name, pushed, promotions)
+
+
+def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
+    """What one run did, as the page shows it.
+
+    Args:
+      run: The run.
+      zone: IANA time zone by whose days its interval is named.
+      served: Versions that are known to have answered requests, whatever their pushes say.
+    """
+    interval = run.interval
+    assert interval is not None, "runs without an interval are left out"
+    dataset, examples = run.output("ingest", "dataset"), run.output("transform", "examples")
+    model, pushed = run.output("train", "model"), run.output("push", "pushed")
+    figures = ((evaluation := run.output("evaluate", "evaluation")) and evaluation.properties) or {}
+    champion = run.output("champion", "pushed")
+    drift = run.output("monitor", "drift")
+    data = dataset.properties if dataset else {}
+    version = int(pushed.properties.get("version", 0)) if pushed else 0
+    return Month(
+        name=short(interval, zone),
+        run=str(run.labels.get("run_id", run.key)),
+        data=_versions(data),
+        rows=_whole(examples, "rows_test"),
+        learned=_whole(model, "rows"),
+        gates={node: _gate(run.output(node, key)) for node, key in GATES.items()},
+        version=version,
+        took_over=version in served or bool(pushed and takeover_of_push(pushed.properties, 0)),
+        refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
+        roc_auc=_number(figures.get("roc_auc")),
+        log_loss=_number(figures.get("log_loss")),
+        champion=int(champion.properties.get("version", 0)) if champion else 0,
+        champion_roc_auc=_number(figures.get("champion_roc_auc")),
+        champion_log_loss=_number(figures.get("champion_log_loss")),
+        roc_auc_gain=_gain(figures, "roc_auc_gain"),
+        log_loss_gain=_gain(figures, "log_loss_gain"),
+        drift=_share(drift),
+        drifted=bool(drift.properties["drifted"]) if drift else None,
+        seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
+        warm=bool(model and model.properties.get("warm_start")),
+        digests={
+            "data": str(data.get("digest", "")),
+            "examples": str(examples.properties.get("digest", "")) if examples else "",
+            "model": str(evaluation.properties.get("current_model_digest", "")) if evaluation else "",
+        },
+    )
+
+
+def short(interval: Interval, zone: str) -> str:
+    """A month as 2013-06, anything else by its local days."""
+    first, last = (end.astimezone(ZoneInfo(zone)) for end in (interval.start, interval.end))
+    month = f"{first:%Y-%m}"
+    return month if Interval.parse(month, zone) == interval else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+
+
+def _versions(told: dict[str, str | int | float]) -> str:
+    """Which state of the lake was read, as it is now or was known then, and each table's version where they differ."""
+    versions = {name.removeprefix("version_"): v for name, v in sorted(told.items()) if name.startswith("version_")}
+    if not versions:
+        return ""
+    if len(set(versions.values())) == 1:
+        versions = {"all": next(iter(versions.values()))}
+    return f"{told.get('lake_version', '')}: " + ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _gate(output: Artifact | None) -> Gate:
+    told = _verdict(output)
+    return Gate(bool(told["passed"]), str(told["summary"])) if told else Gate()
+
+
+def _stopped_at(run: Run) -> str:
+    return next((f"{s.node} {s.state}" for s in run.steps.values() if s.state not in ("complete", "cached")), "")
+
+
+def _share(drift: Artifact | None) -> float | None:
+    """The share of drifted features, from the drift report's verdict."""
+    checks = (_verdict(drift) or {"checks": []})["checks"]
+    return next((check["value"] for check in checks if check["name"] == "share of drifted features"), None)
+
+
+def _verdict(output: Artifact | None) -> dict[str, Any] | None:
+    """What a gate wrote, where it has spoken and its artifact is still there."""
+    path = Path(output.uri) / verdict.FILE_NAME if output else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+
+
+def _whole(output: Artifact | None, name: str) -> int | None:
+    return int(output.properties[name]) if output and name in output.properties else None
+
+
+def _number(value: str | float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _gain(figures: Mapping[str, Any], name: str) -> Gain | None:
+    names = [name + end for end in ("", "_lower", "_upper")]
+    return Gain(*(float(figures[known]) for known in names)) if all(known in figures for known in names) else None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Reads the command line; the exit status is 0, 64 or 75 for a fault."""
+    parser = arguments.parser("commands.report", __doc__ or "")
+    parser.add_argument("--intervals", type=int, default=INTERVALS, help="how many of the last intervals it shows")
+    parser.add_argument("--compare", default="", metavar="NAME", help="another pipeline, to set beside it")
+
+    def command(settings: Supervised, chosen: argparse.Namespace) -> int:
+        compare = find(chosen.compare)[0] if chosen.compare else None
+        print(f"The intervals at a glance: {write(settings, Home.current(), compare, chosen.intervals)}")
+        return 0
+
+    return arguments.run(parser, args, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

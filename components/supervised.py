@@ -1,0 +1,317 @@
+"""The TFX pipelines of a supervised pipeline, made of its settings (`airtight.supervised.Supervised`).
+
+    training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
+                                               |                    ^
+                                               +-> monitor       champion
+    promotion        propose -> promote
+    release          start -> judge -> finish
+    batch_prediction ingest -> validate -> transform -> batch_predict
+
+Each is an ordinary TFX pipeline, and any node can be replaced (`Supervised.components`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfx.dsl.components.base.base_node import BaseNode
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import Channel, standard_artifacts
+from tfx.types.channel import BaseChannel, union
+
+from airtight.errors import TerminalError
+from airtight.import_string import load
+from airtight.parameters import Parameter
+from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
+from components.artifacts import Promotion
+from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter
+from runtime.resolvers import ChampionAsOf, of_all_runs
+from runtime.task_options import in_order, task
+
+PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish"}
+"""The parts that put a version before the requests beside the push, each with the node that makes `promotion`."""
+
+
+def supervised_pipeline(name: str, *, tables: str, schema: str, transform: str, **settings: Any) -> Pipeline:
+    """Gives the training pipeline, for a `create_pipeline` of one's own.
+
+    Args:
+      name: Id of the pipeline and of the served model.
+      tables: Import string of the lake's tables.
+      schema: Import string of the ExampleSchema.
+      transform: Import string of the function that makes the examples.
+      **settings: Further fields of `airtight.supervised.Supervised`, such as `model` and `zone`.
+
+    Raises:
+      TerminalError: Settings that cannot be used.
+    """
+    return training(Supervised(name=name, tables=tables, schema=schema, transform=transform, **settings))
+
+
+def create_pipeline(settings: Supervised, part: str = TRAIN) -> Pipeline:
+    """Gives the pipeline of one part.
+
+    Raises:
+      TerminalError: The settings have no such part.
+    """
+    if part not in settings.parts:
+        raise TerminalError(
+            f"The pipeline {settings.name} has no part {part!r}.",
+            expected=f"one of {', '.join(settings.parts)}",
+            received=repr(part),
+            remedy="Correct the part, or the settings that leave it out.",
+        )
+    makers: dict[str, Callable[[Supervised], Pipeline]] = {
+        TRAIN: training,
+        PROMOTE: promotion,
+        RELEASE: release,
+        BATCH_PREDICT: batch_prediction,
+    }
+    return makers[part](settings)
+
+
+def training(settings: Supervised) -> Pipeline:
+    """From an interval of the lake to a served model: learned, judged beside the champion, tried, pushed, watched."""
+    from components.evaluate import evaluate
+    from components.monitor import monitor
+    from components.push import push
+    from components.train import train
+    from components.try_serving import try_serving
+
+    nodes = _Nodes(settings, TRAIN)
+    window = {"lookback_days": settings.lookback_days, **nodes.given("window_days", "label_delay_hours")}
+    data, transformed = _examples(nodes, window, nodes.given("validation_days"))
+    dataset, examples = data.outputs["dataset"], transformed.outputs["examples"]
+    models = Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model")
+    champion = nodes.add(
+        "champion",
+        Resolver,
+        strategy_class=ChampionAsOf,
+        dataset=dataset,
+        pushed=Channel(type=standard_artifacts.PushedModel, producer_component_id="push", output_key="pushed"),
+        model=models,
+        earlier=models,
+        **({"promotions": of_all_promotions(settings)} if settings.release else {}),
+    )
+    trained = nodes.add(
+        "train",
+        train,
+        examples=examples,
+        schema=settings.schema,
+        model_fn=settings.model,
+        start_from=champion.outputs["model"] if settings.warm_start else None,
+        **nodes.given("epochs", "seed", "strategy", "refit"),
+    )
+    model = trained.outputs["model"]
+    judged = nodes.add(
+        "evaluate",
+        evaluate,
+        examples=examples,
+        model=model,
+        champion=champion.outputs["model"],
+        earlier_champions=champion.outputs["earlier"],
+        champion_pushed=champion.outputs["pushed"],
+        schema=settings.schema,
+        zone=settings.zone,
+        **nodes.given("auc_margin", "log_loss_margin", "baseline_gain", "champion_incomparable"),
+    )
+    blessing = judged.outputs["blessing"]
+    tried = nodes.add(
+        "try_serving",
+        try_serving,
+        examples=examples,
+        model=model,
+        blessing=blessing,
+        schema=settings.schema,
+        **nodes.given("p99_limit_ms", "memory_limit_mb"),
+    )
+    pushed = nodes.add(
+        "push",
+        push,
+        model=model,
+        blessing=blessing,
+        infra_blessing=tried.outputs["infra_blessing"],
+        dataset=dataset,
+        model_name=settings.name,
+        zone=settings.zone,
+        **(nodes.given("release") if settings.release else {"release": "at_once"}),
+    )
+    # Whether a model answers in time, and whether it is served, is asked anew in each run.
+    task(tried, cache=False)
+    task(pushed, cache=False)
+    # In a backfill, intervals are learned side by side, and judged one after the other; what starts from the champion
+    # can be learned only when that is known.
+    in_order(champion, *([trained] if settings.warm_start else []), judged, until=pushed.id)
+    nodes.add("monitor", monitor, examples=examples, schema=settings.schema)
+    return nodes.pipeline(cache=True)
+
+
+def promotion(settings: Supervised) -> Pipeline:
+    """The served model rolled back and forward; in Airflow a person approves between the two nodes."""
+    from components.promote import promote, propose
+
+    nodes = _Nodes(settings, PROMOTE)
+    proposed = nodes.add(
+        "propose",
+        propose,
+        promotions=of_all_promotions(settings),
+        **_of_all_training_runs(settings),
+        **nodes.given("version", "reason"),
+    )
+    nodes.add("promote", promote, proposal=proposed.outputs["proposal"], **nodes.given("approval"))
+    return nodes.pipeline(cache=False)
+
+
+def release(settings: Supervised) -> Pipeline:
+    """A version that answers its share of the live requests first, and takes over if it is good enough.
+
+    In Airflow the task `watch` waits between start and judge, and without it judge waits itself. finish ends what start
+    began, whatever became of judge.
+    """
+    from components.release import finish_release, judge_release, start_release
+
+    nodes = _Nodes(settings, RELEASE)
+    of_judge = ("when_unsure", "watched")
+    started = nodes.add(
+        "start",
+        start_release,
+        **_of_all_training_runs(settings),
+        **nodes.others(*of_judge),
+    )
+    begun = started.outputs["release"]
+    judged = nodes.add("judge", judge_release, release=begun, **nodes.given(*of_judge))
+    finished = nodes.add("finish", finish_release, release=begun, decision=judged.outputs["decision"])
+    # What was begun is ended: with the decision, or without one, when judging failed or was stopped.
+    finished.node_execution_options = NodeExecutionOptions(
+        trigger_strategy=TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS, lifetime_start=started.id
+    )
+    return nodes.pipeline(cache=False)
+
+
+def batch_prediction(settings: Supervised) -> Pipeline:
+    """What the model says of every row of an interval, labelled or not, from the lake to Parquet files."""
+    from components.batch_predict import batch_predict
+    from components.transform import PREDICTION
+
+    nodes = _Nodes(settings, BATCH_PREDICT)
+    _, transformed = _examples(nodes, {"window_days": settings.lookback_days}, {"purpose": PREDICTION})
+    scored = nodes.add(
+        "batch_predict",
+        batch_predict,
+        examples=transformed.outputs["examples"],
+        pushed=of_all_runs(settings.name, standard_artifacts.PushedModel, "push", "pushed"),
+        **({"promotions": of_all_promotions(settings)} if settings.release else {}),
+        model_name=settings.name,
+        schema=settings.schema,
+        zone=settings.zone,
+        **nodes.given("version"),
+    )
+    # Which version is served, or was pushed by then, is asked anew in each run.
+    task(scored, cache=False)
+    return nodes.pipeline(cache=True)
+
+
+def of_all_promotions(settings: Supervised) -> BaseChannel:
+    """What all promotions and releases of the model did, as an input of a node."""
+    return union([of_all_runs(settings.id_of(part), Promotion, node, "promotion") for part, node in PROMOTIONS.items()])
+
+
+class _Nodes:
+    """The nodes of one part, as they are made.
+
+    Args:
+      settings: The pipeline's settings.
+      part: The part.
+    """
+
+    def __init__(self, settings: Supervised, part: str) -> None:
+        self.settings = settings
+        self.id = settings.id_of(part)
+        self._parameters = list(settings.run_parameters(part))
+        self._nodes: list[BaseNode] = []
+
+    def given(self, *names: str) -> dict[str, RuntimeParameter]:
+        """What the run decides, by the names of parameters."""
+        by_name = {parameter.name: parameter for parameter in self._parameters}
+        return {name: runtime_parameter(by_name[name]) for name in names}
+
+    def others(self, *names: str) -> dict[str, RuntimeParameter]:
+        """What the run decides beside these."""
+        return self.given(*(parameter.name for parameter in self._parameters if parameter.name not in names))
+
+    def add(self, node_id: str, component: Callable[..., BaseNode], **inputs: Any) -> BaseNode:
+        """Makes a node of its component, or of what the settings put in the component's place."""
+        for name, value in self.settings.node_parameters.get(node_id, {}).items():
+            if isinstance(value, Parameter):
+                self._parameters.append(value)
+            inputs[name] = runtime_parameter(value) if isinstance(value, Parameter) else value
+        made = self.settings.components.get(node_id, component)
+        node: BaseNode = (load(made) if isinstance(made, str) else made)(**inputs).with_id(node_id)
+        self._nodes.append(node)
+        return node
+
+    def pipeline(self, *, cache: bool) -> Pipeline:
+        """The pipeline of the nodes, which declares the parameters that they use."""
+        values = (value for node in self._nodes for value in node.exec_properties.values())
+        used = {value.name for value in values if isinstance(value, RuntimeParameter)}
+        parameters = tuple(parameter for parameter in self._parameters if parameter.name in used)
+        pipeline = Pipeline(pipeline_name=self.id, components=self._nodes, enable_cache=cache)
+        return declare(pipeline, Declaration(parameters, self.settings.zone, self.settings.doc))
+
+
+def _examples(nodes: _Nodes, window: Mapping[str, Any], purpose: Mapping[str, Any]) -> tuple[BaseNode, BaseNode]:
+    """Adds ingest, validate and transform.
+
+    Args:
+      nodes: The nodes.
+      window: What ingest takes beside tables and interval.
+      purpose: What transform takes beside data, schema and function.
+
+    Returns:
+      ingest and transform.
+    """
+    from components.ingest import ingest
+    from components.transform import transform
+    from components.validate import validate
+
+    settings = nodes.settings
+    start, end = interval_parameters()
+    data = nodes.add(
+        "ingest",
+        ingest,
+        tables=settings.tables,
+        zone=settings.zone,
+        interval_start=start,
+        interval_end=end,
+        **window,
+        **nodes.given("lake_version"),
+    )
+    # An earlier result of ingest holds as long as the lake has the same versions of its tables.
+    task(data, cache_on="components.ingest:lake_state")
+    dataset = data.outputs["dataset"]
+    expectations = settings.expectations or "components.measures.judging:nothing_expected"
+    valid = nodes.add("validate", validate, dataset=dataset, expectations=expectations, pipeline=nodes.id)
+    transformed = nodes.add(
+        "transform",
+        transform,
+        dataset=dataset,
+        report=valid.outputs["report"],
+        transform=settings.transform,
+        schema=settings.schema,
+        **purpose,
+    )
+    return data, transformed
+
+
+def _of_all_training_runs(settings: Supervised) -> dict[str, Any]:
+    """The model, and what was pushed of it and how that was judged in all runs."""
+    of_push, of_evaluate = standard_artifacts.PushedModel, standard_artifacts.ModelEvaluation
+    return {
+        "model_name": settings.name,
+        "pushed": of_all_runs(settings.name, of_push, "push", "pushed"),
+        "evaluations": of_all_runs(settings.name, of_evaluate, "evaluate", "evaluation"),
+    }

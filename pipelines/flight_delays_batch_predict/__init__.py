@@ -1,1 +1,0 @@
-"""Flight delays: what the model says of every flight of an interval."""

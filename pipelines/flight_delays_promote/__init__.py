@@ -1,1 +1,0 @@
-"""Flight delays: rolling the served model back and forward."""

@@ -1,0 +1,231 @@
+"""The DAGs of a supervised pipeline, made of its settings: training, promotion, release, batch predictions.
+
+globals().update(supervised_dags(SETTINGS))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context
+
+from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
+from plugins.tfx_airflow.dag import TfxDag
+from plugins.tfx_airflow.label_gate import add_label_gate
+from plugins.tfx_airflow.release import WATCHED, AwaitRelease
+from plugins.tfx_airflow.wiring import add_release, add_report
+
+APPROVAL = "as the task approve tells"
+BY_RUN, BY_WATCH = "as the run tells", "as the task watch tells"
+
+_TRAINING = """
+# {title}
+
+{description} One run learns from everything known before an interval, is judged on that interval, and, when every gate
+agrees, is served.{warm_start}
+
+Trigger it with the interval to be judged in **interval** (such as `{interval}`), or leave that empty for the run's own
+data interval. The model server then answers on `/v1/models/{name}`{release}.
+"""
+_WARM_START = """
+
+With its warm start, training begins with the weights of the champion of then, and takes fewer passes over the data.
+Trees are grown from scratch, and every gate is the same. Training waits for the run of the interval before, so a
+backfill takes the intervals one after the other; what comes before training still runs side by side.
+"""
+_CANARY = (
+    "; with **release** set to `canary`, the new version is tried on live requests first, by `{name}_release`, and "
+    "`{name}_promote` rolls back"
+)
+_PROMOTION = """
+# {title}: roll back, roll forward
+
+Puts another version of the model before the requests. **propose** says what is served now, what would be, and how
+both were judged; **approve** waits for a person, under *Required Actions*; **promote** has the model server change over
+while requests go on, or leaves everything as it was.
+
+Trigger it with `previous` (the default), a version such as `201307010400001`, or `latest`. A version that is promoted
+stays until another is, whatever is pushed; `latest` lets newer versions be served again. In a hurry:
+`make rollback PIPELINE={name}`.
+"""
+_RELEASE = """
+# {title}: release a version
+
+Tries a new version of the model on live requests before it takes over. **start** has it loaded beside the served one
+and gives it a share of the requests; **watch** waits until both have answered enough of them, and holds no worker;
+**judge** compares errors, latency and answers; **finish** has the better one served alone, and runs also when watching
+or judging failed or was stopped: then the version that was served before goes on. No request fails.
+
+Trigger it with a version such as `201307010400001`, or `latest`. `{name}` triggers it for each version that it
+pushes with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in
+**finish**. To end a release before its time: `make rollback PIPELINE={name}`, or promote a version.
+"""
+_BATCH_PREDICTION = """
+# {title}: predictions for a whole interval
+
+Says of every row of an interval what the model predicts, with what was known then, and without asking a server: Spark
+scores the rows with the SavedModel that is served. {description}
+
+Trigger it with the interval in **interval**, such as `{interval}`, or leave that empty for the run's own data
+interval; and with the model in **version**: `as_of` (the latest that was pushed when the interval began), `served`, or
+a number. The predictions lie in the artifact of **batch_predict**, a Parquet file for each day, beside a page.
+"""
+
+
+def supervised_dags(settings: Supervised) -> dict[str, DAG]:
+    """Gives the DAGs of a supervised pipeline by their ids.
+
+    A task that runs needs its own DAG alone, so the others are not made then.
+
+    Args:
+      settings: The pipeline's settings.
+
+    Raises:
+      AirtightError: A pipeline does not compile, or the settings are in no module that Airflow's launcher finds.
+    """
+    makers: dict[str, Callable[[Supervised], DAG]] = {
+        TRAIN: _training,
+        PROMOTE: _promotion,
+        RELEASE: _release,
+        BATCH_PREDICT: _batch_prediction,
+    }
+    wanted = get_parsing_context().dag_id
+    parts = {settings.id_of(part): part for part in settings.parts}
+    chosen = {wanted: parts[wanted]} if wanted in parts else {} if wanted else parts
+    return {dag_id: makers[part](settings) for dag_id, part in chosen.items()}
+
+
+def _training(settings: Supervised) -> DAG:
+    dag = _dag(
+        settings,
+        TRAIN,
+        settings.doc or _TRAINING,
+        f"{settings.description} Learned, judged, served and watched interval by interval.",
+        **_by_interval(settings),
+    )
+    add_label_gate(dag, settings.zone)
+    if settings.release:
+        add_release(dag, settings.id_of(RELEASE))
+    compared = ("--compare", settings.compare) if settings.compare else ()
+    add_report(dag, "--pipeline", _named(settings), *compared)
+    return dag
+
+
+def _promotion(settings: Supervised) -> DAG:
+    dag = _dag(
+        settings,
+        PROMOTE,
+        _PROMOTION,
+        "Roll the served model back or forward, when a person approves.",
+        # The form shows no constant (unless it is empty): whoever triggers does not say who approved.
+        params={"approval": Param(APPROVAL, const=APPROVAL, type="string")},
+        schedule=None,
+    )
+    with dag:
+        proposal = "ti.xcom_pull('propose')['outputs']['proposal'][0]['properties']"
+        approve = ApprovalOperator(
+            task_id="approve",
+            subject=f"Serve version {{{{ {proposal}['version'] }}}} of {settings.name}?",
+            body=f"{{{{ {proposal}['summary'] }}}}",
+            params={"note": Param(None, type=["null", "string"], title="Note", description="Kept with the promotion.")},
+            doc_md="Waits until a person approves or rejects; rejected, nothing is changed and promote is skipped.",
+        )
+        promote = dag.get_task("promote")
+        promote.overrides = {
+            "approval": "{% set answer = ti.xcom_pull('approve') %}"
+            "{{ answer['responded_by_user']['name'] }} at {{ answer['responded_at'] }}"
+            "{{ ': ' + answer['params_input']['note'] if answer['params_input'].get('note') else '' }}"
+        }
+        dag.get_task("propose") >> approve >> promote
+    return dag
+
+
+def _release(settings: Supervised) -> DAG:
+    dag = _dag(
+        settings,
+        RELEASE,
+        _RELEASE,
+        "A new version on live requests: canary, A/B split or shadow; promoted or rolled back by itself.",
+        # The form shows no constant: these two are filled in by the run.
+        params={
+            "owner": Param(BY_RUN, const=BY_RUN, type="string"),
+            "watched": Param(BY_WATCH, const=BY_WATCH, type="string"),
+        },
+        schedule=None,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+    )
+    with dag:
+        watch = AwaitRelease(task_id="watch", start="start")
+        start, judge = dag.get_task("start"), dag.get_task("judge")
+        start.overrides = {"owner": "{{ run_id }}"}
+        judge.overrides = {"watched": WATCHED}
+        start >> watch >> judge
+    return dag
+
+
+def _batch_prediction(settings: Supervised) -> DAG:
+    return _dag(
+        settings,
+        BATCH_PREDICT,
+        _BATCH_PREDICTION,
+        "Every row of an interval scored on Spark by the model that is served, or was.",
+        **{**_by_interval(settings), "is_paused_upon_creation": True},
+    )
+
+
+def _dag(settings: Supervised, part: str, doc: str, description: str, **arguments: Any) -> DAG:
+    """The DAG of a part.
+
+    Args:
+      settings: The pipeline's settings.
+      part: The part.
+      doc: Markdown in which `{title}` and the like stand for what the settings say.
+      description: A sentence, as it is.
+      **arguments: As for `TfxDag`.
+    """
+    source, of_source = settings.source(part)
+    words = {
+        "name": settings.name,
+        "title": settings.title,
+        "description": settings.description,
+        "interval": settings.example_interval,
+        "warm_start": _WARM_START.rstrip() if settings.warm_start else "",
+        "release": _CANARY.replace("{name}", settings.name) if settings.release else "",
+    }
+    for name, word in words.items():
+        doc = doc.replace(f"{{{name}}}", word)
+    owner = {"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)}
+    common = {"default_args": owner, "tags": ["tfx", *settings.tags]}
+    return TfxDag(
+        source,
+        arguments=of_source or None,
+        dag_id=settings.id_of(part),
+        doc_md=doc.strip(),
+        description=description.strip(),
+        **{**common, **arguments},
+    )
+
+
+def _by_interval(settings: Supervised) -> dict[str, Any]:
+    """The arguments of a DAG whose runs are intervals."""
+    ends = (settings.first, settings.last)
+    start, end = (pendulum.datetime(day.year, day.month, day.day, tz=settings.zone) if day else None for day in ends)
+    timetable = CronDataIntervalTimetable(settings.schedule, timezone=settings.zone) if settings.schedule else None
+    return {
+        "schedule": timetable,
+        "start_date": start,
+        "end_date": end,
+        "catchup": False,
+        "max_active_runs": 4,
+        **settings.dag,
+    }
+
+
+def _named(settings: Supervised) -> str:
+    """What commands call the pipeline."""
+    return settings.source(TRAIN)[0]

@@ -1,0 +1,107 @@
+"""The pipelines that settings make: what replaces a node, what stands on the form, and what makes them stale."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tfx.orchestration.data_types import RuntimeParameter
+
+from airtight.errors import TerminalError
+from airtight.home import ROOT, Home
+from components.supervised import create_pipeline, supervised_pipeline
+from runtime import local
+from runtime.compile import compile_pipeline
+from runtime.compiled_pipeline import CompiledPipeline
+from runtime.parameters import declared
+from tests.tiny_supervised import data
+from tests.tiny_supervised.settings import REPLACED, SETTINGS
+
+CODE = {"tables": ".data:TABLES", "schema": ".data:SCHEMA", "transform": ".data:transform"}
+
+
+def nodes(pipeline):
+    return {node.id: node for node in pipeline.components}
+
+
+def test_the_short_form_gives_an_ordinary_pipeline_that_says_its_parameters():
+    pipeline = supervised_pipeline("parts", package="tests.tiny_supervised", zone="Europe/Berlin", **CODE)
+    assert pipeline.pipeline_info.pipeline_name == "parts"
+    steps = {"ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"}
+    assert set(nodes(pipeline)) == steps
+    declaration = declared(pipeline)
+    assert declaration.zone == "Europe/Berlin"
+    assert {"epochs", "release"} <= {parameter.name for parameter in declaration.parameters}
+
+
+def test_a_node_takes_constants_and_parameters_of_the_form():
+    train = nodes(create_pipeline(SETTINGS))["train"]
+    assert train.exec_properties["batch_size"] == 64
+    learning_rate = train.exec_properties["learning_rate"]
+    assert isinstance(learning_rate, RuntimeParameter) and learning_rate.default == 0.01
+
+
+def test_a_replaced_node_stands_where_the_usual_one_did():
+    pipeline = create_pipeline(REPLACED)
+    train = nodes(pipeline)["train"]
+    assert "grow" in type(train).__name__
+    assert nodes(pipeline)["evaluate"].inputs["model"] is train.outputs["model"]
+    names = {parameter.name for parameter in declared(pipeline).parameters}
+    assert {"depth", "seed"} <= names and not {"epochs", "strategy", "refit", "release"} & names
+
+
+def test_a_function_may_replace_a_node_too():
+    from tests.tiny_supervised.replaced import grow
+
+    pipeline = create_pipeline(replace(REPLACED, components={"train": grow}))
+    assert "grow" in type(nodes(pipeline)["train"]).__name__
+
+
+def test_only_what_has_releases_reads_promotions():
+    assert "promotions" in nodes(create_pipeline(SETTINGS))["champion"].inputs
+    assert "promotions" not in nodes(create_pipeline(REPLACED))["champion"].inputs
+
+
+def test_a_part_that_is_left_out_is_refused():
+    with pytest.raises(TerminalError, match="has no part 'release'"):
+        create_pipeline(REPLACED, "release")
+
+
+@pytest.mark.slow
+def test_a_compiled_pipeline_is_stale_when_its_settings_change(tmp_path, monkeypatch):
+    package = tmp_path / "code" / "parts_that_break"
+    package.mkdir(parents=True)
+    text = Path(ROOT / "tests/tiny_supervised/settings.py").read_text(encoding="utf-8")
+    settings = package / "settings.py"
+    settings.write_text(text)
+    for name in ("data", "replaced"):
+        shutil.copy(ROOT / f"tests/tiny_supervised/{name}.py", package)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    source = "parts_that_break.settings:SETTINGS"
+    compiled = CompiledPipeline.read(compile_pipeline(source, Home.current(), arguments={"part": "promote"}))
+    assert (compiled.pipeline, compiled.stale()) == ("toy_promote", "")
+    assert str(settings) in compiled.sources
+    settings.write_text(text.replace('"epochs": 2', '"epochs": 3'))
+    assert compiled.stale() == f"{settings} changed"
+
+
+@pytest.mark.slow
+def test_a_pipeline_without_expectations_makes_examples(tmp_path):
+    """The data steps in a run of its own, from a lake that its settings fill."""
+    home = Home.current()
+    data.fill(home.lake)
+    compiled = compile_pipeline("tests.tiny_supervised.settings:SETTINGS", home)
+    values = local.typed(CompiledPipeline.read(compiled), "2020-03-01", [])
+    outcomes = local.run(compiled, home, "march", values, by=_first_three)
+    assert outcomes["validate"].state == "complete", outcomes["validate"].summary
+    (made,) = outcomes["transform"].outputs["examples"]
+    rows = {name: made["properties"][f"rows_{name}"] for name in ("train", "validation", "test")}
+    assert rows == {"train": 2200, "validation": 700, "test": 100}
+
+
+def _first_three(request):
+    from runtime.launch import launch
+    from runtime.protocol import Outcome
+
+    wanted = ("ingest", "validate", "transform")
+    return launch(request) if request.node in wanted else Outcome("failed", error="{}", summary="not wanted")

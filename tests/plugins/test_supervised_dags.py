@@ -1,0 +1,106 @@
+"""The DAGs that settings make: tasks, forms, documentation; and what is made in the process of one task."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from airflow.sdk.exceptions import ParamValidationError
+
+from airtight.home import ROOT
+from plugins.tfx_airflow.supervised import supervised_dags
+from tests.tiny_supervised.settings import REPLACED, SETTINGS
+
+pytestmark = pytest.mark.slow
+
+
+def upstream(dag):
+    return {task.task_id: set(task.upstream_task_ids) for task in dag.tasks}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def home(folder, monkeypatch):
+    """One state folder for the module: the pipelines are compiled once."""
+    monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
+    monkeypatch.setenv("AIRFLOW_HOME", str(folder / "airflow"))
+
+
+def test_one_call_makes_every_dag_of_a_pipeline(home):
+    dags = supervised_dags(SETTINGS)
+    assert {dag_id: dag.dag_id for dag_id, dag in dags.items()} == {
+        name: name for name in ("toy", "toy_promote", "toy_release", "toy_batch_predict")
+    }
+    assert all(set(dag.tags) == {"tfx", "parts"} for dag in dags.values())
+
+    train = dags["toy"]
+    assert upstream(train) == {
+        "await_labels": set(),
+        "ingest": {"await_labels"},
+        "validate": {"ingest"},
+        "transform": {"validate"},
+        "train": {"transform"},
+        "await_previous_push": {"train"},
+        "champion": {"await_previous_push"},
+        "evaluate": {"champion"},
+        "try_serving": {"evaluate"},
+        "push": {"try_serving"},
+        "monitor": {"transform"},
+        "start_release": {"push"},
+        "report": {"push", "monitor"},
+    }
+    assert train.get_task("start_release").trigger_dag_id == "toy_release"
+    assert (
+        "-m commands.report --pipeline tests.tiny_supervised.settings:SETTINGS" in train.get_task("report").bash_command
+    )
+    assert (train.params["epochs"], train.params["learning_rate"], train.params["seed"]) == (2, 0.01, 0)
+    assert train.params.get_param("learning_rate").description == "The highest."
+    assert (train.start_date.isoformat(), train.end_date.isoformat()) == (
+        "2020-03-01T00:00:00+00:00",
+        "2020-04-01T00:00:00+00:00",
+    )
+    assert train.doc_md.startswith("# Broken parts\n\nDoes a part break? One run learns")
+    assert "(such as `2020-03-01`)" in train.doc_md and "/v1/models/toy`; with **release** set" in train.doc_md
+    assert train.description.startswith("Does a part break? Learned")
+
+    promote = dags["toy_promote"]
+    assert upstream(promote) == {"propose": set(), "approve": {"propose"}, "promote": {"approve"}}
+    assert "make rollback PIPELINE=toy" in promote.doc_md
+    with pytest.raises(ParamValidationError):
+        promote.params.get_param("approval").resolve("me")
+
+    release = dags["toy_release"]
+    assert upstream(release)["watch"] == {"start"} and upstream(release)["finish"] == {"start", "judge"}
+    assert release.max_active_runs == 1 and release.is_paused_upon_creation is False
+
+    batch = dags["toy_batch_predict"]
+    assert [*upstream(batch)] == ["ingest", "validate", "transform", "batch_predict"]
+    assert (batch.params["version"], batch.params["lake_version"]) == ("as_of", "now")
+    for dag in dags.values():
+        assert "{" not in dag.doc_md, "every word is filled in"
+
+
+def test_what_the_settings_leave_out_is_not_there(home):
+    dags = supervised_dags(REPLACED)
+    assert set(dags) == {"replaced"}
+    dag = dags["replaced"]
+    assert "start_release" not in dag.task_ids and "release" not in dag.params
+    assert {"depth", "seed"} <= set(dag.params) and "epochs" not in dag.params, "only what the nodes take"
+    assert "canary" not in dag.doc_md
+
+
+def test_the_process_of_a_task_makes_its_dag_alone(home):
+    code = (
+        "import json; from tests.tiny_supervised.settings import SETTINGS, REPLACED\n"
+        "from plugins.tfx_airflow.supervised import supervised_dags\n"
+        "print(json.dumps([*supervised_dags(SETTINGS), *supervised_dags(REPLACED)]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "toy_promote"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ["toy_promote"]

@@ -1,0 +1,1 @@
+"""A supervised pipeline outside of `pipelines/`: parts that break, by their colour, size and weight."""
