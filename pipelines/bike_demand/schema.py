@@ -31,7 +31,9 @@ SCHEMA = ExampleSchema(
         *(Feature(f"mean_{hours}h", "number", f"Mean rides of the last {hours} hours", "count") for hours in MEANS_H),
         Feature("typical", "number", "Mean rides of the hours alike in the last 28 days", "count"),
         *(
-            Feature(f"pace_{hours}h", "number", f"Rides of the last {hours} hours over what is typical of them", "ratio")
+            Feature(
+                f"pace_{hours}h", "number", f"Rides of the last {hours} hours over what is typical of them", "ratio"
+            )
             for hours in PACES_H
         ),
         Feature("expected", "number", "typical x pace_3h", "count"),

@@ -1,7 +1,7 @@
 """From rides by the hour to examples, on Spark: the features of `schema.py` as they are known when an hour starts.
 
-Windows count hours on the source's clock, which has 24 in every day: 24 h back is the same hour yesterday also where the
-clock was changed. An hour starts when the one before it has ended (`lake.py`), so that all hours before a row are known.
+Windows count hours on the source's clock, which has 24 in every day: 24 h back is the same hour yesterday, also where
+the clock was changed. An hour starts when the one before it has ended (`lake.py`), so all hours before a row are known.
 """
 
 from __future__ import annotations
