@@ -23,9 +23,7 @@ def hours(source: pd.DataFrame) -> pd.DataFrame:
 def _day(hours: pd.DataFrame, day: str) -> dict[str, tuple[str, str, int]]:
     """UTC times of start and end, and rides, of the first hours of a day by the clock."""
     rows = hours[hours.hour.between(f"{day} 00:00", f"{day} 04:00")]
-    return {
-        row.hour[11:]: (f"{row.starts_at:%H:%M}", f"{row.ends_at:%H:%M}", row.rides) for row in rows.itertuples()
-    }
+    return {row.hour[11:]: (f"{row.starts_at:%H:%M}", f"{row.ends_at:%H:%M}", row.rides) for row in rows.itertuples()}
 
 
 def test_there_are_78421_hours_each_of_them_once(hours: pd.DataFrame) -> None:
@@ -78,9 +76,7 @@ def test_the_rides_show_what_the_hours_mean(hours: pd.DataFrame) -> None:
     assert late / between > 1.15 * rides[[1, 2]].sum().sum() / rides[[0, 3]].sum().sum()
 
 
-def test_the_lake_has_them_by_local_day(
-    source: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lake_has_them_by_local_day(source: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     autumn = source[source.ts.between("2013-11-02 01:00:00", "2013-11-05 00:00:00")]
     monkeypatch.setattr(packaged_data, "read", lambda *_: autumn.to_csv(index=False).encode())
     lake.build(tmp_path)
