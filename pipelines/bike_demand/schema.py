@@ -36,7 +36,7 @@ SCHEMA = ExampleSchema(
             )
             for hours in PACES_H
         ),
-        Feature("expected", "number", "typical x pace_3h", "count"),
+        Feature("expected", "number", "typical times the geometric mean of pace_1h and pace_3h", "count"),
         *(
             Feature(name, "number", f"{words} of the day before, Baltimore-Washington airport", unit)
             for name, (words, unit) in _WEATHER.items()

@@ -48,7 +48,8 @@ def transform(table: Callable[[str], DataFrame]) -> DataFrame:
             **{name: F.max(name).over(_last(25, until=25)) for name in ("tmin", "tmax", "pn")},
         }
     ).where(F.col("span") == span)
-    return known.withColumn("expected", F.col("typical") * F.col("pace_3h")).select(
+    expected = F.col("typical") * F.sqrt(F.col("pace_1h") * F.col("pace_3h"))
+    return known.withColumn("expected", expected).select(
         *schema.SCHEMA.names,
         schema.SCHEMA.label,
         schema.SCHEMA.time,

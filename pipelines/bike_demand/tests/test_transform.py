@@ -64,8 +64,8 @@ def _reference(past: dict[pd.Timestamp, float], off: dict[pd.Timestamp, bool], a
     for hours in schema.PACES_H:
         usual = [value for h in last(hours) if (value := typical(h)) is not None]
         answer[f"pace_{hours}h"] = (sum(past[h] for h in last(hours)) + 1) / (sum(usual) + 1) if usual else None
-    pace = answer["pace_3h"]
-    answer["expected"] = None if pace is None or answer["typical"] is None else pace * answer["typical"]
+    parts = [answer[name] for name in ("typical", "pace_1h", "pace_3h")]
+    answer["expected"] = None if None in parts else parts[0] * (parts[1] * parts[2]) ** 0.5
     return answer
 
 
