@@ -24,35 +24,6 @@ RELEASE = Parameter(
     "tries the newer one on live requests first.",
     choices=("at_once", "canary"),
 )
-MARGINS = (
-    Parameter(
-        "auc_margin",
-        "float",
-        0.008,
-        "How much ROC AUC the model may lose against a champion: the lower 95 % bound of the difference decides. "
-        "Intervals of fewer rows have larger margins, by the root of the rows.",
-        minimum=0,
-        maximum=0.5,
-    ),
-    Parameter(
-        "log_loss_margin",
-        "float",
-        0.008,
-        "How much log loss, in nats, the model may gain against a champion; decided likewise.",
-        minimum=0,
-        maximum=0.5,
-    ),
-    Parameter(
-        "baseline_gain",
-        "float",
-        0.01,
-        "By how much ROC AUC must be above that of the baseline, which knows the schema's baseline feature alone.",
-        minimum=0,
-        maximum=0.5,
-    ),
-)
-"""What `evaluate` holds a model to."""
-
 TRAINING = (
     Parameter(
         "window_days",
@@ -104,7 +75,20 @@ TRAINING = (
         "pushes the very model that was stopped on them. Both see nothing of the interval that judges them.",
         choices=("judged", "include_validation"),
     ),
-    *MARGINS,
+    Parameter(
+        "margins",
+        "str",
+        "",
+        "How much worse than a champion the model may be, by metric, such as auc=0.008, log_loss=0.008, or mae=2% of "
+        "the champion's: the lower 95 % bound of the difference decides. Intervals of fewer rows have larger margins, "
+        "by the root of the rows. Metrics that are not named have their task's.",
+    ),
+    Parameter(
+        "baseline_gains",
+        "str",
+        "",
+        "How much better it must be than the baseline, which knows the schema's baseline feature alone; likewise.",
+    ),
     Parameter(
         "champion_incomparable",
         "str",

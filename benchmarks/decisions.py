@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from benchmarks.quality import LIGHTGBM, make_examples
 from components.data import examples as reading
-from components.measures import baseline, comparison
-from components.measures.comparison import PRIMARY, Comparison, Margins, Rows
+from components.measures import comparison
+from components.measures.comparison import Comparison, Margins, Rows
+from components.tasks import task_of, thresholds
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.features import SCHEMA
 from pipelines.flight_delays.settings import SETTINGS
@@ -35,7 +36,9 @@ from pipelines.flight_delays.settings import SETTINGS
 MONTHS = (3, 4, 5, 6, 7, 9, 10, 12)
 SEEDS, TREES, HISTORY_ROWS = 4, 150, 100_000
 DAYS_OF_MONTH = 30
-MARGINS = {name: float(SETTINGS.default(f"{name}_margin")) for name in ("auc", "log_loss")}
+TASK = task_of(SCHEMA)
+MARGINS = thresholds.margins(str(SETTINGS.default("margins")), TASK)
+GAINS = thresholds.baseline_gains(str(SETTINGS.default("baseline_gains")), TASK)
 MARGIN_ROWS = int(SETTINGS.node_parameters["evaluate"]["margin_rows"])
 WIDEST = 20.0
 """As evaluate has it where nothing else is set."""
@@ -103,14 +106,14 @@ PLANTED = {"auc": noisy, "log_loss": shifted}
 
 def losses(pool: Pool, metric: str, interval: str) -> np.ndarray:
     """The true loss of each of AMOUNTS: over the whole month, or the mean of its days."""
-    plant, value = PLANTED[metric], PRIMARY[metric].value
+    plant, value = PLANTED[metric], TASK.metrics[metric].value
     parts = [np.arange(len(pool.labels))]
     if interval == "day":
         parts = [np.flatnonzero(pool.days == day) for day in np.unique(pool.days)]
         parts = [part for part in parts if 0 < pool.labels[part].sum() < len(part)]
-    sign = 1 if metric == "auc" else -1
+    sign = 1 if TASK.metrics[metric].higher_is_better else -1
     answers = [plant(pool, pool.models[0], amount) for amount in AMOUNTS]
-    values = [np.mean([value(pool.labels[part], answer[part]) for part in parts]) for answer in answers]
+    values = [np.mean([value(pool.labels[part], answer[part], None) for part in parts]) for answer in answers]
     return np.maximum.accumulate(sign * (values[0] - np.array(values)))
 
 
@@ -118,14 +121,13 @@ def judge(
     pool: Pool, rows: np.ndarray, units: np.ndarray, candidate: np.ndarray, champions: list[np.ndarray]
 ) -> tuple[list[Comparison], bool]:
     """What evaluate would compare, by the settings of flight_delays, and whether it would refuse the candidate."""
-    held = Rows(pool.labels[rows], units, "days")
+    held = Rows(TASK, pool.labels[rows], units, "days")
     names = ["the champion", *(f"champion {n} before it" for n in range(1, len(champions)))]
     others = {name: answers[rows] for name, answers in zip(names, champions, strict=True)}
     margins = Margins(MARGINS, MARGIN_ROWS, WIDEST)
-    gains = {"auc": float(SETTINGS.default("baseline_gain")), "log_loss": 0.0}
-    floor = comparison.superior(held, candidate[rows], "the baseline", pool.floor[rows], gains, proven=False)
+    floor = comparison.superior(held, candidate[rows], "the baseline", pool.floor[rows], GAINS, proven=False)
     comparisons = comparison.non_inferior(held, candidate[rows], others, margins) + floor
-    decidable = comparison.decidable_check(held.labels, margins)
+    decidable = comparison.decidable_check(held, margins)
     return comparisons, not all(judged.passed for judged in (decidable, *comparisons))
 
 
@@ -180,7 +182,7 @@ def ratchet(
         pool, model = pools[place], pools[place].models[int(rng.integers(len(pools[place].models)))]
         chain = [model]
         for step in range(1, steps + 1):
-            amount = float(np.interp(step * loss * MARGINS["auc"], known[place], AMOUNTS))
+            amount = float(np.interp(step * loss * MARGINS["auc"].amount, known[place], AMOUNTS))
             rows, units = pool.month(rng)
             candidate = noisy(pool, model, amount)
             if judge(pool, rows, units, candidate, chain[::-1][: earlier + 1])[1]:
@@ -213,7 +215,7 @@ def read_pools(examples: Path) -> Iterator[Pool]:
             for seed in range(SEEDS)
         ]
         values = features[SCHEMA.baseline].to_numpy()
-        floor = baseline.predict(values[known], labels[known], values[now])
+        floor = TASK.baseline(values[known], labels[known], values[now], int(now.sum()))
         days = np.asarray(local.day)[now] - 1
         carriers = features["carrier"].cat.codes.to_numpy()[now].astype(int)
         groups = np.unique(days * 1000 + carriers, return_inverse=True)[1]

@@ -36,7 +36,6 @@ from commands.preparation import fill_lake
 from services.supervisor import Supervisor
 
 CLOSE = 1e-6
-METRICS = ("roc_auc", "log_loss", "champion_roc_auc", "champion_log_loss", "drift")
 
 
 class Memory(threading.Thread):
@@ -100,14 +99,23 @@ def main() -> int:
     return 0 if succeeded and not found else 1
 
 
+def _figures(month: dict[str, Any]) -> dict[str, float | None]:
+    """What was measured of a month, by name."""
+    figures = {"drift": month["drift"]}
+    for title, value, champion, _ in month["metrics"]:
+        figures |= {title: value, f"{title} of the champion": champion}
+    return figures
+
+
 def differences(months: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[str]:
     """What two years do not share, a line each."""
     found = []
     if [month["name"] for month in months] != [month["name"] for month in others]:
         return [f"other months: {[m['name'] for m in months]} and {[m['name'] for m in others]}"]
     for month, other in zip(months, others, strict=True):
-        for name in METRICS:
-            one, two = month[name], other[name]
+        one_figures, other_figures = _figures(month), _figures(other)
+        for name in one_figures | other_figures:
+            one, two = one_figures.get(name), other_figures.get(name)
             if (one is None) != (two is None) or (one is not None and abs(one - two) > CLOSE):
                 found.append(f"{month['name']} {name}: {one} and {two}")
         for name, digest in month["digests"].items():

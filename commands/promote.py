@@ -72,7 +72,7 @@ def _ask(home: Home, request: NodeRequest) -> Outcome:
 
 
 def table(settings: Supervised, home: Home) -> list[str]:
-    """Every version that could be served, the highest first: interval, ROC AUC, and whether it is served."""
+    """Every version that could be served, the highest first: interval, foremost metric, and whether it is served."""
     from components.modelling.model_server import ModelServer
     from components.modelling.registered import registered, served_before
     from components.modelling.served import Served
@@ -92,7 +92,8 @@ def table(settings: Supervised, home: Home) -> list[str]:
     ]
     current = switch.current(served, choice.settled, server, model)
     may_return = served_before(model, current, known.values(), pushed, promotions)
-    lines = [f"{'version':<16} {'judged on':<24} {'AUC':<6} served"]
+    title = next((version.metric[0] for version in known.values() if version.metric), "metric")
+    lines = [f"{'version':<16} {'judged on':<24} {title} served"]
     for number, version in sorted(known.items(), reverse=True):
         judged_on = " to ".join(instant[:10] for instant in version.interval) if version.interval[0] else "not known"
         remarks = [
@@ -104,8 +105,8 @@ def table(settings: Supervised, home: Home) -> list[str]:
             "" if number in (*may_return, current) else NEVER_SERVED,
             version.fault(),
         ]
-        auc = f"{version.auc:.4f}" if version.auc is not None else "?"
-        lines.append(f"{number:<16} {judged_on:<24} {auc:<6} {', '.join(filter(None, remarks))}".rstrip())
+        metric = f"{version.metric[1]:.4f}" if version.metric else "?"
+        lines.append(f"{number:<16} {judged_on:<24} {metric:<{len(title)}} {', '.join(filter(None, remarks))}".rstrip())
     if available is None:
         lines.append("No model server was asked: the local services do not run.")
     return lines

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -23,7 +23,8 @@ from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
 from airtight.supervised import Supervised, find
 from commands import arguments
-from components.reports.year import Gain, Gate, Month, comparison, page
+from components.modelling import metric_names
+from components.reports.year import Gate, Month, comparison, metrics_of, page
 
 if TYPE_CHECKING:
     import ml_metadata as mlmd
@@ -114,13 +115,8 @@ def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
         version=version,
         took_over=version in served or bool(pushed and takeover_of_push(pushed.properties, 0)),
         refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
-        roc_auc=_number(figures.get("roc_auc")),
-        log_loss=_number(figures.get("log_loss")),
+        metrics=metrics_of(figures, metric_names.metrics_of(figures)),
         champion=int(champion.properties.get("version", 0)) if champion else 0,
-        champion_roc_auc=_number(figures.get("champion_roc_auc")),
-        champion_log_loss=_number(figures.get("champion_log_loss")),
-        roc_auc_gain=_gain(figures, "roc_auc_gain"),
-        log_loss_gain=_gain(figures, "log_loss_gain"),
         drift=_share(drift),
         drifted=bool(drift.properties["drifted"]) if drift else None,
         seconds={step.node: step.seconds for step in run.steps.values() if step.state == "complete"},
@@ -173,15 +169,6 @@ def _verdict(output: Artifact | None) -> dict[str, Any] | None:
 
 def _whole(output: Artifact | None, name: str) -> int | None:
     return int(output.properties[name]) if output and name in output.properties else None
-
-
-def _number(value: str | float | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _gain(figures: Mapping[str, Any], name: str) -> Gain | None:
-    names = [name + end for end in ("", "_lower", "_upper")]
-    return Gain(*(float(figures[known]) for known in names)) if all(known in figures for known in names) else None
 
 
 def main(args: Sequence[str] | None = None) -> int:

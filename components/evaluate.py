@@ -1,9 +1,12 @@
 """evaluate: judges the candidate on the interval's rows, beside the champions of then and a baseline."""
 
+import json
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import List, Literal, cast  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
@@ -19,21 +22,21 @@ from airtight.import_string import load
 from airtight.parameters import check_choice
 from airtight.verdict import Check, Verdict
 from components.data import examples as reading
-from components.measures import analysis, comparison, evaluation_rows
-from components.measures.analysis import AUC, CALIBRATION, CANDIDATE, CHAMPION, LOG_LOSS
-from components.measures.comparison import Comparison, Margins
+from components.measures import analysis, comparison, evaluation_rows, slices
+from components.measures.comparison import Comparison, Margins, Rows
 from components.measures.evaluation_rows import EvaluationRows
-from components.measures.scores import expected_calibration_error
-from components.modelling import judged, saved_model
+from components.measures.slices import CANDIDATE, CHAMPION, Figures
+from components.modelling import judged, metric_names, saved_model
 from components.reports import evaluation as evaluation_report
+from components.schema import ExampleSchema
+from components.tasks import Task, task_of, thresholds
+from components.tasks.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 ANALYSIS = "tfma"
 """Folder of TensorFlow Model Analysis's own files inside a `ModelEvaluation`."""
-LABEL_ROWS = 10
-"""Fewer rows of a label judge nothing."""
 BLOCK, ACCEPT = "block", "accept"
 WARN = "warn"
 THE_CHAMPION, THE_BASELINE = "the champion", "the baseline"
@@ -50,33 +53,38 @@ def evaluate(
     earlier_champions: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     champion_pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     zone: Parameter[str] = "UTC",
-    auc_margin: Parameter[float] = 0.008,
-    log_loss_margin: Parameter[float] = 0.008,
+    margins: Parameter[str] = "",
     margin_rows: Parameter[int] = 20000,
     widest_margin: Parameter[float] = 20.0,
-    baseline_gain: Parameter[float] = 0.01,
+    baseline_gains: Parameter[str] = "",
     champion_incomparable: Parameter[str] = BLOCK,
     calibration_tolerance: Parameter[float] = 0.25,
     slices_worse: Parameter[str] = WARN,
     slice_rows_minimum: Parameter[int] = 200,
+    analysis_rows: Parameter[int] = 2000,
+    analysis_intervals: Parameter[int] = 0,
+    beam_pipeline_args: Parameter[str] = "",
 ) -> None:
-    """Judges a model on the split `test` and blesses it or not.
+    """Judges a model on the split `test` and blesses it or not, by the metrics of the schema's task.
 
-    Not blessed is a decision, not a fault. Fewer than LABEL_ROWS rows of a label judge nothing: it is not blessed.
-    Nor is one whose answers are no probabilities, or of whose champions one cannot answer for these rows.
+    Not blessed is a decision, not a fault. Rows of which the task says that they judge nothing, such as those of one
+    label alone, bless nothing. Nor is a model blessed whose answers are none of the task's, such as probabilities
+    over 1, or of whose champions one cannot answer for these rows.
 
     The candidate must not be worse than the champion, nor than the champions before it, by more than a margin, and
     must be better than the baseline that the schema names. Bounds of a block bootstrap decide: the lower one, and
     against the baseline, where there is a champion, the upper one (docs/adr/0024-gates-decide-by-intervals.md).
-    TensorFlow Model Analysis measures the figures by slice.
+
+    Models answer piece by piece. Of a row some 30 bytes are kept, and 4 for each number that is predicted for it, so
+    a million rows take some 60 MB, with what is sorted and drawn of them some 150 MB (see `evaluation_rows`).
 
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
       evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
-        custom properties `roc_auc`, `log_loss` and, where the champion was measured, `champion_roc_auc`,
-        `champion_log_loss`, for both metrics `<metric>_gain`, `<metric>_gain_lower` and `<metric>_gain_upper`, and,
-          where it is known, `champion_version`.
+        custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each metric of the task
+        `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
+        `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
@@ -84,48 +92,63 @@ def evaluate(
       earlier_champions: Champions before it, in any order: they stop a loss that is small each time.
       champion_pushed: The champion's push, which says as which version it served.
       zone: Time zone whose days are the blocks of the bootstrap, where the schema says "day".
-      auc_margin: By how much ROC AUC may be below a champion's.
-      log_loss_margin: By how much log loss may be above a champion's, nats.
+      margins: By how much a metric may be worse than a champion's, such as "auc=0.008, log_loss=0.008" or, of a metric
+        in the label's unit, "mae=2%" of the champion's; a metric that is not named has its task's default.
       margin_rows: How many rows these margins are for; fewer rows have margins that are larger by the root.
       widest_margin: How many times larger at most; an interval of fewer rows cannot tell, and blesses nothing.
-      baseline_gain: What the deciding bound of the gain in ROC AUC over the baseline must reach. That of the gain in
-        log loss must reach 0.
+      baseline_gains: What the deciding bound of the gain over the baseline must reach, likewise.
       champion_incomparable: "block", or "accept" for a candidate of whose champions, the earlier ones included, one
         cannot answer for these rows.
-      calibration_tolerance: A warning when mean prediction / mean label is farther from 1 than this.
+      calibration_tolerance: A warning when a ratio of `Task.calibration` is farther from 1 than this.
       slices_worse: "warn" or "block" when the candidate is worse in a slice by more than the margin, beyond chance.
       slice_rows_minimum: Slices of fewer rows are not compared.
+      analysis_rows: TensorFlow Model Analysis measures so many rows at most, evenly many of all times; 0 for none.
+      analysis_intervals: 1 has it add its own confidence intervals, which takes it twenty times as long.
+      beam_pipeline_args: Where it runs, as Beam's command line has it, such as "--runner=FlinkRunner
+        --flink_master=host:8081"; empty for Beam's local runner.
+
+    Raises:
+      TerminalError: A parameter cannot be read, a split or column is missing, a label is none of the task, a weight is
+        below 0, or the candidate cannot be called.
     """
     check_choice("champion_incomparable", champion_incomparable, (BLOCK, ACCEPT))
     check_choice("slices_worse", slices_worse, (WARN, BLOCK))
     interval = reading.interval_of(examples)
+    declared: ExampleSchema = load(schema)
+    task = task_of(declared)
+    held_to = thresholds.margins(margins, task), thresholds.baseline_gains(baseline_gains, task)
     gate = _Gate(
-        evaluation_rows.read(Path(examples.uri), load(schema), zone),
-        Margins({AUC: auc_margin, LOG_LOSS: log_loss_margin}, margin_rows, widest_margin),
-        {AUC: baseline_gain, LOG_LOSS: 0.0},
+        evaluation_rows.read(Path(examples.uri), declared, zone),
+        Margins(held_to[0], margin_rows, widest_margin),
+        held_to[1],
         champion_incomparable == ACCEPT,
         calibration_tolerance,
         cast(Literal["blocking", "warning"], {WARN: "warning", BLOCK: "blocking"}[slices_worse]),
         slice_rows_minimum,
     )
     folder = Path(evaluation.uri)
-    result = gate.judge(model, champion or [], earlier_champions or [], folder / ANALYSIS)
+    result = gate.judge(model, champion or [], earlier_champions or [])
+    if result.predictions and analysis_rows:
+        arguments = shlex.split(beam_pipeline_args)
+        analysis.analyse(
+            gate.test, result.predictions, folder / ANALYSIS, analysis_rows, arguments, bool(analysis_intervals)
+        )
     verdict = Verdict("evaluate", "/".join(interval), tuple(result.checks), result.reason)
     version = next((pushed.get_int_custom_property("version") for pushed in champion_pushed or []), 0)
     evaluation_report.write(
         folder / REPORT,
         verdict,
-        gate.test.rows.labels,
-        result.probabilities,
+        gate.test,
+        result.predictions,
         result.figures,
         result.comparisons,
         champion=f"version {version}" if version else "",
     )
     verdict.write(folder)
-    _record_figures(evaluation, result)
-    if version and CHAMPION in result.probabilities:
+    _record_figures(evaluation, task, result)
+    if version and CHAMPION in result.predictions:
         evaluation.set_int_custom_property("champion_version", version)
-    _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.probabilities else [], verdict)
+    _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.predictions else [], verdict)
     judged.write(evaluation, model)
     for output in (evaluation, blessing):
         output.set_string_custom_property("interval_start", interval[0])
@@ -141,17 +164,17 @@ class _Result:
 
     Args:
       checks: In the order of the report.
-      probabilities: By model, of those that were measured.
+      predictions: By model, of those that were measured.
       comparisons: With champions and baseline.
       incomparable: Champions that could not be compared.
-      figures: By slice; None where nothing was measured.
+      figures: By model and slice, of those that were measured.
     """
 
     checks: list[Check]
-    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     incomparable: list[str] = field(default_factory=list)
-    figures: analysis.Analysis | None = None
+    figures: dict[str, Figures] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
@@ -174,46 +197,50 @@ class _Gate:
 
     test: EvaluationRows
     margins: Margins
-    baseline_gains: Mapping[str, float]
+    baseline_gains: Mapping[str, Threshold]
     accepts_incomparable: bool
     calibration_tolerance: float
     slices: Literal["blocking", "warning"]
     slice_rows_minimum: int
 
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.test.task
+
     def judge(
-        self,
-        model: artifact.Artifact,
-        champions: list[artifact.Artifact],
-        earlier: list[artifact.Artifact],
-        folder: Path,
+        self, model: artifact.Artifact, champions: list[artifact.Artifact], earlier: list[artifact.Artifact]
     ) -> _Result:
-        """Measures and decides; TensorFlow Model Analysis's files go into `folder`."""
+        """Measures and decides."""
         rows = self.test.rows
-        result = _Result([_rows_check(rows.labels)])
+        result = _Result([_rows_check(rows)])
         if not result.checks[0].passed:
             return result
-        result.checks.append(comparison.decidable_check(rows.labels, self.margins))
+        result.checks.append(comparison.decidable_check(rows, self.margins))
         candidate = self._predictions(model)
-        result.checks.append(comparison.finite_check(candidate))
+        result.checks.append(comparison.finite_check(self.task, candidate))
         if not result.checks[-1].passed:
             return result
         log.info("The candidate answered for %d rows.", len(rows.labels))
-        result.probabilities[CANDIDATE] = candidate
+        result.predictions[CANDIDATE] = candidate
         others = self._others(champions, earlier, result)
         if THE_CHAMPION in others:
-            result.probabilities[CHAMPION] = others[THE_CHAMPION]
+            result.predictions[CHAMPION] = others[THE_CHAMPION]
         result.comparisons = comparison.non_inferior(rows, candidate, others, self.margins)
         # Without a champion the candidate must show that it clears the floor; beside one, short intervals need not.
         result.comparisons += comparison.superior(
             rows, candidate, THE_BASELINE, self.test.baseline, self.baseline_gains, proven=THE_CHAMPION not in others
         )
         result.checks += [compared.check() for compared in result.comparisons]
-        result.figures = analysis.analyse(rows.labels, result.probabilities, self.test.slices, folder)
-        result.checks += [self._calibration(result), *self._slices(candidate, others)]
+        result.figures = {
+            name: slices.figures(self.task, rows.labels, predictions, rows.weights, self.test.slices)
+            for name, predictions in result.predictions.items()
+        }
+        result.checks += [*self._calibration(result), *self._slices(candidate, others)]
         return result
 
     def _predictions(self, model: artifact.Artifact) -> np.ndarray:
-        return saved_model.Predictor(saved_model.serving_folder(model.uri), self.test.schema)(self.test.features)
+        return self.test.predictions(saved_model.Predictor(saved_model.serving_folder(model.uri), self.test.schema))
 
     def _others(
         self, champions: list[artifact.Artifact], earlier: list[artifact.Artifact], result: _Result
@@ -238,11 +265,11 @@ class _Gate:
 
     def _finite_predictions(self, model: artifact.Artifact) -> np.ndarray:
         predictions = self._predictions(model)
-        check = comparison.finite_check(predictions)
+        check = comparison.finite_check(self.task, predictions)
         if not check.passed:
             raise TerminalError(
-                f"The model in {model.uri} does not answer with probabilities.",
-                expected="finite numbers from 0 to 1",
+                f"The model in {model.uri} does not answer as the task {self.test.schema.task} wants it.",
+                expected=self.task.right_predictions,
                 received=check.note,
                 remedy="Train and push that interval's model once more.",
             )
@@ -256,19 +283,25 @@ class _Gate:
         remedy = "To bless the candidate without the comparison, run with champion_incomparable = accept."
         return replace(check, note=f"{check.note} {remedy}")
 
-    def _calibration(self, result: _Result) -> Check:
-        assert result.figures is not None
-        ratio = result.figures.overall(CANDIDATE)[CALIBRATION]
-        error = expected_calibration_error(self.test.rows.labels, result.probabilities[CANDIDATE])
-        return Check(
-            CALIBRATION,
-            abs(ratio - 1) <= self.calibration_tolerance,
-            ratio,
-            f"1 +- {self.calibration_tolerance:g}",
-            result.figures.overall(CHAMPION)[CALIBRATION] if CHAMPION in result.probabilities else None,
-            "warning",
-            f"Mean prediction / mean label; the expected calibration error is {error:.4f}.",
-        )
+    def _calibration(self, result: _Result) -> list[Check]:
+        rows = self.test.rows
+        measured = {
+            name: self.task.calibration(rows.labels, predictions, rows.weights)
+            for name, predictions in result.predictions.items()
+        }
+        champion = [measure.ratio for measure in measured.get(CHAMPION, ())]
+        return [
+            Check(
+                measure.name,
+                abs(measure.ratio - 1) <= self.calibration_tolerance,
+                measure.ratio,
+                f"1 +- {self.calibration_tolerance:g}",
+                other,
+                "warning",
+                measure.note,
+            )
+            for measure, other in zip_longest(measured[CANDIDATE], champion)
+        ]
 
     def _slices(self, candidate: np.ndarray, others: Mapping[str, np.ndarray]) -> list[Check]:
         """Against the champion by the margin, or else against the baseline by none."""
@@ -300,22 +333,21 @@ def _name(model: artifact.Artifact) -> str:
     return f"champion up to {datetime.fromisoformat(end).isoformat(' ', 'minutes')}" if end else ""
 
 
-def _rows_check(labels: np.ndarray) -> Check:
-    counts = np.bincount(labels, minlength=2)
-    if not len(labels):
-        note = "The interval has no rows with a known label, so that nothing can be judged."
-    elif not counts.min():
-        note = f"All {len(labels)} rows have the label {labels[0]}, so that nothing can be judged."
-    else:
-        note = f"{counts[0]:,} rows have the label 0 and {counts[1]:,} the label 1."
-    enough = bool(counts.min() >= LABEL_ROWS)
-    return Check("test rows of each label", enough, float(counts.min()), f">= {LABEL_ROWS}", note=note)
+def _rows_check(rows: Rows) -> Check:
+    why = rows.task.decidable(rows.labels)
+    if not why and rows.weights is not None and not rows.weights.any():
+        why = f"All {len(rows.labels)} rows have the weight 0, so that nothing can be judged."
+    return Check("rows to judge on", not why, float(len(rows.labels)), note=why or rows.task.described(rows.labels))
 
 
-def _record_figures(evaluation: artifact.Artifact, result: _Result) -> None:
+def _record_figures(evaluation: artifact.Artifact, task: Task, result: _Result) -> None:
     """Where lineage can be queried for them without opening a file."""
+    names = {metric: described.property or metric for metric, described in task.metrics.items()}
+    if result.comparisons:
+        titles = {names[metric]: described.title for metric, described in task.metrics.items()}
+        evaluation.set_string_custom_property(metric_names.METRICS, json.dumps(titles))
     for compared in result.comparisons:
-        name = {AUC: judged.ROC_AUC, LOG_LOSS: judged.LOG_LOSS}[compared.metric]
+        name = names[compared.metric]
         figures = {name: compared.candidate}
         if compared.other == THE_CHAMPION:
             figures[f"champion_{name}"] = compared.baseline

@@ -234,7 +234,7 @@ def _summary(
         ("---", "---", "---"),
         ("version", f"{proposal.served} ({how})" if proposal.served else "none", f"**{wanted.number}**"),
         ("judged on", _days(served), _days(wanted)),
-        ("ROC AUC", _auc(served), _auc(wanted)),
+        (_title(wanted, served), _metric(served), _metric(wanted)),
         ("verdict", _verdict(served), _verdict(wanted)),
     ]
     lines = ["| " + " | ".join(_cell(text) for text in row) + " |" for row in rows]
@@ -268,8 +268,12 @@ def _days(version: Registered | None) -> str:
     return f"{start} up to but not {end}"
 
 
-def _auc(version: Registered | None) -> str:
-    return "not known" if version is None or version.auc is None else f"{version.auc:.4f}"
+def _title(*versions: Registered | None) -> str:
+    return next((version.metric[0] for version in versions if version and version.metric), "quality")
+
+
+def _metric(version: Registered | None) -> str:
+    return "not known" if version is None or version.metric is None else f"{version.metric[1]:.4f}"
 
 
 def _verdict(version: Registered | None) -> str:

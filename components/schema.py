@@ -47,6 +47,8 @@ class ExampleSchema:
         day of `time`. An evaluation's intervals come from drawing other blocks; a column of fewer than seven
         values has too few of them, and runs of consecutive rows take their place, which then do depend on each other.
       baseline: The feature that alone is the floor of every model; "" for a constant.
+      baseline_as_is: Of a regression, whether the baseline's value is itself the prediction to beat, such as that of
+        the same hour last week.
       task: "binary", "multiclass", "regression", or the import string of a `components.tasks.Task`.
       classes: The names of the classes of a multiclass label, in the order of the served probabilities.
       quantiles: Of a regression, rising, each between 0 and 1; () predicts the mean.
@@ -64,6 +66,7 @@ class ExampleSchema:
     classes: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
     weight: str = ""
+    baseline_as_is: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

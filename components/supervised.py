@@ -117,7 +117,7 @@ def training(settings: Supervised) -> Pipeline:
         champion_pushed=champion.outputs["pushed"],
         schema=settings.schema,
         zone=settings.zone,
-        **nodes.given("auc_margin", "log_loss_margin", "baseline_gain", "champion_incomparable"),
+        **nodes.given("margins", "baseline_gains", "champion_incomparable"),
     )
     blessing = judged.outputs["blessing"]
     tried = nodes.add(

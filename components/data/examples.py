@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
 from components.schema import ExampleSchema
+from components.tasks import task_of
 
 Columns = Mapping[str, np.ndarray]
 """Raw feature values by name, shape [rows]: object arrays of str for categories, float32 for numbers."""
@@ -117,22 +118,12 @@ def raw(table: pa.Table, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
-    """The labels, int64 [rows], 0 or 1.
+    """The labels [rows], encoded as `components.tasks.Task` says.
 
     Raises:
-      TerminalError: A label is missing or is another number.
+      TerminalError: A label is missing, or is none of the task.
     """
-    column = table[schema.label]
-    values = column.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    strange = sorted(set(np.unique(values)) - {0, 1})
-    if strange:
-        raise TerminalError(
-            f"The label {schema.label} has values that are no label.",
-            expected="0 or 1 in every row",
-            received=["missing" if value == -1 and column.null_count else str(value) for value in strange],
-            remedy="Correct the step that makes the examples: rows without a known label are left out there.",
-        )
-    return values
+    return task_of(schema).encode(table[schema.label])
 
 
 def concatenated(*parts: Columns) -> dict[str, np.ndarray]:
@@ -201,7 +192,9 @@ def _check_types(table: pa.Table, schema: ExampleSchema, path: Path) -> None:
         number = pa.types.is_floating(type_) or pa.types.is_integer(type_)
         expected = {"category": string, "number": number}.get(kinds.get(name, ""), True)
         if name == schema.label:
-            expected = pa.types.is_integer(type_)
+            label_type = task_of(schema).label_type
+            family = pa.types.is_integer(type_) if pa.types.is_integer(label_type) else type_ == label_type
+            expected = family or (string and pa.types.is_string(label_type))
         if not expected:
             raise TerminalError(
                 f"The column {name} of the examples in {path} has another type.",

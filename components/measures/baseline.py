@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BINS, BIN_ROWS = 64, 50
@@ -10,26 +12,79 @@ PRIOR_ROWS = 20.0
 """Rows at the overall rate that are added to each category or bin, so that a rare one says little."""
 
 
-def predict(history: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Predicts the share of label 1 that rows of the same category, or of the same bin, had before.
+def means(
+    history: np.ndarray | None,
+    targets: np.ndarray,
+    rows: np.ndarray | None,
+    count: int,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Predicts the mean that rows of the same category, or of the same bin, had before.
 
     Args:
-      history: The feature's values before the interval, [history rows]: strings, or numbers with NaN for missing.
-      labels: 0 or 1, [history rows].
-      rows: The feature's values to predict for, [rows].
+      history: The feature's values before the interval, [history rows]: strings, or numbers with NaN for missing; None
+        for no feature.
+      targets: What is averaged, [history rows]; 0 and 1 give a share.
+      rows: The feature's values to predict for, [count].
+      count: How many rows to predict for.
+      weights: Of the rows of `history`; None weighs all the same.
 
     Returns:
-      Probabilities, float64 [rows]; the overall share for a category that was not seen before.
+      float64 [count]; the overall mean where there is no feature, or for a category that was not seen before.
     """
+    overall = targets.mean() if weights is None else np.average(targets, weights=weights)
+    if history is None or rows is None:
+        return np.full(count, overall)
+    before, now, groups = _groups(history, rows)
+    counted = np.ones(len(before)) if weights is None else weights
+    total = np.bincount(before, counted * targets, groups) + PRIOR_ROWS * overall
+    return (total / (np.bincount(before, counted, groups) + PRIOR_ROWS))[now]
+
+
+def quantiles(
+    history: np.ndarray | None,
+    targets: np.ndarray,
+    rows: np.ndarray | None,
+    count: int,
+    levels: Sequence[float],
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Predicts the quantiles that rows of the same category, or of the same bin, had before.
+
+    Returns:
+      float64 [count, levels], never crossing; the overall quantiles where there is no feature, or for a category of
+      fewer than PRIOR_ROWS rows. Other arguments are as of `means`.
+    """
+    overall = weighted_quantiles(targets, levels, weights)
+    if history is None or rows is None:
+        return np.tile(overall, (count, 1))
+    before, now, groups = _groups(history, rows)
+    order = np.argsort(before, kind="stable")
+    ends = np.searchsorted(before[order], np.arange(groups + 1))
+    by_group = np.tile(overall, (groups, 1))
+    for group in range(groups):
+        part = order[ends[group] : ends[group + 1]]
+        if len(part) >= PRIOR_ROWS and (weights is None or weights[part].sum() > 0):
+            by_group[group] = weighted_quantiles(targets[part], levels, None if weights is None else weights[part])
+    return by_group[now]
+
+
+def weighted_quantiles(values: np.ndarray, levels: Sequence[float], weights: np.ndarray | None) -> np.ndarray:
+    """Quantiles of values [rows], float64 [levels]."""
+    if weights is None:
+        return np.quantile(values, levels)
+    return np.quantile(values, levels, weights=weights, method="inverted_cdf")
+
+
+def _groups(history: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Numbers of the categories, or bins, of the rows before and of those now, and how many there are."""
     if np.issubdtype(history.dtype, np.number):
         known = history[~np.isnan(history)]
         bins = min(BINS, len(known) // BIN_ROWS)
         edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if bins else np.zeros(0)
         history, rows = _bins(history, edges), _bins(rows, edges)
     values, codes = np.unique(np.concatenate([history, rows]), return_inverse=True)
-    before, now = codes[: len(history)], codes[len(history) :]
-    positives = np.bincount(before, labels, len(values)) + PRIOR_ROWS * labels.mean()
-    return (positives / (np.bincount(before, minlength=len(values)) + PRIOR_ROWS))[now]
+    return codes[: len(history)], codes[len(history) :], len(values)
 
 
 def _bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

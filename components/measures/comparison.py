@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from airtight.verdict import Check
 from components.measures import paired
-from components.measures.scores import log_loss, log_losses, roc_auc
+from components.measures.slices import Slices
+from components.tasks import Task
+from components.tasks.thresholds import Threshold
 
 LABEL_BLOCKS = 5
 """With rows of a label in fewer blocks than this, the blocks do not show how much a metric varies."""
@@ -20,34 +22,37 @@ SLICE_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Primary:
-    """A metric that decides.
+class Rows:
+    """The rows that candidates are held to, in the order of time.
 
     Args:
-      value: Of labels and predictions, each [rows].
-      gain: Of labels, the candidate's predictions, the other's, and block numbers, each [rows].
-      size: Of labels [rows]: how many rows the metric's noise is that of.
+      task: What their labels are, and which metrics decide.
+      labels: Encoded, [rows]; `Task.decidable`.
+      units: What rows that depend on each other have in common, such as the local day, [rows].
+      unit_name: What a unit is, in the plural.
+      weights: [rows], 0 or more; None weighs all the same.
     """
 
-    value: Callable[[np.ndarray, np.ndarray], float]
-    gain: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], paired.Gain]
-    size: Callable[[np.ndarray], float] = len
+    task: Task
+    labels: np.ndarray
+    units: np.ndarray
+    unit_name: str
+    weights: np.ndarray | None = None
 
+    def where(self, mask: np.ndarray) -> Rows:
+        """Some of the rows, [rows] of bool."""
+        weights = None if self.weights is None else self.weights[mask]
+        return replace(self, labels=self.labels[mask], units=self.units[mask], weights=weights)
 
-def _log_loss_gain(labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray) -> paired.Gain:
-    return paired.MeanGain.of(log_losses(labels, candidate), log_losses(labels, other), blocks)
+    def size(self, metric: str) -> float:
+        """How many rows the noise of a metric is that of; of weighted rows, as many as would weigh all the same.
 
-
-def _balanced(labels: np.ndarray) -> float:
-    """Rows of a set with as many of each label that orders pairs as surely: the rarer label decides."""
-    positives = float(labels.sum())
-    return 4 * positives * (len(labels) - positives) / len(labels)
-
-
-PRIMARY: Mapping[str, Primary] = {
-    "auc": Primary(roc_auc, paired.RankGain.of, _balanced),
-    "log_loss": Primary(log_loss, _log_loss_gain),
-}
+        Kish (1965) counts those by the square of the weights' sum, divided by the sum of their squares.
+        """
+        size = self.task.metrics[metric].size(self.labels)
+        if self.weights is None:
+            return size
+        return size * float(self.weights.sum() ** 2 / (self.weights**2).sum()) / len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -59,37 +64,18 @@ class Margins:
     models differ has no say: a wild candidate gets no wider margin for being wild.
 
     Args:
-      by_metric: Margins in the metric's unit.
+      by_metric: In the metric's unit, or relative to the other model's value.
       rows: How many rows they are made for.
       widest: How many times a margin is widened at most; see `decidable_check`.
     """
 
-    by_metric: Mapping[str, float]
+    by_metric: Mapping[str, Threshold]
     rows: float
     widest: float
 
-    def widening(self, metric: str, labels: np.ndarray) -> float:
-        """How many times the margin is widened for rows of these labels."""
-        return max(1.0, math.sqrt(self.rows / PRIMARY[metric].size(labels)))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that candidates are held to, in the order of time.
-
-    Args:
-      labels: 0 or 1, [rows], both present.
-      units: What rows that depend on each other have in common, such as the local day, [rows].
-      unit_name: What a unit is, in the plural.
-    """
-
-    labels: np.ndarray
-    units: np.ndarray
-    unit_name: str
-
-    def where(self, mask: np.ndarray) -> Rows:
-        """Some of the rows, [rows] of bool."""
-        return Rows(self.labels[mask], self.units[mask], self.unit_name)
+    def widening(self, metric: str, rows: Rows) -> float:
+        """How many times the margin is widened for these rows."""
+        return max(1.0, math.sqrt(self.rows / rows.size(metric)))
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ class Comparison:
     """One metric of the candidate beside that of another model on the same rows.
 
     Args:
-      metric: A name of `PRIMARY`.
+      metric: A name of the task's metrics.
       other: The other model, such as "the champion".
       candidate: The candidate's value of the metric.
       baseline: The other model's.
@@ -152,27 +138,28 @@ def non_inferior(
 
     Args:
       rows: What they are compared on.
-      candidate: Its predictions, [rows].
-      others: Predictions by model, each [rows].
+      candidate: Its predictions, [rows] or [rows, outputs].
+      others: Predictions by model, likewise.
       margins: By how much it may be worse.
     """
     blocks = paired.blocks_of(rows.units, rows.unit_name)
     count = len(others) * len(margins.by_metric)
-    return [
-        _explained(_compared(rows, blocks, name, other, candidate, predictions, -margin), name, margins, rows, count)
+    compared = [
+        _compared(rows, blocks, name, other, candidate, predictions, margin, -margins.widening(name, rows))
         for other, predictions in others.items()
-        for name in margins.by_metric
-        for margin in [margins.by_metric[name] * margins.widening(name, rows.labels)]
+        for name, margin in margins.by_metric.items()
     ]
+    return [_explained(one, margins, rows, count) for one in compared]
 
 
-def _explained(compared: Comparison, metric: str, margins: Margins, rows: Rows, comparisons: int) -> Comparison:
+def _explained(compared: Comparison, margins: Margins, rows: Rows, comparisons: int) -> Comparison:
     """Adds in words why the margin is what it is, and how many rows would be enough."""
-    made_for, count = margins.by_metric[metric], len(rows.labels)
-    widening, notes = margins.widening(metric, rows.labels), [compared.note]
+    metric, count = compared.metric, len(rows.labels)
+    margin, widening, notes = margins.by_metric[metric], margins.widening(metric, rows), [compared.note]
+    made_for = margin.of(compared.baseline)
     if widening > 1:
         wanted = f"{count * widening**2:,.0f}"
-        notes.append(f"The margin of {made_for:g} is for about {wanted} such rows; these are {count:,}.")
+        notes.append(f"The margin of {margin} is for about {wanted} such rows; these are {count:,}.")
     if compared.interval is not None and not compared.passed and made_for:
         resolution = compared.interval.resolution(comparisons)
         if resolution > -compared.required:
@@ -184,20 +171,20 @@ def _explained(compared: Comparison, metric: str, margins: Margins, rows: Rows, 
 
 
 def superior(
-    rows: Rows, candidate: np.ndarray, other: str, predictions: np.ndarray, gains: Mapping[str, float], proven: bool
+    rows: Rows, candidate: np.ndarray, other: str, predictions: np.ndarray, gains: Mapping[str, Threshold], proven: bool
 ) -> list[Comparison]:
     """Compares the candidate with a model that it must be better than.
 
     Args:
       rows: What they are compared on.
-      candidate: Its predictions, [rows].
+      candidate: Its predictions, [rows] or [rows, outputs].
       other: What the other model is.
-      predictions: The other model's, [rows].
+      predictions: The other model's, likewise.
       gains: By how much it must be better, by metric.
       proven: Whether the rows must show the gain (its lower bound), or may not contradict it (its upper bound).
     """
     blocks = paired.blocks_of(rows.units, rows.unit_name)
-    compared = [_compared(rows, blocks, name, other, candidate, predictions, gain) for name, gain in gains.items()]
+    compared = [_compared(rows, blocks, name, other, candidate, predictions, gain, 1) for name, gain in gains.items()]
     return compared if proven else [replace(one, by="upper") for one in compared]
 
 
@@ -208,15 +195,18 @@ def _compared(
     other: str,
     candidate: np.ndarray,
     predictions: np.ndarray,
-    required: float,
+    threshold: Threshold,
+    times: float,
 ) -> Comparison:
-    primary = PRIMARY[metric]
-    gain = primary.gain(rows.labels, candidate, predictions, blocks.of_row)
-    values = primary.value(rows.labels, candidate), primary.value(rows.labels, predictions)
+    """Requires a gain of so many times the threshold."""
+    primary = rows.task.metrics[metric]
+    gain = primary.gain(rows.labels, candidate, predictions, blocks.of_row, rows.weights)
+    value, baseline = (primary.value(rows.labels, answers, rows.weights) for answers in (candidate, predictions))
+    required = times * threshold.of(baseline)
     if gain.label_blocks < LABEL_BLOCKS:
         words = f"One of the labels has rows in {gain.label_blocks} blocks alone; {LABEL_BLOCKS} are needed."
-        return Comparison(metric, other, *values, None, required, str(blocks), words)
-    return Comparison(metric, other, *values, paired.interval(gain, blocks.count), required, str(blocks))
+        return Comparison(metric, other, value, baseline, None, required, str(blocks), words)
+    return Comparison(metric, other, value, baseline, paired.interval(gain, blocks.count), required, str(blocks))
 
 
 def slices_check(
@@ -224,7 +214,7 @@ def slices_check(
     candidate: np.ndarray,
     other: str,
     predictions: np.ndarray,
-    slices: Mapping[str, np.ndarray],
+    slices: Mapping[str, Slices],
     margins: Margins | None,
     rows_minimum: int,
     severity: Literal["blocking", "warning"],
@@ -235,24 +225,27 @@ def slices_check(
 
     Args:
       rows: What they are compared on.
-      candidate: Its predictions, [rows].
+      candidate: Its predictions, [rows] or [rows, outputs].
       other: What the other model is.
-      predictions: The other model's, [rows].
-      slices: Values by column, as text, each [rows].
+      predictions: The other model's, likewise.
+      slices: By column.
       margins: By how much it may be worse; None for not at all.
       rows_minimum: Slices of fewer rows are left out.
       severity: Of the check.
 
     Returns:
-      None where no slice has enough rows of both labels.
+      None where no slice has enough rows with more than one label.
     """
     words, p_values = [], []
-    for column, name, mask in _large_slices(rows.labels, slices, rows_minimum):
+    for column, name, mask in _large_slices(rows, slices, rows_minimum):
         part = rows.where(mask)
         blocks = paired.blocks_of(part.units, part.unit_name)
-        for metric, primary in PRIMARY.items():
-            margin = margins.by_metric[metric] * margins.widening(metric, part.labels) if margins else 0.0
-            gain = primary.gain(part.labels, candidate[mask], predictions[mask], blocks.of_row)
+        for metric, primary in rows.task.metrics.items():
+            margin = 0.0
+            if margins:
+                value = primary.value(part.labels, predictions[mask], part.weights)
+                margin = margins.by_metric[metric].of(value) * margins.widening(metric, part)
+            gain = primary.gain(part.labels, candidate[mask], predictions[mask], blocks.of_row, part.weights)
             estimate = paired.estimate(gain, blocks.count)
             if estimate is not None:
                 words.append(f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}")
@@ -268,22 +261,22 @@ def slices_check(
     )
 
 
-def _large_slices(
-    labels: np.ndarray, slices: Mapping[str, np.ndarray], rows_minimum: int
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Column, value and rows of each slice with enough rows and with both labels."""
+def _large_slices(rows: Rows, slices: Mapping[str, Slices], rows_minimum: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Column, value and rows of each slice with enough rows, and with more than one label."""
     for column, values in slices.items():
-        names, counts = np.unique(values, return_counts=True)
+        counts = np.bincount(values.codes, minlength=len(values.names))
         # A column of one value is all rows again.
-        for name in names[counts >= rows_minimum] if len(names) > 1 else ():
-            mask = values == name
-            if len(np.unique(labels[mask])) > 1:
-                yield column, name, mask
+        large = np.flatnonzero(counts >= rows_minimum) if len(values.names) > 1 else ()
+        for code in sorted(large, key=lambda code: values.names[code]):
+            mask = values.codes == code
+            labels = rows.labels[mask]
+            if labels.min() != labels.max():
+                yield column, values.names[code], mask
 
 
-def decidable_check(labels: np.ndarray, margins: Margins) -> Check:
-    """Whether rows of these labels, [rows], can decide: an interval too short for the widest margin blesses nothing."""
-    widening = max(margins.widening(metric, labels) for metric in margins.by_metric)
+def decidable_check(rows: Rows, margins: Margins) -> Check:
+    """Whether these rows can decide: an interval too short for the widest margin blesses nothing."""
+    widening = max(margins.widening(metric, rows) for metric in margins.by_metric)
     enough = widening <= margins.widest
     note = f"The margins are made for {margins.rows:g} rows and widened for fewer." + (
         "" if enough else " The interval cannot tell: judge a longer one."
@@ -291,8 +284,8 @@ def decidable_check(labels: np.ndarray, margins: Margins) -> Check:
     return Check("the rows can decide", enough, widening, f"<= {margins.widest:g}", note=note)
 
 
-def finite_check(predictions: np.ndarray) -> Check:
-    """Whether all predictions are probabilities."""
-    wrong = int(np.count_nonzero(~((predictions >= 0) & (predictions <= 1))))
-    note = f"{wrong:,} of {len(predictions):,} answers are NaN, infinite or outside 0 to 1." if wrong else ""
+def finite_check(task: Task, predictions: np.ndarray) -> Check:
+    """Whether all predictions are such of the task."""
+    wrong = task.wrong_predictions(predictions)
+    note = f"{wrong:,} of {len(predictions):,} answers are not {task.right_predictions}." if wrong else ""
     return Check("finite predictions", not wrong, float(wrong), "<= 0", note=note)

@@ -50,16 +50,20 @@ class MeanGain:
 
     Args:
       sums: Loss of the other model less that of the candidate, summed by block, [blocks].
-      rows: Number of rows by block, [blocks].
+      rows: Number of rows by block, [blocks], or the sum of their weights.
     """
 
     sums: np.ndarray
     rows: np.ndarray
 
     @classmethod
-    def of(cls, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray) -> MeanGain:
-        """Sums by block the losses of two models; all arguments are [rows]."""
-        return cls(np.bincount(blocks, other - candidate), np.bincount(blocks).astype(np.float64))
+    def of(
+        cls, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None
+    ) -> MeanGain:
+        """Sums by block the losses of two models; all arguments are [rows], weights 0 or more."""
+        if weights is None:
+            return cls(np.bincount(blocks, other - candidate), np.bincount(blocks).astype(np.float64))
+        return cls(np.bincount(blocks, weights * (other - candidate)), np.bincount(blocks, weights))
 
     @property
     def label_blocks(self) -> int:
@@ -68,11 +72,11 @@ class MeanGain:
 
     def value(self, weights: np.ndarray) -> np.ndarray:
         """See `Gain`."""
-        return (weights @ self.sums) / (weights @ self.rows)
+        return _divided(weights @ self.sums, weights @ self.rows)
 
     def influence(self, weights: np.ndarray) -> np.ndarray:
         """See `Gain`."""
-        return (self.sums - self.value(weights)[:, None] * self.rows) / (weights @ self.rows)[:, None]
+        return _divided(self.sums - self.value(weights)[:, None] * self.rows, (weights @ self.rows)[:, None])
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ class RankGain:
 
     Args:
       wins: Pairs that the candidate orders rightly less those of the other model, ties counted half, [blocks of the
-        positive row, blocks of the negative row].
-      positives: Rows with label 1 by block, [blocks].
-      negatives: Rows with label 0 by block, [blocks].
+        positive row, blocks of the negative row]; a pair counts as much as the product of its rows' weights.
+      positives: Rows with label 1 by block, [blocks], or the sum of their weights.
+      negatives: Rows with label 0 by block, [blocks], likewise.
     """
 
     wins: np.ndarray
@@ -95,11 +99,19 @@ class RankGain:
     negatives: np.ndarray
 
     @classmethod
-    def of(cls, labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray) -> RankGain:
-        """Counts pairs of rows of both labels by block; all arguments are [rows]."""
-        wins = _ordered_pairs(labels, candidate, blocks) - _ordered_pairs(labels, other, blocks)
-        positives = np.bincount(blocks, labels == 1)
-        return cls(wins, positives, np.bincount(blocks) - positives)
+    def of(
+        cls,
+        labels: np.ndarray,
+        candidate: np.ndarray,
+        other: np.ndarray,
+        blocks: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> RankGain:
+        """Counts pairs of rows of both labels by block; all arguments are [rows], weights 0 or more."""
+        counted = np.ones(len(labels)) if weights is None else weights
+        wins = _ordered_pairs(labels, candidate, blocks, counted) - _ordered_pairs(labels, other, blocks, counted)
+        positives, negatives = (np.bincount(blocks, counted * (labels == label)) for label in (1, 0))
+        return cls(wins, positives, negatives)
 
     @property
     def label_blocks(self) -> int:
@@ -121,19 +133,24 @@ class RankGain:
 
 
 def _divided(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where a draw has rows of one label alone."""
+    """NaN where a draw has rows of one label alone, or of no weight."""
     return numerator / np.where(denominator > 0, denominator, np.nan)
 
 
-def _ordered_pairs(labels: np.ndarray, scores: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+def _ordered_pairs(labels: np.ndarray, scores: np.ndarray, blocks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Pairs whose positive row scores higher than the negative one, ties half, by block, [blocks, blocks]."""
     values, ranks = np.unique(scores, return_inverse=True)
-    positive, count = labels == 1, int(blocks.max()) + 1
+    count = int(blocks.max()) + 1
+    positive, negative = (np.flatnonzero(labels == label) for label in (1, 0))
+    # Rows by block, so that no block looks through all of them.
+    negative = negative[np.argsort(blocks[negative], kind="stable")]
+    ends = np.searchsorted(blocks[negative], np.arange(count + 1))
     pairs = np.empty((count, count))
     for block in range(count):
-        tied = np.bincount(ranks[~positive & (blocks == block)], minlength=len(values))
+        part = negative[ends[block] : ends[block + 1]]
+        tied = np.bincount(ranks[part], weights[part], len(values))
         below = np.cumsum(tied) - tied / 2
-        pairs[:, block] = np.bincount(blocks[positive], below[ranks[positive]], minlength=count)
+        pairs[:, block] = np.bincount(blocks[positive], weights[positive] * below[ranks[positive]], count)
     return pairs
 
 

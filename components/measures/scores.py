@@ -1,11 +1,24 @@
-"""Scores of probabilities against labels, on NumPy: what training and reports need without a framework."""
+"""Scores of predictions against labels, on NumPy: what training, gates and reports need without a framework.
+
+Weights are float [rows], 0 or more; None weighs all rows the same.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 CLIP = 1e-7
 """Probabilities are kept this far from 0 and 1 in logarithms, as Keras and TensorFlow Model Analysis do."""
+
+
+def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Weighted mean of values [rows]; NaN when there are no rows, or only rows of weight 0."""
+    if weights is None:
+        return float(np.mean(values)) if len(values) else float("nan")
+    total = float(weights.sum())
+    return float((values * weights).sum() / total) if total else float("nan")
 
 
 def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -14,38 +27,70 @@ def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
     return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
 
 
-def log_loss(labels: np.ndarray, probability: np.ndarray) -> float:
+def log_loss(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Mean binary cross-entropy in nats; NaN when there are no rows."""
-    return float(np.mean(log_losses(labels, probability))) if len(labels) else float("nan")
+    return mean(log_losses(labels, probability), weights)
 
 
-def roc_auc(labels: np.ndarray, probability: np.ndarray) -> float:
+def class_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each row in nats, float64 [rows], of class indices [rows] and probabilities [rows, classes]."""
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return -np.log(np.clip(of_label, CLIP, 1))
+
+
+def pinball_losses(labels: np.ndarray, predictions: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
+    """Pinball loss of each row, mean over the quantiles, float64 [rows].
+
+    Args:
+      labels: Values, [rows].
+      predictions: [rows, quantiles].
+      quantiles: Between 0 and 1, [quantiles].
+    """
+    total = np.zeros(len(labels))
+    for place, level in enumerate(quantiles):
+        error = labels - predictions[:, place].astype(np.float64)
+        total += np.maximum(level * error, (level - 1) * error)
+    return total / len(quantiles)
+
+
+def roc_auc(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Area under the ROC curve, ties counted half; NaN when a class has no rows."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
+    _, ranks = np.unique(probability, return_inverse=True)
+    groups = int(ranks.max()) + 1 if len(ranks) else 0
+    counted = np.ones(len(labels)) if weights is None else weights
+    positives = np.bincount(ranks, counted * (labels == 1), groups)
+    negatives = np.bincount(ranks, counted * (labels != 1), groups)
+    pairs = positives.sum() * negatives.sum()
+    if not pairs:
         return float("nan")
-    _, places, counts = np.unique(probability, return_inverse=True, return_counts=True)
-    # The mean rank of each group of equal probabilities (Mann-Whitney).
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    return float((ranks[places][labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    # Of equal probabilities half the pairs count as ordered rightly (Mann-Whitney).
+    return float((positives * (np.cumsum(negatives) - negatives / 2)).sum() / pairs)
 
 
-def calibration_bins(labels: np.ndarray, probability: np.ndarray, bins: int = 10) -> np.ndarray:
+def calibration_bins(
+    labels: np.ndarray, probability: np.ndarray, bins: int = 10, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Bins of equal numbers of rows, in the order of the probability.
 
     Returns:
-      float64 [bins, 3]: mean probability, share of label 1, rows; fewer bins where there are fewer rows.
+      float64 [bins, 3]: mean probability, share of label 1, rows (or their weight); fewer bins where there are fewer
+      rows. Rows of weight 0 alone make no bin.
     """
     order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    told = [(probability[part].mean(), labels[part].mean(), len(part)) for part in parts]
-    return np.array(told, dtype=np.float64).reshape(-1, 3)
+    parts = [part for part in np.array_split(order, bins) if len(part) and (weights is None or weights[part].sum())]
+    rows = []
+    for part in parts:
+        of_part = None if weights is None else weights[part]
+        size = len(part) if of_part is None else of_part.sum()
+        rows.append((mean(probability[part], of_part), mean(labels[part], of_part), size))
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+def expected_calibration_error(
+    labels: np.ndarray, probability: np.ndarray, bins: int = 10, weights: np.ndarray | None = None
+) -> float:
     """Mean distance of a bin's probability from its share of label 1, weighted by rows; NaN when there are no rows."""
-    told = calibration_bins(labels, probability, bins)
-    if not len(told):
+    rows = calibration_bins(labels, probability, bins, weights)
+    if not len(rows):
         return float("nan")
-    return float(np.average(np.abs(told[:, 0] - told[:, 1]), weights=told[:, 2]))
+    return float(np.average(np.abs(rows[:, 0] - rows[:, 1]), weights=rows[:, 2]))

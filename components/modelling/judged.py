@@ -15,8 +15,6 @@ from airtight.files import digest_of_tree
 
 URI, ID, DIGEST = "current_model", "current_model_id", "current_model_digest"
 """Custom properties of a judgement; the first two are those of TFX's Evaluator."""
-ROC_AUC, LOG_LOSS = "roc_auc", "log_loss"
-"""Custom properties of an evaluation: the model's metrics on the interval, where they were measured."""
 
 
 def write(judgement: artifact.Artifact, model: artifact.Artifact) -> None:

@@ -14,6 +14,7 @@ from airtight.files import digest_of_tree
 from airtight.served_history import Takeover
 from airtight.verdict import FILE_NAME, Verdict
 from components.modelling import judged, version_number
+from components.modelling.metric_names import metrics_of
 from components.modelling.served import versions_in
 
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
@@ -32,7 +33,7 @@ class Registered:
         end as well unless its number tells it.
       digest: Of what was pushed; empty where no push is known.
       verdict: What evaluate said of it, or None.
-      auc: ROC AUC on its interval; None where it is not known.
+      metric: Title and value of its foremost metric on its interval; None where it is not known.
     """
 
     number: int
@@ -40,7 +41,7 @@ class Registered:
     interval: tuple[str, str] = ("", "")
     digest: str = ""
     verdict: Verdict | None = None
-    auc: float | None = None
+    metric: tuple[str, float] | None = None
 
     def fault(self) -> str:
         """Why it should not be served; empty when nothing is known against it."""
@@ -79,8 +80,8 @@ def registered(
             continue
         interval, digest = _interval(push), push.get_string_custom_property(_NAMES_WHAT_WAS_PUSHED)
         evaluation = evaluated.get((digest, interval))
-        folder, verdict, auc = base_path / str(number), _verdict(evaluation), _auc(evaluation)
-        versions[number] = Registered(number, folder, interval, digest, verdict, auc)
+        folder, verdict, metric = base_path / str(number), _verdict(evaluation), _metric(evaluation)
+        versions[number] = Registered(number, folder, interval, digest, verdict, metric)
     return versions
 
 
@@ -180,10 +181,13 @@ def _digest(evaluation: artifact.Artifact) -> str:
     return evaluation.get_string_custom_property(judged.DIGEST)
 
 
-def _auc(evaluation: artifact.Artifact | None) -> float | None:
-    if evaluation is None or not evaluation.has_custom_property(judged.ROC_AUC):
+def _metric(evaluation: artifact.Artifact | None) -> tuple[str, float] | None:
+    if evaluation is None:
         return None
-    return float(evaluation.get_float_custom_property(judged.ROC_AUC))
+    names = evaluation.mlmd_artifact.custom_properties
+    properties = {name: evaluation.get_custom_property(name) for name in names}
+    foremost = next(iter(metrics_of(properties).items()), None)
+    return (foremost[1], float(properties[foremost[0]])) if foremost else None
 
 
 def _verdict(evaluation: artifact.Artifact | None) -> Verdict | None:

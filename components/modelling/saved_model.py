@@ -22,6 +22,7 @@ from components.modelling.fitting import mixed
 from components.modelling.folding import folding
 from components.modelling.parts import Parts
 from components.schema import PREDICTION, ExampleSchema
+from components.tasks import task_of
 
 BATCH = 8192
 _OF_THE_MODEL = (
@@ -143,11 +144,11 @@ def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
     signature = graphs[0].signature_def.get("serving_default") if graphs else None
     wanted = set(signature.inputs) if signature else set()
     kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
-    lacking = wanted - set(kinds)
-    if signature is None or not wanted or lacking or PREDICTION not in signature.outputs:
+    lacking, outputs = wanted - set(kinds), task_of(schema).outputs
+    if signature is None or not wanted or lacking or not set(outputs) <= set(signature.outputs):
         raise TerminalError(
             f"The model in {folder} cannot answer for these examples.",
-            expected=f"a signature serving_default of features in the schema, answering {PREDICTION}",
+            expected=f"a signature serving_default of features in the schema, answering {', '.join(outputs)}",
             received=f"inputs that the schema lacks: {', '.join(sorted(lacking))}" if lacking else "another signature",
             remedy="Give it rows of the schema that it was trained with.",
         )
@@ -199,12 +200,14 @@ class Predictor:
             self._model = tf.saved_model.load(str(folder))
         except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
             raise _not_loaded(folder, error) from error
-        self._folder = folder
+        self._folder, self._task = folder, task_of(schema)
         self._kinds = inputs_of(folder, schema)
         self._signature = self._model.signatures["serving_default"]
 
     def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the probabilities, float32 [rows], of raw features by name, each [rows]; others are ignored.
+        """Returns the task's predictions, float32 [rows] or [rows, outputs], of raw features by name, each [rows].
+
+        Features that the model does not want are ignored.
 
         Raises:
           TerminalError: The model fails on these rows, or answers in another shape.
@@ -212,25 +215,25 @@ class Predictor:
         """
         rows = len(next(iter(features.values())))
         try:
-            answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, rows, BATCH)]
+            answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, max(rows, 1), BATCH)]
         except (tf.errors.OpError, TypeError, ValueError) as error:
             if _is_transient(error):
                 raise TransientError(
                     f"The model in {self._folder} did not answer.",
-                    expected=f"one {PREDICTION} for each row",
+                    expected=f"{', '.join(self._task.outputs)} for each row",
                     received=_first_line(error),
                     remedy="Retry the task; if it stays, look at the memory and the device.",
                 ) from error
             raise self._no_answer(_first_line(error)) from error
-        probabilities = np.concatenate(answers) if answers else np.zeros(0, np.float32)
-        if probabilities.shape != (rows,):
-            raise self._no_answer(f"answers of shape {list(probabilities.shape)} to {rows} rows")
-        return probabilities
+        predictions = np.concatenate(answers)
+        if len(predictions) != rows:
+            raise self._no_answer(f"answers of shape {list(predictions.shape)} to {rows} rows")
+        return predictions
 
     def _no_answer(self, received: str) -> TerminalError:
         return TerminalError(
             f"The model in {self._folder} cannot answer for these examples.",
-            expected=f"one {PREDICTION} for each row",
+            expected=f"{', '.join(self._task.outputs)} for each row",
             received=received,
             remedy="Give it rows of the schema that it was trained with.",
         )
@@ -240,7 +243,7 @@ class Predictor:
             name: tf.constant(features[name][part], tf.string if kind == "category" else tf.float32)
             for name, kind in self._kinds.items()
         }
-        return self._signature(**tensors)[PREDICTION].numpy()
+        return self._task.predictions(self._signature(**tensors))
 
 
 def raw_tensors(columns: Mapping[str, np.ndarray], schema: ExampleSchema) -> dict[str, tf.Tensor]:

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from airtight.files import write_text
 from airtight.verdict import Check, Verdict
-from components.measures.analysis import (
-    AUC,
-    CALIBRATION,
-    CANDIDATE,
-    CHAMPION,
-    COUNT,
-    LOG_LOSS,
-    MEAN_LABEL,
-    PR_AUC,
-    Analysis,
-    Slice,
-)
 from components.measures.comparison import Comparison
+from components.measures.evaluation_rows import EvaluationRows
 from components.measures.paired import CONFIDENCE
-from components.measures.scores import calibration_bins
+from components.measures.slices import CANDIDATE, CHAMPION, COUNT, MEAN_LABEL, Figures, Slice
+from components.reports.pictures import GREY, GRID, picture
+from components.tasks import Task
 
-_NAMES = {CANDIDATE: "candidate", CHAMPION: "champion"}
-_COLOURS = {CANDIDATE: "#1f5fa8", CHAMPION: "#c8781e"}
-_FIGURES = {AUC: "ROC AUC", PR_AUC: "PR AUC", LOG_LOSS: "log loss", CALIBRATION: "calibration"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.45 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 72rem;
@@ -53,9 +38,9 @@ tr.all td {{ font-weight: 600; }} .champion {{ color: #a2611a; }} .bad {{ color:
 def write(
     path: Path,
     verdict: Verdict,
-    labels: np.ndarray,
-    probabilities: Mapping[str, np.ndarray],
-    figures: Analysis | None,
+    rows: EvaluationRows,
+    predictions: Mapping[str, np.ndarray],
+    figures: Mapping[str, Figures],
     comparisons: Sequence[Comparison],
     champion: str = "",
 ) -> None:
@@ -64,9 +49,9 @@ def write(
     Args:
       path: The HTML file.
       verdict: What was decided.
-      labels: 0 or 1, [rows], both present wherever there are figures.
-      probabilities: By model, each [rows].
-      figures: By model and slice; None where nothing could be measured.
+      rows: What was predicted.
+      predictions: By model, [rows] or [rows, outputs]; empty where nothing could be measured.
+      figures: By model and slice, of the same models.
       comparisons: With the champions and the baseline.
       champion: As which version the champion served; empty where that is not known.
     """
@@ -74,10 +59,10 @@ def write(
     if champion:
         rest += f"<p>The champion, {html.escape(champion)}, is what served when the interval began.</p>"
     if comparisons:
-        rest += f"<h2>Gain over the other models, on the same rows</h2>{_intervals(comparisons)}"
-    if figures is not None:
-        rest += f"<h2>Curves over all rows</h2>{_curves(labels, probabilities)}"
-        rest += f"<h2>Quality by slice</h2>{_slices(figures)}"
+        rest += f"<h2>Gain over the other models, on the same rows</h2>{_intervals(rows.task, comparisons)}"
+    if figures:
+        rest += f"<h2>Predictions over all rows</h2>{rows.task.report(rows, predictions)}"
+        rest += f"<h2>Quality by slice</h2>{_slices(rows.task, figures)}"
     page = _PAGE.format(
         title=f"Evaluation: {'blessed' if verdict.passed else 'not blessed'}",
         background="#e2f3e6" if verdict.passed else "#fbe5e3",
@@ -89,30 +74,29 @@ def write(
     write_text(path, page)
 
 
-def _intervals(comparisons: Sequence[Comparison]) -> str:
+def _intervals(task: Task, comparisons: Sequence[Comparison]) -> str:
     """One panel for each metric: the gain over each model with its bounds, and what the lower one must reach."""
     metrics = list(dict.fromkeys(compared.metric for compared in comparisons))
     rows = max(sum(compared.metric == metric for compared in comparisons) for metric in metrics)
     figure = Figure(figsize=(13, 1.1 + 0.42 * rows), layout="constrained")
     for panel, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
         shown = [compared for compared in comparisons if compared.metric == metric]
-        panel.axvline(0, color="#b8c0c8", lw=1, ls="--")
+        panel.axvline(0, color=GREY, lw=1, ls="--")
         for place, compared in enumerate(shown):
             panel.plot([compared.required] * 2, [place - 0.35, place + 0.35], color="#1c2430", lw=2)
             if compared.interval is not None:
                 color = "#1d7a3d" if compared.passed else "#a8231f"
                 panel.plot([compared.interval.lower, compared.interval.upper], [place] * 2, color=color, lw=2)
                 panel.plot(compared.interval.gain, place, "o", color=color, ms=6)
-        panel.set(title=f"gain in {_FIGURES.get(metric, metric)}", ylim=(len(shown) - 0.4, -0.6))
+        panel.set(title=f"gain in {task.metrics[metric].title}", ylim=(len(shown) - 0.4, -0.6))
         panel.set_yticks(range(len(shown)), [compared.other for compared in shown])
-        panel.grid(axis="x", color="#e6eaee", lw=0.6)
+        panel.grid(axis="x", color=GRID, lw=0.6)
     note = (
         "<p class=small>Right of 0 the candidate is better. A dot is the gain, its line reaches from the lower to the "
         f"upper one-sided {CONFIDENCE:.0%} bound ({html.escape(comparisons[0].blocks)}), and the black mark is what "
-        "the lower bound must reach (for the baseline beside a champion, the upper one). Figures here are exact; "
-        "those by slice are TensorFlow Model Analysis's, which cuts curves at 10,000 thresholds.</p>"
+        "the lower bound must reach (for the baseline beside a champion, the upper one).</p>"
     )
-    return f"{note}{_picture(figure, 'Gains with their intervals')}"
+    return f"{note}{picture(figure, 'Gains with their intervals')}"
 
 
 def _checks(checks: tuple[Check, ...]) -> str:
@@ -133,61 +117,29 @@ def _checks(checks: tuple[Check, ...]) -> str:
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _slices(analysis: Analysis) -> str:
-    models = [model for model in (CANDIDATE, CHAMPION) if model in analysis.metrics]
-    head = "<th>slice</th><th class=n>rows</th><th class=n>share of label 1</th>"
-    for words in _FIGURES.values():
-        head += f"<th class=n>{words}</th>" + ("<th class='n champion'>champion</th>" if len(models) > 1 else "")
-    rows = []
-    for key in sorted(analysis.metrics[CANDIDATE], key=lambda key: (len(key), key)):
-        figures = analysis.metrics[CANDIDATE][key]
-        cells = f"<td>{html.escape(_words(key))}</td><td class=n>{figures[COUNT]:,.0f}</td>"
-        cells += f"<td class=n>{_number(figures[MEAN_LABEL], 3)}</td>"
-        for name in _FIGURES:
+def _slices(task: Task, figures: Mapping[str, Figures]) -> str:
+    models = [model for model in (CANDIDATE, CHAMPION) if model in figures]
+    titles = {name: metric.title for name, metric in task.metrics.items()}
+    titles |= {name: title for name, (title, _) in task.figures.items()}
+    # What is of the rows alone is the same of every model.
+    of_rows = [name for name in titles if name == MEAN_LABEL]
+    head = "<th>slice</th><th class=n>rows</th>"
+    head += "".join(f"<th class=n>{html.escape(titles.pop(name))}</th>" for name in of_rows)
+    for title in titles.values():
+        head += f"<th class=n>{html.escape(title)}</th>"
+        head += "<th class='n champion'>champion</th>" if len(models) > 1 else ""
+    lines = []
+    for key in sorted(figures[CANDIDATE], key=lambda key: (len(key), key)):
+        own = figures[CANDIDATE][key]
+        cells = f"<td>{html.escape(_words(key))}</td><td class=n>{own[COUNT]:,.0f}</td>"
+        cells += "".join(f"<td class=n>{_number(own[name], 3)}</td>" for name in of_rows)
+        for name in titles:
             for model in models:
                 css = "n champion" if model == CHAMPION else "n"
-                cells += f"<td class='{css}'>{_number(analysis.metrics[model].get(key, {}).get(name))}</td>"
-        rows.append(f"<tr class={'all' if not key else 'slice'}>{cells}</tr>")
-    note = (
-        "<p class=small>Calibration is mean prediction / mean label. A dash: not defined, as for one class alone.</p>"
-    )
-    return f"{note}<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-def _curves(labels: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> str:
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    roc, pr, calibration = figure.subplots(1, 3)
-    roc.plot([0, 1], [0, 1], color="#b8c0c8", lw=1, ls="--")
-    calibration.plot([0, 1], [0, 1], color="#b8c0c8", lw=1, ls="--")
-    pr.axhline(labels.mean(), color="#b8c0c8", lw=1, ls="--")
-    most = 0.0
-    for model, values in probabilities.items():
-        style = {"color": _COLOURS[model], "label": _NAMES[model], "lw": 1.8}
-        false_rate, true_rate, _ = roc_curve(labels, values)
-        roc.plot(false_rate, true_rate, **style)
-        precision, recall, _ = precision_recall_curve(labels, values)
-        pr.plot(recall[:-1], precision[:-1], **style)
-        bins = calibration_bins(labels, values)
-        calibration.plot(bins[:, 0], bins[:, 1], marker="o", ms=4, **style)
-        most = max(most, bins[:, :2].max())
-    texts = (
-        (roc, "ROC", "false positive rate", "true positive rate"),
-        (pr, "Precision and recall", "recall", "precision"),
-        (calibration, "Calibration, bins of equal rows", "mean prediction", "share of label 1"),
-    )
-    for axes, title, x, y in texts:
-        axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
-        axes.grid(color="#e6eaee", lw=0.6)
-        axes.legend(frameon=False)
-    calibration.set(xlim=(0, min(1, most * 1.1)), ylim=(0, min(1, most * 1.1)))
-    return _picture(figure, "ROC, precision-recall and calibration curves")
-
-
-def _picture(figure: Figure, words: str) -> str:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
-    encoded = base64.b64encode(picture.getvalue()).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
+                cells += f"<td class='{css}'>{_number(figures[model][key][name])}</td>"
+        lines.append(f"<tr class={'all' if not key else 'slice'}>{cells}</tr>")
+    note = "<p class=small>A dash: not defined, as for one class alone.</p>"
+    return f"{note}<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def _words(key: Slice) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -52,6 +52,38 @@ class Gain(NamedTuple):
         return f"{self.value:+.4f} [{self.lower:+.4f}, {self.upper:+.4f}]"
 
 
+class Metric(NamedTuple):
+    """One metric of the task on an interval.
+
+    Args:
+      title: What it is called.
+      value: The candidate's.
+      champion: The champion's; None where it was not measured.
+      gain: The candidate's over that champion, as evaluate measured it; positive where the candidate is better.
+    """
+
+    title: str
+    value: float
+    champion: float | None = None
+    gain: Gain | None = None
+
+
+def metrics_of(properties: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[Metric, ...]:
+    """The metrics of an evaluation.
+
+    Args:
+      properties: Its custom properties.
+      titles: Of `components.modelling.metric_names.metrics_of`.
+    """
+    metrics = []
+    for name, title in titles.items():
+        gain = [properties[key] for end in ("", "_lower", "_upper") if (key := f"{name}_gain{end}") in properties]
+        champion = properties.get(f"champion_{name}")
+        known = Gain(*map(float, gain)) if len(gain) == len(Gain._fields) else None
+        metrics.append(Metric(title, float(properties[name]), None if champion is None else float(champion), known))
+    return tuple(metrics)
+
+
 @dataclass(frozen=True)
 class Month:
     """One interval's run. Figures that are not known are None.
@@ -66,13 +98,8 @@ class Month:
       version: Version that was pushed, 0 for none.
       took_over: Whether it serves its time; False where it was registered only, for a release or beside a promotion.
       refusal: Why nothing was pushed, in words; empty where it was.
-      roc_auc: The candidate's ROC AUC on the interval.
-      log_loss: Its log loss, nats.
+      metrics: Its metrics on the interval, the first one foremost.
       champion: Version of the champion, which is what served when the interval began; 0 where that is not known.
-      champion_roc_auc: Its ROC AUC.
-      champion_log_loss: Its log loss, nats.
-      roc_auc_gain: The candidate's gain in ROC AUC over that champion, as evaluate measured it.
-      log_loss_gain: Its gain in log loss, nats, positive where the candidate's is lower.
       drift: Share of the features that drifted.
       drifted: Whether the drift report says so.
       seconds: What each node took, by id, in seconds; nothing for what the cache answered.
@@ -89,18 +116,17 @@ class Month:
     version: int = 0
     took_over: bool = True
     refusal: str = ""
-    roc_auc: float | None = None
-    log_loss: float | None = None
+    metrics: tuple[Metric, ...] = ()
     champion: int = 0
-    champion_roc_auc: float | None = None
-    champion_log_loss: float | None = None
-    roc_auc_gain: Gain | None = None
-    log_loss_gain: Gain | None = None
     drift: float | None = None
     drifted: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warm: bool = False
     digests: dict[str, str] = field(default_factory=dict)
+
+    def metric(self, title: str) -> Metric | None:
+        """One of `metrics`, where it was measured."""
+        return next((metric for metric in self.metrics if metric.title == title), None)
 
 
 def page(title: str, months: Sequence[Month], more: str = "") -> str:
@@ -130,11 +156,19 @@ side.</p>
 """
 
 
-_COMPARED: dict[str, tuple[Callable[[Month], float | None], str]] = {
-    "ROC AUC": (lambda month: month.roc_auc, ".4f"),
-    "log loss": (lambda month: month.log_loss, ".4f"),
-    "train, s": (lambda month: month.seconds.get("train"), ",.0f"),
-}
+_SECONDS = "train, s"
+
+
+def _titles(months: Iterable[Month]) -> list[str]:
+    """Of all metrics that were measured, the foremost first."""
+    return list(dict.fromkeys(metric.title for month in months for metric in month.metrics))
+
+
+def _figure(month: Month, name: str) -> float | None:
+    if name == _SECONDS:
+        return month.seconds.get("train")
+    metric = month.metric(name)
+    return metric.value if metric else None
 
 
 def comparison(runs: Mapping[str, Sequence[Month]]) -> str:
@@ -146,13 +180,14 @@ def comparison(runs: Mapping[str, Sequence[Month]]) -> str:
     of = [{month.name: month for month in months} for months in runs.values()]
     names = sorted({name for months in of for name in months})
     head, rows = "<th>interval</th>", dict.fromkeys((*names, "mean", "sum"), "")
-    for figure, (get, form) in _COMPARED.items():
+    for figure in (*_titles(month for months in runs.values() for month in months), _SECONDS):
+        form = ",.0f" if figure == _SECONDS else ".4f"
         head += "".join(f"<th class=n>{figure}<br>{escape(name)}</th>" for name in runs)
-        told = {name: [get(months[name]) if name in months else None for months in of] for name in names}
+        told = {name: [_figure(months[name], figure) if name in months else None for months in of] for name in names}
         whole = [values for values in told.values() if None not in values]
         columns = list(zip(*whole, strict=True)) or [()] * len(of)
         told["mean"] = [sum(column) / len(column) if column else None for column in columns]
-        told["sum"] = [sum(column) if column and figure == "train, s" else None for column in columns]
+        told["sum"] = [sum(column) if column and figure == _SECONDS else None for column in columns]
         for name, values in told.items():
             rows[name] += "".join(_number(value, form) for value in values)
     lines = "".join(f"<tr><td>{escape(name)}</td>{cells}</tr>" for name, cells in rows.items())
@@ -162,13 +197,15 @@ runs that went side by side shared the machine.</p>"""
 
 
 def _table(months: Sequence[Month]) -> str:
-    gates = list(dict.fromkeys(gate for month in months for gate in month.gates))
+    gates, titles = list(dict.fromkeys(gate for month in months for gate in month.gates)), _titles(months)
     head = (
         "<th>interval</th><th class=n>rows</th><th class=n>learned<br>from</th>"
         + "".join(f"<th>{escape(gate)}</th>" for gate in gates)
-        + "<th class=n>ROC AUC</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
-        "<th class=n>log loss</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
-        "<th>champion</th><th class=n>drifted<br>features</th><th>pushed</th>"
+        + "".join(
+            f"<th class=n>{escape(title)}</th><th class=n>of the<br>champion</th><th class=n>gain<br>[95 % bounds]</th>"
+            for title in titles
+        )
+        + "<th>champion</th><th class=n>drifted<br>features</th><th>pushed</th>"
         "<th class=n>node<br>seconds</th><th>data</th><th>run</th><th>why</th>"
     )
     rows = []
@@ -178,12 +215,7 @@ def _table(months: Sequence[Month]) -> str:
             _number(month.rows, ",d"),
             _number(month.learned, ",d"),
             *(_gate(month.gates.get(gate, Gate())) for gate in gates),
-            _number(month.roc_auc, ".4f"),
-            _number(month.champion_roc_auc, ".4f"),
-            f'<td class="n">{month.roc_auc_gain or "-"}</td>',
-            _number(month.log_loss, ".4f"),
-            _number(month.champion_log_loss, ".4f"),
-            f'<td class="n">{month.log_loss_gain or "-"}</td>',
+            *(_metric(month.metric(title)) for title in titles),
             f"<td>{month.champion or '-'}</td>",
             _number(month.drift, ".0%", "warn" if month.drifted else ""),
             f"<td>{month.version}{'' if month.took_over else ', registered only'}</td>"
@@ -203,6 +235,11 @@ def _gate(gate: Gate) -> str:
     return f'<td class="{css}" title="{escape(gate.said)}">{word}</td>'
 
 
+def _metric(metric: Metric | None) -> str:
+    value, champion, gain = (metric.value, metric.champion, metric.gain) if metric else (None, None, None)
+    return f'{_number(value, ".4f")}{_number(champion, ".4f")}<td class="n">{gain or "-"}</td>'
+
+
 def _number(value: float | None, form: str, css: str = "") -> str:
     return f'<td class="n {css}">{"-" if value is None else format(value, form)}</td>'
 
@@ -213,11 +250,13 @@ def _plots(months: Sequence[Month]) -> str:
     places = range(len(months))
     rows.bar(places, [month.rows or 0 for month in months], color=BLUE)
     rows.set(title="Rows of the interval", ylim=(0, None))
-    _lines(quality, months, lambda month: month.champion_roc_auc, ORANGE, "champion of then")
-    _lines(quality, months, lambda month: month.roc_auc, BLUE, "candidate")
-    stopped = {p: month.roc_auc for p, month in enumerate(months) if month.roc_auc is not None and not month.version}
+    title = next(iter(_titles(months)), "quality")
+    foremost = [month.metric(title) for month in months]
+    _lines(quality, [metric.champion if metric else None for metric in foremost], ORANGE, "champion of then")
+    _lines(quality, [metric.value if metric else None for metric in foremost], BLUE, "candidate")
+    stopped = {place: m.value for place, m in enumerate(foremost) if m is not None and not months[place].version}
     quality.plot([*stopped], [*stopped.values()], "x", color=RED, ms=11, mew=2, label="not pushed")
-    quality.set(title="ROC AUC on the interval")
+    quality.set(title=f"{title} on the interval")
     quality.legend()
     colours = [ORANGE if month.drifted else GREY for month in months]
     drift.bar(places, [100 * (month.drift or 0) for month in months], color=colours)
@@ -239,8 +278,8 @@ def _plots(months: Sequence[Month]) -> str:
     return _svg(figure)
 
 
-def _lines(axes: Axes, months: Sequence[Month], of: Callable[[Month], float | None], colour: str, name: str) -> None:
-    known = [(place, value) for place, month in enumerate(months) if (value := of(month)) is not None]
+def _lines(axes: Axes, values: Sequence[float | None], colour: str, name: str) -> None:
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
     axes.plot([place for place, _ in known], [value for _, value in known], marker="o", color=colour, label=name)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from airtight.errors import TerminalError
 from airtight.import_string import load
 from components.measures import paired
 from components.schema import ExampleSchema
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column
     from pyspark.sql.types import DataType
 
+    from components.measures.evaluation_rows import EvaluationRows
     from components.modelling.heads import Head
 
 BUILT_IN = {
@@ -27,15 +29,21 @@ BUILT_IN = {
 }
 """Tasks by the name that a schema gives; any other name is the import string of a `Task`."""
 
+Value = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+"""A figure of encoded labels [rows], predictions [rows] or [rows, outputs], and weights [rows] or None."""
+Gain = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], paired.Gain]
+"""The candidate's gain, positive where it is better, of encoded labels [rows], the candidate's predictions, the other
+model's, block numbers [rows], and weights [rows] or None."""
+
 
 @dataclass(frozen=True)
 class Metric:
     """A metric that decides about a candidate.
 
     Args:
-      value: Of labels [rows] and predictions, [rows] or [rows, outputs]; weights [rows] are None where none count.
-      gain: The candidate's gain over another model, positive where the candidate is better, of labels, candidate's
-        predictions, the other's, and block numbers [rows].
+      title: What reports call it.
+      value: Of a model.
+      gain: Of the candidate over another model.
       higher_is_better: The direction of `value`.
       margin: By how much a candidate may be worse than a champion, by default, in the metric's unit; relative to the
         champion's value where `relative`.
@@ -44,31 +52,64 @@ class Metric:
         label's unit.
       size: Of labels [rows]: how many rows the metric's noise is that of.
       unit: "nats", "" for a share, or "label" for the label's own unit.
+      property: Its custom property of an evaluation, where that is another name than the metric's.
     """
 
-    value: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
-    gain: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], paired.Gain]
+    title: str
+    value: Value
+    gain: Gain
     higher_is_better: bool
     margin: float
     baseline_gain: float = 0.0
     relative: bool = False
     size: Callable[[np.ndarray], float] = len
     unit: str = ""
+    property: str = ""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well predictions match what came of them, as one ratio.
+
+    Args:
+      name: Of the check.
+      ratio: 1 where they match.
+      note: What the ratio is, in a sentence.
+    """
+
+    name: str
+    ratio: float
+    note: str
 
 
 class Task(ABC):
     """What a label is, and what follows from it.
 
     Labels are encoded: int64 0 or 1 for `binary`, int64 index into the schema's classes for `multiclass`, float64 for
-    `regression`. Predictions are float64: probabilities [rows] for `binary` and [rows, classes] for `multiclass`,
+    `regression`. Predictions are floats: probabilities [rows] for `binary` and [rows, classes] for `multiclass`,
     values [rows], or [rows, quantiles] where the schema has quantiles, for `regression`.
 
     Args:
       schema: Of the pipeline's examples.
+
+    Raises:
+      TerminalError: The schema does not fit the task.
     """
 
     def __init__(self, schema: ExampleSchema) -> None:
         self.schema = schema
+        lacking = self.unfit()
+        if lacking:
+            raise TerminalError(
+                f"The schema of {schema.label} does not fit the task {schema.task}.",
+                expected=lacking,
+                received=f"classes {schema.classes}, quantiles {schema.quantiles}, baseline {schema.baseline!r}",
+                remedy="Correct the schema.",
+            )
+
+    @abstractmethod
+    def unfit(self) -> str:
+        """What the schema would have to be for this task; empty where it is."""
 
     # --- The label -----------------------------------------------------------------------------------------------
 
@@ -78,12 +119,13 @@ class Task(ABC):
         """Type of the label's column in examples: int64, string or float64."""
 
     @abstractmethod
-    def spark_label(self, label: Column, kind: DataType) -> Column:
+    def spark_label(self, label: Column, kind: DataType, row: Column | None = None) -> Column:
         """The label as examples store it, null where unknown.
 
         Args:
           label: What the pipeline's transform made.
           kind: Its type. A value that is no label raises when Spark computes it (`raise_error`), and names the value.
+          row: Text that names the row, for that message.
 
         Raises:
           TerminalError: A column of this type holds no labels of this task.
@@ -104,6 +146,16 @@ class Task(ABC):
     def metrics(self) -> Mapping[str, Metric]:
         """The metrics that decide, the first one foremost."""
 
+    @property
+    def figures(self) -> Mapping[str, tuple[str, Value]]:
+        """What reports show by slice beside `metrics`: title and value by name."""
+        return {}
+
+    @property
+    @abstractmethod
+    def right_predictions(self) -> str:
+        """What predictions must be, for messages, such as "finite numbers from 0 to 1"."""
+
     @abstractmethod
     def wrong_predictions(self, predictions: np.ndarray) -> int:
         """How many rows of predictions are none: not finite, no probabilities, or quantiles that cross."""
@@ -113,8 +165,17 @@ class Task(ABC):
         """Why these encoded labels [rows] can judge nothing, in a sentence; empty where they can."""
 
     @abstractmethod
+    def described(self, labels: np.ndarray) -> str:
+        """How encoded labels [rows], at least one, are distributed, in a sentence."""
+
+    @abstractmethod
     def baseline(
-        self, history: np.ndarray | None, labels: np.ndarray, rows: np.ndarray | None, count: int
+        self,
+        history: np.ndarray | None,
+        labels: np.ndarray,
+        rows: np.ndarray | None,
+        count: int,
+        weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """Predictions [count] or [count, outputs] of the schema's baseline feature alone.
 
@@ -123,6 +184,30 @@ class Task(ABC):
           labels: Encoded labels of these rows.
           rows: The feature's values to predict for, [count].
           count: How many rows to predict for.
+          weights: Of the rows of `history`.
+        """
+
+    @abstractmethod
+    def calibration(
+        self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
+    ) -> Sequence[Calibration]:
+        """How well predictions match encoded labels [rows], in the order of the report."""
+
+    @abstractmethod
+    def analysis_metrics(self) -> Mapping[str, tuple[str, str]]:
+        """TensorFlow Model Analysis's metrics by name: class, and its configuration as JSON without braces."""
+
+    def analysed(self, predictions: np.ndarray) -> np.ndarray:
+        """What TensorFlow Model Analysis gets of predictions, [rows] or [rows, outputs]."""
+        return predictions
+
+    @abstractmethod
+    def report(self, rows: EvaluationRows, predictions: Mapping[str, np.ndarray]) -> str:
+        """What an evaluation's report shows of the models' predictions over all rows, as HTML.
+
+        Args:
+          rows: What was predicted.
+          predictions: By "candidate" and, where there is one, "champion".
         """
 
     @abstractmethod
@@ -132,9 +217,15 @@ class Task(ABC):
     # --- The model -----------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def head(self) -> Head:
         """Loss, activation and served outputs, in TensorFlow."""
+        head: Head = load("components.modelling.heads:head_of")(self.schema)
+        return head
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """The served outputs that `predictions` reads."""
 
     @abstractmethod
     def predictions(self, response: Mapping[str, Any]) -> np.ndarray:
@@ -152,5 +243,56 @@ def task_of(schema: ExampleSchema) -> Task:
     Raises:
       TerminalError: There is no such task, or it does not fit the schema.
     """
+    if schema.task not in BUILT_IN and ":" not in schema.task:
+        raise TerminalError(
+            "There is no such task.",
+            expected=f"{', '.join(BUILT_IN)}, or the import string of a components.tasks.Task",
+            received=repr(schema.task),
+            remedy="Correct the schema.",
+        )
     task: Task = load(BUILT_IN.get(schema.task, schema.task))(schema)
     return task
+
+
+def labels_refused(schema: ExampleSchema, expected: str, received: Sequence[str]) -> TerminalError:
+    """The error of labels in examples that are none."""
+    return TerminalError(
+        f"The label {schema.label} has values that are no label.",
+        expected=expected,
+        received=list(received),
+        remedy="Correct the step that makes the examples: rows without a known label are left out there.",
+    )
+
+
+def type_refused(schema: ExampleSchema, expected: str, received: str) -> TerminalError:
+    """The error of a column of another type than the labels of the task have."""
+    return TerminalError(
+        f"The label {schema.label} is no label of the task {schema.task}.",
+        expected=expected,
+        received=f"a column of type {received}",
+        remedy="Correct the pipeline's transform, or name the task that fits in the schema.",
+    )
+
+
+def checked(right: Column, value: Column, label: Column, words: str, row: Column | None) -> Column:
+    """In Spark: `value` where it is right, null where the label is, and elsewhere an error that names the label.
+
+    Args:
+      right: Whether the label is one.
+      value: The label as examples store it.
+      label: What the pipeline's transform made.
+      words: The error's text, before the label.
+      row: Text that names the row.
+    """
+    from pyspark.sql import functions as F
+
+    parts = [F.lit(f"{words}: "), label.cast("string")]
+    parts += [F.lit(" in the row "), row] if row is not None else []
+    return F.when(label.isNull(), F.lit(None)).when(right, value).otherwise(F.raise_error(F.concat(*parts)))
+
+
+def examples_of(column: pa.ChunkedArray, wrong: np.ndarray) -> list[str]:
+    """The first five wrong values of a column with their rows, for messages."""
+    rows = np.flatnonzero(wrong)[:5].tolist()
+    values = [(row, column[row].as_py()) for row in rows]
+    return [f"{'missing' if value is None else repr(value)} in row {row}" for row, value in values]

@@ -60,8 +60,8 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
     month = month_of(whole)
     assert (month.name, month.run, month.data) == ("2013-06", "backfill__june", "now: flights 2, weather 1")
     assert (month.rows, month.learned, month.warm) == (10, 90, True)
-    assert (month.roc_auc, month.champion_roc_auc, month.log_loss, month.champion_log_loss) == (0.81, 0.8, 0.46, None)
-    assert (month.champion, month.roc_auc_gain, month.log_loss_gain) == (5, (0.01, -0.02, 0.03), None)
+    assert month.metrics == (("ROC AUC", 0.81, 0.8, (0.01, -0.02, 0.03)), ("log loss", 0.46, None, None))
+    assert month.champion == 5
     assert {name: gate.passed for name, gate in month.gates.items()} == {
         "validate": None,
         "evaluate": False,
@@ -86,7 +86,7 @@ def test_a_run_tells_whether_its_version_served_by_its_push_or_later(whole, took
 def test_a_run_that_broke_off_tells_where_and_makes_nothing_up(whole):
     month = month_of(run(whole.steps["ingest"], step("validate", "failed")))
     assert month.refusal == "validate failed"
-    assert (month.rows, month.roc_auc, month.drift, month.drifted, month.version) == (None, None, None, None, 0)
+    assert (month.rows, month.metrics, month.drift, month.drifted, month.version) == (None, (), None, None, 0)
 
 
 def test_a_verdict_whose_artifact_was_removed_is_none(whole, tmp_path):

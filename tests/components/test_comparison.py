@@ -7,6 +7,11 @@ import pytest
 
 from components.measures import comparison
 from components.measures.comparison import Margins, Rows
+from components.tasks import task_of
+from components.tasks.thresholds import Threshold
+from tests.components import toy
+
+BINARY = task_of(toy.SCHEMA)
 
 
 def month(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -19,8 +24,8 @@ def month(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def test_the_rows_that_are_needed_are_counted_by_the_margin_that_is_not_widened():
     labels, good, noisy = month(902)
-    rows = Rows(labels, np.arange(902) // 31, "days")
-    margins = Margins({"log_loss": 0.008}, 20_000, 20)
+    rows = Rows(BINARY, labels, np.arange(902) // 31, "days")
+    margins = Margins({"log_loss": Threshold(0.008)}, 20_000, 20)
     (compared,) = comparison.non_inferior(rows, noisy, {"the champion": good}, margins)
     resolution = compared.interval.resolution(1)
     assert not compared.passed and resolution > -compared.required > 0.03
@@ -35,10 +40,13 @@ def test_a_label_that_lies_in_few_blocks_gives_no_interval(blocks, decides):
     units = np.repeat(np.arange(12), 80)
     labels = np.where((units < blocks) & (np.arange(960) % 8 == 0), 1, 0)
     answers = np.clip(0.2 + 0.4 * labels + rng.normal(0, 0.1, 960), 0.01, 0.99)
-    rows, margins = Rows(labels, units, "days"), Margins({"auc": 0.5, "log_loss": 0.5}, 100, 20)
+    rows = Rows(BINARY, labels, units, "days")
+    margins = Margins({"auc": Threshold(0.5), "log_loss": Threshold(0.5)}, 100, 20)
     by_metric = {c.metric: c for c in comparison.non_inferior(rows, answers, {"the champion": answers}, margins)}
     assert by_metric["log_loss"].passed
     assert by_metric["auc"].passed is decides is (by_metric["auc"].interval is not None)
     assert decides or f"has rows in {blocks} blocks alone" in by_metric["auc"].check().note
-    (floor,) = comparison.superior(rows, answers, "the baseline", np.full(960, 0.5), {"auc": 0.0}, proven=False)
+    (floor,) = comparison.superior(
+        rows, answers, "the baseline", np.full(960, 0.5), {"auc": Threshold(0.0)}, proven=False
+    )
     assert floor.passed is decides

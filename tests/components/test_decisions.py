@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import decisions
 from benchmarks.decisions import Pool
-from components.measures.comparison import Margins
+from components.measures.comparison import Margins, Rows
 
 TRIALS = 30
 
@@ -45,7 +45,7 @@ def test_a_loss_of_three_margins_is_stopped(pools, interval, metric):
 def test_earlier_champions_stop_a_slow_ratchet(pools):
     # In the margins that these rows have: fewer than the margins are made for, they have wider ones.
     margins = Margins(decisions.MARGINS, decisions.MARGIN_ROWS, decisions.WIDEST)
-    widening = margins.widening("auc", pools[0].labels)
+    widening = margins.widening("auc", Rows(decisions.TASK, pools[0].labels, pools[0].days, "days"))
     without, beside = (
         decisions.ratchet(pools, 0.6, earlier, 8)["margins lost"]["median"] / widening for earlier in (0, 3)
     )

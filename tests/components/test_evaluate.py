@@ -19,8 +19,8 @@ from airtight.errors import TerminalError, TransientError
 from airtight.verdict import Verdict
 from components import evaluate
 from components.data.examples import labels, read_table
-from components.measures import analysis, evaluation_rows
-from components.measures.analysis import AUC, CANDIDATE, CHAMPION, COUNT, LOG_LOSS, MEAN_LABEL, PR_AUC
+from components.measures import analysis, evaluation_rows, slices
+from components.measures.slices import CANDIDATE, CHAMPION, COUNT, MEAN_LABEL
 from components.modelling import saved_model
 from components.schema import PREDICTION
 from tests.components import toy
@@ -74,29 +74,37 @@ def examples_of(folder: Path, rows: int = 4000):
     return toy.examples(folder, test=toy.table(rows, 3))
 
 
-def test_figures_are_those_of_scikit_learn_and_of_tfma_row_by_row(tmp_path):
+def test_figures_by_slice_are_those_of_scikit_learn_and_of_tensorflow_model_analysis(tmp_path):
     rng = np.random.default_rng(0)
-    rows = 9000  # More than one of TensorFlow Model Analysis's examples in a slice.
-    truth = (rng.random(rows) < 0.3).astype(np.int64)
+    colour = toy.table(500, 3)["colour"].to_pylist()
+    folder = tmp_path / "e"
+    toy.examples(folder, test=toy.table(500, 3))
+    rows = evaluation_rows.read(folder, toy.SCHEMA, "UTC")
+    truth = rows.rows.labels
     predictions = {
-        CANDIDATE: np.clip(0.3 + 0.3 * truth * rng.random(rows), 0, 1).astype(np.float32),
-        CHAMPION: np.clip(0.3 + 0.2 * truth * rng.random(rows) + 0.1 * rng.random(rows), 0, 1).astype(np.float32),
+        CANDIDATE: np.clip(0.3 + 0.3 * truth * rng.random(500), 0, 1).astype(np.float32),
+        CHAMPION: np.clip(0.3 + 0.2 * truth * rng.random(500) + 0.1 * rng.random(500), 0, 1).astype(np.float32),
     }
-    slices = {"kind": rng.choice(["a", "b", ""], rows, p=[0.6, 0.39, 0.01]), "all": np.full(rows, "x")}
-    result = analysis.analyse(truth, predictions, slices, tmp_path / "tfma")
-    keys = {(), (("all", "x"),), (("kind", ""),), (("kind", "a"),), (("kind", "b"),)}
+    analysis.analyse(rows, predictions, tmp_path / "tfma", 500)
     for model, probability in predictions.items():
-        assert set(result.metrics[model]) == keys
-        for key, figures in result.metrics[model].items():
-            mask = np.ones(rows, bool) if not key else slices[key[0][0]] == key[0][1]
+        by_slice = slices.figures(rows.task, truth, probability, None, rows.slices)
+        theirs = dict(tfma.load_eval_result(str(tmp_path / "tfma"), model_name=model).slicing_metrics)
+        assert set(by_slice) == {(), *((("colour", c),) for c in set(colour)), (("id", "k0"),), (("id", "k1"),)}
+        assert set(theirs) == set(by_slice)
+        for key, figures in by_slice.items():
+            mask = np.ones(500, bool) if not key or key[0][0] == "id" else np.array(colour) == key[0][1]
+            mask &= np.arange(500) % 2 == int(key[0][1][1]) if key and key[0][0] == "id" else True
             y, p = truth[mask], probability[mask]
-            assert figures[COUNT] == mask.sum()
-            assert figures[MEAN_LABEL] == pytest.approx(y.mean(), abs=1e-6)
-            assert figures[LOG_LOSS] == pytest.approx(metrics.log_loss(y, p.astype(np.float64)), abs=1e-6)
+            their = {name: value.get("doubleValue") for name, value in theirs[key][""][""].items()}
+            assert figures[COUNT] == their[COUNT] == mask.sum()
+            assert figures[MEAN_LABEL] == pytest.approx(y.mean()) == pytest.approx(their[MEAN_LABEL])
+            assert figures["log_loss"] == pytest.approx(metrics.log_loss(y, p.astype(np.float64)))
+            assert figures["log_loss"] == pytest.approx(their["log_loss"], abs=1e-5)
+            assert figures["auc"] == pytest.approx(metrics.roc_auc_score(y, p))
             # TensorFlow Model Analysis cuts the curve at 10,000 thresholds.
-            assert figures[AUC] == pytest.approx(metrics.roc_auc_score(y, p), abs=1e-3)
-            assert figures[PR_AUC] == pytest.approx(metrics.average_precision_score(y, p), abs=5e-3)
-    assert tfma.load_eval_result(str(tmp_path / "tfma"), model_name=CANDIDATE).slicing_metrics
+            assert figures["auc"] == pytest.approx(their["auc"], abs=1e-3)
+            assert figures["auc_precision_recall"] == pytest.approx(metrics.average_precision_score(y, p))
+            assert figures["calibration"] == pytest.approx(their["calibration"], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +144,7 @@ def test_the_baseline_is_the_feature_that_the_schema_names(tmp_path, models, mon
         examples_of(tmp_path / "e"),
         models["good"],
         schema="tests.components.toy:BY_WEIGHT",
-        baseline_gain=0.05,
+        baseline_gains="auc=0.05",
     )
     # The model says what the baseline says: it orders rows by their weight.
     assert "auc against the baseline" in judged.blocking and judged.blessed == 0
@@ -148,10 +156,10 @@ def test_the_baseline_is_the_feature_that_the_schema_names(tmp_path, models, mon
     [
         ("good", "flat", {}, set()),
         ("good", "good", {}, set()),
-        ("bad", "good", {"baseline_gain": -1.0}, {"auc against the champion", "log_loss against the champion"}),
+        ("bad", "good", {"baseline_gains": "auc=-1"}, {"auc against the champion", "log_loss against the champion"}),
         # The same order of rows, but a worse loss: only that stops it.
         ("flat", "good", {}, {"log_loss against the champion"}),
-        ("flat", "good", {"log_loss_margin": 0.5}, set()),
+        ("flat", "good", {"margins": "log_loss=0.5"}, set()),
     ],
 )
 def test_against_the_champion(tmp_path, models, candidate, champion, settings, failed):  # noqa: PLR0917
@@ -185,8 +193,8 @@ def test_what_served_is_named_with_the_interval_of_the_gain_over_it(tmp_path, mo
 
 def test_margins_are_larger_for_fewer_rows_and_too_few_cannot_tell(tmp_path, models):
     examples, champion = examples_of(tmp_path / "e", 400), linear_model(tmp_path / "m", 1.2)
-    month = Judged(tmp_path / "month", examples, models["good"], champion, margin_rows=400, auc_margin=0.01)
-    day = Judged(tmp_path / "day", examples, models["good"], champion, margin_rows=6400, auc_margin=0.01)
+    month = Judged(tmp_path / "month", examples, models["good"], champion, margin_rows=400, margins="auc=0.01")
+    day = Judged(tmp_path / "day", examples, models["good"], champion, margin_rows=6400, margins="auc=0.01")
     rows = read_table(tmp_path / "e", "test", toy.SCHEMA)
     share = labels(rows, toy.SCHEMA).mean()
     assert float(month.checks["log_loss against the champion"].threshold.split()[1]) == pytest.approx(-0.008)
@@ -224,7 +232,7 @@ def test_an_earlier_champion_stops_what_the_champion_lets_pass(tmp_path):
         # Two intervals that began together, such as half a month and the whole of it.
         model.set_string_custom_property("interval_start", "2020-01-01T00:00:00+00:00")
         model.set_string_custom_property("interval_end", f"2020-01-{day}T00:00:00+00:00")
-    settings = {"log_loss_margin": 0.0145}
+    settings = {"margins": "log_loss=0.0145"}
     assert Judged(tmp_path / "without", examples, candidate, champion, **settings).blessed == 1
     judged = Judged(tmp_path / "with", examples, candidate, champion, earlier_champions=earlier, **settings)
     names = {f"champion up to 2020-01-{day} 00:00+00:00" for day in (15, 31)}
@@ -248,13 +256,13 @@ def test_a_slice_that_is_worse_beyond_chance_warns_or_blocks(tmp_path, models):
     weight, red = rows["weight"].to_numpy(), np.array(rows["colour"].to_pylist()) == "red"
     rows = rows.set_column(2, "weight", [np.where(red, -weight, weight).astype(np.float32)])
     examples = toy.examples(tmp_path / "e", test=rows)
-    candidate, margins = linear_model(tmp_path / "m", 0.4), {"auc_margin": 0.4, "log_loss_margin": 0.02}
+    candidate, margins = linear_model(tmp_path / "m", 0.4), "auc=0.4, log_loss=0.02"
     for setting, blessed in (("warn", 1), ("block", 0)):
-        judged = Judged(tmp_path / setting, examples, candidate, models["flat"], slices_worse=setting, **margins)
+        judged = Judged(tmp_path / setting, examples, candidate, models["flat"], slices_worse=setting, margins=margins)
         check = judged.checks["slices against the champion"]
         assert not check.passed and "colour red, log_loss" in check.note and "colour green" not in check.note
         assert judged.blessed == blessed
-    judged = Judged(tmp_path / "wide", examples, candidate, models["flat"], **margins | {"log_loss_margin": 0.2})
+    judged = Judged(tmp_path / "wide", examples, candidate, models["flat"], margins="auc=0.4, log_loss=0.2")
     assert judged.checks["slices against the champion"].passed
 
 
@@ -273,8 +281,8 @@ def test_a_slice_of_one_class_is_not_compared_and_does_not_stop_the_rest(tmp_pat
     red = np.array(rows["colour"].to_pylist()) == "red"
     broken = np.where(red, 1, rows["broken"].to_numpy())
     examples = toy.examples(tmp_path / "e", test=rows.set_column(3, "broken", [broken]))
-    margins = {"auc_margin": 0.1, "log_loss_margin": 0.1}
-    judged = Judged(tmp_path, examples, models["good"], models["flat"], slice_rows_minimum=10, **margins)
+    margins = "auc=0.1, log_loss=0.1"
+    judged = Judged(tmp_path, examples, models["good"], models["flat"], slice_rows_minimum=10, margins=margins)
     assert judged.blessed == 1
     # Three colours and two ids, two metrics.
     assert "of 10 comparisons" in judged.checks["slices against the champion"].note
@@ -372,7 +380,7 @@ def test_answers_that_are_no_probabilities_are_a_decision_that_shows_no_rows(tmp
     caplog.set_level("INFO")
     judged = Judged(tmp_path, examples_of(tmp_path / "e"), model, models["flat"])
     assert judged.blocking == {"finite predictions"} and judged.files == ["NOT_BLESSED"]
-    assert " of 4,000 answers are NaN, infinite or outside 0 to 1" in judged.checks["finite predictions"].note
+    assert " of 4,000 answers are not finite numbers from 0 to 1" in judged.checks["finite predictions"].note
     assert not (judged.folder / evaluate.ANALYSIS).exists()
     logged = caplog.text + "".join(capfd.readouterr())
     assert "0.5, 0.5" not in logged and "nan, " not in logged
@@ -384,9 +392,9 @@ def test_blocks_are_local_days_or_values_of_a_column(tmp_path):
     toy.examples(tmp_path, test=rows)
     here = evaluation_rows.read(tmp_path, toy.SCHEMA, "America/New_York").rows
     # 03:00 UTC is 22:00 of the day before in New York.
-    assert here.units.astype("datetime64[D]")[:3].astype(str).tolist() == ["2019-12-31", "2019-12-31", "2020-01-01"]
+    assert here.units[:3].astype("datetime64[D]").astype(str).tolist() == ["2019-12-31", "2019-12-31", "2020-01-01"]
     by_id = evaluation_rows.read(tmp_path, dataclasses.replace(toy.SCHEMA, blocks="id"), "UTC").rows
-    assert by_id.units[:3].tolist() == ["k0", "k1", "k0"] and by_id.unit_name == "values of id"
+    assert by_id.units[:3].tolist() == [0, 1, 0] and by_id.unit_name == "values of id"
 
 
 def test_a_candidate_that_does_not_load_is_a_fault(tmp_path):

@@ -102,10 +102,10 @@ def test_the_baseline_is_the_rate_of_the_same_category_or_bin():
     rng = np.random.default_rng(0)
     labels = (rng.random(4000) < 0.3).astype(int)
     colours = np.where(rng.random(4000) < 0.8, np.where(labels, "red", "green"), "blue").astype(object)
-    answers = baseline.predict(colours, labels, np.array(["red", "green", "new"], object))
+    answers = baseline.means(colours, labels, np.array(["red", "green", "new"], object), 3)
     assert answers[0] > 0.9 and answers[1] < 0.1 and answers[2] == pytest.approx(labels.mean())
     numbers = (labels + rng.normal(0, 0.5, 4000)).astype(np.float32)
     numbers[labels == 0] = np.where(rng.random((labels == 0).sum()) < 0.1, np.nan, numbers[labels == 0])
-    answers = baseline.predict(numbers, labels, np.array([2, -1, np.nan], np.float32))
+    answers = baseline.means(numbers, labels, np.array([2, -1, np.nan], np.float32), 3)
     assert answers[0] > 0.75 and answers[1] < 0.1 and answers[2] < 0.1
-    assert baseline.predict(np.full(10, np.nan), np.tile([0, 1], 5), np.array([1.0])) == pytest.approx(0.5)
+    assert baseline.means(np.full(10, np.nan), np.tile([0, 1], 5), np.array([1.0]), 1) == pytest.approx(0.5)

@@ -61,7 +61,7 @@ class Site:
         pushed.set_int_custom_property("version", version)
         pushed.set_string_custom_property("model_digest", digest)
         evaluation.set_string_custom_property(judged.DIGEST, digest)
-        evaluation.set_float_custom_property(judged.ROC_AUC, AUC[version])
+        evaluation.set_float_custom_property("roc_auc", AUC[version])
         Verdict("evaluate", "a month", (Check("auc against the champion", True),)).write(Path(evaluation.uri))
         self.pushed.append(pushed)
         self.evaluations.append(evaluation)

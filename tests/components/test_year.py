@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from components.reports.year import Gain, Gate, Month, comparison, page
+from components.reports.year import Gain, Gate, Metric, Month, comparison, metrics_of, page
 
 FEBRUARY = Month(
     "2013-02",
@@ -14,8 +14,7 @@ FEBRUARY = Month(
     learned=26_308,
     gates={"validate": Gate(True, "75 of 77 hold"), "evaluate": Gate(True)},
     version=201303010500001,
-    roc_auc=0.7366,
-    log_loss=0.4673,
+    metrics=(Metric("ROC AUC", 0.7366), Metric("log loss", 0.4673)),
     drift=0.12,
     drifted=False,
     seconds={"train": 40.0, "transform": 20.5},
@@ -26,10 +25,8 @@ MARCH = Month(
     rows=28_000,
     gates={"validate": Gate(True), "evaluate": Gate(False, "roc_auc fell"), "try_serving": Gate()},
     refusal="Not pushed: evaluate did not bless the model.",
-    roc_auc=0.71,
+    metrics=(Metric("ROC AUC", 0.71, 0.74, Gain(-0.03, -0.0412, -0.02)),),
     champion=201303010500001,
-    champion_roc_auc=0.74,
-    roc_auc_gain=Gain(-0.03, -0.0412, -0.02),
     drift=0.4,
     drifted=True,
     seconds={"train": 60.0},
@@ -76,11 +73,24 @@ def test_without_runs_it_says_so():
 
 
 def test_pipelines_stand_side_by_side_and_are_summed_where_all_have_the_figure():
-    warm = [replace(FEBRUARY, log_loss=None), replace(MARCH, roc_auc=0.73, seconds={"train": 20.0})]
+    warm = [
+        replace(FEBRUARY, metrics=FEBRUARY.metrics[:1]),
+        replace(MARCH, metrics=(Metric("ROC AUC", 0.73),), seconds={"train": 20.0}),
+    ]
     text = page("t", [FEBRUARY, MARCH], comparison({"cold": [FEBRUARY, MARCH], "warm": warm, "<new>": warm[1:]}))
     table = text[text.index("Side by side") : text.index("Interval by interval")]
     assert cells(table, "2013-02")[1:] == ["0.7366", "0.7366", "-", "0.4673", "-", "-", "40", "40", "-"]
     assert cells(table, "mean")[1:] == ["0.7100", "0.7300", "0.7300", "-", "-", "-", "60", "20", "20"]
     assert cells(table, "sum")[1:] == [*["-"] * 6, "60", "20", "20"]
     assert "<new>" not in table
-    assert cells(comparison({"cold": []}), "mean")[1:] == ["-"] * 3
+    assert cells(comparison({"cold": []}), "mean")[1:] == ["-"]
+
+
+def test_the_metrics_are_those_of_the_task():
+    properties = {"metrics": "...", "mae": 30.5, "champion_mae": 32.0, "mae_gain": 1.5, "pinball": 9.0}
+    properties |= {"mae_gain_lower": 0.5, "mae_gain_upper": 2.5}
+    metrics = metrics_of(properties, {"mae": "MAE", "pinball": "pinball loss"})
+    assert metrics == (("MAE", 30.5, 32.0, (1.5, 0.5, 2.5)), ("pinball loss", 9.0, None, None))
+    text = page("bikes", [replace(FEBRUARY, metrics=metrics)])
+    assert cells(text, "2013-02")[5:11] == ["30.5000", "32.0000", "+1.5000 [+0.5000, +2.5000]", "9.0000", "-", "-"]
+    assert "MAE on the interval" in text and "ROC AUC" not in text

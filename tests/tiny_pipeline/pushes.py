@@ -45,7 +45,7 @@ def evaluate(
     """Blesses the model, and records the ROC AUC of its parameter."""
     check = Check("auc against the champion", True)
     Verdict("evaluate", f"{interval_start}/{interval_end}", (check,)).write(Path(evaluation.uri))
-    evaluation.set_float_custom_property(judged.ROC_AUC, auc)
+    evaluation.set_float_custom_property("roc_auc", auc)
     judged.write(evaluation, model)
     evaluation.set_string_custom_property("interval_start", interval_start)
     evaluation.set_string_custom_property("interval_end", interval_end)

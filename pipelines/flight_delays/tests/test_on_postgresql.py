@@ -20,7 +20,7 @@ from tests.runtime.conftest import postgresql  # noqa: F401 - a fixture
 pytestmark = pytest.mark.slow
 FIRST, DAY = date(2013, 5, 20), date(2013, 6, 13)
 VALUES = {
-    **{"validation_days": 3, "epochs": 1, "strategy": "one_device", "baseline_gain": 0.0},
+    **{"validation_days": 3, "epochs": 1, "strategy": "one_device", "baseline_gains": "auc=0"},
     **{"p99_limit_ms": 10_000.0, "memory_limit_mb": 1 << 20},
 }
 

@@ -1,0 +1,71 @@
+"""Slices of an interval's rows: the values of a column as codes, and figures of a model by value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.tasks import Task
+
+CANDIDATE, CHAMPION = "candidate", "baseline"
+"""Models by the names that TensorFlow Model Analysis has for them."""
+COUNT, MEAN_LABEL = "example_count", "mean_label"
+MOST_VALUES = 100
+"""Values of a column that are measured, those of the most rows."""
+Slice = tuple[tuple[str, str], ...]
+"""Which rows: (column, value) pairs; () is all of them."""
+Figures = Mapping[Slice, Mapping[str, float]]
+"""Figures by slice and name; NaN where one is not defined."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The values of one column.
+
+    Args:
+      names: Values as text, in any order.
+      codes: Place of each row's value in `names`, int32 [rows].
+    """
+
+    names: tuple[str, ...]
+    codes: np.ndarray
+
+
+def figures(
+    task: Task,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    weights: np.ndarray | None,
+    slices: Mapping[str, Slices],
+) -> Figures:
+    """Measures a model on all rows, and on those of each value of each column.
+
+    Args:
+      task: Whose metrics and figures are measured.
+      labels: Encoded, [rows].
+      predictions: [rows] or [rows, outputs].
+      weights: [rows], or None.
+      slices: By column.
+    """
+    values = {name: metric.value for name, metric in task.metrics.items()}
+    values |= {name: value for name, (_, value) in task.figures.items()}
+    by_slice: dict[Slice, Mapping[str, float]] = {}
+    for key, rows in _rows(len(labels), slices):
+        of_rows = None if weights is None else weights[rows]
+        measured = {name: value(labels[rows], predictions[rows], of_rows) for name, value in values.items()}
+        by_slice[key] = {COUNT: float(len(labels[rows])), **measured}
+    return by_slice
+
+
+def _rows(count: int, slices: Mapping[str, Slices]) -> list[tuple[Slice, slice | np.ndarray]]:
+    parts: list[tuple[Slice, slice | np.ndarray]] = [((), slice(0, count))]
+    for column, values in slices.items():
+        order = np.argsort(values.codes, kind="stable").astype(np.int32)
+        ends = np.searchsorted(values.codes[order], np.arange(len(values.names) + 1))
+        sizes = np.diff(ends)
+        for code in np.argsort(-sizes, kind="stable")[:MOST_VALUES]:
+            if sizes[code]:
+                parts.append((((column, values.names[code]),), order[ends[code] : ends[code + 1]]))
+    return parts
