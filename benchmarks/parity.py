@@ -163,7 +163,7 @@ def main() -> int:
         if rows["flight_id"].to_pylist() != predictions["flight_id"].to_pylist():
             raise SystemExit("the predictions are not of the rows, in their order")
         chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(told.rows, rows.num_rows)).astype(np.int64))
-        raw, batch = raw_features(rows.take(chosen), schema), predictions.take(chosen)["prediction"].to_numpy()
+        raw, batch = raw_features(rows.take(chosen), schema), predictions.take(chosen)["probability"].to_numpy()
         process, ports = served(folder, version)
         try:
             rest = by_rest(ports["rest_api_port"], raw, told.batch)

@@ -1,7 +1,8 @@
-"""Reading `Examples`: one Parquet split to Arrow and to NumPy, checked against the schema that every engine shares."""
+"""Reading `Examples`: shards of Parquet or TFRecords to Arrow and NumPy, checked against the schema of every engine."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
-from components.schema import ExampleSchema
+from components.data import tfrecords
+from components.data.example_frame import columns_of
+from components.data.feature_kinds import KINDS, Text, kind_of
+from components.schema import ExampleSchema, Feature, Kind
 from components.tasks import task_of
 
+SUFFIXES = PARQUET_SUFFIX, _ = (".parquet", ".gz")
+RECORDS = 1 << 13
+"""TFRecords that are parsed together, at most."""
+_ALL_ROWS = 1 << 20
+
 Columns = Mapping[str, np.ndarray]
-"""Raw feature values by name, shape [rows]: object arrays of str for categories, float32 for numbers."""
+"""Raw feature values by name, [rows, ...] as their kinds have them (`components.data.feature_kinds`)."""
 
 
 def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequence[str] | None = None) -> pa.Table:
-    """One split of an `Examples` artifact.
+    """One split of an `Examples` artifact, whole: for splits that are known to be small.
 
     Args:
       folder: The artifact's folder.
@@ -28,17 +37,13 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
       columns: Which columns to read; features, label and slices when None.
 
     Returns:
-      The rows in the order of the file, only the columns asked for. An empty split has no rows.
+      The rows in the order of the shards, only the columns asked for. An empty split has no rows.
 
     Raises:
       TerminalError: The split is not there, a file cannot be read, or a column is missing or of another type.
     """
-    files = files_of(folder, split)
     wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
-    tables = [_read_file(file, wanted) for file in files]
-    table = pa.concat_tables(tables)
-    _check_types(table, schema, files[0].parent)
-    return table
+    return pa.concat_tables(_tables(files_of(folder, split), schema, wanted, _ALL_ROWS))
 
 
 def batches(
@@ -60,22 +65,22 @@ def batches(
       TerminalError: As `read_table`.
     """
     wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
-    for file in files_of(folder, split):
-        _check_columns(file, wanted)
-        with pq.ParquetFile(file) as source:
-            for batch in source.iter_batches(rows, columns=wanted):
-                table = pa.Table.from_batches([batch])
-                _check_types(table, schema, file.parent)
-                yield table.select(wanted)
+    for table in _tables(files_of(folder, split), schema, wanted, rows):
+        if table.num_rows:
+            yield table
 
 
 def count(folder: Path, split: str) -> int:
-    """Rows of a split, by the files' own metadata.
+    """Rows of a split: by the files' own metadata, or of TFRecords by reading them.
 
     Raises:
-      TerminalError: The split is not there.
+      TerminalError: The split is not there, or a file cannot be read.
     """
-    return sum(int(pq.read_metadata(file).num_rows) for file in files_of(folder, split))
+    total = 0
+    for file in files_of(folder, split):
+        with _readable(file):
+            total += pq.read_metadata(file).num_rows if file.suffix == PARQUET_SUFFIX else tfrecords.count(file)
+    return total
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
@@ -89,12 +94,12 @@ def files_of(folder: Path, split: str) -> list[Path]:
       TerminalError: The split is not there.
     """
     path = folder / f"Split-{split}"
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    files = sorted(file for suffix in SUFFIXES for file in path.glob(f"*{suffix}")) if path.is_dir() else []
     if not files:
         there = [p.name.removeprefix("Split-") for p in sorted(folder.glob("Split-*"))] if folder.is_dir() else []
         raise TerminalError(
             f"The examples have no split {split!r}.",
-            expected=f"Parquet files in {path}",
+            expected=f"Parquet files or gzipped TFRecords in {path}",
             received=f"the splits {', '.join(there)}" if there else "no split at all",
             remedy="Run the step that makes the examples again.",
         )
@@ -102,19 +107,13 @@ def files_of(folder: Path, split: str) -> list[Path]:
 
 
 def features(table: pa.Table, schema: ExampleSchema) -> dict[str, np.ndarray]:
-    """The model's inputs, raw: "" stands for a missing category and NaN for a missing number."""
-    return raw(table, {feature.name: feature.kind for feature in schema.features})
+    """The model's inputs, raw, [rows, ...]: what stands for a missing value is the kind's."""
+    return {feature.name: kind_of(feature).numpy(feature, table[feature.name]) for feature in schema.features}
 
 
-def raw(table: pa.Table, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Columns by name as a model takes them: object arrays of str for "category", float32 for "number"."""
-    columns: dict[str, np.ndarray] = {}
-    for name, kind in kinds.items():
-        if kind == "category":
-            columns[name] = table[name].fill_null("").to_numpy(zero_copy_only=False).astype(object)
-        else:
-            columns[name] = table[name].fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float32)
-    return columns
+def raw(table: pa.Table, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    """Columns by name as a model takes them, of these kinds of features."""
+    return {name: KINDS[kind].numpy(Feature(name, kind, ""), table[name]) for name, kind in kinds.items()}
 
 
 def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
@@ -152,19 +151,28 @@ def interval_of(artifact: Any) -> tuple[str, str]:
     return ends[0], ends[1]
 
 
-def _read_file(file: Path, columns: list[str]) -> pa.Table:
-    _check_columns(file, columns)
-    try:
-        return pq.read_table(file, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(file, error) from error
+def _tables(files: Sequence[Path], schema: ExampleSchema, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """The columns of each file, in pieces; of each file at least one, so that types are known of no rows too."""
+    for file in files:
+        with _readable(file):
+            if file.suffix == PARQUET_SUFFIX:
+                with pq.ParquetFile(file) as source:
+                    _check_columns(file, source.schema_arrow.names, columns)
+                    empty = source.schema_arrow.empty_table().select(columns)
+                    _check_types(empty, schema, file.parent)
+                    yield empty
+                    for batch in source.iter_batches(rows, columns=columns):
+                        # Columns come as the file has them.
+                        yield pa.Table.from_batches([batch]).select(columns)
+            else:
+                declared = columns_of(schema, labelled=True)
+                _check_columns(file, tfrecords.names_in(file) or declared.names, columns)
+                wanted = pa.schema([declared.field(name) for name in columns])
+                yield wanted.empty_table()
+                yield from tfrecords.read(file, wanted, min(rows, RECORDS))
 
 
-def _check_columns(file: Path, columns: list[str]) -> None:
-    try:
-        present = set(pq.read_schema(file).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(file, error) from error
+def _check_columns(file: Path, present: Sequence[str], columns: list[str]) -> None:
     missing = [name for name in columns if name not in present]
     if missing:
         raise TerminalError(
@@ -175,30 +183,38 @@ def _check_columns(file: Path, columns: list[str]) -> None:
         )
 
 
-def _unreadable(file: Path, error: Exception) -> TerminalError:
-    return TerminalError(
-        f"The examples in {file} cannot be read.",
-        expected="a Parquet file",
-        received=str(error).splitlines()[0],
-        remedy="Run the step that makes the examples again.",
-    )
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TerminalError(
+            f"The examples in {file} cannot be read.",
+            expected="a Parquet file, or gzipped TFRecords of tf.Example",
+            received=(str(error).splitlines() or [type(error).__name__])[0],
+            remedy="Run the step that makes the examples again.",
+        ) from error
 
 
 def _check_types(table: pa.Table, schema: ExampleSchema, path: Path) -> None:
-    kinds = {feature.name: feature.kind for feature in schema.features}
+    features_by_name = {feature.name: feature for feature in schema.features}
     for name in table.column_names:
         type_ = table.schema.field(name).type
-        string = pa.types.is_string(type_) or pa.types.is_large_string(type_)
-        number = pa.types.is_floating(type_) or pa.types.is_integer(type_)
-        expected = {"category": string, "number": number}.get(kinds.get(name, ""), True)
-        if name == schema.label:
-            label_type = task_of(schema).label_type
-            family = pa.types.is_integer(type_) if pa.types.is_integer(label_type) else type_ == label_type
-            expected = family or (string and pa.types.is_string(label_type))
-        if not expected:
+        expected = ""
+        if feature := features_by_name.get(name):
+            kind = kind_of(feature)
+            expected = "" if kind.holds(type_) else kind.stored
+        elif name == schema.label and not _same_family(type_, label_type := task_of(schema).label_type):
+            expected = f"labels of the task {schema.task}, {label_type}"
+        if expected:
             raise TerminalError(
                 f"The column {name} of the examples in {path} has another type.",
-                expected={"category": "strings", "number": "numbers"}.get(kinds.get(name, ""), "whole numbers"),
+                expected=expected,
                 received=str(type_),
                 remedy="Correct the schema or the step that makes the examples.",
             )
+
+
+def _same_family(type_: pa.DataType, other: pa.DataType) -> bool:
+    families = (pa.types.is_integer, pa.types.is_floating, Text().holds)
+    return type_ == other or any(family(type_) and family(other) for family in families)

@@ -39,6 +39,8 @@ SESSION_SETTINGS = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
     "spark.sql.files.openCostInBytes": "131072",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # Spark's own default has nanoseconds that Arrow reads as another type.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 """What every session is set to, local or remote."""
 

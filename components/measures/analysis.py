@@ -105,6 +105,8 @@ def _extracts(row: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
 
 def _config(rows: EvaluationRows, models: Sequence[str], intervals: bool) -> config_pb2.EvalConfig:
     weighted = rows.rows.weights is not None
+    # Not to weigh is another thing for it than to say nothing of weights, and its reader finds no such metrics.
+    weights = config_pb2.ExampleWeightOptions(weighted=True) if weighted else None
     config = config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -120,7 +122,7 @@ def _config(rows: EvaluationRows, models: Sequence[str], intervals: bool) -> con
             config_pb2.MetricsSpec(
                 metrics=_metrics(rows.task),
                 model_names=list(models) if len(models) > 1 else [],
-                example_weights=config_pb2.ExampleWeightOptions(weighted=weighted),
+                example_weights=weights,
             )
         ],
     )

@@ -2,6 +2,7 @@
 
 Evidently was tried for this: it drops missing values before it compares, tells nothing of new categories, and its page
 of 7 MB needs 9 s and JavaScript. The measures are a few lines on SciPy, and here missing is a value like any other.
+What they measure is collected a few rows at a time (`components.measures.profile`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import wasserstein_distance
+from scipy.stats import chi2, norm, wasserstein_distance
 
 from components.schema import Feature
 
@@ -25,12 +26,14 @@ FLOOR = 1e-4
 """Share at which an empty bin counts in the population stability index, which would be infinite."""
 MISSING = "missing"
 OTHERS = "others"
-_TOLD = 5
+MOST_CATEGORIES = 100_000
+"""Different values of a category that are counted, at most; beyond, the rarest are forgotten."""
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one feature moved from the reference to the interval.
+    """How far one feature, or one aspect of it, moved from the reference to the interval.
 
     Args:
       feature: The feature.
@@ -44,6 +47,9 @@ class Drift:
       missing: Share of missing values in reference and interval.
       new: The interval's categories that the reference never has, the most frequent first.
       new_share: Their share of the interval's rows.
+      aspect: What of the feature is compared, such as "length" of a text; "" for its values themselves.
+      shift: Of a vector, the largest move of a dimension's mean, in the reference's standard deviations.
+      shift_noise: What it stays below in 99 of 100 cases when nothing changed.
     """
 
     feature: Feature
@@ -56,15 +62,89 @@ class Drift:
     missing: tuple[float, float]
     new: tuple[str, ...] = ()
     new_share: float = 0.0
+    aspect: str = ""
+    shift: float = 0.0
+    shift_noise: float = 0.0
 
     @property
     def missing_shift(self) -> float:
         """How much the share of missing values changed."""
         return abs(self.missing[1] - self.missing[0])
 
+    @property
+    def name(self) -> str:
+        """The feature's name, with the aspect."""
+        return f"{self.feature.name} ({self.aspect})" if self.aspect else self.feature.name
+
+
+class Numbers(NamedTuple):
+    """Values of a number.
+
+    Args:
+      values: Those that are there, or a sample of them, float [values].
+      rows: How many rows there are.
+      missing: Of them without a value.
+    """
+
+    values: np.ndarray
+    rows: int
+    missing: int
+
+    @classmethod
+    def of(cls, column: np.ndarray, rows: int | None = None) -> Numbers:
+        """Of a column, float [rows], NaN where missing, that is whole or a sample of so many rows."""
+        values = column[~np.isnan(column)].astype(np.float64)
+        every = len(column) if rows is None else rows
+        return cls(values, every, every - round(len(values) * every / max(1, len(column))))
+
+
+class Categories:
+    """How often each value of a category is there; "" is a missing one. Many different ones are not all kept."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.counts: Counter[str] = Counter(values)
+        self.rows = self.counts.total()
+        self.forgotten = False
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Counts of the next rows."""
+        self.counts.update(counts)
+        self.rows += sum(counts.values())
+        if len(self.counts) > MOST_CATEGORIES:
+            # The most frequent first, then by name: the same rows keep the same ones.
+            ordered = sorted(self.counts.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
+            self.counts, self.forgotten = Counter(dict(ordered[: MOST_CATEGORIES // 2])), True
+
+
+class Moments:
+    """Sums of vectors, dimension by dimension."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._sum: np.ndarray | float = 0.0
+        self._squares: np.ndarray | float = 0.0
+
+    def add(self, vectors: np.ndarray) -> None:
+        """The next rows, float [rows, length]; those with a missing number do not count."""
+        there = vectors[~np.isnan(vectors).any(axis=1)].astype(np.float64)
+        self.rows += len(there)
+        self._sum = self._sum + there.sum(axis=0)
+        self._squares = self._squares + np.square(there).sum(axis=0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of each dimension."""
+        return np.asarray(self._sum) / max(1, self.rows)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of each dimension."""
+        squares = np.asarray(self._squares) / max(1, self.rows)
+        return np.sqrt(np.maximum(squares - np.square(self.mean), 0.0))
+
 
 def measure(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Drift:
-    """Compares one feature.
+    """Compares one number or category.
 
     Args:
       feature: What the values are.
@@ -74,14 +154,27 @@ def measure(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Dr
     Returns:
       All measures; distances are NaN where one side has no value at all.
     """
-    return (
-        _number(feature, reference, interval) if feature.kind == "number" else _category(feature, reference, interval)
-    )
+    if feature.kind == "number":
+        return numbers(feature, Numbers.of(reference), Numbers.of(interval))
+    return categories(feature, Categories(reference.tolist()), Categories(interval.tolist()))
+
+
+def shift(reference: Moments, interval: Moments) -> tuple[float, float]:
+    """The largest move of a dimension's mean in the reference's standard deviations, and its bound by chance alone."""
+    if not reference.rows or not interval.rows:
+        return 0.0, 0.0
+    moved = np.abs(interval.mean - reference.mean)
+    deviation = reference.deviation
+    # Of a dimension that never varies, any move is infinitely far.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(moved > 0, moved / deviation, 0.0)
+    rows = math.sqrt(1 / reference.rows + 1 / interval.rows)
+    return float(steps.max(initial=0.0)), float(norm.ppf(1 - 0.005 / max(1, len(steps)))) * rows
 
 
 def in_words(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def psi(reference: np.ndarray, interval: np.ndarray) -> float:
@@ -93,22 +186,20 @@ def psi(reference: np.ndarray, interval: np.ndarray) -> float:
 def sampling_noise(bins: int, reference_rows: int, interval_rows: int) -> float:
     """A bound that psi exceeds in about 1 of 100 cases though nothing changed.
 
-    Without drift, psi / (1/n + 1/m) has about a chi-squared distribution with bins - 1 degrees of freedom; its 99 %
-    quantile is Wilson and Hilferty's.
+    Without drift, psi / (1/n + 1/m) has about a chi-squared distribution with bins - 1 degrees of freedom.
     """
-    freedom = max(1, bins - 1)
-    spread = 2 / (9 * freedom)
-    quantile = freedom * (1 - spread + 2.326 * math.sqrt(spread)) ** 3
-    return quantile * (1 / reference_rows + 1 / interval_rows)
+    return float(chi2.ppf(0.99, max(1, bins - 1))) * (1 / reference_rows + 1 / interval_rows)
 
 
-def _number(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Drift:
-    old, new = reference[~np.isnan(reference)].astype(np.float64), interval[~np.isnan(interval)].astype(np.float64)
+def numbers(feature: Feature, reference: Numbers, interval: Numbers, aspect: str = "") -> Drift:
+    """Compares the values of a number, or of an aspect that is one; at least one row each."""
+    old, new = reference.values, interval.values
     edges = np.unique(np.quantile(old, np.linspace(0, 1, BINS + 1)[1:-1])) if len(old) else np.empty(0)
 
-    def shares(values: np.ndarray, rows: int) -> np.ndarray:
-        counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
-        return np.append(counts, rows - len(values)) / rows
+    def shares(side: Numbers) -> np.ndarray:
+        counts = np.bincount(np.searchsorted(edges, side.values, side="left"), minlength=len(edges) + 1)
+        there = side.rows - side.missing
+        return np.append(counts * (there / max(1, len(side.values))), side.missing) / side.rows
 
     distances = {"KS": math.nan, "Wasserstein": math.nan}
     if len(old) and len(new):
@@ -116,47 +207,65 @@ def _number(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Dr
         # Of a reference that never varies, any move is infinitely far.
         moved = float(wasserstein_distance(old, new))
         distances["Wasserstein"] = moved / float(old.std()) if old.std() > 0 else (math.inf if moved else 0.0)
-    found = _Shares((*_ranges(edges), MISSING), shares(old, len(reference)), shares(new, len(interval)))
-    return _drift(feature, found, (len(reference), len(interval)), distances)
+    bins = (*_ranges(edges), MISSING)
+    # Of a sample, chance is that of its rows.
+    rows = [min(side.rows, len(side.values) + side.missing) for side in (reference, interval)]
+    return _drift(feature, aspect, bins, (shares(reference), shares(interval)), (rows[0], rows[1]), distances)
 
 
-def _category(feature: Feature, reference: np.ndarray, interval: np.ndarray) -> Drift:
-    old, new = Counter(reference.tolist()), Counter(interval.tolist())
+def categories(
+    feature: Feature,
+    reference: Categories,
+    interval: Categories,
+    aspect: str = "",
+    rows: tuple[int, int] | None = None,
+    most: int = BINS,
+) -> Drift:
+    """Compares the values of a category, or of an aspect that has some.
+
+    Args:
+      feature: The feature.
+      reference: The reference's values; at least one.
+      interval: The interval's.
+      aspect: What of the feature they are.
+      rows: How many rows they come from, where that is not how many they are.
+      most: Values that have a bin of their own.
+    """
+    old, new = reference.counts, interval.counts
     # The most frequent first, then by name: the same rows give the same bins.
     known = sorted((value for value in old if value), key=lambda value: (-old[value], value))
-    unseen = sorted((value for value in new if value and value not in old), key=lambda value: (-new[value], value))
-    bins = known[:BINS]
+    # Of a reference that was not kept whole, nobody knows what it never had.
+    unseen = [] if reference.forgotten else [value for value in new if value and value not in old]
+    unseen.sort(key=lambda value: (-new[value], value))
+    bins = known[:most]
 
-    def shares(counts: Counter[str], rows: int) -> np.ndarray:
-        of_bins = [counts[value] for value in bins]
-        return np.array([*of_bins, rows - sum(of_bins) - counts[""], counts[""]]) / rows
+    def shares(side: Categories) -> np.ndarray:
+        of_bins = [side.counts[value] for value in bins]
+        return np.array([*of_bins, side.rows - sum(of_bins) - side.counts[""], side.counts[""]]) / max(1, side.rows)
 
     every = sorted({*old, *new})
     whole = [np.array([counts[value] for value in every], dtype=np.float64) for counts in (old, new)]
     distances = {"Jensen-Shannon": float(jensenshannon(whole[0], whole[1], base=2))}
-    found = _Shares((*bins, OTHERS, MISSING), shares(old, len(reference)), shares(new, len(interval)))
-    share = sum(new[value] for value in unseen) / len(interval)
-    return _drift(feature, found, (len(reference), len(interval)), distances, tuple(unseen), share)
-
-
-class _Shares(NamedTuple):
-    bins: tuple[str, ...]
-    reference: np.ndarray
-    interval: np.ndarray
+    share = sum(new[value] for value in unseen) / max(1, interval.rows)
+    sides = (shares(reference), shares(interval))
+    counted = rows or (reference.rows, interval.rows)
+    return _drift(feature, aspect, (*bins, OTHERS, MISSING), sides, counted, distances, tuple(unseen), share)
 
 
 def _drift(
     feature: Feature,
-    found: _Shares,
+    aspect: str,
+    bins: tuple[str, ...],
+    shares: tuple[np.ndarray, np.ndarray],
     rows: tuple[int, int],
     distances: dict[str, float],
     new: tuple[str, ...] = (),
     new_share: float = 0.0,
 ) -> Drift:
-    used = int(np.count_nonzero(found.reference + found.interval))
-    missing = (float(found.reference[-1]), float(found.interval[-1]))
-    moved = psi(found.reference, found.interval)
-    return Drift(feature, *found, moved, sampling_noise(used, *rows), distances, missing, new, new_share)
+    used = int(np.count_nonzero(shares[0] + shares[1]))
+    missing = (float(shares[0][-1]), float(shares[1][-1]))
+    noise = sampling_noise(used, *rows)
+    return Drift(feature, bins, *shares, psi(*shares), noise, distances, missing, new, new_share, aspect)
 
 
 def _ks(old: np.ndarray, new: np.ndarray) -> float:

@@ -1,8 +1,4 @@
-"""Fitting one Keras network under a distribution strategy: deterministic, judged after each epoch, able to resume.
-
-A network answers logits of shape [batch, members]. Each member learns the label by itself, and their probabilities are
-averaged: one member is an ordinary network, several are an ensemble that shares its lower layers.
-"""
+"""Fitting one Keras network under a distribution strategy: deterministic, judged after each epoch, able to resume."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +19,12 @@ import tensorflow as tf
 from airtight.errors import TerminalError
 from airtight.files import new_file
 from airtight.parameters import check_choice
-from components.measures.scores import log_loss, roc_auc
-from components.modelling import feeding
+from components.modelling import input_pipeline
+from components.modelling.head import Head
+from components.modelling.row_store import RowStore
 
 log = logging.getLogger(__name__)
 
-PREDICTION_BATCH = 8192
 STRATEGIES = ("mirrored", "mirrored_cpus", "one_device", "tpu")
 
 
@@ -41,7 +37,7 @@ class FitSettings:
       batch_size: Rows in one step, over all devices together.
       learning_rate: The highest rate, reached after half an epoch.
       weight_decay: AdamW's.
-      average: Momentum of the moving average of the weights that is judged and kept.
+      ema_momentum: Of the moving average of the weights that is judged and kept.
       patience: Epochs without a better validation loss before it ends.
       seed: Of weights, order and dropout.
     """
@@ -50,7 +46,7 @@ class FitSettings:
     batch_size: int = 512
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    average: float = 0.99
+    ema_momentum: float = 0.99
     patience: int = 2
     seed: int = 0
 
@@ -60,55 +56,53 @@ class Progress:
     """What is known after some epochs; all that a resumed fit needs beside the network's and optimizer's variables.
 
     Args:
-      epochs: One record for each epoch done: losses, ROC AUC, seconds.
+      epochs: One record for each epoch done: losses, other measures, seconds.
       best_epoch: Epoch whose validation loss is least, counted from 1; 0 before the first.
+      best_loss: That loss, infinite before the first epoch.
       best_weights: The network's averaged weights after that epoch.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    best_loss: float = float("inf")
     best_weights: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def best_loss(self) -> float:
-        """The least validation loss so far, infinite before the first epoch."""
-        return self.epochs[self.best_epoch - 1]["validation_log_loss"] if self.best_epoch else float("inf")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Preprocessed rows.
+class Validation:
+    """Rows that choose the epoch.
 
     Args:
-      inputs: The network's inputs, any nest of arrays [rows, ...].
-      labels: 0 or 1, [rows].
-      companion: What the network's companion says of them, probabilities [rows]; it counts where they are judged.
+      inputs: The network's inputs.
+      labels: Encoded, [rows].
+      weights: Of the rows, [rows]; None weighs all the same.
+      ensemble_member: Its predictions, [rows] or [rows, outputs], with which the network's are mixed.
     """
 
-    inputs: Any
+    inputs: RowStore
     labels: np.ndarray
-    companion: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    weights: np.ndarray | None = None
+    ensemble_member: np.ndarray | None = None
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(name: str, deterministic: bool = True) -> tf.distribute.Strategy:
     """The distribution strategy of this name.
 
     Args:
       name: "mirrored" (all GPUs, or the CPU where there is none), "mirrored_cpus" (two logical CPU devices, which share
         the cores: slower, but as many devices behave), "one_device" or "tpu".
+      deterministic: Whether gradients of several devices are summed in one order, by plain copies to one of them.
 
     Raises:
       TerminalError: Another name, or a TPU that is not there.
     """
     check_choice("strategy", name, STRATEGIES)
     if name in ("mirrored", "mirrored_cpus"):
-        found = _two_cpus() if name == "mirrored_cpus" else tf.config.list_logical_devices("GPU")
-        devices = [device.name for device in found or tf.config.list_logical_devices("CPU")]
-        # One machine: reduce by plain copies, so that the order of a sum never depends on a collective's schedule.
-        return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+        logical = _two_cpus() if name == "mirrored_cpus" else tf.config.list_logical_devices("GPU")
+        devices = [device.name for device in logical or tf.config.list_logical_devices("CPU")]
+        # By plain copies, the order of a sum never depends on a collective's schedule.
+        reduce = tf.distribute.ReductionToOneDevice() if deterministic else None
+        return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
     try:
@@ -127,8 +121,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 def fit(
     build: Callable[[], keras.Model],
-    train: Rows,
-    validation: Rows | None,
+    train: RowStore,
+    validation: Validation | None,
+    head: Head,
     settings: FitSettings,
     strategy: tf.distribute.Strategy,
     *,
@@ -140,8 +135,9 @@ def fit(
 
     Args:
       build: Builds the network; called inside the strategy's scope.
-      train: Rows to learn from.
+      train: Rows to learn from: (inputs, target [rows, 1]) or (inputs, target, weight [rows]).
       validation: Rows that choose the epoch; without them the last epoch is kept.
+      head: Loss and predictions.
       settings: How.
       strategy: Where.
       stop_after: End after this epoch, with the learning rates of the whole schedule; for a refit.
@@ -156,81 +152,70 @@ def fit(
       TerminalError: Too few rows, or a loss or weights that are no longer finite.
     """
     batch = _batch_size(len(train), settings.batch_size, strategy.num_replicas_in_sync)
-    steps = len(train) // batch
+    windows = input_pipeline.windows_of(train, batch)
+    steps = windows.steps
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
         network = build()
-        network.compile(optimizer=_optimizer(settings, steps), loss=member_loss, jit_compile=False)
+        network.compile(optimizer=_optimizer(settings, steps), loss=HeadLoss(head), jit_compile=False)
         network.optimizer.build(network.trainable_variables)
     progress = Progress()
     first = _restore(checkpoint, network, progress) if checkpoint else 0
     last = stop_after or settings.epochs
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    judge = _Judge(progress, validation, settings.patience, last)
+    judge = _Judge(progress, validation, head, settings.patience, last)
     # Order matters: the averaged weights are in when an epoch is judged, and out again when the state is kept.
     callbacks: list[keras.callbacks.Callback] = [swap, judge]
     callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
     callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
     if not judge.done(first):
-        data = feeding.distributed(partial(feeding.batches, train, batch, settings.seed, first, last), strategy)
+        make = partial(input_pipeline.batches, train, windows, settings.seed, first, last)
+        data = input_pipeline.distributed(make, strategy)
         network.fit(
             data, epochs=last, initial_epoch=first, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False
         )
     return progress
 
 
-class Batched:
-    """A function of rows, called in batches, traced once.
+class Predictor:
+    """Predictions in pieces, traced once.
 
     Args:
-      function: From a nest of tensors [batch, ...] to another.
+      model: From a nest of tensors [batch, ...] to logits [batch, members, outputs].
+      head: From these to predictions.
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._answer = tf.function(function, reduce_retracing=True)
+    def __init__(self, model: keras.Model, head: Head) -> None:
+        self._predict = tf.function(
+            lambda inputs: head.predictions(model(inputs, training=False)), reduce_retracing=True
+        )
 
-    def __call__(self, inputs: Any) -> Any:
-        """The answers, a nest of arrays [rows, ...], of inputs, a nest of arrays or tensors [rows, ...]."""
-        rows = len(tf.nest.flatten(inputs)[0])
-        parts = []
-        for start in range(0, max(rows, 1), PREDICTION_BATCH):
-            part = tf.nest.map_structure(lambda x, s=start: tf.convert_to_tensor(x[s : s + PREDICTION_BATCH]), inputs)
-            parts.append(tf.nest.map_structure(lambda x: x.numpy(), self._answer(part)))
-        return tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
-
-
-class Predictor(Batched):
-    """The members' mean probability, in batches, traced once.
-
-    Args:
-      network: From a nest of tensors [batch, ...] to logits [batch, members].
-    """
-
-    def __init__(self, network: keras.Model) -> None:
-        super().__init__(lambda inputs: tf.reduce_mean(tf.sigmoid(network(inputs, training=False)), axis=-1))
-
-    def __call__(self, inputs: Any) -> np.ndarray:
-        """Probabilities, float64 [rows], of inputs, a nest of arrays or tensors [rows, ...]."""
-        return super().__call__(inputs).astype(np.float64)
+    def __call__(self, pieces: Iterable[Any]) -> np.ndarray:
+        """Predictions, float64 [rows] or [rows, outputs], of inputs in pieces, nests of arrays [piece, ...]."""
+        return np.concatenate(
+            [self._predict(tf.nest.map_structure(tf.convert_to_tensor, piece)).numpy() for piece in pieces]
+        ).astype(np.float64)
 
 
-def mixed(probability: Any, companion: Any | None) -> Any:
-    """The network's probabilities [rows] and its companion's, half and half; without one the network's alone."""
-    return probability if companion is None else 0.5 * (probability + companion)
+class HeadLoss(keras.losses.Loss):
+    """A head's loss as Keras wants it; as a plain function, labels and logits would be made of one rank."""
 
+    def __init__(self, head: Head) -> None:
+        super().__init__(name="loss")
+        self.head = head
 
-def member_loss(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Binary cross-entropy of each row, mean over the members; label [batch, 1], logits [batch, members]."""
-    each = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.broadcast_to(label, tf.shape(logits)), logits=logits)
-    return tf.reduce_mean(each, axis=-1)
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each row, [batch]."""
+        return self.head.loss(y_true, y_pred)
 
 
 class _Judge(keras.callbacks.Callback):
     """After each epoch: scores the averaged weights, keeps the best, says so in one line, and ends when it is time."""
 
-    def __init__(self, progress: Progress, validation: Rows | None, patience: int, last: int) -> None:
+    def __init__(self, progress: Progress, validation: Validation | None, head: Head, patience: int, last: int) -> None:
         super().__init__()
-        self.progress, self.validation, self.patience, self.last = progress, validation, patience, last
+        self.progress, self.validation, self.head = progress, validation, head
+        self.patience, self.last = patience, last
         self.started = 0.0
 
     def done(self, epoch: int) -> bool:
@@ -239,7 +224,7 @@ class _Judge(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.predict = Predictor(self.model)
+        self.predict = Predictor(self.model, self.head)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.started = time.monotonic()
@@ -252,19 +237,24 @@ class _Judge(keras.callbacks.Callback):
         self._check_finite(
             "sum of the weights", sum(float(np.sum(weight, dtype=np.float64)) for weight in weights), epoch
         )
+        loss = float("nan")
         message = f"Epoch {epoch + 1} of at most {self.last}: training loss {figures['train_loss']:.4f}"
         if self.validation is not None:
-            probability = mixed(self.predict(self.validation.inputs), self.validation.companion)
-            loss, area = log_loss(self.validation.labels, probability), roc_auc(self.validation.labels, probability)
+            rows = self.validation
+            predictions = self.head.mixed(self.predict(rows.inputs), rows.ensemble_member)
+            scores = self.head.scores(rows.labels, predictions, rows.weights)
+            loss = scores[self.head.loss_name]
             self._check_finite("validation loss", loss, epoch)
-            figures |= {"validation_log_loss": loss, "validation_roc_auc": area}
-            logs |= {"val_loss": loss, "val_roc_auc": area}
-            message += f", validation log loss {loss:.4f}, ROC AUC {area:.4f}"
+            figures |= {f"validation_{name}": value for name, value in scores.items()}
+            logs |= {f"val_{name}": value for name, value in {**scores, "loss": loss}.items()}
+            message += ", validation " + ", ".join(
+                f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()
+            )
         figures["seconds"] = round(time.monotonic() - self.started, 3)
-        better = self.validation is None or figures["validation_log_loss"] < self.progress.best_loss
+        better = self.validation is None or loss < self.progress.best_loss
         self.progress.epochs.append(figures)
         if better:
-            self.progress.best_epoch = epoch + 1
+            self.progress.best_epoch, self.progress.best_loss = epoch + 1, loss
             self.progress.best_weights = [np.array(weight) for weight in weights]
         best = ", the best so far" if better and self.validation is not None else ""
         log.info("%s (%.1f s)%s", message, figures["seconds"], best)
@@ -292,9 +282,9 @@ class _Keep(keras.callbacks.Callback):
             return
         state: dict[str, Any] = {f"variable_{i}": np.array(v) for i, v in enumerate(_variables(self.model))}
         state |= {f"best_{i}": w for i, w in enumerate(self.progress.best_weights)}
-        told = {"epochs": self.progress.epochs, "best_epoch": self.progress.best_epoch}
+        record = {name: getattr(self.progress, name) for name in ("epochs", "best_epoch", "best_loss")}
         with new_file(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, told=np.array(json.dumps(told)), **state)
+            np.savez(file, record=np.array(json.dumps(record)), **state)
 
 
 def _restore(path: Path, network: keras.Model, progress: Progress) -> int:
@@ -302,11 +292,12 @@ def _restore(path: Path, network: keras.Model, progress: Progress) -> int:
     if not path.exists():
         return 0
     with np.load(path, allow_pickle=False) as state:
-        told = json.loads(str(state["told"]))
+        record = json.loads(str(state["record"]))
         for i, variable in enumerate(_variables(network)):
             variable.assign(state[f"variable_{i}"])
         progress.best_weights = [state[f"best_{i}"] for i in range(len(network.get_weights()))]
-    progress.epochs, progress.best_epoch = told["epochs"], told["best_epoch"]
+    for name, value in record.items():
+        setattr(progress, name, value)
     log.info("Going on after epoch %d, from %s.", len(progress.epochs), path)
     return len(progress.epochs)
 
@@ -325,7 +316,7 @@ def _optimizer(settings: FitSettings, steps: int) -> keras.optimizers.Optimizer:
         warmup_steps=max(1, steps // 2),
     )
     return keras.optimizers.AdamW(
-        rate, weight_decay=settings.weight_decay, beta_2=0.99, use_ema=True, ema_momentum=settings.average
+        rate, weight_decay=settings.weight_decay, beta_2=0.99, use_ema=True, ema_momentum=settings.ema_momentum
     )
 
 
@@ -350,8 +341,3 @@ def _two_cpus() -> list[tf.config.LogicalDevice]:
         except RuntimeError:
             log.warning("TensorFlow was started before this node could split the CPU in two; it trains on one device.")
     return tf.config.list_logical_devices("CPU")
-
-
-def settings_as_record(settings: FitSettings) -> dict[str, Any]:
-    """As JSON keeps them."""
-    return asdict(settings)

@@ -7,24 +7,27 @@ import uuid
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 from tfx.utils import path_utils
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree
-from components.modelling.calibration import CLIP
-from components.modelling.fitting import mixed
-from components.modelling.folding import folding
-from components.modelling.parts import Parts
-from components.schema import PREDICTION, ExampleSchema
+from components.modelling import raw_features
+from components.modelling.constant_folding import constant_folding
+from components.modelling.head import METHODS, Calibration, Head
+from components.modelling.model_spec import ModelSpec
+from components.schema import ExampleSchema
 from components.tasks import task_of
 
 BATCH = 8192
+SIGNATURE, EXAMPLES_SIGNATURE = "serving_default", "serving_examples"
 _OF_THE_MODEL = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
@@ -41,32 +44,40 @@ def serving_folder(artifact_uri: str) -> Path:
     return Path(path_utils.serving_model_dir(artifact_uri))
 
 
-class Served:
-    """Raw features to one probability: preprocess, network, mean of the members and the companion, calibration.
+class ExportModule:
+    """Raw features to predictions: preprocess, network, mean of the members and the ensemble member, calibration.
 
     Args:
       schema: Names and kinds of the features.
-      parts: The model as the pipeline's function made it.
-      network: Its network, fitted: logits [batch, members].
-      scale: Calibration: the probability's logit is multiplied by it.
-      shift: Calibration: and this is added.
+      spec: The model as the pipeline's function made it.
+      network: Its network, fitted; None where the ensemble member answers alone.
+      head: From logits to predictions and served outputs.
+      calibration: The head's, as it fitted it.
     """
 
-    def __init__(self, schema: ExampleSchema, parts: Parts, network: keras.Model, scale: float, shift: float) -> None:
-        self.parts, self.network = parts, network
-        self.scale, self.shift = scale, shift
-        self._kinds = {feature.name: feature.kind for feature in schema.features}
+    def __init__(
+        self,
+        schema: ExampleSchema,
+        spec: ModelSpec,
+        network: keras.Model | None,
+        head: Head,
+        calibration: Calibration = MappingProxyType({}),
+    ) -> None:
+        self.schema, self.spec, self.network = schema, spec, network
+        self.head, self.calibration = head, calibration
 
-    def probability(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Probability that the label is 1, float32 [batch], of raw features by name, each [batch]."""
-        mean = _mean(self.network(self.parts.preprocess(features, training=False), training=False))
-        if self.parts.companion is not None:
-            mean = mixed(mean, _mean(self.parts.companion(features, training=False)))
-        mean = tf.clip_by_value(mean, CLIP, 1 - CLIP)
-        return tf.sigmoid(self.scale * (tf.math.log(mean) - tf.math.log1p(-mean)) + self.shift)
+    def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Predictions, float32 [batch] or [batch, outputs], of raw features by name, each [batch, ...]."""
+        network = ensemble_member = None
+        if self.network is not None:
+            inputs = self.spec.preprocess(features, training=False)
+            network = self.head.predictions(self.network(inputs, training=False))
+        if self.spec.ensemble_member is not None:
+            ensemble_member = self.head.predictions(self.spec.ensemble_member(features, training=False))
+        return self.head.calibrated(self.head.mixed(network, ensemble_member), self.calibration)
 
     def save(self, folder: Path) -> None:
-        """Writes the SavedModel with the two signatures of docs/architecture.md.
+        """Writes the SavedModel with the signatures of docs/architecture.md.
 
         Keras's archive tracks the very variables that the signatures read. Saved as a plain module, the file would
         restore copies of them: right in Python, uninitialized in a graph session, which is what model servers open.
@@ -74,27 +85,29 @@ class Served:
         Args:
           folder: A folder that is not there yet or is empty.
         """
-        types = {name: tf.string if kind == "category" else tf.float32 for name, kind in self._kinds.items()}
-        missing = {name: "" if kind == "category" else float("nan") for name, kind in self._kinds.items()}
-        parsed = {name: tf.io.FixedLenFeature([], types[name], missing[name]) for name in types}
+        parsers, head = raw_features.parsers(self.schema.features), self.head
 
         def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {PREDICTION: self.probability(features)}
+            return head.served(self.predictions(features))
 
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {PREDICTION: self.probability(tf.io.parse_example(examples, parsed))}
+            return head.served(self.predictions(tf.io.parse_example(examples, parsers)))
+
+        def answer_examples(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return head.examples_outputs(self.predictions(tf.io.parse_example(inputs, parsers)))
 
         archive = _Archive()
-        models = [model for model in (self.parts.preprocess, self.network, self.parts.companion) if model is not None]
+        network = [] if self.network is None else [self.spec.preprocess, self.network]
+        models = [*network, *([] if self.spec.ensemble_member is None else [self.spec.ensemble_member])]
         for model in models:
             archive.track(model)
-        rows = {name: tf.TensorSpec([None], type_, name=name) for name, type_ in types.items()}
-        with folding(*models):
-            archive.add_endpoint("serving_default", serve, input_signature=[rows])
-            archive.add_endpoint(
-                "serving_examples", serve_examples, input_signature=[tf.TensorSpec([None], tf.string, name="examples")]
-            )
+        with constant_folding(*models):
+            archive.add_endpoint(SIGNATURE, serve, input_signature=[raw_features.specs(self.schema.features)])
+            for name, function in ((EXAMPLES_SIGNATURE, serve_examples), (head.method, answer_examples)):
+                argument = "examples" if name == EXAMPLES_SIGNATURE else "inputs"
+                archive.add_endpoint(name, function, input_signature=[tf.TensorSpec([None], tf.string, name=argument)])
             archive.write_out(str(folder), verbose=False)
+        _set_method(folder, head.method)
         _sign(folder)
 
 
@@ -110,6 +123,17 @@ class _Archive(type(keras.export.ExportArchive())):  # type: ignore[misc]  # Ker
         trackable._all_variables = sorted(trackable._all_variables, key=lambda variable: variable.name)
 
 
+def _set_method(folder: Path, signature: str) -> None:
+    """Names a signature's method as TensorFlow Serving's Classify and Regress want it; TensorFlow writes Predict."""
+    path = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for graph in saved.meta_graphs:
+        graph.signature_def[signature].method_name = METHODS[signature]
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+    # The fingerprint is one of the file as it is now.
+    write_fingerprint(str(folder))
+
+
 def _sign(folder: Path) -> None:
     """Gives the SavedModel's fingerprint an id made of its own content, in place of one drawn by chance."""
     path = folder / "fingerprint.pb"
@@ -119,12 +143,8 @@ def _sign(folder: Path) -> None:
     path.write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
-def _mean(logits: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.sigmoid(logits), axis=-1)
-
-
 def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
-    """What a SavedModel wants for its serving signature: "category" or "number" by feature, in the schema's order.
+    """What a SavedModel wants for its serving signature: kinds by feature, in the schema's order.
 
     An older model may want fewer features than the schema has by now. The model is not loaded for that.
 
@@ -141,7 +161,7 @@ def inputs_of(folder: Path, schema: ExampleSchema) -> dict[str, str]:
     except (OSError, DecodeError) as error:
         raise _not_loaded(folder, error) from error
     graphs = [graph for graph in saved.meta_graphs if tf.saved_model.SERVING in graph.meta_info_def.tags]
-    signature = graphs[0].signature_def.get("serving_default") if graphs else None
+    signature = graphs[0].signature_def.get(SIGNATURE) if graphs else None
     wanted = set(signature.inputs) if signature else set()
     kinds = {feature.name: feature.kind for feature in schema.features if feature.name in wanted}
     lacking, outputs = wanted - set(kinds), task_of(schema).outputs
@@ -201,11 +221,12 @@ class Predictor:
         except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
             raise _not_loaded(folder, error) from error
         self._folder, self._task = folder, task_of(schema)
-        self._kinds = inputs_of(folder, schema)
-        self._signature = self._model.signatures["serving_default"]
+        kinds = inputs_of(folder, schema)
+        self._features = [feature for feature in schema.features if feature.name in kinds]
+        self._signature = self._model.signatures[SIGNATURE]
 
     def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the task's predictions, float32 [rows] or [rows, outputs], of raw features by name, each [rows].
+        """Returns the task's predictions, [rows] or [rows, outputs], of raw features by name, each [rows, ...].
 
         Features that the model does not want are ignored.
 
@@ -239,16 +260,5 @@ class Predictor:
         )
 
     def _answer(self, features: Mapping[str, np.ndarray], part: slice) -> np.ndarray:
-        tensors = {
-            name: tf.constant(features[name][part], tf.string if kind == "category" else tf.float32)
-            for name, kind in self._kinds.items()
-        }
-        return self._task.predictions(self._signature(**tensors))
-
-
-def raw_tensors(columns: Mapping[str, np.ndarray], schema: ExampleSchema) -> dict[str, tf.Tensor]:
-    """Raw feature columns as the tensors that `preprocess` takes."""
-    return {
-        feature.name: tf.constant(columns[feature.name], tf.string if feature.kind == "category" else tf.float32)
-        for feature in schema.features
-    }
+        raw = {feature.name: features[feature.name][part] for feature in self._features}
+        return self._task.predictions(self._signature(**raw_features.tensors(raw, self._features)))

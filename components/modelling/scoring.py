@@ -9,19 +9,51 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from airtight.errors import TerminalError
+
 STEP = 1024
 """Rows of each call of the model. Always as many, so that an answer does not rest on where Spark cuts the rows."""
 
 Batches = Iterator[pa.RecordBatch]
+_TYPES = {1: pa.float32(), 2: pa.float64(), 3: pa.int32(), 7: pa.string(), 9: pa.int64(), 10: pa.bool_()}
+"""Columns by TensorFlow's number of a type (types.proto)."""
+_LIST_RANK = 2
+
+
+def outputs_of(folder: Path) -> dict[str, pa.DataType]:
+    """Name and type of each output of a SavedModel's `serving_default`, in the order of names.
+
+    An output of one value a row is a column of it, one of several a column of lists. The model is not loaded.
+
+    Raises:
+      TerminalError: An output is of another shape or type.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graph = next(graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
+    types: dict[str, pa.DataType] = {}
+    for name, output in sorted(graph.signature_def["serving_default"].outputs.items()):
+        shape, type_ = output.tensor_shape, _TYPES.get(output.dtype)
+        if type_ is None or shape.unknown_rank or len(shape.dim) not in (1, _LIST_RANK):
+            raise TerminalError(
+                f"The output {name} of the model in {folder} is no column.",
+                expected="numbers or texts, [batch] or [batch, values]",
+                received=f"type {output.dtype}, shape {[dim.size for dim in shape.dim]}",
+                remedy="Leave the output away from the signature serving_default, or give it that shape.",
+            )
+        types[name] = type_ if len(shape.dim) == 1 else pa.list_(type_)
+    return types
 
 
 def scorer(
-    root: str, folder: str, digest: str, kinds: Mapping[str, str], keep: Sequence[str], output: str
+    root: str, folder: str, digest: str, kinds: Mapping[str, str], keep: Sequence[str], outputs: pa.Schema
 ) -> Callable[[Batches], Batches]:
     """What `mapInArrow` runs.
 
@@ -29,13 +61,13 @@ def scorer(
       root: The checkout, from which a worker imports this module.
       folder: The SavedModel.
       digest: Of that folder: other content is another model, though a worker has loaded one from there.
-      kinds: "category" or "number" of each input of the model.
+      kinds: Kind of feature of each input of the model.
       keep: Columns that are passed on.
-      output: Name of the signature's output.
+      outputs: Of the signature, by name.
 
     Returns:
-      From batches with these columns to batches of `keep` and `prediction`, float32. Spark takes it as it is: it names
-      nothing of this module until it runs.
+      From batches with these columns to batches of `keep` and the outputs. Spark takes it as it is: it names nothing of
+      this module until it runs.
     """
     inputs, kept = dict(kinds), list(keep)
 
@@ -49,8 +81,10 @@ def scorer(
         call = scoring.loaded(folder, digest)
         for batch in batches:
             rows = pa.Table.from_batches([batch])
-            prediction = scoring.predict(call, examples.raw(rows, inputs), output)
-            answer = rows.select(kept).append_column("prediction", pa.array(prediction, pa.float32()))
+            answer = rows.select(kept)
+            response = scoring.predict(call, examples.raw(rows, inputs), outputs.names)
+            for field in outputs:
+                answer = answer.append_column(field, scoring.column(response[field.name], field.type))
             yield from answer.combine_chunks().to_batches()
 
     return score
@@ -84,17 +118,33 @@ def loaded(folder: str, digest: str) -> Callable[..., Mapping[str, Any]]:
 
 
 def predict(
-    call: Callable[..., Mapping[str, Any]], columns: Mapping[str, np.ndarray], output: str, step: int = STEP
-) -> np.ndarray:
-    """The answers, float32 [rows], of raw features by name (`examples.raw`), each [rows]."""
+    call: Callable[..., Mapping[str, Any]], columns: Mapping[str, np.ndarray], outputs: Sequence[str], step: int = STEP
+) -> dict[str, np.ndarray]:
+    """The outputs by name, [rows, ...], of raw features by name (`examples.raw`), each [rows, ...].
+
+    Of no rows an output is an empty array.
+    """
     count = len(next(iter(columns.values())))
-    answers = [np.zeros(0, np.float32)]
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
     for start in range(0, count, step):
-        part = {name: _filled(values[start : start + step], step) for name, values in columns.items()}
-        answers.append(np.asarray(call(**part)[output])[: min(step, count - start)])
-    return np.concatenate(answers)
+        response = call(**{name: _filled(values[start : start + step], step) for name, values in columns.items()})
+        for name in outputs:
+            answers[name].append(np.asarray(response[name])[: min(step, count - start)])
+    return {name: np.concatenate(parts) if parts else np.zeros(0, np.float32) for name, parts in answers.items()}
+
+
+def column(values: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """An output, [rows] or [rows, values], as a column; texts are bytes."""
+    if not len(values):
+        return pa.array([], type_)
+    if pa.types.is_list(type_):
+        flat = column(values.reshape(-1), type_.value_type)
+        return pa.ListArray.from_arrays(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1], flat)
+    return pa.array([text.decode() for text in values], type_) if pa.types.is_string(type_) else pa.array(values, type_)
 
 
 def _filled(values: np.ndarray, size: int) -> np.ndarray:
     """The values, and the last of them again until there are so many."""
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values))]) if len(values) < size else values
+    if len(values) == size:
+        return values
+    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])

@@ -39,8 +39,8 @@ class Carried:
     new_words: int = 0
 
     def __str__(self) -> str:
-        told = f"{self.weights} of {self.weights + len(self.fresh)} weights carried over, {self.new_words} new words"
-        return told + (f"; afresh: {', '.join(self.fresh)}" if self.fresh else "")
+        message = f"{self.weights} of {self.weights + len(self.fresh)} weights carried over, {self.new_words} new words"
+        return message + (f"; afresh: {', '.join(self.fresh)}" if self.fresh else "")
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,29 @@ class Weights:
     Args:
       arrays: Each weight by its path in the network. Keras counts names up in a process, so here layers of one name are
         counted anew, from 0 in the network's own order: `dense_0/kernel`, `dense_1/kernel`.
-      words: For weights whose rows belong to words, the words in the order of the rows; "" is all others.
+      vocabulary: For weights whose rows belong to words, the words in the order of the rows; "" is all others.
     """
 
     arrays: Mapping[str, np.ndarray]
-    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    vocabulary: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: keras.Model, words: Mapping[str, Sequence[str]]) -> Weights:
+    def of(cls, network: keras.Model, vocabulary: Mapping[str, Sequence[str]]) -> Weights:
         """Those of a network.
 
         Raises:
-          TerminalError: `words` names a weight that the network lacks, or one of another number of rows.
+          TerminalError: `vocabulary` names a weight that the network lacks, or one of another number of rows.
         """
         arrays = dict(zip(_names(network), network.get_weights(), strict=True))
-        for name, rows in words.items():
+        for name, rows in vocabulary.items():
             if name not in arrays or len(arrays[name]) != len(rows):
                 raise TerminalError(
                     f"The words of the weight {name} do not fit the network.",
                     expected=f"one of {', '.join(arrays)}, with a row for each of {len(rows)} words",
                     received=f"{len(arrays[name])} rows" if name in arrays else "no such weight",
-                    remedy="Correct `words` in the Parts that the model function answers.",
+                    remedy="Correct `vocabulary` in the ModelSpec that the model function answers.",
                 )
-        return cls(arrays, words)
+        return cls(arrays, vocabulary)
 
     @classmethod
     def read(cls, path: Path) -> Weights:
@@ -92,34 +92,36 @@ class Weights:
                 remedy="Train that model again, or start from scratch.",
             ) from error
         arrays = {name.removeprefix(_WEIGHT): array for name, array in kept.items() if name.startswith(_WEIGHT)}
-        words = {name.removeprefix(_WORDS): rows.tolist() for name, rows in kept.items() if name.startswith(_WORDS)}
-        return cls(arrays, words)
+        vocabulary = {
+            name.removeprefix(_WORDS): rows.tolist() for name, rows in kept.items() if name.startswith(_WORDS)
+        }
+        return cls(arrays, vocabulary)
 
     def write(self, path: Path) -> None:
         """Writes them, equal weights as equal bytes: NumPy gives every member of its archive the same date."""
-        told = {_WEIGHT + name: array for name, array in self.arrays.items()}
-        told |= {_WORDS + name: np.array(rows, np.str_) for name, rows in self.words.items()}
+        members = {_WEIGHT + name: array for name, array in self.arrays.items()}
+        members |= {_WORDS + name: np.array(rows, np.str_) for name, rows in self.vocabulary.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **told)  # type: ignore[arg-type]  # Its stub takes them for its one option.
+            np.savez(file, **members)  # type: ignore[arg-type]  # Its stub takes them for its one option.
 
-    def carry_into(self, network: keras.Model, words: Mapping[str, Sequence[str]]) -> Carried:
+    def carry_into(self, network: keras.Model, vocabulary: Mapping[str, Sequence[str]]) -> Carried:
         """Gives a new network these weights where name and shape agree, and rows of words by their words.
 
         Args:
           network: Built, with its fresh start, which all keeps that is not known here.
-          words: As in `Weights`, of this network.
+          vocabulary: As in `Weights`, of this network.
         """
-        arrays = {name: array.copy() for name, array in Weights.of(network, words).arrays.items()}
+        arrays = {name: array.copy() for name, array in Weights.of(network, vocabulary).arrays.items()}
         fresh, new_words = [], 0
         for name, array in arrays.items():
-            old, by_word = self.arrays.get(name), name in words
-            if old is None or by_word != (name in self.words) or _shape(old, by_word) != _shape(array, by_word):
+            old, by_word = self.arrays.get(name), name in vocabulary
+            if old is None or by_word != (name in self.vocabulary) or _shape(old, by_word) != _shape(array, by_word):
                 fresh.append(name)
             elif by_word:
-                rows = {word: row for row, word in enumerate(self.words[name])}
-                known = [row for row, word in enumerate(words[name]) if word in rows]
-                array[known] = old[[rows[words[name][row]] for row in known]]
+                rows = {word: row for row, word in enumerate(self.vocabulary[name])}
+                known = [row for row, word in enumerate(vocabulary[name]) if word in rows]
+                array[known] = old[[rows[vocabulary[name][row]] for row in known]]
                 new_words += len(array) - len(known)
             else:
                 array[...] = old

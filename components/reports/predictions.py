@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ body { max-width: 760px; }
 table { width: auto; } th, td { padding: .3rem 1rem .3rem 0; overflow-wrap: anywhere; } th { border: 0; }
 """
 _PLOT = (720, 200)
+_MOST_TEXTS = 50
 _ROWS = {
     "model": "Model",
     "version": "Version",
@@ -25,23 +27,31 @@ _ROWS = {
     "p5": "5 of 100 are below",
     "p50": "Median",
     "p95": "95 of 100 are below",
+    "not_finite": "Not finite",
     "model_digest": "Digest of the model",
     "digest": "Digest of the files",
 }
 
 
-def page(told: Mapping[str, Any]) -> str:
+def as_json(summary: Mapping[str, Any]) -> str:
+    """The text of `summary.json`."""
+    return json.dumps(summary, indent=1, allow_nan=False)
+
+
+def page(summary: Mapping[str, Any]) -> str:
     """Renders `summary.json`.
 
     Args:
-      told: What is in it: the rows of the table above, and `edges` and `counts` of the histogram.
+      summary: The rows of the table above, `edges` and `counts` of the histogram, and `texts`: by output that is a text
+        how often each is there.
 
     Returns:
       A whole HTML document.
     """
-    title = f"Predictions of {told['interval_start'][:10]} to {told['interval_end'][:10]}"
-    shown = {name: "none" if told[name] is None else told[name] for name in _ROWS}
+    title = f"Predictions of {summary['interval_start'][:10]} to {summary['interval_end'][:10]}"
+    shown = {name: "none" if summary[name] is None else summary[name] for name in _ROWS}
     rows = "\n".join(f"<tr><th>{words}</th><td>{escape(str(shown[name]))}</td></tr>" for name, words in _ROWS.items())
+    texts = "\n".join(_texts(name, counts, summary["rows"]) for name, counts in summary["texts"].items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <style>{STYLE}{_OWN_STYLE}</style></head><body>
@@ -50,9 +60,18 @@ def page(told: Mapping[str, Any]) -> str:
 {rows}
 </table>
 <h2>How the predictions are spread</h2>
-{_histogram(told["edges"], told["counts"])}
+{_histogram(summary["edges"], summary["counts"])}
+{texts}
 </body></html>
 """
+
+
+def _texts(output: str, counts: Mapping[str, int], rows: int) -> str:
+    cells = [
+        f"<tr><th>{escape(text)}</th><td>{count:,}</td><td>{count / rows:.1%}</td></tr>"
+        for text, count in list(counts.items())[:_MOST_TEXTS]
+    ]
+    return f"<h2>{escape(output)}</h2><table>{''.join(cells)}</table>"
 
 
 def _histogram(edges: Sequence[float], counts: Sequence[int]) -> str:

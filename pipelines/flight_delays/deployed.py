@@ -114,8 +114,8 @@ def batch_predictions(folder: Path) -> dict[str, float]:
     known: dict[str, float] = {}
     try:
         for path in sorted(folder.rglob("*.parquet")):
-            rows = pq.read_table(path, partitioning=None, columns=["flight_id", "prediction"])
-            known |= dict(zip(rows["flight_id"].to_pylist(), rows["prediction"].to_pylist(), strict=True))
+            rows = pq.read_table(path, partitioning=None, columns=["flight_id", PREDICTION])
+            known |= dict(zip(rows["flight_id"].to_pylist(), rows[PREDICTION].to_pylist(), strict=True))
         if known:
             return known
         received = "no rows"
@@ -123,7 +123,7 @@ def batch_predictions(folder: Path) -> dict[str, float]:
         received = str(error).splitlines()[0]
     raise TerminalError(
         f"There are no batch predictions in {folder}.",
-        expected="Parquet files with flight_id and prediction, as batch_predict writes them",
+        expected="Parquet files with flight_id and probability, as batch_predict writes them",
         received=received,
         remedy="Name the folder of such an artifact, or leave --predictions away.",
     )

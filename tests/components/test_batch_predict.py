@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
 from components import batch_predict as module
 from components.artifacts import Predictions, Promotion
+from components.data import examples as reading
+from components.data import shards
+from components.data.example_frame import columns_of
 from components.modelling import scoring
 from components.modelling.as_of import choose
 from components.modelling.served import Choice, Served
@@ -182,7 +186,7 @@ def test_the_model_is_always_called_with_as_many_rows_and_answers_for_those_that
 
     for count in (0, 1, 4, 9):
         given = np.arange(count, dtype=np.float32)
-        assert scoring.predict(call, {"x": given}, "y", step=4).tolist() == (2 * given).tolist()
+        assert scoring.predict(call, {"x": given}, ["y"], step=4)["y"].tolist() == (2 * given).tolist()
     assert set(sizes) == {4} and len(sizes) == 0 + 1 + 1 + 3
 
 
@@ -200,17 +204,21 @@ def run(tmp_path, models_root, monkeypatch):
     """Scores rows with the real component."""
     monkeypatch.setattr(module, "load", {"toy:SCHEMA": SCHEMA}.__getitem__)
 
-    def run(out: str, rows: pa.Table, **given) -> Predictions:
+    def run(out: str, rows: pa.Table | Callable[[Path], None], **given) -> Predictions:
         examples, predictions = standard_artifacts.Examples(), Predictions()
         examples.uri, predictions.uri = str(tmp_path / f"{out}-examples"), str(tmp_path / out)
         for name, value in zip(("interval_start", "interval_end"), INTERVAL, strict=True):
             examples.set_string_custom_property(name, value)
-        (tmp_path / f"{out}-examples" / "Split-predict").mkdir(parents=True)
-        pq.write_table(rows, tmp_path / f"{out}-examples" / "Split-predict" / "examples.parquet")
+        folder = tmp_path / f"{out}-examples" / "Split-predict"
+        folder.mkdir(parents=True)
+        if callable(rows):
+            rows(folder)
+        else:
+            pq.write_table(rows, folder / "examples.parquet")
         (tmp_path / out).mkdir()
         settings = {"model_name": "m", "schema": "toy:SCHEMA", "zone": ZONE, "serving_root": str(models_root)}
         module.batch_predict.EXECUTOR_SPEC.executor_class._FUNCTION(
-            examples=examples, predictions=predictions, **settings, **{"version": "1"} | given
+            examples=examples, predictions=predictions, **settings | {"version": "1"} | given
         )
         return predictions
 
@@ -233,7 +241,7 @@ def test_spark_says_what_the_server_says_in_the_same_bytes_however_the_rows_are_
     assert whole.digest == cut.digest and len(whole.digest) == 64
 
     told = read(whole)
-    assert told.column_names == ["id", "colour", "at", "prediction", "version"]
+    assert told.column_names == ["id", "colour", "at", "probability", "version"]
     assert told["id"].to_pylist() == rows["id"].to_pylist() and set(told["version"].to_pylist()) == {1}
     with models.running(tmp_path, f"--models_root={models_root}", "--port=0") as server:
         # The highest is served; the first is asked for in the other run.
@@ -242,8 +250,8 @@ def test_spark_says_what_the_server_says_in_the_same_bytes_however_the_rows_are_
         assert status == 200
     second = read(run("second", rows, version="served"))
     served = np.array(answer["predictions"])
-    assert np.max(np.abs(served - second["prediction"].to_numpy())) <= 1e-6
-    assert np.max(np.abs(served - told["prediction"].to_numpy())) > 0.01, "the two versions say different things"
+    assert np.max(np.abs(served - second["probability"].to_numpy())) <= 1e-6
+    assert np.max(np.abs(served - told["probability"].to_numpy())) > 0.01, "the two versions say different things"
 
 
 @pytest.mark.slow
@@ -283,3 +291,108 @@ def test_no_rows_are_no_fault(spark, run):
     predictions = run("none", table(10).slice(0, 0))
     assert predictions.rows == 0 and list(Path(predictions.uri).rglob("*.parquet")) == []
     assert json.loads((Path(predictions.uri) / "summary.json").read_text())["mean"] is None
+
+
+class Classes:
+    """A task of one's own: three classes, compared by the probability of the first."""
+
+    def __init__(self, schema: ExampleSchema) -> None:
+        self.label_type = pa.string()
+
+    def predictions(self, response):
+        return np.asarray(response["probabilities"], np.float64)
+
+    def score(self, predictions):
+        return predictions[:, 0]
+
+
+class Classifier(tf.Module):
+    """Probabilities of three classes, and the class, of a text, tags, a vector and an image."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="words"),
+            tf.TensorSpec([None, None], tf.string, name="tags"),
+            tf.TensorSpec([None, 2], tf.float32, name="place"),
+            tf.TensorSpec([None], tf.string, name="photo"),
+        ]
+    )
+    def serve(self, words, tags, place, photo):
+        logits = tf.stack(
+            [
+                tf.cast(tf.strings.length(words), tf.float32) / 10,
+                tf.reduce_sum(tf.cast(tags != "", tf.float32), axis=1),
+                tf.reduce_sum(tf.where(tf.math.is_nan(place), 0.0, place), axis=1)
+                + tf.cast(tf.strings.length(photo) > 0, tf.float32),
+            ],
+            axis=1,
+        )
+        names = tf.gather(tf.constant(["long", "tagged", "far"]), tf.argmax(logits, axis=1))
+        return {"probabilities": tf.nn.softmax(logits), "class": names}
+
+
+WIDE = ExampleSchema(
+    features=(
+        Feature("words", "text", "words"),
+        Feature("tags", "categories", "tags"),
+        Feature("place", "vector", "a place", length=2),
+        Feature("photo", "image", "a photo"),
+    ),
+    label="kind",
+    time="at",
+    keys=("id",),
+    slices=(),
+    task=f"{__name__}:Classes",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", shards.FORMATS)
+def test_every_kind_of_feature_is_scored_and_outputs_are_written_by_name(spark, run, tmp_path, monkeypatch, format_):
+    monkeypatch.setattr(module, "load", lambda name: WIDE)
+    kinds = {feature.name: feature.kind for feature in WIDE.features}
+    monkeypatch.setattr(module, "inputs_of", lambda folder, schema: kinds)
+    classifier = Classifier()
+    tf.saved_model.save(classifier, str(tmp_path / "models" / "m" / "1"), signatures=classifier.serve)
+    rng, plain = np.random.default_rng(3), table(2000)
+    columns = {
+        "words": ["" if n == 0 else "é" * int(n) for n in rng.integers(0, 40, 2000)],
+        "tags": [["a", "b", "c"][: int(n)] for n in rng.integers(0, 4, 2000)],
+        "place": [[float("nan")] * 2 if n == 0 else [n, 1.0] for n in rng.integers(0, 3, 2000).astype(float)],
+        "photo": [b"" if n == 0 else b"\xff\xd8\xff" for n in rng.integers(0, 2, 2000)],
+    }
+    types = columns_of(WIDE, labelled=False)
+    arrow = {name: pa.array(values, types.field(name).type) for name, values in columns.items()}
+    rows = pa.table({**arrow, "at": plain["at"], "id": plain["id"]})
+
+    def written(folder: Path) -> None:
+        shards.write_shards(folder, [rows], rows.num_rows, types, format_, 700)
+
+    predictions = run("wide", written, serving_root=str(tmp_path / "models"))
+    answers = read(predictions)
+    assert answers.column_names == ["id", "at", "class", "probabilities", "version"]
+    assert answers["id"].to_pylist() == plain["id"].to_pylist()
+    raw = reading.features(rows, WIDE)
+    tensors = {n: tf.constant(v, tf.string if v.dtype == object else tf.float32) for n, v in raw.items()}
+    expected = classifier.serve(**tensors)
+    np.testing.assert_allclose(np.array(answers["probabilities"].to_pylist()), expected["probabilities"], atol=1e-6)
+    assert [name.encode() for name in answers["class"].to_pylist()] == expected["class"].numpy().tolist()
+    summary = json.loads((Path(predictions.uri) / "summary.json").read_text())
+    assert sum(summary["texts"]["class"].values()) == sum(summary["counts"]) == 2000
+    assert summary["mean"] == pytest.approx(expected["probabilities"].numpy()[:, 0].mean(), rel=1e-4)
+    assert "tagged" in (Path(predictions.uri) / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_an_output_that_is_called_as_a_key_is_refused(spark, run, monkeypatch):
+    monkeypatch.setattr(module, "load", lambda name: dataclasses.replace(SCHEMA, keys=("probability",)))
+    with pytest.raises(TerminalError, match="names that columns of the rows have"):
+        run("twice", table(10).rename_columns(["colour", "size", "at", "probability"]))
+
+
+@pytest.mark.slow
+def test_without_a_time_there_is_one_file(spark, run, monkeypatch):
+    monkeypatch.setattr(module, "load", lambda name: dataclasses.replace(SCHEMA, time=""))
+    predictions = run("timeless", table(300).drop_columns("at"))
+    rows = pq.read_table(Path(predictions.uri) / "predictions.parquet")
+    assert rows.column_names == ["id", "colour", "probability", "version"] and rows.num_rows == 300

@@ -58,7 +58,7 @@ class Judged:
             evaluation=self.evaluation,
             blessing=self.blessing,
             champion=[champion] if champion else [],
-            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, **settings},
+            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, "analysis_rows": 0, **settings},
         )
         self.folder = Path(self.evaluation.uri)
         self.verdict = Verdict.read(self.folder)
@@ -114,7 +114,7 @@ def models(tmp_path_factory):
 
 
 def test_a_first_model_is_blessed_if_it_is_better_than_the_baseline(tmp_path, models):
-    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models["good"])
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), models["good"], analysis_rows=200)
     assert judged.blessed == 1 and judged.files == ["BLESSED"]
     assert judged.verdict.passed and "auc against the champion" not in judged.checks
     rows = read_table(tmp_path / "e", "test", toy.SCHEMA)
@@ -126,7 +126,8 @@ def test_a_first_model_is_blessed_if_it_is_better_than_the_baseline(tmp_path, mo
     assert judged.blessing.get_string_custom_property("current_model") == models["good"].uri
     assert not judged.blessing.get_string_custom_property("baseline_model")
     assert judged.evaluation.get_string_custom_property("interval_start") == toy.INTERVAL[0]
-    assert tfma.load_eval_result(str(judged.folder / evaluate.ANALYSIS)).slicing_metrics
+    figures = dict(tfma.load_eval_result(str(judged.folder / evaluate.ANALYSIS)).slicing_metrics)[()][""][""]
+    assert figures["example_count"]["doubleValue"] == 200, "evenly many of all times"
 
 
 def test_not_better_than_the_baseline_is_not_blessed_and_no_fault(tmp_path, models):
@@ -378,7 +379,7 @@ def test_a_champion_whose_weights_were_cut_off_or_removed_is_no_fault_of_the_mac
 def test_answers_that_are_no_probabilities_are_a_decision_that_shows_no_rows(tmp_path, models, answer, caplog, capfd):
     model = model_of(lambda weight: tf.where(weight > 1, answer, 0.5), tmp_path / "broken")
     caplog.set_level("INFO")
-    judged = Judged(tmp_path, examples_of(tmp_path / "e"), model, models["flat"])
+    judged = Judged(tmp_path, examples_of(tmp_path / "e"), model, models["flat"], analysis_rows=200)
     assert judged.blocking == {"finite predictions"} and judged.files == ["NOT_BLESSED"]
     assert " of 4,000 answers are not finite numbers from 0 to 1" in judged.checks["finite predictions"].note
     assert not (judged.folder / evaluate.ANALYSIS).exists()

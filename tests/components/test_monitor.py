@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
 import types
 from html.parser import HTMLParser
@@ -10,13 +12,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
 from scipy.stats import ks_2samp
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
 
 from airtight.errors import TerminalError
 from airtight.verdict import Verdict
 from components.artifacts import DriftReport
+from components.data.feature_kinds import kind_of
 from components.measures import drift
-from components.monitor import REPORT, monitor
+from components.measures.profile import Profile, compare
+from components.measures.sample import Sample
+from components.monitor import REPORT, SHIFT_LIMIT, monitor
 from components.schema import ExampleSchema, Feature
 from tests.components import toy
 
@@ -214,3 +222,166 @@ def test_a_few_rows_are_given_their_noise(run):
     bounds = [float(check.threshold.removeprefix("psi <= ")) for check in verdict.checks[2:]]
     assert min(bounds) > 0.25 + 0.1
     assert report.drifted == 0
+
+
+FEATURES = {
+    "words": Feature("words", "text", "a text"),
+    "tags": Feature("tags", "categories", "tags"),
+    "place": Feature("place", "vector", "a place", length=3),
+    "photo": Feature("photo", "image", "a photo"),
+}
+
+
+def wide(seed: int, rows: int = 2000) -> dict[str, list]:
+    """Columns of the kinds that are neither number nor category."""
+    rng = np.random.default_rng(seed)
+    return {
+        "words": [" ".join(rng.choice(["the", "a", "train", "tram", "late"], n)) for n in rng.integers(1, 9, rows)],
+        "tags": [list(rng.choice(["red", "new", "big"], n, replace=False)) for n in rng.integers(0, 3, rows)],
+        "place": list(rng.normal(size=(rows, 3)).astype(np.float32)),
+        "photo": [b"x" * int(n) for n in rng.integers(100, 200, rows)],
+    }
+
+
+def drifts_of(reference: dict[str, list], interval: dict[str, list], batch: int = 300) -> dict[str, drift.Drift]:
+    """What moved, by name, of columns that are read a few rows at a time."""
+    profiles = []
+    for columns in (reference, interval):
+        arrow = {n: pa.array(v, kind_of(FEATURES[n]).arrow_type(FEATURES[n])) for n, v in columns.items()}
+        profile, table = Profile(FEATURES.values()), pa.table(arrow)
+        for start in range(0, len(table), batch):
+            profile.add(table.slice(start, batch))
+        profiles.append(profile)
+    return {found.name: found for found in compare(FEATURES.values(), *profiles)}
+
+
+def test_rows_of_every_kind_that_did_not_change_have_not_drifted():
+    found = drifts_of(wide(1), wide(2))
+    names = [
+        "place (norm)",
+        "photo (bytes)",
+        "tags (items)",
+        "tags (items in a row)",
+        "words (length)",
+        "words (words)",
+    ]
+    assert sorted(found) == names
+    for moved in found.values():
+        assert moved.psi < moved.noise and not moved.new and moved.missing_shift < 0.03
+    assert found["place (norm)"].shift < 0.15
+
+
+def test_every_kind_of_feature_drifts_by_what_it_is():
+    changed = wide(2)
+    changed["words"] = [text.replace("train", "bus") + " again" * 9 for text in changed["words"]]
+    changed["tags"] = [[*tags, "free"] for tags in changed["tags"]]
+    changed["place"] = [place + np.float32([0, 2, 0]) for place in changed["place"]]
+    changed["photo"] = [photo * 3 if i % 2 else b"" for i, photo in enumerate(changed["photo"])]
+    found = drifts_of(wide(1), changed)
+    assert found["words (words)"].new == ("again", "bus") and found["words (words)"].new_share > 0.5
+    assert found["words (length)"].psi > 1
+    assert found["tags (items)"].new == ("free",) and found["tags (items in a row)"].psi > 0.25
+    assert found["place (norm)"].shift == pytest.approx(2, abs=0.1) and found["place (norm)"].psi > 0.25
+    assert found["photo (bytes)"].missing == (0, 0.5) and found["photo (bytes)"].psi > 1
+
+
+def test_a_mean_that_moved_is_seen_though_the_norms_are_the_same():
+    mirrored = wide(1)
+    flipped = mirrored | {"place": [np.abs(place) for place in mirrored["place"]]}
+    found = drifts_of(mirrored, flipped)["place (norm)"]
+    assert found.psi == pytest.approx(0) and found.shift > SHIFT_LIMIT
+
+
+def test_how_rows_are_cut_changes_no_figure():
+    whole, cut = drifts_of(wide(1), wide(2), 2000), drifts_of(wide(1), wide(2), 7)
+    assert [str(found) for found in whole.values()] == [str(found) for found in cut.values()]
+
+
+def test_of_more_rows_than_the_limit_a_part_is_kept_that_is_the_same_each_time():
+    values = np.random.default_rng(1).normal(size=300_000).astype(np.float32)
+
+    def sampled(batch: int) -> Sample:
+        made = Sample(limit=50_000)
+        for start in range(0, len(values), batch):
+            made.add({"x": values[start : start + batch]})
+        return made
+
+    one, other = sampled(8192), sampled(1000)
+    assert 25_000 < len(one["x"]) <= 50_000 and not one.whole and one.rows == 300_000
+    np.testing.assert_array_equal(one["x"], other["x"])
+    assert ks_2samp(one["x"], values).statistic < 0.01
+    whole = Sample()
+    whole.add({"x": values})
+    assert whole.whole and len(whole["x"]) == 300_000
+    part = drift.numbers(NUMBER, drift.Numbers.of(one["x"], 300_000), drift.Numbers.of(one["x"] + 1, 300_000))
+    full = drift.measure(NUMBER, values, values + 1)
+    assert part.psi == pytest.approx(full.psi, rel=0.02) and part.noise > full.noise
+
+
+def test_many_different_values_are_counted_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(drift, "MOST_CATEGORIES", 1000)
+    sides = []
+    for shift in (0, 50_000):
+        side = drift.Categories()
+        for start in range(0, 20_000, 100):
+            side.add({f"id{n + shift}": 1 for n in range(start, start + 100)} | {"often": 50, "": 10})
+        assert len(side.counts) <= 1000 and side.rows == 200 * 160 and side.counts["often"] == 200 * 50
+        sides.append(side)
+    found = drift.categories(CATEGORY, *sides)
+    # Nobody knows what a reference never had that was not kept whole.
+    assert found.new == () and found.psi < 0.1 and found.missing == pytest.approx((1 / 16, 1 / 16))
+
+
+@dataclasses.dataclass
+class OwnTask:
+    """A task of one's own: labels that are names, or numbers."""
+
+    schema: ExampleSchema
+
+    @property
+    def label_type(self) -> pa.DataType:
+        return pa.string() if self.schema.label == "colour_of" else pa.float64()
+
+    def score(self, predictions: np.ndarray) -> np.ndarray:
+        return predictions.astype(np.float64)
+
+
+@pytest.mark.parametrize("label", ["colour_of", "price"])
+def test_a_label_that_is_a_name_or_a_number_drifts_by_its_distribution(run, monkeypatch, label):
+    task = f"{__name__}:OwnTask"
+    run.code.SCHEMA = dataclasses.replace(toy.SCHEMA, label=label, task=task)
+
+    def labelled(table: pa.Table, moved: bool) -> pa.Table:
+        rng = np.random.default_rng(len(table))
+        names = rng.choice(["red", "blue"], len(table), p=[0.9, 0.1] if moved else [0.5, 0.5])
+        values = pa.array(names) if label == "colour_of" else pa.array(rng.normal(2.0 * moved, 1, len(table)))
+        return table.append_column(label, values)
+
+    monkeypatch.setattr(toy, "table", functools.partial(_labelled_table, toy.table, lambda t: labelled(t, moved=False)))
+    plain = toy.table(2000, 2)
+    report, verdict, page = run(plain)
+    assert report.drifted == 0 and [check.name for check in verdict.checks[:2]] == [label, "share of drifted features"]
+    report, verdict, page = run(labelled(plain.drop_columns(label), moved=True))
+    assert report.drifted == 1 and not verdict.checks[0].passed and label in page
+
+
+def _labelled_table(make, label, *given) -> pa.Table:
+    return label(make(*given))
+
+
+@pytest.mark.slow
+def test_a_model_whose_predictions_moved_is_drift(run, tmp_path):
+    model = toy.artifact(standard_artifacts.Model, tmp_path / "model")
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="weight")])
+    def serve(weight):
+        return {"probability": tf.sigmoid(weight)}
+
+    module.serve = serve
+    tf.saved_model.save(module, path_utils.serving_model_dir(model.uri), signatures=serve)
+    table = toy.table(2000, 2)
+    report, verdict, _ = run(table, model=model)
+    assert report.drifted == 0 and verdict.checks[0].name == "prediction" and verdict.checks[0].passed
+    report, verdict, _ = run(_changed(table, weight=[2.0] * 2000), model=model, share_limit=1.0)
+    assert report.drifted == 1 and next(check.name for check in verdict.checks if not check.passed) == "prediction"

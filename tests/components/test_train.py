@@ -33,7 +33,7 @@ SETTINGS = {
     "epochs": 5,
     "batch_size": 64,
     "learning_rate": 0.03,
-    "average": 0.9,
+    "ema_momentum": 0.9,
 }
 
 
@@ -164,14 +164,14 @@ def test_a_retry_goes_on_where_the_last_attempt_died_and_comes_to_the_same(
     assert not list(home.glob("checkpoints/*.npz"))
 
 
-def test_a_companion_is_half_of_what_is_judged_and_served(tmp_path):
+def test_an_ensemble_member_is_half_of_what_is_judged_and_served(tmp_path):
     alone = Trained(tmp_path / "alone", refit="include_validation", epochs=1)
     both = Trained(
-        tmp_path / "both", refit="include_validation", epochs=1, model_fn="tests.components.toy:model_with_companion"
+        tmp_path / "both", refit="include_validation", epochs=1, model_fn="tests.components.toy:model_with_member"
     )
-    share = both.record["chosen"]["share"]
-    assert share == pytest.approx(both.record["rows"]["validation"]["label_share"]), "a refit takes what was chosen"
-    # The network is the same: the companion takes no part in its training.
+    share = both.record["tuned"]["share"]
+    assert share == pytest.approx(both.record["rows"]["validation"]["label_mean"]), "a refit takes what was tuned"
+    # The network is the same: the ensemble member takes no part in its training.
     ours, theirs = (run.record["epochs"]["judged"][0] for run in (both, alone))
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-6)
     assert abs(ours["validation_log_loss"] - theirs["validation_log_loss"]) > 1e-3
@@ -226,7 +226,7 @@ def test_a_fit_on_one_cpu_has_no_tuner_whose_sleep_its_end_would_wait_for(tmp_pa
 def test_without_validation_rows_the_last_epoch_is_kept(tmp_path):
     run = Trained(tmp_path, toy.examples(tmp_path / "e", validation=toy.table(0, 1)), epochs=2, calibrate="scale")
     assert run.record["best_epoch"] == 2 and run.record["validation"] == {}
-    assert run.record["calibration"] == {"kind": "scale", "scale": 1.0, "shift": 0.0}
+    assert run.record["calibration"] == {"kind": "scale"}
     assert np.isfinite(run.answers).all()
 
 
@@ -250,7 +250,7 @@ def coloured(rows):
             {"model_fn": "tests.components.toy:model_with_a_broken_weight"},
             "sum of the weights is no longer a number.*epoch 1.*Lower the learning rate",
         ),
-        ({}, {"model_fn": "tests.components.toy:model_with_a_broken_companion"}, "validation loss is no longer a"),
+        ({}, {"model_fn": "tests.components.toy:model_with_a_broken_member"}, "validation loss is no longer a"),
         ({"train": toy.table(50, 1, label=0)}, {}, "nothing to learn.*all with the label 0"),
         ({"train": toy.table(0, 1)}, {}, "nothing to learn.*0 rows"),
         ({}, {"strategy": "magic"}, "strategy .* one of mirrored, mirrored_cpus, one_device, tpu"),
@@ -312,7 +312,7 @@ def test_a_warm_start_takes_fewer_epochs_and_is_nearly_as_good(trained, tmp_path
 
 def test_the_weights_lie_beside_what_is_served(trained):
     kept = Weights.read(file_of(trained.model.uri))
-    assert kept.words == {"embedding_0/embeddings": ["", "blue", "green", "red"]}
+    assert kept.vocabulary == {"embedding_0/embeddings": ["", "blue", "green", "red"]}
     assert len(kept.arrays) == 5 and sum(array.size for array in kept.arrays.values()) == trained.record["weights"]
     assert not [path for path in trained.folder.rglob("*") if "npz" in path.name or "Weights" in path.parts]
 

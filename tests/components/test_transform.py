@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
@@ -9,6 +10,7 @@ import types
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,10 +24,12 @@ from airtight.files import digest_of_tree
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from components.artifacts import Dataset, ValidationReport
+from components.data import examples as reading
 from components.data.dataset import DatasetReader, TableFiles
+from components.data.feature_kinds import IMAGE_HEADS
 from components.data.lake import Lake
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
-from components.transform import FILE, transform
+from components.transform import transform
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +113,7 @@ def run(spark, tmp_path, monkeypatch):
 
 
 def split(examples: standard_artifacts.Examples, name: str) -> pa.Table:
-    return pq.read_table(Path(examples.uri) / f"Split-{name}" / FILE)
+    return pq.read_table(Path(examples.uri) / f"Split-{name}")
 
 
 def test_rows_are_split_by_local_days_and_only_by_what_was_known(run):
@@ -200,10 +204,8 @@ def test_other_columns_than_the_schema_are_refused(run, tmp_path):
 
 
 def test_a_value_that_is_no_number_is_refused(run):
-    from pyspark.errors import NumberFormatException
-
-    run.code.make = lambda table: make(table).withColumn("size", F.lit("large"))
-    with pytest.raises(NumberFormatException):
+    run.code.make = lambda table: make(table).withColumn("size", F.when(F.col("id") % 8 == 1, "large").otherwise("1.5"))
+    with pytest.raises(TerminalError, match=r"no numbers, infinite.*size in 4 of 32 rows, such as \('\d+', '"):
         run()
 
 
@@ -211,13 +213,13 @@ def test_a_value_that_is_no_number_is_refused(run):
 @pytest.mark.parametrize("purpose", ["training", "prediction"])
 def test_infinite_numbers_are_refused_or_made_missing_and_counted(run, value, purpose, tmp_path):
     run.code.make = lambda table: make(table).withColumn("size", F.when(F.col("id") % 4 == 1, F.expr(value)))
-    with pytest.raises(TerminalError, match=r"toy_transform:make made numbers that are infinite.*size in \d of"):
+    with pytest.raises(TerminalError, match=r"make made values that are no numbers, infinite.*size in \d of"):
         run(purpose=purpose)
     assert not list((tmp_path / "examples").iterdir())
-    examples = run("counted", purpose=purpose, infinite="missing")
+    examples = run("counted", purpose=purpose, wrong_values="missing")
     sizes = split(examples, examples.splits[-1])["size"].to_pylist()
     assert not any(math.isinf(size) for size in sizes)
-    assert examples.get_int_custom_property("infinite_values") == (8 if purpose == "training" else 1)
+    assert examples.get_int_custom_property("wrong_values") == (8 if purpose == "training" else 1)
 
 
 def test_doubled_rows_are_refused(run):
@@ -285,3 +287,142 @@ def test_a_file_that_is_no_longer_what_ingest_saw_stops_the_node(run, lose, said
     with pytest.raises(TerminalError, match=rf"of {DAYS[0]}, parts/date={DAYS[0]}/\w+.parquet, {said}"):
         run()
     assert not list((tmp_path / "examples").iterdir())
+
+
+@pytest.mark.parametrize("value", ["2", "0.5", "-1"])
+def test_a_label_that_is_none_is_refused_with_its_row(run, value):
+    first = DAYS[0].toordinal() * 4
+    run.code.make = lambda table: make(table).withColumn(
+        "broken", F.when(F.col("id") == first, F.expr(value)).otherwise(F.col("broken"))
+    )
+    with pytest.raises(TerminalError, match=rf"neither 0 nor 1: {value}.*{first}"):
+        run()
+
+
+def test_a_label_of_another_type_is_refused_and_nothing_becomes_one_silently(run):
+    run.code.make = lambda table: make(table).withColumn("broken", F.lit("yes"))
+    with pytest.raises(TerminalError, match="string"):
+        run()
+    run.code.make = lambda table: make(table).withColumn("broken", F.col("broken") == 1)
+    assert set(split(run("booleans"), "train")["broken"].to_pylist()) == {0, 1}
+
+
+@pytest.mark.parametrize("value", ["-1.0", "double('NaN')", "double('Infinity')", "null"])
+def test_weights_are_written_and_one_that_is_none_is_refused_with_its_row(run, value):
+    run.code.SCHEMA = dataclasses.replace(SCHEMA, weight="importance")
+    run.code.make = lambda table: make(table).withColumn("importance", F.lit(0.5))
+    assert set(split(run("right"), "train")["importance"].to_pylist()) == {0.5}
+    assert "importance" not in split(run("predicted", purpose="prediction"), "predict").column_names
+    first = DAYS[0].toordinal() * 4
+    weight = F.when(F.col("id") == first, F.expr(value)).otherwise(1.0)
+    run.code.make = lambda table: make(table).withColumn("importance", weight)
+    with pytest.raises(TerminalError, match=rf"weights that are none.*importance in 1 of 32 rows, such as \('{first}'"):
+        run(wrong_values="missing")
+
+
+def wide(table):
+    """Every kind of feature: of row 4n what is wrong of its kind, of the others what is right, missing or nothing."""
+    wrong, missing = F.col("id") % 4 == 0, F.col("id") % 4 == 1
+    png, jpeg = (F.lit(bytearray(head + b"rest")) for head in IMAGE_HEADS.values())
+
+    def dealt(right, other):
+        return F.when(wrong, other).when(~missing, right)
+
+    return make(table).withColumns(
+        {
+            "tags": F.array(F.lit("b"), F.lit(None), F.lit(""), F.col("colour")),
+            "words": F.concat(F.lit("Zürich "), F.col("colour")),
+            "place": dealt(F.array(F.lit(1), F.lit(None)).cast("array<double>"), F.array(F.lit(1.0))),
+            "photo": dealt(F.when(F.col("id") % 4 == 2, png).otherwise(jpeg), F.lit(bytearray(b"GIF89a"))),
+        }
+    )
+
+
+WIDE = dataclasses.replace(
+    SCHEMA,
+    features=(
+        *SCHEMA.features,
+        Feature("tags", "categories", "tags"),
+        Feature("words", "text", "words"),
+        Feature("place", "vector", "a place", length=2),
+        Feature("photo", "image", "a photo"),
+    ),
+)
+
+
+def test_every_kind_of_feature_is_written_and_wrong_values_are_named_or_counted(run, tmp_path):
+    run.code.SCHEMA, run.code.make = WIDE, wide
+    with pytest.raises(TerminalError) as refused:
+        run()
+    for words in (
+        "of another length than the schema's, or hold an infinite number; neither a PNG nor a JPEG",
+        "photo in 8 of 32 rows, such as ('",
+        "place in 8 of 32 rows, such as ('",
+    ):
+        assert words in str(refused.value)
+    assert not list((tmp_path / "examples").iterdir())
+    examples = run("counted", wrong_values="missing")
+    assert examples.get_int_custom_property("wrong_values") == 16
+    rows = reading.read_table(Path(examples.uri), "train", WIDE, (*WIDE.names, "id"))
+    raw = reading.features(rows, WIDE)
+    assert raw["tags"].shape == (18, 2) and raw["place"].shape == (18, 2)
+    for index, row in enumerate(rows.to_pylist()):
+        rest = int(row["id"]) % 4
+        assert row["tags"] == ["b", *([row["colour"]] if row["colour"] else [])]
+        assert row["words"] == (f"Zürich {row['colour']}" if row["colour"] else "")
+        assert row["photo"][:1] == {0: b"", 1: b"", 2: b"\x89", 3: b"\xff"}[rest]
+        there = raw["place"][index]
+        assert np.isnan(there).all() if rest < 2 else there[0] == 1 and np.isnan(there[1])
+
+
+def test_a_column_that_cannot_become_its_kind_is_refused_before_spark_computes(run):
+    run.code.make = lambda table: make(table).withColumn("size", F.array(F.lit(1.0)))
+    with pytest.raises(TerminalError, match=r"column size .* of another type.*array<double>"):
+        run()
+
+
+def test_many_shards_are_the_rows_of_one_and_tfrecords_too(run):
+    one, many = run("one"), run("many", shard_rows=5)
+    records = run("records", shard_rows=5, format="tfrecord")
+    for name in one.splits:
+        assert str(split(many, name).to_pylist()) == str(split(one, name).to_pylist())  # As text: NaN equals itself.
+        again = reading.read_table(Path(records.uri), name, SCHEMA, split(one, name).column_names)
+        assert str(again.to_pylist()) == str(split(one, name).to_pylist())
+    assert len(reading.files_of(Path(many.uri), "train")) == 4
+    assert examples_utils.get_payload_format(records) == example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE
+    assert examples_utils.get_file_format(records) == "tfrecords_gzip"
+
+
+def test_tfrecords_are_the_same_bytes_again(run, spark):
+    one = run("one", format="tfrecord")
+    spark.conf.set("spark.sql.shuffle.partitions", "5")
+    other = run("other", format="tfrecord")
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    digests = [examples.get_string_custom_property("digest") for examples in (one, other)]
+    assert digests[0] == digests[1]
+
+
+def test_without_a_time_rows_are_split_by_a_hash_of_their_keys(run):
+    run.code.SCHEMA = dataclasses.replace(SCHEMA, time="", keys=("id",))
+
+    def timeless(table):
+        many = make(table).drop("at", LABEL_KNOWN_AT, "colour_again").crossJoin(F.broadcast(numbers()))
+        return many.withColumn("id", F.col("id").cast("long") * 1000 + F.col("copy")).drop("copy")
+
+    def numbers():
+        from pyspark.sql import SparkSession
+
+        return SparkSession.getActiveSession().range(50).withColumnRenamed("id", "copy")
+
+    run.code.make = timeless
+    examples = run()
+    rows = {name: split(examples, name)["id"].to_pylist() for name in examples.splits}
+    total = sum(map(len, rows.values()))
+    assert total + examples.get_int_custom_property("rows_left_out") == 32 * 50
+    assert 0.75 < len(rows["train"]) / total < 0.85 and 0.05 < len(rows["test"]) / total < 0.15
+    assert all(ids == sorted(ids) for ids in rows.values())
+    again = run("again", shard_rows=100)
+    assert [split(again, name)["id"].to_pylist() for name in rows] == list(rows.values())
+    run.code.make = lambda table: timeless(table).unionByName(timeless(table).where("id % 8 = 0"))
+    with pytest.raises(TerminalError, match="examples are there more than once"):
+        run("doubled")

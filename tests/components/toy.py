@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tfx.types import standard_artifacts
 
-from components.modelling.parts import Parts
+from components.modelling.labelled_examples import LabelledExamples
+from components.modelling.model_spec import ModelSpec
 from components.schema import ExampleSchema, Feature
 
 INTERVAL = ("2020-03-01T00:00:00+00:00", "2020-04-01T00:00:00+00:00")
@@ -42,9 +43,9 @@ class Filled(keras.layers.Layer):
         )
 
 
-def model(schema, fitted, validation, chosen, seed):
+def model(schema, fitted, validation, tuned, seed):
     """A small network with dropout and three members."""
-    colours = sorted(set(fitted.columns["colour"]) - {""})
+    colours = sorted(fitted.statistics.vocabularies["colour"])
     inputs = {
         f.name: keras.Input((), dtype="string" if f.kind == "category" else "float32", name=f.name)
         for f in schema.features
@@ -58,41 +59,45 @@ def model(schema, fitted, validation, chosen, seed):
         numbers = keras.Input((4,), name="numbers")
         both = keras.layers.Concatenate()([keras.layers.Embedding(len(colours) + 1, 4)(colour), numbers])
         hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(16, activation="relu")(both))
-        return keras.Model({"colour": colour, "numbers": numbers}, keras.layers.Dense(3)(hidden))
+        return keras.Model(
+            {"colour": colour, "numbers": numbers}, keras.layers.Reshape((3, 1))(keras.layers.Dense(3)(hidden))
+        )
 
-    return Parts(preprocess, build, words={"embedding_0/embeddings": ["", *colours]})
-
-
-def model_with_companion(schema, fitted, validation, chosen, seed):
-    """The same, and beside it a companion that says one probability of every row: the share of rows with label 1."""
-    share = float((validation or fitted).labels.mean())
-    chosen = {"share": chosen.get("share", share)}
-    parts = model(schema, fitted, validation, chosen, seed)
-    logit = math.log(chosen["share"] / (1 - chosen["share"]))
-    size = keras.ops.nan_to_num(parts.preprocess.input["size"])[:, None]
-    return dataclasses.replace(parts, companion=keras.Model(parts.preprocess.input, 0.0 * size + logit), chosen=chosen)
+    return ModelSpec(preprocess, build, vocabulary={"embedding_0/embeddings": ["", *colours]})
 
 
-def model_with_a_broken_weight(schema, fitted, validation, chosen, seed):
+def model_with_member(schema, fitted, validation, tuned, seed):
+    """The same, and beside it an ensemble member that answers the share of rows with label 1."""
+    share = (validation or fitted).statistics.label_mean
+    tuned = {"share": tuned.get("share", share)}
+    spec = model(schema, fitted, validation, tuned, seed)
+    logit = math.log(tuned["share"] / (1 - tuned["share"]))
+    size = keras.ops.nan_to_num(spec.preprocess.input["size"])[:, None, None]
+    return dataclasses.replace(
+        spec, ensemble_member=keras.Model(spec.preprocess.input, 0.0 * size + logit), tuned=tuned
+    )
+
+
+def model_with_a_broken_weight(schema, fitted, validation, tuned, seed):
     """The same with a weight that is NaN and that no row looks at, so that no loss tells of it."""
-    parts = model(schema, fitted, validation, chosen, seed)
+    spec = model(schema, fitted, validation, tuned, seed)
 
     def build():
-        network = parts.build_network()
+        network = spec.build_network()
         embedding = next(layer for layer in network.layers if isinstance(layer, keras.layers.Embedding))
         weights = embedding.get_weights()[0]
         weights[0] = np.nan  # The row of unknown colours; a missing one is among them, so the caller's rows have none.
         embedding.set_weights([weights])
         return network
 
-    return dataclasses.replace(parts, build_network=build)
+    return dataclasses.replace(spec, build_network=build)
 
 
-def model_with_a_broken_companion(schema, fitted, validation, chosen, seed):
-    """The same, and beside it a companion that answers NaN."""
-    parts = model(schema, fitted, validation, chosen, seed)
-    size = keras.ops.nan_to_num(parts.preprocess.input["size"])[:, None]
-    return dataclasses.replace(parts, companion=keras.Model(parts.preprocess.input, 0.0 * size + float("nan")))
+def model_with_a_broken_member(schema, fitted, validation, tuned, seed):
+    """The same, and beside it an ensemble member that answers NaN."""
+    spec = model(schema, fitted, validation, tuned, seed)
+    size = keras.ops.nan_to_num(spec.preprocess.input["size"])[:, None, None]
+    return dataclasses.replace(spec, ensemble_member=keras.Model(spec.preprocess.input, 0.0 * size + float("nan")))
 
 
 def table(rows: int, seed: int, label: int | None = None) -> pa.Table:
@@ -131,6 +136,17 @@ def examples(folder: Path, **splits: pa.Table) -> standard_artifacts.Examples:
     artifact.set_string_custom_property("interval_start", INTERVAL[0])
     artifact.set_string_custom_property("interval_end", INTERVAL[1])
     return artifact
+
+
+def labelled(folder: Path, schema: ExampleSchema, raw: dict[str, np.ndarray], labels: np.ndarray) -> LabelledExamples:
+    """Raw features by name and labels, each [rows], as the training rows of an artifact."""
+    columns = {
+        name: pa.array(values.tolist(), pa.string() if values.dtype == object else pa.float32())
+        for name, values in raw.items()
+    }
+    at = pa.array([datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)] * len(labels))
+    examples(folder, train=pa.table({**columns, schema.label: labels, schema.time: at}))
+    return LabelledExamples(folder, ["train"], schema)
 
 
 def artifact(kind: type, folder: Path):

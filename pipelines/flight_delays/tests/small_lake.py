@@ -15,9 +15,10 @@ from tfx.types import standard_artifacts
 from airtight.interval import Interval
 from airtight.verdict import Verdict
 from components.artifacts import Dataset, ValidationReport
+from components.data.examples import files_of
 from components.data.lake import Lake
 from components.ingest import ingest
-from components.transform import FILE, transform
+from components.transform import transform
 from pipelines.flight_delays import clock
 from pipelines.flight_delays.lake import TABLES
 
@@ -70,11 +71,11 @@ def transformed(dataset: Dataset, folder: Path, **settings: int | str) -> standa
     return examples
 
 
-def file_of(examples: standard_artifacts.Examples, split: str) -> Path:
-    """The file of a split."""
-    return Path(examples.uri) / f"Split-{split}" / FILE
+def bytes_of(examples: standard_artifacts.Examples, split: str) -> list[bytes]:
+    """The shards of a split."""
+    return [file.read_bytes() for file in files_of(Path(examples.uri), split)]
 
 
 def rows_of(examples: standard_artifacts.Examples, split: str) -> pa.Table:
     """The rows of a split, all columns."""
-    return pq.read_table(file_of(examples, split))
+    return pa.concat_tables(map(pq.read_table, files_of(Path(examples.uri), split)))

@@ -24,7 +24,7 @@ from components.measures import drift
 from pipelines.flight_delays import clock, features, settings
 from pipelines.flight_delays.lake import FLIGHTS, TABLES
 from pipelines.flight_delays.tests import small_lake
-from pipelines.flight_delays.tests.small_lake import Rows, file_of, ingested, rows_of, transformed, write
+from pipelines.flight_delays.tests.small_lake import Rows, bytes_of, ingested, rows_of, transformed, write
 from pipelines.flight_delays.transform import transform as make
 
 pytestmark = pytest.mark.slow
@@ -99,8 +99,8 @@ def planted(rows: Rows, now: datetime) -> Rows:
     }
 
 
-def contents(examples: standard_artifacts.Examples, *splits: str) -> dict[str, bytes]:
-    return {name: file_of(examples, name).read_bytes() for name in splits}
+def contents(examples: standard_artifacts.Examples, *splits: str) -> dict[str, list[bytes]]:
+    return {name: bytes_of(examples, name) for name in splits}
 
 
 def ids(examples: standard_artifacts.Examples, *splits: str) -> set[str]:

@@ -333,7 +333,7 @@ def test_answers_of_the_server_and_of_batches_are_joined(tmp_path):
     (folder / "date=2013-06-01").mkdir(parents=True)
     with pytest.raises(TerminalError):
         deployed.scores(book, folder)
-    table = pa.table({"flight_id": ["a", "b"], "prediction": [0.9, 0.99]})
+    table = pa.table({"flight_id": ["a", "b"], "probability": [0.9, 0.99]})
     pq.write_table(table, folder / "date=2013-06-01" / "part.parquet")
     told, said = deployed.scores(book, folder)
     assert said["deployed"].tolist() == [0.9, 0.3] and told["label"].tolist() == [1, 0]

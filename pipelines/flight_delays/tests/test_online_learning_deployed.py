@@ -128,7 +128,7 @@ def test_what_batches_say_stands_next_to_it_on_the_flights_that_they_know(world)
     folder = world.path / "batches" / "date=2013-06-04"
     folder.mkdir(parents=True)
     known = range(0, FLIGHTS, 2)
-    rows = {"flight_id": [f"f{n:05}" for n in known] + ["x"], "prediction": [*map(probability, known), 0.5]}
+    rows = {"flight_id": [f"f{n:05}" for n in known] + ["x"], "probability": [*map(probability, known), 0.5]}
     pq.write_table(pa.table(rows), folder / "part.parquet")
     answers, said, page = learned(world, "--predictions", str(world.path / "batches"))
     there = ~np.isnan(said["deployed"])
@@ -144,7 +144,7 @@ def test_what_batches_say_stands_next_to_it_on_the_flights_that_they_know(world)
 def test_batches_count_where_no_server_was_asked(world):
     first = [f"f{number:05}" for number in range(60)]
     (world.path / "batches").mkdir()
-    batches = pa.table({"flight_id": first, "prediction": pa.array([0.25] * 30 + [None] * 30)})
+    batches = pa.table({"flight_id": first, "probability": pa.array([0.25] * 30 + [None] * 30)})
     pq.write_table(batches, world.path / "batches" / "part.parquet")
     # What is predicted in the first hours finds no model; a later one does.
     model = Model(404, 404, 404)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.modelling.folding import Folding, folding
+from components.modelling.constant_folding import FoldedLayer, constant_folding
 
 pytestmark = pytest.mark.slow
 
 
-class Summed(Folding):
+class Summed(FoldedLayer):
     """Rows times the running sums of a weight."""
 
     def build(self, shape):
@@ -41,7 +41,7 @@ def operations(model) -> set[str]:
 def test_what_is_traced_within_has_the_answer_in_place_of_the_sum(nested):
     model, _ = nested
     assert "Cumsum" in operations(model)
-    with folding(model):
+    with constant_folding(model):
         assert not {"Cumsum", "ReadVariableOp"} & operations(model)
     assert "Cumsum" in operations(model)
 
@@ -51,10 +51,10 @@ def test_several_models_are_folded_together_and_none_stays_so_when_one_cannot(ne
     broken = Summed()
     rows = keras.Input((3,))
     other = keras.Model(rows, broken(rows))
-    with folding(model, other):
+    with constant_folding(model, other):
         assert "Cumsum" not in operations(model) | operations(other)
     broken.of_weights = lambda: 1 / 0
-    with pytest.raises(ZeroDivisionError), folding(model, other):
+    with pytest.raises(ZeroDivisionError), constant_folding(model, other):
         raise AssertionError("it does not come so far")
     assert layer._kept is None
 
@@ -62,10 +62,10 @@ def test_several_models_are_folded_together_and_none_stays_so_when_one_cannot(ne
 def test_it_holds_until_the_block_ends_however_it_ends(nested):
     model, layer = nested
     rows = np.ones((2, 3), np.float32)
-    with pytest.raises(ZeroDivisionError), folding(model):
+    with pytest.raises(ZeroDivisionError), constant_folding(model):
         layer.steps.assign([2.0, 2.0, 2.0])
         assert model(rows).numpy().tolist() == [[1, 2, 3]] * 2, "the weights as they were"
         raise ZeroDivisionError
     assert model(rows).numpy().tolist() == [[2, 4, 6]] * 2
-    with folding(model):
+    with constant_folding(model):
         assert model(rows).numpy().tolist() == [[2, 4, 6]] * 2

@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 
-class Folding(layers.Layer):
+class FoldedLayer(layers.Layer):
     """A layer whose `call` takes `self.folded()` for what `of_weights` answers."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -28,18 +28,18 @@ class Folding(layers.Layer):
         """A tensor that depends on the layer's weights and on nothing else."""
 
     def folded(self) -> Any:
-        """That tensor; within `folding` a constant."""
+        """That tensor; within `constant_folding` a constant."""
         return self.of_weights() if self._kept is None else ops.convert_to_tensor(self._kept)
 
 
 @contextlib.contextmanager
-def folding(*models: keras.Model) -> Iterator[None]:
-    """Within it, what is traced of models has the weights of their `Folding` layers as they are now."""
-    found = [layer for model in models for layer in model._flatten_layers() if isinstance(layer, Folding)]
+def constant_folding(*models: keras.Model) -> Iterator[None]:
+    """Within it, what is traced of models has the weights of their `FoldedLayer` layers as they are now."""
+    layers_ = [layer for model in models for layer in model._flatten_layers() if isinstance(layer, FoldedLayer)]
     try:
-        for layer in found:
+        for layer in layers_:
             layer._kept = ops.convert_to_numpy(layer.of_weights())
         yield
     finally:
-        for layer in found:
+        for layer in layers_:
             layer._kept = None

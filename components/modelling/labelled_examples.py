@@ -1,0 +1,260 @@
+"""Labelled rows of examples, read from disk in pieces: what a model function learns from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airtight.errors import TerminalError
+from airtight.files import digest_of_file
+from components.data import examples as reading
+from components.modelling import raw_features
+from components.schema import ExampleSchema
+
+PIECE = 8192
+"""Rows of a piece."""
+SAMPLE = 1 << 19
+"""Rows from which quantiles are computed: all rows where there are no more, else about as many, chosen by a hash of
+the row's number, so that neither shards nor pieces matter."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Some rows.
+
+    Args:
+      columns: Raw features by name, each [rows, ...].
+      labels: Encoded by the task, [rows].
+      weights: Of the rows, float64 [rows], mean 1 over all rows; None where the schema names no weight.
+    """
+
+    columns: reading.Columns
+    labels: np.ndarray
+    weights: np.ndarray | None
+
+
+@dataclass
+class Statistics:
+    """What one pass over all rows says.
+
+    Args:
+      rows: How many.
+      vocabularies: Of each column of categories how often each word is there, without missing ones.
+      samples: Of each number its values in the sampled rows, float32, NaN where missing.
+      infinite: Of each column of numbers how many rows hold infinite ones.
+      label_range: The least and the greatest encoded label; None without rows.
+      label_mean: Mean of the encoded labels, by weight.
+      label_deviation: Their standard deviation.
+      weight: Sum of the weights as they are stored; the rows where there are none.
+      first: The earliest time, as text; "" without rows, or where the schema names none.
+      last: The latest.
+      vectors: Of each vector, mean and standard deviation of each place, float64 [2, length].
+    """
+
+    rows: int = 0
+    vocabularies: dict[str, Counter[str]] = field(default_factory=dict)
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+    infinite: Counter[str] = field(default_factory=Counter)
+    label_range: tuple[float, float] | None = None
+    label_mean: float = float("nan")
+    label_deviation: float = 0.0
+    weight: float = 0.0
+    first: str = ""
+    last: str = ""
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class LabelledExamples:
+    """Rows of one or several splits, one after the other. Never all in memory.
+
+    Args:
+      folder: Of the `Examples` artifact.
+      splits: Names of the splits.
+      schema: What the rows hold.
+    """
+
+    def __init__(self, folder: Path, splits: Sequence[str], schema: ExampleSchema) -> None:
+        self.folder, self.splits, self.schema = folder, tuple(splits), schema
+        self._rows = sum(reading.count(folder, split) for split in self.splits)
+
+    @property
+    def name(self) -> str:
+        """The names of the splits."""
+        return "+".join(self.splits)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def joined(self, other: LabelledExamples) -> LabelledExamples:
+        """These rows, and then the other's."""
+        return LabelledExamples(self.folder, (*self.splits, *other.splits), self.schema)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the files."""
+        files = [digest_of_file(file) for split in self.splits for file in reading.files_of(self.folder, split)]
+        return sha256("".join(files).encode()).hexdigest()
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Pieces as Arrow tables of some columns."""
+        for split in self.splits:
+            for table in reading.batches(self.folder, split, self.schema, columns, PIECE):
+                if len(table):
+                    yield table
+
+    def pieces(self, names: Sequence[str] | None = None) -> Iterator[Labelled]:
+        """All rows in pieces.
+
+        Args:
+          names: Features to read; all when None.
+
+        Raises:
+          TerminalError: A column is missing or of another type, a label is none of the task, or a weight is none.
+        """
+        schema = self.schema
+        names = schema.names if names is None else tuple(names)
+        features = [feature for feature in schema.features if feature.name in names]
+        columns = dict.fromkeys([*names, schema.label, *filter(None, (schema.weight,))])
+        scale = self.statistics.rows / self.statistics.weight if schema.weight else 1.0
+        for table in self.tables(list(columns)):
+            weights = self._weights(table)
+            yield Labelled(
+                raw_features.columns(table, features),
+                reading.labels(table, schema),
+                None if weights is None else weights * scale,
+            )
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What one pass over all rows says; computed once.
+
+        Raises:
+          TerminalError: As `pieces`.
+        """
+        schema, answer = self.schema, Statistics()
+        words = [feature.name for feature in schema.features if feature.kind in ("category", "categories")]
+        numbers, vectors = schema.of_kind("number"), schema.of_kind("vector")
+        answer.vocabularies = {name: Counter() for name in words}
+        samples: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
+        moments, vector_moments = _Moments(), {name: _Moments() for name in vectors}
+        features = [feature for feature in schema.features if feature.kind in ("number", "vector")]
+        columns = [*words, *numbers, *vectors, schema.label, *filter(None, (schema.time, schema.weight))]
+        times: list[datetime] = []
+        for table in self.tables(list(dict.fromkeys(columns))):
+            kept = sampled(answer.rows, answer.rows + len(table), self._rows, SAMPLE)
+            for name in words:
+                answer.vocabularies[name].update(_counts(table[name]))
+            values = raw_features.columns(table, features)
+            for name, array in values.items():
+                bad = np.isinf(array).reshape(len(array), -1).any(axis=1).sum()
+                answer.infinite.update({name: int(bad)} if bad else {})
+                if name in samples:
+                    samples[name].append(array[kept])
+                else:
+                    vector_moments[name].add(array.astype(np.float64), None)
+            labels, weights = reading.labels(table, schema), self._weights(table)
+            moments.add(labels.astype(np.float64)[:, None], weights)
+            answer.weight += len(table) if weights is None else float(weights.sum())
+            answer.rows += len(table)
+            low, high = float(labels.min()), float(labels.max())
+            known = answer.label_range or (low, high)
+            answer.label_range = min(low, known[0]), max(high, known[1])
+            if schema.time:
+                span = pc.min_max(table[schema.time]).as_py()
+                times += [span["min"], span["max"]]
+        answer.samples = {name: _joined(parts) for name, parts in samples.items()}
+        answer.label_mean, answer.label_deviation = (float(value[0]) for value in moments.mean_and_deviation(1))
+        answer.vectors = {
+            feature.name: np.stack(vector_moments[feature.name].mean_and_deviation(feature.length))
+            for feature in schema.features
+            if feature.kind == "vector"
+        }
+        if times:
+            answer.first, answer.last = str(min(times)), str(max(times))
+        if schema.weight and answer.rows and not answer.weight:
+            raise self._no_weight("a sum above 0", f"0 in each of {answer.rows:,} rows")
+        return answer
+
+    def _weights(self, table: pa.Table) -> np.ndarray | None:
+        if not self.schema.weight:
+            return None
+        weights = table[self.schema.weight].cast(pa.float64()).fill_null(float("nan")).to_numpy()
+        wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
+        if len(wrong):
+            raise self._no_weight("finite numbers, 0 or more", f"{wrong[0]}, and {len(wrong) - 1:,} others nearby")
+        return weights
+
+    def _no_weight(self, expected: str, received: str) -> TerminalError:
+        return TerminalError(
+            f"The weights {self.schema.weight} of the split {self.name} weigh nothing.",
+            expected=expected,
+            received=received,
+            remedy="Correct the step that makes the examples.",
+        )
+
+
+def sampled(start: int, stop: int, rows: int, size: int) -> np.ndarray:
+    """Which rows belong to a sample of about `size` of all, by a hash of their number.
+
+    Args:
+      start: Number of the first row.
+      stop: And of the row behind the last.
+      rows: Rows in all.
+      size: Rows wanted; where there are no more, all are in.
+
+    Returns:
+      bool [stop - start].
+    """
+    if rows <= size:
+        return np.ones(stop - start, bool)
+    bits = np.arange(start, stop, dtype=np.uint64)
+    # SplitMix64's finalizer: neighbouring numbers come far from each other.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits + np.uint64(0x9E3779B97F4A7C15)) if shift == 30 else bits  # noqa: PLR2004
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return (bits ^ (bits >> np.uint64(31))) < np.uint64(int(size / rows * 2**64))
+
+
+class _Moments:
+    """Sums of values [rows, places] and of their squares, by weight, around the first mean; NaN does not count."""
+
+    def __init__(self) -> None:
+        self.center: np.ndarray | None = None
+
+    def add(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+        known = np.isfinite(values)
+        if self.center is None:
+            self.center = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            self.weight, self.sum, self.squares = (np.zeros(values.shape[1]) for _ in range(3))
+        counted = known * (1.0 if weights is None else weights[:, None])
+        moved = np.where(known, values - self.center, 0)
+        self.weight += counted.sum(axis=0)
+        self.sum += (counted * moved).sum(axis=0)
+        self.squares += (counted * moved**2).sum(axis=0)
+
+    def mean_and_deviation(self, places: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.center is None:
+            return np.full(places, np.nan), np.zeros(places)
+        weight = np.maximum(self.weight, np.finfo(float).tiny)
+        mean = self.sum / weight
+        return self.center + mean, np.sqrt(np.maximum(self.squares / weight - mean**2, 0))
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    values = pc.list_flatten(column) if nested else column
+    counts = pc.value_counts(values).to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counts if entry["values"]}
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
