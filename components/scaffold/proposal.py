@@ -100,8 +100,7 @@ def propose(options: Options) -> Proposal:
     made = [
         feature_proposals.of_column(names[name], column)
         for name, column in columns.items()
-        if name not in (*left_out, *source.time, options.label)
-        and not (name in key and (len(key) == 1 or column.unique))
+        if name not in (*left_out, *source.time, options.label) and not (name in key and column.unique)
     ]
     calendar: Sequence[ProposedFeature] = ()
     time = ""

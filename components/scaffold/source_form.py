@@ -72,7 +72,8 @@ def _with_columns(source: Source, options: Options) -> Source:
     wanted = {"LABEL": [options.label], "TIME": source.time, "KEY": options.key, "DROP": options.drop}
     for option, columns in wanted.items():
         if absent := [name for name in columns if name not in names]:
-            near = difflib.get_close_matches(absent[0], names, n=1)
+            near = [name for name in names if name.lower() == absent[0].lower()]
+            near += difflib.get_close_matches(absent[0], names, n=1)
             raise source.error(
                 f"There is no column {absent[0]!r}.",
                 expected=f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""),

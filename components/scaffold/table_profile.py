@@ -192,4 +192,5 @@ def _correlation(moments: np.ndarray) -> float:
 
 def _one_to_one(pairs: Counter[tuple[str, str]]) -> bool:
     values, labels = {value for value, _ in pairs}, {label for _, label in pairs}
-    return len(values) == len(labels) == len(pairs) > 1
+    # Where hardly any value comes twice, each has its own label anyway.
+    return len(values) == len(labels) == len(pairs) > 1 and pairs.total() >= 2 * len(pairs)

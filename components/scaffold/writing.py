@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,14 +68,21 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
             remedy="Leave columns out (DROP=a,b), or make one column of several: a list of numbers is one vector.",
         )
     with tempfile.TemporaryDirectory(prefix=".new-", dir=root / "pipelines") as place:
-        made = Path(place) / name
+        made, replaced = Path(place) / name, Path(place) / "replaced"
         for path, text in texts.items():
-            (made / path).parent.mkdir(parents=True, exist_ok=True)
-            (made / path).write_text(text, encoding="utf-8")
+            file = Path(place) / path if path == "dag.py" else made / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         if folder.exists():
-            folder.rename(Path(place) / "replaced")
-        (made / "dag.py").replace(dag)
-        made.rename(folder)
+            folder.rename(replaced)
+        try:
+            made.rename(folder)
+            (Path(place) / "dag.py").replace(dag)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
     return [*sorted(folder.rglob("*.py")), dag]
 
 

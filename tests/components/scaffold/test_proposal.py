@@ -1,0 +1,256 @@
+"""What is guessed of a table, and what is asked for by name."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airtight.errors import TerminalError
+from components.data.lake_import import ROW
+from components.scaffold.options import Options
+from components.scaffold.proposal import lake_names, propose
+from tests.components.scaffold import tables
+
+
+def proposed(data, **options):
+    return propose(Options(name="bike", data=str(data), **options))
+
+
+def of_text(tmp_path, text: str, **options):
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    return proposed(path, **{"label": "y", **options})
+
+
+def asked(tmp_path, text: str, **options) -> str:
+    with pytest.raises(TerminalError) as raised:
+        of_text(tmp_path, text, **options)
+    return str(raised.value)
+
+
+def column(values, name: str = "y") -> str:
+    return f"{name},x\n" + "".join(f"{value},{number % 7 / 4}\n" for number, value in enumerate(values))
+
+
+def test_a_table_with_a_time(tmp_path):
+    made = proposed(tables.write_csv(tmp_path / "rides.csv", tables.rides()), label="count")
+    assert (made.task, made.time, made.label, made.rows) == ("regression", "when", "count", 9600)
+    assert {feature.name: feature.kind for feature in made.features} == {
+        "season": "category",
+        "temp": "number",
+        "wind": "number",
+        "events": "categories",
+        "hour": "number",
+        "weekday": "category",
+    }
+    by_name = {feature.name: feature for feature in made.features}
+    assert by_name["season"].values == tuple(sorted(tables.SEASONS))
+    assert by_name["wind"].description.endswith("missing in 10.0%") and by_name["wind"].bounds[0] == 0
+    assert by_name["temp"].always and by_name["temp"].bounds[1] > 22
+    assert by_name["events"].separator == "|"
+    # No two rows have one time: it is the key, and people read it on their clock.
+    assert (made.table_key, made.keys, made.slices) == (("when",), ("when_local",), ("season",))
+    schedule = made.schedule
+    assert (schedule.name, schedule.interval, schedule.validation_days) == ("monthly", "2021-01", 14)
+    assert (schedule.first, schedule.last) == (date(2020, 2, 1), date(2021, 2, 1))
+
+
+def test_a_table_without_a_time_is_split_by_its_key(tmp_path):
+    made = proposed(tables.write_csv(tmp_path / "flowers.csv", tables.flowers(), ";"), label="species")
+    assert (made.task, made.classes) == ("multiclass", ("setosa", "versicolor", "virginica"))
+    assert (made.time, made.schedule, made.keys, made.table_key) == ("", None, ("code",), ("code",))
+    assert [feature.name for feature in made.features] == ["width", "colour"]
+    assert made.left_out == {"garden": "it is always 'north'"}
+    assert made.source.delimiter == ";"
+
+
+def test_times_may_be_left_aside(tmp_path):
+    made = proposed(tables.write_csv(tmp_path / "rides.csv", tables.rides(50)), label="count", time=("none",))
+    assert (made.time, made.table_key) == ("", (ROW,))
+    assert "a second time" in made.left_out["when"] and any("KEY=" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        ([0, 1] * 50, "binary", ()),
+        (["True", "false"] * 50, "binary", ()),
+        (["no", "yes"] * 50, "multiclass", ("no", "yes")),
+        ([*range(1, 6)] * 20, "multiclass", ("1", "2", "3", "4", "5")),
+        ([2, 10, 1] * 20, "multiclass", ("1", "2", "10")),
+        ([*range(40)] * 3, "regression", ()),
+        ([n / 8 for n in range(60)], "regression", ()),
+    ],
+)
+def test_the_task_follows_from_the_label(tmp_path, values, task, classes):
+    made = of_text(tmp_path, column(values))
+    assert (made.task, made.classes) == (task, classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        (column([0, 1]), {"label": ""}, "LABEL is not given, and cannot be guessed"),
+        (column([0, 1]), {"label": "Y"}, "did you mean y?"),
+        (column([*range(20)] * 5), {}, "TASK is not given, and cannot be guessed"),
+        (column([1] * 20), {}, "The label y is always the same"),
+        (column(["a", "b"] * 20), {"task": "regression"}, "does not fit the task regression"),
+        (column(["a", "b"] * 20), {"task": "binary"}, "does not fit the task binary. Expected: 0 and 1"),
+        (column([0.5, 1.5] * 20), {"task": "multiclass"}, "does not fit the task multiclass"),
+        (column([f"w{n}" for n in range(300)]), {}, "does not fit any task"),
+        ("y,a,b\n1,2020-01-01,2020-01-02\n0,2020-01-03,2020-01-04\n", {}, "TIME is not given"),
+        ("y,a\n1,01/02/2020\n0,03/04/2020\n", {}, "TIME_FORMAT is not given"),
+        ("y;x\n1;1,234\n0;2,345\n", {}, "DECIMAL is not given"),
+        ("y,x,a\n1,2,2020-01-01\n", {"time": ("a",)}, "The label y is always the same"),
+        ("y,x\n1,a\n0,b\n", {"time": ("x",)}, "The column x holds no times"),
+        ("y,x\n1,5\n0,7\n", {"time": ("x",)}, "The column x holds no times"),
+        ("y,x\n1,2\n0,2\n", {}, "No column is left to learn from"),
+        ("y,x\n1,1\n0,2\n1,1\n", {"key": ("x",)}, "The column x does not tell rows apart"),
+        ("y,x\n", {}, "has not a single row"),
+        ("", {}, "is empty"),
+        ("y,x\n1,2\n0,3,4\n", {}, "Row 3 of t.csv has 3 values"),
+        ('y,x\n1,"a "b" c"\n', {}, "a quote within a value"),
+    ],
+)
+def test_what_cannot_be_guessed_is_asked_for_and_what_is_wrong_is_named(tmp_path, text, options, expected):
+    assert expected in asked(tmp_path, text, **options)
+
+
+def test_dates_of_two_forms_and_words_among_numbers_are_named_by_row(tmp_path):
+    dates = "y,x,at\n" + "".join(f"{n % 2},{n},2020-01-{n + 1:02d}\n" for n in range(20)) + "1,3,01/31/2020\n"
+    assert "times of two forms. Expected: every time as ISO 8601. Received: '01/31/2020' in row 22, column at" in asked(
+        tmp_path, dates
+    )
+    numbers = "y,x\n" + "".join(f"{n % 2},{n / 2}\n" for n in range(60)) + "1,abc\n"
+    assert "'abc' in row 62, column x of t.csv" in asked(tmp_path, numbers)
+    assert of_text(tmp_path, numbers, missing=("abc",)).features[0].kind == "number"
+
+
+def test_usual_marks_of_missing_numbers_are_known_and_written(tmp_path):
+    made = of_text(tmp_path, "y,x\n" + "".join(f"{n % 2},{'?' if n % 5 == 0 else n / 2}\n" for n in range(60)))
+    assert made.features[0].description == "0.5 to 29.5; missing in 20.0%" and "?" in made.source.missing
+
+
+def test_forms_of_dates_and_numbers_are_found(tmp_path):
+    lines = [f'{n % 2};{n % 28 + 1:02d}.{n // 28 + 1:02d}.2020 10:00;"{n + 1}.{n:03d},5"\n' for n in range(300)]
+    made = of_text(tmp_path, "y;at;x\n" + "".join(lines))
+    assert (made.source.time_format, made.source.decimal, made.source.thousands) == ("%d.%m.%Y %H:%M", ",", ".")
+    assert made.features[0].bounds[1] > 300_299
+
+
+def test_seconds_since_1970_and_parts_of_a_time(tmp_path):
+    seconds = "y,x,at\n" + "".join(f"{n % 2},{n},{1_577_836_800 + 3600 * n}\n" for n in range(24 * 20))
+    made = of_text(tmp_path, seconds, time=("at",))
+    assert (made.source.time_format, made.schedule.name) == ("epoch_s", "daily")
+    parts = "y,x,year,month,day\n" + "".join(f"{n % 2},{n % 50},2020,{n // 28 + 1},{n % 28 + 1}\n" for n in range(330))
+    made = of_text(tmp_path, parts, time=("year", "month", "day"))
+    assert (made.time, made.source.time) == ("time", ("year", "month", "day"))
+    assert [feature.name for feature in made.features] == ["x", "weekday"]
+
+
+def test_an_hour_that_the_zone_skips_is_named(tmp_path):
+    text = "y,x,at\n" + "".join(f"{n % 2},{n},2020-03-08 {n:02d}:30:00\n" for n in range(24))
+    assert "2020-03-08 02:30:00 in row 4" in asked(tmp_path, text, time=("at",), time_zone="America/New_York")
+
+
+def test_columns_that_repeat_the_label_are_left_out_and_those_near_it_are_questioned(tmp_path):
+    header = "label,twice,name_of_label,near,id,fine\n"
+    lines = [f"{n / 3},{2 * n / 3},{n % 5},{n / 3 + n % 9},{n},{n % 11}\n" for n in range(100)]
+    made = of_text(tmp_path, header + "".join(lines), label="label")
+    assert made.left_out == {"twice": "it repeats the label label"} and made.keys == ("id",)
+    assert any("near known before" in note for note in made.notes)
+    assert any("name_of_label" in note for note in made.notes)
+    words = "species,code\n" + "".join(f"{'ab'[n % 2]},{'xy'[n % 2]}\n" for n in range(40))
+    assert "No column is left" in asked(tmp_path, words, label="species")
+    assert [f.name for f in of_text(tmp_path, header + "".join(lines), label="label", drop=("near",)).features] == [
+        "name_of_label",
+        "fine",
+    ]
+
+
+def test_rows_of_one_time_are_told_apart_by_another_column(tmp_path):
+    lines = [f"2020-01-{1 + n // 3:02d},{'abc'[n % 3]},{n % 7},{n * 1.5}\n" for n in range(90)]
+    made = of_text(tmp_path, "at,station,x,y\n" + "".join(lines))
+    assert (made.table_key, made.keys) == (("at", "station"), ("station",))
+    assert "station" in [feature.name for feature in made.features]
+
+
+def test_few_days_are_split_by_key(tmp_path):
+    made = of_text(tmp_path, "id,at,x,y\n" + "".join(f"{n},2020-01-0{n % 3 + 1},{n % 5},{n / 2}\n" for n in range(60)))
+    assert made.schedule is None and made.source.time == () and any("under five days" in note for note in made.notes)
+
+
+def test_the_rhythm_follows_from_span_and_rows(tmp_path):
+    def rhythm(days: int, per_day: int = 24) -> str:
+        hours = [n * 24 // per_day for n in range(days * per_day)]
+        lines = [f"2020-01-01T00:00:00,{n % 9},{n / 2}\n".replace("2020-01-01T00", _at(h)) for n, h in enumerate(hours)]
+        return of_text(tmp_path, "at,x,y\n" + "".join(lines)).schedule.name
+
+    assert rhythm(400) == "monthly"
+    assert rhythm(60) == "weekly"
+    assert rhythm(20) == "daily"
+    assert rhythm(1500, per_day=1) == "yearly"
+    assert rhythm(900, per_day=2) == "quarterly"
+
+
+def _at(hour: int) -> str:
+    from datetime import timedelta
+
+    return f"{tables.START + timedelta(hours=hour):%Y-%m-%dT%H}"
+
+
+def test_vectors_lists_images_and_texts_of_parquet(tmp_path):
+    count = 60
+    rows = {
+        "id": list(range(count)),
+        "pixels": [[float(n), 1.0, 2.0] for n in range(count)],
+        "ragged": [[1.0] * (1 + n % 2) for n in range(count)],
+        "tags": [["a", "b"][: 1 + n % 2] for n in range(count)],
+        "picture": [b"\x89PNG\r\n\x1a\n" + bytes([n]) for n in range(count)],
+        "story": [f"Once upon a time there was the number {n}, and it was alone." for n in range(count)],
+        "digit": [n % 3 for n in range(count)],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "digits.parquet")
+    made = proposed(tmp_path / "digits.parquet", label="digit")
+    assert {feature.name: feature.kind for feature in made.features} == {
+        "pixels": "vector",
+        "tags": "categories",
+        "picture": "image",
+        "story": "text",
+    }
+    assert made.features[0].length == 3 and "lengths from 1 to 2" in made.left_out["ragged"]
+    assert (made.task, made.keys) == ("multiclass", ("id",))
+
+
+def test_names_for_the_lake_are_plain_and_differ():
+    assert lake_names(["pm2.5", "PM2 5", "Größe (cm)", "2nd", "row", "ok"]) == {
+        "pm2.5": "pm2_5",
+        "PM2 5": "PM2_5_2",
+        "Größe (cm)": "Gr_e_cm",
+        "2nd": "x_2nd",
+        "row": "row_2",
+        "ok": "ok",
+    }
+
+
+@pytest.mark.parametrize("name", ["", "Bike", "2bike", "bike-x", "class", "json", "a" * 41, "bike_promote"])
+def test_a_name_must_be_one(name):
+    with pytest.raises(TerminalError, match="The pipeline needs a"):
+        Options(name=name, data="x.csv")
+
+
+def test_one_pass_keeps_its_memory_where_rows_are_many(tmp_path):
+    """What is counted of a column does not grow with its values."""
+    from components.data.sources import Rows, Source
+    from components.scaffold.column_profile import VALUES, ColumnScan
+
+    scan = ColumnScan("x", Source("x.csv"))
+    for piece in range(20):
+        values = [f"value {piece * 2000 + n}" for n in range(2000)]
+        scan.add(Rows(pa.record_batch({"x": pa.array(values)}), piece * 2000, "x.csv"))
+    profile = scan.profile()
+    assert profile.values == () and profile.unique and profile.rows == 40_000
+    assert VALUES < 2000
