@@ -47,6 +47,8 @@ SCHEMA = ExampleSchema(
     keys=("hour", "season", "day_part"),
     slices=("weekday", "day_part", "season"),
     baseline="rides_168h",
+    baseline_as_is=True,
+    reference="expected",
     task="regression",
     quantiles=(0.1, 0.5, 0.9),
 )
