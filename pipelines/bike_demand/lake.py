@@ -29,9 +29,6 @@ RIDES = Table(
             "starts_at": _INSTANT,  # half an hour before that on the clock
             "ends_at": _INSTANT,  # the next hour's start; the count is known
             "rides": pa.int64(),
-            "tmin": pa.float64(),  # degrees Celsius, lowest of the whole day of `hour`, at Baltimore-Washington airport
-            "tmax": pa.float64(),  # degrees Celsius, highest likewise
-            "pn": pa.float64(),  # millimetres of rain and snow on that day
         }
     ),
     key=("hour",),
@@ -56,7 +53,7 @@ def build(path: Path) -> None:
 
 
 def hours(source: pd.DataFrame) -> pd.DataFrame:
-    """Turns rows of the source (columns ts, count, tmin, tmax, pn) into rows of the table `rides`."""
+    """Turns rows of the source (columns ts, count) into rows of the table `rides`."""
     clock, half = pd.to_datetime(source.ts, format="%Y-%m-%d %H:%M:%S"), pd.Timedelta(minutes=30)
     return pd.DataFrame(
         {
@@ -64,9 +61,6 @@ def hours(source: pd.DataFrame) -> pd.DataFrame:
             "starts_at": _instants(clock - half),
             "ends_at": _instants(clock + half),
             "rides": source["count"],
-            "tmin": source.tmin,
-            "tmax": source.tmax,
-            "pn": source.pn,
         }
     )
 

@@ -6,7 +6,7 @@ from components.schema import ExampleSchema, Feature
 
 LAGS_H = (1, 2, 3, 24, 168)
 """Hours back to the single hours whose rides are features."""
-MEANS_H = (3, 24, 168, 672)
+MEANS_H = (3, 24, 168)
 """Lengths, in hours, of the spans up to now whose mean rides are features."""
 ALIKE_H = 672
 """How many hours back hours are alike: the same hour of the day, on working days or on days off."""
@@ -14,12 +14,6 @@ PACES_H = (1, 3, 24)
 """Lengths, in hours, of the spans up to now whose rides are set against what is typical of their hours."""
 LOOKBACK_H = max(*MEANS_H, ALIKE_H + max(PACES_H), *LAGS_H)
 """How far back an hour's features look."""
-
-_WEATHER = {
-    "tmin": ("Lowest temperature", "degrees Celsius"),
-    "tmax": ("Highest temperature", "degrees Celsius"),
-    "pn": ("Precipitation", "millimetres"),
-}
 
 SCHEMA = ExampleSchema(
     features=(
@@ -37,10 +31,6 @@ SCHEMA = ExampleSchema(
             for hours in PACES_H
         ),
         Feature("expected", "number", "typical times the geometric mean of pace_1h and pace_3h", "count"),
-        *(
-            Feature(name, "number", f"{words} of the day before, Baltimore-Washington airport", unit)
-            for name, (words, unit) in _WEATHER.items()
-        ),
     ),
     label="rides",
     time="starts_at",

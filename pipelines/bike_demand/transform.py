@@ -44,8 +44,6 @@ def transform(table: Callable[[str], DataFrame]) -> DataFrame:
             **{f"rides_{hours}h": F.max("rides").over(_last(hours, until=hours)) for hours in schema.LAGS_H},
             **{f"mean_{hours}h": F.avg("rides").over(_last(hours)) for hours in schema.MEANS_H},
             **{f"pace_{hours}h": _pace(hours) for hours in schema.PACES_H},
-            # The day of the hour 25 hours before is over; that of 24 hours before is not at midnight.
-            **{name: F.max(name).over(_last(25, until=25)) for name in ("tmin", "tmax", "pn")},
         }
     ).where(F.col("span") == span)
     expected = F.col("typical") * F.sqrt(F.col("pace_1h") * F.col("pace_3h"))
