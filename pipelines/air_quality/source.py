@@ -1,7 +1,7 @@
 """The table of air_quality: Beijing's air by the hour, 2010 to 2014, each row with the class of the air a day later.
 
 `python -m pipelines.air_quality.source AIR.csv` writes it, as `make new NAME=air_quality DATA=AIR.csv LABEL=tomorrow
-TIME=time` reads it. PM2.5 was measured at the embassy of the United States, the weather at the airport.
+TIME=time TIME_ZONE=Asia/Shanghai` reads it. PM2.5 was measured at the embassy of the United States, the weather at the airport.
 
 The classes are those of the air quality index of the US EPA for fine particles (40 CFR 58 appendix G, table 2, as in
 force from 2013 to 2024; there for the mean of a day), 12.0, 35.4, 55.4, 150.4 and 250.4 micrograms per cubic metre,
@@ -35,8 +35,8 @@ def table() -> pd.DataFrame:
     Returns:
       Columns: time (on Beijing's clock); pm25 (micrograms per cubic metre, of the hour; missing in 2,067) and its mean
       over the last 24 hours; dew_point, temperature (degrees Celsius); pressure (hPa); wind_direction (NE, NW, SE, or
-      cv for calm and variable); wind (m/s, summed since the direction changed), snow, rain (hours, summed since they
-      began); tomorrow (the class 24 hours later, missing where nobody measured, and in the last day).
+      cv for calm and variable); wind (m/s, summed since the direction changed); wet (hours of rain or snow, summed
+      since it began); tomorrow (the class 24 hours later, missing where nobody measured, and in the last day).
 
     Raises:
       TerminalError: The fetched package is not that of the lock.
@@ -47,7 +47,7 @@ def table() -> pd.DataFrame:
     air["pm25_24h"] = air.pm25.rolling(24, min_periods=12).mean().round(1)
     names = {"DEWP": "dew_point", "TEMP": "temperature", "PRES": "pressure", "cbwd": "wind_direction"}
     air = air.join(source[list(names)].rename(columns=names))
-    air = air.join(source[["Iws", "Is", "Ir"]].set_axis(["wind", "snow", "rain"], axis=1))
+    air["wind"], air["wet"] = source.Iws, source.Is + source.Ir
     air["tomorrow"] = classes(air.pm25).shift(-AHEAD_H)
     return air
 
