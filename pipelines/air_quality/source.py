@@ -1,7 +1,8 @@
 """The table of air_quality: Beijing's air by the hour, 2010 to 2014, each row with the class of the air a day later.
 
 `python -m pipelines.air_quality.source AIR.csv` writes it, as `make new NAME=air_quality DATA=AIR.csv LABEL=tomorrow
-TIME=time TIME_ZONE=Asia/Shanghai` reads it. PM2.5 was measured at the embassy of the United States, the weather at the airport.
+TIME=time TIME_ZONE=Asia/Shanghai` reads it. PM2.5 was measured at the embassy of the United States, the weather at the
+airport.
 
 The classes are those of the air quality index of the US EPA for fine particles (40 CFR 58 appendix G, table 2, as in
 force from 2013 to 2024; there for the mean of a day), 12.0, 35.4, 55.4, 150.4 and 250.4 micrograms per cubic metre,
