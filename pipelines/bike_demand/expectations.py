@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from components.data.dataset import DatasetReader, Part
 from components.measures import expect
 from components.measures.judging import Subject
+from pipelines.bike_demand.settings import SETTINGS
 
 HOURS = (
     *(expect.given(name) for name in ("hour", "rides")),
@@ -19,7 +20,7 @@ HOURS = (
     expect.between("minutes", 30, 120),  # Half an hour or two where the clock is changed.
 )
 DAYS = (
-    # The source begins at noon, and a part ends half an hour into a day.
+    # The source begins at noon.
     gxe.ExpectColumnMeanToBeBetween(
         column="hours", min_value=22, max_value=24, description="A day has 24 hours on average"
     ),
@@ -34,6 +35,7 @@ def subjects(reader: DatasetReader, spark: SparkSession) -> Iterator[Subject]:
         rows = reader.spark_frame(spark, "rides", part)
         minutes = (F.unix_micros("ends_at") - F.unix_micros("starts_at")) / F.lit(60e6)
         yield Subject("hours", part, rows.withColumn("minutes", minutes), ("hour",), HOURS)
+        day = F.to_date(F.from_utc_timestamp("starts_at", SETTINGS.zone))
         totals = F.count("*").alias("hours"), F.sum("rides").alias("rides")
-        days = rows.groupBy(F.substring("hour", 1, 10).alias("day")).agg(*totals)
+        days = rows.groupBy(day.alias("day")).agg(*totals)
         yield Subject("days", part, days, ("day",), DAYS)

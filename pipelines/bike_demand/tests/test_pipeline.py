@@ -58,8 +58,10 @@ def judged(source: pd.DataFrame, spark: object, tmp_path: Path, monkeypatch: pyt
     ("damage", "unmet"),
     [
         ({}, set()),
-        ({"count": -1}, {"rides is at least 0 and at most 20000"}),
-        ({"ts": "2013-11-03 09:00:00"}, {"No two rows have the same hour"}),
+        (
+            {"count": -1, "ts": "2013-11-03 09:00:00"},
+            {"rides is at least 0 and at most 20000", "No two rows have the same hour"},
+        ),
     ],
 )
 def test_real_days_pass_and_damage_blocks(judged: Judged, damage: dict[str, object], unmet: set[str]) -> None:
