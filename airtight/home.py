@@ -32,6 +32,11 @@ class Home:
         return self.path / "lake"
 
     @property
+    def downloads(self) -> Path:
+        """Packages that hold data, as they were fetched and checked (`components.data.packaged_data`)."""
+        return self.path / "downloads"
+
+    @property
     def compiled(self) -> Path:
         """Compiled pipelines, `<pipeline>/<digest>.json`, which of them are current, and those that runs began with."""
         return self.path / "compiled"

@@ -50,6 +50,8 @@ class ExampleSchema:
       baseline: The feature that alone is the floor of every model; "" for a constant.
       baseline_as_is: Of a regression, whether the baseline's value is itself the prediction to beat, such as that of
         the same hour last week.
+      reference: Of a regression with labels of 0 or more, the number to which they are in proportion, such as what is
+        usual; "" for none. Models learn log((label + 1) / (reference + 1)), and answer in the label's unit.
       task: "binary", "multiclass", "regression", or the import string of a `components.tasks.Task`.
       classes: The names of the classes of a multiclass label, in the order of the served probabilities.
       quantiles: Of a regression, rising, each between 0 and 1; () predicts the mean.
@@ -68,6 +70,7 @@ class ExampleSchema:
     quantiles: tuple[float, ...] = ()
     weight: str = ""
     baseline_as_is: bool = False
+    reference: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

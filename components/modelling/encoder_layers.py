@@ -105,3 +105,28 @@ class DecodedImage(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""
         return {**super().get_config(), "size": self.size}
+
+
+@_register
+class LogReference(layers.Layer):
+    """log(number + 1), float32 [batch, 1], of a number [batch] of 0 or more.
+
+    Args:
+      missing: Stands for a number that is missing.
+    """
+
+    def __init__(self, missing: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.missing = missing
+
+    def call(self, number: Any) -> Any:
+        """The logarithm."""
+        return tf.math.log1p(tf.nn.relu(tf.where(tf.math.is_nan(number), self.missing, number)))[:, None]
+
+    def compute_output_spec(self, number: Any) -> keras.KerasTensor:
+        """One place for each row."""
+        return keras.KerasTensor((number.shape[0], 1), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras keeps it."""
+        return {**super().get_config(), "missing": self.missing}

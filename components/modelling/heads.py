@@ -123,7 +123,10 @@ class Softmax(Head):
 
 
 class Regression(Head):
-    """The label's mean, or quantiles of it; what is learned has mean 0 and standard deviation 1."""
+    """The label's mean, or quantiles of it; what is learned has mean 0 and standard deviation 1.
+
+    With a reference the logarithm of the label + 1 is learned, and logits hold that of the reference + 1 already.
+    """
 
     calibrations = ("none", "shift")
     method = REGRESS
@@ -143,7 +146,20 @@ class Regression(Head):
         return "pinball" if self.quantiles else "mean_squared_error"
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
-        """Standardized labels."""
+        """Standardized labels, or with a reference their logarithms.
+
+        Raises:
+          TerminalError: There is a reference, and a label is below 0.
+        """
+        if self.schema.reference:
+            if len(labels) and labels.min() < 0:
+                raise TerminalError(
+                    f"A label {self.schema.label} is below 0, and in proportion to no {self.schema.reference}.",
+                    expected="labels of 0 or more",
+                    received=float(labels.min()),
+                    remedy="Correct the labels, or leave the schema's reference empty.",
+                )
+            return np.log1p(labels).astype(np.float32)
         return ((labels - self.center) / self.scale).astype(np.float32)
 
     def loss(self, target: Any, logits: Any) -> Any:
@@ -156,7 +172,8 @@ class Regression(Head):
 
     def predictions(self, logits: Any) -> Any:
         """Values [batch], or [batch, quantiles], in the label's unit."""
-        values = self.center + self.scale * tf.reduce_mean(logits, axis=1)
+        mean = tf.reduce_mean(logits, axis=1)
+        values = tf.nn.relu(tf.math.expm1(mean)) if self.schema.reference else self.center + self.scale * mean
         return tf.sort(values, axis=1) if self.quantiles else values[:, 0]
 
     def scores(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:

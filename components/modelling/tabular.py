@@ -19,6 +19,7 @@ from keras import layers, ops
 from airtight.errors import TerminalError
 from components.modelling import encoders, raw_features
 from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_booster
+from components.modelling.encoder_layers import LogReference
 from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.member_layers import MemberDense, MemberLogits
@@ -26,6 +27,9 @@ from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
 from components.schema import ExampleSchema
 from components.tasks import task_of
+
+_REFERENCE = "reference"
+"""The network's input with the logarithm of the schema's reference."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ def build(
     statistics, head = fitted.statistics, task_of(schema).head
     head = head.fitted_to(statistics.label_mean, statistics.label_deviation)
     inputs = encoders.raw_inputs(schema)
+    reference = None
+    if schema.reference:
+        reference = LogReference(max(statistics.label_mean, 0.0))(inputs[schema.reference])
     words = {
         name: encoders.vocabulary(statistics, name, settings.category_rows, settings.category_words)
         for name in statistics.vocabularies
@@ -122,10 +129,12 @@ def build(
     member, chosen = None, {}
     if settings.trees is not None and any(schema.of_kind(kind) for kind in ("number", "category", "vector")):
         tree_inputs = _tree_inputs(schema, inputs, words)
-        boosters = _boosters(tree_inputs, head, fitted, validation, tuned, seed, settings.trees)
+        known = None if reference is None else keras.Model(inputs, reference)
+        boosters = _boosters(tree_inputs, known, head, fitted, validation, tuned, seed, settings.trees)
         chosen = {name: booster.current_iteration() for name, booster in boosters.items()}
         numbers, codes = tree_inputs.output
-        member = keras.Model(inputs, booster_to_layer(list(boosters.values()), numbers.shape[1])(numbers, codes))
+        logits = booster_to_layer(list(boosters.values()), numbers.shape[1])(numbers, codes)
+        member = keras.Model(inputs, logits if reference is None else logits + ops.expand_dims(reference, -1))
     if settings.network is None:
         if member is None:
             raise TerminalError(
@@ -137,6 +146,8 @@ def build(
         return ModelSpec(keras.Model(inputs, inputs), None, member, chosen)
     parts = _encoders(schema, fitted, words, settings.network)
     preprocessed = {name: tensor for part in parts for name, tensor in part.preprocess(inputs).items()}
+    if reference is not None:
+        preprocessed[_REFERENCE] = reference
     shape = settings.network
     return ModelSpec(
         preprocess=keras.Model(inputs, preprocessed),
@@ -239,6 +250,7 @@ class _NoColumns(layers.Layer):
 
 def _boosters(
     tree_inputs: keras.Model,
+    reference: keras.Model | None,
     head: Head,
     fitted: LabelledExamples,
     validation: LabelledExamples | None,
@@ -248,8 +260,13 @@ def _boosters(
 ) -> dict[str, Any]:
     """A booster for each objective of the head, by the name of its number of trees."""
     specs = raw_features.specs(fitted.schema.features)
-    table_of = tf.function(lambda raw: tree_inputs(raw, training=False), input_signature=[specs])
-    stores = [_stored(table_of, head, rows, settings.rows) if rows else None for rows in (fitted, validation)]
+
+    def table_of(raw: Any) -> Any:
+        known = tf.zeros([1, 1]) if reference is None else reference(raw, training=False)
+        return *tree_inputs(raw, training=False), known[:, 0]
+
+    traced = tf.function(table_of, input_signature=[specs])
+    stores = [_stored(traced, head, rows, settings.rows) if rows else None for rows in (fitted, validation)]
     assert stores[0] is not None
     numbers, features = tree_inputs.output[0].shape[1], sum(tensor.shape[1] for tensor in tree_inputs.output)
     names = [f"trees_{place}" for place in range(len(head.objectives))] if len(head.objectives) > 1 else ["trees"]
@@ -273,8 +290,8 @@ def _stored(table_of: Callable[[Any], Any], head: Head, examples: LabelledExampl
     for piece in examples.pieces():
         kept = sampled(start, start + len(piece.labels), len(examples), most)
         start += len(piece.labels)
-        numbers, codes = table_of(raw_features.tensors(piece.columns, examples.schema.features))
+        numbers, codes, known = table_of(raw_features.tensors(piece.columns, examples.schema.features))
         table = np.concatenate([numbers.numpy(), codes.numpy().astype(np.float32)], axis=1)
         weights = () if piece.weights is None else (piece.weights[kept].astype(np.float32),)
-        store.append((table[kept], head.targets(piece.labels)[kept], *weights))
+        store.append((table[kept], (head.targets(piece.labels) - known.numpy())[kept], *weights))
     return store.finish()

@@ -41,6 +41,8 @@ class Regression(Task):
         numbers = self.schema.of_kind("number")
         if self.schema.baseline_as_is and self.schema.baseline not in numbers:
             return "a baseline that is a number, where it is the prediction itself"
+        if self.schema.reference not in ("", *numbers):
+            return "a reference that is a number"
         return ""
 
     @property

@@ -1,0 +1,1 @@
+"""Beijing's air tomorrow, in six classes of PM2.5."""
