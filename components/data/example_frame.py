@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -93,9 +91,19 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
     nothing = F.array().cast("array<string>")
     names = [F.when(flaw, F.lit(name)) for name, flaw in flaws.items()]
     # Asked first whether there is any: rows without are nearly all.
-    any_flaw = functools.reduce(operator.or_, flaws.values(), F.lit(False))
-    columns[WRONG] = F.when(any_flaw, F.array_compact(F.array(*names))).otherwise(nothing) if names else nothing
+    columns[WRONG] = nothing
+    if flaws:
+        columns[WRONG] = F.when(any_of([*flaws.values()]), F.array_compact(F.array(*names))).otherwise(nothing)
     return made.select(*(column.alias(name) for name, column in columns.items()))
+
+
+def any_of(conditions: Sequence[Column]) -> Column:
+    """Whether one of the conditions, at least one, holds.
+
+    They are joined two by two: Spark Connect sends no expression that is nested a hundred deep.
+    """
+    half = len(conditions) // 2
+    return any_of(conditions[:half]) | any_of(conditions[half:]) if half else conditions[0]
 
 
 def in_spans(frame: DataFrame, schema: ExampleSchema, spans: Sequence[Span]) -> DataFrame:
