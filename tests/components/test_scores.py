@@ -50,7 +50,13 @@ def test_calibration_finds_what_was_done_to_the_logit(kind, expected):
     said = 1 / (1 + np.exp(-logit))
     scale, shift = calibration.fit(labels, said, kind)
     assert (scale, shift) == pytest.approx(expected, abs=0.05)
-    assert scores.log_loss(labels, calibration.apply(said, scale, shift)) <= scores.log_loss(labels, said) + 1e-12
+    logit = np.log(said) - np.log1p(-said)
+    corrected = 1 / (1 + np.exp(-(scale * logit + shift)))
+    assert scores.log_loss(labels, corrected) <= scores.log_loss(labels, said) + 1e-12
+    # Rows that weigh nothing do not count.
+    weights = np.where(np.arange(2 * len(labels)) < len(labels), 2.0, 0.0)
+    twice = np.concatenate([labels, 1 - labels]), np.concatenate([said, said])
+    assert calibration.fit(*twice, kind, weights) == pytest.approx((scale, shift), abs=1e-4)
 
 
 def test_calibration_leaves_alone_what_it_cannot_correct():
