@@ -99,9 +99,9 @@ def read(root: Path) -> dict[str, Release]:
     """
     path = root / FILE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        payload = json.loads(path.read_text(encoding="utf-8"))
         names = {field.name for field in fields(Release)}
-        return {model: Release(model=model, **_known(entry, names)) for model, entry in told.items()}
+        return {model: Release(model=model, **_known(entry, names)) for model, entry in payload.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
@@ -115,13 +115,13 @@ def read(root: Path) -> dict[str, Release]:
 
 def write(root: Path, releases: Mapping[str, Release]) -> None:
     """Replaces the file; the caller sees to it that nobody else does at the same time."""
-    told = {model: {k: v for k, v in asdict(each).items() if k != "model"} for model, each in sorted(releases.items())}
-    write_text(root / FILE, json.dumps(told, indent=1) + "\n")
+    payload = {name: {k: v for k, v in asdict(one).items() if k != "model"} for name, one in sorted(releases.items())}
+    write_text(root / FILE, json.dumps(payload, indent=1) + "\n")
 
 
-def _is_instant(said: object) -> bool:
+def _is_instant(text: object) -> bool:
     try:
-        return isinstance(said, str) and datetime.fromisoformat(said).tzinfo is not None
+        return isinstance(text, str) and datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
 

@@ -1,7 +1,7 @@
 """The rows that a candidate is judged on, in the order of time, with blocks, slices and the baseline's answers.
 
 Features pass by in pieces. What is kept of a row are its label (4 or 8 bytes), block (4), a code for each slice (4),
-its weight where there is one (4), and 4 for each number that the baseline or a model predicts for it.
+its weight where there is one (4), and for each number that the baseline (8) or a model (4) predicts for it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EvaluationRows:
       schema: Of the examples.
       rows: Labels, blocks and weights.
       slices: By column.
-      baseline: Predictions by the schema's baseline feature, float32.
+      baseline: Predictions by the schema's baseline feature.
       order: Places in the files of the rows in the order of time; None where files have that order.
     """
 
@@ -114,7 +114,7 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
         None if not schema.weight else ordered(weights.values(np.float32)),
     )
     slices = {name: Slices(codes[name].names, ordered(codes[name].codes)) for name in schema.slices}
-    return EvaluationRows(folder, schema, rows, slices, ordered(baseline.astype(np.float32)), order)
+    return EvaluationRows(folder, schema, rows, slices, ordered(baseline), order)
 
 
 @dataclass

@@ -36,25 +36,25 @@ def from_rest(verb: str, answer: bytes) -> list[float] | None:
       probabilities of classes. None where there is none, and one that is not finite where the answer holds such.
     """
     try:
-        told = orjson.loads(answer)
+        payload = orjson.loads(answer)
     except orjson.JSONDecodeError:
         # NaN and Infinity are no JSON. An answer with one is known for it; its other numbers are not.
         return [math.nan] if b"NaN" in answer or b"Infinity" in answer else None
-    if type(told) is not dict:
+    if type(payload) is not dict:
         return None
     if verb == "regress":
-        return _floats(told.get("results"))
+        return _floats(payload.get("results"))
     if verb == "classify":
-        return _classified(told.get("results"))
+        return _classified(payload.get("results"))
     columns: dict[str, Any]
-    rows = told.get("predictions")
+    rows = payload.get("predictions")
     if type(rows) is list and rows and type(rows[0]) is dict:
         names = sorted(rows[0])
         columns = {name: [row.get(name) if type(row) is dict else None for row in rows] for name in names}
     elif rows is not None:
         columns = {"": rows}
     else:
-        outputs = told.get("outputs")
+        outputs = payload.get("outputs")
         columns = outputs if type(outputs) is dict else {"": outputs}
     return _first(columns[name] for name in sorted(columns))
 
@@ -116,8 +116,8 @@ def _floats(column: Any) -> list[float] | None:
     """The server writes floats so that they look like floats, so whole numbers are an output of another type."""
     if type(column) is not list or not column:
         return None
-    flat = [each[0] if type(each) is list and len(each) == 1 else each for each in column]
-    return flat if all(type(each) is float for each in flat) else None
+    flat = [value[0] if type(value) is list and len(value) == 1 else value for value in column]
+    return flat if all(type(value) is float for value in flat) else None
 
 
 def _tensor(tensor: Any) -> list[Any] | None:
