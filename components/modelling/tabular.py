@@ -121,10 +121,10 @@ def build(
     }
     member, chosen = None, {}
     if settings.trees is not None and any(schema.of_kind(kind) for kind in ("number", "category", "vector")):
-        seen = _seen_by_trees(schema, inputs, words)
-        boosters = _boosters(seen, head, fitted, validation, tuned, seed, settings.trees)
+        tree_inputs = _tree_inputs(schema, inputs, words)
+        boosters = _boosters(tree_inputs, head, fitted, validation, tuned, seed, settings.trees)
         chosen = {name: booster.current_iteration() for name, booster in boosters.items()}
-        numbers, codes = seen.output
+        numbers, codes = tree_inputs.output
         member = keras.Model(inputs, booster_to_layer(list(boosters.values()), numbers.shape[1])(numbers, codes))
     if settings.network is None:
         if member is None:
@@ -207,7 +207,7 @@ def _network(
     return keras.Model(inputs, layers.Add()(logits) if len(logits) > 1 else logits[0])
 
 
-def _seen_by_trees(schema: ExampleSchema, inputs: Mapping[str, Any], words: Mapping[str, Sequence[str]]) -> keras.Model:
+def _tree_inputs(schema: ExampleSchema, inputs: Mapping[str, Any], words: Mapping[str, Sequence[str]]) -> keras.Model:
     """From raw features to numbers [batch, numbers], those of vectors among them, and codes [batch, categories]."""
     columns = [ops.expand_dims(inputs[name], -1) for name in schema.of_kind("number")]
     columns += [inputs[name] for name in schema.of_kind("vector")]
@@ -238,7 +238,7 @@ class _NoColumns(layers.Layer):
 
 
 def _boosters(
-    seen: keras.Model,
+    tree_inputs: keras.Model,
     head: Head,
     fitted: LabelledExamples,
     validation: LabelledExamples | None,
@@ -248,10 +248,10 @@ def _boosters(
 ) -> dict[str, Any]:
     """A booster for each objective of the head, by the name of its number of trees."""
     specs = raw_features.specs(fitted.schema.features)
-    table_of = tf.function(lambda raw: seen(raw, training=False), input_signature=[specs])
+    table_of = tf.function(lambda raw: tree_inputs(raw, training=False), input_signature=[specs])
     stores = [_stored(table_of, head, rows, settings.rows) if rows else None for rows in (fitted, validation)]
     assert stores[0] is not None
-    numbers, features = seen.output[0].shape[1], sum(tensor.shape[1] for tensor in seen.output)
+    numbers, features = tree_inputs.output[0].shape[1], sum(tensor.shape[1] for tensor in tree_inputs.output)
     names = [f"trees_{place}" for place in range(len(head.objectives))] if len(head.objectives) > 1 else ["trees"]
     return {
         name: train_booster(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,22 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from components.data.examples import labels, read_table
-from components.modelling import encoder_layers, input_pipeline, labelled_examples, raw_features, row_store, saved_model
+from components.modelling import (
+    encoder_layers,
+    input_pipeline,
+    labelled_examples,
+    raw_features,
+    row_store,
+    saved_model,
+    tabular,
+)
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.weights import file_of
 from components.schema import ExampleSchema
+from components.tasks import task_of
 from serving.loader import load
 from tests.components import tables
-from tests.components.tables import ALL, BINARY, PICTURE, WEIGHTED
+from tests.components.tables import ALL, BINARY, FEATURES, PICTURE, WEIGHTED
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +88,18 @@ def test_trees_alone_answer_and_keep_no_weights(tmp_path):
     answers, expected = predictions(tmp_path / "examples", folder, tables.QUANTILES)
     assert (np.diff(answers, axis=1) >= 0).all() and np.abs(expected - answers[:, 1]).mean() < 45
     assert not file_of(str(tmp_path / "model")).exists()
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_trees_learn_from_categories_numbers_or_vectors_alone(tmp_path, place):
+    schema = replace(BINARY, features=FEATURES[place : place + 1], slices=())
+    tables.examples(tmp_path, schema)
+    fitted, judges, test = (LabelledExamples(tmp_path, [split], schema) for split in ("train", "validation", "test"))
+    spec = tabular.build(schema, fitted, judges, {}, 0, tabular.Settings(network=None))
+    saved_model.ExportModule(schema, spec, None, task_of(schema).head).save(tmp_path / "model")
+    (rows,) = test.pieces()
+    answers = saved_model.Predictor(tmp_path / "model", schema)(rows.columns)
+    assert np.mean((answers > 0.5) == rows.labels) > 0.65
 
 
 def test_trees_alone_are_refitted_with_as_many(tmp_path):
