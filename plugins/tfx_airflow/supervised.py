@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import pendulum
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context
 
 from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
@@ -117,6 +116,9 @@ def _training(settings: Supervised) -> DAG:
 
 
 def _promotion(settings: Supervised) -> DAG:
+    # Tasks of the other parts do without this import.
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
     dag = _dag(
         settings,
         PROMOTE,
