@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--schema", default="pipelines.flight_delays.features:SCHEMA")
     parser.add_argument("--window-mb", type=float, default=8.0, help="bytes of a window, in MiB; training takes 128")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--split", default="train")
     arguments = parser.parse_args()
     tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     strategy = fitting.make_strategy("mirrored")
     schema: ExampleSchema = load(arguments.schema)
-    rows = LabelledExamples(arguments.examples, ["train"], schema)
+    rows = LabelledExamples(arguments.examples, [arguments.split], schema)
     keras.utils.set_random_seed(0)
     spec = tabular.build(schema, rows, None, {}, 0, tabular.Settings(trees=None))
     started = time.monotonic()
@@ -51,22 +52,30 @@ def main() -> None:
     print(f"{len(store):,} rows of {store.row_bytes} bytes preprocessed in {seconds:.1f} s")
     windows = input_pipeline.windows_of(store, BATCH, int(arguments.window_mb * 2**20))
     print(f"{windows.count} windows of {windows.blocks} blocks of {windows.block} rows, {windows.steps} steps an epoch")
-    feeds: dict[str, Callable[[int], Any]] = {
-        "disk": lambda epoch: input_pipeline.distributed(
-            lambda **share: input_pipeline.batches(store, windows, 0, epoch, epoch + 1, **share), strategy
+    blocks = [store.read(block) for block in range(store.blocks)]
+    tensors = tf.nest.map_structure(lambda *arrays: tf.constant(np.concatenate(arrays)), *blocks)
+    # As in training, one iterator feeds all epochs.
+    epochs = arguments.rounds + 1
+    feeds = {
+        "disk": iter(
+            input_pipeline.distributed(partial(input_pipeline.batches, store, windows, 0, 0, epochs), strategy)
         ),
-        "memory": lambda epoch: input_pipeline.distributed(
-            lambda **share: from_memory(store, windows.steps, epoch, **share), strategy
-        ),
+        "memory": iter(input_pipeline.distributed(partial(from_memory, tensors, windows, epochs), strategy)),
     }
     with strategy.scope():
         network = spec.build_network()
         network.compile(keras.optimizers.AdamW(1e-3), fitting.HeadLoss(head_of(schema)), jit_compile=False)
+        network.optimizer.build(network.trainable_variables)
+    # One step of `fit` builds and traces; then its compiled step is called as `fit` calls it.
+    first = input_pipeline.distributed(partial(input_pipeline.batches, store, windows, 0, 0, 1), strategy)
+    network.fit(first, steps_per_epoch=1, verbose=0, shuffle=False)
+    step = network.train_function
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in feeds}
-    for round_ in range(arguments.rounds + 1):
-        for name, feed in feeds.items():
+    for round_ in range(epochs):
+        for name, iterator in feeds.items():
             started, cpu = time.monotonic(), time.process_time()
-            network.fit(feed(round_), epochs=1, steps_per_epoch=windows.steps, verbose=0, shuffle=False)
+            for _ in range(windows.steps):
+                step(iterator)
             count = windows.steps * BATCH
             speed, cost = count / (time.monotonic() - started), (time.process_time() - cpu) / count
             if round_:  # The first round traces.
@@ -89,21 +98,27 @@ def preprocessed(model: keras.Model, rows: LabelledExamples) -> RowStore:
     return store.finish()
 
 
-def from_memory(store: RowStore, steps: int, epoch: int, share: int = 0, shares: int = 1) -> tf.data.Dataset:
-    """An epoch's batches of rows that are tensors in memory, in a whole shuffle."""
-    blocks = [store.read(block) for block in range(store.blocks)]
-    tensors = tf.nest.map_structure(lambda *arrays: tf.constant(np.concatenate(arrays)), *blocks)
-    size, seeds = BATCH // shares, tf.constant([0, epoch], tf.int64)
+def from_memory(
+    tensors: Any, windows: input_pipeline.Windows, epochs: int, share: int = 0, shares: int = 1
+) -> tf.data.Dataset:
+    """All epochs' batches of rows that are tensors in memory, each in a whole shuffle."""
+    size = BATCH // shares
 
     def batch_of(step: tf.Tensor) -> Any:
-        position = step * BATCH + share * size + tf.range(size, dtype=tf.int64)
-        places = tf.random.experimental.index_shuffle(position, seeds, len(store) - 1)
+        seeds = tf.stack([tf.constant(0, tf.int64), step // windows.steps])
+        position = step % windows.steps * BATCH + share * size + tf.range(size, dtype=tf.int64)
+        places = tf.random.experimental.index_shuffle(position, seeds, windows.rows - 1)
         return tf.nest.map_structure(lambda array: tf.gather(array, places), tensors)
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.autotune.enabled = False
-    return tf.data.Dataset.range(steps).map(batch_of, num_parallel_calls=1).prefetch(4).with_options(options)
+    return (
+        tf.data.Dataset.range(epochs * windows.steps)
+        .map(batch_of, num_parallel_calls=1)
+        .prefetch(4)
+        .with_options(options)
+    )
 
 
 if __name__ == "__main__":
