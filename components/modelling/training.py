@@ -108,8 +108,9 @@ class Training:
             log.warning("There are no validation rows: the last epoch is kept, and nothing is calibrated.")
         first, last = train.statistics.first, train.statistics.last
         log.info(
-            "Training on %d rows (%s to %s, mean label %.4g), validating on %d, on %s.",
-            *(len(train), first, last, train.statistics.label_mean, len(validation), self._devices()),
+            "Training on %d rows (%smean label %.4g), validating on %d, on %s.",
+            *(len(train), f"{first} to {last}, " if first else "", train.statistics.label_mean),
+            *(len(validation), self._devices()),
         )
         fit = self._fit(fitted, judges, "judged")
         tuned = fit.spec.tuned
