@@ -52,7 +52,7 @@ demo: install ## Start everything, train an interval of PIPELINE, and ask the se
 NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING FORCE
 .PHONY: new
 new: install ## Write a pipeline for data of yours: NAME=bike DATA=hour.csv LABEL=count TIME=when (make new alone shows all options)
-	@$(PY) -m components.scaffold $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
+	@$(PY) -m commands.new $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))
 
 .PHONY: year
 year: install ## Start everything, and train every interval of PIPELINE by one backfill (PARALLEL=2 at once, FIRST=2013-02 LAST=2013-12)
@@ -132,9 +132,10 @@ bench: install ## Measure parsing, launching, cached runs, one month node by nod
 	@$(MAKE) --no-print-directory stop bench-serving
 
 .PHONY: bench-serving
-bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process (15 minutes)
+bench-serving: install ## Measure the model server beside FastAPI, LitServe and the model in process, and what its prediction log costs (25 minutes)
 	@servers="$${AIRTIGHT_HOME:-.airtight}/bench/servers"; 	{ $(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python "$$servers" && 	$(BIN)/uv pip install --quiet --python "$$servers/bin/python" --no-deps --compile-bytecode -r requirements/bench-servers.txt && 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > "$$servers/lib/python3.11/site-packages/tensorflow-of-the-project.pth"; } || 		echo "The other servers could not be installed, so they are not measured." >&2
 	@$(PY) -m benchmarks.serving
+	@$(PY) -m benchmarks.prediction_log
 
 .PHONY: replay
 replay: install ## Publish days of 2013 to the broker as they became known: FROM=2013-06-10 TO=2013-06-14 SPEED=3600 or max

@@ -36,6 +36,13 @@ TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_p
 `_` and the part."""
 PARAMETERS = {TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION}
 """The run parameters of each part, without what settings change."""
+NODES = {
+    TRAIN: ("ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"),
+    PROMOTE: ("propose", "promote"),
+    RELEASE: ("start", "judge", "finish"),
+    BATCH_PREDICT: ("ingest", "validate", "transform", "batch_predict"),
+}
+"""Ids of the nodes of each part."""
 _OPTIONAL = ("expectations", "fill_lake", "services", "in_words")
 _IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -139,11 +146,10 @@ class Supervised:
             raise self._refusal("release", "at_once, canary or nothing", self.release)
         if self.interval:
             Interval.parse(self.interval, self.zone)
-        known = {parameter.name for part in self.parts for parameter in self._declared(part)}
-        for name in set(self.defaults) - known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise self._refusal("defaults", f"names of run parameters: {', '.join(sorted(known))}{hint}", name)
+        declared = {parameter.name for part in self.parts for parameter in self._declared(part)}
+        self._check_names("defaults", "run parameters", declared)
+        for what in ("components", "node_parameters"):
+            self._check_names(what, "nodes", {node for nodes in NODES.values() for node in nodes})
         for part in self.parts:
             self.run_parameters(part)
 
@@ -205,6 +211,12 @@ class Supervised:
         if not _IMPORT_STRING.fullmatch(name) and (name or what not in _OPTIONAL):
             raise self._refusal(what, "an import string, package.module:attribute or .module:attribute", name)
         return f"{self.package}{name}" if name.startswith(".") else name
+
+    def _check_names(self, what: str, kind: str, known: set[str]) -> None:
+        for name in set(getattr(self, what)) - known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise self._refusal(what, f"names of {kind}: {', '.join(sorted(known))}{hint}", name)
 
     def _refusal(self, what: str, expected: str, received: Any) -> TerminalError:
         return TerminalError(

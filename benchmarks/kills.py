@@ -237,7 +237,7 @@ def main() -> int:
         killer = Killer(
             home,
             args.seed,
-            most=args.most,
+            most=2 * args.runs if args.most is None else args.most,
             kinds=tuple(args.kinds),
             longest_stop_s=args.longest_stop,
             recreate=trial.recreate,
@@ -262,7 +262,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=6.0, help="mean seconds between two strikes")
-    parser.add_argument("--most", type=int, default=10**6, help="strikes at most")
+    parser.add_argument(
+        "--most", type=int, help="strikes at most; two a run, so that runs that are created again come to an end"
+    )
     parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS), help="what is struck")
     parser.add_argument(
         "--longest-stop", type=float, default=LONGEST_STOP_S, help="seconds that the machine stands still"

@@ -149,13 +149,7 @@ def model(name: str, scratch: Path) -> tuple[Model, Callable[..., Any]]:
 def start(served: Model, scratch: Path, python: Path | None, servers: list[Server]) -> None:
     """Starts all servers and adds each to the list at once; without `python` only this project's."""
     for name, flags in (("airtight", ["--enable_batching"]), ("airtight, no batching", [])):
-        ready = scratch / f"ready-{len(servers)}.json"
-        command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
-        command += [f"--model_name={served.name}", f"--model_base_path={served.version.parent}", *flags]
-        servers.append(server := Server(name, _started(command)))
-        _await(ready.exists, server)
-        ports = json.loads(ready.read_text())
-        server.rest, server.grpc = ports["rest_api_port"], ports["port"]
+        start_own(served, scratch, name, flags, servers)
     others = {
         "FastAPI, raw async route": ["other_servers.py", "fastapi-raw"],
         "FastAPI, typed route": ["other_servers.py", "fastapi"],
@@ -165,20 +159,32 @@ def start(served: Model, scratch: Path, python: Path | None, servers: list[Serve
     for name, (script, *arguments) in others.items() if python else ():
         port = _free_port()
         told = [f"--port={port}", f"--name={served.name}", f"--model={served.version}"]
-        process = _started([str(python), str(ROOT / "benchmarks" / script), *arguments, *told])
+        process = spawn([str(python), str(ROOT / "benchmarks" / script), *arguments, *told])
         servers.append(server := Server(name, process, port))
-        _await(partial(_answers, port, served), server)
+        await_started(partial(_answers, port, served), server)
     for name, kind in (("none", "none-rest"), ("none", "none-grpc")):
         port = _free_port()
-        process = _started([sys.executable, str(ROOT / "benchmarks/other_servers.py"), kind, f"--port={port}"])
+        process = spawn([sys.executable, str(ROOT / "benchmarks/other_servers.py"), kind, f"--port={port}"])
         ports = {"rest": port} if kind == "none-rest" else {"grpc": port}
         servers.append(server := Server(name, process, **ports, checked=False))
-        _await(partial(_listens, port), server)
+        await_started(partial(_listens, port), server)
     for server in servers:
         server.tell(signal.SIGSTOP)
 
 
-def _started(command: Sequence[str]) -> subprocess.Popen:
+def start_own(served: Model, scratch: Path, name: str, flags: Sequence[str], servers: list[Server]) -> None:
+    """Starts this project's server with some flags and adds it to the list at once."""
+    ready = scratch / f"ready-{len(servers)}.json"
+    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
+    command += [f"--model_name={served.name}", f"--model_base_path={served.version.parent}", *flags]
+    servers.append(server := Server(name, spawn(command)))
+    await_started(ready.exists, server)
+    ports = json.loads(ready.read_text())
+    server.rest, server.grpc = ports["rest_api_port"], ports["port"]
+
+
+def spawn(command: Sequence[str]) -> subprocess.Popen:
+    """Starts a process in a group of its own, without input and output."""
     return subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -190,7 +196,8 @@ def _started(command: Sequence[str]) -> subprocess.Popen:
     )
 
 
-def _await(condition: Callable[[], bool], server: Server) -> None:
+def await_started(condition: Callable[[], bool], server: Server) -> None:
+    """Waits until a server that was started serves; ends the program where it does not."""
     deadline = time.monotonic() + START_S
     while not condition():
         if server.process.poll() is not None or time.monotonic() > deadline:
@@ -207,7 +214,7 @@ def _listens(port: int) -> bool:
 def _answers(port: int, served: Model) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("POST", _path(served), _rest_body(served, 1, 0), {"Content-Type": "application/json"})
+        connection.request("POST", _path(served), rest_body(served, 1, 0), {"Content-Type": "application/json"})
         return connection.getresponse().status == http.client.OK
     except OSError:
         return False
@@ -225,7 +232,8 @@ def _path(served: Model) -> str:
     return f"/v1/models/{served.name}:predict"
 
 
-def _rest_body(served: Model, batch: int, seed: int) -> bytes:
+def rest_body(served: Model, batch: int, seed: int) -> bytes:
+    """A request by REST, of so many rows."""
     return json.dumps({"instances": served.rows(batch, seed)}).encode()
 
 
@@ -294,7 +302,7 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], told:
         calls = floors(served, run, batch)
         expected = [run(*served.columns(batch, seed).values())[0] for seed in range(told.clients)]
         bodies = {
-            "REST": [_rest_body(served, batch, seed) for seed in range(told.clients)],
+            "REST": [rest_body(served, batch, seed) for seed in range(told.clients)],
             "gRPC": [_grpc_body(served, batch, seed) for seed in range(told.clients)],
         }
         for _ in range(told.rounds):

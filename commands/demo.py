@@ -55,12 +55,16 @@ class Answer:
 
     @property
     def time(self) -> str:
-        """The row's instant, on the pipeline's clock."""
+        """The row's instant, on the pipeline's clock; "" where rows have no time."""
+        if not self.schema.time:
+            return ""
         return f"{self.row[self.schema.time].astimezone(ZoneInfo(self.settings.zone)):%A, %d %B %Y, %H:%M}"
 
     @property
     def is_foresight(self) -> bool:
         """Whether the model cannot have learned from the row: a version begins with the day on which its data end."""
+        if not self.schema.time:
+            return True  # Rows to judge by are the same ones, by their hash, in every run.
         day = self.row[self.schema.time].astimezone(ZoneInfo(self.settings.zone))
         return self.version == self.pushed or str(self.version)[:8] <= f"{day:%Y%m%d}"
 
@@ -201,7 +205,7 @@ def pick(folder: Path, schema: ExampleSchema, key: str, *, seed: str) -> dict[st
     Raises:
       TerminalError: There is no such row.
     """
-    columns = tuple(dict.fromkeys((*schema.keys, *schema.names, schema.label, schema.time)))
+    columns = tuple(dict.fromkeys(filter(None, (*schema.keys, *schema.names, schema.label, schema.time))))
     count = examples.count(folder, SPLIT)
     place = random.Random(seed).randrange(count) if count and not key else -1
     first, example = 0, ""
@@ -245,8 +249,9 @@ def key_of(row: Mapping[str, Any], schema: ExampleSchema) -> str:
 def in_words(answer: Answer, home: Home) -> str:
     """The row, the prediction and what happened, for a person; for pipelines that have no words of their own."""
     outputs = "; ".join(f"{name} {_shown(name, value, answer.schema)}" for name, value in answer.outputs.items())
+    at = f", of {answer.time}" if answer.time else ""
     return (
-        f"{answer.settings.title}, the row {key_of(answer.row, answer.schema)}, of {answer.time}:\n"
+        f"{answer.settings.title}, the row {key_of(answer.row, answer.schema)}{at}:\n"
         f"  model {answer.settings.name} {answer.version} says {outputs};\n"
         f"  it really was {answer.schema.label} {answer.row[answer.schema.label]}."
     )

@@ -84,7 +84,8 @@ def evaluate(
       evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
         custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each metric of the task
         `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
-        `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`.
+        `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`; and of the candidate's
+        answers the range that a release compares them by, `answers_low` and `answers_high`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
@@ -346,6 +347,9 @@ def _record_figures(evaluation: artifact.Artifact, task: Task, result: _Result) 
     if result.comparisons:
         titles = {names[metric]: described.title for metric, described in task.metrics.items()}
         evaluation.set_string_custom_property(metric_names.METRICS, json.dumps(titles))
+        answers = task.answers_range(result.predictions[CANDIDATE])
+        for name, value in zip(metric_names.ANSWERS, answers, strict=True):
+            evaluation.set_float_custom_property(name, value)
     for compared in result.comparisons:
         name = names[compared.metric]
         figures = {name: compared.candidate}

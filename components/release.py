@@ -133,6 +133,8 @@ def start_release(
         stable = switch.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
         candidate = _candidate(version.strip(), known, stable, model_name)
+        of_stable = known[stable].answers if stable in known else None
+        low, high = of_stable or candidate.answers or (0.0, 1.0)
         begun = datetime.now(UTC)
         until = begun + timedelta(minutes=max(minutes, longest_minutes)) + GRACE
         trial = state.Release(
@@ -145,6 +147,8 @@ def start_release(
             begun.isoformat(timespec="seconds"),
             until.isoformat(timespec="seconds"),
             dataclasses.asdict(margins),
+            low,
+            high,
         )
         release.model, release.release, release.stable, release.candidate = model_name, "", stable, trial.candidate
         release.mode, release.share, release.since = mode, share, trial.since

@@ -40,7 +40,8 @@ class ExampleSchema:
     Args:
       features: The model's inputs, in order.
       label: Column of what is predicted; its type is the task's (int64 0 or 1 where that is `binary`).
-      time: Column of the event's instant (timestamp, UTC), by which examples are ordered and split.
+      time: Column of the event's instant (timestamp, UTC), by which examples are ordered and split; "" where rows have
+        none, and are split by a hash of their keys.
       keys: Columns that name a row for people (never inputs of the model).
       slices: Columns, of features or keys, by which quality is told apart.
       blocks: What rows that depend on each other have in common: a column of features or keys, or "day" for the local

@@ -18,7 +18,7 @@ from airtight.parameters import check_choice
 from components.data import examples as reading
 from components.modelling import fitting
 from components.modelling.labelled_examples import LabelledExamples
-from components.modelling.quiet import quiet
+from components.modelling.log_levels import quiet
 from components.modelling.training import Start, Training
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """try_serving: the real model server loads the candidate, alone, and answers real rows: right, and in time."""
 
+import base64
 import contextlib
 import json
 import logging
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from components.data.examples import features as raw_features
 from components.data.examples import interval_of, read_table
+from components.data.feature_kinds import kind_of
 from components.modelling import judged
 from components.modelling.model_server import OK, ModelServer
 from components.modelling.saved_model import Predictor, serving_folder
-from components.schema import PREDICTION, ExampleSchema
+from components.schema import ExampleSchema
+from components.tasks import Task, task_of
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-6
-"""Largest difference between the answers of the same model, called in different ways."""
+TOLERANCE, RELATIVE = 1e-6, 1e-5
+"""Largest difference between the answers of one model, called in different ways; of numbers above 1, as a share."""
 CANDIDATE = "candidate"
 VERSION = 1
 POLL_S = 0.05
@@ -109,7 +112,7 @@ def trial(
     Args:
       folder: The SavedModel.
       schema: Its features.
-      rows: Raw features by name, each of shape [rows].
+      rows: Raw features by name, each of shape [rows, ...].
       p99_limit_ms: The bound for each protocol.
       start_timeout_s: For the server to start and load.
       memory_limit_mb: The bound for the server's resident memory at its largest, MiB.
@@ -123,13 +126,14 @@ def trial(
     count = len(next(iter(rows.values())))
     if not count:
         return [Check("rows to try", False, 0, ">= 1", note="The split test has no rows.")]
+    task = task_of(schema)
     with _served(folder, start_timeout_s) as server:
         error = _await_loaded(server, start_timeout_s)
         if error:
             return [Check("loads", False, note=error)]
         spoken = [
-            ask_all("REST", _rest(server.rest, rows), count),
-            ask_all("gRPC", _grpc(server.grpc_address, schema, rows), count),
+            ask_all("REST", _rest(server.rest, task, rows), count),
+            ask_all("gRPC", _grpc(server.grpc_address, task, rows), count),
         ]
         largest_mb = _largest_resident_mb(server.process.pid)
     checks = [Check("loads", True, note="The model server loaded the candidate.")]
@@ -153,7 +157,7 @@ class Answers:
 
     Args:
       protocol: "REST" or "gRPC".
-      values: Probabilities, float64 [rows]; shorter when a request failed.
+      values: The task's predictions, float64 [rows] or [rows, outputs]; fewer when a request failed.
       latencies_ms: Of each request, milliseconds.
       error: The first failure in words, or empty.
     """
@@ -164,12 +168,12 @@ class Answers:
     error: str = ""
 
 
-def ask_all(protocol: str, ask: Callable[[int], float], count: int) -> Answers:
+def ask_all(protocol: str, ask: Callable[[int], np.ndarray], count: int) -> Answers:
     """Asks for each row in turn; the first failure ends it. The time to connect counts for no row.
 
     Args:
       protocol: Its name.
-      ask: From the row's number to its probability; raises `Refused`.
+      ask: From the row's number to its prediction; raises `Refused`.
       count: How many rows.
     """
     values, latencies = [], []
@@ -186,46 +190,68 @@ def ask_all(protocol: str, ask: Callable[[int], float], count: int) -> Answers:
 
 
 class Refused(Exception):
-    """The server answered a request with an error, or with something that is no probability."""
+    """The server answered a request with an error, or with something that is no prediction of the task."""
 
 
-def _rest(server: ModelServer, rows: Rows) -> Callable[[int], float]:
+def _rest(server: ModelServer, task: Task, rows: Rows) -> Callable[[int], np.ndarray]:
     path = f"/v1/models/{CANDIDATE}:predict"
 
-    def ask(index: int) -> float:
+    def ask(index: int) -> np.ndarray:
         # NaN stands for a missing number; JSON as TensorFlow Serving reads it has that word.
-        row = {name: column[index].item() if column.dtype != object else column[index] for name, column in rows.items()}
+        row = {name: _json(column[index]) for name, column in rows.items()}
         status, answer = server.request("POST", path, json.dumps({"instances": [row]}).encode())
         if status != OK:
             raise Refused(f"status {status}, {answer.get('error')}")
-        return _number(answer["predictions"][0])
+        outputs = answer["predictions"][0]
+        if not isinstance(outputs, dict):  # A model of one output answers it without its name.
+            outputs = {task.outputs[0]: outputs}
+        return _prediction(task, {name: [value] for name, value in outputs.items()})
 
     return ask
 
 
-def _grpc(address: str, schema: ExampleSchema, rows: Rows) -> Callable[[int], float]:
+def _grpc(address: str, task: Task, rows: Rows) -> Callable[[int], np.ndarray]:
     channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    types = {f.name: tf.string if f.kind == "category" else tf.float32 for f in schema.features}
+    types = {feature.name: kind_of(feature).tensor(feature)[0] for feature in task.schema.features}
 
-    def ask(index: int) -> float:
+    def ask(index: int) -> np.ndarray:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = CANDIDATE
         for name, column in rows.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto([column[index]], types[name]))
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(column[index : index + 1].tolist(), types[name]))
         try:
             answer = stub.Predict(request, timeout=30)
         except grpc.RpcError as error:
             raise Refused(f"{error.code().name}, {error.details()}") from error
-        return _number(tf.make_ndarray(answer.outputs[PREDICTION]).item())
+        return _prediction(task, {name: tf.make_ndarray(output) for name, output in answer.outputs.items()})
 
     return ask
 
 
-def _number(answer: Any) -> float:
-    if isinstance(answer, (int, float)) and math.isfinite(answer):
-        return float(answer)
-    raise Refused(f"the answer {answer!r} is no finite number")
+def _json(value: Any) -> Any:
+    """A feature's value as REST takes it."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _prediction(task: Task, outputs: Mapping[str, Any]) -> np.ndarray:
+    """The prediction of one row, of a model's outputs by name, each [1, ...].
+
+    Raises:
+      Refused: They are no prediction of the task.
+    """
+    try:
+        prediction = task.predictions(outputs).astype(np.float64)
+    except (KeyError, ValueError, TypeError) as error:
+        raise Refused(f"the answer {dict(outputs)!r} is no {', '.join(task.outputs)}: {error}") from error
+    if not np.isfinite(prediction).all():
+        raise Refused(f"the answer {prediction[0]!r} is no finite number")
+    if task.wrong_predictions(prediction):
+        raise Refused(f"the answer {prediction[0]!r} is no {', '.join(task.outputs)}")
+    row: np.ndarray = prediction[0]
+    return row
 
 
 def _largest_resident_mb(pid: int) -> float:
@@ -251,8 +277,11 @@ def _judge(answers: Answers, p99_limit_ms: float) -> list[Check]:
 
 
 def _equal(name: str, left: np.ndarray, right: np.ndarray) -> Check:
-    difference = float(np.max(np.abs(left - right)))
-    return Check(name, difference <= TOLERANCE, difference, f"<= {TOLERANCE:g}", note="Largest absolute difference.")
+    size = np.abs(left)
+    # Numbers of any unit have the digits of float32; what counts is the share of them that differs.
+    difference = float(np.max(np.abs(left - right) / np.where(size > 1, size * (RELATIVE / TOLERANCE), 1)))
+    note = "Largest absolute difference; of numbers above 1 a tenth of the relative one."
+    return Check(name, difference <= TOLERANCE, difference, f"<= {TOLERANCE:g}", note=note)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "pipelines",
         nargs="+",
         metavar="PIPELINE",
-        help="a folder of pipelines/, package.module:function, or an IR file",
+        help="id of a pipeline of pipelines/, package.module:function, or an IR file",
     )
     _add_arguments(compile_)
     compile_.set_defaults(command=_compile)

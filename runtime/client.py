@@ -274,7 +274,7 @@ def fresh(
     Which one is current does not matter: another process, with another environment, may have published its own.
 
     Args:
-      pipeline: A folder of `pipelines/`, `package.module:function`, or the path of an IR file.
+      pipeline: Id of a pipeline of `pipelines/`, `package.module:function`, or the path of an IR file.
       home: The state folder.
       arguments: What the function is called with, JSON values.
       say: Takes one line when it is compiled.

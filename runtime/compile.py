@@ -57,7 +57,8 @@ def compile_pipeline(
     """Compiles one pipeline and writes the result.
 
     Args:
-      source: A folder of `pipelines/`, `package.module:function` that gives a TFX pipeline, or the path of an IR file.
+      source: Id of a pipeline of `pipelines/`, `package.module:attribute` that is a function or settings, or the path
+        of an IR file.
       home: The state folder.
       arguments: What the function is called with, JSON values.
       make_current: Whether DAGs use the result from now on.

@@ -30,7 +30,7 @@ Call = Callable[[str, Signature, Sequence[np.ndarray], float], Awaitable[list[np
 Convert = Callable[..., Awaitable[list[np.ndarray]]]
 
 
-async def at_once(size: int, function: Callable[..., list[np.ndarray]], *given: object) -> list[np.ndarray]:
+async def at_once(model: str, size: int, function: Callable[..., list[np.ndarray]], *given: object) -> list[np.ndarray]:
     """Calls a function here, whatever the size of what it works on."""
     return function(*given)
 
@@ -216,7 +216,7 @@ class Batcher:
         if len(batch) > 1 or size > rows:
             try:
                 extent = sum(request.size for request in batch)
-                joined = await self._convert(extent, _joined, batch, size - rows)
+                joined = await self._convert(model, extent, _joined, batch, size - rows)
                 outputs = await self._call(model, signature, joined, inline_s)
             except Exception:  # noqa: BLE001
                 # One of them may be at fault: each is asked alone below, and hears of its own fault only.

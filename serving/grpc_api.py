@@ -30,7 +30,7 @@ from serving.errors import Code, ServingError, invalid
 from serving.inference import GRPC_INLINE_S, Runner
 from serving.manager import Manager
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.notes import Answered
 from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
@@ -49,11 +49,19 @@ def _answered(method: Handler) -> Handler:
     async def handle(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         started, status = time.perf_counter(), Code.UNKNOWN.name
         calls: list[Answered] = []
+        method_name, noted = method.__name__, False
+        is_inference = method_name in _INFERENCE
+        name = _model_name(request) if is_inference else ""
+        name = name if name in self.registry.models else ""  # Names that people make up are no label values.
         # A client's own deadline is kept by gRPC, which cancels the call.
         limit_s = self.timeout_s if context is not None and context.time_remaining() is None else None
         try:
             async with asyncio.timeout(limit_s):
                 answer = await method(self, request, calls)
+                if is_inference and self.log.durable:
+                    seconds, noted = time.perf_counter() - started, True
+                    noting = (name, _label(request), method_name, Code.OK.name, seconds)
+                    await self.log.keep(*noting, protocol="gRPC", carrier=context, calls=calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -66,14 +74,13 @@ def _answered(method: Handler) -> Handler:
             status = Code.CANCELLED.name
             raise
         finally:
-            if method.__name__ in _INFERENCE:
-                name = _model_name(request)
-                name = name if name in self.registry.models else ""  # Names that people make up are no label values.
+            if is_inference:
                 metrics.REQUESTS.add(name, status)
                 seconds = time.perf_counter() - started
-                metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method.__name__, "GRPC")
-                label, told = _label(request), method.__name__
-                self.log.note(name, label, told, status, seconds, protocol="gRPC", carrier=context, calls=calls)
+                metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method_name, "GRPC")
+            if is_inference and not noted:
+                noting = (name, _label(request), method_name, status, time.perf_counter() - started)
+                self.log.note(*noting, protocol="gRPC", carrier=context, calls=calls)
 
     return handle
 
@@ -102,10 +109,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with version as loaded:
             signature = loaded.signature(request.model_spec.signature_name)
             chosen = _filtered(request, signature)
-            arrays = await runner.convert(size, tensors_proto.decode_inputs, request.inputs, signature)
+            arrays = await runner.convert(version.model, size, tensors_proto.decode_inputs, request.inputs, signature)
             outputs = await runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            return await runner.convert(size_of(outputs), _response, outputs, signature, chosen, version)
+            return await runner.convert(version.model, size_of(outputs), _response, outputs, signature, chosen, version)
 
     @_answered
     async def Classify(
@@ -146,11 +153,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
         with version as loaded:
             signature = loaded.signature(asked.model_spec.signature_name)
-            arrays = await self._runner.convert(given.ByteSize(), examples.arrays, given, signature, verb)
+            arrays = await self._runner.convert(
+                version.model, given.ByteSize(), examples.arrays, given, signature, verb
+            )
             outputs = await self._runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
             told = await self._runner.convert(
-                size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
+                version.model, size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
             )
             return told, metadata.spec(version, signature.name)
 

@@ -7,10 +7,11 @@ at this size before. Once a call surprises, the cost of its signature does not: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from serving import metrics
 from serving.batching import Batcher
 from serving.batching_parameters import BatchingParameters
+from serving.fair_slots import FairSlots
 from serving.prediction_cache import PredictionCache, copies_of, key_of
 from serving.signature import SURPRISE_S, Signature, size_of
 from serving.threads import ModelThreads
@@ -62,6 +64,7 @@ class Runner:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, "convert")
+        self._slots = FairSlots(workers)
         self._threads = ModelThreads(workers, max_waiting)
         self._cache = cache
         self._batcher = Batcher(batching, self._call, self.convert) if batching else None
@@ -88,14 +91,14 @@ class Runner:
         """
         if self._cache is None:
             return await self._run(model, signature, arrays, inline_s)
-        key = await self.convert(size_of(arrays), key_of, signature, arrays)
+        key = await self.convert(model, size_of(arrays), key_of, signature, arrays)
         kept = self._cache.get(key, model)
         if kept is not None:
             return kept
         outputs = await self._run(model, signature, arrays, inline_s)
         size = size_of(outputs)
         if self._cache.takes(size):
-            self._cache.put(key, await self.convert(size, copies_of, outputs), size)
+            self._cache.put(key, await self.convert(model, size, copies_of, outputs), size)
         return outputs
 
     async def _run(
@@ -135,15 +138,36 @@ class Runner:
             return outputs, seconds, seconds
         return outputs, seconds, min(seconds, time.thread_time() - self._busy_then)
 
-    async def convert(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Converts here, or in the pool when `size`, in bytes, is large."""
+    async def convert(self, model: str, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Converts here, or in the pool when `size`, in bytes, is large; models take turns there.
+
+        Args:
+          model: Whose request or answer it is.
+          size: Of what is converted, bytes.
+          function: Converts.
+          *args: Its arguments.
+          **kwargs: Its named arguments.
+        """
         if size < LARGE_BYTES:
             return function(*args, **kwargs)
-        return await self.offload(function, *args, **kwargs)
+        return await self.offload(model, function, *args, **kwargs)
 
-    async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+    async def offload(self, model: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function in the pool, in the model's turn."""
+        loop = asyncio.get_running_loop()
+
+        def ended(_: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: the process ends.
+                loop.call_soon_threadsafe(self._slots.release, model)
+
+        await self._slots.acquire(model)
+        try:
+            work = self._pool.submit(lambda: function(*args, **kwargs))
+        except BaseException:
+            self._slots.release(model)
+            raise
+        work.add_done_callback(ended)  # The thread is busy until then, whether anybody still waits or not.
+        return await asyncio.wrap_future(work)
 
     def close(self) -> None:
         """Ends the threads after what they are doing, which nobody waits for any more."""

@@ -1,8 +1,8 @@
 """Large JSON bodies are read by a process beside the server, so that they do not hold up the requests of others.
 
 Parsing JSON keeps Python's interpreter to itself: a second for 50 MB, in whichever thread. The process
-(`serving.large_json_process`) is started with the first large body, reads one at a time, and answers with the plain
-bytes of the arrays. It ends with the server.
+(`serving.large_json_process`) is started with the first large body, reads one at a time, models taking turns, and
+answers with the plain bytes of the arrays. It ends with the server.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from serving.errors import BY_NUMBER, Code, ServingError
+from serving.fair_slots import FairSlots
 from serving.large_json_process import BODY, DROP, TENSORS, read_message, write_message
 from serving.signature import Signature, TensorSpec
 
@@ -60,22 +61,27 @@ class LargeJson:
     def __init__(self) -> None:
         # One thread, so that a question whose asker has gone is answered before the next one is asked.
         self._thread = ThreadPoolExecutor(1, "large-json")
-        self._turn = asyncio.Lock()
+        self._slots = FairSlots(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextlib.asynccontextmanager
-    async def parsed(self, body: bytes) -> AsyncIterator[Document]:
+    async def parsed(self, model: str, body: bytes) -> AsyncIterator[Document]:
         """Parses a body; the block is to end when it is decoded, because the next one waits.
+
+        Args:
+          model: The model that is asked.
+          body: JSON.
 
         Raises:
           ServingError: INVALID_ARGUMENT, it is no request; UNAVAILABLE, the process ended in the middle.
         """
-        async with self._turn:
-            try:
-                told, _ = await self.ask(BODY, body)
-                yield Document(self, told["signature_name"])
-            finally:
-                self._thread.submit(self._drop)  # However it ended, and before the next body takes as much memory.
+        await self._slots.acquire(model)
+        try:
+            told, _ = await self.ask(BODY, body)
+            yield Document(self, told["signature_name"])
+        finally:
+            self._thread.submit(self._drop)  # However it ended, and before the next body takes as much memory.
+            self._slots.release(model)
 
     async def ask(self, kind: bytes, payload: bytes) -> tuple[dict[str, Any], memoryview]:
         """One question to the process: what it tells, and the bytes that come with it."""

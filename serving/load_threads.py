@@ -1,4 +1,4 @@
-"""Threads for loading and unloading: one for each, so that one that never ends holds up no other."""
+"""Threads for loading, unloading and reading folders: one for each, so that one that never ends holds up no other."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ class LoadThreads:
 
     Args:
       limit: Functions at the same time.
+      name: The threads' name, for whoever looks at the process.
+      patience_s: A function that takes longer no longer counts; None is `PATIENCE_S`.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, name: str, patience_s: float | None = None) -> None:
+        self._name = name
         self._slots = asyncio.Semaphore(limit)
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
 
     async def run(self, function: Callable[[], T], discard: Callable[[T], None] = lambda result: None) -> T:
         """Runs a function in a thread of its own.
@@ -45,7 +49,7 @@ class LoadThreads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         slot = _Slot(self._slots)
-        late = loop.call_later(PATIENCE_S, slot.free)
+        late = loop.call_later(self._patience_s, slot.free)
 
         def hand_over(result: T | None, error: Exception | None) -> None:
             late.cancel()
@@ -70,7 +74,7 @@ class LoadThreads:
                 logger.info("Nobody waits for a load any more")
 
         try:
-            threading.Thread(target=work, name="load", daemon=True).start()
+            threading.Thread(target=work, name=self._name, daemon=True).start()
         except RuntimeError:  # The machine has no more threads.
             late.cancel()
             slot.free()

@@ -7,14 +7,17 @@ takes long, or never ends, holds up neither another model nor another version.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 from airtight.errors import TerminalError
 from serving import config
 from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError, invalid
+from serving.file_reads import FileRead, read_threads
 from serving.model_watch import ModelWatch
 from serving.version_loader import VersionLoader
 from serving.versions import Model, Registry, State
@@ -40,6 +43,9 @@ class Manager:
         self._owed: set[str] = set()  # The models that a reload changed, and that have not become available since.
         self._loader = VersionLoader(settings)
         self._watches: dict[Model, ModelWatch] = {}
+        self._reads = read_threads()
+        self._root: FileRead[dict[str, ModelSettings]] = FileRead(self._reads)
+        self._config: FileRead[tuple[ModelSettings, ...] | None] = FileRead(self._reads)
 
     async def run(self) -> None:
         """Looks at base paths and config file again and again, as often as is set; ends only by cancellation."""
@@ -64,7 +70,12 @@ class Manager:
 
     async def poll(self) -> None:
         """Looks at every base path once, and waits until what is to be served is loaded or has failed to load."""
-        for watch in (await self._look_at_all()).values():
+        try:
+            watches = await self._look_at_all()
+        except TimeoutError as error:
+            logger.error("There are no models yet: %s", error)
+            return
+        for watch in watches.values():
             await watch.settled()
 
     async def reload(self, models: tuple[ModelSettings, ...]) -> None:
@@ -74,7 +85,7 @@ class Manager:
 
         Raises:
           ServingError: INVALID_ARGUMENT, a relative base path; FAILED_PRECONDITION, a label names a version that is not
-            served, and no label of a model that was served before was changed; UNKNOWN, a model did not become
+            served, and no label of the models that are changed was given; UNKNOWN, a model did not become
             available; DEADLINE_EXCEEDED, it has not yet; ABORTED, another list came meanwhile, and holds. With UNKNOWN
             and DEADLINE_EXCEEDED this list holds all the same, and the same call again waits for the same models.
         """
@@ -95,6 +106,9 @@ class Manager:
         self._owed = changed
         ours = self._configured = {model.name: model for model in models}
         watches = await self._look_at_all()
+        for model in models:
+            if model.name not in changed:  # Nobody waits for these, nor they for others.
+                self.registry.models[model.name].labels = dict(model.labels)
         try:
             async with asyncio.timeout(RELOAD_S):
                 for name in changed:
@@ -151,31 +165,33 @@ class Manager:
 
     async def _reread_config(self) -> None:
         path = self.settings.model_config_file
-        if path is None or (not self._configured and not path.exists()):
-            return  # Whoever brings the first model writes it.
-        models = await asyncio.to_thread(config.models_from_file, path)
-        if models != tuple(self._configured.values()):
+        if path is None:
+            return
+        read = functools.partial(_models_in_file, path, wait_for_it=not self._configured)
+        models = await self._config.result(read, str(path))
+        if models is not None and models != tuple(self._configured.values()):
             self._configured = {model.name: model for model in models}
             await self._look_at_all()
         self.apply_labels()  # Also when the file is as it was: a version may have loaded since.
 
-    def _wanted(self) -> dict[str, ModelSettings]:
+    async def _wanted(self) -> dict[str, ModelSettings]:
         root = self.settings.models_root
         if root is None:
             return self._configured
         try:
-            folders = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+            return await self._root.result(functools.partial(_models_in_folder, root), str(root))
         except FileNotFoundError:
             if self.registry.models:
                 raise  # A root that goes away later (an unmounted disk) takes nothing with it.
             return {}
-        return {
-            entry.name: ModelSettings(entry.name, root / entry.name) for entry in sorted(folders, key=lambda e: e.name)
-        }
+        except TimeoutError:  # What is known of it may answer all the same.
+            for watch in self._watches.values():
+                watch.look()
+            raise
 
     async def _look_at_all(self) -> dict[str, ModelWatch]:
         """Starts a look at every model; answers with what to wait for, by the model's name."""
-        wanted = await asyncio.to_thread(self._wanted) if self.settings.models_root else self._configured
+        wanted = await self._wanted()
         for name in self.registry.models.keys() - wanted.keys():
             self._remove(name)
         watches = {}
@@ -184,7 +200,7 @@ class Manager:
             model.settings = settings
             watch = self._watches.get(model)
             if watch is None:
-                watch = self._watches[model] = ModelWatch(model, self._loader, self.settings)
+                watch = self._watches[model] = ModelWatch(model, self._loader, self._reads, self.settings)
             watch.look()
             watches[name] = watch
         return watches
@@ -222,4 +238,15 @@ def _why_not(model: Model, settings: ModelSettings) -> str:
         for number, version in sorted(model.versions.items(), reverse=True)
         if version.error is not None
     ]
-    return reasons[0] if reasons else f"name: {model.name}; no version to be served in base path {settings.base_path}"
+    problem = model.problem or f"no version to be served in base path {settings.base_path}"
+    return reasons[0] if reasons else f"name: {model.name}; {problem}"
+
+
+def _models_in_folder(root: Path) -> dict[str, ModelSettings]:
+    folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+    return {name: ModelSettings(name, root / name) for name in sorted(folders)}
+
+
+def _models_in_file(path: Path, *, wait_for_it: bool) -> tuple[ModelSettings, ...] | None:
+    """What a config file lists; None where it is not there and may come: whoever brings the first model writes it."""
+    return None if wait_for_it and not path.exists() else config.models_from_file(path)

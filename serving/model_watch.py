@@ -1,12 +1,14 @@
 """Keeps what is served of one model equal to what lies in its base path.
 
 A look reads the base path beside the event loop, compares it with what is served, and starts what is to be loaded; it
-waits for no load. Each load ends with another look. What a later look no longer wants is abandoned.
+waits for no load, and not for a base path that does not answer. Each load ends with another look, as does a base path
+that answers late. What a later look no longer wants is abandoned.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +17,17 @@ from typing import Any
 from serving import version_folders
 from serving.config import Settings
 from serving.errors import ServingError
+from serving.file_reads import FileRead
+from serving.load_threads import LoadThreads
 from serving.scanning import Listing
 from serving.version_folders import Folder
 from serving.version_loader import VersionLoader
 from serving.versions import Model, State, Version
 
 logger = logging.getLogger(__name__)
+
+
+_Seen = tuple[dict[int, Folder], dict[int, object]]
 
 
 @dataclass(eq=False, slots=True)
@@ -35,14 +42,16 @@ class ModelWatch:
     Args:
       model: The model; its settings say what is wanted, and may change between two looks.
       loader: Loads and unloads.
+      reads: The threads that read base paths.
       settings: The server's settings.
     """
 
-    def __init__(self, model: Model, loader: VersionLoader, settings: Settings) -> None:
+    def __init__(self, model: Model, loader: VersionLoader, reads: LoadThreads, settings: Settings) -> None:
         self._model = model
         self._loader = loader
         self._settings = settings
         self._listing = _listing(model)
+        self._read: FileRead[_Seen] = FileRead(reads, late=self.look)
         self._looking = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._loads: dict[int, _Load] = {}
@@ -52,6 +61,9 @@ class ModelWatch:
 
     def look(self) -> None:
         """Starts a look, unless one waits that has not begun."""
+        if self._listing.base_path != self._model.settings.base_path:
+            self._listing = _listing(self._model)
+            self._read.cancel()  # Of another base path, which may never answer.
         if self._next is None:
             self._next = self._start(self._look())
 
@@ -62,6 +74,7 @@ class ModelWatch:
 
     def end(self) -> None:
         """Ends looks and loads; what is served stays."""
+        self._read.cancel()
         for number in list(self._loads):
             self._abandon(number)
         for task in self._tasks:
@@ -88,12 +101,11 @@ class ModelWatch:
 
     async def _reconcile(self) -> None:
         model = self._model
-        if self._listing.base_path != model.settings.base_path:
-            self._listing = _listing(model)
         refused = [number for number, version in model.versions.items() if version.refused is not None]
         served = [*model.available, *self._loads]
         try:
-            versions, files = await asyncio.to_thread(_read, self._listing, served, refused)
+            read = functools.partial(_read, self._listing, served, refused)
+            versions, files = await self._read.result(read, str(model.settings.base_path))
             problem = "" if versions else version_folders.empty(model.name, model.settings.base_path)
         except FileNotFoundError as error:
             problem = version_folders.missing(model.name, model.settings.base_path)
@@ -183,9 +195,7 @@ def _listing(model: Model) -> Listing:
     return Listing(model.settings.base_path, version_folders.versions_on_disk)
 
 
-def _read(
-    listing: Listing, served: Iterable[int], refused: Iterable[int]
-) -> tuple[dict[int, Folder], dict[int, object]]:
+def _read(listing: Listing, served: Iterable[int], refused: Iterable[int]) -> _Seen:
     """What lies in a base path, and what the files of those versions look like that did not load."""
     versions = listing.versions(served)
     files = {

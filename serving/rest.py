@@ -22,7 +22,7 @@ from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
 from serving.paths import Target
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.notes import Answered
 from serving.signature import Signature, size_of
 from serving.versions import Registry, Version
 
@@ -97,11 +97,16 @@ class RestApi:
         await send({"type": "http.response.body", "body": answer})
 
     async def _call(self, target: Target, body: bytes, scope: dict[str, Any]) -> bytes:
-        started, name, status = time.perf_counter(), target.name, Code.UNKNOWN.name
+        started, name, status = time.perf_counter(), self._known(target.name), Code.UNKNOWN.name
         calls: list[Answered] = []
+        method, noted = target.verb.capitalize(), False
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._answer(target, body, calls)
+                if self._log.durable:
+                    seconds, noted = time.perf_counter() - started, True
+                    noting = (name, target.label, method, Code.OK.name, seconds)
+                    await self._log.keep(*noting, protocol="REST", carrier=scope, calls=calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -115,17 +120,21 @@ class RestApi:
             status = Code.DEADLINE_EXCEEDED.name
             raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._timeout_s:g} s") from error
         finally:
-            name = name if name in self._registry.models else ""  # Names that people make up are no label values.
             metrics.REQUESTS.add(name, status)
-            seconds, method = time.perf_counter() - started, target.verb.capitalize()
+            seconds = time.perf_counter() - started
             metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method, "REST")
-            self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
+            if not noted:
+                self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
+
+    def _known(self, name: str) -> str:
+        """A model's name; names that people make up are neither label values nor models with turns of their own."""
+        return name if name in self._registry.models else ""
 
     async def _answer(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
-        size, runner, verb = len(body), self._runner, target.verb
+        size, runner, verb, model = len(body), self._runner, target.verb, self._known(target.name)
         if size >= APART_BYTES and verb == "predict":
             return await self._answer_large(target, body, calls)
-        request = await runner.convert(size, tensors_json.parse, body)
+        request = await runner.convert(model, size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
         if type(signature_name) is not str:
             raise invalid("'signature_name' key must be a string value.")
@@ -133,14 +142,14 @@ class RestApi:
         with version as loaded:
             signature = loaded.signature(signature_name)
             if verb != "predict":
-                arrays = await runner.convert(size, examples.arrays_from_json, request, signature, verb)
+                arrays = await runner.convert(model, size, examples.arrays_from_json, request, signature, verb)
                 return await self._answer_examples(verb, version, signature, arrays, calls)
-            arrays, rows = await runner.convert(size, tensors_json.decode, request, signature)
+            arrays, rows = await runner.convert(model, size, tensors_json.decode, request, signature)
             return await self._predict(version, signature, arrays, rows, calls)
 
     async def _answer_large(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
         with contextlib.ExitStack() as held:
-            async with self._large.parsed(body) as document:
+            async with self._large.parsed(self._known(target.name), body) as document:
                 version = self._registry.resolve(*target.chosen)
                 signature = held.enter_context(version).signature(document.signature_name)
                 arrays, rows = await document.decode(signature)
@@ -151,7 +160,9 @@ class RestApi:
     ) -> bytes:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        return await self._runner.convert(size_of(outputs), tensors_json.encode, outputs, signature, rows)
+        return await self._runner.convert(
+            version.model, size_of(outputs), tensors_json.encode, outputs, signature, rows
+        )
 
     async def _answer_examples(
         self, verb: str, version: Version, signature: Signature, arrays: list[np.ndarray], calls: list[Answered]
@@ -159,7 +170,9 @@ class RestApi:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
         count = len(arrays[0])
-        return await self._runner.convert(size_of(outputs), _examples_answer, outputs, signature, verb, count)
+        return await self._runner.convert(
+            version.model, size_of(outputs), _examples_answer, outputs, signature, verb, count
+        )
 
     def _look(self, verb: str, path: str) -> bytes:
         if not path.startswith("/v1") or path == self._metrics_path:
@@ -177,8 +190,8 @@ class RestApi:
 
 
 def _examples_answer(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> bytes:
-    told = examples.result(outputs, signature, verb, count)
-    return json.dumps(examples.result_as_json(told), ensure_ascii=False).encode()
+    result = examples.result(outputs, signature, verb, count)
+    return json.dumps(examples.result_as_json(result), ensure_ascii=False).encode()
 
 
 def _printable(text: str) -> str:

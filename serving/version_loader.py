@@ -27,8 +27,8 @@ class VersionLoader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loading = LoadThreads(settings.num_load_threads)
-        self._unloading = LoadThreads(settings.num_unload_threads)
+        self._loading = LoadThreads(settings.num_load_threads, "load")
+        self._unloading = LoadThreads(settings.num_unload_threads, "unload")
         self._going: set[asyncio.Task[None]] = set()
 
     async def load(self, version: Version, path: Path, base_path: Path) -> LoadedModel:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_help_tells_every_target_and_is_the_default() -> None:
         "soak",
         "lock",
     } <= targets
+
+
+def test_new_passes_on_what_is_said_at_the_command_line_alone() -> None:
+    command = ["make", "--no-print-directory", "-n", "new", "NAME=bike", "DATA=postgresql://me@host/db?a=1&b=2"]
+    environment = {**os.environ, "LABEL": "of the shell"}
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    words = shlex.split(told.splitlines()[-1])
+    assert words[words.index("commands.new") + 1 :] == command[4:]
 
 
 def test_ci_runs_lint_and_tests() -> None:

@@ -22,7 +22,7 @@ PATH = "/router/status"
 FORMAT = 2
 """Of what the router counts. Sums by request came with 2; what an older router counted decides nothing."""
 BINS = 20
-"""Of the histogram of answers, from 0 to 1."""
+"""Of the histogram of answers, from 0 to 1 in units of the release's range."""
 KINDS = BINS + 3
 """Kinds of numbers in an answer: none, below 0, one for each bin, above 1."""
 FINEST_MS, GROWTH = 0.01, 1.04
@@ -213,6 +213,8 @@ class Counts:
       stable: The arm of the version that is served.
       candidate: The arm of the version that is tried.
       pairs: In shadow mode, how both versions' answers to one request compare.
+      low: Numbers of answers are counted in units of the range from `low` to `high`.
+      high: See `low`.
     """
 
     id: str
@@ -221,6 +223,8 @@ class Counts:
     stable: Arm = Arm()
     candidate: Arm = Arm()
     pairs: Pairs = Pairs()
+    low: float = 0.0
+    high: float = 1.0
 
     @classmethod
     def of(cls, status: Mapping[str, Any], model: str) -> Counts | None:
@@ -247,6 +251,8 @@ class Counts:
             arms.get("stable", Arm()),
             arms.get("candidate", Arm()),
             Pairs.of(payload.get("pairs") or {}),
+            float(payload.get("low", 0.0)),
+            float(payload.get("high", 1.0)),
         )
 
 

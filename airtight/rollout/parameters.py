@@ -99,7 +99,8 @@ RELEASING = (
         "mean_limit",
         "float",
         Margins.mean,
-        "The mean answers of both versions may lie so far apart, by request.",
+        "The mean answers of both versions may lie so far apart, by request: probabilities, or numbers in units of the "
+        "range that evaluate measured.",
         minimum=0.0001,
         maximum=1,
     ),

@@ -44,7 +44,7 @@ class Margins:
       slow: Share of slow requests.
       slow_ratio: A request is slow when it takes longer than so many times the stable version's p95,
       slow_floor_ms: and longer than so many milliseconds.
-      mean: The mean answer may lie so far away.
+      mean: The mean answer may lie so far away, in units of the release's range of answers, as all numbers here are.
       distribution: So may the share of answers up to any value.
       difference: In shadow mode, the mean difference of both answers to one request may be so large.
       answers: `same` or `any`.

@@ -7,6 +7,7 @@ status which releases it follows. It holds one release at most for each model.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -43,9 +44,12 @@ class Release:
         no such time.
       margins: By how much the candidate may be worse (`airtight.rollout.rules.Margins`); the router tells by them how
         the release stands. Empty are the defaults.
+      low: Answers are compared in units of the range from `low` to `high`, in which nearly all of them lie: 0 to 1 for
+        probabilities, and for other numbers what evaluate has measured.
+      high: See `low`.
 
     Raises:
-      TerminalError: A mode, share or time that is none.
+      TerminalError: A mode, share, time or range that is none.
     """
 
     model: str
@@ -57,8 +61,17 @@ class Release:
     since: str = ""
     until: str = ""
     margins: Mapping[str, Any] = field(default_factory=dict)
+    low: float = 0.0
+    high: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise TerminalError(
+                f"The release of version {self.candidate} of {self.model} cannot be.",
+                expected="a range of answers from low to high",
+                received=f"{self.low!r} to {self.high!r}",
+                remedy="Correct the release's range.",
+            )
         if self.mode not in MODES or not 0 <= self.share <= 1:
             raise TerminalError(
                 f"The release of version {self.candidate} of {self.model} cannot be.",
@@ -86,9 +99,9 @@ def read(root: Path) -> dict[str, Release]:
     """
     path = root / FILE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        payload = json.loads(path.read_text(encoding="utf-8"))
         names = {field.name for field in fields(Release)}
-        return {model: Release(model=model, **_known(entry, names)) for model, entry in told.items()}
+        return {model: Release(model=model, **_known(entry, names)) for model, entry in payload.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
@@ -102,13 +115,13 @@ def read(root: Path) -> dict[str, Release]:
 
 def write(root: Path, releases: Mapping[str, Release]) -> None:
     """Replaces the file; the caller sees to it that nobody else does at the same time."""
-    told = {model: {k: v for k, v in asdict(each).items() if k != "model"} for model, each in sorted(releases.items())}
-    write_text(root / FILE, json.dumps(told, indent=1) + "\n")
+    payload = {name: {k: v for k, v in asdict(one).items() if k != "model"} for name, one in sorted(releases.items())}
+    write_text(root / FILE, json.dumps(payload, indent=1) + "\n")
 
 
-def _is_instant(said: object) -> bool:
+def _is_instant(text: object) -> bool:
     try:
-        return isinstance(said, str) and datetime.fromisoformat(said).tzinfo is not None
+        return isinstance(text, str) and datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -61,7 +63,7 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
     _check_names(made, schema, function)
     types = {field.name: field.dataType for field in made.schema.fields}
     columns: dict[str, Column] = {}
-    wrong: list[Column] = []
+    flaws: dict[str, Column] = {}
     for feature in schema.features:
         kind = kind_of(feature)
         if not kind.takes(types[feature.name]):
@@ -74,7 +76,7 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
         value, missing = kind.spark_cast(F.col(feature.name)), kind.spark_missing(feature)
         flaw = kind.spark_wrong(feature, F.col(feature.name), value)
         if flaw is not None:
-            wrong.append(F.when(flaw, F.lit(feature.name)))
+            flaws[feature.name] = flaw
             value = F.when(~flaw, value)
         columns[feature.name] = F.coalesce(value, missing)
     if labelled:
@@ -83,13 +85,16 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
         if schema.weight:
             weight = F.col(schema.weight).cast("float")
             right = (weight >= 0) & (weight < float("inf"))
-            wrong.append(F.when(~F.coalesce(right, F.lit(False)), F.lit(schema.weight)))
+            flaws[schema.weight] = ~F.coalesce(right, F.lit(False))
             columns.setdefault(schema.weight, weight)
     if schema.time:
         columns |= {name: F.col(name).cast("timestamp") for name in (schema.time, LABEL_KNOWN_AT)}
     columns |= {key: F.coalesce(F.col(key).cast("string"), F.lit("")) for key in schema.keys if key not in columns}
-    names = F.array_compact(F.array(*wrong)) if wrong else F.array()
-    columns[WRONG] = names.cast("array<string>")
+    nothing = F.array().cast("array<string>")
+    names = [F.when(flaw, F.lit(name)) for name, flaw in flaws.items()]
+    # Asked first whether there is any: rows without are nearly all.
+    any_flaw = functools.reduce(operator.or_, flaws.values(), F.lit(False))
+    columns[WRONG] = F.when(any_flaw, F.array_compact(F.array(*names))).otherwise(nothing) if names else nothing
     return made.select(*(column.alias(name) for name, column in columns.items()))
 
 

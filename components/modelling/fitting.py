@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from airtight.errors import TerminalError
-from airtight.files import new_file
 from airtight.parameters import check_choice
 from components.modelling import input_pipeline
+from components.modelling.fit_state import KeepState, Progress, restore
 from components.modelling.head import Head
 from components.modelling.row_store import RowStore
 
@@ -49,23 +48,6 @@ class FitSettings:
     ema_momentum: float = 0.99
     patience: int = 2
     seed: int = 0
-
-
-@dataclass
-class Progress:
-    """What is known after some epochs; all that a resumed fit needs beside the network's and optimizer's variables.
-
-    Args:
-      epochs: One record for each epoch done: losses, other measures, seconds.
-      best_epoch: Epoch whose validation loss is least, counted from 1; 0 before the first.
-      best_loss: That loss, infinite before the first epoch.
-      best_weights: The network's averaged weights after that epoch.
-    """
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    best_weights: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -160,13 +142,13 @@ def fit(
         network.compile(optimizer=_optimizer(settings, steps), loss=HeadLoss(head), jit_compile=False)
         network.optimizer.build(network.trainable_variables)
     progress = Progress()
-    first = _restore(checkpoint, network, progress) if checkpoint else 0
+    first = restore(checkpoint, network, progress) if checkpoint else 0
     last = stop_after or settings.epochs
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     judge = _Judge(progress, validation, head, settings.patience, last)
     # Order matters: the averaged weights are in when an epoch is judged, and out again when the state is kept.
     callbacks: list[keras.callbacks.Callback] = [swap, judge]
-    callbacks += [_Keep(checkpoint, progress)] if checkpoint else []
+    callbacks += [KeepState(checkpoint, progress)] if checkpoint else []
     callbacks += [keras.callbacks.TensorBoard(str(tensorboard), write_graph=False)] if tensorboard else []
     if not judge.done(first):
         make = partial(input_pipeline.batches, train, windows, settings.seed, first, last)
@@ -268,43 +250,6 @@ class _Judge(keras.callbacks.Callback):
                 received=f"{value} in epoch {epoch + 1}",
                 remedy="Lower the learning rate, and look at the examples for extreme values.",
             )
-
-
-class _Keep(keras.callbacks.Callback):
-    """Keeps the whole state before each epoch, so that a retry goes on from there."""
-
-    def __init__(self, path: Path, progress: Progress) -> None:
-        super().__init__()
-        self.path, self.progress = path, progress
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not epoch:
-            return
-        state: dict[str, Any] = {f"variable_{i}": np.array(v) for i, v in enumerate(_variables(self.model))}
-        state |= {f"best_{i}": w for i, w in enumerate(self.progress.best_weights)}
-        record = {name: getattr(self.progress, name) for name in ("epochs", "best_epoch", "best_loss")}
-        with new_file(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, record=np.array(json.dumps(record)), **state)
-
-
-def _restore(path: Path, network: keras.Model, progress: Progress) -> int:
-    """Puts a kept state back; answers the epoch to go on with, counted from 0."""
-    if not path.exists():
-        return 0
-    with np.load(path, allow_pickle=False) as state:
-        record = json.loads(str(state["record"]))
-        for i, variable in enumerate(_variables(network)):
-            variable.assign(state[f"variable_{i}"])
-        progress.best_weights = [state[f"best_{i}"] for i in range(len(network.get_weights()))]
-    for name, value in record.items():
-        setattr(progress, name, value)
-    log.info("Going on after epoch %d, from %s.", len(progress.epochs), path)
-    return len(progress.epochs)
-
-
-def _variables(network: keras.Model) -> list[Any]:
-    """All state of a fit in a fixed order: weights, states of the seed generators, the optimizer's variables."""
-    return [*network.variables, *network.optimizer.variables]
 
 
 def _optimizer(settings: FitSettings, steps: int) -> keras.optimizers.Optimizer:

@@ -29,8 +29,8 @@ class Binary(Head):
     def loss(self, target: Any, logits: Any) -> Any:
         """Binary cross-entropy."""
         logits = logits[..., 0]
-        each = tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(target, tf.shape(logits)), logits)
-        return tf.reduce_mean(each, axis=-1)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(target, tf.shape(logits)), logits)
+        return tf.reduce_mean(losses, axis=-1)
 
     def predictions(self, logits: Any) -> Any:
         """Probabilities, [batch]."""

@@ -14,7 +14,7 @@ from airtight.files import digest_of_tree
 from airtight.served_history import Takeover
 from airtight.verdict import FILE_NAME, Verdict
 from components.modelling import judged, version_number
-from components.modelling.metric_names import metrics_of
+from components.modelling.metric_names import ANSWERS, metrics_of
 from components.modelling.served import versions_in
 
 _NAMES_WHAT_WAS_PUSHED = "model_digest"
@@ -34,6 +34,7 @@ class Registered:
       digest: Of what was pushed; empty where no push is known.
       verdict: What evaluate said of it, or None.
       metric: Title and value of its foremost metric on its interval; None where it is not known.
+      answers: The range in which nearly all of its answers lie on its interval; None where it is not known.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Registered:
     digest: str = ""
     verdict: Verdict | None = None
     metric: tuple[str, float] | None = None
+    answers: tuple[float, float] | None = None
 
     def fault(self) -> str:
         """Why it should not be served; empty when nothing is known against it."""
@@ -80,8 +82,10 @@ def registered(
             continue
         interval, digest = _interval(push), push.get_string_custom_property(_NAMES_WHAT_WAS_PUSHED)
         evaluation = evaluated.get((digest, interval))
-        folder, verdict, metric = base_path / str(number), _verdict(evaluation), _metric(evaluation)
-        versions[number] = Registered(number, folder, interval, digest, verdict, metric)
+        folder, verdict = base_path / str(number), _verdict(evaluation)
+        versions[number] = Registered(
+            number, folder, interval, digest, verdict, _metric(evaluation), _answers(evaluation)
+        )
     return versions
 
 
@@ -188,6 +192,13 @@ def _metric(evaluation: artifact.Artifact | None) -> tuple[str, float] | None:
     properties = {name: evaluation.get_custom_property(name) for name in names}
     foremost = next(iter(metrics_of(properties).items()), None)
     return (foremost[1], float(properties[foremost[0]])) if foremost else None
+
+
+def _answers(evaluation: artifact.Artifact | None) -> tuple[float, float] | None:
+    if evaluation is None or not all(map(evaluation.has_custom_property, ANSWERS)):
+        return None
+    low, high = (float(evaluation.get_float_custom_property(name)) for name in ANSWERS)
+    return low, high
 
 
 def _verdict(evaluation: artifact.Artifact | None) -> Verdict | None:

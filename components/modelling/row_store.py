@@ -7,7 +7,6 @@ plain bytes, one file for each array and block of rows, so that blocks can be re
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -155,8 +154,3 @@ class RowReader:
         first, last = start // size, max(start, stop - 1) // size
         parts = [self._block(block) for block in range(first, last + 1)]
         return np.concatenate(parts)[start - first * size : stop - first * size]
-
-
-def free_bytes() -> int:
-    """Free bytes where stores are kept; `TMPDIR` names another place."""
-    return shutil.disk_usage(tempfile.gettempdir()).free

@@ -128,11 +128,11 @@ def build(
     }
     member, chosen = None, {}
     if settings.trees is not None and any(schema.of_kind(kind) for kind in ("number", "category", "vector")):
-        seen = _seen_by_trees(schema, inputs, words)
+        tree_inputs = _tree_inputs(schema, inputs, words)
         known = None if reference is None else keras.Model(inputs, reference)
-        boosters = _boosters(seen, known, head, fitted, validation, tuned, seed, settings.trees)
+        boosters = _boosters(tree_inputs, known, head, fitted, validation, tuned, seed, settings.trees)
         chosen = {name: booster.current_iteration() for name, booster in boosters.items()}
-        numbers, codes = seen.output
+        numbers, codes = tree_inputs.output
         logits = booster_to_layer(list(boosters.values()), numbers.shape[1])(numbers, codes)
         member = keras.Model(inputs, logits if reference is None else logits + ops.expand_dims(reference, -1))
     if settings.network is None:
@@ -218,7 +218,7 @@ def _network(
     return keras.Model(inputs, layers.Add()(logits) if len(logits) > 1 else logits[0])
 
 
-def _seen_by_trees(schema: ExampleSchema, inputs: Mapping[str, Any], words: Mapping[str, Sequence[str]]) -> keras.Model:
+def _tree_inputs(schema: ExampleSchema, inputs: Mapping[str, Any], words: Mapping[str, Sequence[str]]) -> keras.Model:
     """From raw features to numbers [batch, numbers], those of vectors among them, and codes [batch, categories]."""
     columns = [ops.expand_dims(inputs[name], -1) for name in schema.of_kind("number")]
     columns += [inputs[name] for name in schema.of_kind("vector")]
@@ -249,7 +249,7 @@ class _NoColumns(layers.Layer):
 
 
 def _boosters(
-    seen: keras.Model,
+    tree_inputs: keras.Model,
     reference: keras.Model | None,
     head: Head,
     fitted: LabelledExamples,
@@ -263,12 +263,12 @@ def _boosters(
 
     def table_of(raw: Any) -> Any:
         known = tf.zeros([1, 1]) if reference is None else reference(raw, training=False)
-        return *seen(raw, training=False), known[:, 0]
+        return *tree_inputs(raw, training=False), known[:, 0]
 
     traced = tf.function(table_of, input_signature=[specs])
     stores = [_stored(traced, head, rows, settings.rows) if rows else None for rows in (fitted, validation)]
     assert stores[0] is not None
-    numbers, features = seen.output[0].shape[1], sum(tensor.shape[1] for tensor in seen.output)
+    numbers, features = tree_inputs.output[0].shape[1], sum(tensor.shape[1] for tensor in tree_inputs.output)
     names = [f"trees_{place}" for place in range(len(head.objectives))] if len(head.objectives) > 1 else ["trees"]
     return {
         name: train_booster(

@@ -22,6 +22,7 @@ from airtight.files import digest_of_file
 from airtight.home import Home
 from airtight.import_string import load
 from components.modelling import fitting, preprocessing, saved_model
+from components.modelling.fit_state import Progress
 from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.model_spec import ModelSpec
@@ -65,7 +66,7 @@ class Fit:
     spec: ModelSpec
     head: Head
     network: keras.Model | None
-    progress: fitting.Progress
+    progress: Progress
     validation: fitting.Validation | None
 
 
@@ -171,7 +172,7 @@ class Training:
         spec = self.make_model(self.schema, fitted, validation, tuned, self.settings.seed)
         judges = preprocessing.validation(spec, head, validation) if validation else None
         if spec.build_network is None:
-            return Fit(spec, head, None, fitting.Progress(), judges)
+            return Fit(spec, head, None, Progress(), judges)
         checkpoint = self._checkpoint(phase, fitted, validation, stop_after, tuned)
         rows = preprocessing.preprocessed(spec, head, fitted)
         progress = fitting.fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 
 from airtight.rollout.arm_metrics import BINS, Arm, Counts
@@ -54,8 +55,8 @@ Requests needed are those to both versions until the rule holds, if the candidat
 <table><thead><tr><th>version</th><th class="n">requests</th><th class="n">failed</th><th class="n">refused</th>
 <th class="n">unserved</th><th class="n">answers by status</th><th class="n">numbers</th>
 <th class="n">mean number</th></tr></thead><tbody>
-{_counted("stable", arms[0])}
-{_counted("candidate", arms[1])}
+{_counted("stable", arms[0], counts)}
+{_counted("candidate", arms[1], counts)}
 </tbody></table>
 {_pairs(counts)}
 <h2>Latency, milliseconds</h2>
@@ -63,8 +64,9 @@ Requests needed are those to both versions until the rule holds, if the candidat
 {"".join(_latency(name, arms) for name in _LATENCIES)}
 </tbody></table>
 <h2>Answers</h2>
-{_histograms(arms)}
-<p class="dim">Share of each version's answers by their numbers, in bins of {1 / BINS:g}; an answer counts 1, however
+{_histograms(counts)}
+<p class="dim">Share of each version's answers by their numbers, in bins of {(counts.high - counts.low) / BINS:.4g};
+{_units(counts)}an answer counts 1, however
 many rows it has. A request failed when its answer was 5xx or none; refused is 4xx; unserved is one that found no
 server with the version, and was answered by what is served. Bars tell their bin when pointed at.</p>
 </body></html>
@@ -80,20 +82,32 @@ def _rule(rule: Comparison) -> str:
     return f'<tr class="{standing}"><td>{escape(rule.name)}</td>{cells}<td class="mark">{mark}</td></tr>'
 
 
-def _counted(name: str, arm: Arm) -> str:
+def _units(counts: Counts) -> str:
+    if (counts.low, counts.high) == (0, 1):
+        return ""
+    return f"rules compare numbers in units of the range from {counts.low:.4g} to {counts.high:.4g}; "
+
+
+def _number(counts: Counts, place: float | None) -> float | None:
+    """A number of the model's own by its place in the range."""
+    return None if place is None else counts.low + place * (counts.high - counts.low)
+
+
+def _counted(name: str, arm: Arm, counts: Counts) -> str:
     codes = ", ".join(f"{code}: {count}" for code, count in sorted(arm.codes.items()))
-    cells = (arm.requests, arm.failed, arm.refused, arm.unserved, codes or "none", arm.numbers, _figure(arm.mean))
-    return f"<tr><td>{name}</td>" + "".join(f'<td class="n">{escape(str(cell))}</td>' for cell in cells) + "</tr>"
+    cells = (arm.requests, arm.failed, arm.refused, arm.unserved, codes or "none", arm.numbers)
+    texts = (*map(str, cells), _figure(_number(counts, arm.mean)))
+    return f"<tr><td>{name}</td>" + "".join(f'<td class="n">{escape(text)}</td>' for text in texts) + "</tr>"
 
 
 def _pairs(counts: Counts) -> str:
     pairs = counts.pairs
     if counts.mode != SHADOW:
         return ""
+    largest = None if pairs.largest_difference is None else pairs.largest_difference * (counts.high - counts.low)
     return (
         f"<p>{pairs.differing} of {pairs.count} requests that both answered were answered otherwise, by at most "
-        f"{_figure(pairs.largest_difference)}; {pairs.dropped} were not asked of the candidate, because too many were "
-        "under way.</p>"
+        f"{_figure(largest)}; {pairs.dropped} were not asked of the candidate, because too many were under way.</p>"
     )
 
 
@@ -112,15 +126,17 @@ def _latency(name: str, arms: tuple[Arm, Arm]) -> str:
     return f'<tr><td>{name}</td><td><svg {box} role="img" aria-label="{name}">{"".join(bars)}</svg></td></tr>'
 
 
-def _histograms(arms: tuple[Arm, Arm]) -> str:
+def _histograms(counts: Counts) -> str:
     """Two bars for each bin, side by side."""
+    arms = (counts.stable, counts.candidate)
     if not any(arm.numbers for arm in arms):
         return "<p>No answer held a number.</p>"
     width, height = _PLOT
     both = [_shares(arm) for arm in arms]
     highest = max(map(max, both)) or 1.0
-    names = [f"{place / BINS:.2f} to {(place + 1) / BINS:.2f}" for place in range(BINS)]
-    names += ["above 1", "below 0", "no finite number"]
+    edges = [counts.low + place / BINS * (counts.high - counts.low) for place in range(BINS + 1)]
+    names = [f"{edge:.3g} to {following:.3g}" for edge, following in itertools.pairwise(edges)]
+    names += [f"above {counts.high:.3g}", f"below {counts.low:.3g}", "no finite number"]
     step = width / len(names)
     drawn = []
     for place, name in enumerate(names):
@@ -132,7 +148,7 @@ def _histograms(arms: tuple[Arm, Arm]) -> str:
                 f'height="{tall:.1f}" fill="var({colour})">{title}</rect>'
             )
     for place in range(0, BINS + 1, 4):
-        drawn.append(f'<text x="{place * step:.1f}" y="{height + 15}">{place / BINS:.1f}</text>')
+        drawn.append(f'<text x="{place * step:.1f}" y="{height + 15}">{edges[place]:.3g}</text>')
     drawn.append(f'<text x="{BINS * step:.1f}" y="{height + 15}" dx="6">others</text>')
     drawn.append(f'<text x="0" y="11">{highest:.0%}</text>')
     box = f'viewBox="0 0 {width} {height + 20}" width="100%"'

@@ -183,12 +183,14 @@ def comparison(runs: Mapping[str, Sequence[Month]]) -> str:
     for figure in (*_titles(month for months in runs.values() for month in months), _SECONDS):
         form = ",.0f" if figure == _SECONDS else ".4f"
         head += "".join(f"<th class=n>{figure}<br>{escape(name)}</th>" for name in runs)
-        told = {name: [_figure(months[name], figure) if name in months else None for months in of] for name in names}
-        whole = [values for values in told.values() if None not in values]
+        by_interval = {
+            name: [_figure(months[name], figure) if name in months else None for months in of] for name in names
+        }
+        whole = [values for values in by_interval.values() if None not in values]
         columns = list(zip(*whole, strict=True)) or [()] * len(of)
-        told["mean"] = [sum(column) / len(column) if column else None for column in columns]
-        told["sum"] = [sum(column) if column and figure == _SECONDS else None for column in columns]
-        for name, values in told.items():
+        by_interval["mean"] = [sum(column) / len(column) if column else None for column in columns]
+        by_interval["sum"] = [sum(column) if column and figure == _SECONDS else None for column in columns]
+        for name, values in by_interval.items():
             rows[name] += "".join(_number(value, form) for value in values)
     lines = "".join(f"<tr><td>{escape(name)}</td>{cells}</tr>" for name, cells in rows.items())
     return f"""<h2>Side by side</h2><div class="scroll"><table><tr>{head}</tr>{lines}</table></div>

@@ -12,7 +12,7 @@ from airtight.interval import time_zone
 from airtight.parameters import check_choice
 
 TASKS = ("binary", "multiclass", "regression")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _PARTS = ("_promote", "_release", "_batch_predict")
 
 
@@ -60,7 +60,7 @@ class Options:
         if not _NAME.fullmatch(self.name) or ends or taken:
             raise TerminalError(
                 "The pipeline needs another name." if self.name else "The pipeline needs a name.",
-                expected="up to 40 small letters, digits and _, a letter first, no word or module of Python's, none "
+                expected="up to 30 small letters, digits and _, a letter first, no word or module of Python's, none "
                 f"that ends with {', '.join(_PARTS)}",
                 received=repr(self.name),
                 remedy="Name it: NAME=bike, say.",

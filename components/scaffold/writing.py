@@ -59,8 +59,9 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
             remedy="Give another name, or replace it: FORCE=1.",
         )
     texts = render(proposal)
-    lines = sum(text.count("\n") for path, text in texts.items() if path != "dag.py")
-    if lines > MOST_LINES:
+    if _lines(texts) > MOST_LINES:
+        texts = render(proposal, bounds=False)
+    if (lines := _lines(texts)) > MOST_LINES:
         raise TerminalError(
             f"The folder would have {lines} lines.",
             expected=f"at most {MOST_LINES}",
@@ -86,8 +87,17 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
     return [*sorted(folder.rglob("*.py")), dag]
 
 
-def render(proposal: Proposal) -> dict[str, str]:
-    """The text of each file, by its path in the folder; the DAG's is `dag.py`."""
+def _lines(texts: dict[str, str]) -> int:
+    return sum(text.count("\n") for path, text in texts.items() if path != "dag.py")
+
+
+def render(proposal: Proposal, *, bounds: bool = True) -> dict[str, str]:
+    """The text of each file, by its path in the folder; the DAG's is `dag.py`.
+
+    Args:
+      proposal: What to write.
+      bounds: Whether each number of a table of many columns is expected within its bounds.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         trim_blocks=True,
@@ -97,12 +107,12 @@ def render(proposal: Proposal) -> dict[str, str]:
         autoescape=False,
     )
     environment.filters |= {"quoted": quoted, "literal": literal}
-    values = _values(proposal)
+    values = _values(proposal, bounds=bounds)
     rendered = {path: environment.get_template(f"{path}.jinja").render(values) for path in (*_FILES, "dag.py")}
     return {path: _formatted(text, path) for path, text in rendered.items()}
 
 
-def _values(proposal: Proposal) -> dict[str, Any]:
+def _values(proposal: Proposal, *, bounds: bool) -> dict[str, Any]:
     options, schedule = proposal.options, proposal.schedule
     compact = len(proposal.features) > _MOST_DESCRIBED
     bounded = [f for f in proposal.features if compact and f.kind == "number" and f.bounds]
@@ -137,7 +147,8 @@ def _values(proposal: Proposal) -> dict[str, Any]:
         "keys": proposal.keys,
         "slices": proposal.slices,
         "features": described,
-        "ranges": _wrapped(f"{quoted(f.name)}: {_bounds(f)}," for f in bounded),
+        "ranges": _wrapped(f"{quoted(f.name)}: {_bounds(f)}," for f in bounded if bounds),
+        "numbers": _wrapped(f"{quoted(f.name)}," for f in bounded if not bounds),
         "categories": _wrapped(f"{quoted(f.name)}," for f in categories),
         "expectations": list(_expectations(proposal, described, bool(long_classes))),
     }

@@ -232,6 +232,11 @@ class Regression(Task):
         """See `Task`: the predicted value, of quantiles the one nearest to the median."""
         return self._of(predictions)
 
+    def answers_range(self, predictions: np.ndarray) -> tuple[float, float]:
+        """See `Task`: 98 of 100 values lie in it."""
+        low, high = np.quantile(self.score(predictions), (0.01, 0.99)).tolist()
+        return (low, high) if low < high else (low - 0.5, high + 0.5)
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `Task`."""

@@ -214,6 +214,10 @@ class Task(ABC):
     def score(self, predictions: np.ndarray) -> np.ndarray:
         """One value a row, float64 [rows], by whose distribution drift and releases compare predictions."""
 
+    def answers_range(self, predictions: np.ndarray) -> tuple[float, float]:
+        """The range in which nearly all scores lie; a release compares them in its units."""
+        return 0.0, 1.0
+
     # --- The model -----------------------------------------------------------------------------------------------
 
     @property

@@ -41,8 +41,8 @@ def TfxDag(
     """Gives an Airflow DAG for a TFX pipeline.
 
     Args:
-      pipeline: A folder of `pipelines/`, `package.module:function` that returns a TFX pipeline, or the absolute path of
-        an IR file. A module may lie in the DAG folder, too.
+      pipeline: Id of a pipeline of `pipelines/`, `package.module:function` that returns a TFX pipeline, or the absolute
+        path of an IR file. A module may lie in the DAG folder, too.
       arguments: What the function is called with, JSON values.
       dag_id: The DAG's id; the pipeline's own by default.
       params: Further params, or others in place of the pipeline's.

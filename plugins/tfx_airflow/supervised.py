@@ -76,13 +76,15 @@ a number. The predictions lie in the artifact of **batch_predict**, a Parquet fi
 """
 
 
-def supervised_dags(settings: Supervised) -> dict[str, DAG]:
+def supervised_dags(settings: Supervised, *parts: str) -> dict[str, DAG]:
     """Gives the DAGs of a supervised pipeline by their ids.
 
     A task that runs needs its own DAG alone, so the others are not made then.
 
     Args:
       settings: The pipeline's settings.
+      *parts: Only these parts, such as "promote" in a file of its own, which a training pipeline that does not compile
+        leaves alone; all by default.
 
     Raises:
       AirtightError: A pipeline does not compile, or the settings are in no module that Airflow's launcher finds.
@@ -94,9 +96,8 @@ def supervised_dags(settings: Supervised) -> dict[str, DAG]:
         BATCH_PREDICT: _batch_prediction,
     }
     wanted = get_parsing_context().dag_id
-    parts = {settings.id_of(part): part for part in settings.parts}
-    chosen = {wanted: parts[wanted]} if wanted in parts else {} if wanted else parts
-    return {dag_id: makers[part](settings) for dag_id, part in chosen.items()}
+    dags = {settings.id_of(part): makers[part] for part in parts or settings.parts}
+    return {dag_id: make(settings) for dag_id, make in dags.items() if wanted in (None, dag_id)}
 
 
 def _training(settings: Supervised) -> DAG:

@@ -1,5 +1,7 @@
-"""The prediction log: what was asked and what was answered, written beside the requests and never in their way.
+"""The prediction log: what was asked and what was answered.
 
-`settings` (what is logged where) · `log` (requests leave a note, a thread takes the notes) · `rows` (notes to tables) ·
-`personal` (columns that are hashed or left out) · `parquet_sink`, `kafka_sink` (where the tables go).
+In the server: `settings` (what is logged where), `log` (requests leave notes, a thread takes them), `notes`, `writer`
+(what the thread does), `rows` (notes to batches), `personal` (columns that are hashed or left out), `journals` (files
+of batches), `shipper_process`. In a process of its own: `shipper` (journals to Parquet files), `kafka_sender`,
+`journal_rows` (what readers see).
 """

@@ -1,317 +1,240 @@
-"""Notes of answered requests as a table: a row for each example, a column for each feature and answer.
+"""Notes of answered requests as batches of a journal: a row for each example, a column for each feature and answer.
 
-A feature of the shape [batch] is a column of its type. What has more dimensions, or no batch, is JSON; serialized
-tf.Examples are opened, so that their features are told, and hidden, by name. Everything of one feature is converted at
-once, and between two features other threads get their turn.
+A feature of the shape [batch] is a column of its type; what has more dimensions, or no batch, is lists, which become
+JSON when the journal becomes a file. Only columns that are hashed or left out are converted here, because nobody may
+read them on the disk. All of one column is converted at once: what is done for each request has to cost little.
 """
 
 from __future__ import annotations
 
-import base64
+import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import repeat
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import numpy as np
-import orjson
 import pyarrow as pa
-from google.protobuf.message import DecodeError
-from tensorflow.core.example import example_pb2
 
-from airtight.predictions import CALLER, INPUT, OTHER_INPUTS, OTHER_OUTPUTS, OUTPUT, REQUEST
+from airtight.predictions import CALLER, INPUT, OUTPUT, REQUEST
+from serving.prediction_log.journal_rows import JSON, REQUEST_COLUMNS, TEXT, VALUE, as_json, opened
+from serving.prediction_log.notes import LONGEST_ID, NUMBERS, Answered, Note, Row
 from serving.prediction_log.personal import Personal
-from serving.signature import Signature, TensorSpec
+from serving.signature import TensorSpec
 
-LONGEST_ID = 256
-"""Characters of what a caller says of himself that are kept."""
-BINARY = "b64:"
-"""Before the Base64 of bytes that are no text."""
-SIDE_HEADER, CALLER_HEADER, REQUEST_HEADER = "x-airtight-side", "x-caller-id", "x-request-id"
-_META: dict[str, pa.DataType] = {
-    "time": pa.timestamp("us", tz="UTC"),
-    "model": pa.string(),
-    "version": pa.int64(),
-    "label": pa.string(),
-    "side": pa.string(),
-    "signature": pa.string(),
-    "protocol": pa.string(),
-    "method": pa.string(),
-    "code": pa.string(),
-    "latency_ms": pa.float64(),
-    CALLER: pa.string(),
-    REQUEST: pa.string(),
-    "row": pa.int32(),
-    "rows": pa.int32(),
-    "sampling_rate": pa.float64(),
-}
+MANY_ROWS = 10_000
+"""A table of so many rows takes long enough that other threads get their turn between two columns."""
+_ID_BYTES = 16
+_DAY_S = 86_400
+_EPOCH = date(1970, 1, 1)
 
 
-@dataclass(slots=True)
-class Answered:
-    """One call of a signature.
-
-    Args:
-      version: The version that answered.
-      signature: What was called.
-      inputs: In the order of `signature.inputs`.
-      outputs: In the order of `signature.outputs`.
-    """
-
-    version: int
-    signature: Signature
-    inputs: Sequence[np.ndarray]
-    outputs: Sequence[np.ndarray]
-
-
-@dataclass(slots=True)
-class Note:
-    """What is kept of one request until it is written.
-
-    Args:
-      at: When it was answered, seconds since 1970.
-      model: Its model.
-      label: The label that it asked for, or None.
-      protocol: "REST" or "gRPC".
-      method: "Predict", "Classify", ...
-      code: The name of gRPC's code, "OK" for an answer.
-      seconds: From its arrival to its answer.
-      headers: HTTP headers or gRPC metadata, as they came.
-      calls: What was called; nothing where it was refused before.
-      sampling_rate: With which it was chosen.
-      size: Bytes that the note keeps in memory, about.
-    """
-
-    at: float
-    model: str
-    label: str | None
-    protocol: str
-    method: str
-    code: str
-    seconds: float
-    headers: Sequence[tuple[Any, Any]]
-    calls: Sequence[Answered]
-    sampling_rate: float
-    size: int
-
-
-_Entry: TypeAlias = tuple[Note, dict[str, Any], Answered | None]
-"""A request, what its caller said, and one call of it."""
+_Entry: TypeAlias = tuple[Note, Answered | Row | None]
+"""A request, and one call of it."""
 
 
 @dataclass(slots=True)
 class Group:
-    """Calls whose rows have the same columns, so that they are one table.
+    """Calls whose rows have the same columns, so that they are one batch.
 
     Args:
+      day: Of the answers, in UTC, days since 1970.
       by_row: Whether each example is a row; otherwise each call is one.
       ok: Whether there are answers.
       entries: The calls, with their requests.
+      examples: How many each has.
     """
 
+    day: int
     by_row: bool
     ok: bool
     entries: list[_Entry] = field(default_factory=list)
+    examples: list[int] = field(default_factory=list)
 
-    def table(self, personal: Personal) -> pa.Table:
+    @property
+    def date(self) -> str:
+        """The day as YYYY-MM-DD."""
+        return (_EPOCH + timedelta(self.day)).isoformat()
+
+    @property
+    def rows(self) -> int:
+        """How many there are: a request that was refused, or asked for nothing, has one, of no example."""
+        return sum([max(1, count) for count in self.examples])
+
+    def batch(self, personal: Personal) -> pa.RecordBatch:
         """The rows."""
-        return _table(self.entries, self.by_row, self.ok, personal)
+        columns = _request_columns(self, personal)
+        calls: Any = [call for _, call in self.entries]
+        if any(self.examples):
+            signature = calls[0].signature
+            specs = [(INPUT, spec) for spec in signature.inputs]
+            specs += [(OUTPUT, spec) for spec in signature.outputs if self.ok]
+            if type(calls[0]) is Row:
+                values: Any = zip(*[call.values for call in calls], strict=True)
+                convert: Callable[..., tuple[str, pa.Array]] = _typed
+            else:
+                values = zip(*[(*call.inputs, *(call.outputs if self.ok else ())) for call in calls], strict=True)
+                convert = _by_row if self.by_row else _by_call
+            many = len(columns["row"]) >= MANY_ROWS
+            for (prefix, spec), column in zip(specs, values, strict=True):
+                if many:
+                    time.sleep(0)  # The requests' thread takes its turn.
+                if spec.name not in personal.omitted:
+                    name, converted = convert(prefix + spec.name, spec, column, personal)
+                    columns[name] = converted
+        return pa.record_batch(columns)
 
 
-def groups(notes: Sequence[Note], personal: Personal) -> Iterator[Group]:
+def groups(notes: Sequence[Note]) -> Iterator[Group]:
     """The notes of one model, by what their rows look like."""
-    found: dict[tuple[Any, ...], Group] = {}
+    by_columns: dict[tuple[Any, ...], Group] = {}
     for note in notes:
-        said, ok = _said(note, personal), note.code == "OK"
+        ok, day = note.code == "OK", int(note.at // _DAY_S)
         for call in note.calls or (None,):
-            examples = _examples(call, ok)
-            # Calls without examples are apart: their rows have no features, as those of refused requests.
-            key = (call and id(call.signature), examples is None, examples == 0, ok)
-            found.setdefault(key, Group(examples is not None, ok)).entries.append((note, said, call))
-    for group in found.values():
-        time.sleep(0)
-        yield group
+            if type(call) is Row:
+                key: tuple[Any, ...] = (call.signature.serial, day, ok)
+                examples: int | None = 1
+            else:
+                layout, examples = _layout(call, ok)
+                key = (day, *layout)
+            group = by_columns.get(key)
+            if group is None:
+                group = by_columns[key] = Group(day, examples is not None, ok)
+            group.entries.append((note, call))
+            group.examples.append(1 if examples is None else examples)
+    yield from by_columns.values()
 
 
-def _said(note: Note, personal: Personal) -> dict[str, Any]:
-    """What the caller said of himself and of the request, and the router of the side."""
-    headers: dict[str, str] = {}
-    for raw, value in note.headers:
-        name = raw.decode("latin-1") if isinstance(raw, bytes) else raw
-        if name in (SIDE_HEADER, CALLER_HEADER, REQUEST_HEADER):
-            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            headers.setdefault(name, text[:LONGEST_ID])
-    said = {
-        "side": headers.get(SIDE_HEADER) or None,
-        CALLER: headers.get(CALLER_HEADER) or None,
-        # A request without a name gets one, so that its rows belong together and are told from any others.
-        REQUEST: headers.get(REQUEST_HEADER) or uuid4().hex,
+def _layout(call: Any, ok: bool) -> tuple[tuple[Any, ...], int | None]:
+    """What calls of one group have in common, and the size of the batch that all tensors have; None without one."""
+    if call is None:
+        return (), 0
+    arrays = (*call.inputs, *(call.outputs if ok else ()))
+    sizes = {array.shape[0] if array.ndim else None for array in arrays}
+    examples = sizes.pop() if len(sizes) == 1 else None
+    # Calls without examples are apart: their rows have no features, as those of refused requests.
+    return (
+        call.signature.serial,
+        ok,
+        examples is None,
+        examples == 0,
+        tuple([array.ndim for array in arrays]),
+    ), examples
+
+
+def _request_columns(group: Group, personal: Personal) -> dict[str, pa.Array]:
+    entries, examples = group.entries, group.examples
+    notes = [note for note, _ in entries]
+    calls = [call for _, call in entries]
+    headers = [note.headers for note in notes]
+    per_request: dict[str, Sequence[Any]] = {
+        "time": [round(note.at * 1e6) for note in notes],
+        "model": [note.model for note in notes],
+        "version": [call.version if call else None for call in calls],
+        "label": [note.label or None for note in notes],
+        "side": [_id(of.get("side")) if of else None for of in headers],
+        "signature": [call.signature.name if call else None for call in calls],
+        "protocol": [note.protocol for note in notes],
+        "method": [note.method for note in notes],
+        "code": [note.code for note in notes],
+        "latency_ms": [1e3 * note.seconds for note in notes],
+        CALLER: [_id(of.get(CALLER)) if of else None for of in headers],
+        REQUEST: _request_ids(notes),
+        "rows": examples if group.by_row else [1] * len(examples),
+        "sampling_rate": [note.sampling_rate for note in notes],
     }
     for name in (CALLER, REQUEST):
         if name in personal.hashed:
-            (said[name],) = personal.hashes([said[name]])
+            per_request[name] = personal.hashes(per_request[name])
         if name in personal.omitted:
-            said[name] = None
-    return said
-
-
-def _examples(call: Answered | None, ok: bool) -> int | None:
-    """The size of the batch that the call's tensors have in common, so that each example is a row; None without one."""
-    if call is None:
-        return 0
-    sizes = {array.shape[0] if array.ndim else None for array in (*call.inputs, *(call.outputs if ok else ()))}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _table(group: list[_Entry], by_row: bool, ok: bool, personal: Personal) -> pa.Table:
-    examples = [_examples(call, ok) or 0 if by_row else 1 for _, _, call in group]
-    counts = np.maximum(examples, 1)  # A request that was refused, or asked for nothing, has one row, of no example.
-    total = int(counts.sum())
-    of = pa.array(np.repeat(np.arange(len(group)), counts))
-    ends = np.cumsum(counts)
-    row = np.arange(total) - np.repeat(ends - counts, counts)
-    per_request = {
-        "time": [round(note.at * 1e6) for note, _, _ in group],
-        "model": [note.model for note, _, _ in group],
-        "version": [call.version if call else None for _, _, call in group],
-        "label": [note.label or None for note, _, _ in group],
-        "side": [said["side"] for _, said, _ in group],
-        "signature": [call.signature.name if call else None for _, _, call in group],
-        "protocol": [note.protocol for note, _, _ in group],
-        "method": [note.method for note, _, _ in group],
-        "code": [note.code for note, _, _ in group],
-        "latency_ms": [1e3 * note.seconds for note, _, _ in group],
-        CALLER: [said[CALLER] for _, said, _ in group],
-        REQUEST: [said[REQUEST] for _, said, _ in group],
-        "rows": examples,
-        "sampling_rate": [note.sampling_rate for note, _, _ in group],
-    }
+            per_request[name] = list(repeat(None, len(notes)))
+    single = not any([count > 1 for count in examples])
+    if single:
+        row, run_ends = np.zeros(len(examples), np.int32), None
+    else:
+        counts = np.maximum(examples, 1)
+        ends = np.cumsum(counts)
+        row = (np.arange(ends[-1]) - np.repeat(ends - counts, counts)).astype(np.int32)
+        run_ends = pa.array(ends, pa.int32())
     columns: dict[str, pa.Array] = {}
-    for name, kind in _META.items():
-        columns[name] = pa.array(row, kind) if name == "row" else pa.array(per_request[name], kind).take(of)
-    calls = [call for _, _, call in group if call]
-    if any(examples):
-        signature = calls[0].signature
-        inputs = _side([call.inputs for call in calls], signature.inputs, by_row, personal)
-        columns |= _named(inputs, INPUT, OTHER_INPUTS)
-        if ok:
-            outputs = _side([call.outputs for call in calls], signature.outputs, by_row, personal)
-            columns |= _named(outputs, OUTPUT, OTHER_OUTPUTS)
-    return pa.table(columns)
-
-
-@dataclass(slots=True)
-class _Side:
-    """Features, or answers: typed columns, and what goes into each row's JSON."""
-
-    typed: dict[str, pa.Array]
-    other: dict[str, Sequence[Any]]
-
-
-def _side(
-    calls: Sequence[Sequence[np.ndarray]], specs: Sequence[TensorSpec], by_row: bool, personal: Personal
-) -> _Side:
-    side = _Side({}, {})
-    for number, spec in enumerate(specs):
-        time.sleep(0)  # The requests' thread takes its turn between two features.
-        if spec.name in personal.omitted:
-            continue
-        arrays = [call[number] for call in calls]
-        if by_row and all(array.ndim == 1 for array in arrays):
-            values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            examples = _opened(values, personal) if spec.text else None
-            if examples is not None:
-                side.other[spec.name] = examples
-            elif spec.name in personal.hashed:
-                side.typed[spec.name] = pa.array(personal.hashes(values.tolist()), pa.string())
-            elif spec.text:
-                side.typed[spec.name] = pa.array(map(_text, values), pa.string())
-            elif values.dtype.kind in "biuf":
-                side.typed[spec.name] = pa.array(values)
-            else:
-                side.other[spec.name] = values.tolist()
-            continue
-        hidden = _hider(spec.name, personal)
-        told: list[Any] = []
-        for array in arrays:
-            told += [hidden(value) for value in (array if by_row else [array])]
-        side.other[spec.name] = told
-    return side
-
-
-def _hider(name: str, personal: Personal) -> Callable[[Any], Any]:
-    """What makes plain values of an array, hashed where its name says so."""
-
-    def hidden(value: Any) -> Any:
-        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        if name in personal.hashed:
-            return personal.hashes([orjson.dumps(plain, default=_plain)])[0]
-        return plain
-
-    return hidden
-
-
-def _opened(values: np.ndarray, personal: Personal) -> list[dict[str, Any]] | None:
-    """Serialized tf.Examples by the names of their features; None where the values are no such thing."""
-    # Field 1 of the message begins with this byte, and hardly any text does.
-    if not len(values) or not all(value[:1] == b"\n" for value in values if value) or not any(values):
-        return None
-    told = []
-    for value in values:
-        try:
-            features = example_pb2.Example.FromString(value).features.feature
-        except DecodeError:
-            return None
-        kept = features.keys() - personal.omitted
-        told.append({name: _of_feature(name, features[name], personal) for name in sorted(kept)})
-    return told
-
-
-def _of_feature(name: str, feature: Any, personal: Personal) -> Any:
-    kind = feature.WhichOneof("kind")
-    values: list[Any] = list(getattr(feature, kind).value) if kind else []
-    if name in personal.hashed:
-        values = list(personal.hashes(values))
-    return values[0] if len(values) == 1 else values
-
-
-def _named(side: _Side, prefix: str, other: str) -> dict[str, pa.Array]:
-    columns = {f"{prefix}{name}": column for name, column in side.typed.items()}
-    if side.other:
-        names = list(side.other)
-        rows = zip(*side.other.values(), strict=True)
-        texts = [orjson.dumps(dict(zip(names, row, strict=True)), default=_plain).decode() for row in rows]
-        columns[other] = pa.array(texts, pa.string())
+    for name, kind in REQUEST_COLUMNS.items():
+        column = pa.array(row if name == "row" else per_request[name], kind)
+        if run_ends is not None and name != "row":
+            column = pa.RunEndEncodedArray.from_arrays(run_ends, column)
+        columns[name] = column
     return columns
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return BINARY + base64.b64encode(value).decode()
+def _request_ids(notes: Sequence[Note]) -> list[str | None]:
+    # A request without a name gets one, so that its rows belong together and are told from any others; a request of
+    # several calls, which may be in several groups, has the same in all of them.
+    ids = [_id(note.headers.get(REQUEST)) if note.headers else None for note in notes]
+    missing = ids.count(None)
+    if missing:
+        drawn = os.urandom(_ID_BYTES * missing).hex()
+        names = (drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES))
+        for number, name in enumerate(ids):
+            if name is None:
+                ids[number] = made_up = notes[number].headers.get(REQUEST) or next(names)
+                if len(notes[number].calls) > 1:
+                    notes[number].headers = {**notes[number].headers, REQUEST: made_up}
+    return ids
 
 
-def _plain(value: Any) -> Any:
-    """What orjson does not know: bytes as text, and numbers of rare types as their text."""
-    return _text(value) if isinstance(value, bytes) else str(value)
+def _id(value: Any) -> str | None:
+    if not value:
+        return None
+    return (value.decode("utf-8", "replace") if type(value) is bytes else value)[:LONGEST_ID]
 
 
-def as_messages(table: pa.Table) -> Iterator[tuple[bytes, bytes]]:
-    """Each row as a key (the request's id) and JSON: inputs and outputs by name, instants in ISO 8601, NaN as null."""
-    for start in range(0, table.num_rows, 16):
-        time.sleep(0)
-        for row in table.slice(start, 16).to_pylist():
-            yield row[REQUEST].encode(), orjson.dumps(_message(row))
+def _by_row(name: str, spec: TensorSpec, arrays: Sequence[np.ndarray], personal: Personal) -> tuple[str, pa.Array]:
+    """A column with a value for each example."""
+    if arrays[0].ndim > 1:
+        return _lists(name, spec, arrays, personal)
+    values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return _typed(name, spec, values, personal)
 
 
-def _message(row: Mapping[str, Any]) -> dict[str, Any]:
-    said: dict[str, Any] = {name: row[name] for name in _META}
-    for side, prefix, other in (("inputs", INPUT, OTHER_INPUTS), ("outputs", OUTPUT, OTHER_OUTPUTS)):
-        named = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-        told = orjson.loads(row[other]) if other in row else {}
-        said[side] = named | told
-    return said
+def _by_call(name: str, spec: TensorSpec, arrays: Sequence[np.ndarray], personal: Personal) -> tuple[str, pa.Array]:
+    """A column with all of a tensor in one value, for calls without a batch."""
+    return _lists(name, spec, [array[None] for array in arrays], personal)
+
+
+def _typed(name: str, spec: TensorSpec, values: Any, personal: Personal) -> tuple[str, pa.Array]:
+    """A column of one value for each row, of a sequence or an array of them."""
+    if isinstance(values, np.ndarray) and (spec.text or spec.name in personal.hashed):
+        values = values.tolist()
+    if spec.text and (personal.hashed or personal.omitted):
+        examples = opened(values, personal)
+        if examples is not None:
+            return JSON + name, pa.array([as_json(example) for example in examples], pa.binary())
+    if spec.name in personal.hashed:
+        return name, pa.array(personal.hashes(values), pa.string())
+    if not spec.text and spec.numpy.kind not in NUMBERS:
+        return VALUE + name, _plain(spec, values)
+    return (TEXT + name if spec.text else name), _plain(spec, values)
+
+
+def _lists(name: str, spec: TensorSpec, arrays: Sequence[np.ndarray], personal: Personal) -> tuple[str, pa.Array]:
+    """Arrays of [rows, ...] one after the other, as lists of lists."""
+    column = _plain(spec, np.concatenate([array.ravel() for array in arrays]))
+    for axis in range(arrays[0].ndim - 1, 0, -1):
+        sizes = [array.shape[axis] for array in arrays]
+        offsets = np.cumsum([0, *np.repeat(sizes, [math.prod(array.shape[:axis]) for array in arrays])])
+        column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column)
+    if spec.name in personal.hashed:
+        column = pa.array(personal.hashes(map(as_json, column.to_pylist())), pa.string())
+    return VALUE + name, column
+
+
+def _plain(spec: TensorSpec, values: Any) -> pa.Array:
+    if spec.text:
+        return pa.array(values.tolist() if isinstance(values, np.ndarray) else values, pa.binary())
+    if spec.numpy.kind in NUMBERS:
+        return pa.array(values, pa.from_numpy_dtype(spec.numpy))
+    if spec.numpy.kind == "c":
+        return pa.array(list(map(str, values.tolist())), pa.string())
+    return pa.array(values.astype(np.float64))  # bfloat16 and its kin, which Arrow does not know.

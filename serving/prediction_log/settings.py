@@ -11,6 +11,7 @@ from tensorflow_serving.config import logging_config_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
+from serving.listening import boolean
 
 KAFKA = "kafka://"
 KINDS = ("parquet", "kafka")
@@ -22,12 +23,12 @@ class Destination:
 
     Args:
       kind: "parquet" or "kafka".
-      where: A folder, or a topic.
+      target: A folder, or a topic.
       servers: Of Kafka, host:port,host:port; empty means those that the flag names.
     """
 
     kind: Literal["parquet", "kafka"]
-    where: str
+    target: str
     servers: str = ""
 
     @classmethod
@@ -71,8 +72,11 @@ class LogSettings:
       omit_columns: Features, answers and `caller` of which nothing is kept.
       key_file: The key of these hashes; it is made when there is none.
       kafka_servers: Of destinations that name a topic alone.
-      fallback: Folder that gets what Kafka does not take; None drops it.
+      fallback: Folder that gets what Kafka does not take; None lets it wait in the spool.
       roll_s: A file of the Parquet log is closed after so many seconds.
+      spool: Folder where rows wait for Kafka; None is `.spool` in the fallback, or in the state folder.
+      spool_bytes: What may wait there; beyond it, rows are dropped.
+      durable: An answer is sent when its rows are on the disk, and refused where they cannot be written.
     """
 
     destination: Destination | None = None
@@ -83,26 +87,29 @@ class LogSettings:
     kafka_servers: str = "127.0.0.1:9092"
     fallback: Path | None = None
     roll_s: float = 3600.0
+    spool: Path | None = None
+    spool_bytes: int = 1 << 30
+    durable: bool = False
 
 
-def logging_of(model: str, told: logging_config_pb2.LoggingConfig) -> Logging:
+def logging_of(model: str, config: logging_config_pb2.LoggingConfig) -> Logging:
     """Reads a model's logging_config; as in TensorFlow Serving, no sampling_rate samples nothing.
 
     Raises:
       TerminalError: Another type of log than there is, one without a place, or a rate that is none.
     """
-    kind, where = told.log_collector_config.type, told.log_collector_config.filename_prefix
-    rate = told.sampling_config.sampling_rate
+    kind, target = config.log_collector_config.type, config.log_collector_config.filename_prefix
+    rate = config.sampling_config.sampling_rate
     if not 0 <= rate <= 1:
         raise _refusal(model, "a sampling_rate from 0 to 1", str(rate))
-    if not kind and not where:
+    if not kind and not target:
         return Logging(None, rate)
-    if kind not in KINDS or not where:
+    if kind not in KINDS or not target:
         expected = f"the type {' or '.join(KINDS)}, and a folder or a topic as filename_prefix"
-        raise _refusal(model, expected, f"type {kind!r}, filename_prefix {where!r}")
+        raise _refusal(model, expected, f"type {kind!r}, filename_prefix {target!r}")
     if kind == "parquet":
-        return Logging(Destination("parquet", where), rate)
-    servers, _, topic = where.removeprefix(KAFKA).rpartition("/")
+        return Logging(Destination("parquet", target), rate)
+    servers, _, topic = target.removeprefix(KAFKA).rpartition("/")
     return Logging(Destination("kafka", topic, servers), rate)
 
 
@@ -116,7 +123,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--prediction_log_key_file", type=Path, help="key of the hashes, made once; default: run/ of the state folder")
     add("--prediction_log_kafka_servers", default="127.0.0.1:9092", help="of logging_configs that name a topic alone")
     add("--prediction_log_fallback", type=Path, help="folder for what Kafka does not take")
+    add("--prediction_log_spool", type=Path, help="folder where rows wait for Kafka; default: .spool in the fallback")
+    add("--prediction_log_spool_bytes", type=int, default=1 << 30, help="what may wait there; the rest is dropped")
     add("--prediction_log_roll_seconds", type=float, default=3600.0, help="close a Parquet file after so long")
+    add("--prediction_log_durable", **boolean("answer only when the rows are on the disk (fsync), or refuse"))
 
 
 def from_flags(flags: argparse.Namespace) -> LogSettings:
@@ -147,26 +157,29 @@ def from_flags(flags: argparse.Namespace) -> LogSettings:
         flags.prediction_log_kafka_servers,
         flags.prediction_log_fallback,
         flags.prediction_log_roll_seconds,
+        flags.prediction_log_spool,
+        flags.prediction_log_spool_bytes,
+        flags.prediction_log_durable,
     )
 
 
-def _destination(said: str) -> Destination:
+def _destination(text: str) -> Destination:
     try:
-        return Destination.parse(said)
+        return Destination.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _share(said: str) -> float:
-    rate = float(said)
+def _share(text: str) -> float:
+    rate = float(text)
     if not 0 <= rate <= 1:
-        raise argparse.ArgumentTypeError(f"a share from 0 to 1, not {said!r}")
+        raise argparse.ArgumentTypeError(f"a share from 0 to 1, not {text!r}")
     return rate
 
 
-def names(said: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
     """What a flag lists, separated by commas."""
-    return frozenset(name.strip() for name in said.split(",") if name.strip())
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def _refusal(model: str, expected: str, received: str) -> TerminalError:

@@ -1,9 +1,14 @@
-"""The numbers of an answer: one float for each row, where the model answers such."""
+"""The numbers of an answer: one for each row, where the model answers floats, or probabilities of classes.
+
+Probabilities of classes count as (place of the likeliest class + its probability) / classes, from 0 to 1: how that is
+distributed says which classes are answered and how surely, as `components.tasks.multiclass.Multiclass.score` does.
+"""
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -11,6 +16,8 @@ from google.protobuf.message import DecodeError
 
 from serving.router import messages
 
+SUM_TOLERANCE = 1e-3
+"""How far from 1 the probabilities of a row may sum up."""
 LARGEST = 1 << 20
 """Bytes; a larger answer is not looked into."""
 _FLOAT, _DOUBLE = 1, 2
@@ -25,31 +32,31 @@ def from_rest(verb: str, answer: bytes) -> list[float] | None:
       answer: The body of a 200.
 
     Returns:
-      A number for each row; of several outputs with one float for each row, the first by name. None where there is
-      none, and one that is not finite where the answer holds such.
+      A number for each row; of several outputs with one float for each row the first by name, and else of those with
+      probabilities of classes. None where there is none, and one that is not finite where the answer holds such.
     """
-    if verb == "classify":
-        return None
     try:
-        told = orjson.loads(answer)
+        payload = orjson.loads(answer)
     except orjson.JSONDecodeError:
         # NaN and Infinity are no JSON. An answer with one is known for it; its other numbers are not.
         return [math.nan] if b"NaN" in answer or b"Infinity" in answer else None
-    if type(told) is not dict:
+    if type(payload) is not dict:
         return None
     if verb == "regress":
-        return _floats(told.get("results"))
+        return _floats(payload.get("results"))
+    if verb == "classify":
+        return _classified(payload.get("results"))
     columns: dict[str, Any]
-    rows = told.get("predictions")
+    rows = payload.get("predictions")
     if type(rows) is list and rows and type(rows[0]) is dict:
         names = sorted(rows[0])
         columns = {name: [row.get(name) if type(row) is dict else None for row in rows] for name in names}
     elif rows is not None:
         columns = {"": rows}
     else:
-        outputs = told.get("outputs")
+        outputs = payload.get("outputs")
         columns = outputs if type(outputs) is dict else {"": outputs}
-    return next((found for name in sorted(columns) if (found := _floats(columns[name])) is not None), None)
+    return _first(columns[name] for name in sorted(columns))
 
 
 def from_grpc(method: str, answer: bytes) -> list[float] | None:
@@ -62,30 +69,70 @@ def from_grpc(method: str, answer: bytes) -> list[float] | None:
     try:
         if method == "Regress":
             return [row.value for row in messages.regressed(answer).result.regressions]
+        if method == "Classify":
+            rows = messages.classified(answer).result.classifications
+            return _positions([[entry.score for entry in row.classes] for row in rows])
         if method != "Predict":
             return None
         outputs = {output.key: output.value for output in messages.predicted(answer).outputs}
     except DecodeError:
         return None
-    return next((found for name in sorted(outputs) if (found := _tensor(outputs[name])) is not None), None)
+    return _first(_tensor(outputs[name]) for name in sorted(outputs))
+
+
+def _first(columns: Iterable[Any]) -> list[float] | None:
+    """The first column of one float for each row, or else of probabilities of classes."""
+    there = list(columns)
+    return next((numbers for read in (_floats, _positions) for column in there if (numbers := read(column))), None)
+
+
+def _classified(rows: Any) -> list[float] | None:
+    """Of rows of pairs of label and score."""
+    if type(rows) is not list or not all(type(row) is list for row in rows):
+        return None
+    pairs = all(type(entry) is list and len(entry) == 2 for row in rows for entry in row)  # noqa: PLR2004
+    return _positions([[entry[1] for entry in row] for row in rows]) if pairs else None
+
+
+def _positions(rows: Any) -> list[float] | None:
+    """Of rows of probabilities; a row that is not finite is NaN."""
+    if type(rows) is not list or not rows or not all(type(row) is list and len(row) > 1 for row in rows):
+        return None
+    if not all(type(value) is float for row in rows for value in row):
+        return None
+    positions = []
+    for row in rows:
+        if not all(map(math.isfinite, row)):
+            positions.append(math.nan)
+            continue
+        top = max(row)
+        if min(row) < 0 or abs(sum(row) - 1) > SUM_TOLERANCE:
+            return None
+        positions.append((row.index(top) + min(top, 1 - 1e-6)) / len(row))
+    return positions
 
 
 def _floats(column: Any) -> list[float] | None:
     """The server writes floats so that they look like floats, so whole numbers are an output of another type."""
     if type(column) is not list or not column:
         return None
-    flat = [each[0] if type(each) is list and len(each) == 1 else each for each in column]
-    return flat if all(type(each) is float for each in flat) else None
+    flat = [value[0] if type(value) is list and len(value) == 1 else value for value in column]
+    return flat if all(type(value) is float for value in flat) else None
 
 
-def _tensor(tensor: Any) -> list[float] | None:
+def _tensor(tensor: Any) -> list[Any] | None:
+    """Floats of each row: one, or a list of several."""
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
-    if tensor.dtype not in (_FLOAT, _DOUBLE) or not shape or shape[0] < 1 or any(size != 1 for size in shape[1:]):
+    if tensor.dtype not in (_FLOAT, _DOUBLE) or not shape or min(shape) < 1:
         return None
+    count, width = math.prod(shape), math.prod(shape[1:])
     if tensor.tensor_content:
         kind, size = ("f", 4) if tensor.dtype == _FLOAT else ("d", 8)
-        if len(tensor.tensor_content) != shape[0] * size:
+        if len(tensor.tensor_content) != count * size:
             return None
-        return list(struct.unpack(f"<{shape[0]}{kind}", tensor.tensor_content))
-    values = list(tensor.float_val if tensor.dtype == _FLOAT else tensor.double_val)
-    return values if len(values) == shape[0] else None
+        values = list(struct.unpack(f"<{count}{kind}", tensor.tensor_content))
+    else:
+        values = list(tensor.float_val if tensor.dtype == _FLOAT else tensor.double_val)
+    if len(values) != count:
+        return None
+    return values if width == 1 else [values[start : start + width] for start in range(0, count, width)]

@@ -1,21 +1,15 @@
-"""The few fields of TensorFlow Serving's messages that the router reads, declared by themselves.
-
-Importing the whole messages imports TensorFlow, 400 MB and seconds of it; what is not declared here is kept as it came.
-"""
+"""The few fields of TensorFlow Serving's messages that the router reads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-_PACKAGE = "airtight.router"
-_TYPES = {"string": 9, "bytes": 12, "float": 2, "double": 1, "int32": 5, "int64": 3}
-_MESSAGE, _OPTIONAL, _REPEATED = 11, 1, 3
+from serving.declared_messages import Field, message_classes
 
-# Message: (field, number, type, repeated?); names and numbers as in tensorflow_serving/apis/*.proto.
-_DECLARED: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
+# Names and numbers as in tensorflow_serving/apis/*.proto.
+_DECLARED: dict[str, tuple[Field, ...]] = {
     "Number": (("value", 1, "int64", False),),
     "Spec": (
         ("name", 1, "string", False),
@@ -37,32 +31,16 @@ _DECLARED: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
     ),
     "Output": (("key", 1, "string", False), ("value", 2, "Tensor", False)),
     "Predicted": (("outputs", 1, "Output", True), ("model_spec", 2, "Spec", False)),
+    "Class": (("score", 2, "float", False),),
+    "Classifications": (("classes", 1, "Class", True),),
+    "Classification": (("classifications", 1, "Classifications", True),),
+    "Classified": (("result", 1, "Classification", False), ("model_spec", 2, "Spec", False)),
     "Regression": (("value", 1, "float", False),),
     "Regressions": (("regressions", 1, "Regression", True),),
     "Regressed": (("result", 1, "Regressions", False), ("model_spec", 2, "Spec", False)),
 }
 
-
-def _classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="airtight/router.proto", package=_PACKAGE, syntax="proto3")
-    for name, declared in _DECLARED.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind, repeated in declared:
-            message.field.add(
-                name=field,
-                number=number,
-                label=_REPEATED if repeated else _OPTIONAL,
-                type=_TYPES.get(kind, _MESSAGE),
-                type_name=None if kind in _TYPES else f".{_PACKAGE}.{kind}",
-            )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _DECLARED
-    }
-
-
-_CLASS = _classes()
+_CLASS = message_classes("airtight.router", _DECLARED)
 _TASKS = "MultiInference"
 RELEASED = frozenset({"Predict", "Classify", "Regress", _TASKS})
 """Methods of the PredictionService that a release routes."""
@@ -128,3 +106,12 @@ def regressed(answer: bytes) -> Any:
       DecodeError: It is none.
     """
     return _CLASS["Regressed"].FromString(answer)
+
+
+def classified(answer: bytes) -> Any:
+    """A ClassificationResponse with `result.classifications` (`classes` of `score`).
+
+    Raises:
+      DecodeError: It is none.
+    """
+    return _CLASS["Classified"].FromString(answer)

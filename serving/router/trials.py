@@ -101,6 +101,8 @@ class Trial:
             "share": release.share,
             "since": release.since,
             "until": release.until,
+            "low": release.low,
+            "high": release.high,
             "sides": {side: self.counts.side(side).as_dict(self.version(side)) for side in SIDES},
             "pairs": self.counts.pairs.as_dict(),
         }
@@ -243,11 +245,12 @@ class Trials:
     def _answered(
         self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, request: RoutedRequest, shadowed_ms: float | None
     ) -> None:
-        numbers = self._count_numbers(arms, answer, request.read)
+        numbers = self._count_numbers(trial.release, arms, answer, request.read)
         if shadowed_ms is not None:
             self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), request)
 
-    def _count_numbers(self, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
+    def _count_numbers(self, release: Release, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
+        """Counts an answer's numbers, which it gives back, in units of the release's range."""
         if answer.code != _OK:
             return None
         if len(answer.content) > answers.LARGEST:
@@ -255,6 +258,8 @@ class Trials:
                 arm.numbers.skipped += 1
             return None
         numbers = read(answer.content)
+        if numbers is not None and (release.low, release.high) != (0, 1):
+            numbers = [(number - release.low) / (release.high - release.low) for number in numbers]
         for arm in arms:
             arm.numbers.add(numbers)
         return numbers
@@ -283,7 +288,7 @@ class Trials:
             return
         milliseconds = 1e3 * (time.perf_counter() - started)
         trial.counts.candidate.traffic.add(answer.code, milliseconds)
-        numbers = self._count_numbers((trial.counts.candidate,), answer, request.read)
+        numbers = self._count_numbers(trial.release, (trial.counts.candidate,), answer, request.read)
         trial.counts.pairs.add_outcomes(ours, Outcome(answer.code, numbers, milliseconds))
 
 

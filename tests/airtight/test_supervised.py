@@ -49,6 +49,8 @@ def test_defaults_are_the_pipelines_and_everything_else_stays():
         ({"transform": ""}, "transform"),
         ({"components": {"train": "nothing"}}, r"components\['train'\]"),
         ({"defaults": {"epoch": 3}}, "did you mean epochs"),
+        ({"components": {"trian": ".mine:train"}}, "did you mean train"),
+        ({"node_parameters": {"evaluat": {"margin_rows": 3}}}, "did you mean evaluate"),
         ({"defaults": {"epochs": 0}}, "at least 1"),
         ({"defaults": {"epochs": "many"}}, "a value of type int"),
         ({"release": "maybe"}, "at_once, canary or nothing"),

@@ -108,7 +108,7 @@ def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith(f"{JULY}  2013-07-01 to 2013-08-01 0.6900")
     assert lines[1].endswith("it never served, or was taken back")
-    assert lines[2].startswith(f"{JUNE}  2013-06-01 to 2013-07-01 0.7100 promoted by hand")
+    assert lines[2].startswith(f"{JUNE}  2013-06-01 to 2013-07-01 0.7100  promoted by hand")
     assert "July is worse" in lines[2]
 
     assert main(["previous"]) == EXIT_TERMINAL

@@ -67,7 +67,7 @@ def trained(tmp_path_factory):
     """A booster as `tabular.build` trains it, what trees see, and the model."""
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("train_booster", "_seen_by_trees"):
+        for name in ("train_booster", "_tree_inputs"):
             function = getattr(tabular, name)
             patch.setattr(tabular, name, lambda *a, function=function: kept.append(function(*a)) or kept[-1])
         fitted = toy.labelled(tmp_path_factory.mktemp("rows"), SCHEMA, *rows())

@@ -326,7 +326,7 @@ def test_a_champion_that_cannot_be_compared_blocks_until_a_person_accepts(tmp_pa
         champion, words = toy.artifact(standard_artifacts.Model, tmp_path / "old"), "signature"
         tf.saved_model.save(tf.Module(), str(saved_model.serving_folder(champion.uri)))
     elif kind == "not finite":
-        champion, words = linear_model(tmp_path / "old", float("nan")), "NaN"
+        champion, words = linear_model(tmp_path / "old", float("nan")), "finite numbers from 0 to 1"
     elif kind == "failing":
         champion, words = model_of(failing, tmp_path / "old"), "cannot answer"
     else:

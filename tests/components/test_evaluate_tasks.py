@@ -164,7 +164,7 @@ def test_reports_show_what_the_task_is_about(tmp_path, made):
         candidate, champion = (model(tmp_path / kind / str(n), kind, answers(kind, n)) for n in (1, 0.9))
         judged = Judged(tmp_path / kind / "judged", kind, made[kind], candidate, champion)
         assert all(text in judged.page for text in texts), kind
-        assert judged.page.count("data:image/png;base64,") == 2 and "ROC" not in judged.page
+        assert judged.page.count("data:image/png;base64,") == 2 and "ROC AUC" not in judged.page
         assert "colour red" in judged.page and "http" not in judged.page
 
 
@@ -245,6 +245,15 @@ def test_shards_in_any_order_are_judged_by_time(tmp_path):
     texts = [np.array(rows.slices["colour"].names)[rows.slices["colour"].codes] for rows in (one, three)]
     np.testing.assert_array_equal(*texts)
     np.testing.assert_allclose(one.baseline, three.baseline)
+
+
+def test_rows_without_a_time_are_judged_by_runs_of_rows(tmp_path):
+    rows = table("classes", 1000, 3).drop_columns("at")
+    toy.examples(tmp_path, train=rows, validation=rows, test=rows)
+    schema = dataclasses.replace(MULTICLASS, time="")
+    timeless = evaluation_rows.read(tmp_path, schema, "UTC").rows
+    assert timeless.unit_name == "runs of rows"
+    assert np.bincount(timeless.units).tolist() == [5] * evaluation_rows.RUNS
 
 
 def test_of_a_long_history_the_baseline_learns_evenly_many_rows(tmp_path, monkeypatch):

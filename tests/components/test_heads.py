@@ -48,9 +48,9 @@ class Served:
 
     def call(self, signature: str, inputs: list) -> dict[str, np.ndarray]:
         """As our server answers."""
-        found = self.loaded.signature(signature)
-        answers = found.run(*(_array(values) for values in inputs))
-        return {spec.name: answer for spec, answer in zip(found.outputs, answers, strict=True)}
+        prepared = self.loaded.signature(signature)
+        answers = prepared.run(*(_array(values) for values in inputs))
+        return {spec.name: answer for spec, answer in zip(prepared.outputs, answers, strict=True)}
 
 
 def _array(values) -> np.ndarray:

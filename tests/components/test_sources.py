@@ -314,3 +314,23 @@ def test_a_report_keeps_a_few_examples():
         report.reject(source.error(f"{number}", expected="", received=""))
     assert (report.left_out, len(report.examples)) == (9, 5)
     assert os.path.basename(source.data) == source.name
+
+
+def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, monkeypatch):
+    from components.data import lake_import
+
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 16)
+    monkeypatch.setattr(lake_import, "_BUFFER", 1 << 18)
+    lines = [f"2013-01-{1 + n % 28:02d}T00:00:{n % 60:02d}.{n:06d},{n},some words of row {n}\n" for n in range(120_000)]
+    source = Source(written(tmp_path, HEADER + "".join(lines)), time=("at",))
+    size, before, held = os.path.getsize(source.data), pa.total_allocated_bytes(), []
+    for _ in read(source):
+        held.append(pa.total_allocated_bytes() - before)
+    assert max(held) < size / 5
+    held.clear()
+    typed = lake_import._typed
+    monkeypatch.setattr(
+        lake_import, "_typed", lambda *args: (held.append(pa.total_allocated_bytes() - before), typed(*args))[1]
+    )
+    assert fill(lake, TABLE, source, "UTC").rows == 120_000
+    assert max(held) < size / 5

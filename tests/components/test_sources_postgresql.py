@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from airtight.errors import TerminalError, TransientError
 from benchmarks.postgresql import Cluster, binaries
+from commands.new import main
 from components.data.sources import Source, read
-from components.scaffold.__main__ import main
 
 pytestmark = pytest.mark.slow
 

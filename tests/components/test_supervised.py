@@ -9,6 +9,7 @@ from tfx.orchestration.data_types import RuntimeParameter
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
+from airtight.supervised import NODES
 from components.supervised import create_pipeline, supervised_pipeline
 from runtime import local
 from runtime.compile import compile_pipeline
@@ -27,11 +28,14 @@ def nodes(pipeline):
 def test_the_short_form_gives_an_ordinary_pipeline_that_says_its_parameters():
     pipeline = supervised_pipeline("parts", package="tests.tiny_supervised", zone="Europe/Berlin", **CODE)
     assert pipeline.pipeline_info.pipeline_name == "parts"
-    steps = {"ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"}
-    assert set(nodes(pipeline)) == steps
     declaration = declared(pipeline)
     assert declaration.zone == "Europe/Berlin"
     assert {"epochs", "release"} <= {parameter.name for parameter in declaration.parameters}
+
+
+@pytest.mark.parametrize("part", SETTINGS.parts)
+def test_the_parts_have_the_nodes_that_settings_may_name(part):
+    assert set(nodes(create_pipeline(SETTINGS, part))) == set(NODES[part])
 
 
 def test_a_node_takes_constants_and_parameters_of_the_form():

@@ -34,7 +34,7 @@ def test_a_model_learns_from_features_of_each_kind_and_our_server_loads_it(tmp_p
     schema = getattr(tables, name)
     folder, record = tables.train(tmp_path, name, epochs=16, learning_rate=0.02, ema_momentum=0.9, patience=0)
     answers, expected = predictions(tmp_path / "examples", folder, schema)
-    assert np.mean((answers > 0.5) == expected) > {"TAGS": 0.7, "NOTE": 0.65}.get(name, 0.85)
+    assert np.mean((answers > 0.5) == expected) > {"TAGS": 0.7, "NOTE": 0.65, "PICTURE": 0.65}.get(name, 0.85)
     trees = name in ("MEASURES", "ALL")
     assert bool(record["tuned"]) == trees, "texts, pictures and several categories are the network's alone"
     loaded = load(folder, folder, 1).signature("serving_default")

@@ -426,3 +426,28 @@ def test_without_a_time_rows_are_split_by_a_hash_of_their_keys(run):
     run.code.make = lambda table: timeless(table).unionByName(timeless(table).where("id % 8 = 0"))
     with pytest.raises(TerminalError, match="examples are there more than once"):
         run("doubled")
+
+
+def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_named(run):
+    first = DAYS[0].toordinal() * 4
+    tasks = {
+        "multiclass": ({"classes": ("whole", "broken")}, F.expr("if(broken = 1, 'broken', 'whole')")),
+        "regression": ({"quantiles": (0.1, 0.9)}, F.expr("double(broken * 2.5 + 1)")),
+    }
+    wrong = {"multiclass": "'bent'", "regression": "double('Infinity')"}
+    values = {"multiclass": {"whole", "broken"}, "regression": {1.0, 3.5}}
+    for task, (declared, label) in tasks.items():
+        run.code.SCHEMA = dataclasses.replace(SCHEMA, task=task, **declared)
+        run.code.make = lambda table, label=label: make(table).withColumn(
+            "broken", F.when(F.expr("broken >= 0"), label)
+        )
+        examples = run(task)
+        assert set(split(examples, "train")["broken"].to_pylist()) == values[task]
+        records = run(f"{task}-records", format="tfrecord")
+        for name in examples.splits:
+            rows = reading.read_table(Path(records.uri), name, run.code.SCHEMA, ("broken", "id"))
+            assert rows.to_pylist() == split(examples, name).select(["broken", "id"]).to_pylist()
+        value = F.when(F.col("id") == first, F.expr(wrong[task])).otherwise(label)
+        run.code.make = lambda table, value=value: make(table).withColumn("broken", value)
+        with pytest.raises(TerminalError, match=rf"{first}"):
+            run(f"{task}-wrong")

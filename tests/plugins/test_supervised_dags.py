@@ -69,7 +69,7 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
     assert train.description.startswith("Does a part break? Learned")
 
     promote = dags["toy_promote"]
-    assert upstream(promote) == {"propose": set(), "approve": {"propose"}, "promote": {"approve"}}
+    assert upstream(promote) == {"propose": set(), "approve": {"propose"}, "promote": {"propose", "approve"}}
     assert "make rollback PIPELINE=toy" in promote.doc_md
     with pytest.raises(ParamValidationError):
         promote.params.get_param("approval").resolve("me")
@@ -83,6 +83,10 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
     assert (batch.params["version"], batch.params["lake_version"]) == ("as_of", "now")
     for dag in dags.values():
         assert "{" not in dag.doc_md, "every word is filled in"
+
+
+def test_a_file_may_make_some_of_the_dags_alone(home):
+    assert set(supervised_dags(SETTINGS, "promote", "release")) == {"toy_promote", "toy_release"}
 
 
 def test_what_the_settings_leave_out_is_not_there(home):

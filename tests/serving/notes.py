@@ -10,8 +10,11 @@ import pyarrow as pa
 import tensorflow as tf
 
 from airtight.interval import Interval
+from serving.prediction_log import journal_rows
+from serving.prediction_log.journals import Journals
+from serving.prediction_log.notes import HEADERS, Answered, Note, as_row
 from serving.prediction_log.personal import Personal
-from serving.prediction_log.rows import Answered, Note, groups
+from serving.prediction_log.rows import groups
 from serving.signature import Signature, TensorSpec
 
 NOW = 1_790_000_000.25
@@ -43,20 +46,22 @@ def answered(rows: int = 2, version: int = 7) -> Answered:
 
 
 def note(*calls: Answered, code: str = "OK", headers=(), at: float = NOW, model: str = "m") -> Note:
-    return Note(at, model, None, "REST", "Predict", code, 0.002, headers, calls, 1.0, 1000)
+    kept = [as_row(calls[0])[0]] if code == "OK" and len(calls) == 1 else calls
+    named = {HEADERS[name]: value for name, value in headers}
+    return Note(at, model, None, "REST", "Predict", code, 0.002, named, kept, 1.0, 1000)
 
 
 def tables(notes: list[Note], personal: Personal) -> list[pa.Table]:
-    return [group.table(personal) for group in groups(notes, personal)]
+    return [journal_rows.rows_of(group.batch(personal)) for group in groups(notes)]
 
 
 def rows_of(*notes: Note, personal: Personal | None = None) -> list[dict]:
     return [row for table in tables(notes, personal or Personal()) for row in table.to_pylist()]
 
 
-def write(sink, *notes: Note) -> None:
-    for table in tables(notes, Personal()):
-        sink.write(notes[0].model, table)
+def write(journals: Journals, *notes: Note, personal: Personal | None = None) -> None:
+    for group in groups(notes):
+        journals.write(notes[0].model, group.date, group.batch(personal or Personal()))
 
 
 def visible(root: Path) -> list[Path]:

@@ -46,7 +46,7 @@ OTHER = {"flag": False, "half": float("inf"), "number": 2**62, "word": ["", "wö
 
 async def told(reader: LargeJson, body: bytes, signature: Signature):
     try:
-        async with reader.parsed(body) as document:
+        async with reader.parsed("m", body) as document:
             return document.signature_name, *await document.decode(signature)
     except ServingError as error:
         return error.code, error.message
@@ -120,7 +120,7 @@ def test_the_process_keeps_nothing_of_a_body_whatever_became_of_it():
         fine = json.dumps({"instances": [[float(n), 1.5] for n in range(200_000)]}).encode()
         for body, code in ((refused, Code.INVALID_ARGUMENT), (fine, ""), (b" " * (20 << 20), Code.INVALID_ARGUMENT)):
             assert (await told(reader, body, ONE))[0] == code
-        async with reader.parsed(refused):
+        async with reader.parsed("m", refused):
             pass  # Its model, say, is unknown.
         deadline = time.monotonic() + 20
         # The document needs 80 MiB; of what is freed, glibc keeps a piece of 32 MiB at most.
@@ -159,6 +159,23 @@ def test_requests_take_turns_and_one_that_is_given_up_leaves_the_next_its_own_an
                 assert answer[1][0].tolist() == [[number, number]] * 2000
 
     asyncio.run(ask())
+
+
+def test_many_bodies_of_one_model_delay_another_models_by_one_at_most():
+    async def ask() -> list[str]:
+        reader, order = LargeJson(), []
+
+        async def one(model: str) -> None:
+            async with reader.parsed(model, b'{"instances": [[1, 2]]}') as document:
+                await document.decode(ONE)
+                order.append(model)
+
+        many = [asyncio.ensure_future(one("a")) for _ in range(6)]
+        await asyncio.sleep(0)
+        await asyncio.gather(one("b"), *many)
+        return order
+
+    assert asyncio.run(ask()).index("b") <= 1
 
 
 @pytest.mark.parametrize("rows", [True, False])

@@ -85,7 +85,7 @@ def test_a_server_that_stops_closes_its_log_before_it_waits_for_models_and_calls
 def test_a_call_that_nobody_waits_for_any_more_holds_up_no_end():
     async def run() -> None:
         runner, going_on = Runner(1), threading.Event()
-        abandoned = asyncio.ensure_future(runner.offload(going_on.wait, 20))
+        abandoned = asyncio.ensure_future(runner.offload("m", going_on.wait, 20))
         await asyncio.sleep(0.05)
         abandoned.cancel()
         started = time.monotonic()

@@ -466,18 +466,17 @@ def test_a_model_that_is_taken_away_while_it_is_looked_at_is_not_loaded_again(ba
 
 
 def test_a_version_whose_thread_does_not_start_is_tried_again_by_the_next_look(base, broken, monkeypatch):
-    class NoThread:
-        def __init__(self, **unused: object) -> None:
-            pass
-
+    class NoLoad(threading.Thread):
         def start(self) -> None:
-            raise RuntimeError("can't start new thread")
+            if self.name == "load":
+                raise RuntimeError("can't start new thread")
+            super().start()
 
     async def run() -> None:
         (base / "1").mkdir()
         manager = managed(ModelSettings("m", base))
         with monkeypatch.context() as patched:
-            patched.setattr(load_threads, "threading", types.SimpleNamespace(Thread=NoThread))
+            patched.setattr(load_threads, "threading", types.SimpleNamespace(Thread=NoLoad))
             await asyncio.wait_for(manager.poll(), 30)
         [version] = manager.registry.states("m")
         assert version.state == State.END and "can't start new thread" in version.error.message

@@ -1,18 +1,24 @@
-"""The prediction log in Kafka: messages, and where rows go that it does not take."""
+"""The prediction log in Kafka: messages, and what becomes of rows that it does not take."""
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
+from airtight.predictions import JOURNAL
 from components.data import predictions
-from serving.prediction_log.kafka_sink import KafkaSink, NotTaken
-from serving.prediction_log.parquet_sink import ParquetSink
+from serving.prediction_log import shipper as module
+from serving.prediction_log.journals import Journals
+from serving.prediction_log.kafka_sender import KafkaAway, KafkaSender, as_messages
 from serving.prediction_log.personal import Personal
-from serving.prediction_log.rows import as_messages
+from serving.prediction_log.shipper import Job, Shipper
 from tests.serving.notes import AROUND, NOW, answered, note, tables, visible, write
 
 
@@ -38,69 +44,149 @@ class Producer:
         self.closed = True
 
 
+class Picky(Producer):
+    """A row is too large for it."""
+
+    def send(self, topic, key, value):
+        if b'"row":0' in value:
+            raise MessageSizeTooLargeError
+        return super().send(topic, key, value)
+
+
+class Spool:
+    """A spool with a shipper for it, in this process.
+
+    Args:
+      folder: Where.
+      fallback: Whether there is one.
+      connect: Makes producers.
+    """
+
+    def __init__(self, folder: Path, connect, *, fallback: bool = True) -> None:
+        self.fallback = folder / "fallback"
+        self.root = folder / "spool"
+        self.journals = Journals(self.root, 3600)
+        job = Job(str(self.root), self.journals.owner, "a:1,b:2", "answers", str(self.fallback) if fallback else "")
+        self.sender = KafkaSender(job.servers, job.topic, connect)
+        self.shipper = Shipper(job, self.sender)
+
+    def put(self, *notes) -> None:
+        write(self.journals, *notes)
+        self.journals.roll(everything=True)
+
+    @property
+    def waiting(self) -> int:
+        return len(list(self.root.rglob(f"*{JOURNAL}")))
+
+    def fallen_back(self) -> list[dict]:
+        return predictions.read(self.fallback, "m", AROUND).to_pylist()
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    lines: list[dict] = []
+    monkeypatch.setattr(os, "write", lambda handle, content: lines.append(json.loads(content)))
+    return lines
+
+
 def test_messages_are_json_by_request_with_instants_and_without_nan():
-    ((table,),) = [list(tables([note(answered(), headers=[("x-request-id", "r1")])], Personal()))]
+    (table,) = tables([note(answered(), headers=[("x-request-id", "r1")])], Personal())
     messages = list(as_messages(table))
     assert [key for key, _ in messages] == [b"r1", b"r1"]
-    told = [module_json(value) for _, value in messages]
-    assert told[0]["inputs"] == {"origin": "JFK", "delay": 1.5} and told[0]["outputs"] == {"probability": 0.25}
-    assert told[1]["inputs"]["delay"] is None
-    assert datetime.fromisoformat(told[0]["time"]) == datetime.fromtimestamp(NOW, UTC)
+    first, second = (json.loads(value) for _, value in messages)
+    assert first["inputs"] == {"origin": "JFK", "delay": 1.5} and first["outputs"] == {"probability": 0.25}
+    assert second["inputs"]["delay"] is None
+    assert datetime.fromisoformat(first["time"]) == datetime.fromtimestamp(NOW, UTC)
 
 
-def module_json(value: bytes) -> dict:
-    import json
-
-    return json.loads(value)
-
-
-def test_what_kafka_does_not_take_goes_to_files_and_kafka_is_left_alone_for_a_while(tmp_path, monkeypatch):
-    made = []
-
+def test_journals_are_gone_once_kafka_has_their_rows_and_the_server_is_told_how_many(tmp_path, reports):
     def connect(**settings):
         assert settings["bootstrap_servers"] == ["a:1", "b:2"] and settings["acks"] == "all"
+        return producer
+
+    producer = Producer()
+    spool = Spool(tmp_path, connect)
+    write(spool.journals, note(answered(1)))
+    assert spool.shipper.work() and not producer.sent, "the server still holds the journal"
+    spool.put(note(answered(3)))
+    assert not spool.shipper.work()
+    assert len(producer.sent) == 4 and producer.sent[0][0] == "answers" and not spool.waiting
+    assert [report["written"] for report in reports] == [1, 3]
+    spool.shipper.close()
+    assert producer.closed and not spool.fallback.exists()
+
+
+def test_rows_wait_for_a_kafka_that_is_away_and_are_sent_when_it_is_back(tmp_path, reports):
+    made = []
+
+    def connect(**unused):
         made.append(Producer(fails={1}) if not made else Producer())
         return made[-1]
 
-    sink = KafkaSink("a:1,b:2", "answers", ParquetSink(tmp_path, 3600), connect)
-    write(sink, note(answered(3)))
-    assert len(made[0].sent) == 3 and made[0].closed
-    (lost,) = predictions.read(tmp_path, "m", AROUND).to_pylist()
-    assert lost["row"] == 1
-    write(sink, note(answered(3)))  # Away: nobody connects.
-    assert len(made) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 4
-    sink._away_until = 0
-    write(sink, note(answered(3)))
-    assert len(made[1].sent) == 3 and made[1].sent[0][0] == "answers"
-    assert predictions.read(tmp_path, "m", AROUND).num_rows == 4
-    sink.roll(everything=True)
-    assert made[1].closed and len(visible(tmp_path)) == 1
+    spool = Spool(tmp_path, connect)
+    spool.put(note(answered(3)))
+    spool.shipper.work()
+    assert spool.waiting == 1 and made[0].closed and spool.shipper.due_at <= time.monotonic() + module.AWAY_S
+    spool.put(note(answered(2)))
+    spool.shipper.work()
+    assert len(made) == 1 and spool.waiting == 2, "Kafka is left alone for a while"
+    spool.sender._away_until = 0
+    spool.shipper.work()
+    assert len(made[1].sent) == 5 and not spool.waiting and not visible(tmp_path)
+    assert sum(report["written"] for report in reports) == 5
 
 
-def test_a_row_too_large_for_a_message_goes_to_files_and_a_flush_that_ends_late_costs_what_was_not_confirmed(tmp_path):
+@pytest.mark.parametrize("last", [True, False])
+def test_what_has_waited_for_long_and_what_is_left_at_the_end_goes_to_the_fallback_in_one_file(tmp_path, reports, last):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    spool = Spool(tmp_path, connect)
+    spool.put(note(answered(3)))
+    if not last:
+        (path,) = spool.root.rglob(f"*{JOURNAL}")
+        long_ago = time.time() - module.FALLBACK_S - 1
+        os.utime(path, (long_ago, long_ago))
+    spool.put(note(answered(2)))
+    spool.shipper.work(last)
+    assert len(visible(spool.fallback)) == 1 and len(spool.fallen_back()) == 5 and not spool.waiting
+    assert sum(report["written"] for report in reports) == 5
+
+
+def test_without_a_fallback_rows_wait_as_long_as_kafka_is_away(tmp_path):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    spool = Spool(tmp_path, connect, fallback=False)
+    spool.put(note(answered(3)))
+    spool.shipper.work(last=True)
+    assert spool.waiting == 1
+    with pytest.raises(KafkaAway, match="KafkaTimeoutError"):
+        spool.sender.check()
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_a_row_too_large_for_a_message_goes_to_the_fallback_or_is_lost_and_counted(tmp_path, reports, fallback):
+    producer = Picky()
+    spool = Spool(tmp_path, lambda **unused: producer, fallback=fallback)
+    spool.put(note(answered(3)))
+    spool.shipper.work()
+    assert len(producer.sent) == 2 and not producer.closed and not spool.waiting, "Kafka is not away"
+    assert [row["row"] for row in spool.fallen_back()] == ([0] if fallback else [])
+    assert [(report["written"], report["too_large"]) for report in reports] == ([(3, 0)] if fallback else [(2, 1)])
+
+
+def test_a_flush_that_ends_late_sends_the_rows_again(tmp_path, reports):
     class Slow(Producer):
-        def send(self, topic, key, value):
-            if b'"row":0' in value:
-                raise MessageSizeTooLargeError
-            return super().send(topic, key, value)
-
         def flush(self, timeout):
             raise KafkaTimeoutError
 
     producer = Slow()
-    sink = KafkaSink("a:1", "answers", ParquetSink(tmp_path, 3600), lambda **unused: producer)
-    write(sink, note(answered(3)))
-    assert len(producer.sent) == 2 and not producer.closed, "Kafka is not away"
-    assert [row["row"] for row in predictions.read(tmp_path, "m", AROUND).to_pylist()] == [0]
-    producer.fails = {3}
-    write(sink, note(answered(3)))
-    assert producer.closed and predictions.read(tmp_path, "m", AROUND).num_rows == 3
-
-
-def test_without_a_fallback_a_kafka_that_is_away_costs_its_rows_and_says_so():
-    def connect(**unused):
-        raise KafkaTimeoutError
-
-    with pytest.raises(NotTaken, match="KafkaTimeoutError") as raised:
-        write(KafkaSink("nobody:1", "answers", connect=connect), note(answered(3)))
-    assert raised.value.rows == 3
+    spool = Spool(tmp_path, lambda **unused: producer)
+    spool.put(note(answered(3)))
+    spool.shipper.work()
+    assert len(producer.sent) == 3 and not spool.waiting, "what was confirmed was taken"
+    producer.fails = {4}
+    spool.put(note(answered(3)))
+    spool.shipper.work()
+    assert producer.closed and spool.waiting == 1

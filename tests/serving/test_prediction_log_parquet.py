@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,78 +12,124 @@ from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import JOURNAL, folder_of
 from components.data import predictions
-from serving.prediction_log import parquet_sink
-from serving.prediction_log.parquet_sink import ParquetSink, recover
+from serving.prediction_log.journals import Journals
 from serving.prediction_log.personal import Personal
+from serving.prediction_log.shipper import Job, Shipper
 from serving.signature import Signature
-from tests.serving.notes import AROUND, DAY, SIGNATURE, answered, note, tables, visible, write
+from tests.serving.notes import AROUND, DAY, SIGNATURE, answered, note, visible, write
+
+
+def ship(root: Path, owner: str = "nobody") -> bool:
+    """One look of a shipper at the journals: whether its server still holds some."""
+    return Shipper(Job(str(root), owner), None).work()
+
+
+def close(journals: Journals) -> None:
+    """The server stops."""
+    journals.roll(everything=True)
+    assert not ship(journals.root, journals.owner)
 
 
 def test_files_are_seen_when_they_are_whole_and_rows_can_be_read_before(tmp_path):
-    sink = ParquetSink(tmp_path, roll_s=3600)
-    write(sink, note(answered(3), headers=[("x-request-id", "r1")]))
-    sink.roll()
+    journals = Journals(tmp_path, roll_s=3600)
+    write(journals, note(answered(3), headers=[("x-request-id", "r1")]))
+    assert not journals.roll() and ship(tmp_path, journals.owner)
     assert visible(tmp_path) == []
     assert predictions.read(tmp_path, "m", AROUND).num_rows == 3
-    sink.roll(everything=True)
+    close(journals)
     (file,) = visible(tmp_path)
     assert file.parent == tmp_path / "m" / f"date={DAY}" and pq.read_table(file, partitioning=None).num_rows == 3
     assert list(tmp_path.rglob(f"*{JOURNAL}")) == []
-    eager = ParquetSink(tmp_path, roll_s=0)
+    eager = Journals(tmp_path, roll_s=0)
     write(eager, note(answered(3), headers=[("x-request-id", "r1")]))
-    eager.roll()
+    assert eager.roll() and not eager.roll()
+    assert predictions.read(tmp_path, "m", AROUND).num_rows == 3, "between the two it is read, too"
+    ship(tmp_path)
     assert len(visible(tmp_path)) == 2
     assert predictions.read(tmp_path, "m", AROUND).num_rows == 3, "a row that was written twice is read once"
 
 
+def test_requests_of_one_row_and_of_several_are_read_together(tmp_path):
+    journals = Journals(tmp_path, roll_s=3600)
+    write(journals, note(answered(1), headers=[("x-request-id", "one")]), note(answered(3)), note(answered(1)))
+    expected = [("JFK", 1), ("JFK", 1), ("JFK", 3), ("", 3), ("LGA", 3)]
+
+    def read() -> list:
+        rows = predictions.read(tmp_path, "m", AROUND).to_pylist()
+        return sorted((row["rows"], row["row"], row["input_origin"], row["output_probability"]) for row in rows)
+
+    before = read()
+    assert sorted((origin, rows) for rows, _, origin, _ in before) == sorted(expected)
+    close(journals)
+    assert read() == before
+
+
 def test_a_day_ends_at_midnight_utc(tmp_path):
-    sink = ParquetSink(tmp_path, roll_s=3600)
+    journals = Journals(tmp_path, roll_s=3600)
     midnight = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-    write(sink, note(answered(1), at=midnight - 0.001), note(answered(1), at=midnight))
-    sink.roll(everything=True)
+    write(journals, note(answered(1), at=midnight - 0.001), note(answered(1), at=midnight))
+    close(journals)
     assert [path.parent.name for path in visible(tmp_path)] == ["date=2026-02-28", "date=2026-03-01"]
     day = Interval.parse("2026-03-01", "UTC")
     assert predictions.read(tmp_path, "m", day)["time"].to_pylist() == [day.start]
 
 
-def test_what_a_killed_server_left_is_closed_by_the_next_and_not_what_a_running_one_holds(tmp_path):
-    running, killed = ParquetSink(tmp_path, 3600), ParquetSink(tmp_path, 3600)
+def test_what_a_killed_server_left_is_closed_by_the_next_and_not_what_a_running_one_holds(tmp_path, caplog):
+    running, killed = Journals(tmp_path, 3600), Journals(tmp_path, 3600)
     write(running, note(answered(1)))
     write(killed, note(answered(2)), note(answered(3)))
     (journal,) = killed._open.values()
     journal.file.write(b"\xff\xff\xff\xff\x10\x00\x00\x00torn")  # A batch that was not finished.
     journal.file.close()
-    assert recover(tmp_path) == 1
+    ship(tmp_path, running.owner)
     (file,) = visible(tmp_path)
     assert pq.read_table(file, partitioning=None).num_rows == 5
-    assert recover(tmp_path) == 0 and len(list(tmp_path.rglob(f"*{JOURNAL}"))) == 1
-    running.roll(everything=True)
+    assert "left by a server that was killed" in caplog.text
+    assert ship(tmp_path, running.owner) and len(list(tmp_path.rglob(f"*{JOURNAL}"))) == 1
+    close(running)
+    assert len(visible(tmp_path)) == 2
 
 
-def test_a_file_that_cannot_be_closed_is_closed_later(tmp_path, monkeypatch):
-    sink = ParquetSink(tmp_path, 0)
-    write(sink, note(answered(3)))
+def test_a_journal_without_a_whole_batch_is_removed(tmp_path):
+    journals = Journals(tmp_path, 3600)
+    write(journals, note(answered(1)))
+    (journal,) = journals._open.values()
+    journal.file.truncate(20)
+    close(journals)
+    assert visible(tmp_path) == [] and not list(tmp_path.rglob(f"*{JOURNAL}"))
+
+
+def test_a_journal_that_cannot_become_a_file_stays_and_does_later(tmp_path, monkeypatch, caplog):
+    journals = Journals(tmp_path, 3600)
+    write(journals, note(answered(3)))
+    journals.roll(everything=True)
 
     def full(*unused, **given):
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", full)
-        with pytest.raises(OSError, match="no room"):
-            sink.roll()
-    sink.roll()
+        ship(tmp_path)
+    assert "no room" in caplog.text
     assert visible(tmp_path) == [] and predictions.read(tmp_path, "m", AROUND).num_rows == 3
-    monkeypatch.setattr(parquet_sink, "AGAIN_S", 0.0)
-    sink._again_at = 0.0
-    sink.roll()
+    ship(tmp_path)
     assert len(visible(tmp_path)) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 3
 
 
+def test_a_journal_that_somebody_removed_is_written_no_more(tmp_path):
+    journals = Journals(tmp_path, 3600)
+    write(journals, note(answered(1)))
+    (path,) = tmp_path.rglob(f"*{JOURNAL}")
+    path.unlink()
+    write(journals, note(answered(2)))
+    assert predictions.read(tmp_path, "m", AROUND).num_rows == 2
+
+
 def test_two_signatures_of_one_request_are_both_read_and_each_once(tmp_path):
-    sink, other = ParquetSink(tmp_path, 3600), answered(2)
+    journals, other = Journals(tmp_path, 3600), answered(2)
     other.signature = Signature("other", "", SIGNATURE.inputs, SIGNATURE.outputs, SIGNATURE.run)
     for _ in range(2):
-        write(sink, note(answered(2), other, headers=[("x-request-id", "r1")]))
+        write(journals, note(answered(2), other, headers=[("x-request-id", "r1")]))
     rows = predictions.read(tmp_path, "m", AROUND).to_pylist()
     assert [(row["signature"], row["row"]) for row in rows] == [
         ("other", 0),
@@ -95,19 +142,18 @@ def test_two_signatures_of_one_request_are_both_read_and_each_once(tmp_path):
 def test_a_model_whatever_it_is_called_lies_below_the_folder(tmp_path):
     for name in ("..", "../x", "a/b", ".hidden", "ü"):
         assert folder_of(tmp_path, name).parent == tmp_path
-        sink = ParquetSink(tmp_path, 3600)
-        write(sink, note(answered(1), model=name))
-        sink.roll(everything=True)
+        journals = Journals(tmp_path, 3600)
+        write(journals, note(answered(1), model=name))
+        close(journals)
         assert predictions.read(tmp_path, name, AROUND).num_rows == 1
     assert len({folder_of(tmp_path, name) for name in ("..", "%2E.", ".hidden", "%2Ehidden")}) == 4
 
 
 def test_versions_with_other_features_and_hashes_are_read_together(tmp_path):
-    sink = ParquetSink(tmp_path, 3600)
-    write(sink, note(answered(1, version=1)))
+    journals = Journals(tmp_path, 3600)
+    write(journals, note(answered(1, version=1)))
     hashed = Personal(frozenset({"delay"}), frozenset({"origin"}), b"k")
-    for table in tables([note(answered(1, version=2))], hashed):
-        sink.write("m", table)
+    write(journals, note(answered(1, version=2)), personal=hashed)
     rows = predictions.read(tmp_path, "m", AROUND).sort_by("version").to_pylist()
     assert [row["version"] for row in rows] == [1, 2]
     assert rows[0]["input_delay"] == "1.5" and len(rows[1]["input_delay"]) == 64 and rows[1]["input_origin"] is None

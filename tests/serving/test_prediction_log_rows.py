@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from components.data import predictions
+from serving.prediction_log.notes import Answered
 from serving.prediction_log.personal import Personal, read_key
-from serving.prediction_log.rows import Answered
+from serving.prediction_log.rows import groups
 from serving.signature import Signature
 from tests.serving.notes import NOW, answered, note, rows_of, spec, tables, texts
 
@@ -99,6 +100,10 @@ def test_a_personal_column_is_hashed_or_left_out_also_inside_of_serialized_examp
     (row,) = rows_of(note(call), personal=personal)
     assert "JFK" not in str(row) and "delay" not in str(row) and '"hour":6.0' in row["inputs_json"]
     assert first["input_origin"] in row["inputs_json"], "the same value is the same hash wherever it stands"
+    for kept in (note(answered(1)), note(answered()), note(call)):
+        (group,) = groups([kept])
+        assert b"JFK" not in group.batch(personal).serialize().to_pybytes(), "no journal has it"
+        assert b"JFK" in group.batch(Personal()).serialize().to_pybytes()
 
 
 def test_bytes_that_are_no_text_are_kept_in_base64():

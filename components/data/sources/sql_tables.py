@@ -126,11 +126,12 @@ def _arrow_type(kind: Any) -> pa.DataType | None:
     if isinstance(kind, sa.DateTime):
         return pa.timestamp("us", tz="UTC" if kind.timezone else None)
     if isinstance(kind, sa.ARRAY):
-        return pa.list_(pa.float64()) if isinstance(kind.item_type, (sa.Integer, sa.Numeric)) else None
+        return pa.list_(pa.float64()) if isinstance(kind.item_type, (sa.Integer, sa.Numeric, sa.Float)) else None
     types = {
         sa.Boolean: pa.bool_(),
         sa.Integer: pa.int64(),
         sa.Numeric: pa.float64(),
+        sa.Float: pa.float64(),
         sa.Date: pa.date32(),
         sa.LargeBinary: pa.binary(),
     }

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tfx.types.standard_artifacts import ModelEvaluation, PushedModel
 
 from airtight.errors import TerminalError, TransientError
 from airtight.rollout import arm_metrics, state
@@ -37,6 +38,25 @@ def test_a_release_gives_the_candidate_its_share_and_changes_nothing_else(site, 
     assert [release_state.share for _, release_state in states if release_state] == [0.0, 0.0, 0.0, 0.2], (
         "first idle, then its share"
     )
+
+
+def test_answers_are_compared_in_the_range_that_evaluate_measured(site, states):
+    pushed, evaluation = site.artifacts.new(PushedModel), site.artifacts.new(ModelEvaluation)
+    for made in (pushed, evaluation):
+        made.set_string_custom_property("interval_start", "2013-05-01T00:00:00+00:00")
+        made.set_string_custom_property("interval_end", "2013-06-01T00:00:00+00:00")
+    pushed.set_int_custom_property("pushed", 1)
+    pushed.set_int_custom_property("version", JUNE)
+    pushed.set_string_custom_property("model_digest", "june")
+    evaluation.set_string_custom_property("current_model_digest", "june")
+    evaluation.set_float_custom_property("answers_low", -20.0)
+    evaluation.set_float_custom_property("answers_high", 480.0)
+    release = site.start(pushed=[pushed], evaluations=[evaluation])
+    followed = states[-1][1]
+    assert (followed.low, followed.high) == (-20, 480), "those of the version that is served"
+    good(site)
+    decision = site.judge(release)
+    assert "units of the range from -20 to 480" in (Path(decision.uri) / module.REPORT).read_text()
 
 
 def test_a_good_candidate_takes_over_under_the_label_stable(site, states):

@@ -50,6 +50,21 @@ def flowers(rows: int = 400) -> list[dict]:
     ]
 
 
+def digits(rows: int = 120) -> list[dict]:
+    """Vectors, images, lists of categories and texts, with a class."""
+    return [
+        {
+            "id": row,
+            "pixels": [float(row % 3), 1.5, float(row % 7)],
+            "tags": ["round", "thin"][: 1 + row % 2],
+            "picture": b"\x89PNG\r\n\x1a\n" + bytes([row]),
+            "story": f"Once upon a time there was the number {row}, and it was alone.",
+            "digit": row % 3,
+        }
+        for row in range(rows)
+    ]
+
+
 def write_csv(path: Path, rows: list[dict], delimiter: str = ",") -> Path:
     lines = [delimiter.join(rows[0])]
     lines += [delimiter.join("" if value is None else str(value) for value in row.values()) for row in rows]
@@ -75,3 +90,21 @@ def write_sqlite(path: Path, rows: list[dict], table: str) -> str:
         marks = ", ".join("?" * len(rows[0]))
         database.executemany(f"insert into {table} values ({marks})", [tuple(row.values()) for row in rows])
     return f"sqlite:///{path}"
+
+
+FORMS = ("csv", "json", "parquet", "sqlite", "flowers", "digits")
+LABELS = {"flowers": "species", "digits": "digit"}
+ROWS = {"flowers": 400, "digits": 120}
+
+
+def words_for(form: str, folder: Path) -> list[str]:
+    rows = rides(24 * 200)
+    data = {
+        "csv": lambda: write_csv(folder / "rides.csv", rows),
+        "json": lambda: write_json_lines(folder / "rides.jsonl", rows),
+        "parquet": lambda: write_parquet(folder / "rides.parquet", rows),
+        "sqlite": lambda: write_sqlite(folder / "rides.db", rows, "rides"),
+        "digits": lambda: write_parquet(folder / "digits.parquet", digits()),
+        "flowers": lambda: write_csv(folder / "flowers.csv", flowers()),
+    }[form]()
+    return [f"DATA={data}", f"LABEL={LABELS.get(form, 'count')}"]

@@ -236,7 +236,7 @@ def test_names_for_the_lake_are_plain_and_differ():
     }
 
 
-@pytest.mark.parametrize("name", ["", "Bike", "2bike", "bike-x", "class", "json", "a" * 41, "bike_promote"])
+@pytest.mark.parametrize("name", ["", "Bike", "2bike", "bike-x", "class", "json", "a" * 31, "bike_promote"])
 def test_a_name_must_be_one(name):
     with pytest.raises(TerminalError, match="The pipeline needs a"):
         Options(name=name, data="x.csv")

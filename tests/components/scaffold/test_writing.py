@@ -9,47 +9,15 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT
+from commands.new import main
 from components.data.lake import Lake
-from components.scaffold.__main__ import main
 from components.scaffold.writing import MOST_LINES
 from tests.components.scaffold import tables
 
-FORMS = ("csv", "json", "parquet", "sqlite", "flowers")
 
-
-def words_for(form: str, folder: Path) -> list[str]:
-    rows = tables.rides(24 * 200)
-    data = {
-        "csv": lambda: tables.write_csv(folder / "rides.csv", rows),
-        "json": lambda: tables.write_json_lines(folder / "rides.jsonl", rows),
-        "parquet": lambda: tables.write_parquet(folder / "rides.parquet", rows),
-        "sqlite": lambda: tables.write_sqlite(folder / "rides.db", rows, "rides"),
-        "flowers": lambda: tables.write_csv(folder / "flowers.csv", tables.flowers()),
-    }[form]()
-    return [f"DATA={data}", "LABEL=species" if form == "flowers" else "LABEL=count"]
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    for folder in ("pipelines", "dags"):
-        (tmp_path / "root" / folder).mkdir(parents=True)
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def importable(root, monkeypatch):
-    """The new pipeline as part of the package `pipelines`, for this test alone."""
-    import pipelines
-
-    monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(root / "pipelines")])
-    yield
-    for name in [name for name in sys.modules if name.startswith("pipelines.bike")]:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tables.FORMS)
 def test_the_folder_is_short_and_passes_lint(form, root, tmp_path, capsys):
-    assert main(["NAME=bike", *words_for(form, tmp_path)], root) == 0
+    assert main(["NAME=bike", *tables.words_for(form, tmp_path)], root) == 0
     folder = root / "pipelines" / "bike"
     names = ["__init__.py", "expectations.py", "lake.py", "schema.py", "settings.py", "tests/test_pipeline.py"]
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py")) == [*names, "transform.py"]
@@ -69,31 +37,34 @@ def _lint(root: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tables.FORMS)
 def test_its_lake_is_filled_and_has_what_its_schema_needs(form, root, tmp_path, importable):
-    assert main(["NAME=bike", *words_for(form, tmp_path)], root) == 0
+    assert main(["NAME=bike", *tables.words_for(form, tmp_path)], root) == 0
     from pipelines.bike import lake
     from pipelines.bike.schema import SCHEMA
 
     lake.fill(tmp_path / "lake")
     version = Lake(tmp_path / "lake").snapshot("bike")
-    assert version.rows == (400 if form == "flowers" else 4800)
+    assert version.rows == tables.ROWS.get(form, 4800)
     for file in version.files[:3]:
         Lake(tmp_path / "lake").verify(lake.TABLE, file, "UTC")
-    computed = {"hour", "weekday", "when_local"} if form != "flowers" else set()
+    computed = {"hour", "weekday", "when_local"} if form not in tables.ROWS else set()
     assert set(lake.TABLE.schema.names) == {*SCHEMA.names, SCHEMA.label, SCHEMA.time, *SCHEMA.keys} - computed - {""}
 
 
-def test_a_table_of_many_columns_has_several_in_a_line(root, tmp_path):
+@pytest.mark.parametrize(("columns", "bounded"), [(60, True), (140, False)])
+def test_a_table_of_many_columns_has_several_in_a_line(columns, bounded, root, tmp_path):
     rows = [
-        {f"number_{c}": row * c % 17 / 3 for c in range(150)} | {f"word_{c}": "abc"[(row + c) % 3] for c in range(30)}
+        {f"number_{c}": row * c % 17 / 3 for c in range(columns)}
+        | {f"word_{c}": "abc"[(row + c) % 3] for c in range(30)}
         for row in range(60)
     ]
-    labelled = [{**row, "y": f"class of a long name, the {number % 40}"} for number, row in enumerate(rows)]
+    labelled = [{**row, "y": f"class of a long name, the {number % 12}"} for number, row in enumerate(rows)]
     path = tables.write_csv(tmp_path / "wide.csv", labelled, ";")
     assert main(["NAME=wide", f"DATA={path}", "LABEL=y"], root) == 0
     folder = root / "pipelines" / "wide"
     assert sum(p.read_text().count("\n") for p in folder.rglob("*.py")) <= MOST_LINES
+    assert ("RANGES" in (folder / "expectations.py").read_text()) == bounded
     _lint(root)
 
 
@@ -107,7 +78,7 @@ def test_a_table_too_wide_to_read_is_refused(root, tmp_path, capsys):
 
 
 def test_a_pipeline_is_replaced_only_by_force(root, tmp_path, capsys):
-    words = ["NAME=bike", *words_for("flowers", tmp_path)]
+    words = ["NAME=bike", *tables.words_for("flowers", tmp_path)]
     assert main(words, root) == 0
     (root / "pipelines" / "bike" / "mine.py").write_text("# mine\n")
     assert main(words, root) == 64
@@ -124,7 +95,7 @@ def test_nothing_is_left_of_a_pipeline_that_cannot_be_written(root, tmp_path, mo
     def fails(*args: object, **kwargs: object) -> None:
         raise OSError("disk")
 
-    words = ["NAME=bike", *words_for("flowers", tmp_path)]
+    words = ["NAME=bike", *tables.words_for("flowers", tmp_path)]
     monkeypatch.setattr(writing.Path, "replace", fails)
     with pytest.raises(OSError, match="disk"):
         main(words, root)

@@ -16,6 +16,8 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, predict_p
 from airtight.errors import TerminalError
 from airtight.rollout import state
 from airtight.rollout.state import Release
+from components.schema import ExampleSchema
+from components.tasks import task_of
 from serving.router import answers, messages
 from serving.router.arm_metrics import CELLS, Counts, Latency, Numbers, Outcome, Pairs
 from serving.router.config import address, settings_from_flags
@@ -104,6 +106,17 @@ def test_bytes_that_are_no_message_ask_for_nothing():
         ("predict", [1.5], None),
         ("regress", {"results": [0.5, 1.5]}, [0.5, 1.5]),
         ("classify", {"results": [[["low", 0.5]]]}, None),
+        ("classify", {"results": [["low", 0.5]]}, None),
+        ("classify", {"results": [[["low", 0.25], ["high", 0.75]]]}, [0.875]),
+        # Probabilities of classes: which class, and how surely.
+        ("predict", {"predictions": [[0.75, 0.25, 0.0], [0.25, 0.5, 0.25]]}, [0.25, 0.5]),
+        ("predict", {"predictions": [{"class": "mid", "probabilities": [0.25, 0.5, 0.25]}]}, [0.5]),
+        ("predict", {"outputs": {"class": ["mid"], "probabilities": [[0.25, 0.5, 0.25]]}}, [0.5]),
+        ("predict", {"predictions": [[0.5, 0.6]]}, None),
+        ("predict", {"predictions": [[1.5, -0.5]]}, None),
+        # A value beside its quantiles, whichever comes first by name.
+        ("predict", {"predictions": [{"prediction": 7.5, "quantiles": [5.0, 7.5, 9.0]}]}, [7.5]),
+        ("predict", {"predictions": [{"a": [0.25, 0.75], "p": 7.5}]}, [7.5]),
     ],
 )
 def test_numbers_of_a_rest_answer(verb, answer, numbers):
@@ -141,6 +154,11 @@ def test_numbers_of_a_grpc_answer(dtype, content):
     assert answers.from_grpc("Predict", response(a=np.array([1, 2]), p=column)) == [0.25, 0.5]
     assert answers.from_grpc("Predict", response(p=np.ones((2, 2), dtype))) is None
     assert answers.from_grpc("Predict", response(p=dtype(1.5))) is None
+    classes = np.array([[0.75, 0.25, 0], [0.25, 0.5, 0.25]], dtype)
+    assert answers.from_grpc("Predict", response(probabilities=classes)) == [0.25, 0.5]
+    assert answers.from_grpc("Predict", response(p=column, probabilities=classes)) == [0.25, 0.5]
+    classes[1, 0] = np.nan
+    assert math.isnan(answers.from_grpc("Predict", response(probabilities=classes))[1])
     assert answers.from_grpc("Predict", b"\xff") is None
 
 
@@ -150,6 +168,23 @@ def test_numbers_of_a_regression():
     told.result.regressions.add(value=2.0)
     assert answers.from_grpc("Regress", told.SerializeToString()) == [0.5, 2.0]
     assert answers.from_grpc("Classify", told.SerializeToString()) is None
+
+
+def test_numbers_of_a_classification():
+    response = classification_pb2.ClassificationResponse()
+    for scores in ((0.25, 0.75), (1.0, 0.0)):
+        row = response.result.classifications.add()
+        for label, score in zip(("low", "high"), scores, strict=True):
+            row.classes.add(label=label, score=score)
+    numbers = answers.from_grpc("Classify", response.SerializeToString())
+    assert numbers == pytest.approx([0.875, 0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [[[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]], [[0.2, 0.5, 0.3]]])
+def test_classes_are_counted_as_their_task_scores_them(rows):
+    task = task_of(ExampleSchema((), "y", "at", (), (), task="multiclass", classes=("a", "b", "c")))
+    numbers = answers.from_rest("predict", json.dumps({"predictions": rows}).encode())
+    assert numbers == pytest.approx(task.score(np.array(rows)).tolist())
 
 
 def test_percentiles_are_within_five_percent():
@@ -304,6 +339,23 @@ def answered(trials: Trials, requests: int, reads: list[bytes]) -> dict:
     return trials.as_dict()["m"]
 
 
+def test_numbers_are_compared_in_units_of_the_releases_range():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 100, 300, share=0.5, low=-100.0, high=300.0)})
+    counted = answered(trials, 40, [])
+    assert (counted["low"], counted["high"]) == (-100, 300)
+    assert [counted["sides"][side]["answers"]["mean"] for side in ("stable", "candidate")] == [0.5, 1.0]
+    assert sum(counted["sides"]["stable"]["answers"]["histogram"]) > 0
+    comparisons = {rule["name"]: rule for rule in counted["standing"]["rules"]}
+    assert "mean answer" in comparisons
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.inf)])
+def test_a_range_that_is_none_is_refused(low, high):
+    with pytest.raises(TerminalError, match="range"):
+        Release("m", "a", 1, 2, low=low, high=high)
+
+
 def test_nothing_is_counted_while_the_candidate_has_no_share_to_compare_with():
     trials = Trials()
     trials.follow({"m": Release("m", "a", 1, 2, share=0.0)})
@@ -351,6 +403,7 @@ def test_a_split_counts_by_groups_of_callers():
 
 def test_the_status_tells_how_a_release_stands_by_its_margins():
     trials = Trials()
+    trials._random.seed(1)  # One draw in sixteen would send all five to one side.
     trials.follow({"m": Release("m", "a", 1, 2, share=0.5, margins={"requests": 7})})
     standing = answered(trials, 5, [])["standing"]
     assert standing["decision"] == "undecided"

@@ -1,0 +1,282 @@
+"""The process that turns closed journals of the prediction log into Parquet files, or sends them to Kafka.
+
+    python -m serving.prediction_log.shipper
+
+The model server starts it with the first row, and its work costs no request anything. It reads lines of JSON on
+standard input, each a `Job` to look after now, and writes one for each journal that Kafka took. When its input ends,
+with the server and however that ended, it finishes what there is and ends. It may be killed at any time: a journal is
+removed when its rows are where they belong, and the next shipper does the rest. It does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import select
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airtight.files import new_file
+from airtight.predictions import JOURNAL
+from serving.prediction_log.journal_rows import batches, rows_of
+from serving.prediction_log.journals import sync_folders
+from serving.prediction_log.kafka_sender import AWAY_S, KafkaAway, KafkaSender
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP = 1 << 17
+AGAIN_S = 60.0
+"""All journals are looked at so often; and again after so long where something failed."""
+FALLBACK_S = 60.0
+"""Rows wait so long for a Kafka that is away, then they go to the fallback."""
+END_S = 10.0
+"""The journals of a server that is being killed are waited for so long."""
+NICE = 10
+MOST_FILES = 200
+"""Journals that become one file of the fallback."""
+_TOGETHER = 1000
+"""Rows that are converted together."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Journals below a folder, and what becomes of them.
+
+    Args:
+      root: The folder; without a topic, the Parquet files are made there, too.
+      owner: Part of the names of the server's own journals.
+      servers: Kafka's, host:port,host:port.
+      topic: The topic; empty without Kafka.
+      fallback: Folder for rows that Kafka does not take; empty without one.
+    """
+
+    root: str
+    owner: str
+    servers: str = ""
+    topic: str = ""
+    fallback: str = ""
+
+    def line(self) -> bytes:
+        """The job as a line of JSON."""
+        return json.dumps(vars(self)).encode() + b"\n"
+
+
+@dataclass(frozen=True, eq=False)
+class _Claimed:
+    """A journal that no server writes, and that this process has locked."""
+
+    path: Path
+    file: FileIO
+
+    def rows(self) -> list[pa.Table]:
+        """Its rows as readers see them, some at a time."""
+        whole = list(batches(self.path))
+        if not whole:
+            return []
+        # Where few requests come, a batch has few rows, and each has its price.
+        table = pa.Table.from_batches(whole).combine_chunks()
+        return [rows_of(batch) for batch in table.to_batches(max_chunksize=_TOGETHER)]
+
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        with self.path.open("rb") as file:
+            return pa.ipc.open_stream(file).schema
+
+    def remove(self) -> None:
+        """Removes the journal, whose rows are where they belong."""
+        self.path.unlink()
+        self.file.close()
+
+
+class Shipper:
+    """Looks after one job.
+
+    Args:
+      job: The job.
+      sender: Sends rows to Kafka; None where they become files.
+    """
+
+    def __init__(self, job: Job, sender: KafkaSender | None) -> None:
+        self._job, self._root, self._sender = job, Path(job.root), sender
+        self._fallback = Path(job.fallback) if job.fallback else None
+        self.due_at = 0.0
+        """When the journals are to be looked at, by the monotonic clock."""
+
+    def work(self, last: bool = False) -> bool:
+        """Ships all journals that no server writes.
+
+        Args:
+          last: Nobody does it later, so what Kafka does not take goes to the fallback at once.
+
+        Returns:
+          Whether there are journals of this job's own server that it still holds.
+        """
+        self.due_at = time.monotonic() + AGAIN_S
+        held = False
+        waiting: dict[tuple[Path, pa.Schema], list[_Claimed]] = defaultdict(list)
+        for path in sorted(self._root.glob(f"*/date=*/.*{JOURNAL}")):
+            claimed = _claim(path)
+            if claimed is None:
+                held = held or self._job.owner in path.name
+                continue
+            try:
+                self._ship(claimed)
+            except KafkaAway:
+                self.due_at = time.monotonic() + AWAY_S
+                self._let_wait(claimed, waiting, last)
+            except Exception:
+                claimed.file.close()
+                logger.exception("%s of the prediction log cannot be shipped now", path)
+        for claims in waiting.values():
+            self._fall_back(claims)
+        return held
+
+    def close(self) -> None:
+        """Closes the connection to Kafka."""
+        if self._sender is not None:
+            self._sender.close()
+
+    def _ship(self, claimed: _Claimed) -> None:
+        if self._sender is not None:
+            self._sender.check()
+        tables = claimed.rows()
+        if self._sender is None:
+            if self._job.owner not in claimed.path.name:
+                logger.warning("%s, left by a server that was killed, is closed", claimed.path)
+            _write_parquet(_final(claimed.path, self._root), tables)
+            claimed.remove()
+            return
+        too_large = [rows for table in tables if (rows := self._sender.send(table)).num_rows]
+        lost = 0
+        if self._fallback:
+            _write_parquet(_final(claimed.path, self._fallback), too_large)
+        elif lost := sum(table.num_rows for table in too_large):
+            logger.warning("%d rows of the prediction log are lost: they are larger than Kafka's messages", lost)
+        claimed.remove()
+        _report(tables, lost)
+
+    def _let_wait(self, claimed: _Claimed, waiting: dict[tuple[Path, pa.Schema], list[_Claimed]], last: bool) -> None:
+        """Leaves a journal to a later look; or gathers it for the fallback, with all younger ones of its kind."""
+        if self._fallback:
+            key = (claimed.path.parent, claimed.schema())
+            if last or key in waiting or time.time() - claimed.path.stat().st_mtime > FALLBACK_S:
+                waiting[key].append(claimed)
+                if len(waiting[key]) >= MOST_FILES:
+                    self._fall_back(waiting.pop(key))
+                return
+        claimed.file.close()
+
+    def _fall_back(self, claims: list[_Claimed]) -> None:
+        assert self._fallback is not None, "rows fall back to it"
+        final = _final(claims[0].path, self._fallback)
+        try:
+            tables = [table for claimed in claims for table in claimed.rows()]
+            _write_parquet(final, tables)
+        except Exception:
+            for claimed in claims:
+                claimed.file.close()
+            logger.exception("Rows that Kafka did not take cannot be written to %s now", final)
+            return
+        logger.warning("Rows that Kafka did not take are in %s", final)
+        for claimed in claims:
+            claimed.remove()
+        _report(tables, 0)
+
+
+def _claim(path: Path) -> _Claimed | None:
+    """Locks a journal that no process holds; None where one does, or where it is gone."""
+    try:
+        file = FileIO(path)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    if not path.exists():  # Another shipper was done with it between the two lines above.
+        file.close()
+        return None
+    return _Claimed(path, file)
+
+
+def _final(journal: Path, root: Path) -> Path:
+    """The Parquet file of a journal, below a folder, by model and day as the journal."""
+    name = journal.name.removeprefix(".").removesuffix(JOURNAL)
+    return root / journal.parent.parent.name / journal.parent.name / f"{name}.parquet"
+
+
+def _write_parquet(path: Path, tables: list[pa.Table]) -> None:
+    if not tables:
+        return
+    table = pa.concat_tables(tables, promote_options="permissive")
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+    sync_folders(path.parent, path.parent.parent, path.parent.parent.parent)
+
+
+def _report(tables: list[pa.Table], lost: int) -> None:
+    if not tables:
+        return
+    rows = sum(table.num_rows for table in tables)
+    report = {"model": tables[0]["model"][0].as_py(), "written": rows - lost, "too_large": lost}
+    with contextlib.suppress(OSError):  # The server has gone.
+        os.write(1, json.dumps(report).encode() + b"\n")
+
+
+def main() -> None:
+    """Ships until standard input ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # It ends with the server, which may still write.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.nice(NICE)
+    with contextlib.suppress(OSError):
+        # Where memory is short, the kernel is to end this process and not the server.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    shippers: dict[bytes, Shipper] = {}
+    for lines in _input(shippers):
+        for line in lines:
+            if line not in shippers:
+                job = Job(**json.loads(line))
+                shippers[line] = Shipper(job, KafkaSender(job.servers, job.topic) if job.topic else None)
+            shippers[line].due_at = 0.0
+        for shipper in shippers.values():
+            if time.monotonic() >= shipper.due_at:
+                shipper.work()
+    deadline = time.monotonic() + END_S
+    while any([shipper.work(last=True) for shipper in shippers.values()]) and time.monotonic() < deadline:
+        time.sleep(0.05)  # The kernel takes the locks from a process that was killed, one by one.
+    for shipper in shippers.values():
+        shipper.close()
+
+
+def _input(shippers: dict[bytes, Any]) -> Iterator[list[bytes]]:
+    """The lines of standard input that have come, or none when one of the shippers is due, until the input ends."""
+    rest = b""
+    while True:
+        due_s = min((shipper.due_at for shipper in shippers.values()), default=None)
+        wait_s = None if due_s is None else max(0.0, due_s - time.monotonic())
+        if not select.select([0], [], [], wait_s)[0]:
+            yield []
+            continue
+        content = os.read(0, 1 << 16)
+        if not content:
+            return
+        *lines, rest = (rest + content).split(b"\n")
+        yield lines
+
+
+if __name__ == "__main__":
+    main()
