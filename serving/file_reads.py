@@ -35,20 +35,22 @@ class FileRead(Generic[T]):
         self._late = late
         self._reading: asyncio.Task[T] | None = None
 
-    async def result(self, function: Callable[[], T], source: str) -> T:
+    async def result(self, function: Callable[[], T], source: str, patience_s: float | None = None) -> T:
         """What the function returns, or what the call before returns that this one's caller did not wait for.
 
         Args:
           function: Reads.
           source: What it reads, for the message.
+          patience_s: Seconds to wait for a read that this call begins; None is `SILENT_S`.
 
         Raises:
-          TimeoutError: There is no result yet, after `SILENT_S` of the read; and what the function raises.
+          TimeoutError: There is no result yet, after `patience_s` of the read; and what the function raises.
         """
+        patience_s = SILENT_S if patience_s is None else patience_s
         reading, wait_s = self._reading, 0.0
         if reading is None:
             reading = self._reading = asyncio.create_task(self._threads.run(function))
-            wait_s = SILENT_S
+            wait_s = patience_s
         try:
             await asyncio.wait({reading}, timeout=wait_s)
         except asyncio.CancelledError:
@@ -59,7 +61,7 @@ class FileRead(Generic[T]):
             return reading.result()
         if wait_s:
             reading.add_done_callback(self._returned)
-        raise TimeoutError(f"{source} has not answered for {SILENT_S:g} s")
+        raise TimeoutError(f"{source} has not answered for {patience_s:g} s")
 
     def cancel(self) -> None:
         """Gives up the read that is under way: its result is nobody's."""

@@ -19,9 +19,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from serving import examples
 from serving.errors import BY_NUMBER, Code, ServingError
 from serving.fair_slots import FairSlots
-from serving.large_json_process import BODY, DROP, TENSORS, read_message, write_message
+from serving.large_json_process import BODY, DROP, EXAMPLES, TENSORS, read_message, write_message
 from serving.signature import Signature, TensorSpec
 
 APART_BYTES = 1 << 20
@@ -50,9 +51,22 @@ class Document:
           ServingError: INVALID_ARGUMENT, saying what is wrong and where.
         """
         specs = [{"name": s.name, "numpy": s.numpy.name, "type": s.dtype.name} for s in signature.inputs]
-        told, data = await self._reader.ask(TENSORS, json.dumps(specs).encode())
+        description, data = await self._reader.ask(TENSORS, json.dumps(specs).encode())
         # Not on the event loop: an object for each of millions of strings takes long.
-        return await self._reader.apart(_arrays, told, data, signature), told["rows"]
+        return await self._reader.apart(_arrays, description, data, signature), description["rows"]
+
+    async def examples(self, signature: Signature, verb: str) -> list[np.ndarray]:
+        """What `examples.arrays_from_json` makes of the body.
+
+        Args:
+          signature: What will be called.
+          verb: "classify" or "regress".
+
+        Raises:
+          ServingError: INVALID_ARGUMENT, saying what is wrong and where.
+        """
+        description, data = await self._reader.ask(EXAMPLES, verb.encode())
+        return await self._reader.apart(_examples, description["count"], data, signature, verb)
 
 
 class LargeJson:
@@ -125,9 +139,13 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _arrays(told: dict[str, Any], data: memoryview, signature: Signature) -> list[np.ndarray]:
+def _examples(count: int, data: memoryview, signature: Signature, verb: str) -> list[np.ndarray]:
+    return examples.arrays_of(_texts(data, count), signature, verb)
+
+
+def _arrays(description: dict[str, Any], data: memoryview, signature: Signature) -> list[np.ndarray]:
     arrays, start = [], 0
-    for spec, shape, size in zip(signature.inputs, told["shapes"], told["sizes"], strict=True):
+    for spec, shape, size in zip(signature.inputs, description["shapes"], description["sizes"], strict=True):
         arrays.append(_array(data[start : start + size], spec, shape))
         start += size
     return arrays
@@ -137,7 +155,11 @@ def _array(data: memoryview, spec: TensorSpec, shape: list[int]) -> np.ndarray:
     if not spec.text:
         return np.frombuffer(data, spec.numpy).reshape(shape)
     flat = np.empty(int(np.prod(shape)), object)
-    lengths = np.frombuffer(data[: 8 * len(flat)], np.int64)
-    ends = 8 * len(flat) + np.cumsum(lengths)
-    flat[:] = [bytes(data[end - length : end]) for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
+    flat[:] = _texts(data, len(flat))
     return flat.reshape(shape)
+
+
+def _texts(data: memoryview, count: int) -> list[bytes]:
+    lengths = np.frombuffer(data[: 8 * count], np.int64)
+    ends = 8 * count + np.cumsum(lengths)
+    return [bytes(data[end - length : end]) for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)]

@@ -18,11 +18,12 @@ from typing import IO, Any
 import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its kin by it.
 import numpy as np
 
-from serving import tensors_json
+from serving import examples_json, tensors_json
 from serving.errors import Code, ServingError, invalid
 
-BODY, TENSORS, DROP = b"B", b"T", b"D"
-"""Questions: parse this body; make tensors of it. Nobody wants it any more: that one has no answer."""
+BODY, TENSORS, EXAMPLES, DROP = b"B", b"T", b"E", b"D"
+"""Questions: parse this body; make tensors of it, or serialized tf.Examples. Nobody wants it any more: that one has no
+answer."""
 TOLD, DATA = b"t", b"d"
 """Each answer is one of both: what there is to tell, as JSON, and the bytes of arrays."""
 
@@ -71,6 +72,8 @@ def main() -> None:
             if kind == BODY:
                 document = tensors_json.parse(payload)
                 told = {"signature_name": _signature_name(document)}
+            elif kind == EXAMPLES:
+                told, parts = _examples(document, payload.decode())
             else:
                 told, parts = _tensors(document, json.loads(payload))
         except ServingError as error:
@@ -96,6 +99,11 @@ def _tensors(document: dict[str, Any], wanted: list[dict[str, str]]) -> tuple[di
     return {"rows": rows, "shapes": [array.shape for array in arrays], "sizes": [len(part) for part in parts]}, parts
 
 
+def _examples(document: dict[str, Any], verb: str) -> tuple[dict[str, Any], list[bytes]]:
+    examples = examples_json.serialized_examples(document, verb)
+    return {"count": len(examples)}, [_of_texts(examples)]
+
+
 class _Spec:
     """What `tensors_json.decode` asks of an input, without TensorFlow."""
 
@@ -107,7 +115,10 @@ class _Spec:
 def _bytes(array: np.ndarray) -> bytes:
     if array.dtype.kind != "O":
         return array.tobytes()
-    texts = array.ravel().tolist()
+    return _of_texts(array.ravel().tolist())
+
+
+def _of_texts(texts: list[bytes]) -> bytes:
     return np.array(list(map(len, texts)), np.int64).tobytes() + b"".join(texts)
 
 

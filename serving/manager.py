@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError, invalid
 from serving.file_reads import FileRead, read_threads
 from serving.model_watch import ModelWatch
+from serving.models_root import ModelsRoot
 from serving.version_loader import VersionLoader
 from serving.versions import Model, Registry, State
 
@@ -44,7 +44,7 @@ class Manager:
         self._loader = VersionLoader(settings)
         self._watches: dict[Model, ModelWatch] = {}
         self._reads = read_threads()
-        self._root: FileRead[dict[str, ModelSettings]] = FileRead(self._reads)
+        self._root = ModelsRoot(settings.models_root, self._reads) if settings.models_root else None
         self._config: FileRead[tuple[ModelSettings, ...] | None] = FileRead(self._reads)
 
     async def run(self) -> None:
@@ -175,11 +175,10 @@ class Manager:
         self.apply_labels()  # Also when the file is as it was: a version may have loaded since.
 
     async def _wanted(self) -> dict[str, ModelSettings]:
-        root = self.settings.models_root
-        if root is None:
+        if self._root is None:
             return self._configured
         try:
-            return await self._root.result(functools.partial(_models_in_folder, root), str(root))
+            return await self._root.models()
         except FileNotFoundError:
             if self.registry.models:
                 raise  # A root that goes away later (an unmounted disk) takes nothing with it.
@@ -240,11 +239,6 @@ def _why_not(model: Model, settings: ModelSettings) -> str:
     ]
     problem = model.problem or f"no version to be served in base path {settings.base_path}"
     return reasons[0] if reasons else f"name: {model.name}; {problem}"
-
-
-def _models_in_folder(root: Path) -> dict[str, ModelSettings]:
-    folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    return {name: ModelSettings(name, root / name) for name in sorted(folders)}
 
 
 def _models_in_file(path: Path, *, wait_for_it: bool) -> tuple[ModelSettings, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -132,7 +132,7 @@ class RestApi:
 
     async def _answer(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
         size, runner, verb, model = len(body), self._runner, target.verb, self._known(target.name)
-        if size >= APART_BYTES and verb == "predict":
+        if size >= APART_BYTES:
             return await self._answer_large(target, body, calls)
         request = await runner.convert(model, size, tensors_json.parse, body)
         signature_name = request.get("signature_name", "")
@@ -141,38 +141,36 @@ class RestApi:
         version = self._registry.resolve(*target.chosen)
         with version as loaded:
             signature = loaded.signature(signature_name)
-            if verb != "predict":
+            if verb == "predict":
+                arrays, rows = await runner.convert(model, size, tensors_json.decode, request, signature)
+            else:
                 arrays = await runner.convert(model, size, examples.arrays_from_json, request, signature, verb)
-                return await self._answer_examples(verb, version, signature, arrays, calls)
-            arrays, rows = await runner.convert(model, size, tensors_json.decode, request, signature)
-            return await self._predict(version, signature, arrays, rows, calls)
+                rows = False
+            return await self._run(version, signature, arrays, calls, _writer(verb, signature, arrays, rows))
 
     async def _answer_large(self, target: Target, body: bytes, calls: list[Answered]) -> bytes:
+        verb = target.verb
         with contextlib.ExitStack() as held:
             async with self._large.parsed(self._known(target.name), body) as document:
                 version = self._registry.resolve(*target.chosen)
                 signature = held.enter_context(version).signature(document.signature_name)
-                arrays, rows = await document.decode(signature)
-            return await self._predict(version, signature, arrays, rows, calls)
+                if verb == "predict":
+                    arrays, rows = await document.decode(signature)
+                else:
+                    arrays, rows = await document.examples(signature, verb), False
+            return await self._run(version, signature, arrays, calls, _writer(verb, signature, arrays, rows))
 
-    async def _predict(
-        self, version: Version, signature: Signature, arrays: list[np.ndarray], rows: bool, calls: list[Answered]
+    async def _run(
+        self,
+        version: Version,
+        signature: Signature,
+        arrays: list[np.ndarray],
+        calls: list[Answered],
+        write: Callable[[list[np.ndarray]], bytes],
     ) -> bytes:
         outputs = await self._runner.run(version.model, signature, arrays)
         calls.append(Answered(version.number, signature, arrays, outputs))
-        return await self._runner.convert(
-            version.model, size_of(outputs), tensors_json.encode, outputs, signature, rows
-        )
-
-    async def _answer_examples(
-        self, verb: str, version: Version, signature: Signature, arrays: list[np.ndarray], calls: list[Answered]
-    ) -> bytes:
-        outputs = await self._runner.run(version.model, signature, arrays)
-        calls.append(Answered(version.number, signature, arrays, outputs))
-        count = len(arrays[0])
-        return await self._runner.convert(
-            version.model, size_of(outputs), _examples_answer, outputs, signature, verb, count
-        )
+        return await self._runner.convert(version.model, size_of(outputs), write, outputs)
 
     def _look(self, verb: str, path: str) -> bytes:
         if not path.startswith("/v1") or path == self._metrics_path:
@@ -189,9 +187,13 @@ class RestApi:
         return metadata.status_json(self._registry.states(*target.chosen))
 
 
-def _examples_answer(outputs: list[np.ndarray], signature: Signature, verb: str, count: int) -> bytes:
-    result = examples.result(outputs, signature, verb, count)
-    return json.dumps(examples.result_as_json(result), ensure_ascii=False).encode()
+def _writer(
+    verb: str, signature: Signature, arrays: list[np.ndarray], rows: bool
+) -> Callable[[list[np.ndarray]], bytes]:
+    """What writes the answer; `rows` says in which format predict does."""
+    if verb == "predict":
+        return functools.partial(tensors_json.encode, signature=signature, rows=rows)
+    return functools.partial(examples.result_json, signature=signature, verb=verb, count=len(arrays[0]))
 
 
 def _printable(text: str) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from serving import base64_text
+from serving import base64_text, json_pieces
 from serving.errors import invalid
 
 if TYPE_CHECKING:  # That module imports TensorFlow, and the process that parses large bodies does without.
@@ -28,8 +28,6 @@ NULL_IS_NAN = "\0"
 """A key of a parsed body, which no body without escapes can have: what is None in it was NaN."""
 MAX_SHOWN = 120
 """Characters of a request that an error repeats."""
-PIECE = 1 << 15
-"""Numbers that are written at once, which takes a millisecond or two."""
 MAX_DEPTH = 64
 """NumPy's limit of dimensions, and more than any model has."""
 
@@ -121,34 +119,32 @@ def encode(arrays: Sequence[np.ndarray], signature: Signature, rows: bool) -> by
     if rows:
         _check_batch(arrays, specs)
     finite = all(array.dtype.kind not in _FLOATS or np.isfinite(array).all() for array in arrays)
-    values = [_printable(array, spec, finite) for array, spec in zip(arrays, specs, strict=True)]
+    values = [_printable(array, spec) for array, spec in zip(arrays, specs, strict=True)]
+    names = [spec.name for spec in specs]
     if len(specs) == 1:
-        answer: Any = values[0]
+        answer = json_pieces.dump_array(values[0], finite)
     elif rows:
-        names = [spec.name for spec in specs]
-        answer = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+        answer = _rows(names, values, finite)
     else:
-        answer = {spec.name: value for spec, value in zip(specs, values, strict=True)}
-    whole = {"predictions" if rows else "outputs": answer}
-    if finite:
-        elements = sum(array.size for array in arrays)
-        return _dumped(whole) if elements <= PIECE else _dumped_in_pieces(whole, elements)
-    return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()  # Writes NaN, Infinity, -Infinity.
+        answer = _object(names, values, finite)
+    return (b'{"predictions":' if rows else b'{"outputs":') + answer + b"}"
 
 
-def _dumped(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+def _rows(names: Sequence[str], values: Sequence[np.ndarray], finite: bool) -> bytes:
+    count, elements = len(values[0]), sum(value.size for value in values)
+
+    def part_of(part: slice) -> list[dict[str, Any]]:
+        return [dict(zip(names, row, strict=True)) for row in zip(*(value[part] for value in values), strict=True)]
+
+    if elements <= json_pieces.PIECE * count:
+        return json_pieces.dump_list(count, elements, part_of, finite)
+    return json_pieces.dump_each(_object(names, row, finite) for row in zip(*values, strict=True))
 
 
-def _dumped_in_pieces(value: Any, elements: int) -> bytes:
-    """The same bytes; but orjson keeps the interpreter while it writes, and between two pieces other threads run."""
-    if type(value) is dict:
-        named = (_dumped(name) + b":" + _dumped_in_pieces(inner, elements) for name, inner in value.items())
-        return b"{" + b",".join(named) + b"}"
-    if not (type(value) is list or (isinstance(value, np.ndarray) and value.ndim)) or not len(value):
-        return _dumped(value)
-    step = max(1, PIECE * len(value) // elements)
-    return b"[" + b",".join([_dumped(value[at : at + step])[1:-1] for at in range(0, len(value), step)]) + b"]"
+def _object(names: Sequence[str], values: Iterable[Any], finite: bool) -> bytes:
+    pairs = zip(names, values, strict=True)
+    members = [json_pieces.dump(name, True) + b":" + json_pieces.dump_array(value, finite) for name, value in pairs]
+    return b"{" + b",".join(members) + b"}"
 
 
 def _columns_of_rows(instances: Any, signature: Signature) -> list[list[Any]]:
@@ -292,28 +288,16 @@ def _check_batch(arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]) -> N
         batch = len(array)
 
 
-def _printable(array: np.ndarray, spec: TensorSpec, finite: bool) -> Any:
+def _printable(array: np.ndarray, spec: TensorSpec) -> Any:
     kind = array.dtype.kind
     if kind in "OS":
         texts = _objects(list(_texts(array, spec.name.endswith("_bytes"))), array.shape)
-        return texts.tolist() if texts.ndim else texts.item()
+        return texts if texts.ndim else texts.item()
     if kind == "V":
         array = array.astype(np.float32)  # bfloat16 and its kin, which only ml_dtypes knows.
     elif kind == "c":
         raise invalid(f"Tensor name: {spec.name} is of type {spec.dtype.name}, which has no JSON form")
-    if not array.ndim:
-        array = array[()]
-        return array if finite else _shortest(array)
-    if finite:
-        return np.ascontiguousarray(array)
-    if array.dtype.kind != "f":
-        return array.tolist()
-    return _objects([_shortest(number) for number in array.ravel()], array.shape).tolist()
-
-
-def _shortest(number: Any) -> Any:
-    # The digits of a float32, not those of the float64 nearest to it.
-    return float(str(number)) if isinstance(number, np.floating) else number.item()
+    return np.ascontiguousarray(array) if array.ndim else array[()]
 
 
 def _texts(array: np.ndarray, as_bytes: bool) -> Iterator[Any]:

@@ -227,9 +227,11 @@ def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(mo
     model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
     model.changed()
     monkeypatch.setattr(inference, "LARGE_BYTES", 0)
-    for name in ("arrays", "result"):
+    for name in ("arrays_of", "result_json", "result"):
         function = getattr(examples, name)
-        watching = lambda *given, function=function: threads.append(threading.get_ident()) or function(*given)  # noqa: E731
+        watching = lambda *args, function=function, **named: (  # noqa: E731
+            threads.append(threading.get_ident()) or function(*args, **named)
+        )
         monkeypatch.setattr(examples, name, watching)
     sent = []
 
@@ -252,6 +254,8 @@ def test_large_examples_and_their_answers_are_converted_beside_the_event_loop(mo
 def test_classes_that_are_no_words_are_refused_as_tensorflow_serving_does():
     with pytest.raises(ServingError, match="DT_STRING"):
         examples._classification({"classes": np.zeros((1, 2), np.int64)}, 1)
+    with pytest.raises(ServingError, match="Expected scores Tensor of DT_FLOAT"):
+        examples._classification({"scores": np.full((1, 2), b"1.5", object)}, 1)
 
 
 def test_a_fault_of_the_server_is_answered_as_json(monkeypatch):

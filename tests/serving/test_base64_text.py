@@ -6,8 +6,9 @@ import base64
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.example import example_pb2
 
-from serving import base64_text, examples, tensors_json
+from serving import base64_text, examples_json, tensors_json
 from serving.errors import ServingError
 from tests.serving.test_tensors_json import signature, spec
 
@@ -46,11 +47,12 @@ def test_inputs_and_features_are_read_so():
     folded = {"b64": base64.encodebytes(CONTENT).decode().rstrip("=\n")}
     arrays, _ = tensors_json.decode({"inputs": [folded]}, signature([spec("x", tf.string, None)]))
     assert arrays[0].tolist() == [CONTENT]
-    given = examples.input_from_json({"examples": [{"image": folded}]}, "classify")
-    assert list(given.example_list.examples[0].features.feature["image"].bytes_list.value) == [CONTENT]
+    [serialized] = examples_json.serialized_examples({"examples": [{"image": folded}]}, "classify")
+    example = example_pb2.Example.FromString(serialized)
+    assert list(example.features.feature["image"].bytes_list.value) == [CONTENT]
     for read in (
         lambda value: tensors_json.decode({"inputs": [value]}, signature([spec("x", tf.string, None)])),
-        lambda value: examples.input_from_json({"examples": [{"image": value}]}, "classify"),
+        lambda value: examples_json.serialized_examples({"examples": [{"image": value}]}, "classify"),
     ):
         with pytest.raises(ServingError, match=r"(?i)base64"):
             read({"b64": "-_-_"})

@@ -108,6 +108,20 @@ def test_what_a_call_waits_for_is_not_its_cost():
     assert called.observed.expected_s(size_of(ROWS)) < 0.1
 
 
+def test_a_call_that_loses_the_processor_stays_on_the_loop():
+    waits = iter([0.0, 0.04, 0.0])
+    called = Signature("s", "", (), (), lambda *_: time.sleep(next(waits)) or [])
+    called.observed.took(1e-5, size_of(ROWS))
+    runner = Runner(1)
+
+    async def run() -> None:
+        for _ in range(3):
+            await runner.run("m", called, ROWS)
+
+    asyncio.run(run())
+    assert called.observed.expected_s(size_of(ROWS)) < INLINE_S
+
+
 def test_a_slow_first_call_is_soon_forgotten():
     observed = Observed()
     observed.took(0.1, 4)

@@ -10,16 +10,24 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from tensorflow.core.example import example_pb2
 
-from serving import large_json, tensors_json
+from serving import examples, examples_json, json_pieces, large_json, rest, tensors_json
+from serving.config import ModelSettings, Settings
 from serving.errors import Code, ServingError
+from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.settings import LogSettings
 from serving.signature import Signature, TensorSpec
+from serving.versions import Model, Registry, State, Version
 from tests.serving import models
 
 
@@ -42,6 +50,10 @@ MANY = Signature(
 )
 ROW = {"flag": True, "half": 1.5, "number": -7, "word": ["ä", {"b64": "/w=="}]}
 OTHER = {"flag": False, "half": float("inf"), "number": 2**62, "word": ["", "wörter"]}
+
+
+SCORED = Signature("scored", "tensorflow/serving/classify", (spec("inputs", tf.string, None),), (), lambda: [])
+NAMED = Signature("named", "tensorflow/serving/classify", (spec("x", tf.string, None),), (), lambda: [])
 
 
 async def told(reader: LargeJson, body: bytes, signature: Signature):
@@ -96,6 +108,95 @@ def test_the_other_process_says_what_this_one_would(document, signature):
         assert (await told(reader, b'{"signature_name": 1}', signature))[0] == Code.INVALID_ARGUMENT
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("document", "verb", "signature"),
+    [
+        (
+            {"examples": [{"x": 1.5, "y": [1, True], "z": ["ä", {"b64": "/w=="}]}, {}, {"x": float("nan")}]},
+            "classify",
+            SCORED,
+        ),
+        ({"examples": [{"x": 1.5}, {"y": "own"}], "context": {"y": ["shared"], "c": []}}, "classify", SCORED),
+        ({"examples": [{"x": 1.5}]}, "regress", SCORED),
+        ({"examples": [{"x": 1.5}]}, "classify", NAMED),
+        ({"examples": [{"x": 1}, {"x": 2**63}]}, "classify", SCORED),
+        ({"examples": [{"x": [1, "a"]}]}, "classify", SCORED),
+        ({"examples": [{"x": {"b64": "-"}}]}, "classify", SCORED),
+        ({"examples": [{}], "context": {"x": None}}, "classify", SCORED),
+        ({"examples": [1]}, "classify", SCORED),
+        ({"examples": []}, "classify", SCORED),
+        ({"instances": [1]}, "classify", SCORED),
+    ],
+)
+def test_the_other_process_makes_the_examples_that_this_one_would(document, verb, signature):
+    body = json.dumps(document).encode()
+
+    def features(arrays: list[np.ndarray]) -> list[str]:
+        return [str(example_pb2.Example.FromString(serialized)) for serialized in arrays[0]]
+
+    async def ask():
+        reader = LargeJson()
+        async with reader.parsed("m", body) as parsed:
+            return features(await parsed.examples(signature, verb))
+
+    try:
+        expected = features(examples.arrays_from_json(tensors_json.parse(body), signature, verb))
+    except ServingError as error:
+        with pytest.raises(ServingError) as refused:
+            asyncio.run(ask())
+        assert (refused.value.code, refused.value.message) == (error.code, error.message)
+    else:
+        assert asyncio.run(ask()) == expected
+
+
+def test_what_an_example_holds_is_what_tensorflow_reads():
+    request = {"examples": [{"x": [1.5, 2], "y": [1, True]}, {"z": {"b64": "/w=="}}], "context": {"y": ["a"], "c": []}}
+    first, second = map(example_pb2.Example.FromString, examples_json.serialized_examples(request, "regress"))
+    assert {name: value.WhichOneof("kind") for name, value in first.features.feature.items()} == {
+        "x": "float_list",
+        "y": "int64_list",
+        "c": "int64_list",
+    }
+    assert list(first.features.feature["x"].float_list.value) == [1.5, 2.0]
+    assert list(first.features.feature["y"].int64_list.value) == [1, 1]
+    assert list(second.features.feature["y"].bytes_list.value) == [b"a"]
+    assert list(second.features.feature["z"].bytes_list.value) == [b"\xff"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "classify", "regress"])
+def test_the_server_parses_no_large_body_itself(monkeypatch, verb):
+    """In whichever thread: it would keep the interpreter."""
+    registry, sent = Registry(), []
+    model = registry.models["m"] = Model(ModelSettings("m", Path("m")))
+    outputs = {
+        "predict": lambda rows: [rows[:, 0]],
+        "classify": lambda serialized: [np.ones((len(serialized), 1), np.float32)],
+        "regress": lambda serialized: [np.ones(len(serialized), np.float32)],
+    }
+    given = spec("x", tf.float32, None, 2) if verb == "predict" else spec("inputs", tf.string, None)
+    answered = spec({"predict": "y", "classify": "scores", "regress": "outputs"}[verb], tf.float32, None)
+    called = Signature("s", f"tensorflow/serving/{verb}", (given,), (answered,), outputs[verb])
+    loaded = SimpleNamespace(signature=lambda name: called)
+    model.versions[1] = Version("m", 1, None, State.AVAILABLE, loaded=loaded)
+    model.changed()
+    monkeypatch.delattr(tensors_json, "parse")
+    entry, key = (b"[1.0,2.0]", b"instances") if verb == "predict" else (b'{"x":1.0}', b"examples")
+    count = APART_BYTES // len(entry)
+    body = b'{"' + key + b'":[' + b",".join([entry] * count) + b"]}"
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"raw_path": b"/v1/models/m:" + verb.encode(), "method": "POST", "headers": []}
+    log = PredictionLog(LogSettings(), registry)
+    asyncio.run(rest.RestApi(registry, Runner(1), Settings(), log)(scope, receive, send))
+    [answer] = json.loads(sent[1]["body"]).values()
+    assert (sent[0]["status"], answer) == (200, [[["", 1.0]] if verb == "classify" else 1.0] * count)
 
 
 def test_a_process_that_dies_is_told_and_replaced():
@@ -178,27 +279,94 @@ def test_many_bodies_of_one_model_delay_another_models_by_one_at_most():
     assert asyncio.run(ask()).index("b") <= 1
 
 
+@pytest.fixture
+def written(monkeypatch):
+    """How many numbers and strings each piece holds that is written at once."""
+    sizes, dump = [], json_pieces.dump
+
+    def count(value) -> int:
+        if isinstance(value, (list, tuple)):
+            return sum(map(count, value))
+        return sum(map(count, value.values())) if isinstance(value, dict) else np.size(value)
+
+    monkeypatch.setattr(json_pieces, "dump", lambda value, finite: sizes.append(count(value)) or dump(value, finite))
+    return sizes
+
+
+GENERATOR = np.random.default_rng(0)
+LONG = {
+    "f": (GENERATOR.normal(size=11).astype(np.float32), spec("f", tf.float32, None)),
+    "i": (np.arange(11), spec("i", tf.int64, None)),
+    "w": (np.array([b'a"b', "ü".encode(), b"\xff", b""] * 2 + [b"x"] * 3, object), spec("w", tf.string, None)),
+    "m": (GENERATOR.normal(size=(11, 3, 2)), spec("m", tf.float64, None, 3, 2)),
+    "n": (np.array([0.1, np.nan, -np.inf] * 3 + [1e-7, 1e30], np.float32), spec("n", tf.float32, None)),
+    "b": (GENERATOR.normal(size=11) > 0, spec("b", tf.bool, None)),
+    "h": (np.array([0.1, np.nan] * 5 + [2.0], np.float16), spec("h", tf.float16, None)),
+    "t": (np.array([[[b"a", b"\xff"]]] * 11, object), spec("t", tf.string, None, 1, 2)),
+}
+
+
 @pytest.mark.parametrize("rows", [True, False])
-@pytest.mark.parametrize("names", ["f", "w", "fiw", "fm"])
-def test_an_answer_written_in_pieces_is_the_same(monkeypatch, rows, names):
-    generator = np.random.default_rng(0)
-    made = {
-        "f": (generator.normal(size=11).astype(np.float32), spec("f", tf.float32, None)),
-        "i": (np.arange(11), spec("i", tf.int64, None)),
-        "w": (np.array([b'a"b', "ü".encode(), b"\xff", b""] * 2 + [b"x"] * 3, object), spec("w", tf.string, None)),
-        "m": (generator.normal(size=(11, 3, 2)), spec("m", tf.float64, None, 3, 2)),
-    }
-    arrays, specs = [made[name][0] for name in names], tuple(made[name][1] for name in names)
+@pytest.mark.parametrize("names", ["f", "w", "fiw", "fm", "n", "nibw", "h", "tm", "mn"])
+def test_an_answer_written_in_pieces_is_the_same(monkeypatch, written, rows, names):
+    arrays, specs = [LONG[name][0] for name in names], tuple(LONG[name][1] for name in names)
     signature = Signature("s", "", (), specs, lambda: [])
     whole = tensors_json.encode(arrays, signature, rows)
     for piece in (1, 3, 7):
-        monkeypatch.setattr(tensors_json, "PIECE", piece)
+        monkeypatch.setattr(json_pieces, "PIECE", piece)
+        written.clear()
         assert tensors_json.encode(arrays, signature, rows) == whole
-    json.loads(whole)
+        assert max(written) <= max(piece, len(names))
+    values = [
+        [float(str(x)) for x in array] if array.dtype in (np.float32, np.float16) else array.tolist()
+        for array in arrays
+    ]
+    if "w" not in names and "t" not in names:
+        named = dict(zip(names, values, strict=True))
+        by_row = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+        expected = {"predictions" if rows else "outputs": values[0] if len(names) == 1 else by_row if rows else named}
+        assert str(json.loads(whole)) == str(expected)  # NaN is NaN's equal.
     for array in (np.zeros((0, 2)), np.float64(1.5), np.zeros((2, 0))):
         only = Signature("s", "", (), (spec("y", tf.float64),), lambda: [])
-        monkeypatch.setattr(tensors_json, "PIECE", 0)
+        monkeypatch.setattr(json_pieces, "PIECE", 0)
         assert json.loads(tensors_json.encode([np.asarray(array)], only, False)) == {"outputs": array.tolist()}
+
+
+def test_one_large_row_is_written_in_pieces(written):
+    array = np.zeros((1, 3 * json_pieces.PIECE), np.float32)
+    for shape, specs in (((1, -1), ("y",)), ((1, 3, -1), ("y", "z"))):
+        signature = Signature("s", "", (), tuple(spec(name, tf.float32) for name in specs), lambda: [])
+        written.clear()
+        arrays = [array.reshape(shape)] * len(specs)
+        rows = json.loads(tensors_json.encode(arrays, signature, True))["predictions"]
+        assert rows == ([arrays[0][0].tolist()] if len(specs) == 1 else [dict.fromkeys(specs, arrays[0][0].tolist())])
+        assert max(written) <= json_pieces.PIECE
+
+
+@pytest.mark.parametrize("last", [0.3, float("nan")])
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_the_result_of_large_examples_is_written_in_pieces(monkeypatch, written, verb, last):
+    scores = np.array([[0.1, 1e-7], [2.0, 1e30], [7.5, last]], np.float32)
+    labels = np.array([[b"low", "hö".encode()], [b'"', b"\xff"], [b"", b"a"]], object)
+    if verb == "classify":
+        outputs, names = [labels, scores], ("classes", "scores")
+        told = [[label.decode("utf-8", "replace") for label in entry] for entry in labels]
+        expected = [list(map(list, zip(*pair, strict=True))) for pair in zip(told, rounded(scores), strict=True)]
+    else:
+        outputs, names = [scores[:, 1:]], ("outputs",)
+        expected = [value[1] for value in rounded(scores)]
+    signature = Signature("s", "", (), tuple(spec(name, tf.float32) for name in names), lambda: [])
+    whole = examples.result_json(outputs, signature, verb, 3)
+    assert str(json.loads(whole)) == str({"results": expected})
+    monkeypatch.setattr(json_pieces, "PIECE", 4)
+    written.clear()
+    assert examples.result_json(outputs, signature, verb, 3) == whole
+    assert max(written) <= 4
+
+
+def rounded(scores: np.ndarray) -> list[list[float]]:
+    """As a float32 is written."""
+    return [[float(str(score)) for score in entry] for entry in scores]
 
 
 def test_the_process_does_without_tensorflow():

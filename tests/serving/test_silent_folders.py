@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import file_reads, version_loader
+from serving import file_reads, models_root, version_loader
 from serving.config import ModelSettings, Settings, VersionPolicy
 from serving.errors import Code, ServingError
 from serving.manager import Manager
@@ -209,6 +209,42 @@ def test_a_root_of_models_that_does_not_answer_leaves_the_known_ones_in_view(tmp
                 await manager._look_at_all()
             await served(manager, "m", 2)
             answers.set()
+        await manager.close()
+
+    run(steps())
+
+
+def test_a_link_in_a_root_that_does_not_answer_hides_no_other_model(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(models_root, "PATIENCE_S", 0.1)
+    root = tmp_path / "root"
+    gone, other, base, *_ = folders(tmp_path, "gone", "other", "root/m")
+    (root / "linked").symlink_to(other)
+    (root / "known").symlink_to(gone)
+    (root / "nothing").symlink_to(tmp_path / "nothing")
+
+    async def steps() -> None:
+        manager = Manager(Settings(models_root=root), Registry())
+        await manager.poll()
+        assert manager.registry.models.keys() == {"known", "linked", "m"}
+        with mounted(gone):
+            (root / "new").symlink_to(gone)
+            folders(root, "n")
+            (base / "2").mkdir()
+            for _ in range(2):
+                await manager._look_at_all()
+                await served(manager, "n", 1)
+                await served(manager, "m", 2)
+                assert manager.registry.models.keys() == {"known", "linked", "m", "n"}
+            assert manager.registry.resolve("known").number == 1
+            assert caplog.text.count("root/new has not answered") == 1
+        while "new" not in manager.registry.models:
+            await manager._look_at_all()
+        # One whose file system has gone fails at once, and is kept as well.
+        (root / "known").unlink()
+        (root / "known").symlink_to("known")
+        folders(root, "last")
+        await manager._look_at_all()
+        assert manager.registry.models.keys() == {"known", "linked", "m", "n", "new", "last"}
         await manager.close()
 
     run(steps())
