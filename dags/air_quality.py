@@ -1,0 +1,9 @@
+"""# Air quality
+
+Which class is the air of Beijing of in 24 hours? The DAGs of `pipelines/air_quality`.
+"""
+
+from pipelines.air_quality.settings import SETTINGS
+from plugins.tfx_airflow.supervised import supervised_dags
+
+globals().update(supervised_dags(SETTINGS))
