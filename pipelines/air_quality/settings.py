@@ -1,7 +1,7 @@
 """What the pipeline air_quality is made of, and when it runs.
 
-`make new` wrote this folder for the table that `source` makes: 43,824 hours of 2010 to 2014. Changed by hand since: when
-a label is known, the order of the classes, the baseline and the words.
+`make new` wrote this folder for the table that `source` makes: 43,824 hours of 2010 to 2014. Changed by hand
+since: when a label is known, the order of the classes, the baseline and the words.
 """
 
 from datetime import date
