@@ -82,7 +82,8 @@ def test_figures_by_slice_are_those_of_scikit_learn_and_of_tensorflow_model_anal
     rows = evaluation_rows.read(folder, toy.SCHEMA, "UTC")
     truth = rows.rows.labels
     predictions = {
-        CANDIDATE: np.clip(0.3 + 0.3 * truth * rng.random(500), 0, 1).astype(np.float32),
+        # No two labels within one of the 10,000 thresholds at which TensorFlow Model Analysis cuts the curve.
+        CANDIDATE: (0.3 + truth * (0.01 + 0.3 * rng.random(500))).astype(np.float32),
         CHAMPION: np.clip(0.3 + 0.2 * truth * rng.random(500) + 0.1 * rng.random(500), 0, 1).astype(np.float32),
     }
     analysis.analyse(rows, predictions, tmp_path / "tfma", 500)
