@@ -40,7 +40,7 @@ def test_equal_weights_are_equal_bytes_and_come_back(tmp_path):
     one, other = (tmp_path / name / "weights.npz" for name in ("one", "other"))
     assert one.read_bytes() == other.read_bytes()
     again = Weights.read(one)
-    assert again.words == words("BOS", "Zürich")
+    assert again.vocabulary == words("BOS", "Zürich")
     assert list(again.arrays) == list(Weights.of(network(3), {}).arrays)
     for array, weight in zip(again.arrays.values(), network(3).get_weights(), strict=True):
         np.testing.assert_array_equal(array, weight)
