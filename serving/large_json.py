@@ -91,8 +91,8 @@ class LargeJson:
         """
         await self._slots.acquire(model)
         try:
-            told, _ = await self.ask(BODY, body)
-            yield Document(self, told["signature_name"])
+            description, _ = await self.ask(BODY, body)
+            yield Document(self, description["signature_name"])
         finally:
             self._thread.submit(self._drop)  # However it ended, and before the next body takes as much memory.
             self._slots.release(model)
@@ -124,10 +124,10 @@ class LargeJson:
             raise ServingError(
                 Code.UNAVAILABLE, "The process that parses large requests has ended, perhaps for want of memory"
             ) from error
-        told = json.loads(head)
-        if "error" in told:
-            raise ServingError(BY_NUMBER[told["code"]], told["error"])
-        return told, memoryview(data)
+        description = json.loads(head)
+        if "error" in description:
+            raise ServingError(BY_NUMBER[description["code"]], description["error"])
+        return description, memoryview(data)
 
 
 def _start() -> subprocess.Popen[bytes]:

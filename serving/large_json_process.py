@@ -63,7 +63,7 @@ def main() -> None:
             kind, payload = read_message(sys.stdin.buffer)
         except EOFError:
             return
-        told: dict[str, Any]
+        description: dict[str, Any]
         parts: list[bytes] = []
         try:
             if kind == DROP:
@@ -71,16 +71,16 @@ def main() -> None:
                 continue
             if kind == BODY:
                 document = tensors_json.parse(payload)
-                told = {"signature_name": _signature_name(document)}
+                description = {"signature_name": _signature_name(document)}
             elif kind == EXAMPLES:
-                told, parts = _examples(document, payload.decode())
+                description, parts = _examples(document, payload.decode())
             else:
-                told, parts = _tensors(document, json.loads(payload))
+                description, parts = _tensors(document, json.loads(payload))
         except ServingError as error:
-            told = {"error": error.message, "code": error.code.value[0]}
+            description = {"error": error.message, "code": error.code.value[0]}
         except MemoryError:
-            told = {"error": "Not enough memory for the request", "code": Code.RESOURCE_EXHAUSTED.value[0]}
-        write_message(sys.stdout.buffer, TOLD, json.dumps(told).encode())
+            description = {"error": "Not enough memory for the request", "code": Code.RESOURCE_EXHAUSTED.value[0]}
+        write_message(sys.stdout.buffer, TOLD, json.dumps(description).encode())
         write_message(sys.stdout.buffer, DATA, *parts)
         del payload, parts  # They may be gigabytes, and the next question may be long in coming.
 

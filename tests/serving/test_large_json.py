@@ -350,8 +350,8 @@ def test_the_result_of_large_examples_is_written_in_pieces(monkeypatch, written,
     labels = np.array([[b"low", "hö".encode()], [b'"', b"\xff"], [b"", b"a"]], object)
     if verb == "classify":
         outputs, names = [labels, scores], ("classes", "scores")
-        told = [[label.decode("utf-8", "replace") for label in entry] for entry in labels]
-        expected = [list(map(list, zip(*pair, strict=True))) for pair in zip(told, rounded(scores), strict=True)]
+        texts = [[label.decode("utf-8", "replace") for label in entry] for entry in labels]
+        expected = [list(map(list, zip(*pair, strict=True))) for pair in zip(texts, rounded(scores), strict=True)]
     else:
         outputs, names = [scores[:, 1:]], ("outputs",)
         expected = [value[1] for value in rounded(scores)]

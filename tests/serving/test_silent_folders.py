@@ -251,8 +251,7 @@ def test_a_link_in_a_root_that_does_not_answer_hides_no_other_model(tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["base path", "config file"])
-def test_what_does_not_answer_delays_no_other_model_and_not_the_end_of_the_server(tmp_path, what):
+def test_what_does_not_answer_delays_no_other_model_and_not_the_end_of_the_server(tmp_path):
     names = ("gone", "m")
     root = tmp_path / "models"
     for name in names:
@@ -262,17 +261,20 @@ def test_what_does_not_answer_delays_no_other_model_and_not_the_end_of_the_serve
     entries = " ".join(f'config {{ name: "{name}" base_path: "{root}/{name}" }}' for name in names)
     file.write_text(f"model_config_list {{ {entries} }}")
     flags = ("--file_system_poll_wait_seconds=0.05", "--model_config_file_poll_wait_seconds=0.05")
-    with (
-        models.running(tmp_path, f"--model_config_file={file}", *flags) as server,
-        mounted(root / "gone") if what == "base path" else contextlib.nullcontext(),
-    ):
-        if what == "config file":
-            os.mkfifo(file.with_name("pipe"))
-            file.with_name("pipe").replace(file)  # Nobody writes into it.
-        models.save_affine(root / "m" / "2", 2.0)
-        server.await_states("m", v2="AVAILABLE")
-        for name, answer in (("gone", 3.0), ("m", 6.0)):
-            path = f"/v1/models/{name}:predict"
-            assert server.ask("POST", path, {"instances": [3.0]}) == (200, {"predictions": [answer]})
-        os.kill(server.process.pid, signal.SIGTERM)
-        assert server.process.wait(60) == 0
+    with models.running(tmp_path, f"--model_config_file={file}", *flags) as server:
+
+        def serves(number: int) -> None:
+            """A new version of one model, and the known one of the other."""
+            models.save_affine(root / "m" / str(number), float(number))
+            server.await_states("m", **{f"v{number}": "AVAILABLE"})
+            for name, answer in (("gone", 3.0), ("m", 3.0 * number)):
+                path = f"/v1/models/{name}:predict"
+                assert server.ask("POST", path, {"instances": [3.0]}) == (200, {"predictions": [answer]})
+
+        os.mkfifo(file.with_name("pipe"))
+        file.with_name("pipe").replace(file)  # Nobody writes into it.
+        serves(2)
+        with mounted(root / "gone"):
+            serves(3)
+            os.kill(server.process.pid, signal.SIGTERM)
+            assert server.process.wait(60) == 0
