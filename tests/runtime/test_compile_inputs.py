@@ -312,7 +312,7 @@ def test_arguments_are_given_to_the_function_and_are_a_part_of_what_is_compiled(
         assert current(pipeline.source, home, {"n": int(value) // 2, "name": "p"}).digest == compiled.digest
     with pytest.raises(TerminalError, match="unexpected keyword argument 'm'") as caught:
         pipeline(body, home, arguments={"m": 1})
-    assert "create_pipeline(n: int = 1, name: str = 'inputs')" in caught.value.expected
+    assert "(n: int = 1, name: str = 'inputs')" in caught.value.expected
     with pytest.raises(TerminalError, match="cannot be compiled with these arguments"):
         pipeline(body, home, arguments={"n": Path("x")})
 
