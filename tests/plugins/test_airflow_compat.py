@@ -170,6 +170,7 @@ def test_no_other_module_imports_what_airflow_does_not_document():
         "airflow.plugins_manager",
         "airflow.providers.standard.operators.bash",
         "airflow.providers.standard.operators.empty",
+        "airflow.providers.standard.operators.hitl",
         "airflow.providers.standard.triggers.temporal",
         "airflow.sdk",
         "airflow.sdk.exceptions",
