@@ -202,10 +202,10 @@ def test_what_dag_files_share_comes_after_the_last_steps():
         for name in ("push", "monitor"):
             BaseOperator(task_id=name)
     add_release(dag, "releases")
-    report = add_report(dag, "some.module", "--dag", "toy; false")
+    report = add_report(dag, "--dag", "toy; false", module="some.module")
     assert dag.get_task("push").downstream_task_ids == {"start_release", "report"}
     assert dag.get_task("monitor").downstream_task_ids == {"report"}
-    assert report.bash_command.endswith("-m some.module report --dag 'toy; false'")
+    assert report.bash_command.endswith("-m some.module --dag 'toy; false'")
     assert sys.executable not in report.bash_command, "the task's Python is not that of whoever parses"
 
 
@@ -217,8 +217,8 @@ def test_a_report_runs_with_the_tasks_python_and_takes_its_arguments_as_they_are
         for name in ("push", "monitor"):
             BaseOperator(task_id=name)
     arguments = ("two words", "$HOME; false", "{{ no.template }}", "no_template.sh")
-    report = add_report(dag, "shows", *arguments)
+    report = add_report(dag, *arguments, module="shows")
     report.resolve_template_files()
     report.render_template_fields({})
     printed = report.execute({"ti": SimpleNamespace(xcom_push=lambda **_: None)})
-    assert json.loads(printed) == [sys.executable, "report", *arguments]
+    assert json.loads(printed) == [sys.executable, *arguments]
