@@ -115,7 +115,7 @@ class ModelWatch:
             versions, files = {}, {}
         _report(model, problem)
         # A version that does not load is left out, and the policy chooses again from the rest: the old one stays.
-        broken = {number for number, seen in files.items() if seen == _refused(model, number)}
+        broken = _broken(model, files)
         wanted = model.settings.policy.choose(versions.keys() - broken)
         missing = {number for number in wanted if not _is_served(model, number, versions)}
         for number, loading in list(self._loads.items()):
@@ -206,10 +206,19 @@ def _read(listing: Listing, served: Iterable[int], refused: Iterable[int]) -> _S
     return versions, files
 
 
-def _refused(model: Model, number: int) -> object:
-    """What the files of a version looked like when they did not load, or None."""
-    version = model.versions.get(number)
-    return version.refused if version is not None else None
+def _broken(model: Model, files: Mapping[int, object]) -> set[int]:
+    """The versions that did not load and whose files have not changed since.
+
+    Args:
+      model: The model.
+      files: What the files of refused versions looked like in this look. A version that was refused while the base path
+        was read is not in it; the look that follows its load tells whether it has changed.
+    """
+    return {
+        number
+        for number, version in model.versions.items()
+        if version.refused is not None and files.get(number, version.refused) == version.refused
+    }
 
 
 def _report(model: Model, problem: str) -> None:

@@ -267,16 +267,20 @@ class Others:
         assert self.failures == []
 
     def _rest(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.rest, timeout=60)
-        while not self._stop.is_set():
-            try:
-                connection.request("POST", PREDICT, '{"instances": [1.0]}')
-                response = connection.getresponse()
-                if (response.status, response.read()) != (200, b'{"predictions":[2.0]}'):
-                    self.failures.append(f"REST {response.status}")
-                self.answers[0] += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
+        body = b'{"instances": [1.0]}'
+        # Whole at once: this process may take more than the server's limit between two parts of a request.
+        whole = f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        with connected(self.server) as client:
+            while not self._stop.is_set():
+                try:
+                    client.sendall(whole)
+                    answer = answer_on(client)
+                    if answer != (200, b'{"predictions":[2.0]}'):
+                        self.failures.append(f"REST {answer}")
+                    self.answers[0] += 1
+                except (OSError, http.client.HTTPException) as error:
+                    self.failures.append(repr(error))
+                    return
 
     def _grpc(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{self.server.grpc}") as channel:

@@ -125,6 +125,7 @@ def feature_columns(folder: Path) -> None:
         columns.embedding_column(columns.categorical_column_with_hash_bucket("city", 7), 2),
     ]
     with tf.Graph().as_default(), v1.Session() as session:
+        v1.set_random_seed(0)  # Another test of this process may have made operations deterministic.
         examples = v1.placeholder(tf.string, [None], name="examples")
         parsed = v1.io.parse_example(examples, columns.make_parse_example_spec(made))
         logits = v1.layers.dense(v1.feature_column.input_layer(parsed, made), 2)

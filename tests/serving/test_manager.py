@@ -465,6 +465,50 @@ def test_a_model_that_is_taken_away_while_it_is_looked_at_is_not_loaded_again(ba
     asyncio.run(run())
 
 
+def test_a_version_that_is_refused_while_the_base_path_is_read_is_loaded_once(base, monkeypatch):
+    loads, reading = [], threading.Event()
+    may_fail, may_read = threading.Event(), threading.Event()
+    read = model_watch._read
+
+    def load(path: Path, *unused: object) -> Loaded:
+        loads.append(path.name)
+        if path.name == "1":
+            return Loaded()
+        assert may_fail.wait(60)
+        raise ServingError(Code.INVALID_ARGUMENT, "broken")
+
+    def held(*given):
+        result = read(*given)
+        if loads == ["1", "2"]:
+            reading.set()
+            assert may_read.wait(60)
+        return result
+
+    async def run() -> None:
+        monkeypatch.setattr(version_loader, "_load_warm", load)
+        monkeypatch.setattr(model_watch, "_read", held)
+        manager = managed(ModelSettings("m", base))
+        (base / "1").mkdir()
+        await manager.poll()
+        (base / "2").mkdir()
+        await manager._look_at_all()
+        while loads != ["1", "2"]:
+            await asyncio.sleep(0.01)
+        await manager._look_at_all()
+        while not reading.is_set():
+            await asyncio.sleep(0.01)
+        may_fail.set()
+        while manager.registry.states("m")[0].state != State.END:
+            await asyncio.sleep(0.01)
+        may_read.set()
+        await manager.poll()
+        [refused, _] = manager.registry.states("m")
+        assert loads == ["1", "2"] and refused.state == State.END and refused.error.message == "broken"
+        await manager.close()
+
+    asyncio.run(run())
+
+
 def test_a_version_whose_thread_does_not_start_is_tried_again_by_the_next_look(base, broken, monkeypatch):
     class NoLoad(threading.Thread):
         def start(self) -> None:

@@ -197,13 +197,17 @@ def test_versions_and_labels_of_a_config_file(served):
     server, channel = served
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def answers(path: str, **chosen: object) -> float:
+    def by_rest(path: str) -> float:
         status, body = server.ask("POST", f"/v1/models/my_second_model{path}:predict", {"instances": [1.0]})
+        assert status == 200, body
+        return body["predictions"][0]
+
+    def answers(path: str, **chosen: object) -> float:
         request = named(predict_pb2.PredictRequest(), "my_second_model", **chosen)
         request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
-        assert status == 200, body
-        assert tf.make_ndarray(stub.Predict(request, timeout=30).outputs["y"]).tolist() == body["predictions"]
-        return body["predictions"][0]
+        answer = by_rest(path)
+        assert tf.make_ndarray(stub.Predict(request, timeout=30).outputs["y"]).tolist() == [answer]
+        return answer
 
     assert answers("") == answers("/versions/43", version=43) == answers("/labels/canary", label="canary") == 43.0
     assert answers("/versions/42", version=42) == answers("/labels/stable", label="stable") == 42.0
@@ -214,11 +218,12 @@ def test_versions_and_labels_of_a_config_file(served):
     assert promoted != text
     server.config.write_text(promoted)
     deadline = time.monotonic() + 60
-    while answers("/labels/stable", label="stable") != 43.0:
+    while by_rest("/labels/stable") != 43.0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert answers("/labels/stable", label="stable") == 43.0
     server.config.write_text(text)
-    while answers("/labels/stable", label="stable") != 42.0:
+    while by_rest("/labels/stable") != 42.0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     request = model_management_pb2.ReloadConfigRequest()
