@@ -89,10 +89,10 @@ class _Claimed:
         table = pa.Table.from_batches(whole).combine_chunks()
         return [rows_of(batch) for batch in table.to_batches(max_chunksize=_TOGETHER)]
 
-    def schema(self) -> pa.Schema:
-        """Its columns."""
-        with self.path.open("rb") as file:
-            return pa.ipc.open_stream(file).schema
+    def schema(self) -> pa.Schema | None:
+        """Its columns; None where it has no rows, because its server was killed before any was whole."""
+        batch = next(batches(self.path), None)
+        return batch.schema if batch is not None else None
 
     def remove(self) -> None:
         """Removes the journal, whose rows are where they belong."""
@@ -113,6 +113,7 @@ class Shipper:
         self._fallback = Path(job.fallback) if job.fallback else None
         self.due_at = 0.0
         """When the journals are to be looked at, by the monotonic clock."""
+        self._failed: dict[Path, float] = {}  # Journals that could not be shipped, and when they are tried again.
 
     def work(self, last: bool = False) -> bool:
         """Ships all journals that no server writes.
@@ -123,22 +124,27 @@ class Shipper:
         Returns:
           Whether there are journals of this job's own server that it still holds.
         """
-        self.due_at = time.monotonic() + AGAIN_S
+        now = time.monotonic()
+        self.due_at = now + AGAIN_S
+        self._failed = {path: again_at for path, again_at in self._failed.items() if again_at > now and not last}
         held = False
         waiting: dict[tuple[Path, pa.Schema], list[_Claimed]] = defaultdict(list)
         for path in sorted(self._root.glob(f"*/date=*/.*{JOURNAL}")):
-            claimed = _claim(path)
-            if claimed is None:
-                held = held or self._job.owner in path.name
+            if path in self._failed:
                 continue
+            claimed = None
             try:
-                self._ship(claimed)
-            except KafkaAway:
-                self.due_at = time.monotonic() + AWAY_S
-                self._let_wait(claimed, waiting, last)
+                claimed = _claim(path)
+                if claimed is None:
+                    held = held or self._job.owner in path.name
+                else:
+                    self._ship_or_wait(claimed, waiting, last)
             except Exception:
-                claimed.file.close()
+                # Whatever is wrong with one journal is no fault of the others.
                 logger.exception("%s of the prediction log cannot be shipped now", path)
+                self._failed[path] = now + AGAIN_S
+                if claimed is not None:
+                    claimed.file.close()
         for claims in waiting.values():
             self._fall_back(claims)
         return held
@@ -147,6 +153,15 @@ class Shipper:
         """Closes the connection to Kafka."""
         if self._sender is not None:
             self._sender.close()
+
+    def _ship_or_wait(
+        self, claimed: _Claimed, waiting: dict[tuple[Path, pa.Schema], list[_Claimed]], last: bool
+    ) -> None:
+        try:
+            self._ship(claimed)
+        except KafkaAway:
+            self.due_at = time.monotonic() + AWAY_S
+            self._let_wait(claimed, waiting, last)
 
     def _ship(self, claimed: _Claimed) -> None:
         if self._sender is not None:
@@ -170,7 +185,11 @@ class Shipper:
     def _let_wait(self, claimed: _Claimed, waiting: dict[tuple[Path, pa.Schema], list[_Claimed]], last: bool) -> None:
         """Leaves a journal to a later look; or gathers it for the fallback, with all younger ones of its kind."""
         if self._fallback:
-            key = (claimed.path.parent, claimed.schema())
+            schema = claimed.schema()
+            if schema is None:
+                claimed.remove()
+                return
+            key = (claimed.path.parent, schema)
             if last or key in waiting or time.time() - claimed.path.stat().st_mtime > FALLBACK_S:
                 waiting[key].append(claimed)
                 if len(waiting[key]) >= MOST_FILES:
@@ -186,6 +205,7 @@ class Shipper:
             _write_parquet(final, tables)
         except Exception:
             for claimed in claims:
+                self._failed[claimed.path] = time.monotonic() + AGAIN_S
                 claimed.file.close()
             logger.exception("Rows that Kafka did not take cannot be written to %s now", final)
             return

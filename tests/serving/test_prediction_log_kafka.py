@@ -153,6 +153,42 @@ def test_what_has_waited_for_long_and_what_is_left_at_the_end_goes_to_the_fallba
     assert sum(report["written"] for report in reports) == 5
 
 
+def test_a_journal_without_rows_or_that_cannot_be_opened_keeps_no_other_from_the_fallback(tmp_path, reports, caplog):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    spool = Spool(tmp_path, connect)
+    spool.put(note(answered(2)))
+    (path,) = spool.root.rglob(f"*{JOURNAL}")
+    empty, torn, folder = (path.with_name(f".0{name}{JOURNAL}") for name in ("empty", "torn", "folder"))
+    empty.touch()
+    torn.write_bytes(path.read_bytes()[:20])
+    folder.mkdir()  # Stands for a journal that this process may not open.
+    for _ in range(2):
+        spool.shipper.work()
+    assert len([r for r in caplog.records if "cannot be shipped now" in r.getMessage()]) == 1, "not at each look"
+    spool.shipper.work(last=True)
+    assert len(spool.fallen_back()) == 2 and not any(journal.exists() for journal in (path, empty, torn))
+
+
+def test_a_fallback_that_cannot_be_written_is_not_tried_at_each_look(tmp_path, reports, caplog):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    spool = Spool(tmp_path, connect)
+    spool.fallback.write_text("in its place")
+    spool.put(note(answered(2)))
+    (path,) = spool.root.rglob(f"*{JOURNAL}")
+    long_ago = time.time() - module.FALLBACK_S - 1
+    os.utime(path, (long_ago, long_ago))
+    for _ in range(3):
+        spool.shipper.work()
+    assert len([r for r in caplog.records if "cannot be written" in r.getMessage()]) == 1 and spool.waiting == 1
+    spool.fallback.unlink()
+    spool.shipper.work(last=True)
+    assert len(spool.fallen_back()) == 2 and not spool.waiting
+
+
 def test_without_a_fallback_rows_wait_as_long_as_kafka_is_away(tmp_path):
     def connect(**unused):
         raise KafkaTimeoutError
