@@ -127,6 +127,7 @@ class Journals:
         return closed
 
     def _new(self, folder: Path, schema: pa.Schema) -> Journal:
+        made = [parent.parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             self._count += 1
@@ -140,8 +141,9 @@ class Journals:
             journal.append(schema.serialize())
             if self._durable:
                 os.fdatasync(journal.file.fileno())
-                sync_folders(folder, folder.parent, self.root, self.root.parent)
+                sync_folders(folder, *made, folder.parent, self.root, self.root.parent)
         except BaseException:
+            path.unlink(missing_ok=True)  # It has no rows, and on a full disk there would soon be thousands.
             journal.file.close()
             raise
         return journal

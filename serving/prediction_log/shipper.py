@@ -242,6 +242,8 @@ def _write_parquet(path: Path, tables: list[pa.Table]) -> None:
     if not tables:
         return
     table = pa.concat_tables(tables, promote_options="permissive")
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)  # By a shipper that was killed: who holds the journal's lock is the only writer.
     with new_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
     sync_folders(path.parent, path.parent.parent, path.parent.parent.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import JOURNAL, folder_of
 from components.data import predictions
-from serving.prediction_log.journals import Journals
+from serving.prediction_log import journals as journals_module
+from serving.prediction_log.journals import Journal, Journals
 from serving.prediction_log.personal import Personal
 from serving.prediction_log.shipper import Job, Shipper
 from serving.signature import Signature
@@ -114,6 +116,39 @@ def test_a_journal_that_cannot_become_a_file_stays_and_does_later(tmp_path, monk
     assert visible(tmp_path) == [] and predictions.read(tmp_path, "m", AROUND).num_rows == 3
     ship(tmp_path)
     assert len(visible(tmp_path)) == 1 and predictions.read(tmp_path, "m", AROUND).num_rows == 3
+
+
+def test_a_journal_that_cannot_be_begun_leaves_no_file(tmp_path, monkeypatch):
+    def full(*unused):
+        raise OSError(errno.ENOSPC, "no room")
+
+    journals = Journals(tmp_path, 3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        with pytest.raises(OSError, match="no room"):
+            write(journals, note(answered(1)))
+    assert not list(tmp_path.rglob(f"*{JOURNAL}"))
+    write(journals, note(answered(1)))
+    assert predictions.read(tmp_path, "m", AROUND).num_rows == 1
+
+
+def test_a_durable_journal_has_the_disk_keep_all_folders_that_were_made_for_it(tmp_path, monkeypatch):
+    synced: list[Path] = []
+    monkeypatch.setattr(journals_module, "sync_folders", lambda *folders: synced.extend(folders))
+    root = tmp_path / "a" / "b" / "log"
+    write(Journals(root, 3600, durable=True), note(answered(1)))
+    expected = {root / "m" / f"date={DAY}", root / "m", root, root.parent, root.parent.parent, tmp_path}
+    assert set(synced) >= expected
+
+
+def test_what_a_shipper_that_was_killed_left_of_a_file_is_gone_with_the_next(tmp_path):
+    journals = Journals(tmp_path, 3600)
+    write(journals, note(answered(3)))
+    (path,) = tmp_path.rglob(f"*{JOURNAL}")
+    name = path.name.removeprefix(".").removesuffix(JOURNAL)
+    path.with_name(f".{name}.parquet.{'0' * 32}.tmp").write_bytes(b"half of it")
+    close(journals)
+    assert [file.name for file in path.parent.iterdir()] == [f"{name}.parquet"]
 
 
 def test_a_journal_that_somebody_removed_is_written_no_more(tmp_path):
