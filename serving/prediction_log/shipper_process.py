@@ -43,13 +43,15 @@ class ShipperProcess:
             self._send(job)
 
     def reports(self) -> list[dict[str, Any]]:
-        """What the process has told since the last call; starts it again where it has died."""
-        if self._process is None:
-            return []
-        reports = self._read()
-        if self._process.poll() is not None and time.monotonic() - self._started_at > RESTART_S:
-            logger.warning("The prediction log's shipper ended (status %d), another goes on", self._process.returncode)
-            self._discard()
+        """The process's reports since the last call; starts it again where it has died or could not be started."""
+        reports: list[dict[str, Any]] = []
+        if self._process is not None:
+            status = self._process.poll()
+            reports = self._read()
+            if status is not None:
+                logger.warning("The prediction log's shipper ended (status %d), another follows", status)
+                self._discard()
+        if self._process is None and self._jobs:
             self._start()
         return reports
 
@@ -57,25 +59,32 @@ class ShipperProcess:
         """Lets the process finish; answers its last reports."""
         if self._process is None:
             return []
-        assert self._process.stdin is not None, "it is a pipe"
-        self._process.stdin.close()
         try:
-            self._process.wait(wait_s)
-        except subprocess.TimeoutExpired:
+            # Reads until the process ends, which cannot write more reports than a pipe holds otherwise.
+            content, _ = self._process.communicate(timeout=wait_s)
+        except subprocess.TimeoutExpired as error:
             logger.warning("The prediction log's shipper goes on by itself: it is not done within %g s", wait_s)
-        reports = self._read()
+            content = error.output or b""
+        reports = self._parse(content)
         self._discard()
         return reports
 
     def _start(self) -> None:
+        """Starts the process, unless the last try is less than `RESTART_S` ago."""
+        if time.monotonic() - self._started_at <= RESTART_S:
+            return
         self._started_at, self._rest = time.monotonic(), b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.prediction_log.shipper"],
-            cwd=Path(__file__).resolve().parents[2],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serving.prediction_log.shipper"],
+                cwd=Path(__file__).resolve().parents[2],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:  # Memory or process ids are short. Journals are written all the same, and wait.
+            logger.warning("The prediction log's shipper cannot be started now: %s", error)
+            return
         assert self._process.stdin is not None and self._process.stdout is not None, "they are pipes"
         for stream in (self._process.stdin, self._process.stdout):
             os.set_blocking(stream.fileno(), False)
@@ -94,6 +103,9 @@ class ShipperProcess:
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._process.stdout.fileno(), 1 << 16):
                 content += part
+        return self._parse(content)
+
+    def _parse(self, content: bytes) -> list[dict[str, Any]]:
         *lines, self._rest = (self._rest + content).split(b"\n")
         return [json.loads(line) for line in lines]
 
@@ -102,3 +114,4 @@ class ShipperProcess:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
+        self._process = None

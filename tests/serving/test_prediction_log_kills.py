@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -197,6 +200,41 @@ def test_a_shipper_that_dies_is_started_again_and_does_the_rest(tmp_path, monkey
     assert shipper.pid != first and predictions.read(tmp_path, "m", AROUND).num_rows == 3
     shipper.close(60)
     assert not journals_in(tmp_path)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["at first", "again"])
+def test_a_shipper_that_cannot_be_started_for_want_of_memory_is_started_later(tmp_path, monkeypatch, caplog, again):
+    monkeypatch.setattr(shipper_process, "RESTART_S", 0.0)
+    journals, shipper = Journals(tmp_path, 3600), ShipperProcess()
+    job = Job(str(tmp_path), journals.owner)
+    if again:
+        shipper.look(job)
+        shipper._process.kill()
+        shipper._process.wait()
+
+    def no_memory(*unused, **options):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", no_memory)
+        shipper.look(job)  # Does not fail: the rows are in a journal, and no answer waits for its shipper.
+        shipper.reports()
+    assert "cannot be started now" in caplog.text
+    write(journals, note(answered(3)))
+    journals.roll(everything=True)
+    shipper.reports()
+    shipper.close(60)
+    assert predictions.read(tmp_path, "m", AROUND).num_rows == 3 and not journals_in(tmp_path)
+
+
+def test_a_shipper_with_more_reports_than_a_pipe_holds_ends_in_time(monkeypatch):
+    code = """for _ in range(5000):
+        print('{"model": "m", "written": 1, "too_large": 0}')"""
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", code], **options))
+    shipper = ShipperProcess()
+    shipper.look(Job("anywhere", "nobody"))
+    assert len(shipper.close(60)) == 5000
 
 
 def test_the_shipper_does_without_tensorflow():
