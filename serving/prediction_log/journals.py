@@ -6,6 +6,7 @@ large, or the process ends, however it ends, the lock is gone and `serving.predi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -127,7 +128,7 @@ class Journals:
         return closed
 
     def _new(self, folder: Path, schema: pa.Schema) -> Journal:
-        made = [parent.parent for parent in (folder, *folder.parents) if not parent.exists()]
+        changed = folders_to_change(folder)
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             self._count += 1
@@ -141,12 +142,18 @@ class Journals:
             journal.append(schema.serialize())
             if self._durable:
                 os.fdatasync(journal.file.fileno())
-                sync_folders(folder, *made, folder.parent, self.root, self.root.parent)
+                sync_folders(folder, *changed, folder.parent, self.root, self.root.parent)
         except BaseException:
-            path.unlink(missing_ok=True)  # It has no rows, and on a full disk there would soon be thousands.
+            with contextlib.suppress(OSError):
+                path.unlink()  # It has no rows, and on a full disk there would soon be thousands.
             journal.file.close()
             raise
         return journal
+
+
+def folders_to_change(folder: Path) -> list[Path]:
+    """Returns the folders that get a new entry when a folder is made with its parents; [] where it is there."""
+    return [path.parent for path in (folder, *folder.parents) if not path.exists()]
 
 
 def sync_folders(*folders: Path) -> None:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from airtight.files import new_file
 from airtight.predictions import JOURNAL
 from serving.prediction_log.journal_rows import batches, rows_of
-from serving.prediction_log.journals import sync_folders
+from serving.prediction_log.journals import ROLL_BYTES, folders_to_change, sync_folders
 from serving.prediction_log.kafka_sender import AWAY_S, KafkaAway, KafkaSender
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ END_S = 10.0
 """The journals of a server that is being killed are waited for so long."""
 NICE = 10
 MOST_FILES = 200
-"""Journals that become one file of the fallback."""
+"""At most so many journals become one file of the fallback, and no more where they reach `ROLL_BYTES` (memory)."""
 _TOGETHER = 1000
 """Rows that are converted together."""
 
@@ -60,6 +60,7 @@ class Job:
       servers: Kafka's, host:port,host:port.
       topic: The topic; empty without Kafka.
       fallback: Folder for rows that Kafka does not take; empty without one.
+      too_large: Folder for rows that no message of Kafka's holds, where there is no fallback; empty loses them.
     """
 
     root: str
@@ -67,6 +68,7 @@ class Job:
     servers: str = ""
     topic: str = ""
     fallback: str = ""
+    too_large: str = ""
 
     def line(self) -> bytes:
         """The job as a line of JSON."""
@@ -96,8 +98,12 @@ class _Claimed:
 
     def remove(self) -> None:
         """Removes the journal, whose rows are where they belong."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
         self.file.close()
+
+
+_Waiting = dict[tuple[Path, pa.Schema], list[_Claimed]]
+"""Journals that go to the fallback together, by folder and columns."""
 
 
 class Shipper:
@@ -111,8 +117,10 @@ class Shipper:
     def __init__(self, job: Job, sender: KafkaSender | None) -> None:
         self._job, self._root, self._sender = job, Path(job.root), sender
         self._fallback = Path(job.fallback) if job.fallback else None
+        self._too_large = Path(job.too_large) if job.too_large else self._fallback
         self.due_at = 0.0
         """When the journals are to be looked at, by the monotonic clock."""
+        self._looked_at = 0.0
         self._failed: dict[Path, float] = {}  # Journals that could not be shipped, and when they are tried again.
 
     def work(self, last: bool = False) -> bool:
@@ -124,11 +132,11 @@ class Shipper:
         Returns:
           Whether there are journals of this job's own server that it still holds.
         """
-        now = time.monotonic()
+        now = self._looked_at = time.monotonic()
         self.due_at = now + AGAIN_S
         self._failed = {path: again_at for path, again_at in self._failed.items() if again_at > now and not last}
         held = False
-        waiting: dict[tuple[Path, pa.Schema], list[_Claimed]] = defaultdict(list)
+        waiting: _Waiting = defaultdict(list)
         for path in sorted(self._root.glob(f"*/date=*/.*{JOURNAL}")):
             if path in self._failed:
                 continue
@@ -142,9 +150,7 @@ class Shipper:
             except Exception:
                 # Whatever is wrong with one journal is no fault of the others.
                 logger.exception("%s of the prediction log cannot be shipped now", path)
-                self._failed[path] = now + AGAIN_S
-                if claimed is not None:
-                    claimed.file.close()
+                self._put_off(path, claimed)
         for claims in waiting.values():
             self._fall_back(claims)
         return held
@@ -154,9 +160,13 @@ class Shipper:
         if self._sender is not None:
             self._sender.close()
 
-    def _ship_or_wait(
-        self, claimed: _Claimed, waiting: dict[tuple[Path, pa.Schema], list[_Claimed]], last: bool
-    ) -> None:
+    def _put_off(self, path: Path, claimed: _Claimed | None) -> None:
+        """Leaves a journal that could not be shipped alone for `AGAIN_S`."""
+        self._failed[path] = self._looked_at + AGAIN_S
+        if claimed is not None:
+            claimed.file.close()
+
+    def _ship_or_wait(self, claimed: _Claimed, waiting: _Waiting, last: bool) -> None:
         try:
             self._ship(claimed)
         except KafkaAway:
@@ -175,14 +185,14 @@ class Shipper:
             return
         too_large = [rows for table in tables if (rows := self._sender.send(table)).num_rows]
         lost = 0
-        if self._fallback:
-            _write_parquet(_final(claimed.path, self._fallback), too_large)
+        if self._too_large:
+            _write_parquet(_final(claimed.path, self._too_large), too_large)
         elif lost := sum(table.num_rows for table in too_large):
             logger.warning("%d rows of the prediction log are lost: they are larger than Kafka's messages", lost)
         claimed.remove()
         _report(tables, lost)
 
-    def _let_wait(self, claimed: _Claimed, waiting: dict[tuple[Path, pa.Schema], list[_Claimed]], last: bool) -> None:
+    def _let_wait(self, claimed: _Claimed, waiting: _Waiting, last: bool) -> None:
         """Leaves a journal to a later look; or gathers it for the fallback, with all younger ones of its kind."""
         if self._fallback:
             schema = claimed.schema()
@@ -192,26 +202,36 @@ class Shipper:
             key = (claimed.path.parent, schema)
             if last or key in waiting or time.time() - claimed.path.stat().st_mtime > FALLBACK_S:
                 waiting[key].append(claimed)
-                if len(waiting[key]) >= MOST_FILES:
+                size = sum(os.fstat(other.file.fileno()).st_size for other in waiting[key])
+                if size >= ROLL_BYTES or len(waiting[key]) >= MOST_FILES:
                     self._fall_back(waiting.pop(key))
                 return
         claimed.file.close()
 
     def _fall_back(self, claims: list[_Claimed]) -> None:
         assert self._fallback is not None, "rows fall back to it"
-        final = _final(claims[0].path, self._fallback)
+        readable: list[_Claimed] = []
+        tables: list[pa.Table] = []
+        for claimed in claims:
+            try:
+                tables += claimed.rows()
+                readable.append(claimed)
+            except Exception:
+                logger.exception("%s of the prediction log cannot be read now", claimed.path)
+                self._put_off(claimed.path, claimed)
+        if not readable:
+            return
+        final = _final(readable[0].path, self._fallback)
         try:
-            tables = [table for claimed in claims for table in claimed.rows()]
             _write_parquet(final, tables)
+            for claimed in readable:  # The first one first: while it is there, the file may be written again.
+                claimed.remove()
         except Exception:
-            for claimed in claims:
-                self._failed[claimed.path] = time.monotonic() + AGAIN_S
-                claimed.file.close()
-            logger.exception("Rows that Kafka did not take cannot be written to %s now", final)
+            for claimed in readable:
+                self._put_off(claimed.path, claimed)
+            logger.exception("Rows that Kafka did not take cannot be moved to %s now", final)
             return
         logger.warning("Rows that Kafka did not take are in %s", final)
-        for claimed in claims:
-            claimed.remove()
         _report(tables, 0)
 
 
@@ -239,14 +259,15 @@ def _final(journal: Path, root: Path) -> Path:
 
 
 def _write_parquet(path: Path, tables: list[pa.Table]) -> None:
+    for abandoned in path.parent.glob(f".{path.name}.*.tmp"):
+        abandoned.unlink(missing_ok=True)  # Its shipper was killed: only the holder of the journal's lock writes it.
     if not tables:
         return
     table = pa.concat_tables(tables, promote_options="permissive")
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)  # By a shipper that was killed: who holds the journal's lock is the only writer.
+    changed = folders_to_change(path.parent)
     with new_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    sync_folders(path.parent, path.parent.parent, path.parent.parent.parent)
+    sync_folders(path.parent, *changed, path.parent.parent, path.parent.parent.parent)
 
 
 def _report(tables: list[pa.Table], lost: int) -> None:

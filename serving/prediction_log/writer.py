@@ -210,11 +210,16 @@ class Writer:
         name = quote(f"{destination.servers}/{destination.target}", safe="")
         fallback = ours.fallback.absolute() if ours.fallback else None
         spool = ours.spool or (fallback / ".spool" if fallback else _private_spool())
-        if fallback is None and ours.durable:
-            fallback = spool / "too-large"  # What no message holds is not lost either.
+        too_large = (spool / "too-large").absolute() if fallback is None and ours.durable else None
         journals = Journals(spool / name, SPOOL_ROLL_S, ours.durable)
-        root, fallback_folder = str(journals.root.absolute()), str(fallback.absolute()) if fallback else ""
-        job = Job(root, journals.owner, destination.servers, destination.target, fallback_folder)
+        job = Job(
+            str(journals.root.absolute()),
+            journals.owner,
+            destination.servers,
+            destination.target,
+            str(fallback or ""),
+            str(too_large or ""),
+        )
         return _Sink(journals, job, counts=False)
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
@@ -18,7 +19,9 @@ from serving.prediction_log import shipper as module
 from serving.prediction_log.journals import Journals
 from serving.prediction_log.kafka_sender import KafkaAway, KafkaSender, as_messages
 from serving.prediction_log.personal import Personal
+from serving.prediction_log.settings import Destination, LogSettings
 from serving.prediction_log.shipper import Job, Shipper
+from serving.prediction_log.writer import Warnings, Writer
 from tests.serving.notes import AROUND, NOW, answered, note, tables, visible, write
 
 
@@ -183,10 +186,73 @@ def test_a_fallback_that_cannot_be_written_is_not_tried_at_each_look(tmp_path, r
     os.utime(path, (long_ago, long_ago))
     for _ in range(3):
         spool.shipper.work()
-    assert len([r for r in caplog.records if "cannot be written" in r.getMessage()]) == 1 and spool.waiting == 1
+    assert len([r for r in caplog.records if "cannot be moved" in r.getMessage()]) == 1 and spool.waiting == 1
     spool.fallback.unlink()
     spool.shipper.work(last=True)
     assert len(spool.fallen_back()) == 2 and not spool.waiting
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_from_the_fallback(tmp_path, reports, monkeypatch):
+    def read(claimed):
+        if claimed.path == damaged:
+            raise pa.ArrowNotImplementedError("damaged")
+        return rows(claimed)
+
+    spool, rows = Spool(tmp_path, Producer), module._Claimed.rows
+    spool.sender._away_until = time.monotonic() + 60
+    for _ in range(3):
+        spool.put(note(answered(2)))
+    damaged, *others = sorted(spool.root.rglob(f"*{JOURNAL}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Claimed, "rows", read)
+        spool.shipper.work(last=True)
+    assert len(spool.fallen_back()) == 4 and damaged.exists() and not any(path.exists() for path in others)
+    spool.shipper.work(last=True)
+    assert len(spool.fallen_back()) == 6 and not spool.waiting
+
+
+def test_a_journal_that_cannot_be_removed_ends_no_shipper_and_its_rows_are_written_once(tmp_path, reports, monkeypatch):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(JOURNAL):
+            raise PermissionError(path)
+        unlink(path, missing_ok)
+
+    spool, unlink = Spool(tmp_path, connect), Path.unlink
+    spool.put(note(answered(2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        spool.shipper.work(last=True)
+    assert spool.waiting == 1 and not reports
+    spool.shipper.work(last=True)
+    assert len(spool.fallen_back()) == 2 and not spool.waiting and len(reports) == 1
+
+
+def test_the_disk_keeps_all_folders_that_are_made_for_the_fallback(tmp_path, reports, monkeypatch):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    synced: list[Path] = []
+    monkeypatch.setattr(module, "sync_folders", lambda *folders: synced.extend(folders))
+    spool = Spool(tmp_path, connect)
+    spool.put(note(answered(2)))
+    spool.shipper.work(last=True)
+    (file,) = visible(spool.fallback)
+    assert set(synced) >= {file.parent, file.parent.parent, spool.fallback, tmp_path}
+
+
+def test_half_a_file_that_a_killed_shipper_left_in_the_fallback_is_gone_when_kafka_has_its_rows(tmp_path, reports):
+    spool = Spool(tmp_path, lambda **unused: Producer())
+    spool.put(note(answered(2)))
+    (path,) = spool.root.rglob(f"*{JOURNAL}")
+    folder = spool.fallback / path.parent.relative_to(spool.root)
+    folder.mkdir(parents=True)
+    name = path.name.removesuffix(JOURNAL)
+    (folder / f"{name}.parquet.{'0' * 32}.tmp").write_bytes(b"half of it")
+    spool.shipper.work()
+    assert not spool.waiting and not list(folder.iterdir())
 
 
 def test_without_a_fallback_rows_wait_as_long_as_kafka_is_away(tmp_path):
@@ -199,6 +265,36 @@ def test_without_a_fallback_rows_wait_as_long_as_kafka_is_away(tmp_path):
     assert spool.waiting == 1
     with pytest.raises(KafkaAway, match="KafkaTimeoutError"):
         spool.sender.check()
+
+
+def test_a_durable_log_without_a_fallback_waits_for_kafka_and_loses_no_row_that_is_too_large(tmp_path, reports):
+    settings = LogSettings(Destination("kafka", "answers", "a:1"), spool=tmp_path / "spool", durable=True)
+    writer = Writer(settings, Warnings(), lambda *unused: None)
+    assert settings.destination is not None
+    sink = writer._open(settings.destination)
+    shipper = Shipper(sink.job, KafkaSender("a:1", "answers", lambda **unused: Picky()))
+    shipper._sender._away_until = time.monotonic() + 60
+    write(sink.journals, note(answered(3)))
+    sink.journals.roll(everything=True)
+    shipper.work(last=True)
+    assert len(list(sink.journals.root.rglob(f"*{JOURNAL}"))) == 1 and not visible(tmp_path / "spool" / "too-large")
+    shipper._sender._away_until = 0
+    shipper.work()
+    assert [row["row"] for row in predictions.read(settings.spool / "too-large", "m", AROUND).to_pylist()] == [0]
+    assert not list(sink.journals.root.rglob(f"*{JOURNAL}"))
+
+
+def test_what_falls_back_together_is_bounded_by_its_bytes(tmp_path, reports, monkeypatch):
+    def connect(**unused):
+        raise KafkaTimeoutError
+
+    spool = Spool(tmp_path, connect)
+    for _ in range(4):
+        spool.put(note(answered(2)))
+    size = next(spool.root.rglob(f"*{JOURNAL}")).stat().st_size
+    monkeypatch.setattr(module, "ROLL_BYTES", 2 * size)
+    spool.shipper.work(last=True)
+    assert len(visible(spool.fallback)) == 2 and len(spool.fallen_back()) == 8
 
 
 @pytest.mark.parametrize("fallback", [True, False])
