@@ -86,7 +86,7 @@ async def alone_us(served: Model, batch: int) -> float:
     outputs = signature.run(*inputs)
     registry = Registry()
     registry.models[served.name] = ServedModel(ModelSettings(served.name, served.version.parent))
-    carrier = {"headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"9")]}
+    scope = {"headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"9")]}
     costs = []
     with tempfile.TemporaryDirectory() as folder:
         log = PredictionLog(LogSettings(Destination("parquet", folder)), registry)
@@ -98,7 +98,7 @@ async def alone_us(served: Model, batch: int) -> float:
             before = time.process_time()
             while calls:
                 log.note(
-                    served.name, None, "Predict", "OK", 1e-3, protocol="REST", carrier=carrier, calls=[calls.pop()]
+                    served.name, None, "Predict", "OK", 1e-3, protocol="REST", header_source=scope, calls=[calls.pop()]
                 )
             await asyncio.sleep(3 * TICK_S)
             costs.append(1e6 * (time.process_time() - before) / ALONE_NOTES)

@@ -61,7 +61,7 @@ def _answered(method: Handler) -> Handler:
                 if is_inference and self.log.durable:
                     seconds, noted = time.perf_counter() - started, True
                     noting = (name, _label(request), method_name, Code.OK.name, seconds)
-                    await self.log.keep(*noting, protocol="gRPC", carrier=context, calls=calls)
+                    await self.log.keep(*noting, protocol="gRPC", header_source=context, calls=calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -80,7 +80,7 @@ def _answered(method: Handler) -> Handler:
                 metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method_name, "GRPC")
             if is_inference and not noted:
                 noting = (name, _label(request), method_name, status, time.perf_counter() - started)
-                self.log.note(*noting, protocol="gRPC", carrier=context, calls=calls)
+                self.log.note(*noting, protocol="gRPC", header_source=context, calls=calls)
 
     return handle
 

@@ -106,7 +106,7 @@ class RestApi:
                 if self._log.durable:
                     seconds, noted = time.perf_counter() - started, True
                     noting = (name, target.label, method, Code.OK.name, seconds)
-                    await self._log.keep(*noting, protocol="REST", carrier=scope, calls=calls)
+                    await self._log.keep(*noting, protocol="REST", header_source=scope, calls=calls)
             status = Code.OK.name
             return answer
         except ServingError as error:
@@ -124,7 +124,9 @@ class RestApi:
             seconds = time.perf_counter() - started
             metrics.REQUEST_LATENCY.observe(1e6 * seconds, name, method, "REST")
             if not noted:
-                self._log.note(name, target.label, method, status, seconds, protocol="REST", carrier=scope, calls=calls)
+                self._log.note(
+                    name, target.label, method, status, seconds, protocol="REST", header_source=scope, calls=calls
+                )
 
     def _known(self, name: str) -> str:
         """A model's name; names that people make up are neither label values nor models with turns of their own."""

@@ -94,7 +94,7 @@ class PredictionLog:
         seconds: float,
         *,
         protocol: str,
-        carrier: Any,
+        header_source: Any,
         calls: Sequence[Answered],
     ) -> asyncio.Future[None] | None:
         """Notes a request that was answered; on the event loop's thread.
@@ -106,7 +106,7 @@ class PredictionLog:
           code: The name of gRPC's code; one that was cancelled was not answered.
           seconds: From its arrival to its answer.
           protocol: "REST" or "gRPC".
-          carrier: ASGI's scope or gRPC's context, which have the headers.
+          header_source: ASGI's scope or gRPC's context, which have the request's headers.
           calls: What was called.
 
         Returns:
@@ -121,7 +121,7 @@ class PredictionLog:
         rate, destination = plan.rate, plan.destination
         if not rate or destination is None or code == "CANCELLED":
             return None
-        headers = carrier["headers"] if type(carrier) is dict else carrier.invocation_metadata() or ()
+        headers = header_source["headers"] if type(header_source) is dict else header_source.invocation_metadata() or ()
         named: dict[str, Any] = {}
         for name, value in headers:
             if name in HEADERS:

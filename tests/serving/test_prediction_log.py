@@ -62,8 +62,8 @@ def served(tmp_path):
 
 
 def ask(log: PredictionLog, model: str = "m", code: str = "OK", **given) -> None:
-    carrier = {"headers": given.pop("headers", [])}
-    log.note(model, None, "Predict", code, 0.001, protocol="REST", carrier=carrier, calls=[answered(1)])
+    scope = {"headers": given.pop("headers", [])}
+    log.note(model, None, "Predict", code, 0.001, protocol="REST", header_source=scope, calls=[answered(1)])
 
 
 def logged(root: Path) -> int:
@@ -125,7 +125,7 @@ def test_strings_fill_the_queue_by_their_bytes(served, monkeypatch, rows):
     monkeypatch.setattr(PredictionLog, "_start", lambda self: None)
     log, call = PredictionLog(LogSettings(Destination("parquet", "here")), served.registry), answered(rows)
     call.inputs = [texts(*[b"x" * 3000] * rows), call.inputs[1]]
-    log.note("m", None, "Predict", "OK", 0.001, protocol="REST", carrier={"headers": []}, calls=[call])
+    log.note("m", None, "Predict", "OK", 0.001, protocol="REST", header_source={"headers": []}, calls=[call])
     assert not log._queue
 
 
@@ -223,8 +223,8 @@ def test_what_kafka_does_not_take_is_bounded_and_the_rest_dropped_and_counted(se
 
 
 def keep(log: PredictionLog):
-    headers = {"headers": []}
-    return log.keep("m", None, "Predict", "OK", 0.001, protocol="REST", carrier=headers, calls=[answered(1)])
+    scope = {"headers": []}
+    return log.keep("m", None, "Predict", "OK", 0.001, protocol="REST", header_source=scope, calls=[answered(1)])
 
 
 def test_answers_that_come_while_the_disk_syncs_share_the_next_sync(served, monkeypatch):
