@@ -48,12 +48,12 @@ class Personal:
     def hashes(self, values: Iterable[Any]) -> list[str | None]:
         """HMAC-SHA-256 of each value's text in UTF-8, hexadecimal; what is missing (None, "", NaN) stays missing."""
         known: dict[Any, str | None] = {}
-        told = []
+        hashes = []
         for value in values:
             if value not in known:
                 known[value] = self._hash(value)
-            told.append(known[value])
-        return told
+            hashes.append(known[value])
+        return hashes
 
     def _hash(self, value: Any) -> str | None:
         if value is None or value in ("", b"") or value != value:  # noqa: PLR0124 - NaN alone is unequal to itself.

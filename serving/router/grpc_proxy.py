@@ -105,7 +105,7 @@ class GrpcRouter(grpc.GenericRpcHandler):
         started, side, model, free = time.perf_counter(), "", "", False
         name = method.removeprefix(PREDICTION)
         if self._trials.of or len(request) <= READ_BYTES:
-            model, free = messages.asked(name, request)
+            model, free = messages.requested_model(name, request)
         trial = self._trials.of.get(model) if free else None
         trailing: Metadata = []
         if trial is None:

@@ -46,8 +46,8 @@ RELEASED = frozenset({"Predict", "Classify", "Regress", _TASKS})
 """Methods of the PredictionService that a release routes."""
 
 
-def asked(method: str, request: bytes) -> tuple[str, bool]:
-    """What a request of one of the methods `RELEASED` asks for.
+def requested_model(method: str, request: bytes) -> tuple[str, bool]:
+    """The model that a request of one of the methods `RELEASED` is for.
 
     Args:
       method: The method's name.
@@ -74,15 +74,15 @@ def with_version(method: str, request: bytes, version: int) -> bytes:
 
     Args:
       method: The method's name, one of `RELEASED`.
-      request: The serialized message, readable by `asked`.
+      request: The serialized message, readable by `requested_model`.
       version: The version's number.
     """
     if method == _TASKS:
-        told = _CLASS["Tasks"].FromString(request)
-        for task in told.tasks:
+        tasks = _CLASS["Tasks"].FromString(request)
+        for task in tasks.tasks:
             task.model_spec.version.value = version
             task.model_spec.version.SetInParent()
-        return told.SerializeToString()
+        return tasks.SerializeToString()
     # Two serialized messages one after the other are their merger, so that tensors need not be parsed and written anew.
     addition = _CLASS["Request"]()
     addition.model_spec.version.value = version

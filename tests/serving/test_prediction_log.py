@@ -330,8 +330,8 @@ def test_a_server_logs_both_protocols_and_closes_its_files_when_it_stops(tmp_pat
             request = predict_pb2.PredictRequest()
             request.model_spec.name = "m"
             request.inputs["x"].CopyFrom(tf.make_tensor_proto([5.0]))
-            said = (("x-caller-id", "me"), ("x-request-id", "r1"), ("x-airtight-side", "stable"))
-            prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, metadata=said)
+            metadata = (("x-caller-id", "me"), ("x-request-id", "r1"), ("x-airtight-side", "stable"))
+            prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, metadata=metadata)
         deadline = time.monotonic() + 30
         while b'prediction_log_rows{model_name="m"} 4' not in server.raw("GET", "/monitoring/prometheus/metrics")[1]:
             assert time.monotonic() < deadline
@@ -349,10 +349,10 @@ def test_a_server_logs_both_protocols_and_closes_its_files_when_it_stops(tmp_pat
         ("REST", "INVALID_ARGUMENT", 0, 0),
         ("gRPC", "OK", 0, 1),
     ]
-    asked = rows[-1]
-    assert (asked["caller"], asked["request_id"], asked["side"]) == ("me", "r1", "stable")
-    assert (asked["input_x"], asked["output_y"], asked["version"]) == (5.0, 10.0, 1)
-    assert asked["latency_ms"] > 0 and asked["time"] > now - timedelta(minutes=5)
+    row = rows[-1]
+    assert (row["caller"], row["request_id"], row["side"]) == ("me", "r1", "stable")
+    assert (row["input_x"], row["output_y"], row["version"]) == (5.0, 10.0, 1)
+    assert row["latency_ms"] > 0 and row["time"] > now - timedelta(minutes=5)
 
 
 def test_the_metrics_tell_rows_and_losses():

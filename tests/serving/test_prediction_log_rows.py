@@ -27,8 +27,8 @@ def test_each_example_is_a_row_with_a_column_for_each_feature():
     assert second["input_origin"] == "" and np.isnan(second["input_delay"])
     assert [row["row"] for row in (first, second)] == [0, 1] and first["rows"] == 2
     assert {"r1"} == {row["request_id"] for row in (first, second)}
-    told = {name: first[name] for name in ("model", "version", "side", "caller", "code", "latency_ms", "signature")}
-    assert told == {
+    columns = {name: first[name] for name in ("model", "version", "side", "caller", "code", "latency_ms", "signature")}
+    assert columns == {
         "model": "m",
         "version": 7,
         "side": "candidate",
@@ -67,8 +67,8 @@ def test_a_call_without_examples_has_one_row_without_features_and_takes_no_other
     two = Answered(7, nothing, [], [np.array([1, 2], np.float32)])
     none = Answered(7, nothing, [], [np.array([], np.float32)])
     rows = rows_of(note(answered(2)), note(answered(0)), note(two), note(none))
-    told = [(row["signature"], row["rows"], row["row"]) for row in rows]
-    assert told == [
+    positions = [(row["signature"], row["rows"], row["row"]) for row in rows]
+    assert positions == [
         ("serving_default", 2, 0),
         ("serving_default", 2, 1),
         ("serving_default", 0, 0),
@@ -83,8 +83,8 @@ def test_a_call_without_examples_has_one_row_without_features_and_takes_no_other
 def serialized(**features) -> bytes:
     example = tf.train.Example()
     for name, value in features.items():
-        told = example.features.feature[name]
-        (told.bytes_list if isinstance(value, bytes) else told.float_list).value.append(value)
+        feature = example.features.feature[name]
+        (feature.bytes_list if isinstance(value, bytes) else feature.float_list).value.append(value)
     return example.SerializeToString()
 
 

@@ -184,10 +184,10 @@ def test_status_and_metadata(served):
     available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
     assert (version.version, version.state, version.status.error_code) == (123, available, 0)
     assert server.states("my_second_model") == {42: "AVAILABLE", 43: "AVAILABLE"}
-    asked = named(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"]), HALF)
+    request = named(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"]), HALF)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     described = get_model_metadata_pb2.SignatureDefMap()
-    assert stub.GetModelMetadata(asked, timeout=30).metadata["signature_def"].Unpack(described)
+    assert stub.GetModelMetadata(request, timeout=30).metadata["signature_def"].Unpack(described)
     body = server.ask("GET", f"/v1/models/{HALF}/metadata")[1]["metadata"]["signature_def"]["signature_def"]
     assert set(described.signature_def) == set(body) > {"regress_x2_to_y3", "classify_x_to_y", "serving_default"}
     assert described.signature_def["serving_default"].method_name == "tensorflow/serving/predict"

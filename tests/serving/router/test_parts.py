@@ -41,7 +41,7 @@ def predict(**chosen) -> predict_pb2.PredictRequest:
     ("chosen", "free"), [({}, True), ({"version": 3}, False), ({"version": 0}, False), ({"label": "stable"}, False)]
 )
 def test_a_request_tells_its_model_and_whether_it_chose_a_version(chosen, free):
-    assert messages.asked("Predict", predict(**chosen).SerializeToString()) == ("m", free)
+    assert messages.requested_model("Predict", predict(**chosen).SerializeToString()) == ("m", free)
 
 
 def test_asking_for_a_version_changes_nothing_else_of_a_request():
@@ -68,22 +68,22 @@ def test_all_tasks_of_a_request_get_the_version():
         task.model_spec.name, task.model_spec.signature_name = "m", method
     request.input.example_list.examples.add().features.feature["x"].float_list.value.append(1.5)
     content = request.SerializeToString()
-    assert messages.asked("MultiInference", content) == ("m", True)
+    assert messages.requested_model("MultiInference", content) == ("m", True)
     changed = inference_pb2.MultiInferenceRequest.FromString(messages.with_version("MultiInference", content, 5))
     assert [task.model_spec.version.value for task in changed.tasks] == [5, 5]
     for task in changed.tasks:
         task.model_spec.ClearField("version")
     assert changed == request
     request.tasks[1].model_spec.name = "other"
-    assert messages.asked("MultiInference", request.SerializeToString()) == ("", False)
+    assert messages.requested_model("MultiInference", request.SerializeToString()) == ("", False)
 
 
 def test_bytes_that_are_no_message_ask_for_nothing():
     randomly = random.Random(1)
     for method in messages.RELEASED:
-        assert messages.asked(method, b"\xff\xff\xff") == ("", False)
+        assert messages.requested_model(method, b"\xff\xff\xff") == ("", False)
         for _ in range(300):
-            name, _ = messages.asked(method, randomly.randbytes(randomly.randrange(40)))
+            name, _ = messages.requested_model(method, randomly.randbytes(randomly.randrange(40)))
             assert isinstance(name, str)
 
 
@@ -137,16 +137,16 @@ def test_an_answer_with_a_number_that_is_not_finite_is_known_for_it(text):
 @pytest.mark.parametrize("content", [True, False])
 def test_numbers_of_a_grpc_answer(dtype, content):
     def response(**outputs) -> bytes:
-        told = predict_pb2.PredictResponse()
+        message = predict_pb2.PredictResponse()
         for name, array in outputs.items():
-            told.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+            message.outputs[name].CopyFrom(tf.make_tensor_proto(array))
             if not content:
-                proto = told.outputs[name]
+                proto = message.outputs[name]
                 proto.tensor_content = b""
                 field = {1: "float_val", 2: "double_val", 9: "int64_val"}[proto.dtype]
                 del getattr(proto, field)[:]
                 getattr(proto, field).extend(np.asarray(array).ravel().tolist())
-        return told.SerializeToString()
+        return message.SerializeToString()
 
     column = np.array([0.25, 0.5], dtype)
     assert answers.from_grpc("Predict", response(p=column)) == [0.25, 0.5]
@@ -163,11 +163,11 @@ def test_numbers_of_a_grpc_answer(dtype, content):
 
 
 def test_numbers_of_a_regression():
-    told = regression_pb2.RegressionResponse()
-    told.result.regressions.add(value=0.5)
-    told.result.regressions.add(value=2.0)
-    assert answers.from_grpc("Regress", told.SerializeToString()) == [0.5, 2.0]
-    assert answers.from_grpc("Classify", told.SerializeToString()) is None
+    response = regression_pb2.RegressionResponse()
+    response.result.regressions.add(value=0.5)
+    response.result.regressions.add(value=2.0)
+    assert answers.from_grpc("Regress", response.SerializeToString()) == [0.5, 2.0]
+    assert answers.from_grpc("Classify", response.SerializeToString()) is None
 
 
 def test_numbers_of_a_classification():
@@ -191,8 +191,8 @@ def test_percentiles_are_within_five_percent():
     randomly = random.Random(3)
     drawn = sorted(math.exp(randomly.gauss(0.5, 1.5)) for _ in range(20_000))
     latency = Latency()
-    for each in drawn:
-        latency.add(each)
+    for latency_ms in drawn:
+        latency.add(latency_ms)
     for share in (0.5, 0.9, 0.99, 0.999):
         assert latency.quantile(share) == pytest.approx(drawn[math.ceil(share * len(drawn)) - 1], rel=0.05)
     assert latency.as_dict()["max"] == drawn[-1]
@@ -203,10 +203,15 @@ def test_percentiles_are_within_five_percent():
 def test_numbers_are_counted_by_twentieths():
     numbers = Numbers()
     numbers.add([0.0, 0.049, 0.05, 1.0, 0.999, 1.5, -0.5, math.nan, math.inf])
-    told = numbers.as_dict()
-    assert (told["count"], told["histogram"][0], told["histogram"][1], told["histogram"][19]) == (7, 2, 1, 2)
-    assert sum(told["histogram"]) == 5
-    assert told["mean"] == pytest.approx((0.049 + 0.05 + 1.0 + 0.999 + 1.5 - 0.5) / 7)
+    summary = numbers.as_dict()
+    assert (summary["count"], summary["histogram"][0], summary["histogram"][1], summary["histogram"][19]) == (
+        7,
+        2,
+        1,
+        2,
+    )
+    assert sum(summary["histogram"]) == 5
+    assert summary["mean"] == pytest.approx((0.049 + 0.05 + 1.0 + 0.999 + 1.5 - 0.5) / 7)
 
 
 def test_a_batch_is_one_answer():
@@ -241,18 +246,18 @@ def test_pairs_tell_how_far_answers_are_apart():
     pairs.add([0.5, 0.25], [0.75, 0.25])
     pairs.add([0.5], [0.5, 0.5])
     pairs.add([math.nan], [0.5])
-    told = pairs.as_dict()
-    assert (told["count"], told["differing"], told["largest_difference"]) == (5, 3, 0.25)
-    assert told["mean_difference"] == pytest.approx(0.25 / 7, rel=1e-6)
+    summary = pairs.as_dict()
+    assert (summary["count"], summary["differing"], summary["largest_difference"]) == (5, 3, 0.25)
+    assert summary["mean_difference"] == pytest.approx(0.25 / 7, rel=1e-6)
 
 
 def test_codes_make_failed_and_refused():
     counts = Counts()
     for code in (200, 200, 400, 404, 499, 500, 501, 503, 504):
         counts.stable.traffic.add(code, 1.0)
-    told = counts.stable.as_dict(3)
-    assert (told["version"], told["requests"], told["failed"], told["refused"]) == (3, 9, 3, 4)
-    assert told["codes"]["200"] == 2
+    summary = counts.stable.as_dict(3)
+    assert (summary["version"], summary["requests"], summary["failed"], summary["refused"]) == (3, 9, 3, 4)
+    assert summary["codes"]["200"] == 2
 
 
 def test_counts_outlive_being_saved():
@@ -311,8 +316,8 @@ def test_a_release_counts_on_under_its_id_and_anew_under_another():
     trials.follow({"m": Release("m", "a", 1, 2, share=0.1)})
     trials.of["m"].counts.stable.traffic.add(200, 1.0)
     trials.follow({"m": Release("m", "a", 1, 2, share=0.5)})
-    told = trials.as_dict()["m"]
-    assert (told["share"], told["sides"]["stable"]["requests"]) == (0.5, 1)
+    status = trials.as_dict()["m"]
+    assert (status["share"], status["sides"]["stable"]["requests"]) == (0.5, 1)
     trials.follow({"m": Release("m", "b", 1, 2, share=0.5)})
     assert trials.as_dict()["m"]["sides"]["stable"]["requests"] == 0
     trials.follow({})
@@ -359,9 +364,9 @@ def test_a_range_that_is_none_is_refused(low, high):
 def test_nothing_is_counted_while_the_candidate_has_no_share_to_compare_with():
     trials = Trials()
     trials.follow({"m": Release("m", "a", 1, 2, share=0.0)})
-    told = answered(trials, 5, [])
-    assert [told["sides"][side]["requests"] for side in ("stable", "candidate")] == [0, 0]
-    assert told["sides"]["stable"]["answers"]["count"] == 0
+    status = answered(trials, 5, [])
+    assert [status["sides"][side]["requests"] for side in ("stable", "candidate")] == [0, 0]
+    assert status["sides"]["stable"]["answers"]["count"] == 0
     trials.follow({"m": Release("m", "a", 1, 2, share=1e-12)})
     assert answered(trials, 5, [])["sides"]["stable"]["requests"] == 5
 
@@ -370,9 +375,9 @@ def test_a_shadow_request_keeps_the_stable_answers_numbers_and_not_the_answer():
     trials = Trials()
     trials.follow({"m": Release("m", "a", 1, 2, mode="shadow", share=1.0)})
     reads: list[bytes] = []
-    told = answered(trials, 3, reads)
+    status = answered(trials, 3, reads)
     assert sorted(reads) == [b"1"] * 3 + [b"2"] * 3, "each answer is read once"
-    assert (told["pairs"]["count"], told["pairs"]["largest_difference"]) == (3, 1.0)
+    assert (status["pairs"]["count"], status["pairs"]["largest_difference"]) == (3, 1.0)
 
 
 def test_a_split_counts_by_groups_of_callers():
@@ -414,8 +419,8 @@ def test_the_status_tells_how_a_release_stands_by_its_margins():
 
 def test_keys_are_spread_evenly_and_otherwise_in_each_release():
     places = [place("a", str(key)) for key in range(4000)]
-    assert all(0 <= each < 1 for each in places)
-    assert sum(each < 0.25 for each in places) == pytest.approx(1000, abs=150)
+    assert all(0 <= position < 1 for position in places)
+    assert sum(position < 0.25 for position in places) == pytest.approx(1000, abs=150)
     assert place("a", "1") == places[1] != place("b", "1")
 
 
@@ -460,8 +465,8 @@ def test_a_broken_file_leaves_the_releases_as_they_were(tmp_path, content):
 
 @pytest.mark.parametrize("text", ["http://127.0.0.1:8511=127.0.0.1:8510", "http://127.0.0.1:8511/,127.0.0.1:8510"])
 def test_an_address(text):
-    told = address(text)
-    assert (told.rest, told.grpc) == ("http://127.0.0.1:8511", "127.0.0.1:8510")
+    parsed = address(text)
+    assert (parsed.rest, parsed.grpc) == ("http://127.0.0.1:8511", "127.0.0.1:8510")
 
 
 @pytest.mark.parametrize(
