@@ -52,7 +52,7 @@ def write(settings: Supervised, home: Home, compare: Supervised | None = None, i
     """
     runs = {pipeline.name: months(pipeline, home, intervals) for pipeline in (settings, compare) if pipeline}
     path = page_of(settings, home)
-    write_text(path, page(f"{settings.name}, run by run", runs[settings.name], comparison(runs) if compare else ""))
+    write_text(path, page(f"DAG {settings.name}, run by run", runs[settings.name], comparison(runs) if compare else ""))
     return path
 
 
