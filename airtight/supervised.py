@@ -34,6 +34,11 @@ from airtight.supervised_parameters import BATCH_PREDICTION, PROMOTION, TRAINING
 TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_predict"
 """The parts. The id of the first is the pipeline's name, which is also the served model's; that of another part adds
 `_` and the part."""
+BY_INTERVAL = (TRAIN, BATCH_PREDICT)
+"""The parts that run interval by interval, and are made of the pipeline's own code."""
+OPERATIONS = (PROMOTE, RELEASE)
+"""The parts that say which version is served. They are made of the settings alone, so they compile when the pipeline's
+other code does not."""
 PARAMETERS = {TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION}
 """The run parameters of each part, without what settings change."""
 NODES = {
@@ -156,7 +161,7 @@ class Supervised:
     @property
     def parts(self) -> tuple[str, ...]:
         """Those that the pipeline has, training first."""
-        served = (PROMOTE, RELEASE) if self.release else ()
+        served = OPERATIONS if self.release else ()
         return (TRAIN, *served, *((BATCH_PREDICT,) if self.batch_predictions else ()))
 
     def id_of(self, part: str) -> str:

@@ -158,8 +158,8 @@ def start(served: Model, scratch: Path, python: Path | None, servers: list[Serve
     }
     for name, (script, *arguments) in others.items() if python else ():
         port = _free_port()
-        told = [f"--port={port}", f"--name={served.name}", f"--model={served.version}"]
-        process = spawn([str(python), str(ROOT / "benchmarks" / script), *arguments, *told])
+        flags = [f"--port={port}", f"--name={served.name}", f"--model={served.version}"]
+        process = spawn([str(python), str(ROOT / "benchmarks" / script), *arguments, *flags])
         servers.append(server := Server(name, process, port))
         await_started(partial(_answers, port, served), server)
     for name, kind in (("none", "none-rest"), ("none", "none-grpc")):
@@ -295,30 +295,30 @@ def floors(served: Model, run: Callable[..., Any], batch: int) -> dict[str, Call
     }
 
 
-def measure(served: Model, run: Callable[..., Any], servers: list[Server], told: argparse.Namespace) -> list[dict]:
+def measure(served: Model, run: Callable[..., Any], servers: list[Server], args: argparse.Namespace) -> list[dict]:
     """All cases, taking turns."""
-    found: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
+    measured: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
     for batch in BATCHES:
         calls = floors(served, run, batch)
-        expected = [run(*served.columns(batch, seed).values())[0] for seed in range(told.clients)]
+        expected = [run(*served.columns(batch, seed).values())[0] for seed in range(args.clients)]
         bodies = {
-            "REST": [rest_body(served, batch, seed) for seed in range(told.clients)],
-            "gRPC": [_grpc_body(served, batch, seed) for seed in range(told.clients)],
+            "REST": [rest_body(served, batch, seed) for seed in range(args.clients)],
+            "gRPC": [_grpc_body(served, batch, seed) for seed in range(args.clients)],
         }
-        for _ in range(told.rounds):
+        for _ in range(args.rounds):
             for name, call in calls.items():
-                found[name, "-", batch].append(_figures(in_process(call, told.seconds), told.seconds))
+                measured[name, "-", batch].append(_figures(in_process(call, args.seconds), args.seconds))
             for server in servers:
                 for kind, port in (("REST", server.rest), ("gRPC", server.grpc)):
                     if not port:
                         continue
                     server.tell(signal.SIGCONT)
                     asking = clients(server, kind, bodies[kind], served)
-                    latencies = closed_loop(asking, told.seconds, WARM_UP_S)
+                    latencies = closed_loop(asking, args.seconds, WARM_UP_S)
                     for client in asking:
                         client.socket.close()
                     server.tell(signal.SIGSTOP)
-                    found[server.name, kind, batch].append(_figures(latencies, told.seconds))
+                    measured[server.name, kind, batch].append(_figures(latencies, args.seconds))
                     if server.checked:
                         numbers = {"REST": _rest_numbers, "gRPC": _grpc_numbers}[kind]
                         for client, right in zip(asking, expected, strict=True):
@@ -326,7 +326,7 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], told:
     return [
         {"model": served.name, "server": name, "api": kind, "batch": batch}
         | {key: median(figures[key] for figures in rounds) for key in rounds[0]}
-        for (name, kind, batch), rounds in found.items()
+        for (name, kind, batch), rounds in measured.items()
     ]
 
 
@@ -384,20 +384,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--json", type=Path)
-    told = parser.parse_args()
+    args = parser.parse_args()
     python: Path | None = Home.current().path / "bench" / "servers" / "bin" / "python"
     if not python.exists():
         print("The other servers are not installed (`make bench-serving` does), so they are not measured.")
         python = None
     table = []
-    for name in told.models:
+    for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
             served, run = model(name, Path(folder))
             with running(served, Path(folder), python) as servers:
-                table += measure(served, run, servers, told)
+                table += measure(served, run, servers, args)
     report(table)
-    if told.json:
-        told.json.write_text(json.dumps(table, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ def main() -> int:
     parser.add_argument("--against", type=Path, help="such a file of another parallelism")
     parser.add_argument("--page", type=Path, help="keep the year's page here")
     parser.add_argument("--state", type=Path, help="a state folder to work in and to keep")
-    told = parser.parse_args()
-    pipeline, _ = find(told.dag)
+    args = parser.parse_args()
+    pipeline, _ = find(args.dag)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    kept = contextlib.nullcontext(told.state) if told.state else tempfile.TemporaryDirectory(prefix="airtight-")
+    kept = contextlib.nullcontext(args.state) if args.state else tempfile.TemporaryDirectory(prefix="airtight-")
     with kept as folder:
         home = Home(Path(folder).resolve())
         os.environ["AIRTIGHT_HOME"] = str(home.path)
@@ -76,27 +76,28 @@ def main() -> int:
             backfill.start(home)
             fill_lake(pipeline, home)
             started = time.monotonic()
-            span = backfill.span(pipeline, told.first, told.last)
-            succeeded = backfill.backfill(pipeline, home, span, parallel=told.parallel, reprocess="none")
+            span = backfill.span(pipeline, args.first, args.last)
+            succeeded = backfill.backfill(pipeline, home, span, parallel=args.parallel, reprocess="none")
             wall = time.monotonic() - started
             months = [asdict(month) for month in report.months(pipeline, home)]
-            if told.page:
-                told.page.write_bytes(report.page_of(pipeline, home).read_bytes())
+            if args.page:
+                args.page.write_bytes(report.page_of(pipeline, home).read_bytes())
         finally:
             Supervisor(home).stop()
-    print(f"\n{told.dag}, {told.first} to {told.last}, {told.parallel} at once, {os.cpu_count()} cores")
+    print(f"\n{args.dag}, {args.first} to {args.last}, {args.parallel} at once, {os.cpu_count()} cores")
     print(f"{len(months)} runs in {wall:.0f} s ({wall / 60:.1f} minutes), at most {memory.peak / 2**30:.1f} GiB")
-    if told.json:
-        told.json.write_text(json.dumps({"parallel": told.parallel, "wall": wall, "months": months}, indent=1))
-    if not told.against:
+    if args.json:
+        args.json.write_text(json.dumps({"parallel": args.parallel, "wall": wall, "months": months}, indent=1))
+    if not args.against:
         return 0 if succeeded else 1
-    other = json.loads(told.against.read_text(encoding="utf-8"))
-    found = differences(months, other["months"])
+    other = json.loads(args.against.read_text(encoding="utf-8"))
+    differing = differences(months, other["months"])
     print(
-        f"Beside {other['parallel']} at once ({other['wall']:.0f} s): " + ("all the same" if not found else "DIFFERENT")
+        f"Beside {other['parallel']} at once ({other['wall']:.0f} s): "
+        + ("all the same" if not differing else "DIFFERENT")
     )
-    print("\n".join(found))
-    return 0 if succeeded and not found else 1
+    print("\n".join(differing))
+    return 0 if succeeded and not differing else 1
 
 
 def _figures(month: dict[str, Any]) -> dict[str, float | None]:
@@ -109,7 +110,7 @@ def _figures(month: dict[str, Any]) -> dict[str, float | None]:
 
 def differences(months: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[str]:
     """What two years do not share, a line each."""
-    found = []
+    differing = []
     if [month["name"] for month in months] != [month["name"] for month in others]:
         return [f"other months: {[m['name'] for m in months]} and {[m['name'] for m in others]}"]
     for month, other in zip(months, others, strict=True):
@@ -117,17 +118,17 @@ def differences(months: list[dict[str, Any]], others: list[dict[str, Any]]) -> l
         for name in one_figures | other_figures:
             one, two = one_figures.get(name), other_figures.get(name)
             if (one is None) != (two is None) or (one is not None and abs(one - two) > CLOSE):
-                found.append(f"{month['name']} {name}: {one} and {two}")
+                differing.append(f"{month['name']} {name}: {one} and {two}")
         for name, digest in month["digests"].items():
             if digest != other["digests"][name]:
-                found.append(f"{month['name']} {name}: other bytes")
+                differing.append(f"{month['name']} {name}: other bytes")
         decided = [
-            {gate: told["passed"] for gate, told in each["gates"].items()} | {"version": each["version"]}
-            for each in (month, other)
+            {gate: result["passed"] for gate, result in one["gates"].items()} | {"version": one["version"]}
+            for one in (month, other)
         ]
         if decided[0] != decided[1]:
-            found.append(f"{month['name']}: {decided[0]} and {decided[1]}")
-    return found
+            differing.append(f"{month['name']}: {decided[0]} and {decided[1]}")
+    return differing
 
 
 if __name__ == "__main__":

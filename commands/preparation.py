@@ -50,11 +50,16 @@ def compile_pipeline(settings: Supervised, home: Home) -> None:
     print(f"The pipeline: {' -> '.join(node.id for node in compiled.nodes)}", flush=True)
 
 
-def unpaused(airflow: Airflow, dag_id: str) -> None:
+def unpaused(airflow: Airflow, dag_id: str, *, file: str = "") -> None:
     """Waits until Airflow has parsed a DAG, and lets it run.
+
+    Args:
+      airflow: The Airflow of the local services.
+      dag_id: The DAG.
+      file: As for `Airflow.await_dag`.
 
     Raises:
       AirtightError: Its file cannot be imported, or it does not appear in time.
     """
-    airflow.await_dag(dag_id, DAG_TIMEOUT_S)
+    airflow.await_dag(dag_id, DAG_TIMEOUT_S, file=file)
     airflow.unpause(dag_id)

@@ -21,7 +21,7 @@ from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor
 
-SERVERS = ("AIRTIGHT_model_SERVER", "AIRTIGHT_ROUTER")
+SERVERS = ("AIRTIGHT_MODEL_SERVER", "AIRTIGHT_ROUTER")
 
 
 def promote(settings: Supervised, version: str, reason: str, home: Home) -> str:
@@ -43,7 +43,7 @@ def promote(settings: Supervised, version: str, reason: str, home: Home) -> str:
     """
     logs.speak()
     source, of_source = settings.source(PROMOTE)
-    by_launcher = home.launcher_socket.exists() and not _names_other_servers(home)
+    by_launcher = home.launcher_socket.exists() and not names_other_servers(home)
     if by_launcher:
         path = path_of_name(name_of(fresh(source, home, arguments=of_source or None, say=print), home), home)
     else:
@@ -58,7 +58,7 @@ def promote(settings: Supervised, version: str, reason: str, home: Home) -> str:
     return str(outcomes["promote"].outputs["promotion"][0]["properties"]["summary"])
 
 
-def _names_other_servers(home: Home) -> bool:
+def names_other_servers(home: Home) -> bool:
     """Whether the caller's environment names others than the services', which the launcher would ask."""
     of_services = environment(Settings.of_running(home), home)
     return any(os.environ.get(name, address) != address for name in SERVERS if (address := of_services.get(name, "")))

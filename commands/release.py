@@ -45,7 +45,8 @@ def release(settings: Supervised, conf: Mapping[str, Any], home: Home) -> bool:
         )
     dag = settings.id_of(RELEASE)
     airflow = Airflow.local(Settings.of_running(home), home)
-    unpaused(airflow, dag)
+    # A fault of the file that trains is none of this DAG's.
+    unpaused(airflow, dag, file=f"{settings.name}_operations")
     run = airflow.trigger(dag, conf)
     print(f"Triggered {dag}: {airflow.run_url(dag, run)}", flush=True)
     print(f"`make rollback PIPELINE={settings.name}` ends the release before its time.", flush=True)

@@ -52,7 +52,7 @@ def write(settings: Supervised, home: Home, compare: Supervised | None = None, i
     """
     runs = {pipeline.name: months(pipeline, home, intervals) for pipeline in (settings, compare) if pipeline}
     path = page_of(settings, home)
-    write_text(path, page(f"{settings.name}, run by run", runs[settings.name], comparison(runs) if compare else ""))
+    write_text(path, page(f"DAG {settings.name}, run by run", runs[settings.name], comparison(runs) if compare else ""))
     return path
 
 
@@ -136,19 +136,23 @@ def short(interval: Interval, zone: str) -> str:
     return month if Interval.parse(month, zone) == interval else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
 
 
-def _versions(told: dict[str, str | int | float]) -> str:
+def _versions(properties: dict[str, str | int | float]) -> str:
     """Which state of the lake was read, as it is now or was known then, and each table's version where they differ."""
-    versions = {name.removeprefix("version_"): v for name, v in sorted(told.items()) if name.startswith("version_")}
+    versions = {
+        name.removeprefix("version_"): v for name, v in sorted(properties.items()) if name.startswith("version_")
+    }
     if not versions:
         return ""
     if len(set(versions.values())) == 1:
         versions = {"all": next(iter(versions.values()))}
-    return f"{told.get('lake_version', '')}: " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"{properties.get('lake_version', '')}: " + ", ".join(
+        f"{name} {number}" for name, number in versions.items()
+    )
 
 
 def _gate(output: Artifact | None) -> Gate:
-    told = _verdict(output)
-    return Gate(bool(told["passed"]), str(told["summary"])) if told else Gate()
+    result = _verdict(output)
+    return Gate(bool(result["passed"]), str(result["summary"])) if result else Gate()
 
 
 def _stopped_at(run: Run) -> str:

@@ -1,10 +1,11 @@
 """# Flight delays
 
-The DAGs of `pipelines/flight_delays`: flight_delays, which trains, and flight_delays_promote, flight_delays_release and
-flight_delays_batch_predict; and flight_delays_warm, which trains each month from the weights of the month before.
+The DAGs of `pipelines/flight_delays` whose runs are intervals: flight_delays, which trains, flight_delays_warm, which
+trains each month from the weights of the month before, and flight_delays_batch_predict.
 """
 
+from airtight.supervised import BY_INTERVAL
 from pipelines.flight_delays.settings import SETTINGS, WARM
 from plugins.tfx_airflow.supervised import supervised_dags
 
-globals().update(supervised_dags(SETTINGS) | supervised_dags(WARM))
+globals().update(supervised_dags(SETTINGS, WARM, parts=BY_INTERVAL))

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -282,11 +282,37 @@ def fresh(
     Raises:
       AirtightError: The pipeline does not compile, or the launcher sees other files than this process.
     """
-    pipeline = compiled_store.absolute(pipeline)
-    if compiled := compiled_store.usable(pipeline, home, arguments):
-        return compiled
-    say(f"Compiling the pipeline {pipeline}, because {_why_stale(pipeline, home, arguments)}.")
-    call(compile_request(pipeline, home, arguments), home.launcher_socket).raise_if_failed()
+    return fresh_all([(pipeline, arguments)], home, say=say)[0]
+
+
+def fresh_all(
+    pipelines: Sequence[tuple[str, Mapping[str, Any] | None]],
+    home: Home,
+    *,
+    say: Callable[[str], None] = log.info,
+) -> list[CompiledPipeline]:
+    """Gives several pipelines as `fresh` gives one; those that must be compiled share one request.
+
+    Args:
+      pipelines: The pipelines, each with its arguments.
+      home: The state folder.
+      say: Takes one line for each that is compiled.
+
+    Raises:
+      AirtightError: As `fresh`; of several that do not compile, the first one's.
+    """
+    sources = [(compiled_store.absolute(pipeline), arguments) for pipeline, arguments in pipelines]
+    known = [compiled_store.usable(pipeline, home, arguments) for pipeline, arguments in sources]
+    stale = [source for source, compiled in zip(sources, known, strict=True) if compiled is None]
+    for pipeline, arguments in stale:
+        say(f"Compiling the pipeline {pipeline}, because {_why_stale(pipeline, home, arguments)}.")
+    if stale:
+        call(_compile_request(stale, home), home.launcher_socket).raise_if_failed()
+    return [compiled or _made(*source, home) for source, compiled in zip(sources, known, strict=True)]
+
+
+def _made(pipeline: str, arguments: Mapping[str, Any] | None, home: Home) -> CompiledPipeline:
+    """What was compiled just now."""
     if compiled := compiled_store.usable(pipeline, home, arguments):
         return compiled
     reason = _why_stale(pipeline, home, arguments)
@@ -298,17 +324,12 @@ def fresh(
     )
 
 
-def compile_request(pipeline: str, home: Home, arguments: Mapping[str, Any] | None = None) -> CompileRequest:
-    """Asks for a pipeline as this process would compile it: with its environment and its path.
-
-    Args:
-      pipeline: As `fresh` takes it.
-      home: The state folder.
-      arguments: What the function is called with, JSON values.
-    """
+def _compile_request(pipelines: Sequence[tuple[str, Mapping[str, Any] | None]], home: Home) -> CompileRequest:
+    """Asks for pipelines as this process would compile them: with its environment and its path."""
     paths = (os.path.abspath(path) for path in sys.path)
     own = tuple(path for path in paths if os.path.isdir(path) and not fingerprint.is_foreign(Path(path)))
-    return CompileRequest(pipeline, str(home.path), dict(arguments or {}), dict(os.environ), own)
+    (pipeline, arguments), *others = ((pipeline, dict(arguments or {})) for pipeline, arguments in pipelines)
+    return CompileRequest(pipeline, str(home.path), arguments, dict(os.environ), own, tuple(others))
 
 
 def _why_stale(pipeline: str, home: Home, arguments: Mapping[str, Any] | None) -> str:

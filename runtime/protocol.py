@@ -77,15 +77,16 @@ class NodeRequest:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """Compile one pipeline.
+    """Compile one pipeline, or several.
 
     Args:
-      pipeline: Name of a folder of `pipelines/`, `package.module:function`, or the absolute path of an IR file.
+      pipeline: Id of a pipeline of `pipelines/`, `package.module:function`, or the absolute path of an IR file.
       home: The state folder.
       arguments: What the function is called with.
       environment: The environment that counts, the client's; None for that of the process that compiles. It may hold
         secrets, and goes nowhere but over the socket.
       paths: Folders in which the client finds modules.
+      others: Further pipelines, with their arguments: TFX is imported once for all.
     """
 
     pipeline: str
@@ -93,11 +94,13 @@ class CompileRequest:
     arguments: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] | None = field(default=None, repr=False)
     paths: tuple[str, ...] = ()
+    others: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> CompileRequest:
         """The inverse of `asdict`, from JSON."""
-        return cls(**{**fields, "paths": tuple(fields.get("paths", ()))})
+        others = tuple((pipeline, arguments) for pipeline, arguments in fields.get("others", ()))
+        return cls(**{**fields, "paths": tuple(fields.get("paths", ())), "others": others})
 
 
 Request = NodeRequest | CompileRequest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import select
 import signal
@@ -16,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
-from airtight.errors import AirtightError
+from airtight.errors import AirtightError, TransientError
 from airtight.home import Home
 from runtime import logs
 from runtime.compile_inputs import OF_THE_PROCESS
@@ -108,6 +111,8 @@ def do(request: Request) -> Outcome:
         if isinstance(request, CompileRequest):
             from runtime.compile import compile_pipeline
 
+            if request.others:
+                return _compile_apart(request)
             home = Home(Path(request.home))
             with _environment_of(request):
                 path = compile_pipeline(request.pipeline, home, arguments=request.arguments, only_if_stale=True)
@@ -120,6 +125,45 @@ def do(request: Request) -> Outcome:
         if not isinstance(error, (AirtightError, faults.Cancelled)):
             traceback.print_exc()
         return Outcome.failure(faults.in_words(error, step))
+
+
+def _compile_apart(request: CompileRequest) -> Outcome:
+    """Compiles several pipelines, each in a child: what one imports would be taken for a part of the next.
+
+    Returns:
+      The outcome of the first that does not compile, or that of the last.
+    """
+    context = multiprocessing.get_context("fork")
+    children = []
+    for pipeline, arguments in ((request.pipeline, request.arguments), *request.others):
+        ours, theirs = context.Pipe(duplex=False)
+        alone = replace(request, pipeline=pipeline, arguments=arguments, others=())
+        child = context.Process(target=_compile_in_child, args=(alone, theirs))
+        child.start()
+        theirs.close()
+        children.append((pipeline, child, ours))
+    outcomes = []
+    for pipeline, child, ours in children:
+        try:
+            outcome = ours.recv()
+        except EOFError:
+            outcome = None
+        child.join()
+        outcomes.append(outcome or Outcome.failure(_died(pipeline, child.exitcode)))
+    return next((outcome for outcome in outcomes if outcome.state == "failed"), outcomes[-1])
+
+
+def _compile_in_child(request: CompileRequest, outcome: Connection) -> None:
+    outcome.send(do(request))
+
+
+def _died(pipeline: str, status: int | None) -> TransientError:
+    return TransientError(
+        f"The process that compiles the pipeline {pipeline} ended without an outcome.",
+        expected="an outcome",
+        received=f"exit status {status}" + (" (is memory short?)" if status == -signal.SIGKILL else ""),
+        remedy="Look at the lines above; the pipeline is compiled again when it is needed next.",
+    )
 
 
 @contextlib.contextmanager

@@ -92,23 +92,29 @@ class Airflow:
         """The Airflow of the local services."""
         return cls(settings.airflow_url, USER, password(home))
 
-    def await_dag(self, dag_id: str, timeout_s: float) -> None:
+    def await_dag(self, dag_id: str, timeout_s: float, *, file: str = "") -> None:
         """Returns when Airflow has parsed the DAG and lets it run.
+
+        Args:
+          dag_id: The DAG.
+          timeout_s: Seconds to wait.
+          file: Name of the DAG's file without `.py`; "" is any with which the DAG's id begins.
 
         Raises:
           TerminalError: Its file cannot be imported.
           TransientError: It does not appear in time.
         """
-        asked, deadline = datetime.now(UTC), time.monotonic() + timeout_s
+        start, deadline = datetime.now(UTC), time.monotonic() + timeout_s
         while True:
             known = self._call("GET", f"/api/v2/dags/{dag_id}", may_be_missing=True)
             if known and not known["is_stale"]:
                 return
             for error in self._call("GET", "/api/v2/importErrors")["import_errors"]:
+                stem = PurePath(error["filename"]).stem
                 # A file that makes several DAGs has the name of the first.
-                is_its_file = dag_id.startswith(PurePath(error["filename"]).stem)
+                is_its_file = stem == file if file else dag_id.startswith(stem)
                 # An error from before may be healed by now; Airflow parses again within seconds.
-                if is_its_file and datetime.fromisoformat(error["timestamp"]) > asked:
+                if is_its_file and datetime.fromisoformat(error["timestamp"]) > start:
                     raise TerminalError(
                         f"Airflow cannot import the DAG {dag_id}.",
                         expected="a DAG file that imports",
@@ -179,14 +185,14 @@ class Airflow:
         Raises:
           TerminalError: Airflow refuses it, for instance because another one of this DAG has not ended.
         """
-        asked = {
+        payload = {
             "dag_id": dag_id,
             "from_date": first.isoformat(),
             "to_date": last.isoformat(),
             "max_active_runs": parallel,
             "reprocess_behavior": reprocess,
         }
-        return int(self._call("POST", "/api/v2/backfills", json=asked)["id"])
+        return int(self._call("POST", "/api/v2/backfills", json=payload)["id"])
 
     def backfill_ended(self, number: int) -> bool:
         """Whether a backfill has nothing more to do."""
@@ -236,12 +242,12 @@ class Airflow:
         if not task.tries:
             return []
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task.id}/logs/{task.tries}"
-        told = self._call("GET", f"{path}?full_content=true", may_be_missing=True) or {"content": []}
+        log = self._call("GET", f"{path}?full_content=true", may_be_missing=True) or {"content": []}
         return [
             LogLine(line.get("level", ""), line.get("logger", ""), line["event"])
             if isinstance(line, dict)
             else LogLine("", "", line)
-            for line in told["content"]
+            for line in log["content"]
         ]
 
     def task_url(self, dag_id: str, run_id: str, task: Task) -> str:
@@ -306,15 +312,15 @@ class Airflow:
         return answer.json() if answer.content else None
 
     def _log_in(self) -> None:
-        told = self._http.post("/auth/token", json={"username": self._user, "password": self._secret})
-        if told.is_error:
+        response = self._http.post("/auth/token", json={"username": self._user, "password": self._secret})
+        if response.is_error:
             raise TerminalError(
                 "Airflow does not accept the password of the local services.",
                 expected=f"the Airflow of the local services at {self.url}",
-                received=f"{told.status_code} for user {self._user}",
+                received=f"{response.status_code} for user {self._user}",
                 remedy="Another Airflow may listen on that port; see make status.",
             )
-        self._http.headers["Authorization"] = f"Bearer {told.json()['access_token']}"
+        self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
 
 def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]) -> bool:
@@ -338,9 +344,9 @@ def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]
 def summary(log: list[LogLine]) -> str:
     """The last thing that a node said of itself, one line: the step's own words, or else the launcher's."""
     for own in (("components.", "pipelines."), ("runtime.",)):
-        said = [line.text for line in log if line.level == "info" and line.logger.startswith(own)]
-        if said:
-            return said[-1].splitlines()[0]
+        messages = [line.text for line in log if line.level == "info" and line.logger.startswith(own)]
+        if messages:
+            return messages[-1].splitlines()[0]
     return ""
 
 

@@ -21,8 +21,10 @@ def make_program(path: Path, text: str) -> None:
 
 def test_help_tells_every_target_and_is_the_default() -> None:
     targets = set(re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    told = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[1] for line in told.splitlines() if line.startswith("  make ")} == targets
+    output = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[1] for line in output.splitlines() if line.startswith("  make ")} == targets
     assert {
         "demo",
         "test",
@@ -42,44 +44,44 @@ def test_help_tells_every_target_and_is_the_default() -> None:
 def test_new_passes_on_what_is_said_at_the_command_line_alone() -> None:
     command = ["make", "--no-print-directory", "-n", "new", "NAME=bike", "DATA=postgresql://me@host/db?a=1&b=2"]
     environment = {**os.environ, "LABEL": "of the shell"}
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
-    words = shlex.split(told.splitlines()[-1])
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    words = shlex.split(output.splitlines()[-1])
     assert words[words.index("commands.new") + 1 :] == command[4:]
 
 
 def test_ci_runs_lint_and_tests() -> None:
-    told = (ROOT / ".ci" / "run").read_text()
-    assert told.index("make lint") < told.index("make test")
+    script = (ROOT / ".ci" / "run").read_text()
+    assert script.index("make lint") < script.index("make test")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_a_missing_python_and_java_are_told_in_words(tmp_path: Path) -> None:
     for tool in ("bash", "sed"):
         (tmp_path / tool).symlink_to(f"/bin/{tool}")
-    told = subprocess.run(
+    done = subprocess.run(
         ["/bin/bash", CHECK_TOOLS, "python3.11"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert told.returncode == 1
-    assert "Python 3.11 was not found" in told.stderr
-    assert "Java 17 was not found" in told.stderr
+    assert done.returncode == 1
+    assert "Python 3.11 was not found" in done.stderr
+    assert "Java 17 was not found" in done.stderr
 
 
 def test_wrong_versions_are_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "sed").symlink_to("/bin/sed")
     make_program(tmp_path / "python3.11", "echo 3.12")
     make_program(tmp_path / "java", "echo 'openjdk version \"11.0.2\" 2019-01-15' >&2")
-    told = subprocess.run(["/bin/bash", CHECK_TOOLS], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
-    assert told.returncode == 1
-    assert "is Python 3.12" in told.stderr
-    assert "is Java 11" in told.stderr
+    done = subprocess.run(["/bin/bash", CHECK_TOOLS], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is Python 3.12" in done.stderr
+    assert "is Java 11" in done.stderr
 
 
 def test_right_versions_pass(tmp_path: Path) -> None:
     (tmp_path / "sed").symlink_to("/bin/sed")
     make_program(tmp_path / "python3.11", "echo 3.11")
     make_program(tmp_path / "java", "echo 'openjdk version \"17.0.2\" 2022-01-18' >&2")
-    told = subprocess.run(["/bin/bash", CHECK_TOOLS], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
-    assert (told.returncode, told.stderr) == (0, "")
+    done = subprocess.run(["/bin/bash", CHECK_TOOLS], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

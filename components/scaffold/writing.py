@@ -1,10 +1,9 @@
-"""Writes a proposal as a pipeline's folder and a DAG file: both, or neither."""
+"""Writes a proposal as a pipeline's folder and its DAG files: all, or none."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,11 +30,13 @@ _LONGEST_NAME = 40
 _LATIN_END = "\u0180"
 _TEST = "tests/test_pipeline.py"
 _TEMPLATES = Path(__file__).parent / "templates"
+_DAGS = {"dag.py": "{name}.py", "dag_operations.py": "{name}_operations.py"}
+"""By its template, the name of each DAG file."""
 _FILES = ("__init__.py", "settings.py", "lake.py", "schema.py", "transform.py", "expectations.py", _TEST)
 
 
 def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
-    """Writes `pipelines/<name>/` and `dags/<name>.py`.
+    """Writes `pipelines/<name>/`, `dags/<name>.py` and `dags/<name>_operations.py`.
 
     Args:
       proposal: What to write.
@@ -49,8 +50,9 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
       TerminalError: There is such a pipeline already, or the table has so many columns that it would not be read.
     """
     name = proposal.options.name
-    folder, dag = root / "pipelines" / name, root / "dags" / f"{name}.py"
-    taken = [path for path in (folder, dag) if path.exists()]
+    folder = root / "pipelines" / name
+    dags = {template: root / "dags" / file.format(name=name) for template, file in _DAGS.items()}
+    taken = [path for path in (folder, *dags.values()) if path.exists()]
     if taken and not force:
         raise TerminalError(
             f"There is a pipeline {name} already.",
@@ -69,30 +71,38 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
             remedy="Leave columns out (DROP=a,b), or make one column of several: a list of numbers is one vector.",
         )
     with tempfile.TemporaryDirectory(prefix=".new-", dir=root / "pipelines") as place:
-        made, replaced = Path(place) / name, Path(place) / "replaced"
+        made = Path(place) / name
         for path, text in texts.items():
-            file = Path(place) / path if path == "dag.py" else made / path
+            file = Path(place) / path if path in _DAGS else made / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rename(replaced)
-        try:
-            made.rename(folder)
-            (Path(place) / "dag.py").replace(dag)
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
-            if replaced.exists():
-                replaced.rename(folder)
-            raise
-    return [*sorted(folder.rglob("*.py")), dag]
+        _move({made: folder, **{Path(place) / template: dag for template, dag in dags.items()}})
+    return [*sorted(folder.rglob("*.py")), *dags.values()]
+
+
+def _move(targets: dict[Path, Path]) -> None:
+    """Moves each path to its target, what is there beside the path; puts all back where one cannot be moved."""
+    replaced = {new: new.with_name(f"{new.name}.replaced") for new in targets}
+    try:
+        for new, target in targets.items():
+            if target.exists():
+                target.rename(replaced[new])
+            new.rename(target)
+    except OSError:
+        for new, target in targets.items():
+            if not new.exists():
+                target.rename(new)
+            if replaced[new].exists():
+                replaced[new].rename(target)
+        raise
 
 
 def _lines(texts: dict[str, str]) -> int:
-    return sum(text.count("\n") for path, text in texts.items() if path != "dag.py")
+    return sum(text.count("\n") for path, text in texts.items() if path not in _DAGS)
 
 
 def render(proposal: Proposal, *, bounds: bool = True) -> dict[str, str]:
-    """The text of each file, by its path in the folder; the DAG's is `dag.py`.
+    """The text of each file, by its path in the folder; those of `_DAGS` lie elsewhere.
 
     Args:
       proposal: What to write.
@@ -108,7 +118,7 @@ def render(proposal: Proposal, *, bounds: bool = True) -> dict[str, str]:
     )
     environment.filters |= {"quoted": quoted, "literal": literal}
     values = _values(proposal, bounds=bounds)
-    rendered = {path: environment.get_template(f"{path}.jinja").render(values) for path in (*_FILES, "dag.py")}
+    rendered = {path: environment.get_template(f"{path}.jinja").render(values) for path in (*_FILES, *_DAGS)}
     return {path: _formatted(text, path) for path, text in rendered.items()}
 
 

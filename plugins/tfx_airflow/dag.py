@@ -31,7 +31,7 @@ _SECONDS = {"timeout_s": "execution_timeout", "retry_delay_s": "retry_delay"}
 
 
 def TfxDag(
-    pipeline: str,
+    pipeline: str | CompiledPipeline,
     *,
     arguments: dict[str, Any] | None = None,
     dag_id: str = "",
@@ -42,7 +42,7 @@ def TfxDag(
 
     Args:
       pipeline: Id of a pipeline of `pipelines/`, `package.module:function` that returns a TFX pipeline, or the absolute
-        path of an IR file. A module may lie in the DAG folder, too.
+        path of an IR file; or a pipeline that `runtime.client` gave compiled. A module may lie in the DAG folder, too.
       arguments: What the function is called with, JSON values.
       dag_id: The DAG's id; the pipeline's own by default.
       params: Further params, or others in place of the pipeline's.
@@ -51,7 +51,7 @@ def TfxDag(
     Raises:
       AirtightError: The pipeline does not compile; it names the pipeline and the cause.
     """
-    compiled = _fresh(pipeline, arguments)
+    compiled = _fresh(pipeline, arguments) if isinstance(pipeline, str) else pipeline
     kwargs.setdefault("doc_md", compiled.doc or None)
     dag_id = dag_id or safe_id(compiled.pipeline)
     fields: dict[str, Any] = merged(form(compiled), params or {}, dag_id)

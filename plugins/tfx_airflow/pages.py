@@ -6,6 +6,7 @@ which no script runs and nothing is loaded: whoever can write a report acts in n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from html import escape
 from pathlib import Path
@@ -16,10 +17,13 @@ from fastapi.responses import HTMLResponse
 
 from airtight.errors import AirtightError
 from airtight.home import Home
+from airtight.supervised import TRAIN, find
 from plugins.tfx_airflow import stream_page
 from plugins.tfx_airflow.airflow_compat import may_read_dag
 from streaming import status as streams
 
+_STREAM = "_stream"
+"""What the id of a DAG that keeps a stream running ends with, after the stream's name."""
 _NOTHING_BUT_STYLE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 POLICY = f"sandbox; {_NOTHING_BUT_STYLE}"
 """Reports bring their style and their pictures with them, and have neither scripts nor links."""
@@ -27,11 +31,21 @@ LIVE_POLICY = f"sandbox allow-same-origin allow-scripts; {_NOTHING_BUT_STYLE}"
 """A page that reloads itself: a browser reloads only what may run scripts, and sends Airflow's cookie only from
 Airflow's origin. `default-src` still refuses every script."""
 
-_NONE_YET = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>No page yet</title></head>
+_NO_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
 <body style="font: 15px system-ui, sans-serif; margin: 3rem">
-<h1 style="font-size: 1.3rem">There is no page about {dag_id} yet</h1>
-<p>It is written when a run of the DAG has pushed its model, by its task <code>report</code>, or by
-<code>make year</code>. DAGs that are no pipelines of ours have none.</p></body></html>"""
+<h1 style="font-size: 1.3rem">{title}</h1>
+<p>{text}</p></body></html>"""
+_NONE_YET = (
+    "Its task <code>report</code> writes it when a run has pushed its model, and so does <code>make year</code>."
+)
+_OF_ANOTHER = (
+    "This tab shows the runs of a pipeline's training DAG. Airflow shows it on every DAG; that of this pipeline's "
+    "training is <code>{dag_id}</code>."
+)
+_OF_NONE = (
+    "This tab shows the runs of a supervised pipeline's training DAG, once its task <code>report</code> has written "
+    "the page. Airflow shows the tab on every DAG, also on those that train none."
+)
 
 app = FastAPI(title="Airtight", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(may_read_dag())])
 
@@ -51,7 +65,7 @@ def year(dag_id: str) -> Any:
     file = Home.current().reports(dag_id) / "year.html"
     # An id is a name, and names no other folder.
     known = "/" not in dag_id and not dag_id.startswith(".") and file.is_file()
-    return HTMLResponse(file.read_text(encoding="utf-8") if known else _NONE_YET.format(dag_id=escape(dag_id)))
+    return HTMLResponse(file.read_text(encoding="utf-8") if known else _no_year(dag_id))
 
 
 @app.get("/{dag_id}/stream")
@@ -70,7 +84,22 @@ def report(dag_id: str) -> Any:
     return HTMLResponse(file.read_text(encoding="utf-8") if file and known else stream_page.no_report(dag_id))
 
 
+def _no_year(dag_id: str) -> str:
+    """The page where a DAG has none, or none yet: a plugin's tabs are on every DAG."""
+    title, text = f"There is no page about {dag_id}", _OF_NONE
+    # Another id would be the import string of any module.
+    if dag_id.isidentifier():
+        with contextlib.suppress(AirtightError):
+            settings, part = find(dag_id)
+            title, text = f"There is no page about {dag_id} yet", _NONE_YET
+            if part != TRAIN:
+                title, text = f"{dag_id} has no page of its own", _OF_ANOTHER.format(dag_id=escape(settings.name))
+    return _NO_PAGE.format(title=escape(title), text=text)
+
+
 def _stream(dag_id: str) -> str:
+    if not dag_id.endswith(_STREAM):
+        return stream_page.of_none(dag_id)
     record = _record(dag_id)
     if record is None:
         return stream_page.none_yet(dag_id)
@@ -81,6 +110,6 @@ def _stream(dag_id: str) -> str:
 
 
 def _record(dag_id: str) -> streams.Running | None:
-    name = dag_id.removesuffix("_stream")
+    name = dag_id.removesuffix(_STREAM)
     known = name != dag_id and "/" not in name and not name.startswith(".")
     return streams.running(Home.current(), name) if known else None

@@ -22,17 +22,17 @@ td:first-child, th:first-child { text-align: left; } td { border-top: 1px solid 
 """
 
 
-def page(told: Running, status: Status) -> str:
+def page(record: Running, status: Status) -> str:
     """How a stream does.
 
     Args:
-      told: Its record.
+      record: Its record.
       status: What accounts and broker say.
 
     Returns:
       A whole HTML document.
     """
-    state = '<span class="good">runs</span>' if told.alive else '<span class="bad">does not run</span>'
+    state = '<span class="good">runs</span>' if record.alive else '<span class="bad">does not run</span>'
     figures = {
         "Lag, messages": _number(status.lag),
         "Watermark": _when(status.watermark),
@@ -40,27 +40,28 @@ def page(told: Running, status: Status) -> str:
         "Hours not done": _number(status.undone),
         "Bad messages": _number(status.bad),
         "Late messages": _number(status.late),
-        **({"In the dead letters' topic": _number(status.dead_letters)} if told.dead_letters else {}),
+        **({"In the dead letters' topic": _number(status.dead_letters)} if record.dead_letters else {}),
         "Starts": _number(status.run),
     }
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     rows = "".join(
-        f"<tr><td>{each.number}</td><td>{_number(each.lag)}</td><td>{_number(each.next)}</td>"
-        f"<td>{_number(each.end)}</td><td>{_when(each.come)}</td></tr>"
-        for each in status.partitions
+        f"<tr><td>{partition.number}</td><td>{_number(partition.lag)}</td><td>{_number(partition.next)}</td>"
+        f"<td>{_number(partition.end)}</td><td>{_when(partition.come)}</td></tr>"
+        for partition in status.partitions
     )
     away = f'<p class="bad">The broker is away: {escape(status.broker)}</p>' if status.broker else ""
-    report = '<p><a href="stream/report">What it found: its report</a></p>' if told.report else ""
+    report = '<p><a href="stream/report">What it found: its report</a></p>' if record.report else ""
     return _html(
-        f"Stream {told.name}",
-        f"""<p>It {state}: process {told.pid}, since {_when(told.since)}.
+        f"Stream {record.name}",
+        f"""<p>It {state}: process {record.pid}, since {_when(record.since)}.
+The DAG <code>{escape(record.name)}_stream</code> keeps it running.
 <span class="dim">Asked at {_when(status.at)}; all times are UTC, those of messages and hours event times.</span></p>
 {away}{report}
 <dl>{shown}</dl>
-<h2>Partitions of <code>{escape(told.topic)}</code></h2>
+<h2>Partitions of <code>{escape(record.topic)}</code></h2>
 <table><tr><th>Partition</th><th>Lag</th><th>Next offset</th><th>End</th><th>Come to</th></tr>{rows}</table>
 <h2>Code</h2>
-<p><code>{escape(told.module)}</code>, digest <code>{escape(told.code)}</code></p>""",
+<p><code>{escape(record.module)}</code>, digest <code>{escape(record.code)}</code></p>""",
     )
 
 
@@ -70,14 +71,22 @@ def no_report(dag_id: str) -> str:
 
 
 def none_yet(dag_id: str) -> str:
-    """The page where no stream was ever started."""
-    words = "DAGs that keep no stream running have none; else its task <code>ensure</code> starts it."
-    return _html(f"There is no stream of {dag_id} yet", f"<p>{words}</p>")
+    """The page of a stream that was never started."""
+    return _html(f"There is no stream of {dag_id} yet", "<p>The DAG's task <code>ensure</code> starts it.</p>")
 
 
-def broken(told: Running, words: str) -> str:
+def of_none(dag_id: str) -> str:
+    """The page of a DAG that keeps no stream running: a plugin's tabs are on every DAG."""
+    text = (
+        "This tab shows the stream that a DAG keeps running whose id ends with <code>_stream</code>. Airflow shows it "
+        "on every DAG."
+    )
+    return _html(f"{dag_id} keeps no stream running", f"<p>{text}</p>")
+
+
+def broken(record: Running, words: str) -> str:
     """The page where the accounts cannot be read."""
-    return _html(f"Stream {told.name}", f'<p class="bad">{escape(words)}</p>')
+    return _html(f"Stream {record.name}", f'<p class="bad">{escape(words)}</p>')
 
 
 def _html(title: str, body: str) -> str:

@@ -1,22 +1,26 @@
 """The DAGs of a supervised pipeline, made of its settings: training, promotion, release, batch predictions.
 
-globals().update(supervised_dags(SETTINGS))
+globals().update(supervised_dags(SETTINGS, parts=BY_INTERVAL))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
 import pendulum
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context
 
+from airtight.errors import TerminalError
+from airtight.home import Home
 from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
 from plugins.tfx_airflow.dag import TfxDag
 from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
+from runtime.client import fresh_all
+from runtime.compiled_pipeline import CompiledPipeline
 
 APPROVAL = "as the task approve tells"
 BY_RUN, BY_WATCH = "as the run tells", "as the task watch tells"
@@ -75,34 +79,54 @@ a number. The predictions lie in the artifact of **batch_predict**, a Parquet fi
 """
 
 
-def supervised_dags(settings: Supervised, *parts: str) -> dict[str, DAG]:
-    """Gives the DAGs of a supervised pipeline by their ids.
+def supervised_dags(*settings: Supervised, parts: Collection[str] = ()) -> dict[str, DAG]:
+    """Gives the DAGs of supervised pipelines by their ids.
 
-    A task that runs needs its own DAG alone, so the others are not made then.
+    What must be compiled is compiled by one process. A task that runs needs its own DAG alone, so the others are not
+    made then.
 
     Args:
-      settings: The pipeline's settings.
-      *parts: Only these parts, such as "promote" in a file of its own, which a training pipeline that does not compile
-        leaves alone; all by default.
+      *settings: The settings of each pipeline.
+      parts: Only these parts of each; all by default. While one DAG of a file does not compile, Airflow hides all DAGs
+        of the file, so make `airtight.supervised.OPERATIONS` in a file of their own: a training pipeline that does not
+        compile then never hides the way back.
 
     Raises:
-      AirtightError: A pipeline does not compile, or the settings are in no module that Airflow's launcher finds.
+      AirtightError: A pipeline does not compile, `parts` names a part that there is not, or the settings are in no
+        module that Airflow's launcher finds.
     """
-    makers: dict[str, Callable[[Supervised], DAG]] = {
+    makers: dict[str, Callable[[Supervised, CompiledPipeline], DAG]] = {
         TRAIN: _training,
         PROMOTE: _promotion,
         RELEASE: _release,
         BATCH_PREDICT: _batch_prediction,
     }
-    wanted = get_parsing_context().dag_id
-    dags = {settings.id_of(part): makers[part] for part in parts or settings.parts}
-    return {dag_id: make(settings) for dag_id, make in dags.items() if wanted in (None, dag_id)}
+    if unknown := set(parts) - set(makers):
+        raise TerminalError(
+            "There are no such parts of a supervised pipeline.",
+            expected=f"some of {', '.join(makers)}",
+            received=", ".join(sorted(unknown)),
+            remedy="Correct `parts` in the DAG file.",
+        )
+    running = get_parsing_context().dag_id
+    wanted = [
+        (pipeline, part)
+        for pipeline in settings
+        for part in pipeline.parts
+        if (not parts or part in parts) and running in (None, pipeline.id_of(part))
+    ]
+    compiled = fresh_all([pipeline.source(part) for pipeline, part in wanted], Home.current())
+    return {
+        pipeline.id_of(part): makers[part](pipeline, made)
+        for (pipeline, part), made in zip(wanted, compiled, strict=True)
+    }
 
 
-def _training(settings: Supervised) -> DAG:
+def _training(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     dag = _dag(
         settings,
         TRAIN,
+        compiled,
         settings.doc or _TRAINING,
         f"{settings.description} Learned, judged, served and watched interval by interval.",
         **_by_interval(settings),
@@ -115,13 +139,14 @@ def _training(settings: Supervised) -> DAG:
     return dag
 
 
-def _promotion(settings: Supervised) -> DAG:
+def _promotion(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     # Tasks of the other parts do without this import.
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
     dag = _dag(
         settings,
         PROMOTE,
+        compiled,
         _PROMOTION,
         "Roll the served model back or forward, when a person approves.",
         # The form shows no constant (unless it is empty): whoever triggers does not say who approved.
@@ -147,10 +172,11 @@ def _promotion(settings: Supervised) -> DAG:
     return dag
 
 
-def _release(settings: Supervised) -> DAG:
+def _release(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     dag = _dag(
         settings,
         RELEASE,
+        compiled,
         _RELEASE,
         "A new version on live requests: canary, A/B split or shadow; promoted or rolled back by itself.",
         # The form shows no constant: these two are filled in by the run.
@@ -171,27 +197,30 @@ def _release(settings: Supervised) -> DAG:
     return dag
 
 
-def _batch_prediction(settings: Supervised) -> DAG:
+def _batch_prediction(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     return _dag(
         settings,
         BATCH_PREDICT,
+        compiled,
         _BATCH_PREDICTION,
         "Every row of an interval scored on Spark by the model that is served, or was.",
         **{**_by_interval(settings), "is_paused_upon_creation": True},
     )
 
 
-def _dag(settings: Supervised, part: str, doc: str, description: str, **arguments: Any) -> DAG:
+def _dag(
+    settings: Supervised, part: str, compiled: CompiledPipeline, doc: str, description: str, **arguments: Any
+) -> DAG:
     """The DAG of a part.
 
     Args:
       settings: The pipeline's settings.
       part: The part.
+      compiled: Its compiled pipeline.
       doc: Markdown in which `{title}` and the like stand for what the settings say.
       description: A sentence, as it is.
       **arguments: As for `TfxDag`.
     """
-    source, of_source = settings.source(part)
     words = {
         "name": settings.name,
         "title": settings.title,
@@ -205,8 +234,7 @@ def _dag(settings: Supervised, part: str, doc: str, description: str, **argument
     owner = {"owner": "airtight", "retries": 2, "retry_delay": timedelta(seconds=10)}
     common = {"default_args": owner, "tags": ["tfx", *settings.tags]}
     return TfxDag(
-        source,
-        arguments=of_source or None,
+        compiled,
         dag_id=settings.id_of(part),
         doc_md=doc.strip(),
         description=description.strip(),

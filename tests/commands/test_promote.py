@@ -147,6 +147,15 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
     assert Served(home.models_root).choice(MODEL).pinned == JUNE
 
 
+@pytest.mark.parametrize("name", ["AIRTIGHT_MODEL_SERVER", "AIRTIGHT_ROUTER"])
+def test_a_server_that_only_the_caller_names_is_not_left_to_the_launcher(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("AIRTIGHT_MODEL_SERVER", raising=False)
+    monkeypatch.delenv("AIRTIGHT_ROUTER", raising=False)
+    assert not promote.names_other_servers(Home(tmp_path))
+    monkeypatch.setenv(name, "http://elsewhere:8501")
+    assert promote.names_other_servers(Home(tmp_path))
+
+
 def test_a_release_needs_the_services_and_settings_that_are_some(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
     assert release.main(["--pipeline", MODEL, "201307010400001", "--share", "0.2"]) == EXIT_TERMINAL

@@ -60,11 +60,11 @@ ordered = TfxDag("tests.tiny_pipeline.ordered:create_pipeline", dag_id="ordered"
 """
 BROKEN = 'from plugins.tfx_airflow import TfxDag\nbroken = TfxDag("no_such_pipeline", schedule=None)\n'
 SUPERVISED = """
-from dataclasses import replace
+from airtight.supervised import OPERATIONS, TRAIN
 from pipelines.flight_delays.settings import SETTINGS
 from plugins.tfx_airflow.supervised import supervised_dags
 
-globals().update(supervised_dags(replace(SETTINGS, batch_predictions=False)))
+globals().update(supervised_dags(SETTINGS, parts=(TRAIN, *OPERATIONS)))
 """
 STANDARD_DAGS = {
     **{"words": DAGS, "broken": BROKEN, "standard": STANDARD, "ordered": ORDERED, "skips": SKIPS},

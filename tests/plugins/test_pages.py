@@ -42,16 +42,34 @@ def test_the_page_of_a_dag_is_the_report_of_its_pipeline(home, client):
         assert "Not this" not in text and "<b>" not in text
 
 
+def test_a_dag_without_a_page_is_told_which_dag_has_it(client):
+    text = client("/flight_delays_promote/year").text
+    assert "flight_delays_promote has no page of its own" in text and "<code>flight_delays</code>" in text
+    assert "make year" in (text := client("/flight_delays/year").text) and "every DAG" not in text
+    for other in ("words", "flight_delays_stream", "tests.tiny_supervised.settings:SETTINGS"):
+        assert "every DAG, also on those that train none" in client(f"/{other}/year").text
+    text = client("/flight_delays/stream").text
+    assert "flight_delays keeps no stream running" in text and "every DAG" in text
+
+
+def test_the_name_of_a_page_imports_no_module(client):
+    module = "this"
+    client(f"/{module}:SETTINGS/year")
+    assert module not in sys.modules
+
+
 def test_the_page_of_a_stream_is_that_of_its_record(home, client):
     folder = home.path / "stream"
     folder.mkdir(parents=True)
-    for path in ("/toy_stream/stream", "/toy/stream", "/%2e%2e_stream/stream", "/<b>_stream/stream"):
-        assert "There is no stream of" in (text := client(path).text) or "Not Found" in text
+    for path in ("/toy_stream/stream", "/%2e%2e_stream/stream", "/<b>_stream/stream", "/<b>/stream"):
+        text = client(path).text
+        assert any(words in text for words in ("There is no stream of", "keeps no stream running", "Not Found"))
         assert "<b>" not in text
     source = SimpleNamespace(accounts=folder / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="dead")
     status.started(home, "toy", "streaming.draining", source)
     text = client("/toy_stream/stream").text
     assert "<h1>Stream toy</h1>" in text and "The broker is away" in text
+    assert "The DAG <code>toy_stream</code> keeps it running" in text
     (folder / "toy.json").write_text('{"name": "of another version"}')
     assert "There is no stream of" in client("/toy_stream/stream").text
 

@@ -1,6 +1,8 @@
 """What Airflow parses is light, and the plugin loader meets the plugin only."""
 
+import itertools
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from airtight.home import ROOT
+from airtight.import_string import load_module
+from airtight.supervised import BY_INTERVAL, OPERATIONS, Supervised
+from plugins.tfx_airflow import supervised as supervised_dags_module
 from tests.tiny_pipeline.running import TINY
 
 HEAVY = (
@@ -15,6 +20,7 @@ HEAVY = (
     *("pyspark", "great_expectations", "pandas", "pyarrow"),
 )
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+SETTINGS_FILES = sorted((ROOT / "pipelines").glob("*/settings.py"))
 
 
 def modules_after(code: str, home: Path) -> set[str]:
@@ -37,6 +43,25 @@ def test_parsing_a_dag_file_imports_nothing_heavy(file, tmp_path):
     # The first parse compiles what is missing, in a process of its own.
     code = f"import runpy\nrunpy.run_path({str(file)!r})"
     assert modules_after(code, tmp_path) & set(HEAVY) == set()
+
+
+def test_every_dag_is_made_once_and_operations_in_files_of_their_own(monkeypatch):
+    made: dict[str, list[tuple[str, str]]] = {}
+
+    def note(*pipelines, parts=()):
+        made[file.stem] = [(p.name, part) for p in pipelines for part in p.parts if not parts or part in parts]
+        return {}
+
+    monkeypatch.setattr(supervised_dags_module, "supervised_dags", note)
+    for file in DAG_FILES:
+        if "supervised_dags(" in file.read_text():
+            runpy.run_path(str(file))
+    modules = [load_module(f"pipelines.{file.parent.name}.settings") for file in SETTINGS_FILES]
+    declared = [value for module in modules for value in vars(module).values() if isinstance(value, Supervised)]
+    assert sorted(itertools.chain(*made.values())) == sorted((s.name, part) for s in declared for part in s.parts)
+    assert {part for parts in made.values() for _, part in parts} == {*BY_INTERVAL, *OPERATIONS}
+    for parts in made.values():
+        assert len({part in OPERATIONS for _, part in parts}) == 1
 
 
 def test_the_plugin_loader_sees_the_plugin_only(monkeypatch):

@@ -8,8 +8,11 @@ import sys
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT
+from airtight.supervised import BY_INTERVAL, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
+from runtime import client
 from tests.tiny_supervised.settings import REPLACED, SETTINGS
 
 pytestmark = pytest.mark.slow
@@ -86,7 +89,39 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
 
 
 def test_a_file_may_make_some_of_the_dags_alone(home):
-    assert set(supervised_dags(SETTINGS, "promote", "release")) == {"toy_promote", "toy_release"}
+    assert set(supervised_dags(SETTINGS, REPLACED, parts=BY_INTERVAL)) == {"toy", "toy_batch_predict", "replaced"}
+    assert set(supervised_dags(SETTINGS, REPLACED, parts=OPERATIONS)) == {"toy_promote", "toy_release"}
+    with pytest.raises(TerminalError, match="promotion"):
+        supervised_dags(SETTINGS, parts=("promotion",))
+
+
+def test_a_training_pipeline_that_does_not_compile_leaves_the_way_back(home, tmp_path, monkeypatch):
+    package = tmp_path / "broken_parts"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "train.py").write_text("def train(:\n")
+    (package / "settings.py").write_text(
+        "from dataclasses import replace\n"
+        "from tests.tiny_supervised import settings as toy\n"
+        "SETTINGS = replace(toy.SETTINGS, name='broken', package=__package__, components={'train': '.train:train'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from broken_parts.settings import SETTINGS as BROKEN
+
+    with pytest.raises(AirtightError, match=r"train\.py, line 1"):
+        supervised_dags(BROKEN, parts=BY_INTERVAL)
+    assert set(supervised_dags(BROKEN, parts=OPERATIONS)) == {"broken_promote", "broken_release"}
+
+
+def test_what_a_file_makes_is_compiled_by_one_process(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
+    requests = []
+    call = client.call
+    monkeypatch.setattr(client, "call", lambda request, launcher: requests.append(request) or call(request, launcher))
+    assert len(supervised_dags(SETTINGS, REPLACED)) == 5
+    assert len(requests) == 1
+    assert len(supervised_dags(SETTINGS, REPLACED)) == 5
+    assert len(requests) == 1, "compiled already"
 
 
 def test_what_the_settings_leave_out_is_not_there(home):

@@ -238,6 +238,22 @@ def test_changed_code_is_seen_by_the_next_request(served):
         assert CompiledPipeline.read(path_of("changing:create_pipeline", served)).doc == doc
 
 
+def test_one_request_compiles_several_pipelines(served):
+    code = served.path / "code"
+    names = ("several_one", "several_two")
+    for name in names:
+        (code / f"{name}.py").write_text(f"'{name}'\nfrom tests.tiny_pipeline.pipeline import create_pipeline\n")
+    first, second = (f"{name}:create_pipeline" for name in names)
+    call(CompileRequest(first, str(served.path), others=((second, {}),)), served.launcher_socket).raise_if_failed()
+    for source, name in ((first, names[0]), (second, names[1])):
+        compiled = CompiledPipeline.read(path_of(source, served))
+        assert compiled.doc == name
+        assert not [path for path in compiled.sources for other in names if other != name and other in path]
+    request = CompileRequest(first, str(served.path), others=(("no_such_pipeline", {}),))
+    with pytest.raises(AirtightError, match="no_such_pipeline"):
+        call(request, served.launcher_socket).raise_if_failed()
+
+
 def test_when_the_launcher_dies_its_nodes_end_and_the_work_goes_on_cold(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "_PATIENCE_S", 1.0)
     home = Home(tmp_path / "home")

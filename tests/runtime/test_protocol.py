@@ -23,6 +23,7 @@ REQUESTS = [
         pending=("another",),
     ),
     CompileRequest("words", "/home"),
+    CompileRequest("words", "/home", {"n": 1}, paths=("/a",), others=(("other", {"n": 2}), ("third", {}))),
 ]
 
 

@@ -77,9 +77,9 @@ def test_a_trigger_sends_the_conf_as_the_form_does() -> None:
     assert client(answer).trigger("d", {"interval": "2013-06"}) == "manual__x"
 
 
-def error(when: str) -> dict[str, Any]:
+def error(when: str, file: str = "dags/d.py") -> dict[str, Any]:
     stack = "ModuleNotFoundError: No module named 'tfx2'"
-    return {"import_errors": [{"filename": "dags/d.py", "stack_trace": stack, "timestamp": when}]}
+    return {"import_errors": [{"filename": file, "stack_trace": stack, "timestamp": when}]}
 
 
 @pytest.mark.parametrize("dag", ["d", "d_release"])
@@ -91,6 +91,20 @@ def test_a_dag_that_cannot_be_imported_is_told_with_its_cause(dag: str) -> None:
 
     with pytest.raises(TerminalError, match="tfx2"):
         client(answer).await_dag(dag, timeout_s=10)
+
+
+@pytest.mark.parametrize(
+    ("file", "fault", "message"),
+    [("d.py", TransientError, "does not show the DAG"), ("d_operations.py", TerminalError, "tfx2")],
+)
+def test_only_its_own_file_keeps_a_dag_of_operations_away(file: str, fault: type[Exception], message: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/v2/importErrors":
+            return httpx.Response(200, json=error("2999-01-01T00:00:00Z", file))
+        return httpx.Response(404)
+
+    with pytest.raises(fault, match=message):
+        client(answer).await_dag("d_release", timeout_s=0, file="d_operations")
 
 
 def test_an_error_and_a_dag_from_before_are_waited_out() -> None:

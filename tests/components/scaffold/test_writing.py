@@ -23,7 +23,9 @@ def test_the_folder_is_short_and_passes_lint(form, root, tmp_path, capsys):
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py")) == [*names, "transform.py"]
     lines = sum(path.read_text().count("\n") for path in folder.rglob("*.py"))
     assert lines <= MOST_LINES
-    assert (root / "dags" / "bike.py").read_text().count("\n") < 12
+    dags = sorted((root / "dags").iterdir())
+    assert [dag.name for dag in dags] == ["bike.py", "bike_operations.py"]
+    assert all(dag.read_text().count("\n") < 14 for dag in dags)
     assert "make demo PIPELINE=bike" in capsys.readouterr().out
     _lint(root)
 
@@ -89,17 +91,31 @@ def test_a_pipeline_is_replaced_only_by_force(root, tmp_path, capsys):
     assert [path.name for path in (root / "pipelines").iterdir()] == ["bike"]
 
 
-def test_nothing_is_left_of_a_pipeline_that_cannot_be_written(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", ["bike", "bike.py", "bike_operations.py"])
+def test_a_pipeline_that_cannot_be_written_leaves_all_as_it_was(last, root, tmp_path, monkeypatch):
     from components.scaffold import writing
 
-    def fails(*args: object, **kwargs: object) -> None:
-        raise OSError("disk")
+    rename = writing.Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if target.name == last and not path.name.endswith(".replaced"):
+            raise OSError("disk")
+        return rename(path, target)
 
     words = ["NAME=bike", *tables.words_for("flowers", tmp_path)]
-    monkeypatch.setattr(writing.Path, "replace", fails)
-    with pytest.raises(OSError, match="disk"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk"):
+        patched.setattr(writing.Path, "rename", fails)
         main(words, root)
     assert list(root.rglob("*.py")) == []
+    assert main(words, root) == 0
+    for dag in (root / "dags").iterdir():
+        dag.write_text("# mine\n")
+    (root / "pipelines" / "bike" / "mine.py").write_text("# mine\n")
+    files = {path: path.read_text() for path in root.rglob("*.py")}
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk"):
+        patched.setattr(writing.Path, "rename", fails)
+        main([*words, "FORCE=1"], root)
+    assert {path: path.read_text() for path in root.rglob("*.py")} == files
 
 
 def test_odd_names_and_values_become_plain_code(root, tmp_path, importable):

@@ -1,0 +1,11 @@
+"""# Flight delays: which version is served
+
+flight_delays_promote rolls back and forward, flight_delays_release tries a version on live requests first. A file of
+its own: a training pipeline that does not compile never hides the way back.
+"""
+
+from airtight.supervised import OPERATIONS
+from pipelines.flight_delays.settings import SETTINGS
+from plugins.tfx_airflow.supervised import supervised_dags
+
+globals().update(supervised_dags(SETTINGS, parts=OPERATIONS))
