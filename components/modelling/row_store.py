@@ -124,7 +124,8 @@ class RowStore:
             rows = np.concatenate(pending)
             for block in range(self._blocks, until):
                 start = (block - self._blocks) * self.block
-                np.ascontiguousarray(rows[start : start + self.block]).tofile(self._file(place, block))
+                # Not `tofile`, which loses what the disk has no room for: in silence, or without saying why.
+                self._file(place, block).write_bytes(rows[start : start + self.block].tobytes())
             self._pending[place] = [rows[(until - self._blocks) * self.block :].copy()]
         self._blocks = until
 

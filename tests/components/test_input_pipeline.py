@@ -48,6 +48,15 @@ def test_rows_of_another_shape_or_of_strings_are_refused(rows):
         store.append(rows)
 
 
+@pytest.mark.parametrize("rows", [3, 100_000])
+def test_a_full_disk_loses_no_rows_in_silence(rows):
+    store = RowStore()
+    (store.path / "1-0.rows").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        store.append((np.zeros((rows, 1)), np.zeros(rows)))
+        store.finish()
+
+
 def test_the_shares_of_a_batch_are_its_parts_one_after_the_other():
     rows = stored(26)
     windows = windows_of(rows, 8)
