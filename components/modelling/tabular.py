@@ -215,6 +215,8 @@ def _network(
     for alone in wide:
         shares = layers.Dense(head.outputs, kernel_initializer="ones")(alone)
         logits.append(layers.Reshape((1, head.outputs))(shares))
+    if _REFERENCE in inputs:
+        logits.append(layers.Reshape((1, 1))(inputs[_REFERENCE]))
     return keras.Model(inputs, layers.Add()(logits) if len(logits) > 1 else logits[0])
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
-from components.modelling import heads, raw_features, saved_model
+from components.modelling import heads, raw_features, saved_model, tabular
+from components.modelling.model_spec import ModelSpec
 from components.tasks import task_of
 from serving.loader import load
 from tests.components import tables
@@ -34,11 +36,19 @@ def _table(rows: int, seed: int, sizes: tuple[float, float]) -> pa.Table:
     return plain
 
 
+def network_alone(*arguments: Any) -> ModelSpec:
+    """As `tabular.build`, without trees."""
+    return tabular.build(*arguments, tabular.Settings(trees=None))
+
+
 SMALL, LARGE = (20.0, 200.0), (2_000.0, 4_000.0)
 
 
-# A network takes the size itself as a feature, too, which it has not seen so large.
-@pytest.mark.parametrize(("function", "sizes"), [("build_trees", LARGE), ("build", SMALL)])
+@pytest.mark.parametrize("sizes", [SMALL, LARGE])
+@pytest.mark.parametrize(
+    "function",
+    ["components.modelling.tabular:build_trees", "components.modelling.tabular:build", f"{__name__}:network_alone"],
+)
 def test_what_was_learned_of_small_ones_holds_for_large_ones(tmp_path: Path, function: str, sizes: tuple) -> None:
     made = {"train": _table(600, 0, SMALL), "validation": _table(200, 1, SMALL), "test": _table(100, 2, sizes)}
     artifact = tables.examples(tmp_path / "examples", PROPORTIONAL, **made)
@@ -46,7 +56,7 @@ def test_what_was_learned_of_small_ones_holds_for_large_ones(tmp_path: Path, fun
         tmp_path,
         "PROPORTIONAL",
         artifact,
-        model_fn=f"components.modelling.tabular:{function}",
+        model_fn=function,
         epochs=12,
         learning_rate=0.02,
         ema_momentum=0.9,
