@@ -15,7 +15,7 @@ SETTINGS = Supervised(
     schema=".schema:SCHEMA",
     transform=".transform:transform",
     expectations=".expectations:subjects",
-    # A network beside the trees makes them worse here (docs/benchmarks-bike.md).
+    # A network beside the trees makes them no better here (docs/benchmarks-bike.md).
     model="components.modelling.tabular:build_trees",
     lookback_days=30,
     first=date(2012, 1, 1),
