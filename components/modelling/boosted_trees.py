@@ -75,37 +75,42 @@ class _Table(lightgbm.Sequence):
         return self.reader.row(index).astype(np.float64)  # As LightGBM wants what it samples.
 
 
-def train_booster(
+def train_boosters(
     fitted: RowStore,
     watched: RowStore | None,
     categories: Sequence[int],
-    objective: Mapping[str, Any],
-    trees: int,
+    objectives: Mapping[str, Mapping[str, Any]],
+    trees: Mapping[str, Any],
     seed: int,
     settings: TreeSettings,
-) -> lightgbm.Booster:
-    """Trains a booster.
+) -> dict[str, lightgbm.Booster]:
+    """Trains a booster for each objective, all on the same binned rows.
 
     Args:
       fitted: Rows to learn from: (float32 [rows, features], target [rows]), or with weights [rows] behind them.
       watched: Validation rows, which choose how many iterations are kept; None trains `trees`.
       categories: Which of the features are codes.
-      objective: LightGBM's objective, with what belongs to it.
-      trees: How many iterations, where nothing is watched.
+      objectives: LightGBM's objective of each booster, by its name, with what belongs to it.
+      trees: By the same names how many iterations, where nothing is watched; `settings.unwatched` for others.
       seed: Of the rows and features that a tree looks at.
       settings: All else.
 
     Returns:
-      The booster, of the iterations that are kept.
+      The boosters by name, of the iterations that are kept.
     """
-    parameters = {**DEFAULTS, **settings.parameters, **objective, "seed": seed}
-    data = _dataset(fitted, categories, parameters, None)
-    if watched is None:
-        return lightgbm.train(parameters, data, trees)
-    stop = lightgbm.early_stopping(settings.patience, verbose=False)
-    judges = _dataset(watched, categories, parameters, data)
-    booster = lightgbm.train(parameters, data, settings.most, valid_sets=[judges], callbacks=[stop])
-    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    shared = {**DEFAULTS, **settings.parameters, "seed": seed}
+    data = _dataset(fitted, categories, shared, None)
+    judges = None if watched is None else _dataset(watched, categories, shared, data)
+    boosters = {}
+    for name, objective in objectives.items():
+        parameters = {**shared, **objective}
+        if judges is None:
+            boosters[name] = lightgbm.train(parameters, data, trees.get(name, settings.unwatched))
+            continue
+        stop = lightgbm.early_stopping(settings.patience, verbose=False)
+        booster = lightgbm.train(parameters, data, settings.most, valid_sets=[judges], callbacks=[stop])
+        boosters[name] = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    return boosters
 
 
 def _dataset(
@@ -199,7 +204,7 @@ def booster_to_layer(boosters: Sequence[lightgbm.Booster], numbers: int) -> Boos
     """The trees of boosters as a layer, their raw scores one after the other as its outputs.
 
     Args:
-      boosters: Trained by `train_booster`, of the same features.
+      boosters: Trained by `train_boosters`, of the same features.
       numbers: How many of the features are numbers; the others, behind them, are categories.
 
     Raises:

@@ -18,7 +18,7 @@ from keras import layers, ops
 
 from airtight.errors import TerminalError
 from components.modelling import encoders, raw_features
-from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_booster
+from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_boosters
 from components.modelling.encoder_layers import LogReference
 from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples, sampled
@@ -272,18 +272,8 @@ def _boosters(
     assert stores[0] is not None
     numbers, features = tree_inputs.output[0].shape[1], sum(tensor.shape[1] for tensor in tree_inputs.output)
     names = [f"trees_{place}" for place in range(len(head.objectives))] if len(head.objectives) > 1 else ["trees"]
-    return {
-        name: train_booster(
-            stores[0],
-            stores[1],
-            range(numbers, features),
-            objective,
-            tuned.get(name, settings.unwatched),
-            seed,
-            settings,
-        )
-        for name, objective in zip(names, head.objectives, strict=True)
-    }
+    objectives = dict(zip(names, head.objectives, strict=True))
+    return train_boosters(stores[0], stores[1], range(numbers, features), objectives, tuned, seed, settings)
 
 
 def _stored(table_of: Callable[[Any], Any], head: Head, examples: LabelledExamples, most: int) -> RowStore:

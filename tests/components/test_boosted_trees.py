@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from airtight.errors import TerminalError
 from components.modelling import boosted_trees, raw_features, tabular
-from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_booster
+from components.modelling.boosted_trees import TreeSettings, booster_to_layer, train_boosters
 from components.modelling.heads import head_of
 from components.modelling.row_store import RowStore
 from components.modelling.saved_model import ExportModule
@@ -67,13 +67,13 @@ def trained(tmp_path_factory):
     """A booster as `tabular.build` trains it, what trees see, and the model."""
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("train_booster", "_tree_inputs"):
+        for name in ("train_boosters", "_tree_inputs"):
             function = getattr(tabular, name)
             patch.setattr(tabular, name, lambda *a, function=function: kept.append(function(*a)) or kept[-1])
         fitted = toy.labelled(tmp_path_factory.mktemp("rows"), SCHEMA, *rows())
         spec = tabular.build(SCHEMA, fitted, None, {"trees": 60}, 0, tabular.Settings(trees=SETTINGS))
-    seen, booster = kept
-    return booster, seen, spec
+    seen, boosters = kept
+    return boosters["trees"], seen, spec
 
 
 def predicted(booster, seen, raw) -> np.ndarray:
@@ -130,7 +130,8 @@ BINARY = {"objective": "binary"}
 
 
 def train(fitted: RowStore, trees: int = 5, seed: int = 3, watched: RowStore | None = None, objective=BINARY, **more):
-    return train_booster(fitted, watched, [3, 4], objective, trees, seed, TreeSettings(parameters=more))
+    settings = TreeSettings(parameters=more)
+    return train_boosters(fitted, watched, [3, 4], {"a": objective}, {"a": trees}, seed, settings)["a"]
 
 
 def test_equal_rows_train_equal_trees_and_another_seed_others():
@@ -154,7 +155,7 @@ def test_weights_count_as_rows_would():
     still = {"bagging_fraction": 1.0, "feature_fraction": 1.0, "min_child_samples": 1, "min_data_in_bin": 1}
     settings = TreeSettings(parameters=still)
     weighted, repeated, plain = (
-        train_booster(stored(*arrays), None, [], BINARY, 5, 3, settings).predict(rows)
+        train_boosters(stored(*arrays), None, [], {"a": BINARY}, {"a": 5}, 3, settings)["a"].predict(rows)
         for arrays in ((rows, labels(), weights), twice, (rows, labels()))
     )
     np.testing.assert_allclose(weighted, repeated, atol=1e-5)
@@ -164,6 +165,17 @@ def test_weights_count_as_rows_would():
 def test_validation_rows_end_the_training():
     booster = train(stored(table(), labels()), watched=stored(table(), 1 - labels()))
     assert booster.num_trees() == 1 == booster.current_iteration()
+
+
+def test_boosters_share_binned_rows_and_are_as_if_each_had_its_own(monkeypatch):
+    quantiles = {f"q{level}": {"objective": "quantile", "alpha": level} for level in (0.1, 0.5, 0.9)}
+    fitted, watched = stored(table(), table()[:, 0]), stored(table(7), table(7)[:, 0])
+    alone = {name: train(fitted, watched=watched, objective=o).model_to_string() for name, o in quantiles.items()}
+    made, dataset = [], boosted_trees._dataset
+    monkeypatch.setattr(boosted_trees, "_dataset", lambda *a: made.append(dataset(*a)) or made[-1])
+    together = train_boosters(fitted, watched, [3, 4], quantiles, {}, 3, TreeSettings())
+    assert {name: booster.model_to_string() for name, booster in together.items()} == alone
+    assert len(made) == 2, "the fitted rows and the watched ones"
 
 
 @pytest.mark.parametrize(
@@ -180,9 +192,8 @@ def test_each_output_has_its_own_trees(objectives):
 
 def test_trees_that_cannot_grow_answer_the_share():
     flat = np.zeros((50, 3), np.float32)
-    booster = train_booster(
-        stored(flat, (np.arange(50) % 2).astype(np.float32)), None, [2], BINARY, 2, 0, TreeSettings()
-    )
+    rows = stored(flat, (np.arange(50) % 2).astype(np.float32))
+    booster = train_boosters(rows, None, [2], {"a": BINARY}, {"a": 2}, 0, TreeSettings())["a"]
     answer = booster_to_layer([booster], 2)(flat[:, :2], flat[:, 2:].astype(np.int64)).numpy()
     np.testing.assert_allclose(answer[:, 0, 0], booster.predict(flat, raw_score=True), atol=1e-6)
 
