@@ -88,6 +88,7 @@ class Training:
         self.schema, self.model_fn, self.settings, self.run_folder = schema, model_fn, settings, run
         self.head = task_of(schema).head
         self.start, self.carried = start, dict[str, Carried]()
+        self.deterministic, self.checkpoints = deterministic, list[Path]()
         # Before the first operation: afterwards neither the devices nor determinism can be chosen.
         if deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -135,6 +136,8 @@ class Training:
         exported.save(saved_model.serving_folder(model_uri))
         if fit.network is not None:
             Weights.of(fit.network, fit.spec.vocabulary).write(file_of(model_uri))
+        for checkpoint in self.checkpoints:
+            checkpoint.unlink(missing_ok=True)
         seconds = time.monotonic() - started
         log.info("Kept epoch %d of %d; %.0f s in all.", best_epoch, len(history["judged"]), seconds)
         return {
@@ -188,7 +191,8 @@ class Training:
             checkpoint=checkpoint,
         )
         rows.close()
-        checkpoint.unlink(missing_ok=True)
+        # Until the model is written: a retry of a refit repeats no more than an epoch of the fit before it.
+        self.checkpoints.append(checkpoint)
         network = spec.build_network()
         network.set_weights(progress.best_weights)
         return Fit(spec, head, network, progress, judges)
@@ -227,6 +231,7 @@ class Training:
             "schema": repr(self.schema),
             "code": fingerprint.digests(self.code),
             "devices": self._devices(),
+            "deterministic": self.deterministic,
             "versions": self._versions(),
         }
         key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

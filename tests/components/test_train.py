@@ -164,6 +164,27 @@ def test_a_retry_goes_on_where_the_last_attempt_died_and_comes_to_the_same(
     assert not list(home.glob("checkpoints/*.npz"))
 
 
+def test_a_retry_of_a_refit_repeats_an_epoch_of_the_fit_before_it(tmp_path, home, monkeypatch, caplog):
+    judged = fitting._Judge.on_epoch_end
+
+    def dies(self, epoch, logs=None):
+        if self.validation is None and epoch == 1:
+            raise KeyboardInterrupt
+        judged(self, epoch, logs)
+
+    whole = Trained(tmp_path / "whole", refit="include_validation")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting._Judge, "on_epoch_end", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Trained(tmp_path / "first", refit="include_validation")
+    with caplog.at_level(logging.INFO):
+        again = Trained(tmp_path / "second", refit="include_validation")
+    last = len(whole.record["epochs"]["judged"]) - 1
+    assert [f"Going on after epoch {epoch}" in caplog.text for epoch in (last, 1)] == [True, True]
+    np.testing.assert_allclose(again.answers, whole.answers, atol=1e-7)
+    assert not list(home.glob("checkpoints/*.npz"))
+
+
 def test_an_ensemble_member_is_half_of_what_is_judged_and_served(tmp_path):
     alone = Trained(tmp_path / "alone", refit="include_validation", epochs=1)
     both = Trained(
@@ -182,8 +203,9 @@ def test_another_training_does_not_go_on_from_this_checkpoint(tmp_path, home, mo
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
     Trained(tmp_path / "one", epochs=2)
     Trained(tmp_path / "two", epochs=2, seed=3)
+    Trained(tmp_path / "chance", epochs=2, deterministic=False)
     Trained(tmp_path / "three", epochs=2, examples=toy.examples(tmp_path / "more", train=toy.table(601, 1)))
-    assert len(list(home.glob("checkpoints/[!.]*.npz"))) == 3
+    assert len(list(home.glob("checkpoints/[!.]*.npz"))) == 4
 
 
 def test_a_refit_learns_from_the_validation_rows_too(trained, tmp_path):
