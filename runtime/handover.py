@@ -185,6 +185,12 @@ def remove_traces(path: Path, temporary: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes the nodes' folders of a launcher that was killed, which its note of the load names."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        shutil.rmtree(json.loads(load_file(path).read_text(encoding="utf-8"))["temporary"], ignore_errors=True)
+
+
 def _refuse(listener: int, path: Path) -> None:
     """Lets nobody connect from now on, and turns those away who wait in the backlog."""
     path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from airtight.home import Home
 from runtime import logs
-from runtime.handover import STOPS, Handover, has_ended, reap, remove_traces, send_exit
+from runtime.handover import STOPS, Handover, has_ended, reap, remove_leftovers, remove_traces, send_exit
 from runtime.installed import Imported
 from runtime.protocol import load_file, socket_address
 
@@ -71,6 +71,8 @@ class Server:
         self._ended, self._died = (handover.ended, handover.died) if handover else (0, 0)
         if handover is None:
             self._listener = _listen(path)
+            # A training's rows among them may be gigabytes.
+            remove_leftovers(path)
             # A child holds the reading end; when this process is gone, however it went, the child notices.
             self._lifeline, self._alive = os.pipe()
             # Each node has a temporary folder of its own, which goes with it however it ends: a forked process runs
@@ -231,9 +233,9 @@ class Server:
                 self._reap_orphans()
 
     def _note_load(self) -> None:
-        """Writes beside the socket how many requests run, and how many have ended."""
+        """Writes beside the socket how many requests run, how many have ended, and where their folders are."""
         running = sum(connection is not None for connection in self._children.values())
-        load = {"running": running, "ended": self._ended, "died": self._died}
+        load = {"running": running, "ended": self._ended, "died": self._died, "temporary": str(self._temporary)}
         try:
             # Not as files that must outlast a power cut: the disk may take seconds, and nodes wait for this loop.
             file = load_file(self._path)

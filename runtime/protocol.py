@@ -203,6 +203,8 @@ def encode_outcome(outcome: Outcome) -> bytes:
 def load_file(launcher: Path) -> Path:
     """Where a launcher notes its load: JSON with how many requests are `running`, have `ended`, and of these `died`.
 
+    It has the folder of the nodes' `temporary` folders, too, for the launcher that starts after this one was killed.
+
     Args:
       launcher: Its socket.
     """

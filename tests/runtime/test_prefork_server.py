@@ -21,7 +21,7 @@ from runtime import client, metadata_store
 from runtime.client import Call, call
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.compiled_store import path_of
-from runtime.protocol import CompileRequest, NodeRequest
+from runtime.protocol import CompileRequest, NodeRequest, load_file
 from tests.runtime.serving import alive, start_server
 from tests.tiny_pipeline.running import JUNE, TINY, uri
 from tests.waiting import PATIENCE_S, until
@@ -163,6 +163,22 @@ def test_what_a_node_leaves_in_its_temporary_folder_goes_with_it(served, tmp_pat
     litter = Path(note.read_text())
     assert litter.parents[1].name.startswith("airtight-nodes-") and litter.parents[1].is_dir()
     assert not litter.parent.exists()
+
+
+def test_what_nodes_of_a_killed_launcher_left_goes_when_the_next_one_starts(tmp_path):
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    server = start_server(home, TMPDIR=str(tmp_path))
+    (folder,) = tmp_path.glob("airtight-nodes-*")
+    (folder / "7").mkdir()
+    until(lambda: load_file(home.launcher_socket).exists(), "the launcher has noted its load")
+    server.kill()
+    server.wait(PATIENCE_S)
+    server = start_server(home, TMPDIR=str(tmp_path))
+    until(lambda: not folder.exists(), "what was left is gone")
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0
+    assert not list(tmp_path.glob("airtight-nodes-*"))
 
 
 def test_ten_runs_at_once_lose_and_double_nothing(on_each):
