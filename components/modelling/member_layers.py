@@ -78,7 +78,7 @@ class MemberLogits(layers.Layer):
     def call(self, x: Any) -> Any:
         """Logits."""
         kernel = ops.reshape(self.kernel, (self.members, -1, self.outputs))
-        return ops.sum(x[..., None] * kernel, axis=2) + ops.reshape(self.bias, (self.members, self.outputs))
+        return ops.sum(ops.expand_dims(x, -1) * kernel, axis=2) + ops.reshape(self.bias, (self.members, self.outputs))
 
     def get_config(self) -> dict[str, Any]:
         """As Keras keeps it."""
