@@ -23,7 +23,7 @@ from airtight.parameters import check_choice
 from airtight.verdict import Check, Verdict
 from components.data import examples as reading
 from components.measures import analysis, comparison, evaluation_rows, slices
-from components.measures.comparison import Comparison, Margins, Rows
+from components.measures.comparison import Comparison, Margins
 from components.measures.evaluation_rows import EvaluationRows
 from components.measures.slices import CANDIDATE, CHAMPION, Figures
 from components.modelling import judged, metric_names, saved_model
@@ -214,7 +214,7 @@ class _Gate:
     ) -> _Result:
         """Measures and decides."""
         rows = self.test.rows
-        result = _Result([_rows_check(rows)])
+        result = _Result([comparison.rows_check(rows)])
         if not result.checks[0].passed:
             return result
         result.checks.append(comparison.decidable_check(rows, self.margins))
@@ -332,13 +332,6 @@ def _name(model: artifact.Artifact) -> str:
     """
     end = model.get_string_custom_property("interval_end")
     return f"champion up to {datetime.fromisoformat(end).isoformat(' ', 'minutes')}" if end else ""
-
-
-def _rows_check(rows: Rows) -> Check:
-    why = rows.task.decidable(rows.labels)
-    if not why and rows.weights is not None and not rows.weights.any():
-        why = f"All {len(rows.labels)} rows have the weight 0, so that nothing can be judged."
-    return Check("rows to judge on", not why, float(len(rows.labels)), note=why or rows.task.described(rows.labels))
 
 
 def _record_figures(evaluation: artifact.Artifact, task: Task, result: _Result) -> None:

@@ -274,6 +274,15 @@ def _large_slices(rows: Rows, slices: Mapping[str, Slices], rows_minimum: int) -
                 yield column, values.names[code], mask
 
 
+def rows_check(rows: Rows) -> Check:
+    """Whether the labels of the rows that weigh anything can judge a model."""
+    weighing = rows if rows.weights is None else rows.where(rows.weights > 0)
+    why = rows.task.decidable(weighing.labels)
+    if why and (ignored := len(rows.labels) - len(weighing.labels)):
+        why += f" Not counted are {ignored:,} rows of weight 0."
+    return Check("rows to judge on", not why, float(len(rows.labels)), note=why or rows.task.described(rows.labels))
+
+
 def decidable_check(rows: Rows, margins: Margins) -> Check:
     """Whether these rows can decide: an interval too short for the widest margin blesses nothing."""
     widening = max(margins.widening(metric, rows) for metric in margins.by_metric)

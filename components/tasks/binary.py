@@ -43,7 +43,9 @@ def _mean_label(labels: np.ndarray, _: np.ndarray, weights: np.ndarray | None) -
 def _precision_recall(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(labels, predictions, sample_weight=weights)) if labels.any() else float("nan")
+    if not scores.mean(labels, weights) > 0:
+        return float("nan")
+    return float(average_precision_score(labels, predictions, sample_weight=weights))
 
 
 def _ratio(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:

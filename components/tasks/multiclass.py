@@ -149,13 +149,15 @@ class Multiclass(Task):
     def calibration(
         self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
     ) -> Sequence[Calibration]:
-        """See `Task`: of the class whose share is foretold worst, of those with LABEL_ROWS rows."""
+        """See `Task`: of the class whose share is foretold worst, of those with LABEL_ROWS rows; none, no ratio."""
         counts = np.bincount(labels, minlength=len(self.schema.classes))
         ratios = {
             place: scores.mean(predictions[:, place].astype(np.float64), weights) / share
             for place in np.flatnonzero(counts >= LABEL_ROWS).tolist()
             if (share := scores.mean(labels == place, weights))
         }
+        if not ratios:
+            return []
         worst = max(ratios, key=lambda place: abs(np.log(max(ratios[place], 1e-9))))
         top = predictions.argmax(axis=1)
         error = scores.expected_calibration_error(top == labels, predictions.max(axis=1), weights=weights)

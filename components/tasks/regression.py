@@ -206,7 +206,8 @@ class Regression(Task):
         if not checks:
             bias = scores.mean(predictions.astype(np.float64) - labels, weights)
             note = f"1 + bias / standard deviation of the labels; the mean prediction is off by {bias:+.4g}."
-            checks.append(Calibration("calibration", 1 + bias / float(labels.std()), note))
+            spread = np.sqrt(scores.mean((labels - scores.mean(labels, weights)) ** 2, weights))
+            checks.append(Calibration("calibration", 1 + bias / float(spread), note))
         return checks
 
     def analysis_metrics(self) -> Mapping[str, tuple[str, str]]:

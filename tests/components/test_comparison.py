@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,12 @@ def test_a_label_that_lies_in_few_blocks_gives_no_interval(blocks, decides):
         rows, answers, "the baseline", np.full(960, 0.5), {"auc": Threshold(0.0)}, proven=False
     )
     assert floor.passed is decides
+
+
+def test_rows_of_no_weight_judge_nothing():
+    labels = np.tile([0, 1], 50)
+    rows = Rows(BINARY, labels, np.arange(100) // 10, "days")
+    assert comparison.rows_check(rows).passed
+    for weights, words in ((labels, "All 50 rows have the label 1"), (0 * labels, "no rows")):
+        check = comparison.rows_check(replace(rows, weights=weights.astype(np.float32)))
+        assert not check.passed and words in check.note and "rows of weight 0" in check.note

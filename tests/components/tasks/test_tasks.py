@@ -60,6 +60,27 @@ def test_a_rows_weight_counts_as_so_many_rows(schema, answers):
         assert dataclasses.astuple(weighted) == pytest.approx(dataclasses.astuple(paired.interval(as_rows, 9)))
 
 
+@pytest.mark.parametrize(("schema", "answers"), CASES)
+def test_a_rows_weight_counts_as_so_many_rows_in_calibration(schema, answers):
+    task, copied = task_of(schema), np.repeat(np.arange(ROWS), WEIGHTS.astype(int))
+    labels, predictions = labels_of(schema), ANSWERS[answers][0]
+    weighted = task.calibration(labels, predictions, WEIGHTS)
+    as_rows = task.calibration(labels[copied], predictions[copied], None)
+    assert [check.ratio for check in weighted] == pytest.approx([check.ratio for check in as_rows])
+
+
+@pytest.mark.parametrize(("schema", "answers"), CASES)
+def test_rows_of_no_weight_have_no_figures(schema, answers):
+    task, weights = task_of(schema), np.zeros(ROWS)
+    values = [*(metric.value for metric in task.metrics.values()), *(value for _, value in task.figures.values())]
+    assert np.isnan([value(labels_of(schema), ANSWERS[answers][0], weights) for value in values]).all()
+
+
+def test_without_a_class_of_enough_weight_there_is_no_calibration():
+    labels = np.repeat([0, 1, 2], [30, 30, 5])
+    assert not task_of(MULTICLASS).calibration(labels, schemas.probabilities(RNG, 65), (labels == 2).astype(float))
+
+
 def test_values_are_those_of_scikit_learn():
     values = {
         (schema.task, name): metric.value(labels_of(schema), ANSWERS[answers][0], None)
