@@ -122,9 +122,7 @@ class Multiclass(Task):
         weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """See `Task`: the classes' shares by the feature's value or bin."""
-        places = range(len(self.schema.classes))
-        columns = [baseline.means(history, labels == place, rows, count, weights) for place in places]
-        return np.stack(columns, axis=1)
+        return baseline.shares(history, labels, len(self.schema.classes), rows, count, weights)
 
     def calibration(
         self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None

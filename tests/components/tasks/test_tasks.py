@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from components.measures import paired
+from components.measures import baseline, paired
 from components.tasks import task_of
 from tests.components.tasks import schemas
 from tests.components.tasks.schemas import BINARY, BY_LAST, MULTICLASS, QUANTILES, REGRESSION
@@ -151,6 +151,10 @@ def test_classes_have_the_shares_that_they_had_by_the_features_value():
     assert shares.sum(axis=1) == pytest.approx(1)
     assert shares[0] == pytest.approx([1, 0, 0], abs=0.02) and shares[1] == pytest.approx([0, 0.5, 0.5], abs=0.02)
     assert shares[2] == pytest.approx([0.5, 0.25, 0.25])
+    weights = np.random.default_rng(0).random(2000)
+    one_by_one = [baseline.means(history, labels == place, rows, 3, weights) for place in range(3)]
+    weighted = task_of(MULTICLASS).baseline(history, labels, rows, 3, weights)
+    np.testing.assert_allclose(weighted, np.stack(one_by_one, axis=1))
     assert task_of(MULTICLASS).baseline(None, labels, None, 4) == pytest.approx(np.tile([0.5, 0.25, 0.25], (4, 1)))
 
 
