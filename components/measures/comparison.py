@@ -46,6 +46,10 @@ class Rows:
         weights = None if self.weights is None else self.weights[chosen]
         return replace(self, labels=self.labels[chosen], units=self.units[chosen], weights=weights)
 
+    def weighing(self) -> Rows:
+        """The rows that weigh anything."""
+        return self if self.weights is None else self.where(self.weights > 0)
+
     def size(self, metric: str) -> float:
         """How many rows the noise of a metric is that of; of weighted rows, as many as would weigh all the same.
 
@@ -264,19 +268,19 @@ def slices_check(
 
 
 def _large_slices(rows: Rows, slices: Mapping[str, Slices], rows_minimum: int) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Column, value and places of the rows of each slice with enough rows, and with more than one label."""
+    """Column, value and places of the rows of each slice with enough rows, and with more than one label that weighs."""
     for column, values in slices.items():
         large = itertools.takewhile(lambda part: len(part[1]) >= rows_minimum, values.by_size())
         # A column of one value is all rows again.
         for name, places in sorted(large, key=itemgetter(0)) if len(values.names) > 1 else ():
-            labels = rows.labels[places]
-            if labels.min() != labels.max():
+            labels = rows.where(places).weighing().labels
+            if len(labels) and labels.min() != labels.max():
                 yield column, name, places
 
 
 def rows_check(rows: Rows) -> Check:
     """Whether the labels of the rows that weigh anything can judge a model."""
-    weighing = rows if rows.weights is None else rows.where(rows.weights > 0)
+    weighing = rows.weighing()
     why = rows.task.decidable(weighing.labels)
     if why and (ignored := len(rows.labels) - len(weighing.labels)):
         why += f" Not counted are {ignored:,} rows of weight 0."
