@@ -3,34 +3,27 @@
 import json
 import logging
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from itertools import zip_longest
 from pathlib import Path
 from typing import List, Literal, cast  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
-import numpy as np
 from tfx.components.evaluator import constants
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact, standard_artifacts
 
-from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.import_string import load
 from airtight.parameters import check_choice
-from airtight.verdict import Check, Verdict
+from airtight.verdict import Verdict
 from components.data import examples as reading
-from components.measures import analysis, comparison, evaluation_rows, slices
-from components.measures.comparison import Comparison, Margins, Rows
-from components.measures.evaluation_rows import EvaluationRows
-from components.measures.slices import CANDIDATE, CHAMPION, Figures
-from components.modelling import judged, metric_names, saved_model
+from components.measures import analysis, evaluation_rows
+from components.measures.comparison import Margins
+from components.measures.gate import THE_CHAMPION, Gate, GateResult
+from components.measures.slices import CANDIDATE, CHAMPION
+from components.modelling import judged, metric_names
 from components.reports import evaluation as evaluation_report
 from components.schema import ExampleSchema
 from components.tasks import Task, task_of, thresholds
-from components.tasks.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +32,6 @@ ANALYSIS = "tfma"
 """Folder of TensorFlow Model Analysis's own files inside a `ModelEvaluation`."""
 BLOCK, ACCEPT = "block", "accept"
 WARN = "warn"
-THE_CHAMPION, THE_BASELINE = "the champion", "the baseline"
 
 
 @component
@@ -118,7 +110,7 @@ def evaluate(
     declared: ExampleSchema = load(schema)
     task = task_of(declared)
     held_to = thresholds.margins(margins, task), thresholds.baseline_gains(baseline_gains, task)
-    gate = _Gate(
+    gate = Gate(
         evaluation_rows.read(Path(examples.uri), declared, zone),
         Margins(held_to[0], margin_rows, widest_margin),
         held_to[1],
@@ -159,189 +151,7 @@ def evaluate(
     log.info("%s. %s. The report lies in %s.", verdict, "Blessed" if verdict.passed else "Not blessed", folder / REPORT)
 
 
-@dataclass
-class _Result:
-    """What was decided, and on what grounds.
-
-    Args:
-      checks: In the order of the report.
-      predictions: By model, of those that were measured.
-      comparisons: With champions and baseline.
-      incomparable: Champions that could not be compared.
-      figures: By model and slice, of those that were measured.
-    """
-
-    checks: list[Check]
-    predictions: dict[str, np.ndarray] = field(default_factory=dict)
-    comparisons: list[Comparison] = field(default_factory=list)
-    incomparable: list[str] = field(default_factory=list)
-    figures: dict[str, Figures] = field(default_factory=dict)
-
-    @property
-    def reason(self) -> str:
-        """The decision in a sentence; empty for the verdict's own."""
-        failed = [check.name for check in self.checks if not check.passed and check.severity == "blocking"]
-        decisive = [compared for compared in self.comparisons if not compared.passed]
-        decisive = decisive or [compared for compared in self.comparisons if compared.other == THE_CHAMPION]
-        shown = "; ".join(map(str, decisive or self.comparisons))
-        if not shown:
-            return ""
-        accepted = [name for name in self.incomparable if _comparable(name) not in failed]
-        if accepted:
-            shown += f". Not compared, which this run accepts: {', '.join(accepted)}"
-        return f"failed: {', '.join(failed)}. {shown}" if failed else f"all blocking checks hold. {shown}"
-
-
-@dataclass(frozen=True)
-class _Gate:
-    """The rows, and what a candidate is held to on them; see `evaluate`."""
-
-    test: EvaluationRows
-    margins: Margins
-    baseline_gains: Mapping[str, Threshold]
-    accepts_incomparable: bool
-    calibration_tolerance: float
-    slices: Literal["blocking", "warning"]
-    slice_rows_minimum: int
-
-    @property
-    def task(self) -> Task:
-        """What is predicted."""
-        return self.test.task
-
-    def judge(
-        self, model: artifact.Artifact, champions: list[artifact.Artifact], earlier: list[artifact.Artifact]
-    ) -> _Result:
-        """Measures and decides."""
-        rows = self.test.rows
-        result = _Result([_rows_check(rows)])
-        if not result.checks[0].passed:
-            return result
-        result.checks.append(comparison.decidable_check(rows, self.margins))
-        candidate = self._predictions(model)
-        result.checks.append(comparison.finite_check(self.task, candidate))
-        if not result.checks[-1].passed:
-            return result
-        log.info("The candidate answered for %d rows.", len(rows.labels))
-        result.predictions[CANDIDATE] = candidate
-        others = self._others(champions, earlier, result)
-        if THE_CHAMPION in others:
-            result.predictions[CHAMPION] = others[THE_CHAMPION]
-        result.comparisons = comparison.non_inferior(rows, candidate, others, self.margins)
-        # Without a champion the candidate must show that it clears the floor; beside one, short intervals need not.
-        result.comparisons += comparison.superior(
-            rows, candidate, THE_BASELINE, self.test.baseline, self.baseline_gains, proven=THE_CHAMPION not in others
-        )
-        result.checks += [compared.check() for compared in result.comparisons]
-        result.figures = {
-            name: slices.figures(self.task, rows.labels, predictions, rows.weights, self.test.slices)
-            for name, predictions in result.predictions.items()
-        }
-        result.checks += [*self._calibration(result), *self._slices(candidate, others)]
-        return result
-
-    def _predictions(self, model: artifact.Artifact) -> np.ndarray:
-        return self.test.predictions(saved_model.Predictor(saved_model.serving_folder(model.uri), self.test.schema))
-
-    def _others(
-        self, champions: list[artifact.Artifact], earlier: list[artifact.Artifact], result: _Result
-    ) -> dict[str, np.ndarray]:
-        """Predictions of the champions that can be compared; of one that cannot, a check says why."""
-        others = {}
-        named = {THE_CHAMPION: champions[0]} if champions else {}
-        for number, model in enumerate(earlier, 1):
-            name = _name(model)
-            named[name if name and name not in named else f"champion {number} before it"] = model
-        for name, model in named.items():
-            try:
-                others[name] = self._finite_predictions(model)
-            except TerminalError as error:
-                result.incomparable.append(name)
-                result.checks.append(self._incomparable(name, error))
-            else:
-                log.info("%s in %s answered for the same rows.", name.capitalize(), model.uri)
-        if not champions:
-            log.info("There is no champion yet: the candidate is held to the baseline alone.")
-        return others
-
-    def _finite_predictions(self, model: artifact.Artifact) -> np.ndarray:
-        predictions = self._predictions(model)
-        check = comparison.finite_check(self.task, predictions)
-        if not check.passed:
-            raise TerminalError(
-                f"The model in {model.uri} does not answer as the task {self.test.schema.task} wants it.",
-                expected=self.task.right_predictions,
-                received=check.note,
-                remedy="Train and push that interval's model once more.",
-            )
-        return predictions
-
-    def _incomparable(self, name: str, error: TerminalError) -> Check:
-        check = Check(_comparable(name), False, note=f"No, because: {error}")
-        if self.accepts_incomparable:
-            accepted = "This run accepts that: its parameter champion_incomparable is accept."
-            return replace(check, severity="warning", note=f"{check.note} {accepted}")
-        remedy = "To bless the candidate without the comparison, run with champion_incomparable = accept."
-        return replace(check, note=f"{check.note} {remedy}")
-
-    def _calibration(self, result: _Result) -> list[Check]:
-        rows = self.test.rows
-        measured = {
-            name: self.task.calibration(rows.labels, predictions, rows.weights)
-            for name, predictions in result.predictions.items()
-        }
-        champion = [measure.ratio for measure in measured.get(CHAMPION, ())]
-        return [
-            Check(
-                measure.name,
-                abs(measure.ratio - 1) <= self.calibration_tolerance,
-                measure.ratio,
-                f"1 +- {self.calibration_tolerance:g}",
-                other,
-                "warning",
-                measure.note,
-            )
-            for measure, other in zip_longest(measured[CANDIDATE], champion)
-        ]
-
-    def _slices(self, candidate: np.ndarray, others: Mapping[str, np.ndarray]) -> list[Check]:
-        """Against the champion by the margin, or else against the baseline by none."""
-        other = THE_CHAMPION if THE_CHAMPION in others else THE_BASELINE
-        check = comparison.slices_check(
-            self.test.rows,
-            candidate,
-            other,
-            others.get(other, self.test.baseline),
-            self.test.slices,
-            self.margins if other in others else None,
-            self.slice_rows_minimum,
-            self.slices,
-        )
-        return [check] if check else []
-
-
-def _comparable(name: str) -> str:
-    """Name of the check that a champion can be compared."""
-    return f"{name} can be compared"
-
-
-def _name(model: artifact.Artifact) -> str:
-    """What an earlier champion is called: TFX gives them in no order. Empty where its interval is not known.
-
-    Intervals may begin together; champions are those of intervals that end at different instants.
-    """
-    end = model.get_string_custom_property("interval_end")
-    return f"champion up to {datetime.fromisoformat(end).isoformat(' ', 'minutes')}" if end else ""
-
-
-def _rows_check(rows: Rows) -> Check:
-    why = rows.task.decidable(rows.labels)
-    if not why and rows.weights is not None and not rows.weights.any():
-        why = f"All {len(rows.labels)} rows have the weight 0, so that nothing can be judged."
-    return Check("rows to judge on", not why, float(len(rows.labels)), note=why or rows.task.described(rows.labels))
-
-
-def _record_figures(evaluation: artifact.Artifact, task: Task, result: _Result) -> None:
+def _record_figures(evaluation: artifact.Artifact, task: Task, result: GateResult) -> None:
     """Where lineage can be queried for them without opening a file."""
     names = {metric: described.property or metric for metric, described in task.metrics.items()}
     if result.comparisons:

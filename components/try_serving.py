@@ -1,19 +1,11 @@
 """try_serving: the real model server loads the candidate, alone, and answers real rows: right, and in time."""
 
 import base64
-import contextlib
 import json
 import logging
 import math
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +18,14 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from airtight.errors import TransientError
-from airtight.home import ROOT
 from airtight.import_string import load
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from components.data.examples import features as raw_features
 from components.data.examples import interval_of, read_table
 from components.data.feature_kinds import kind_of
-from components.modelling import judged
+from components.modelling import candidate_server, judged
+from components.modelling.candidate_server import CANDIDATE
 from components.modelling.model_server import OK, ModelServer
 from components.modelling.saved_model import Predictor, serving_folder
 from components.schema import ExampleSchema
@@ -44,11 +35,6 @@ log = logging.getLogger(__name__)
 
 TOLERANCE, RELATIVE = 1e-6, 1e-5
 """Largest difference between the answers of one model, called in different ways; of numbers above 1, as a share."""
-CANDIDATE = "candidate"
-VERSION = 1
-POLL_S = 0.05
-LOG_TAIL = 2000
-"""Characters of the server's log that an error repeats."""
 
 Rows = dict[str, np.ndarray]
 
@@ -127,15 +113,15 @@ def trial(
     if not count:
         return [Check("rows to try", False, 0, ">= 1", note="The split test has no rows.")]
     task = task_of(schema)
-    with _served(folder, start_timeout_s) as server:
-        error = _await_loaded(server, start_timeout_s)
+    with candidate_server.serve(folder, start_timeout_s) as server:
+        error = candidate_server.await_loaded(server, start_timeout_s)
         if error:
             return [Check("loads", False, note=error)]
         spoken = [
             ask_all("REST", _rest(server.rest, task, rows), count),
             ask_all("gRPC", _grpc(server.grpc_address, task, rows), count),
         ]
-        largest_mb = _largest_resident_mb(server.process.pid)
+        largest_mb = candidate_server.largest_resident_mb(server.process.pid)
     checks = [Check("loads", True, note="The model server loaded the candidate.")]
     for answers in spoken:
         checks += _judge(answers, p99_limit_ms)
@@ -254,16 +240,6 @@ def _prediction(task: Task, outputs: Mapping[str, Any]) -> np.ndarray:
     return row
 
 
-def _largest_resident_mb(pid: int) -> float:
-    """The largest resident memory of a process so far, MiB; 0 if it has ended, which its answers tell."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0.0
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)  # The kernel's kB are KiB.
-    return int(found[1]) / 1024 if found else 0.0
-
-
 def _judge(answers: Answers, p99_limit_ms: float) -> list[Check]:
     name = answers.protocol
     if answers.error:
@@ -282,71 +258,6 @@ def _equal(name: str, left: np.ndarray, right: np.ndarray) -> Check:
     difference = float(np.max(np.abs(left - right) / np.where(size > 1, size * (RELATIVE / TOLERANCE), 1)))
     note = "Largest absolute difference; of numbers above 1 a tenth of the relative one."
     return Check(name, difference <= TOLERANCE, difference, f"<= {TOLERANCE:g}", note=note)
-
-
-@dataclass(frozen=True)
-class _Server:
-    process: subprocess.Popen
-    rest: ModelServer
-    grpc_address: str
-
-
-@contextlib.contextmanager
-def _served(folder: Path, timeout_s: float) -> Iterator[_Server]:
-    """The model server as a process of its own; when the block ends, or this process dies, it is gone."""
-    with tempfile.TemporaryDirectory(prefix="try-serving-") as scratch:
-        base_path, ready, output = Path(scratch, CANDIDATE), Path(scratch, "ready.json"), Path(scratch, "log")
-        shutil.copytree(folder, base_path / str(VERSION))
-        command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", "--exit_with_stdin"]
-        command += [f"--model_name={CANDIDATE}", f"--model_base_path={base_path}", f"--ready_file={ready}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with output.open("wb") as sink:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,  # Closed by the kernel when this process dies, however it dies.
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            ports = _await_ready(process, ready, output, timeout_s)
-            rest = ModelServer(f"http://127.0.0.1:{ports['rest_api_port']}", timeout_s=30)
-            yield _Server(process, rest, f"127.0.0.1:{ports['port']}")
-            rest.close()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
-def _await_ready(process: subprocess.Popen, ready: Path, output: Path, timeout_s: float) -> dict[str, int]:
-    deadline = time.monotonic() + timeout_s
-    while not ready.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            ended = "it ended" if process.returncode is not None else "it is still starting"
-            raise TransientError(
-                "The model server does not start.",
-                expected=f"a server that listens within {timeout_s:g} s",
-                received=f"{ended}; its log ends with: {output.read_text(errors='replace')[-LOG_TAIL:]}",
-                remedy="Read the server's log above; retry the task when the machine was busy.",
-            )
-        time.sleep(POLL_S)
-    return json.loads(ready.read_text())
-
-
-def _await_loaded(server: _Server, timeout_s: float) -> str:
-    """Waits for the candidate; returns why it does not load, or nothing."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        known = server.rest.versions(CANDIDATE).get(VERSION)
-        if known is not None and known.state == "AVAILABLE":
-            return ""
-        if known is not None and known.state == "END":
-            return known.error
-        time.sleep(POLL_S)
-    return f"It was not loaded within {timeout_s:g} s."
 
 
 def _record(infra_blessing: Any, verdict: Verdict, ends: tuple[str, str]) -> None:

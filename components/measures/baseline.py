@@ -41,6 +41,36 @@ def means(
     return (total / (np.bincount(before, counted, groups) + PRIOR_ROWS))[now]
 
 
+def shares(
+    history: np.ndarray | None,
+    classes: np.ndarray,
+    number: int,
+    rows: np.ndarray | None,
+    count: int,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Predicts the share that each class had of rows of the same category, or of the same bin, before.
+
+    Args:
+      history: As of `means`.
+      classes: Of the rows of `history`, 0 to `number` - 1.
+      number: How many classes there are.
+      rows: As of `means`.
+      count: As of `means`.
+      weights: As of `means`.
+
+    Returns:
+      float64 [count, number], as `means` of each class.
+    """
+    overall = np.bincount(classes, weights, number)
+    overall = overall / overall.sum()
+    if history is None or rows is None:
+        return np.tile(overall, (count, 1))
+    before, now, groups = _groups(history, rows)
+    counts = np.bincount(before * number + classes, weights, groups * number).reshape(groups, number)
+    return ((counts + PRIOR_ROWS * overall) / (counts.sum(axis=1, keepdims=True) + PRIOR_ROWS))[now]
+
+
 def quantiles(
     history: np.ndarray | None,
     targets: np.ndarray,

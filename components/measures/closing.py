@@ -58,14 +58,14 @@ def compared(
     for name in (*WHOLE, *MEANS):
         unequal |= F.coalesce(apart[name], F.lit(0)) > F.lit(MEAN_LIMIT if name in MEANS else 0)
     kind = F.when(missing, MISSING).when(extra, EXTRA).when(unequal, DIFFERING)
-    told = both.withColumn("kind", kind)
-    figures = told.agg(
+    with_kind = both.withColumn("kind", kind)
+    figures = with_kind.agg(
         F.count("batch_count").alias("rows"),
         *(F.count_if(F.col("kind") == name).alias(name) for name in (MISSING, EXTRA, DIFFERING)),
         *(F.max(apart[name]).cast("double").alias(f"largest_{name}") for name in apart),
     )
     (row,) = figures.collect()
-    differing = told.where("kind IS NOT NULL").orderBy("minute", "group", "key").limit(MOST_KEPT)
+    differing = with_kind.where("kind IS NOT NULL").orderBy("minute", "group", "key").limit(MOST_KEPT)
     kept = ("kind", *KEYS, *(f"{of}_{name}" for name in WHOLE for of in ("batch", "stream")))
     return {name: value or 0 for name, value in row.asDict().items()}, differing.select(*kept).toArrow()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -39,10 +41,14 @@ class Rows:
     unit_name: str
     weights: np.ndarray | None = None
 
-    def where(self, mask: np.ndarray) -> Rows:
-        """Some of the rows, [rows] of bool."""
-        weights = None if self.weights is None else self.weights[mask]
-        return replace(self, labels=self.labels[mask], units=self.units[mask], weights=weights)
+    def where(self, chosen: np.ndarray) -> Rows:
+        """Some of the rows: [rows] of bool, or their places."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return replace(self, labels=self.labels[chosen], units=self.units[chosen], weights=weights)
+
+    def weighing(self) -> Rows:
+        """The rows that weigh anything."""
+        return self if self.weights is None else self.where(self.weights > 0)
 
     def size(self, metric: str) -> float:
         """How many rows the noise of a metric is that of; of weighted rows, as many as would weigh all the same.
@@ -237,15 +243,15 @@ def slices_check(
       None where no slice has enough rows with more than one label.
     """
     words, p_values = [], []
-    for column, name, mask in _large_slices(rows, slices, rows_minimum):
-        part = rows.where(mask)
+    for column, name, places in _large_slices(rows, slices, rows_minimum):
+        part = rows.where(places)
         blocks = paired.blocks_of(part.units, part.unit_name)
         for metric, primary in rows.task.metrics.items():
             margin = 0.0
             if margins:
-                value = primary.value(part.labels, predictions[mask], part.weights)
+                value = primary.value(part.labels, predictions[places], part.weights)
                 margin = margins.by_metric[metric].of(value) * margins.widening(metric, part)
-            gain = primary.gain(part.labels, candidate[mask], predictions[mask], blocks.of_row, part.weights)
+            gain = primary.gain(part.labels, candidate[places], predictions[places], blocks.of_row, part.weights)
             estimate = paired.estimate(gain, blocks.count)
             if estimate is not None:
                 words.append(f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}")
@@ -262,16 +268,23 @@ def slices_check(
 
 
 def _large_slices(rows: Rows, slices: Mapping[str, Slices], rows_minimum: int) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Column, value and rows of each slice with enough rows, and with more than one label."""
+    """Column, value and places of the rows of each slice with enough rows, and with more than one label that weighs."""
     for column, values in slices.items():
-        counts = np.bincount(values.codes, minlength=len(values.names))
+        large = itertools.takewhile(lambda part: len(part[1]) >= rows_minimum, values.by_size())
         # A column of one value is all rows again.
-        large = np.flatnonzero(counts >= rows_minimum) if len(values.names) > 1 else ()
-        for code in sorted(large, key=lambda code: values.names[code]):
-            mask = values.codes == code
-            labels = rows.labels[mask]
-            if labels.min() != labels.max():
-                yield column, values.names[code], mask
+        for name, places in sorted(large, key=itemgetter(0)) if len(values.names) > 1 else ():
+            labels = rows.where(places).weighing().labels
+            if len(labels) and labels.min() != labels.max():
+                yield column, name, places
+
+
+def rows_check(rows: Rows) -> Check:
+    """Whether the labels of the rows that weigh anything can judge a model."""
+    weighing = rows.weighing()
+    why = rows.task.decidable(weighing.labels)
+    if why and (ignored := len(rows.labels) - len(weighing.labels)):
+        why += f" Not counted are {ignored:,} rows of weight 0."
+    return Check("rows to judge on", not why, float(len(rows.labels)), note=why or rows.task.described(rows.labels))
 
 
 def decidable_check(rows: Rows, margins: Margins) -> Check:

@@ -1,7 +1,7 @@
 """The rows that a candidate is judged on, in the order of time, with blocks, slices and the baseline's answers.
 
 Features pass by in pieces. What is kept of a row are its label (4 or 8 bytes), block (4), a code for each slice (4),
-its weight where there is one (4), and for each number that the baseline (8) or a model (4) predicts for it.
+its weight where there is one (8), and for each number that the baseline (8) or a model (4) predicts for it.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Codes:
     def add(self, column: pa.ChunkedArray) -> None:
         encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-        names = [str(value) for value in encoded.dictionary.to_pylist()]
+        names = ["" if value is None else str(value) for value in encoded.dictionary.to_pylist()]
         places = np.array([self.by_name.setdefault(name, len(self.by_name)) for name in names], np.int32)
         self.pieces.append(places[encoded.indices.to_numpy()])
 

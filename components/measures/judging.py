@@ -183,9 +183,9 @@ def _ask(
 
 
 def _check_computed(subject: Subject, answer: ExpectationValidationResult) -> None:
-    told = answer.exception_info or {}
-    raised = [told] if "raised_exception" in told else list(told.values())
-    messages = [info["exception_message"] for info in raised if info.get("raised_exception")]
+    info = answer.exception_info or {}
+    exceptions = [info] if "raised_exception" in info else list(info.values())
+    messages = [entry["exception_message"] for entry in exceptions if entry.get("raised_exception")]
     if messages:
         raise TerminalError(
             f"An expectation of {subject.part} {subject.name} cannot be computed: {_sentence(answer)}.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,15 @@ class Slices:
 
     names: tuple[str, ...]
     codes: np.ndarray
+
+    def by_size(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Values that have rows, with the places of those in their order; the values of the most rows first."""
+        order = np.argsort(self.codes, kind="stable").astype(np.int32)
+        ends = np.searchsorted(self.codes[order], np.arange(len(self.names) + 1))
+        sizes = np.diff(ends)
+        for code in np.argsort(-sizes, kind="stable"):
+            if sizes[code]:
+                yield self.names[code], order[ends[code] : ends[code + 1]]
 
 
 def figures(
@@ -62,10 +72,5 @@ def figures(
 def _rows(count: int, slices: Mapping[str, Slices]) -> list[tuple[Slice, slice | np.ndarray]]:
     parts: list[tuple[Slice, slice | np.ndarray]] = [((), slice(0, count))]
     for column, values in slices.items():
-        order = np.argsort(values.codes, kind="stable").astype(np.int32)
-        ends = np.searchsorted(values.codes[order], np.arange(len(values.names) + 1))
-        sizes = np.diff(ends)
-        for code in np.argsort(-sizes, kind="stable")[:MOST_VALUES]:
-            if sizes[code]:
-                parts.append((((column, values.names[code]),), order[ends[code] : ends[code + 1]]))
+        parts += [(((column, name),), rows) for name, rows in itertools.islice(values.by_size(), MOST_VALUES)]
     return parts

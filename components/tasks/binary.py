@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from components.measures import baseline, paired, scores
 from components.schema import PREDICTION
+from components.tasks.mean_metric import mean_metric
 from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 LABEL_ROWS = 10
 """Fewer rows of a label judge nothing."""
 _EXPECTED = "0 or 1 in every row"
-
-
-def _log_loss_gain(
-    labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None
-) -> paired.Gain:
-    losses = scores.log_losses(labels, candidate), scores.log_losses(labels, other)
-    return paired.MeanGain.of(*losses, blocks, weights)
 
 
 def _balanced(labels: np.ndarray) -> float:
@@ -43,7 +37,9 @@ def _mean_label(labels: np.ndarray, _: np.ndarray, weights: np.ndarray | None) -
 def _precision_recall(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(labels, predictions, sample_weight=weights)) if labels.any() else float("nan")
+    if not scores.mean(labels, weights) > 0:
+        return float("nan")
+    return float(average_precision_score(labels, predictions, sample_weight=weights))
 
 
 def _ratio(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
@@ -92,7 +88,7 @@ class Binary(Task):
         area = Metric(
             "ROC AUC", scores.roc_auc, paired.RankGain.of, True, 0.008, 0.01, size=_balanced, property="roc_auc"
         )
-        return {"auc": area, "log_loss": Metric("log loss", scores.log_loss, _log_loss_gain, False, 0.008, unit="nats")}
+        return {"auc": area, "log_loss": mean_metric("log loss", scores.log_losses, 0.008, unit="nats")}
 
     @property
     def figures(self) -> Mapping[str, tuple[str, Value]]:

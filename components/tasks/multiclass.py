@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.measures import baseline, paired, scores
+from components.measures import baseline, scores
+from components.tasks.mean_metric import mean_metric
 from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
 
 if TYPE_CHECKING:
@@ -28,27 +29,6 @@ SUM_TOLERANCE = 1e-3
 
 def _errors(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return (predictions.argmax(axis=1) != labels).astype(np.float64)
-
-
-def _log_loss(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-    return scores.mean(scores.class_log_losses(labels, predictions), weights)
-
-
-def _log_loss_gain(
-    labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None
-) -> paired.Gain:
-    losses = scores.class_log_losses(labels, candidate), scores.class_log_losses(labels, other)
-    return paired.MeanGain.of(*losses, blocks, weights)
-
-
-def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-    return 1 - scores.mean(_errors(labels, predictions), weights)
-
-
-def _accuracy_gain(
-    labels: np.ndarray, candidate: np.ndarray, other: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None
-) -> paired.Gain:
-    return paired.MeanGain.of(_errors(labels, candidate), _errors(labels, other), blocks, weights)
 
 
 def _sureness(_: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
@@ -96,8 +76,8 @@ class Multiclass(Task):
     def metrics(self) -> Mapping[str, Metric]:
         """See `Task`."""
         return {
-            "log_loss": Metric("log loss", _log_loss, _log_loss_gain, False, 0.01, unit="nats"),
-            "accuracy": Metric("accuracy", _accuracy, _accuracy_gain, True, 0.01),
+            "log_loss": mean_metric("log loss", scores.class_log_losses, 0.01, unit="nats"),
+            "accuracy": mean_metric("accuracy", _errors, 0.01, higher_is_better=True),
         }
 
     @property
@@ -142,20 +122,20 @@ class Multiclass(Task):
         weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """See `Task`: the classes' shares by the feature's value or bin."""
-        places = range(len(self.schema.classes))
-        columns = [baseline.means(history, labels == place, rows, count, weights) for place in places]
-        return np.stack(columns, axis=1)
+        return baseline.shares(history, labels, len(self.schema.classes), rows, count, weights)
 
     def calibration(
         self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
     ) -> Sequence[Calibration]:
-        """See `Task`: of the class whose share is foretold worst, of those with LABEL_ROWS rows."""
+        """See `Task`: of the class whose share is foretold worst, of those with LABEL_ROWS rows; none, no ratio."""
         counts = np.bincount(labels, minlength=len(self.schema.classes))
         ratios = {
             place: scores.mean(predictions[:, place].astype(np.float64), weights) / share
             for place in np.flatnonzero(counts >= LABEL_ROWS).tolist()
             if (share := scores.mean(labels == place, weights))
         }
+        if not ratios:
+            return []
         worst = max(ratios, key=lambda place: abs(np.log(max(ratios[place], 1e-9))))
         top = predictions.argmax(axis=1)
         error = scores.expected_calibration_error(top == labels, predictions.max(axis=1), weights=weights)

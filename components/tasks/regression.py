@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from components.measures import baseline, paired, scores
+from components.measures import baseline, scores
+from components.tasks.mean_metric import mean_metric
 from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
 
 if TYPE_CHECKING:
@@ -74,14 +75,9 @@ class Regression(Task):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """See `Task`."""
-        metrics = {
-            "mae": Metric("MAE", self._mae, self._mae_gain, False, 0.02, relative=True, unit="label"),
-        }
+        metrics = {"mae": mean_metric("MAE", self._errors, 0.02, relative=True, unit="label")}
         if self.schema.quantiles:
-            pinball = Metric(
-                "pinball loss", self._pinball, self._pinball_gain, False, 0.02, relative=True, unit="label"
-            )
-            metrics["pinball"] = pinball
+            metrics["pinball"] = mean_metric("pinball loss", self._losses, 0.02, relative=True, unit="label")
         return metrics
 
     @property
@@ -102,34 +98,8 @@ class Regression(Task):
     def _errors(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         return np.abs(labels - self._of(predictions))
 
-    def _mae(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-        return scores.mean(self._errors(labels, predictions), weights)
-
-    def _mae_gain(
-        self,
-        labels: np.ndarray,
-        candidate: np.ndarray,
-        other: np.ndarray,
-        blocks: np.ndarray,
-        weights: np.ndarray | None,
-    ) -> paired.Gain:
-        return paired.MeanGain.of(self._errors(labels, candidate), self._errors(labels, other), blocks, weights)
-
     def _losses(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         return scores.pinball_losses(labels, predictions, self.schema.quantiles)
-
-    def _pinball(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-        return scores.mean(self._losses(labels, predictions), weights)
-
-    def _pinball_gain(
-        self,
-        labels: np.ndarray,
-        candidate: np.ndarray,
-        other: np.ndarray,
-        blocks: np.ndarray,
-        weights: np.ndarray | None,
-    ) -> paired.Gain:
-        return paired.MeanGain.of(self._losses(labels, candidate), self._losses(labels, other), blocks, weights)
 
     def _rmse(self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
         return float(np.sqrt(scores.mean(self._errors(labels, predictions) ** 2, weights)))
@@ -206,7 +176,8 @@ class Regression(Task):
         if not checks:
             bias = scores.mean(predictions.astype(np.float64) - labels, weights)
             note = f"1 + bias / standard deviation of the labels; the mean prediction is off by {bias:+.4g}."
-            checks.append(Calibration("calibration", 1 + bias / float(labels.std()), note))
+            spread = np.sqrt(scores.mean((labels - scores.mean(labels, weights)) ** 2, weights))
+            checks.append(Calibration("calibration", 1 + bias / float(spread), note))
         return checks
 
     def analysis_metrics(self) -> Mapping[str, tuple[str, str]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from components.measures import comparison
 from components.measures.comparison import Margins, Rows
+from components.measures.slices import Slices
 from components.tasks import task_of
 from components.tasks.thresholds import Threshold
 from tests.components import toy
@@ -50,3 +53,24 @@ def test_a_label_that_lies_in_few_blocks_gives_no_interval(blocks, decides):
         rows, answers, "the baseline", np.full(960, 0.5), {"auc": Threshold(0.0)}, proven=False
     )
     assert floor.passed is decides
+
+
+def test_rows_of_no_weight_judge_nothing():
+    labels = np.tile([0, 1], 50)
+    rows = Rows(BINARY, labels, np.arange(100) // 10, "days")
+    assert comparison.rows_check(rows).passed
+    for weights, words in ((labels, "All 50 rows have the label 1"), (0 * labels, "no rows")):
+        check = comparison.rows_check(replace(rows, weights=weights.astype(np.float32)))
+        assert not check.passed and words in check.note and "rows of weight 0" in check.note
+
+
+@pytest.mark.filterwarnings("error")
+def test_slices_whose_rows_of_weight_have_one_label_are_not_compared():
+    labels, codes = np.tile([0, 1], 300), (np.arange(600) // 2 % 3).astype(np.int32)
+    answers = np.random.default_rng(0).random((2, 600))
+    slices = {"shop": Slices(("a", "none weighs", "one label weighs"), codes)}
+    weights = np.select([codes == 0, codes == 1], [1.0, 0.0], labels)
+    rows = Rows(BINARY, labels, np.arange(600) // 20, "days", weights)
+    margins = Margins({"auc": Threshold(0.01), "log_loss": Threshold(0.01)}, 600, 20)
+    check = comparison.slices_check(rows, answers[0], "the champion", answers[1], slices, margins, 50, "warning")
+    assert "of 2 comparisons" in check.note

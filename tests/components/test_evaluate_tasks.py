@@ -268,6 +268,17 @@ def test_of_a_long_history_the_baseline_learns_evenly_many_rows(tmp_path, monkey
     assert made.splits
 
 
+def test_a_value_that_is_missing_is_a_slice_without_a_name(tmp_path):
+    rows = table("classes", 100, 3)
+    place = rows.column_names.index("id")
+    rows = rows.set_column(place, "id", pa.array([None, *["k"] * 98, None]))
+    toy.examples(tmp_path, train=rows, validation=rows, test=rows)
+    schema = dataclasses.replace(MULTICLASS, slices=("id",))
+    slices = evaluation_rows.read(tmp_path, schema, "UTC").slices["id"]
+    by_size = [(name, places.tolist()) for name, places in slices.by_size()]
+    assert by_size == [("k", list(range(1, 99))), ("", [0, 99])]
+
+
 def test_a_weight_below_zero_fails_by_name(tmp_path):
     rows = table("weighted", 50, 1)
     wrong = rows["importance"].to_numpy().copy()

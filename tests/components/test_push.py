@@ -15,12 +15,12 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
 from airtight.interval import Interval
-from components import promote
-from components import push as module
+from components import promote, push
 from components.artifacts import Dataset, Proposal
 from components.modelling import judged
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer, VersionState
 from components.modelling.served import FILE, HIGHEST, Choice, Served
+from components.rollout import delivery
 from serving.config import models_from_file
 from tests.serving import models
 
@@ -65,7 +65,7 @@ class Pusher:
             if value is not None:
                 judge.set_int_custom_property("blessed", value)
         pushed = artifact(standard_artifacts.PushedModel, here / "pushed")
-        module.push.EXECUTOR_SPEC.executor_class._FUNCTION(
+        push.push.EXECUTOR_SPEC.executor_class._FUNCTION(
             model=model,
             blessing=blessing,
             infra_blessing=infra,
@@ -98,7 +98,7 @@ def test_the_version_is_the_instant_at_which_the_interval_ends(pusher, tmp_path)
     assert pushed.get_string_custom_property("model_uri") == model.uri
     digest = digest_of_tree(pusher.base / str(JUNE_1))
     assert pushed.get_string_custom_property("model_digest") == digest
-    record = json.loads((Path(pushed.uri) / module.RECORD).read_text())
+    record = json.loads((Path(pushed.uri) / push.RECORD).read_text())
     assert (record["version"], record["model_digest"]) == (JUNE_1, digest)
 
 
@@ -204,7 +204,7 @@ def test_a_version_that_is_registered_only_names_the_reason(tmp_path):
         (JUNE_1 + 1, "a later attempt of the same interval"),
         (201308010400001, "of a later interval"),
     ):
-        assert reason in module.await_served(Serves(number), tmp_path / "toy", JUNE_1, 0.0)
+        assert reason in delivery.await_served(Serves(number), tmp_path / "toy", JUNE_1, 0.0)
 
 
 def test_the_first_push_of_a_model_enters_it_and_a_later_one_leaves_a_persons_choice(pusher, tmp_path):
@@ -226,13 +226,13 @@ def test_the_first_push_of_a_model_enters_it_and_a_later_one_leaves_a_persons_ch
 
 def test_a_version_beside_a_promoted_one_is_not_waited_for(tmp_path):
     Served(tmp_path).choose("toy", Choice.only(JUNE_1))
-    assert "promoted by hand and stays" in module.await_served(Serves(JUNE_1), tmp_path / "toy", JUNE_1 + 1, 0.0)
+    assert "promoted by hand and stays" in delivery.await_served(Serves(JUNE_1), tmp_path / "toy", JUNE_1 + 1, 0.0)
 
 
 def test_two_first_pushes_of_two_models_at_once_are_both_served(tmp_path):
     def push(name: str) -> None:
         source = Path(model_of(tmp_path / name, name).uri) / "Format-Serving"
-        module.deliver(
+        delivery.deliver(
             source,
             digest_of_tree(source),
             tmp_path / "models" / name,
@@ -256,7 +256,7 @@ def test_a_push_that_is_stopped_takes_its_version_back_and_leaves_one_of_before(
     def deliver():
         server = Serves(at_ask=KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            module.deliver(
+            delivery.deliver(
                 source, digest, pusher.base, Interval.of(*INTERVAL), zone="UTC", server=server, timeout_s=1.0
             )
 
@@ -298,7 +298,7 @@ def test_what_a_gate_did_not_bless_is_not_pushed_and_says_why(pusher, tmp_path, 
     assert pushed.get_int_custom_property("version") == 0
     assert judge in pushed.get_string_custom_property("reason")
     assert pusher.versions == []
-    assert json.loads((Path(pushed.uri) / module.RECORD).read_text())["pushed"] == 0
+    assert json.loads((Path(pushed.uri) / push.RECORD).read_text())["pushed"] == 0
 
 
 def test_a_crash_between_copy_and_rename_leaves_nothing_visible(pusher, tmp_path, monkeypatch):
@@ -320,7 +320,8 @@ def test_a_crash_between_copy_and_rename_leaves_nothing_visible(pusher, tmp_path
 
 def test_of_two_pushes_for_one_version_one_gets_it_and_the_other_is_told(pusher, tmp_path, monkeypatch):
     contents = [model_of(tmp_path / name, name) for name in "ab"]
-    monkeypatch.setattr(module, "_version_for", lambda *unused: (JUNE_1, True))  # Both looked before either was there.
+    # Both looked before either was there.
+    monkeypatch.setattr(delivery, "_version_for", lambda *unused: (JUNE_1, True))
 
     def outcome(model):
         try:
@@ -329,9 +330,9 @@ def test_of_two_pushes_for_one_version_one_gets_it_and_the_other_is_told(pusher,
             return str(error)
 
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(outcome, contents))
-    assert said.count(JUNE_1) == 1
-    assert sum("Another push took version" in str(one) for one in said) == 1
+        outcomes = list(pool.map(outcome, contents))
+    assert outcomes.count(JUNE_1) == 1
+    assert sum("Another push took version" in str(one) for one in outcomes) == 1
     assert pusher.versions == [str(JUNE_1)]
 
 
@@ -407,4 +408,4 @@ def test_a_push_ends_when_the_server_serves_the_version_and_takes_back_what_it_c
         assert ModelServer(there["server_url"]).versions("toy")[JUNE_1].state == "AVAILABLE"
 
         with pytest.raises(TransientError, match="did not serve"):
-            module.await_served(ModelServer(there["server_url"]), pusher.base, 201309010400001, 0.3)
+            delivery.await_served(ModelServer(there["server_url"]), pusher.base, 201309010400001, 0.3)

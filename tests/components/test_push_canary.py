@@ -9,9 +9,9 @@ import pytest
 from airtight.errors import TerminalError, TransientError
 from components.modelling.model_server import SERVER_VARIABLE, ModelServer
 from components.modelling.served import CANARY, HIGHEST, RELEASE, STABLE, Choice, Served
-from components.rollout import steps, switch
+from components.rollout import delivery, steps, switch
 from tests.components.standins import standing_in
-from tests.components.test_push import INTERVAL, JULY, Pusher, model_of, module
+from tests.components.test_push import INTERVAL, JULY, Pusher, model_of
 
 MAY_ENDS = ("2013-05-01T00:00:00-04:00", "2013-06-01T00:00:00-04:00")
 MAY, JUNE_1, JULY_1, AUGUST_1 = 201306010400001, 201307010400001, 201308010400001, 201309010400001
@@ -38,13 +38,13 @@ def canary(pusher, folder, interval=JULY, **told):
 
 
 def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_can_see_it(pusher, monkeypatch):
-    published = module._publish
+    published = delivery._publish
 
     def publish(*arguments):
         assert pusher.there.labels("toy") == {STABLE: JUNE_1}, "the server has it already"
         published(*arguments)
 
-    monkeypatch.setattr(module, "_publish", publish)
+    monkeypatch.setattr(delivery, "_publish", publish)
     awaits, said = canary(pusher, "july")
     assert awaits == 1
     assert f"registered only: version {JUNE_1} stays since" in said
@@ -125,7 +125,7 @@ def test_what_is_not_published_keeps_nobody_waiting(pusher, monkeypatch, fault):
     def fail(*_):
         raise fault("no", expected="room", received="none", remedy="Make some.")
 
-    monkeypatch.setattr(module, "_publish", fail)
+    monkeypatch.setattr(delivery, "_publish", fail)
     with pytest.raises(fault):
         canary(pusher, "july")
     assert pusher.served.choice("toy") == HIGHEST
@@ -145,10 +145,10 @@ def test_what_a_release_refused_is_not_served_because_a_newer_version_is_taken_b
         chosen_when_taken_back.append(pusher.served.choice("toy"))
         take_back_files(path)
 
-    take_back_files = module._take_back
+    take_back_files = delivery._take_back
     with monkeypatch.context() as patched:
-        patched.setattr(module, "await_served", fail)
-        patched.setattr(module, "_take_back", take_back)
+        patched.setattr(delivery, "await_served", fail)
+        patched.setattr(delivery, "_take_back", take_back)
         with pytest.raises(fault):
             canary(pusher, "july-at-once", release="at_once")
     assert chosen_when_taken_back == [left], "else the server would take what the release refused in between"
@@ -164,7 +164,7 @@ def test_a_version_that_was_there_and_takes_over_when_the_push_is_tried_again_sa
     left = pusher.served.choice("toy")
     again = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "at_once"}
     with monkeypatch.context() as patched, pytest.raises(TransientError):
-        patched.setattr(module, "await_served", fail)
+        patched.setattr(delivery, "await_served", fail)
         pusher(model_of(pusher.folder / "again", "july"), JULY, **again)
     assert (pusher.served.choice("toy"), pusher.served.versions("toy")) == (left, [JUNE_1, JULY_1])
     made = pusher(model_of(pusher.folder / "retry", "july"), JULY, **again)

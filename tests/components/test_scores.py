@@ -47,23 +47,23 @@ def test_calibration_finds_what_was_done_to_the_logit(kind, expected):
     logit = rng.normal(0, 1, 60000)
     truth = 1 / (1 + np.exp(-(expected[0] * logit + expected[1])))
     labels = (rng.random(len(logit)) < truth).astype(np.int64)
-    said = 1 / (1 + np.exp(-logit))
-    scale, shift = calibration.fit(labels, said, kind)
+    probability = 1 / (1 + np.exp(-logit))
+    scale, shift = calibration.fit(labels, probability, kind)
     assert (scale, shift) == pytest.approx(expected, abs=0.05)
-    logit = np.log(said) - np.log1p(-said)
+    logit = np.log(probability) - np.log1p(-probability)
     corrected = 1 / (1 + np.exp(-(scale * logit + shift)))
-    assert scores.log_loss(labels, corrected) <= scores.log_loss(labels, said) + 1e-12
+    assert scores.log_loss(labels, corrected) <= scores.log_loss(labels, probability) + 1e-12
     # Rows that weigh nothing do not count.
     weights = np.where(np.arange(2 * len(labels)) < len(labels), 2.0, 0.0)
-    twice = np.concatenate([labels, 1 - labels]), np.concatenate([said, said])
+    twice = np.concatenate([labels, 1 - labels]), np.concatenate([probability, probability])
     assert calibration.fit(*twice, kind, weights) == pytest.approx((scale, shift), abs=1e-4)
 
 
 def test_calibration_leaves_alone_what_it_cannot_correct():
-    said = np.array([0.2, 0.8, 0.6])
-    assert calibration.fit(np.ones(3), said, "scale_and_shift") == (1.0, 0.0)
+    probability = np.array([0.2, 0.8, 0.6])
+    assert calibration.fit(np.ones(3), probability, "scale_and_shift") == (1.0, 0.0)
     # A model that is the wrong way round is not turned silently.
     labels = np.tile([1, 0], 500)
     assert calibration.fit(labels, np.tile([0.1, 0.9], 500), "scale") == (1.0, 0.0)
     with pytest.raises(TerminalError, match=r"calibrate .* one of none, scale"):
-        calibration.fit(labels, said, "isotonic")
+        calibration.fit(labels, probability, "isotonic")

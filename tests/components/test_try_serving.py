@@ -21,7 +21,7 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError, TransientError
 from airtight.verdict import Verdict
 from components import try_serving as module
-from components.modelling import judged
+from components.modelling import candidate_server, judged
 from components.schema import ExampleSchema, Feature
 from tests.serving import models
 
@@ -144,11 +144,11 @@ def test_a_candidate_beyond_the_memory_limit_is_not_blessed_and_that_is_no_fault
 
 
 def test_the_memory_of_a_process_is_what_the_kernel_says_it_was_at_its_largest():
-    told = module._largest_resident_mb(os.getpid())
-    assert told == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.05)
+    largest_mb = candidate_server.largest_resident_mb(os.getpid())
+    assert largest_mb == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.05)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    assert module._largest_resident_mb(ended.pid) == 0
+    assert candidate_server.largest_resident_mb(ended.pid) == 0
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_answers_that_differ_fail_the_comparison():
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_is_a_fault_with_its_log(candidate, monkeypatch):
-    monkeypatch.setattr(module, "ROOT", candidate)  # No package `serving` there.
+    monkeypatch.setattr(candidate_server, "ROOT", candidate)  # No package `serving` there.
     with pytest.raises(TransientError, match="No module named serving"):
         module.trial(candidate / "Format-Serving", SCHEMA, rows(3), 100.0, 60.0)
 
@@ -209,8 +209,8 @@ def test_the_server_dies_with_the_process_that_started_it(tmp_path, candidate):
     program = f"""
         import time
         from pathlib import Path
-        from components import try_serving
-        with try_serving._served(Path({str(candidate / "Format-Serving")!r}), 120) as server:
+        from components.modelling import candidate_server
+        with candidate_server.serve(Path({str(candidate / "Format-Serving")!r}), 120) as server:
             print(server.process.pid, flush=True)
             time.sleep(600)
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from components.measures import paired
+from components.measures import baseline, paired
 from components.tasks import task_of
 from tests.components.tasks import schemas
 from tests.components.tasks.schemas import BINARY, BY_LAST, MULTICLASS, QUANTILES, REGRESSION
@@ -58,6 +58,27 @@ def test_a_rows_weight_counts_as_so_many_rows(schema, answers):
         weighted = paired.interval(metric.gain(labels, candidate, other, BLOCKS, WEIGHTS), 9)
         as_rows = metric.gain(labels[copied], candidate[copied], other[copied], BLOCKS[copied], None)
         assert dataclasses.astuple(weighted) == pytest.approx(dataclasses.astuple(paired.interval(as_rows, 9)))
+
+
+@pytest.mark.parametrize(("schema", "answers"), CASES)
+def test_a_rows_weight_counts_as_so_many_rows_in_calibration(schema, answers):
+    task, copied = task_of(schema), np.repeat(np.arange(ROWS), WEIGHTS.astype(int))
+    labels, predictions = labels_of(schema), ANSWERS[answers][0]
+    weighted = task.calibration(labels, predictions, WEIGHTS)
+    as_rows = task.calibration(labels[copied], predictions[copied], None)
+    assert [check.ratio for check in weighted] == pytest.approx([check.ratio for check in as_rows])
+
+
+@pytest.mark.parametrize(("schema", "answers"), CASES)
+def test_rows_of_no_weight_have_no_figures(schema, answers):
+    task, weights = task_of(schema), np.zeros(ROWS)
+    values = [*(metric.value for metric in task.metrics.values()), *(value for _, value in task.figures.values())]
+    assert np.isnan([value(labels_of(schema), ANSWERS[answers][0], weights) for value in values]).all()
+
+
+def test_without_a_class_of_enough_weight_there_is_no_calibration():
+    labels = np.repeat([0, 1, 2], [30, 30, 5])
+    assert not task_of(MULTICLASS).calibration(labels, schemas.probabilities(RNG, 65), (labels == 2).astype(float))
 
 
 def test_values_are_those_of_scikit_learn():
@@ -130,6 +151,10 @@ def test_classes_have_the_shares_that_they_had_by_the_features_value():
     assert shares.sum(axis=1) == pytest.approx(1)
     assert shares[0] == pytest.approx([1, 0, 0], abs=0.02) and shares[1] == pytest.approx([0, 0.5, 0.5], abs=0.02)
     assert shares[2] == pytest.approx([0.5, 0.25, 0.25])
+    weights = np.random.default_rng(0).random(2000)
+    one_by_one = [baseline.means(history, labels == place, rows, 3, weights) for place in range(3)]
+    weighted = task_of(MULTICLASS).baseline(history, labels, rows, 3, weights)
+    np.testing.assert_allclose(weighted, np.stack(one_by_one, axis=1))
     assert task_of(MULTICLASS).baseline(None, labels, None, 4) == pytest.approx(np.tile([0.5, 0.25, 0.25], (4, 1)))
 
 
