@@ -31,6 +31,8 @@ _FORMATS = {
     ".json": "json",
 }
 
+_TEXTS = (pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
+
 Format = Literal["csv", "parquet", "json", "sql"]
 
 
@@ -158,8 +160,11 @@ class Rows:
     file: str
 
     def column(self, name: str) -> pa.Array:
-        """A column; nulls where no row of these has it, as in JSON."""
-        return self.batch.column(name) if name in self.batch.schema.names else pa.nulls(self.batch.num_rows)
+        """A column, text always as `string`; nulls where no row of these has it, as in JSON."""
+        if name not in self.batch.schema.names:
+            return pa.nulls(self.batch.num_rows)
+        column = self.batch.column(name)
+        return column.cast(pa.string()) if any(check(column.type) for check in _TEXTS) else column
 
     def place(self, index: int, column: str = "") -> str:
         """One row, or one value, in words."""
