@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_status
     print(summary(proposal))
-    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
-    print(f"\nWritten, {lines} lines:")
+    folder = root / "pipelines"
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files if path.is_relative_to(folder))
+    print(f"\nWritten, {lines} lines and the DAG files:")
     for path in files:
         print(f"  {path.relative_to(root)}")
     if proposal.source.data.startswith("env:"):

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from airtight.errors import TerminalError
 from airtight.interval import time_zone
 from airtight.parameters import check_choice
+from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE
 
 TASKS = ("binary", "multiclass", "regression")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
-_PARTS = ("_promote", "_release", "_batch_predict")
+_PARTS = tuple(f"_{part}" for part in (PROMOTE, RELEASE, BATCH_PREDICT))
 
 
 @dataclass(frozen=True, kw_only=True)

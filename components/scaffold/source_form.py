@@ -80,6 +80,14 @@ def _with_columns(source: Source, options: Options) -> Source:
                 received=f"{option}={absent[0]}",
                 remedy=f"Name a column of {source.name}: {option}=...",
             )
+    for option in ("LABEL", "TIME", "KEY"):
+        if dropped := [name for name in wanted[option] if name in options.drop]:
+            raise source.error(
+                f"The column {dropped[0]} is wanted, and left out.",
+                expected=f"columns of DROP that {option} does not name",
+                received=f"{option}={dropped[0]} and DROP={','.join(options.drop)}",
+                remedy="Name it once.",
+            )
     kinds = {name: _kind(name, rows, source) for name in names if name not in options.drop}
     if not options.time:
         times = [name for name, column in kinds.items() if column.kind == "time" and name != options.label]
@@ -201,10 +209,17 @@ def time_form(source: Source, table: TableProfile, options: Options) -> Source:
             f"times in {column.name} that fit each of them: no day is after the twelfth",
             example=column.time_forms[0],
         )
-    if column.time_forms == (OFFSET,):
-        return replace(source, time_zone="")
     if not column.time_forms[0]:
         _check_times(source, table)
+    if column.missing:
+        raise source.error(
+            "Not every row has a time.",
+            expected=f"a time in the column {column.name} of each row",
+            received=f"none in {column.missing:,} of {column.rows:,}",
+            remedy="Correct the data, or say TIME=none.",
+        )
+    if column.time_forms == (OFFSET,):
+        return replace(source, time_zone="")
     return replace(source, time_format=column.time_forms[0])
 
 
