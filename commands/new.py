@@ -107,6 +107,7 @@ def summary(proposal: Proposal) -> str:
         )
     else:
         lines.append(f"Split:      by a hash of {', '.join(proposal.keys)}.")
+    lines += [f"Renamed:    {old} is {new}." for new, old in proposal.source.columns.items()]
     for name, reason in proposal.left_out.items():
         lines.append(f"Left out:   {name}: {reason}.")
     lines += [f"Look at:    {note}" for note in proposal.notes]

@@ -118,14 +118,18 @@ class ColumnScan:
         if column.null_count == len(column):
             return
         family = _family(kind)
-        self._types.add(family)
-        if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        if _is_list(kind):
             lengths = pc.value_counts(pc.list_value_length(column).drop_null()).to_pylist()
             self._lengths.update({int(entry["values"]): entry["counts"] for entry in lengths})
+            # Lists without items have no type.
+            self._types |= {family} if any(entry["values"] for entry in lengths) else set()
             return
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            self._all_images &= all(value.startswith(_IMAGES) for value in column.drop_null().to_pylist() if value)
+        if family == "bytes":
+            values = [value for value in column.drop_null().to_pylist() if value]
+            self._types |= {family} if values else set()
+            self._all_images &= all(value.startswith(_IMAGES) for value in values)
             return
+        self._types.add(family)
         if family not in _FAMILIES:
             return
         self._count_values(column)
@@ -185,8 +189,8 @@ class ColumnScan:
         kinds: dict[str, tuple[Kind, dict[str, Any]]] = {
             "number": ("number", numbers),
             "time": ("time", {"span": self._times, "time_forms": ("",)}),
-            "numbers": ("vector", {"lengths": tuple(sorted(self._lengths))}),
-            "texts": ("categories", {"mean_length": self._mean_length}),
+            "lists of number": ("vector", {"lengths": tuple(sorted(self._lengths))}),
+            "lists of text": ("categories", {"mean_length": self._mean_length}),
             "bool": ("bool", {}),
             **({"bytes": ("image", {})} if self._all_images else {}),
         }
@@ -207,10 +211,12 @@ class ColumnScan:
     def _of_text(self, common: dict[str, Any]) -> ColumnProfile:
         forms, count = self._forms, self._rows - self._missing
         style, fit = forms.best_style()
+        # Markers alone are no numbers.
+        style = style if forms.seen and not forms.leading_zeros else None
         lowered = {str(value).lower() for value, _ in common["values"]}
         if lowered and lowered <= {"true", "false"}:
             return ColumnProfile(kind="bool", **common)
-        if style and fit.count == forms.seen and not forms.leading_zeros:
+        if style and fit.count == forms.seen:
             common["missing"] += forms.marked
             common["values"] = tuple(pair for pair in common["values"] if pair[0] not in forms.markers)
             styles = {style: fit for style, fit in forms.styles.items() if fit.count == forms.seen}
@@ -222,7 +228,7 @@ class ColumnScan:
         form, times = forms.best_time()
         if times.count > count / 2:
             raise self._wrong("times of two forms", f"every time as {form or 'ISO 8601'}", times, "Correct the data")
-        if style and fit.count >= _MOSTLY * forms.seen and not forms.leading_zeros:
+        if style and fit.count >= _MOSTLY * forms.seen:
             raise self._wrong(
                 "numbers, and values that are none",
                 "numbers",
@@ -250,9 +256,13 @@ class ColumnScan:
         return ""
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind))
+
+
 def _family(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
-        return f"{_family(kind.value_type)}s"
+    if _is_list(kind):
+        return f"lists of {_family(kind.value_type)}"
     return next((name for name, checks in _FAMILIES.items() if any(check(kind) for check in checks)), str(kind))
 
 

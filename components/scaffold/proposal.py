@@ -126,10 +126,11 @@ def propose(options: Options) -> Proposal:
         if not key and "" in table.keys_with_time:
             local_time = free_name(f"{time}_local", names.values())
     if not made and not calendar:
+        roles = {options.label: "the label"} | dict.fromkeys(source.time, "the time") | dict.fromkeys(key, "the key")
         raise source.error(
             "No column is left to learn from.",
             expected="a column beside label, time and key",
-            received=[f"{name}: {reason}" for name, reason in left_out.items()] or "none",
+            received=[f"{name}: {reason}" for name, reason in (roles | left_out).items()],
             remedy="Name data with more columns.",
         )
     if share := columns[options.label].share_missing:

@@ -373,9 +373,25 @@ def test_a_table_has_the_label_of_any_task_in_the_type_of_the_task():
         label="y",
         time="",
         keys=("id",),
+        slices=(),
         task="components.tasks.regression:Regression",
     )
     columns = dict(zip((made := table_of("t", schema, ("id",))).schema.names, made.schema.types, strict=True))
     assert columns == {"id": pa.string(), "x": pa.float64(), "v": pa.list_(pa.float32()), "y": pa.float64()}
     with pytest.raises(TerminalError, match="There is no such task"):
         table_of("t", replace(schema, task="regresion"), ("id",))
+
+
+def test_not_a_number_is_a_missing_value(lake, tmp_path):
+    nan = float("nan")
+    pq.write_table(pa.table({"k": [1, 2], "n": [1.0, nan], "c": [nan, 2.0]}), tmp_path / "t.parquet")
+    schema = pa.schema({"k": pa.int64(), "n": pa.int64(), "c": pa.string()})
+    fill(lake, Table("t", schema, key=("k",), time=None), Source(str(tmp_path / "t.parquet")), "UTC")
+    rows = sorted(rows_of(lake, "t"), key=lambda row: row["k"])
+    assert rows == [{"k": 1, "n": 1, "c": None}, {"k": 2, "n": None, "c": "2"}]
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_named(tmp_path):
+    pq.write_table(pa.table([[1], [2], [3]], names=["y", "x", "x"]), tmp_path / "t.parquet")
+    with pytest.raises(TerminalError, match=r"Received: x twice"):
+        list(read(Source(str(tmp_path / "t.parquet"))))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
@@ -160,10 +161,12 @@ class Rows:
     file: str
 
     def column(self, name: str) -> pa.Array:
-        """A column, text always as `string`; nulls where no row of these has it, as in JSON."""
+        """A column: text is `string`, NaN is null, and so is all of it where no row of these has it, as in JSON."""
         if name not in self.batch.schema.names:
             return pa.nulls(self.batch.num_rows)
         column = self.batch.column(name)
+        if pa.types.is_floating(column.type):
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         return column.cast(pa.string()) if any(check(column.type) for check in _TEXTS) else column
 
     def place(self, index: int, column: str = "") -> str:
