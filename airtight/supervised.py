@@ -41,6 +41,8 @@ OPERATIONS = (PROMOTE, RELEASE)
 other code does not."""
 PARAMETERS = {TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION}
 """The run parameters of each part, without what settings change."""
+SUFFIXES = tuple(f"_{part}" for part in PARAMETERS if part != TRAIN)
+"""Ends of the parts' ids. No pipeline's name has one: its id would be that of another pipeline's part."""
 NODES = {
     TRAIN: ("ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"),
     PROMOTE: ("propose", "promote"),
@@ -131,8 +133,9 @@ class Supervised:
     builder: str = "components.supervised:create_pipeline"
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise self._refusal("name", "a letter, then letters, digits and _", self.name)
+        if not _NAME.fullmatch(self.name) or self.name.endswith(SUFFIXES):
+            expected = f"a letter, then letters, digits and _, none of {', '.join(SUFFIXES)} at the end"
+            raise self._refusal("name", expected, self.name)
         time_zone(self.zone)
         derived: dict[str, Any] = {
             "package": self.package or f"pipelines.{self.name}",

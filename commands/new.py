@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_status
     print(summary(proposal))
-    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
-    print(f"\nWritten, {lines} lines:")
+    folder = root / "pipelines"
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files if path.is_relative_to(folder))
+    print(f"\nWritten, {lines} lines and the DAG files:")
     for path in files:
         print(f"  {path.relative_to(root)}")
     if proposal.source.data.startswith("env:"):
@@ -106,6 +107,7 @@ def summary(proposal: Proposal) -> str:
         )
     else:
         lines.append(f"Split:      by a hash of {', '.join(proposal.keys)}.")
+    lines += [f"Renamed:    {old} is {new}." for new, old in proposal.source.columns.items()]
     for name, reason in proposal.left_out.items():
         lines.append(f"Left out:   {name}: {reason}.")
     lines += [f"Look at:    {note}" for note in proposal.notes]

@@ -23,10 +23,12 @@ import pyarrow.compute as pc
 from airtight.errors import AirtightError, TerminalError
 from airtight.files import full_disk_in_words
 from airtight.home import Home
+from components.data.feature_kinds import kind_of
 from components.data.lake import Lake, Table, Version
 from components.data.sources import ReadReport, Rows, Source, read
 from components.data.sources.parsing import time_of, typed
 from components.schema import ExampleSchema
+from components.tasks import task_of
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +71,8 @@ class Imported:
         )
 
 
-_TYPES = {
-    "number": pa.float64(),
-    "category": pa.string(),
-    "text": pa.string(),
-    "categories": pa.list_(pa.string()),
-    "vector": pa.list_(pa.float32()),
-    "image": pa.binary(),
-}
-_LABELS = {"binary": pa.int64(), "multiclass": pa.string(), "regression": pa.float64()}
-
-
 def table_of(name: str, schema: ExampleSchema, key: tuple[str, ...], computed: tuple[str, ...] = ()) -> Table:
-    """The table that has what a schema needs, each column in the type of its kind.
+    """The table that has what a schema needs, each column in the type of its kind, numbers as float64.
 
     Args:
       name: Of the table.
@@ -90,14 +81,15 @@ def table_of(name: str, schema: ExampleSchema, key: tuple[str, ...], computed: t
       computed: Features and keys that the pipeline's transform makes, so that the table lacks them.
 
     Raises:
-      TerminalError: The schema's task has labels of a type that is not known here.
+      TerminalError: The schema has no such task, or a feature of no such kind.
     """
     columns = {schema.time: pa.timestamp("us", tz="UTC")} if schema.time else {}
     columns |= {
         column: pa.int64() if column == ROW else pa.string() for column in (*key, *schema.keys) if column != schema.time
     }
-    columns |= {feature.name: _TYPES[feature.kind] for feature in schema.features}
-    columns[schema.label] = _LABELS.get(schema.task, pa.string())
+    types = {feature.name: kind_of(feature).arrow_type(feature) for feature in schema.features}
+    columns |= {column: pa.float64() if kind == pa.float32() else kind for column, kind in types.items()}
+    columns[schema.label] = task_of(schema).label_type
     if schema.weight:
         columns[schema.weight] = pa.float64()
     kept = {column: kind for column, kind in columns.items() if column not in computed}
@@ -164,7 +156,7 @@ def _typed(rows: Rows, table: Table, source: Source, report: ReadReport, before:
         if name == table.time:
             columns[name] = time_of(rows, source)
             wrong, origin = pc.is_null(columns[name]), source.time
-        elif name == ROW and ROW not in rows.batch.schema.names:
+        elif name == ROW and (ROW not in rows.batch.schema.names or ROW in source.columns.values()):
             columns[name] = pa.array(np.arange(count) + before, kind)
             continue
         else:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airtight.errors import TerminalError
+from components.data.feature_kinds import IMAGE_HEADS
 from components.data.sources import Rows, Source
 from components.data.sources.parsing import NumberStyle, instants
 from components.scaffold.distinct import Repeats, hashes
@@ -19,9 +20,17 @@ from components.scaffold.forms import Fit, Forms, add_days
 VALUES = 1000
 """So many different values are counted; of more only that they are many."""
 SEPARATORS = ("|", ";", ",")
-IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_IMAGES = tuple(IMAGE_HEADS.values())
 _MOSTLY = 0.95
 """From this share on a column of numbers or times has wrong values in it, and is no text."""
+
+_FAMILIES = {
+    "text": (pa.types.is_string, pa.types.is_large_string),
+    "bool": (pa.types.is_boolean,),
+    "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    "time": (pa.types.is_timestamp, pa.types.is_date),
+    "bytes": (pa.types.is_binary, pa.types.is_large_binary),
+}
 
 Kind = Literal["number", "bool", "time", "text", "categories", "vector", "image", "empty"]
 
@@ -106,26 +115,31 @@ class ColumnScan:
         self._rows += len(column)
         self._missing += column.null_count
         kind = column.type
-        if pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-            column, kind = column.cast(pa.string()), pa.string()
         if column.null_count == len(column):
             return
-        self._types.add(_family(kind))
-        if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        family = _family(kind)
+        if _is_list(kind):
             lengths = pc.value_counts(pc.list_value_length(column).drop_null()).to_pylist()
             self._lengths.update({int(entry["values"]): entry["counts"] for entry in lengths})
+            # Lists without items have no type.
+            self._types |= {family} if any(entry["values"] for entry in lengths) else set()
             return
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            self._all_images &= all(value.startswith(IMAGES) for value in column.drop_null().to_pylist() if value)
+        if family == "bytes":
+            values = [value for value in column.drop_null().to_pylist() if value]
+            self._types |= {family} if values else set()
+            self._all_images &= all(value.startswith(_IMAGES) for value in values)
+            return
+        self._types.add(family)
+        if family not in _FAMILIES:
             return
         self._count_values(column)
-        if pa.types.is_string(kind):
+        if family == "text":
             self._forms.add(column, rows, self._name)
             self._look_at_text(column.drop_null())
             self._repeats.add(hashes(column))
-        elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        elif family == "time":
             add_days(self._times, instants(column, "", "UTC").cast(pa.int64()))
-        elif not pa.types.is_boolean(kind):
+        elif family == "number":
             self._look_at_numbers(column.drop_null().cast(pa.float64(), safe=False))
             if pa.types.is_integer(kind):
                 self._repeats.add(hashes(column))
@@ -175,8 +189,8 @@ class ColumnScan:
         kinds: dict[str, tuple[Kind, dict[str, Any]]] = {
             "number": ("number", numbers),
             "time": ("time", {"span": self._times, "time_forms": ("",)}),
-            "numbers": ("vector", {"lengths": tuple(sorted(self._lengths))}),
-            "texts": ("categories", {"mean_length": self._mean_length}),
+            "lists of number": ("vector", {"lengths": tuple(sorted(self._lengths))}),
+            "lists of text": ("categories", {"mean_length": self._mean_length}),
             "bool": ("bool", {}),
             **({"bytes": ("image", {})} if self._all_images else {}),
         }
@@ -197,11 +211,14 @@ class ColumnScan:
     def _of_text(self, common: dict[str, Any]) -> ColumnProfile:
         forms, count = self._forms, self._rows - self._missing
         style, fit = forms.best_style()
+        # Markers alone are no numbers.
+        style = style if forms.seen and not forms.leading_zeros else None
         lowered = {str(value).lower() for value, _ in common["values"]}
         if lowered and lowered <= {"true", "false"}:
             return ColumnProfile(kind="bool", **common)
-        if style and fit.count == forms.seen and not forms.leading_zeros:
+        if style and fit.count == forms.seen:
             common["missing"] += forms.marked
+            common["values"] = tuple(pair for pair in common["values"] if pair[0] not in forms.markers)
             styles = {style: fit for style, fit in forms.styles.items() if fit.count == forms.seen}
             return ColumnProfile(kind="number", styles=styles, markers=tuple(sorted(forms.markers)), **common).in_style(
                 style
@@ -211,7 +228,7 @@ class ColumnScan:
         form, times = forms.best_time()
         if times.count > count / 2:
             raise self._wrong("times of two forms", f"every time as {form or 'ISO 8601'}", times, "Correct the data")
-        if style and fit.count >= _MOSTLY * forms.seen and not forms.leading_zeros:
+        if style and fit.count >= _MOSTLY * forms.seen:
             raise self._wrong(
                 "numbers, and values that are none",
                 "numbers",
@@ -239,17 +256,14 @@ class ColumnScan:
         return ""
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind))
+
+
 def _family(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
-        return f"{_family(kind.value_type)}s"
-    families = {
-        "text": (pa.types.is_string, pa.types.is_large_string),
-        "bool": (pa.types.is_boolean,),
-        "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
-        "time": (pa.types.is_timestamp, pa.types.is_date),
-        "bytes": (pa.types.is_binary, pa.types.is_large_binary),
-    }
-    return next((name for name, checks in families.items() if any(check(kind) for check in checks)), str(kind))
+    if _is_list(kind):
+        return f"lists of {_family(kind.value_type)}"
+    return next((name for name, checks in _FAMILIES.items() if any(check(kind) for check in checks)), str(kind))
 
 
 def as_numbers(column: pa.Array, style: NumberStyle) -> np.ndarray:

@@ -16,7 +16,12 @@ TEXT_LENGTH = 25
 _SHOWN = 3
 _LONGEST = 60
 _DAYS_FOR_WEEKDAYS, _DAYS_FOR_MONTHS = 14, 550
-_CLOCKS = ("hour", "hr", "hour_of_day", "weekday", "day_of_week", "dayofweek", "month", "mnth")
+_CALENDAR = {
+    "hour": {"hour", "hr", "hour_of_day"},
+    "weekday": {"weekday", "day_of_week", "dayofweek"},
+    "month": {"month", "mnth"},
+}
+"""Features of a row's time, each with names under which a table may have it itself."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def of_column(name: str, column: ColumnProfile) -> ProposedFeature:
         words = "0 or 1" if (low, high) == (0, 1) and column.whole | (column.kind == "bool") else f"{low:g} to {high:g}"
         exact = column.kind == "bool" or (column.whole and 0 < len(column.values) <= FEW)
         bounds = (low, high) if exact else (slack(low, high, below=True), slack(low, high, below=False))
-        return ProposedFeature(name, "number", words + missing, bounds=bounds, always=always)
+        bounded = all(map(math.isfinite, bounds))
+        return ProposedFeature(name, "number", words + missing, bounds=bounds if bounded else None, always=always)
     if column.kind == "vector":
         length = column.lengths[0]
         return ProposedFeature(name, "vector", f"{length} numbers{missing}", always=always, length=length)
@@ -88,12 +94,16 @@ def of_calendar(fit: Fit, taken: Sequence[str]) -> tuple[ProposedFeature, ...]:
         (days >= _DAYS_FOR_MONTHS, "month", "number", "Month, 1 to 12", "F.month(local)"),
     )
     lowered = {name.lower() for name in taken}
-    clash = {"hour": {"hour", "hr", "hour_of_day"}, "weekday": {"weekday", "day_of_week", "dayofweek"}}
     return tuple(
         ProposedFeature(name, kind, description, computed=computed)
         for there, name, kind, description, computed in made
-        if there and not lowered & clash.get(name, {"month", "mnth"})
+        if there and not lowered & _CALENDAR[name]
     )
+
+
+def is_calendar(name: str) -> bool:
+    """Whether a column of this name would be taken for a feature of the calendar."""
+    return any(name.lower() in names for names in _CALENDAR.values())
 
 
 def share(value: float) -> str:
@@ -107,5 +117,7 @@ def slack(low: float, high: float, *, below: bool) -> float:
     bound = low - room if below else high + room
     if below and low >= 0 > bound:
         return 0.0
+    if not math.isfinite(bound):
+        return bound
     step = 10.0 ** (math.floor(math.log10(abs(bound))) - 1) if bound else 1.0
     return float(f"{(math.floor if below else math.ceil)(bound / step) * step:.6g}")

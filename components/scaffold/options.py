@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from airtight.errors import TerminalError
 from airtight.interval import time_zone
 from airtight.parameters import check_choice
+from airtight.supervised import SUFFIXES
 
 TASKS = ("binary", "multiclass", "regression")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
-_PARTS = ("_promote", "_release", "_batch_predict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,12 @@ class Options:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ends = tuple(part for part in _PARTS if self.name.endswith(part))
         taken = keyword.iskeyword(self.name) or self.name in sys.stdlib_module_names
-        if not _NAME.fullmatch(self.name) or ends or taken:
+        if not _NAME.fullmatch(self.name) or self.name.endswith(SUFFIXES) or taken:
             raise TerminalError(
                 "The pipeline needs another name." if self.name else "The pipeline needs a name.",
                 expected="up to 30 small letters, digits and _, a letter first, no word or module of Python's, none "
-                f"that ends with {', '.join(_PARTS)}",
+                f"that ends with {', '.join(SUFFIXES)}",
                 received=repr(self.name),
                 remedy="Name it: NAME=bike, say.",
             )

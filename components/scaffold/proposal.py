@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 from components.data.lake_import import ROW
@@ -16,6 +18,7 @@ from components.scaffold.options import Options, ask
 from components.scaffold.schedule import Schedule, propose_schedule
 from components.scaffold.source_form import first_look, number_style, time_form
 from components.scaffold.table_profile import TableProfile, profile
+from components.schema import LABEL_KNOWN_AT
 
 FEW, MANY = 10, 30
 """Whole numbers of up to FEW different values are classes, of more than MANY quantities; between, nobody knows."""
@@ -79,7 +82,7 @@ def propose(options: Options) -> Proposal:
       TransientError: The data change while they are read, or the database does not answer.
     """
     source = first_look(options)
-    table = profile(source, options.label, source.time, options.drop)
+    table = profile(source, options.label, source.time, options.drop, options.key)
     source = time_form(source, table, options)
     style = number_style(source, table.columns, options.decimal)
     markers = {marker for column in table.columns.values() for marker in column.markers}
@@ -90,11 +93,19 @@ def propose(options: Options) -> Proposal:
     notes: list[str] = []
     schedule = None
     if source.time:
-        schedule = propose_schedule(table.time if table.time.days else columns[source.time[0]].span, table.rows)
+        times = table.time if table.time.days else columns[source.time[0]].span
+        if times.span[1] == date.max:
+            raise source.error(
+                "A time has no day after it.",
+                expected="the times of the rows",
+                received=f"{date.max} in the column {source.time[0]}",
+                remedy="Leave out rows without a time, or say TIME=none.",
+            )
+        schedule = propose_schedule(times, table.rows)
         if schedule is None:
             notes.append("The times span under five days, too few for past and future: rows are split by their key.")
     timed = schedule is not None
-    names = lake_names([*columns, *(["time"] if timed and len(source.time) > 1 else [])])
+    names = lake_names(columns)
     key = _key(source, table, columns, options, timed=timed)
     left_out = _left_out(table, columns, options, source, key)
     made = [
@@ -103,26 +114,32 @@ def propose(options: Options) -> Proposal:
         if name not in (*left_out, *source.time, options.label) and not (name in key and column.unique)
     ]
     calendar: Sequence[ProposedFeature] = ()
-    time = ""
+    time = local_time = ""
     if schedule is not None:
-        time = names["time" if len(source.time) > 1 else source.time[0]]
+        time = names[source.time[0]]
+        if len(source.time) > 1 or feature_proposals.is_calendar(time):
+            time = free_name("time", names.values())
+        if len(source.time) == 1:
+            names[source.time[0]] = time
         taken = [new for old, new in names.items() if old not in source.time]
         calendar = feature_proposals.of_calendar(schedule.fit, taken)
+        if not key and "" in table.keys_with_time:
+            local_time = free_name(f"{time}_local", names.values())
     if not made and not calendar:
+        roles = {options.label: "the label"} | dict.fromkeys(source.time, "the time") | dict.fromkeys(key, "the key")
         raise source.error(
             "No column is left to learn from.",
             expected="a column beside label, time and key",
-            received=[f"{name}: {reason}" for name, reason in left_out.items()] or "none",
+            received=[f"{name}: {reason}" for name, reason in (roles | left_out).items()],
             remedy="Name data with more columns.",
         )
     if share := columns[options.label].share_missing:
         notes.append(f"{options.label} is missing in {share:.1%} of the rows: nothing is learned from them.")
     notes += _warnings(table, options, left_out)
     renamed = {new: old for old, new in names.items() if new != old and old in columns}
-    local_time = "" if key or not timed or "" not in table.keys_with_time else f"{time}_local"
     table_key = tuple(names[name] for name in key) if key else ((time,) if local_time else (ROW,))
-    if timed and len(key) == 1 and key[0] not in table.keys:
-        table_key = (time, *table_key)
+    if timed and key and not (table.key_alone if options.key else key[0] in table.keys):
+        table_key = tuple(dict.fromkeys((time, *table_key)))
     if table_key == (ROW,):
         notes.append("No column tells rows apart: the row's number does. KEY=... names columns that do.")
     source = replace(
@@ -207,6 +224,8 @@ def propose_task(source: Source, label: ColumnProfile, task: str) -> tuple[str, 
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()  # As the lake has it.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -217,12 +236,14 @@ def _key(
     ids = [name for name in table.keys if _is_id(columns[name]) and name not in (options.label, *source.time)]
     with_time = [name for name in table.keys_with_time if name] if timed else []
     if options.key:
-        if len(options.key) == 1 and not {*options.key} & {*table.keys, *with_time}:
+        if not table.key_alone and not (timed and table.key_with_time):
+            columns_do = f"columns {', '.join(options.key)} do" if options.key[1:] else f"column {options.key[0]} does"
+            unique = ", ".join([*ids, *with_time])
             raise source.error(
-                f"The column {options.key[0]} does not tell rows apart.",
-                expected=f"one of {', '.join([*ids, *with_time]) or 'none that was found: leave KEY out'}",
-                received=f"KEY={options.key[0]}, of which values are there twice",
-                remedy="Name another column, or several: KEY=a,b.",
+                f"The {columns_do} not tell rows apart.",
+                expected=f"one of {unique}" if unique else "no KEY: no column tells rows apart",
+                received=f"KEY={','.join(options.key)}, of which values are there twice",
+                remedy="Name another column, or several (KEY=a,b), or leave KEY out.",
             )
         return options.key
     named = [name for name in ids if _IDS.search(name)]
@@ -289,17 +310,18 @@ def _warnings(table: TableProfile, options: Options, left_out: dict[str, str]) -
     return notes
 
 
-def lake_names(columns: Sequence[str]) -> dict[str, str]:
+def lake_names(columns: Iterable[str]) -> dict[str, str]:
     """Names for the lake, by those of the source: letters, digits and _, none twice whatever its case."""
     names: dict[str, str] = {}
     for column in columns:
         name = re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_") or "column"
         name = f"x_{name}" if name[0].isdigit() else name
-        taken = {*(other.lower() for other in names.values()), "label_known_at", ROW}
-        number = 2
-        unique = name if name.lower() not in taken else f"{name}_{number}"
-        while unique.lower() in taken:
-            number += 1
-            unique = f"{name}_{number}"
-        names[column] = unique
+        names[column] = free_name(name, (*names.values(), LABEL_KNOWN_AT, ROW))
     return names
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """The name, with a number where it is taken, whatever its case."""
+    lowered = {other.lower() for other in taken}
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return name if name.lower() not in lowered else next(n for n in numbered if n.lower() not in lowered)

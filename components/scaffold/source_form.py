@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,13 +73,21 @@ def _with_columns(source: Source, options: Options) -> Source:
     wanted = {"LABEL": [options.label], "TIME": source.time, "KEY": options.key, "DROP": options.drop}
     for option, columns in wanted.items():
         if absent := [name for name in columns if name not in names]:
-            near = [name for name in names if name.lower() == absent[0].lower()]
+            near = [name for name in names if _folded(name) == _folded(absent[0])]
             near += difflib.get_close_matches(absent[0], names, n=1)
             raise source.error(
                 f"There is no column {absent[0]!r}.",
                 expected=f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""),
                 received=f"{option}={absent[0]}",
                 remedy=f"Name a column of {source.name}: {option}=...",
+            )
+    for option in ("LABEL", "TIME", "KEY"):
+        if dropped := [name for name in wanted[option] if name in options.drop]:
+            raise source.error(
+                f"The column {dropped[0]} is wanted, and left out.",
+                expected=f"columns of DROP that {option} does not name",
+                received=f"{option}={dropped[0]} and DROP={','.join(options.drop)}",
+                remedy="Name it once.",
             )
     kinds = {name: _kind(name, rows, source) for name in names if name not in options.drop}
     if not options.time:
@@ -91,6 +100,11 @@ def _with_columns(source: Source, options: Options) -> Source:
     return source
 
 
+def _folded(name: str) -> str:
+    """A name without what the eye does not see, such as an accent of its own beside its letter."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
 def _kind(name: str, rows: Rows, source: Source) -> ColumnProfile:
     scan = ColumnScan(name, source)
     scan.add(Rows(rows.batch.slice(0, _BEGINNING), rows.first, rows.file))
@@ -101,7 +115,7 @@ def _epoch(source: Source, column: ColumnProfile) -> str:
     for form, (low, high) in _EPOCH_RANGES.items():
         if low <= column.low and column.high < high:
             return form
-    raise _no_times(source, column, f"numbers from {column.low:g} to {column.high:g}")
+    raise _no_times(source, column)
 
 
 def _without_password(options: Options) -> str:
@@ -189,11 +203,11 @@ def time_form(source: Source, table: TableProfile, options: Options) -> Source:
     column = table.columns[source.time[0]]
     if source.time_format or (len(source.time) > 1 and column.kind == "number"):
         if not table.time.days:
-            raise _no_times(source, column, ", ".join(repr(value) for value, _ in column.values[:3]))
+            raise _no_times(source, column)
         _check_times(source, table)
         return source
     if column.kind != "time":
-        raise _no_times(source, column, "text, such as " + ", ".join(repr(v) for v, _ in column.values[:3]))
+        raise _no_times(source, column)
     if len(column.time_forms) > 1:
         raise ask(
             "TIME_FORMAT",
@@ -201,10 +215,17 @@ def time_form(source: Source, table: TableProfile, options: Options) -> Source:
             f"times in {column.name} that fit each of them: no day is after the twelfth",
             example=column.time_forms[0],
         )
-    if column.time_forms == (OFFSET,):
-        return replace(source, time_zone="")
     if not column.time_forms[0]:
         _check_times(source, table)
+    if column.missing:
+        raise source.error(
+            "Not every row has a time.",
+            expected=f"a time in the column {column.name} of each row",
+            received=f"none in {column.missing:,} of {column.rows:,}",
+            remedy="Correct the data, or say TIME=none.",
+        )
+    if column.time_forms == (OFFSET,):
+        return replace(source, time_zone="")
     return replace(source, time_format=column.time_forms[0])
 
 
@@ -218,7 +239,12 @@ def _check_times(source: Source, table: TableProfile) -> None:
         )
 
 
-def _no_times(source: Source, column: ColumnProfile, received: str) -> TerminalError:
+def _no_times(source: Source, column: ColumnProfile) -> TerminalError:
+    if column.kind == "number":
+        received = f"numbers from {column.low:g} to {column.high:g}"
+    else:
+        shown = ", ".join(repr(value) for value, _ in column.values[:3])
+        received = f"{column.kind}, such as {shown}" if shown else f"no value in {column.missing:,} of {column.rows:,}"
     return source.error(
         f"The column {column.name} holds no times.",
         expected=f"ISO 8601, a usual form of dates, or seconds since 1970 ({', '.join(EPOCHS)})",

@@ -34,6 +34,8 @@ class TableProfile:
       keys_with_time: Columns of which no two rows of one time have the same value; "" where no two rows have one time.
       correlations: With the label, by column, of numbers.
       same_as_label: Columns each of whose values goes with one class, and each class with one value.
+      key_alone: Whether no two rows have the same values of the key that the person names.
+      key_with_time: Whether no two rows of one time have.
       no_time: The first row whose time is none in its zone; "" where there is none.
       time: The times by day, where their form is known before; otherwise the column's profile has them.
     """
@@ -45,11 +47,15 @@ class TableProfile:
     keys_with_time: tuple[str, ...]
     correlations: dict[str, float]
     same_as_label: tuple[str, ...]
+    key_alone: bool
+    key_with_time: bool
     no_time: str
     time: Fit
 
 
-def profile(source: Source, label: str, time: Sequence[str], drop: Sequence[str] = ()) -> TableProfile:
+def profile(
+    source: Source, label: str, time: Sequence[str], drop: Sequence[str] = (), key: Sequence[str] = ()
+) -> TableProfile:
     """Reads a table once.
 
     Args:
@@ -57,13 +63,14 @@ def profile(source: Source, label: str, time: Sequence[str], drop: Sequence[str]
       label: Name of the label's column.
       time: Names of the columns that make the time; () where there is none.
       drop: Columns that are not looked at.
+      key: Columns that are said to tell rows apart, perhaps together with the time.
 
     Raises:
       TerminalError: The data cannot be read, are empty, or lack these columns.
     """
     scan: _Scan | None = None
     for rows in read(source, ReadReport(source)):
-        scan = scan or _Scan(source, rows, label, time, drop)
+        scan = scan or _Scan(source, label, time, drop, key)
         scan.add(rows)
     if scan is None:
         raise source.error(
@@ -73,12 +80,15 @@ def profile(source: Source, label: str, time: Sequence[str], drop: Sequence[str]
 
 
 class _Scan:
-    def __init__(self, source: Source, first: Rows, label: str, time: Sequence[str], drop: Sequence[str]) -> None:
-        self._source, self._label, self._time, self._drop = source, label, tuple(time), drop
+    def __init__(
+        self, source: Source, label: str, time: Sequence[str], drop: Sequence[str], key: Sequence[str]
+    ) -> None:
+        self._source, self._label, self._time, self._drop, self._key = source, label, tuple(time), drop, tuple(key)
         self._columns: dict[str, ColumnScan] = {}
         self._rows = 0
         self._all, self._times = Repeats(exact=True), Repeats()
         self._with_time: dict[str, Repeats] = {}
+        self._key_alone, self._key_with_time = Repeats(), Repeats()
         self._moments: dict[str, np.ndarray] = {}
         self._pairs: dict[str, Counter[tuple[str, str]] | None] = {}
         self._by_day = Fit()
@@ -113,6 +123,9 @@ class _Scan:
             add_days(self._by_day, made.cast(pa.int64()))
 
     def _add_keys(self, rows: Rows, hashed: dict[str, np.ndarray]) -> None:
+        if self._key:
+            self._key_alone.add(_combined([hashed[name] for name in self._key]))
+            self._key_with_time.add(_combined([hashed[name] for name in (*self._time, *self._key)]))
         if not self._time:
             return
         of_time = _combined([hashed[name] for name in self._time])
@@ -152,8 +165,10 @@ class _Scan:
         if moments is None:
             # Sums are of differences from the first values, so that no digits are lost.
             moments = self._moments[name] = np.array([x[0], y[0], 0, 0, 0, 0, 0, 0], float)
-        x, y = x - moments[0], y - moments[1]
-        moments[2:] += [len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
+        # Of numbers whose squares no float64 holds, nothing is said.
+        with np.errstate(over="ignore", invalid="ignore"):
+            x, y = x - moments[0], y - moments[1]
+            moments[2:] += [len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
 
     def profile(self) -> TableProfile:
         columns = {name: column.profile() for name, column in self._columns.items()}
@@ -167,6 +182,8 @@ class _Scan:
             together if self._time else (),
             {name: _correlation(moments) for name, moments in self._moments.items()},
             tuple(name for name, pairs in self._pairs.items() if pairs and _one_to_one(pairs)),
+            bool(self._key) and self._key_alone.unique(),
+            bool(self._key) and self._key_with_time.unique(),
             self._no_time,
             self._by_day,
         )
@@ -186,8 +203,9 @@ def _combined(hashed: Sequence[np.ndarray]) -> np.ndarray:
 
 def _correlation(moments: np.ndarray) -> float:
     _, _, n, sx, sy, sxx, syy, sxy = moments
-    across, alone = n * sxy - sx * sy, (n * sxx - sx * sx) * (n * syy - sy * sy)
-    return float(across / np.sqrt(alone)) if alone > 0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        across, alone = n * sxy - sx * sy, (n * sxx - sx * sx) * (n * syy - sy * sy)
+        return float(across / np.sqrt(alone)) if alone > 0 else 0.0
 
 
 def _one_to_one(pairs: Counter[tuple[str, str]]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ _MOST_DESCRIBED = 16
 _WIDTH = 112
 _LONGEST_NAME = 40
 _LATIN_END = "\u0180"
+_WHOLE = 1e15
+"""Below it a whole number is written as one."""
 _TEST = "tests/test_pipeline.py"
 _TEMPLATES = Path(__file__).parent / "templates"
 _DAGS = {"dag.py": "{name}.py", "dag_operations.py": "{name}_operations.py"}
@@ -60,10 +61,8 @@ def write(proposal: Proposal, root: Path, *, force: bool = False) -> list[Path]:
             received=[str(path.relative_to(root)) for path in taken],
             remedy="Give another name, or replace it: FORCE=1.",
         )
-    texts = render(proposal)
-    if _lines(texts) > MOST_LINES:
-        texts = render(proposal, bounds=False)
-    if (lines := _lines(texts)) > MOST_LINES:
+    texts, lines = _short(proposal)
+    if lines > MOST_LINES:
         raise TerminalError(
             f"The folder would have {lines} lines.",
             expected=f"at most {MOST_LINES}",
@@ -97,16 +96,25 @@ def _move(targets: dict[Path, Path]) -> None:
         raise
 
 
-def _lines(texts: dict[str, str]) -> int:
-    return sum(text.count("\n") for path, text in texts.items() if path not in _DAGS)
+def _short(proposal: Proposal) -> tuple[dict[str, str], int]:
+    """The fullest texts of at most MOST_LINES lines, or the shortest, and their lines."""
+    texts, lines = {}, 0
+    described = len(proposal.features) <= _MOST_DESCRIBED
+    for compact, bounds in (*[(False, True)] * described, (True, True), (True, False)):
+        texts = render(proposal, compact=compact, bounds=bounds)
+        lines = sum(text.count("\n") for path, text in texts.items() if path not in _DAGS)
+        if lines <= MOST_LINES:
+            break
+    return texts, lines
 
 
-def render(proposal: Proposal, *, bounds: bool = True) -> dict[str, str]:
+def render(proposal: Proposal, *, compact: bool = False, bounds: bool = True) -> dict[str, str]:
     """The text of each file, by its path in the folder; those of `_DAGS` lie elsewhere.
 
     Args:
       proposal: What to write.
-      bounds: Whether each number of a table of many columns is expected within its bounds.
+      compact: Whether several numbers and categories stand in a line.
+      bounds: Whether each number in such a line is expected within its bounds.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -117,14 +125,13 @@ def render(proposal: Proposal, *, bounds: bool = True) -> dict[str, str]:
         autoescape=False,
     )
     environment.filters |= {"quoted": quoted, "literal": literal}
-    values = _values(proposal, bounds=bounds)
+    values = _values(proposal, compact=compact, bounds=bounds)
     rendered = {path: environment.get_template(f"{path}.jinja").render(values) for path in (*_FILES, *_DAGS)}
     return {path: _formatted(text, path) for path, text in rendered.items()}
 
 
-def _values(proposal: Proposal, *, bounds: bool) -> dict[str, Any]:
+def _values(proposal: Proposal, *, compact: bool, bounds: bool) -> dict[str, Any]:
     options, schedule = proposal.options, proposal.schedule
-    compact = len(proposal.features) > _MOST_DESCRIBED
     bounded = [f for f in proposal.features if compact and f.kind == "number" and f.bounds]
     categories = [f for f in proposal.features if compact and f.kind == "category" and not f.computed]
     described = [f for f in proposal.features if f not in (*bounded, *categories)]
@@ -195,13 +202,15 @@ def _arguments(source: Source, features: tuple[ProposedFeature, ...]) -> dict[st
 
 def _data_name(source: Source) -> str:
     name = source.name if not source.table else f"the table {source.table}"
-    plain = re.sub(r'["\\\\\n]', " ", name)
+    plain = "".join(c if _is_plain(c) and c not in '"\\' else "_" for c in name)
     return plain if len(plain) <= _LONGEST_NAME else f"{plain[:_LONGEST_NAME]} ..."
 
 
 def _bounds(feature: ProposedFeature) -> str:
     assert feature.bounds is not None
-    return "({:g}, {:g})".format(*feature.bounds)
+    return "({}, {})".format(
+        *(f"{bound:.0f}" if abs(bound) < _WHOLE and bound.is_integer() else bound for bound in feature.bounds)
+    )
 
 
 def _yesterday() -> date:
@@ -212,7 +221,13 @@ def quoted(text: str) -> str:
     """A string literal with double quotes, as ruff writes it."""
     written = json.dumps(text, ensure_ascii=False)
     # Letters stay; signs that look like others are written as numbers, as the linter wants it.
-    return "".join(c if c.isascii() or (c.isalpha() and c < _LATIN_END) else json.dumps(c)[1:-1] for c in written)
+    return "".join(
+        c if _is_plain(c) else f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in written
+    )
+
+
+def _is_plain(c: str) -> bool:
+    return c.isprintable() and (c.isascii() or (c.isalpha() and c < _LATIN_END))
 
 
 def literal(value: Any) -> str:

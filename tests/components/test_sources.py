@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 
 from airtight.errors import TerminalError, TransientError
 from components.data.lake import Lake, Table
-from components.data.lake_import import ROW, fill
+from components.data.lake_import import ROW, fill, table_of
 from components.data.sources import ReadReport, Source, csv_files, read
+from components.schema import ExampleSchema, Feature
 
 INSTANT = pa.timestamp("us", tz="UTC")
 TABLE = Table("rides", pa.schema({"at": INSTANT, "x": pa.float64(), "s": pa.string()}), key=(), time="at")
@@ -48,6 +50,24 @@ def refusal(lake: Lake, source: Source, table: Table = TABLE) -> str:
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_break_in_the_header_and_a_text_of_any_length_are_read(tmp_path):
+    long = "a" * 200_000
+    source = Source(written(tmp_path, f'at,"x\n1",s\n2013-01-01,1.5,{long}\n2013-01-02,2\n'))
+    assert csv_files.guess_form(source.files()[0]) == ("utf-8", ",")
+    with pytest.raises(TerminalError, match=r"Row 3 of rides\.csv has 2 values"):
+        list(read(source))
+    (tmp_path / "rides.csv").write_text(f'at,"x\n1",s\n2013-01-01,1.5,{long}\n')
+    (rows,) = read(source)
+    assert rows.batch.to_pylist() == [{"at": "2013-01-01", "x\n1": "1.5", "s": long}]
+    with pytest.raises(TerminalError, match="is never closed"):
+        list(read(Source(written(tmp_path, 'at,"x\n' + "2013-01-01,1\n" * 100_000))))
+
+
+def test_a_number_that_no_float_holds_is_none(lake, tmp_path):
+    source = Source(written(tmp_path, HEADER + ROW_1 + "2013-01-01,1e400,a\n"), time=("at",))
+    assert "row 3, column x of rides.csv is not a number" in refusal(lake, source)
 
 
 def test_csv_becomes_typed_rows_by_local_day(lake, tmp_path):
@@ -334,3 +354,44 @@ def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, mon
     )
     assert fill(lake, TABLE, source, "UTC").rows == 120_000
     assert max(held) < size / 5
+
+
+def test_a_column_that_is_called_row_is_no_key_under_another_name(lake, tmp_path):
+    table = Table("t", pa.schema({ROW: pa.int64(), "row_2": pa.float64()}), key=(ROW,), time=None)
+    fill(lake, table, Source(written(tmp_path, "row\n7\n7\n"), columns={"row_2": ROW}), "UTC")
+    assert rows_of(lake, "t") == [{ROW: 0, "row_2": 7}, {ROW: 1, "row_2": 7}]
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path):
+    (rows,) = read(Source(written(tmp_path, b'\xef\xbb\xbf{"a": 1}\n', "t.jsonl")))
+    assert rows.batch.to_pylist() == [{"a": 1}]
+
+
+def test_a_table_has_the_label_of_any_task_in_the_type_of_the_task():
+    schema = ExampleSchema(
+        (Feature("x", "number", "x"), Feature("v", "vector", "v", length=2)),
+        label="y",
+        time="",
+        keys=("id",),
+        slices=(),
+        task="components.tasks.regression:Regression",
+    )
+    columns = dict(zip((made := table_of("t", schema, ("id",))).schema.names, made.schema.types, strict=True))
+    assert columns == {"id": pa.string(), "x": pa.float64(), "v": pa.list_(pa.float32()), "y": pa.float64()}
+    with pytest.raises(TerminalError, match="There is no such task"):
+        table_of("t", replace(schema, task="regresion"), ("id",))
+
+
+def test_not_a_number_is_a_missing_value(lake, tmp_path):
+    nan = float("nan")
+    pq.write_table(pa.table({"k": [1, 2], "n": [1.0, nan], "c": [nan, 2.0]}), tmp_path / "t.parquet")
+    schema = pa.schema({"k": pa.int64(), "n": pa.int64(), "c": pa.string()})
+    fill(lake, Table("t", schema, key=("k",), time=None), Source(str(tmp_path / "t.parquet")), "UTC")
+    rows = sorted(rows_of(lake, "t"), key=lambda row: row["k"])
+    assert rows == [{"k": 1, "n": 1, "c": None}, {"k": 2, "n": None, "c": "2"}]
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_named(tmp_path):
+    pq.write_table(pa.table([[1], [2], [3]], names=["y", "x", "x"]), tmp_path / "t.parquet")
+    with pytest.raises(TerminalError, match=r"Received: x twice"):
+        list(read(Source(str(tmp_path / "t.parquet"))))

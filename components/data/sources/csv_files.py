@@ -23,6 +23,7 @@ BLOCK = 4 << 20
 SAMPLE = 1 << 20
 """Bytes of the beginning from which a file's form is guessed."""
 DELIMITERS = ",;\t|"
+csv.field_size_limit(BLOCK)  # Python's own limit, 128 KiB, is less than a text may have.
 _ROWS = 100
 
 
@@ -89,7 +90,11 @@ def _read_file(path: Path, names: list[str], source: Source, report: ReadReport)
             reader = pa.csv.open_csv(
                 pa.PythonFile(text, "r"),
                 read_options=pa.csv.ReadOptions(
-                    use_threads=False, block_size=BLOCK, column_names=names, skip_rows=0 if source.header else 1
+                    use_threads=False,
+                    block_size=BLOCK,
+                    column_names=names,
+                    # Unlike skip_rows it knows of line breaks within quotes.
+                    skip_rows_after_names=0 if source.header else 1,
                 ),
                 parse_options=pa.csv.ParseOptions(
                     delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=ragged

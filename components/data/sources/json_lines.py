@@ -39,7 +39,8 @@ def read(source: Source, report: ReadReport) -> Iterator[Rows]:
 
 def _parsed(line: bytes, number: int, path: Path, source: Source, report: ReadReport) -> list[dict[str, Any]]:
     try:
-        row = json.loads(line.decode(source.encoding), parse_constant=lambda constant: None)
+        text = line.decode(source.encoding).removeprefix("\ufeff")
+        row = json.loads(text, parse_constant=lambda constant: None)
     except ValueError as error:
         problem, received = str(error), line[:200].decode(errors="replace").strip()
     else:

@@ -18,7 +18,7 @@ def read(source: Source, report: ReadReport) -> Iterator[Rows]:
     """Yields the rows of Parquet files.
 
     Raises:
-      TerminalError: A file is no Parquet, or has other columns than the one before.
+      TerminalError: A file is no Parquet, has a column twice, or other columns than the one before.
       TransientError: It changes meanwhile.
     """
     schema: pa.Schema | None = None
@@ -34,6 +34,13 @@ def read(source: Source, report: ReadReport) -> Iterator[Rows]:
                             remedy="Write all files with the same columns.",
                         )
                     schema, place = opened.schema_arrow, 1
+                    if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+                        raise source.error(
+                            f"{path.name} has several columns of one name.",
+                            expected="a name for each column, each another",
+                            received=[f"{name} twice" for name in doubled],
+                            remedy="Write it with other names.",
+                        )
                     for batch in opened.iter_batches(batch_size=PIECE):
                         yield Rows(batch, place, path.name)
                         place += batch.num_rows

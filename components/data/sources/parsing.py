@@ -61,7 +61,9 @@ def numbers(values: pa.Array, style: NumberStyle = STYLES[0]) -> pa.Array:
     text = pc.if_else(matches, text, pa.scalar(None, text.type))
     if style.thousands:
         text = pc.replace_substring(text, style.thousands, "")
-    return pc.replace_substring(text, style.decimal, ".").cast(pa.float64())
+    parsed = pc.replace_substring(text, style.decimal, ".").cast(pa.float64())
+    # What no float64 holds is infinite.
+    return pc.if_else(pc.is_finite(parsed), parsed, pa.scalar(None, pa.float64()))
 
 
 def instants(values: pa.Array, time_format: str, zone: str) -> pa.Array:
@@ -150,8 +152,6 @@ def typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str = 
     """
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), kind)
-    if pa.types.is_large_string(values.type) or pa.types.is_dictionary(values.type):
-        values = values.cast(pa.string())
     if values.type == kind:
         return values
     if pa.types.is_string(kind):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT
@@ -30,6 +31,8 @@ _FORMATS = {
     ".ndjson": "json",
     ".json": "json",
 }
+
+_TEXTS = (pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
 
 Format = Literal["csv", "parquet", "json", "sql"]
 
@@ -158,8 +161,13 @@ class Rows:
     file: str
 
     def column(self, name: str) -> pa.Array:
-        """A column; nulls where no row of these has it, as in JSON."""
-        return self.batch.column(name) if name in self.batch.schema.names else pa.nulls(self.batch.num_rows)
+        """A column: text is `string`, NaN is null, and so is all of it where no row of these has it, as in JSON."""
+        if name not in self.batch.schema.names:
+            return pa.nulls(self.batch.num_rows)
+        column = self.batch.column(name)
+        if pa.types.is_floating(column.type):
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        return column.cast(pa.string()) if any(check(column.type) for check in _TEXTS) else column
 
     def place(self, index: int, column: str = "") -> str:
         """One row, or one value, in words."""

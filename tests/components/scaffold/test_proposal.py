@@ -25,7 +25,7 @@ def of_text(tmp_path, text: str, **options):
     return proposed(path, **{"label": "y", **options})
 
 
-def asked(tmp_path, text: str, **options) -> str:
+def refusal(tmp_path, text: str, **options) -> str:
     with pytest.raises(TerminalError) as raised:
         of_text(tmp_path, text, **options)
     return str(raised.value)
@@ -116,16 +116,15 @@ def test_the_task_follows_from_the_label(tmp_path, values, task, classes):
     ],
 )
 def test_what_cannot_be_guessed_is_asked_for_and_what_is_wrong_is_named(tmp_path, text, options, expected):
-    assert expected in asked(tmp_path, text, **options)
+    assert expected in refusal(tmp_path, text, **options)
 
 
 def test_dates_of_two_forms_and_words_among_numbers_are_named_by_row(tmp_path):
     dates = "y,x,at\n" + "".join(f"{n % 2},{n},2020-01-{n + 1:02d}\n" for n in range(20)) + "1,3,01/31/2020\n"
-    assert "times of two forms. Expected: every time as ISO 8601. Received: '01/31/2020' in row 22, column at" in asked(
-        tmp_path, dates
-    )
+    expected = "times of two forms. Expected: every time as ISO 8601. Received: '01/31/2020' in row 22, column at"
+    assert expected in refusal(tmp_path, dates)
     numbers = "y,x\n" + "".join(f"{n % 2},{n / 2}\n" for n in range(60)) + "1,abc\n"
-    assert "'abc' in row 62, column x of t.csv" in asked(tmp_path, numbers)
+    assert "'abc' in row 62, column x of t.csv" in refusal(tmp_path, numbers)
     assert of_text(tmp_path, numbers, missing=("abc",)).features[0].kind == "number"
 
 
@@ -153,7 +152,7 @@ def test_seconds_since_1970_and_parts_of_a_time(tmp_path):
 
 def test_an_hour_that_the_zone_skips_is_named(tmp_path):
     text = "y,x,at\n" + "".join(f"{n % 2},{n},2020-03-08 {n:02d}:30:00\n" for n in range(24))
-    assert "2020-03-08 02:30:00 in row 4" in asked(tmp_path, text, time=("at",), time_zone="America/New_York")
+    assert "2020-03-08 02:30:00 in row 4" in refusal(tmp_path, text, time=("at",), time_zone="America/New_York")
 
 
 def test_columns_that_repeat_the_label_are_left_out_and_those_near_it_are_questioned(tmp_path):
@@ -164,7 +163,7 @@ def test_columns_that_repeat_the_label_are_left_out_and_those_near_it_are_questi
     assert any("near known before" in note for note in made.notes)
     assert any("name_of_label" in note for note in made.notes)
     words = "species,code\n" + "".join(f"{'ab'[n % 2]},{'xy'[n % 2]}\n" for n in range(40))
-    assert "No column is left" in asked(tmp_path, words, label="species")
+    assert "No column is left" in refusal(tmp_path, words, label="species")
     assert [f.name for f in of_text(tmp_path, header + "".join(lines), label="label", drop=("near",)).features] == [
         "name_of_label",
         "fine",
@@ -254,3 +253,85 @@ def test_one_pass_keeps_its_memory_where_rows_are_many(tmp_path):
     profile = scan.profile()
     assert profile.values == () and profile.unique and profile.rows == 40_000
     assert VALUES < 2000
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"drop": ("y",)}, "The column y is wanted, and left out"),
+        ({"time": ("at",), "drop": ("at",)}, "The column at is wanted, and left out"),
+        ({"key": ("a", "b")}, "The columns a, b do not tell rows apart"),
+    ],
+)
+def test_options_that_contradict_each_other_or_the_data_are_refused(tmp_path, options, expected):
+    days = [f"2020-01-{1 + n // 8:02d}" for n in range(160)]
+    text = "y,at,a,b\n" + "".join(f"{n % 2},{day},a{n % 2},{n // 2 % 2}\n" for n, day in enumerate(days))
+    assert expected in refusal(tmp_path, text, **options)
+
+
+def test_a_key_of_several_columns_is_unique_with_the_time_or_without_it(tmp_path):
+    lines = [f"2020-01-{1 + n // 4:02d},a{n // 2 % 2},b{n % 2},{n},{n * 1.5}\n" for n in range(120)]
+    text = "at,station,sensor,x,y\n" + "".join(lines)
+    assert of_text(tmp_path, text, key=("station", "sensor")).table_key == ("at", "station", "sensor")
+    assert of_text(tmp_path, text, key=("at", "station", "sensor")).table_key == ("at", "station", "sensor")
+    assert of_text(tmp_path, text, key=("sensor", "x")).table_key == ("sensor", "x")
+
+
+def test_what_is_made_of_the_time_takes_no_name_that_a_column_has(tmp_path):
+    days = [f"2020-{1 + n // 28:02d}-{1 + n % 28:02d}" for n in range(300)]
+    parts = "".join(f"{day.replace('-', ',')},{n % 7},{n / 2}\n" for n, day in enumerate(days))
+    made = of_text(tmp_path, "year,month,day,time,y\n" + parts, time=("year", "month", "day"))
+    assert made.time == "time_2" and [f.name for f in made.features] == ["time", "weekday"]
+    local = "".join(f"{day},{n % 7},{n / 2}\n" for n, day in enumerate(days))
+    made = of_text(tmp_path, "at,at_local,y\n" + local)
+    assert (made.local_time, made.features[0].name) == ("at_local_2", "at_local")
+    hours = "".join(f"{day} {n % 24:02d}:00,{n % 7},{n / 2}\n" for n, day in enumerate(days))
+    made = of_text(tmp_path, "hour,x,y\n" + hours)
+    assert made.time == "time" and [f.name for f in made.features] == ["x", "hour", "weekday"]
+
+
+def test_times_that_are_missing_or_stand_for_none_are_named(tmp_path):
+    lines = [f"{n % 2},{n % 9},{'' if n == 50 else f'{n % 28 + 1:02d}.{n // 28 + 1:02d}.2020'}\n" for n in range(300)]
+    assert "Received: none in 1 of 300" in refusal(tmp_path, "y,x,at\n" + "".join(lines))
+    lines = [f"{n % 2},{n % 9},{'9999-12-31' if n == 50 else f'2020-01-{n % 28 + 1:02d}'}\n" for n in range(300)]
+    assert "9999-12-31 in the column at" in refusal(tmp_path, "y,x,at\n" + "".join(lines))
+
+
+def test_a_mark_of_a_missing_label_is_no_class(tmp_path):
+    made = of_text(tmp_path, "y,x\n" + "".join(f"{'01?'[n % 3]},{n % 9}\n" for n in range(90)))
+    assert (made.task, made.source.missing[-1]) == ("binary", "?")
+
+
+def test_true_and_false_as_classes_are_called_as_in_the_lake(tmp_path):
+    rows = {"y": [n % 2 == 0 for n in range(60)], "x": [n % 9 for n in range(60)]}
+    pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    assert proposed(tmp_path / "t.parquet", label="y", task="multiclass").classes == ("false", "true")
+
+
+def test_numbers_at_the_end_of_what_a_float_holds_have_no_bounds(tmp_path):
+    made = of_text(tmp_path, "y,x\n" + "".join(f"{n % 2},{(-1) ** n * 1.7e308 / (n + 1)}\n" for n in range(60)))
+    assert (made.features[0].kind, made.features[0].bounds) == ("number", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pa.array([{"a": n} for n in range(60)]), "struct<a: int64>"),
+        (pa.array(range(60), pa.time64("us")), "time64[us]"),
+        (pa.array(range(60), pa.duration("s")), "duration[s]"),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path, values, kind):
+    table = pa.table({"y": [n % 2 for n in range(60)], "x": [n % 9 for n in range(60)], "z": values})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(TerminalError, match="The column z cannot be a feature") as refused:
+        proposed(tmp_path / "t.parquet", label="y")
+    assert kind in str(refused.value) and "DROP=z" in str(refused.value)
+
+
+def test_text_is_text_however_arrow_keeps_it(tmp_path):
+    words = [f"v{n % 3}" for n in range(60)]
+    columns = {"a": pa.array(words, pa.string_view()), "b": pa.array(words, pa.large_string())}
+    columns |= {"c": pa.array(words).dictionary_encode(), "y": pa.array([n % 2 for n in range(60)])}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert [f.kind for f in proposed(tmp_path / "t.parquet", label="y").features] == ["category"] * 3

@@ -11,7 +11,8 @@ import pytest
 from airtight.home import ROOT
 from commands.new import main
 from components.data.lake import Lake
-from components.scaffold.writing import MOST_LINES
+from components.scaffold.features import ProposedFeature
+from components.scaffold.writing import MOST_LINES, _bounds, literal
 from tests.components.scaffold import tables
 
 
@@ -21,13 +22,30 @@ def test_the_folder_is_short_and_passes_lint(form, root, tmp_path, capsys):
     folder = root / "pipelines" / "bike"
     names = ["__init__.py", "expectations.py", "lake.py", "schema.py", "settings.py", "tests/test_pipeline.py"]
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.py")) == [*names, "transform.py"]
-    lines = sum(path.read_text().count("\n") for path in folder.rglob("*.py"))
+    lines = _lines(root)
     assert lines <= MOST_LINES
     dags = sorted((root / "dags").iterdir())
     assert [dag.name for dag in dags] == ["bike.py", "bike_operations.py"]
     assert all(dag.read_text().count("\n") < 14 for dag in dags)
-    assert "make demo PIPELINE=bike" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "make demo PIPELINE=bike" in output and f"Written, {lines} lines and" in output
     _lint(root)
+
+
+def test_a_table_of_some_columns_has_several_in_a_line_where_each_in_its_own_is_too_long(root, tmp_path):
+    rows = [
+        row | {f"x{c}": c * n % 17 / 3 for c in range(10)} | {"count": ("low", "high")[n % 2]}
+        for n, row in enumerate(tables.rides(24 * 200))
+    ]
+    assert main(["NAME=bike", f"DATA={tables.write_csv(tmp_path / 't.csv', rows)}", "LABEL=count"], root) == 0
+    assert _lines(root) <= MOST_LINES
+    schema = (root / "pipelines" / "bike" / "schema.py").read_text()
+    assert "RANGES" in schema and '"x9": (' in schema
+    _lint(root)
+
+
+def _lines(root: Path) -> int:
+    return sum(path.read_text().count("\n") for path in (root / "pipelines").rglob("*.py"))
 
 
 def _lint(root: Path) -> None:
@@ -65,7 +83,7 @@ def test_a_table_of_many_columns_has_several_in_a_line(columns, bounded, root, t
     path = tables.write_csv(tmp_path / "wide.csv", labelled, ";")
     assert main(["NAME=wide", f"DATA={path}", "LABEL=y"], root) == 0
     folder = root / "pipelines" / "wide"
-    assert sum(p.read_text().count("\n") for p in folder.rglob("*.py")) <= MOST_LINES
+    assert _lines(root) <= MOST_LINES
     assert ("RANGES" in (folder / "expectations.py").read_text()) == bounded
     _lint(root)
 
@@ -132,6 +150,23 @@ def test_odd_names_and_values_become_plain_code(root, tmp_path, importable):
     assert SCHEMA.classes == ("да", "нет")
     lake.fill(tmp_path / "lake")
     assert Lake(tmp_path / "lake").snapshot("bike").rows == 80
+
+
+@pytest.mark.parametrize("name", ["Größe \u00d7 \u2019\u202e.csv", f"{'a b ' * 30}.csv", f"{'ab' * 60}.csv"])
+def test_odd_names_of_files_pass_lint(name, root, tmp_path):
+    path = tmp_path / name
+    path.write_text("y,x\n" + "".join(f"{n % 2},{n % 9}\n" for n in range(80)), encoding="utf-8")
+    assert main(["NAME=bike", f"DATA={path}", "LABEL=y"], root) == 0
+    _lint(root)
+
+
+def test_code_has_each_value_as_it_is():
+    values = ('a "b" \\ {{c}}', "日本 \u202e", "\U0001d4b3\U0001f600", "\n\t\x7f")
+    assert eval(literal(values)) == values
+    bounds = ((1234567, 1234569), (0.1, 2.5), (-74.0, 1e300), (2.0**63, 2.0**63))
+    for low, high in bounds:
+        feature = ProposedFeature("x", "number", "", bounds=(float(low), float(high)))
+        assert eval(_bounds(feature)) == (low, high)
 
 
 def test_usage_and_wrong_options_are_told(root, capsys):

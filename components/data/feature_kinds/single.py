@@ -1,0 +1,155 @@
+"""Kinds with one value in a row: a number, a text, an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from typing_extensions import override
+
+from components.data.feature_kinds.feature_kind import FeatureKind
+from components.schema import Feature
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+    from pyspark.sql.types import DataType
+
+IMAGE_HEADS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
+"""The first bytes of an image, by format."""
+
+
+class Number(FeatureKind):
+    """float32 [rows], NaN where missing."""
+
+    spark_type, stored = "float", "numbers"
+    wrong = "no numbers, infinite, or beyond what a float32 holds"
+
+    @override
+    def arrow_type(self, feature: Feature) -> pa.DataType:
+        return pa.float32()
+
+    @override
+    def holds(self, type_: pa.DataType) -> bool:
+        return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_))
+
+    @override
+    def missing(self, feature: Feature) -> Any:
+        return float("nan")
+
+    @override
+    def takes(self, type_: DataType) -> bool:
+        from pyspark.sql.types import BooleanType, NullType, NumericType, StringType
+
+        return isinstance(type_, (NumericType, BooleanType, StringType, NullType))
+
+    @override
+    def spark_missing(self, feature: Feature) -> Column:
+        from pyspark.sql import functions as F
+
+        return F.lit(float("nan")).cast("float")
+
+    @override
+    def spark_cast(self, column: Column) -> Column:
+        return column.try_cast(self.spark_type)
+
+    @override
+    def spark_wrong(self, feature: Feature, column: Column, value: Column) -> Column | None:
+        return column.isNotNull() & (value.isNull() | value.isin(float("inf"), float("-inf")))
+
+    @override
+    def numpy(self, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
+        values: np.ndarray = column.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        return values.astype(np.float32)
+
+    @override
+    def tensor(self, feature: Feature) -> tuple[str, tuple[int | None, ...]]:
+        return "float32", ()
+
+
+class Text(FeatureKind):
+    """Object array of str [rows], "" where missing: a category, or a text."""
+
+    spark_type, stored = "string", "strings"
+
+    @override
+    def arrow_type(self, feature: Feature) -> pa.DataType:
+        return pa.string()
+
+    @override
+    def holds(self, type_: pa.DataType) -> bool:
+        return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+    @override
+    def missing(self, feature: Feature) -> Any:
+        return ""
+
+    @override
+    def takes(self, type_: DataType) -> bool:
+        from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+        return not isinstance(type_, (ArrayType, BinaryType, MapType, StructType))
+
+    @override
+    def spark_missing(self, feature: Feature) -> Column:
+        from pyspark.sql import functions as F
+
+        return F.lit("")
+
+    @override
+    def numpy(self, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
+        values: np.ndarray = column.fill_null("").to_numpy(zero_copy_only=False)
+        return values.astype(object)
+
+    @override
+    def tensor(self, feature: Feature) -> tuple[str, tuple[int | None, ...]]:
+        return "string", ()
+
+
+class Image(FeatureKind):
+    """Object array of bytes [rows], of a PNG or JPEG file, b"" where missing. Only the first bytes are looked at."""
+
+    spark_type, stored = "binary", "bytes"
+    wrong = "neither a PNG nor a JPEG"
+
+    @override
+    def arrow_type(self, feature: Feature) -> pa.DataType:
+        return pa.binary()
+
+    @override
+    def holds(self, type_: pa.DataType) -> bool:
+        return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+    @override
+    def missing(self, feature: Feature) -> Any:
+        return b""
+
+    @override
+    def takes(self, type_: DataType) -> bool:
+        from pyspark.sql.types import BinaryType
+
+        return isinstance(type_, BinaryType)
+
+    @override
+    def spark_missing(self, feature: Feature) -> Column:
+        from pyspark.sql import functions as F
+
+        return F.lit(bytearray())
+
+    @override
+    def spark_wrong(self, feature: Feature, column: Column, value: Column) -> Column | None:
+        from pyspark.sql import functions as F
+
+        right = F.octet_length(value) == 0
+        for head in IMAGE_HEADS.values():
+            right = right | (F.substring(value, 1, len(head)) == F.lit(bytearray(head)))
+        return column.isNotNull() & ~right
+
+    @override
+    def numpy(self, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
+        values: np.ndarray = column.fill_null(b"").to_numpy(zero_copy_only=False)
+        return values.astype(object)
+
+    @override
+    def tensor(self, feature: Feature) -> tuple[str, tuple[int | None, ...]]:
+        return "string", ()
