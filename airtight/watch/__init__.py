@@ -1,1 +1,1 @@
-"""Watching a served model and deciding about retraining, on the standard library: Airflow's side and the steps share it."""
+"""Watching a served model and deciding about retraining; standard library only, for Airflow and steps alike."""
