@@ -1,6 +1,6 @@
 """Writes matrices of losses, over which `commands.policy replay` replays retraining policies.
 
-    python -m benchmarks.loss_matrices flights --folder FOLDER [--examples EXAMPLES]
+    python -m benchmarks.loss_matrices flights --folder FOLDER [--examples EXAMPLES] [--challenger]
     python -m benchmarks.loss_matrices bike --folder FOLDER [--every 3]
 
 flights: LightGBM fitted before each month from March 2013 on, its log loss on each later day and month. Features are
@@ -46,6 +46,9 @@ FLIGHTS = {
     "seed": 0,
 }
 FLIGHTS_TREES = 250
+CHALLENGER = FLIGHTS | {"learning_rate": 0.1, "num_leaves": 15}
+CHALLENGER_TREES = 60
+"""A model that costs a second or two to fit."""
 RIDES = {
     "objective": "l1",
     "learning_rate": 0.08,
@@ -71,22 +74,26 @@ def main() -> None:
     parser.add_argument("data", choices=("flights", "bike"))
     parser.add_argument("--folder", type=Path, default=Home.current().path / "bench" / "watch")
     parser.add_argument("--examples", type=Path, help="flights: the Examples artifact of 2013-12")
+    parser.add_argument("--challenger", action="store_true", help="flights: few small trees")
     parser.add_argument("--every", type=int, default=1, help="bike: a fit each so many months")
     options = parser.parse_args()
     if options.data == "bike":
         bike(options.every).write(options.folder / f"bike-{options.every}.npz")
         return
-    name = "flights-pipeline" if options.examples else "flights"
-    days = flights(of_examples(options.examples) if options.examples else of_lake())
+    name = ("flights-pipeline" if options.examples else "flights") + ("-challenger" if options.challenger else "")
+    settings = (CHALLENGER, CHALLENGER_TREES) if options.challenger else (FLIGHTS, FLIGHTS_TREES)
+    days = flights(of_examples(options.examples) if options.examples else of_lake(), *settings)
     days.write(options.folder / f"{name}-days.npz")
     merged(days).write(options.folder / f"{name}.npz")
 
 
-def flights(rows: pd.DataFrame) -> LossMatrix:
+def flights(rows: pd.DataFrame, settings: dict[str, Any], trees: int) -> LossMatrix:
     """Models before each month from March on, at the days of these months.
 
     Args:
       rows: Features, and `label` (0 or 1) and `day` (date, local).
+      settings: LightGBM's.
+      trees: How many.
     """
     rows = rows.sort_values("day", kind="stable")
     features, months = rows.drop(columns=["label", "day"]), rows.day.dt.month.to_numpy()
@@ -98,7 +105,7 @@ def flights(rows: pd.DataFrame) -> LossMatrix:
     for number, month in enumerate(range(3, 13)):
         started, known, later = time.monotonic(), months < month, months >= month
         data = lightgbm.Dataset(features[known], labels[known])
-        answers = np.asarray(lightgbm.train(FLIGHTS, data, FLIGHTS_TREES).predict(features[later]))
+        answers = np.asarray(lightgbm.train(settings, data, trees).predict(features[later]))
         losses, places = log_losses(labels[later], answers), of_day[months[judged] >= month]
         fit_at.append(places[0])
         loss[0, number, places[0] :] = np.bincount(places, losses, len(days))[places[0] :] / counts[places[0] :]
@@ -156,7 +163,9 @@ def departures(rows: pd.DataFrame, keys: list[str], span: pd.Timedelta) -> dict[
     events[sums] = events.groupby(keys)[sums].cumsum()
 
     def until(instants: pd.Series) -> np.ndarray:
-        asked = rows[keys].assign(at=instants.astype(INSTANT), row=np.arange(len(rows))).sort_values("at", kind="stable")
+        asked = (
+            rows[keys].assign(at=instants.astype(INSTANT), row=np.arange(len(rows))).sort_values("at", kind="stable")
+        )
         joined = pd.merge_asof(asked, events, left_on="at", right_on="departed_at", by=keys, allow_exact_matches=False)
         return np.asarray(joined.sort_values("row")[sums].fillna(0.0), np.float64)
 

@@ -17,8 +17,8 @@ from components.schema import Feature
 
 WORDS = 50
 """Words of a text that have a bin of their own: the most frequent ones alone are the same in every text."""
-_NUMBER_ASPECTS = {"number": "", "text": "length", "categories": "items in a row", "vector": "norm", "image": "bytes"}
-_CATEGORY_ASPECTS = {"category": "", "text": "words", "categories": "items"}
+NUMBER_ASPECTS = {"number": "", "text": "length", "categories": "items in a row", "vector": "norm", "image": "bytes"}
+CATEGORY_ASPECTS = {"category": "", "text": "words", "categories": "items"}
 
 Score = Callable[[pa.Table], np.ndarray]
 """One value a row, float [rows], of what a model predicts for rows of examples."""
@@ -35,8 +35,8 @@ class Profile:
     def __init__(self, features: Iterable[Feature], others: dict[str, Score] | None = None) -> None:
         self._features, self._others = tuple(features), others or {}
         self.rows = 0
-        self.sample = Sample(sum(feature.kind in _NUMBER_ASPECTS for feature in self._features))
-        self.categories = {f.name: Categories() for f in self._features if f.kind in _CATEGORY_ASPECTS}
+        self.sample = Sample(sum(feature.kind in NUMBER_ASPECTS for feature in self._features))
+        self.categories = {f.name: Categories() for f in self._features if f.kind in CATEGORY_ASPECTS}
         self.moments = {f.name: Moments() for f in self._features if f.kind == "vector"}
 
     def add(self, table: pa.Table) -> None:
@@ -48,26 +48,14 @@ class Profile:
                 numbers[feature.name] = np.asarray(self._others[feature.name](table), np.float64)
                 continue
             column = table[feature.name]
-            if feature.kind in _CATEGORY_ASPECTS:
-                self.categories[feature.name].add(_counted(feature, column))
-            if feature.kind in _NUMBER_ASPECTS:
-                numbers[feature.name] = self._number(feature, column)
+            if feature.kind in CATEGORY_ASPECTS:
+                self.categories[feature.name].add(counted(feature, column))
+            if feature.kind in NUMBER_ASPECTS:
+                numbers[feature.name] = as_numbers(feature, column)
+            if feature.kind == "vector":
+                self.moments[feature.name].add(kind_of(feature).numpy(feature, column))
         if numbers:
             self.sample.add(numbers)
-
-    def _number(self, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
-        """The one number of each row that is compared, NaN where it is missing."""
-        if feature.kind == "text":
-            return _or_missing(pc.utf8_length(column.fill_null("")))
-        if feature.kind == "image":
-            return _or_missing(pc.binary_length(column.fill_null(b"")))
-        if feature.kind == "categories":
-            return _or_missing(pc.list_value_length(column).fill_null(0))
-        values = kind_of(feature).numpy(feature, column)
-        if feature.kind == "vector":
-            self.moments[feature.name].add(values)
-            return np.linalg.norm(values, axis=1)
-        return values
 
 
 def compare(features: Iterable[Feature], reference: Profile, interval: Profile) -> list[Drift]:
@@ -75,13 +63,13 @@ def compare(features: Iterable[Feature], reference: Profile, interval: Profile) 
     drifts = []
     for feature in features:
         rows = (reference.rows, interval.rows)
-        if feature.kind in _CATEGORY_ASPECTS:
+        if feature.kind in CATEGORY_ASPECTS:
             sides = (reference.categories[feature.name], interval.categories[feature.name])
             most = WORDS if feature.kind == "text" else drift.BINS
-            drifts.append(drift.categories(feature, *sides, _CATEGORY_ASPECTS[feature.kind], rows, most))
-        if feature.kind in _NUMBER_ASPECTS:
+            drifts.append(drift.categories(feature, *sides, CATEGORY_ASPECTS[feature.kind], rows, most))
+        if feature.kind in NUMBER_ASPECTS:
             numbers = [Numbers.of(side.sample[feature.name], side.rows) for side in (reference, interval)]
-            found = drift.numbers(feature, numbers[0], numbers[1], _NUMBER_ASPECTS[feature.kind])
+            found = drift.numbers(feature, numbers[0], numbers[1], NUMBER_ASPECTS[feature.kind])
             if feature.kind == "vector":
                 moved, noise = drift.shift(reference.moments[feature.name], interval.moments[feature.name])
                 found = replace(found, shift=moved, shift_noise=noise)
@@ -89,7 +77,19 @@ def compare(features: Iterable[Feature], reference: Profile, interval: Profile) 
     return drifts
 
 
-def _counted(feature: Feature, column: pa.ChunkedArray) -> dict[str, int]:
+def as_numbers(feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
+    """The one number of each row that is compared, NaN where it is missing, of a kind among `NUMBER_ASPECTS`."""
+    if feature.kind == "text":
+        return _or_missing(pc.utf8_length(column.fill_null("")))
+    if feature.kind == "image":
+        return _or_missing(pc.binary_length(column.fill_null(b"")))
+    if feature.kind == "categories":
+        return _or_missing(pc.list_value_length(column).fill_null(0))
+    values = kind_of(feature).numpy(feature, column)
+    return np.linalg.norm(values, axis=1) if feature.kind == "vector" else values
+
+
+def counted(feature: Feature, column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value, word or item is there."""
     if feature.kind == "text":
         values = pc.list_flatten(pc.utf8_split_whitespace(pc.utf8_lower(column.fill_null(""))))

@@ -1,0 +1,115 @@
+"""Figures of a day's summary, by which it is compared with the days before: shares, quantiles and distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.watch.day_summary import Categories, DaySummary, Numbers
+
+MISSING, NON_FINITE, NEW, VOLUME = "missing", "non-finite", "new", "rows"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS = 10
+TOP = 5
+"""Values of a category whose shares are figures of their own: the most frequent ones of the past."""
+_CODES = 50
+"""A bucket of fewer rows of the past, in parts per thousand, is a new code when it fills up."""
+
+Key = tuple[str, str]
+"""A feature and the name of a figure; "" for the rows of the day."""
+
+
+def pooled(past: Sequence[DaySummary]) -> DaySummary:
+    """The past days as one summary; at least one day."""
+    return past[-1].merged(*past[:-1])
+
+
+def statistics(day: DaySummary, pool: DaySummary) -> dict[Key, float]:
+    """Figures of a day; those that it has no values for are missing.
+
+    Args:
+      day: The day.
+      pool: The days before, as one.
+    """
+    figures: dict[Key, float] = {("", VOLUME): float(np.log(max(1, day.rows)))}
+    for name, numbers in day.numbers.items():
+        figures |= {(name, key): value for key, value in _of_numbers(numbers, pool.numbers.get(name)).items()}
+    for name, categories in day.categories.items():
+        known = pool.categories.get(name)
+        figures |= {(name, key): value for key, value in _of_categories(categories, known, day.rows).items()}
+    return figures
+
+
+def floor(key: Key, rows: int) -> float:
+    """A change of a figure that is too small to matter, or that chance alone makes of so many rows."""
+    if key[1] in {*map(_quantile_name, QUANTILES)}:
+        return 0.05
+    if key[1] == VOLUME:
+        return 0.02
+    return 0.005 + 1.0 / max(1, rows) ** 0.5 * (0.5 if key[1] in {"shape"} else 0.1)
+
+
+def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
+    rows = numbers.there + numbers.missing + numbers.non_finite
+    if not rows:
+        return {}
+    figures = {MISSING: numbers.missing / rows, NON_FINITE: numbers.non_finite / rows}
+    if not numbers.there or pool is None or not pool.there:
+        return figures
+    values, counts = numbers.histogram()
+    past_values, past_counts = pool.histogram()
+    # Quantiles in units of the past's spread, so that one floor fits all.
+    low, middle, high = _quantiles(past_values, past_counts, (0.05, 0.5, 0.95))
+    spread = (high - low) or float(np.abs(past_values).max()) or 1.0
+    for share, value in zip(QUANTILES, _quantiles(values, counts, QUANTILES), strict=True):
+        figures[_quantile_name(share)] = (value - middle) / spread
+    edges = np.unique(_quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
+    shares = [np.bincount(np.searchsorted(edges, v), c, len(edges) + 1) for v, c in _both(numbers, pool)]
+    figures["shape"] = _distance(shares[0] / numbers.there, shares[1] / pool.there)
+    figures["code"] = max(
+        (count / rows for key, count in numbers.buckets.items() if pool.buckets[key] * 1000 < _CODES * pool.there),
+        default=0.0,
+    )
+    return figures
+
+
+def _of_categories(categories: Categories, pool: Categories | None, rows: int) -> dict[str, float]:
+    there = categories.counts.total()
+    total = max(rows, there + categories.missing)
+    if not total:
+        return {}
+    figures = {MISSING: categories.missing / total}
+    if pool is None or not pool.counts or not there:
+        return figures
+    figures[NEW] = 1 - categories.known(pool) / there
+    if categories.hashed != pool.hashed:
+        return figures
+    past = pool.counts.total()
+    frequent = sorted(pool.counts, key=lambda value: (-pool.counts[value], value))
+    for value in frequent[:TOP]:
+        figures[f"share of {value}"] = categories.counts[value] / there
+    values = sorted({*categories.counts, *pool.counts})
+    ours, theirs = (np.array([c[v] for v in values], np.float64) for c in (categories.counts, pool.counts))
+    figures["shape"] = _distance(ours / there, theirs / past)
+    rises = ours / there - theirs / past
+    figures["rise"] = float(rises.max())
+    return figures
+
+
+def _both(*parts: Numbers) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [part.histogram() for part in parts]
+
+
+def _quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float] | np.ndarray) -> list[float]:
+    until = counts.cumsum()
+    return [float(values[np.searchsorted(until, share * until[-1])]) for share in shares]
+
+
+def _quantile_name(share: float) -> str:
+    return f"{share:.0%} quantile"
+
+
+def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Total variation: the share of rows that would have to move."""
+    return float(np.abs(ours - theirs).sum() / 2)
