@@ -41,6 +41,7 @@ UNUSUAL = {
     **dict.fromkeys(("2013-01-21", "2013-02-18", "2013-10-14", "2013-11-11"), "holiday"),
     **dict.fromkeys(("2013-11-29", "2013-12-24", "2013-12-31"), "day beside a holiday"),
     **dict.fromkeys(("2013-02-08", "2013-02-09"), "blizzard"),
+    "2013-12-30": "the source's weather ends at 18:00",
 }
 """Days that may alarm; all others are usual."""
 Fault = Callable[[pd.DataFrame, str, np.random.Generator], pd.Series]
@@ -56,6 +57,12 @@ def _scaled(factor: float, spread: float = 0.0) -> Fault:
 
 def _third(rows: pd.DataFrame, name: str) -> object:
     return rows[name][rows[name] != ""].value_counts().index[2 if rows[name].nunique() > 3 else 0]
+
+
+def _doubled(rows: pd.DataFrame, name: str, rng: np.random.Generator) -> pd.Series:
+    third = _third(rows, name)
+    share = (rows[name] == third).mean()
+    return _some(rows, name, rng, share / (1 - share), third)
 
 
 NUMBER_FAULTS: dict[str, Fault] = {
@@ -84,12 +91,6 @@ CATEGORY_FAULTS: dict[str, Fault] = {
         rows[name] != _third(rows, name), rows[name].mode()[0]
     ),
 }
-
-
-def _doubled(rows: pd.DataFrame, name: str, rng: np.random.Generator) -> pd.Series:
-    third = _third(rows, name)
-    share = (rows[name] == third).mean()
-    return _some(rows, name, rng, share / (1 - share), third)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Writes matrices of losses, over which `commands.policy replay` replays retraining policies.
 
-    python -m benchmarks.loss_matrices flights --folder FOLDER [--examples EXAMPLES] [--challenger]
-    python -m benchmarks.loss_matrices bike --folder FOLDER [--every 3]
+    python -m benchmarks.loss_matrices flights [--weekly] [--challenger] [--examples FOLDER] [--seconds 150]
+    python -m benchmarks.loss_matrices bike [--every 3]
 
-flights: LightGBM fitted before each month from March 2013 on, its log loss on each later day and month. Features are
+flights: LightGBM fitted before each month, or week, from March 2013 on, its log loss on each later day and month. What
+was broken off, or ended after --seconds, goes on. Features are
 few (schedule, weather of the hour before, three windows of departures) and made here from the lake; with --examples,
 the Examples artifact of 2013-12, they are the pipeline's 65. bike: LightGBM fitted before each month from October 2011
 on, of all rides or of those of the last two years, its absolute error at each later month; features are the calendar
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,9 @@ RIDES = {
     "deterministic": True,
 }
 RIDES_TREES = 200
+MONTHS = np.arange("2013-03", "2014-01", dtype="datetime64[M]").astype("datetime64[D]")
+WEEKS = np.arange("2013-03-01", "2013-12-31", 7, dtype="datetime64[D]")
+"""First days that a model serves: it has learned from the days before."""
 WINDOWS = ((("origin",), 2), (("origin", "carrier"), 6), (("carrier",), 24))
 """Departures that a flight sees: what they share with it, and of how many hours."""
 INSTANT = "datetime64[us, UTC]"
@@ -69,12 +75,24 @@ MEANS_H = {168: 24, 672: 48}
 """Hours whose mean is a feature, and how many of them there must be."""
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """How models are fitted, where their losses are kept, and when (`time.monotonic`) no further one is begun."""
+
+    settings: dict[str, Any]
+    trees: int
+    parts: Path
+    until: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("flights", "bike"))
     parser.add_argument("--folder", type=Path, default=Home.current().path / "bench" / "watch")
     parser.add_argument("--examples", type=Path, help="flights: the Examples artifact of 2013-12")
     parser.add_argument("--challenger", action="store_true", help="flights: few small trees")
+    parser.add_argument("--weekly", action="store_true", help="flights: a fit each week")
+    parser.add_argument("--seconds", type=float, default=1e9, help="flights: fit nothing more after so many")
     parser.add_argument("--every", type=int, default=1, help="bike: a fit each so many months")
     options = parser.parse_args()
     if options.data == "bike":
@@ -82,35 +100,43 @@ def main() -> None:
         return
     name = ("flights-pipeline" if options.examples else "flights") + ("-challenger" if options.challenger else "")
     settings = (CHALLENGER, CHALLENGER_TREES) if options.challenger else (FLIGHTS, FLIGHTS_TREES)
-    days = flights(of_examples(options.examples) if options.examples else of_lake(), *settings)
+    trainer = Trainer(*settings, options.folder / "parts" / name, time.monotonic() + options.seconds)
+    rows = of_examples(options.examples) if options.examples else of_lake()
+    if options.weekly:
+        flights(rows, trainer, WEEKS).write(options.folder / f"{name}-weeks.npz")
+        return
+    days = flights(rows, trainer, MONTHS)
     days.write(options.folder / f"{name}-days.npz")
     merged(days).write(options.folder / f"{name}.npz")
 
 
-def flights(rows: pd.DataFrame, settings: dict[str, Any], trees: int) -> LossMatrix:
-    """Models before each month from March on, at the days of these months.
+def flights(rows: pd.DataFrame, trainer: Trainer, fit_days: np.ndarray) -> LossMatrix:
+    """Models of all that was before each of some days, at the days from the first of them on.
 
     Args:
       rows: Features, and `label` (0 or 1) and `day` (date, local).
-      settings: LightGBM's.
-      trees: How many.
+      trainer: How they are fitted.
+      fit_days: datetime64[D], rising.
     """
     rows = rows.sort_values("day", kind="stable")
-    features, months = rows.drop(columns=["label", "day"]), rows.day.dt.month.to_numpy()
-    labels = rows.label.to_numpy()
-    judged = months >= 3
-    days, of_day = np.unique(rows.day[judged].to_numpy().astype("datetime64[D]"), return_inverse=True)
-    counts = np.bincount(of_day)
-    loss, fit_at = np.full((1, 10, len(days)), np.nan), []
-    for number, month in enumerate(range(3, 13)):
-        started, known, later = time.monotonic(), months < month, months >= month
-        data = lightgbm.Dataset(features[known], labels[known])
-        answers = np.asarray(lightgbm.train(settings, data, trees).predict(features[later]))
-        losses, places = log_losses(labels[later], answers), of_day[months[judged] >= month]
-        fit_at.append(places[0])
-        loss[0, number, places[0] :] = np.bincount(places, losses, len(days))[places[0] :] / counts[places[0] :]
-        print(f"2013-{month:02}: {time.monotonic() - started:.0f} s", flush=True)
-    return LossMatrix(loss, np.array([ALL]), np.array(fit_at), counts, days.astype(str), "log loss")
+    features, labels = rows.drop(columns=["label", "day"]), rows.label.to_numpy()
+    of_row = rows.day.to_numpy().astype("datetime64[D]")
+    days, counts = np.unique(of_row[of_row >= fit_days[0]], return_counts=True)
+    loss, fit_at = np.full((1, len(fit_days), len(days)), np.nan), np.searchsorted(days, fit_days)
+    for number, first in enumerate(fit_days):
+        started, part = time.monotonic(), trainer.parts / f"{first}.npy"
+        if not part.is_file():
+            if started > trainer.until:
+                sys.exit(f"{number} of {len(fit_days)} models are there; start this again to go on.")
+            data = lightgbm.Dataset(features[of_row < first], labels[of_row < first])
+            later = of_row >= first
+            answers = np.asarray(lightgbm.train(trainer.settings, data, trainer.trees).predict(features[later]))
+            losses = np.bincount(np.searchsorted(days, of_row[later]), log_losses(labels[later], answers), len(days))
+            part.parent.mkdir(parents=True, exist_ok=True)
+            np.save(part, losses / counts)
+            print(f"{first}: {time.monotonic() - started:.0f} s", flush=True)
+        loss[0, number, fit_at[number] :] = np.load(part)[fit_at[number] :]
+    return LossMatrix(loss, np.array([ALL]), fit_at, counts, days.astype(str), "log loss")
 
 
 def merged(days: LossMatrix) -> LossMatrix:

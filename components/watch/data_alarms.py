@@ -32,8 +32,8 @@ LEAST_PAST = 14
 """Days without which hard rules, but for that of the volume, say nothing."""
 LEAST_ROWS = 20
 """A day of fewer rows is not judged, but for their number."""
-MORE_MISSING, MORE_NEW, TIMES_VOLUME = 0.1, 0.05, 2.0
-"""Hard rules: shares beyond all of the last days, and a factor of rows against the same weekdays."""
+MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
+"""Hard rules: shares beyond so many times the most of the last days, and rows against those of the same weekdays."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _hard(day: DaySummary, past: Sequence[DaySummary], figures: dict[Key, float]
         if beyond is None or any(finding.feature == name for finding in findings):
             continue
         most = max((_share(one, name) for one in past), default=0.0) if figure == MISSING else 0.0
-        if value > most + beyond:
+        if value > TIMES * most + beyond:
             words = "is missing in" if figure == MISSING else "has values that no day before had in"
             find(name, figure, f"{words} {value:.1%} of rows, at most {most:.1%} before")
     return tuple(findings)
@@ -224,7 +224,7 @@ def _volume(day: DaySummary, past: Sequence[DaySummary]) -> tuple[Finding, ...]:
     today = date.fromisoformat(day.day).weekday()
     same = [known.rows for known in past if date.fromisoformat(known.day).weekday() == today]
     usual = float(np.median(same)) if same else 0.0
-    if not usual or usual / TIMES_VOLUME <= day.rows <= usual * TIMES_VOLUME:
+    if not usual or usual / TIMES <= day.rows <= usual * TIMES:
         return ()
     return (Finding("", VOLUME, f"{day.rows} rows, where such weekdays have {usual:.0f}", True),)
 
@@ -240,7 +240,9 @@ def _widened(state: State, keys: tuple[Key, ...]) -> State:
     if not new:
         return state
     more = len(new)
-    errors = np.hstack([state.errors.reshape(len(state.errors), len(state.keys)), np.full((len(state.errors), more), math.nan)])
+    errors = np.hstack(
+        [state.errors.reshape(len(state.errors), len(state.keys)), np.full((len(state.errors), more), math.nan)]
+    )
     level = np.append(state.level, np.full(more, math.nan))
     weekday = np.hstack([state.weekday, np.zeros((7, more))])
     return State(state.day, (*state.keys, *new), level, weekday, errors, state.scores)

@@ -1,0 +1,145 @@
+"""Days are judged by those before them: faults alarm, usual days as rarely as the budget says, few days not at all."""
+
+from __future__ import annotations
+
+import math
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airtight.errors import TerminalError
+from components.schema import Feature
+from components.watch.data_alarms import State, after
+from components.watch.day_summary import DaySummary
+
+FEATURES = (Feature("amount", "number", ""), Feature("heat", "number", ""), Feature("shop", "category", ""))
+DAYS = 230
+
+
+def rows(number: int, count: int = 400) -> dict[str, np.ndarray]:
+    """A day whose rows share their heat, and have other amounts at weekends."""
+    rng = np.random.default_rng([7, number])
+    weekend = number % 7 >= 5
+    shops = rng.choice(["a", "b", "c", ""], count, p=[0.6, 0.28, 0.1, 0.02]).astype(object)
+    return {
+        "amount": rng.normal(150 if weekend else 100, 20, count),
+        "heat": rng.normal(15 + 10 * math.sin(number / 58) + 4 * np.random.default_rng(number).normal(), 1, count),
+        "shop": shops,
+    }
+
+
+def summary(number: int, columns: dict[str, np.ndarray]) -> DaySummary:
+    types = (pa.float32(), pa.float32(), pa.string())
+    columns = {f.name: pa.array(columns[f.name], t, from_pandas=True) for f, t in zip(FEATURES, types, strict=True)}
+    return DaySummary.of((date(2013, 1, 7) + timedelta(number)).isoformat(), FEATURES, [pa.table(columns)])
+
+
+@pytest.fixture(scope="module")
+def year():
+    """Summaries of usual days, the state before each, and their judgements."""
+    summaries = [summary(number, rows(number)) for number in range(DAYS)]
+    state, states, judgements = State(), [], []
+    for number, day in enumerate(summaries):
+        states.append(state)
+        state, judgement = after(state, day, summaries[:number])
+        judgements.append(judgement)
+    return summaries, states, judgements
+
+
+def test_usual_days_alarm_as_rarely_as_the_budget_says(year):
+    _, _, judgements = year
+    judged = [judgement for judgement in judgements if not judgement.enough]
+    assert len(judged) > 90
+    alarms = [judgement for judgement in judgements if judgement.findings]
+    assert len(alarms) <= 4
+    assert not any(finding.hard for judgement in alarms for finding in judgement.findings)
+
+
+def test_before_there_are_enough_days_nothing_but_hard_rules_is_said(year):
+    summaries, states, judgements = year
+    assert judgements[0].enough == "not enough data: no day before it"
+    assert "of 91 days" in judgements[60].enough
+    assert math.isinf(judgements[60].threshold)
+    shifted = rows(60)
+    shifted["amount"] += 100
+    assert not after(states[60], summary(60, shifted), summaries[:60])[1].findings
+    shifted["shop"][:] = ""
+    findings = after(states[60], summary(60, shifted), summaries[:60])[1].findings
+    assert [(finding.feature, finding.what) for finding in findings] == [("shop", "dead")]
+
+
+def spoiled(number: int, name: str, value: object, share: float) -> dict[str, np.ndarray]:
+    columns = rows(number)
+    columns[name][: int(share * 400)] = value
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("planted", "what", "hard"),
+    [
+        (("amount", math.nan, 1.0), "dead", True),
+        (("amount", math.nan, 0.2), "missing", True),
+        (("amount", 3.0, 1.0), "constant", True),
+        (("amount", math.inf, 0.01), "non-finite", True),
+        (("shop", "b", 1.0), "constant", True),
+        (("shop", "", 0.3), "missing", True),
+        (("shop", "z", 0.2), "new", True),
+        (("amount", -1.0, 0.1), "code", False),
+        (("shop", "c", 0.4), "share of c", False),
+    ],
+)
+def test_a_fault_is_found_on_its_first_day(year, planted, what, hard):
+    summaries, states, judgements = year
+    for number in range(200, 228, 9):
+        before = {finding.what for finding in judgements[number].findings}
+        _, judgement = after(states[number], summary(number, spoiled(number, *planted)), summaries[:number])
+        found = {(finding.feature, finding.what, finding.hard) for finding in judgement.findings}
+        assert (planted[0], what, hard) in found, (number, before, judgement)
+
+
+def test_a_weekend_is_held_to_weekends(year):
+    """A working day's amounts on a Saturday are none that a Saturday has."""
+    summaries, states, _ = year
+    saturday = 201
+    assert saturday % 7 == 5
+    columns = rows(saturday) | {"amount": rows(saturday + 2)["amount"]}
+    _, judgement = after(states[saturday], summary(saturday, columns), summaries[:saturday])
+    assert any(finding.feature == "amount" for finding in judgement.findings)
+
+
+def test_half_the_rows_are_an_alarm_and_none_at_all_are_not_judged(year):
+    summaries, states, _ = year
+    few = summary(201, {name: values[:150] for name, values in rows(201).items()})
+    findings = after(states[201], few, summaries[:201])[1].findings
+    assert ("", "rows", True) in {(finding.feature, finding.what, finding.hard) for finding in findings}
+    state, judgement = after(states[201], summary(201, {n: v[:0] for n, v in rows(201).items()}), summaries[:201])
+    assert judgement.enough == "not enough data: 0 rows"
+    assert [finding.what for finding in judgement.findings] == ["rows"]
+    assert len(state.scores) == len(states[201].scores)
+
+
+def test_a_feature_that_is_new_or_gone_is_no_fault_of_the_others(year):
+    summaries, states, _ = year
+    day = summary(201, rows(201))
+    day.numbers["other"] = day.numbers["amount"]
+    del day.numbers["heat"]
+    state, judgement = after(states[201], day, summaries[:201])
+    assert not judgement.findings
+    assert ("other", "missing") in state.keys
+
+
+def test_a_backfill_comes_to_the_same_bytes_as_running_daily(year):
+    summaries, states, judgements = year
+    for number in (0, 1, 40, 180):
+        state = State.from_bytes(states[number].to_bytes())
+        state, judgement = after(state, summaries[number], summaries[:number])
+        assert state.to_bytes() == states[number + 1].to_bytes()
+        assert repr(judgement) == repr(judgements[number])
+
+
+def test_days_out_of_order_are_refused(year):
+    summaries, states, _ = year
+    with pytest.raises(TerminalError, match="does not come after"):
+        after(states[10], summaries[9], summaries[:9])
