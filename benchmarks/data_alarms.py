@@ -81,9 +81,9 @@ NUMBER_FAULTS: dict[str, Fault] = {
     "plus 1 sd": _scaled(1, 1.0),
 }
 CATEGORY_FAULTS: dict[str, Fault] = {
-    "all missing": lambda rows, name, _: rows[name].where(False, ""),
+    "all missing": lambda rows, name, _: pd.Series("", rows.index),
     "10 % missing": lambda rows, name, rng: _some(rows, name, rng, 0.1, ""),
-    "constant": lambda rows, name, _: rows[name].where(False, rows[name].mode()[0]),
+    "constant": lambda rows, name, _: pd.Series(rows[name].mode()[0], rows.index),
     "10 % become unknown": lambda rows, name, rng: _some(rows, name, rng, 0.1, "unknown"),
     "lower case": lambda rows, name, _: rows[name].str.lower(),
     "third value doubles": _doubled,

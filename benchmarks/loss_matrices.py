@@ -1,11 +1,11 @@
 """Writes matrices of losses, over which `commands.policy replay` replays retraining policies.
 
-    python -m benchmarks.loss_matrices flights [--weekly] [--challenger] [--examples FOLDER] [--seconds 150]
+    python -m benchmarks.loss_matrices flights [--fortnights] [--challenger] [--examples FOLDER] [--seconds 150]
     python -m benchmarks.loss_matrices bike [--every 3]
 
-flights: LightGBM fitted before each month, or week, from March 2013 on, its log loss on each later day and month. What
-was broken off, or ended after --seconds, goes on. Features are
-few (schedule, weather of the hour before, three windows of departures) and made here from the lake; with --examples,
+flights: LightGBM fitted before each month, or fortnight, from March 2013 on, its log loss on each later day and month.
+What was broken off, or ended after --seconds, goes on. Features are few (schedule, weather of the hour before, three
+windows of departures) and made here from the lake; with --examples,
 the Examples artifact of 2013-12, they are the pipeline's 65. bike: LightGBM fitted before each month from October 2011
 on, of all rides or of those of the last two years, its absolute error at each later month; features are the calendar
 and rides that are known 24 hours ahead. The lakes are made where they are missing.
@@ -64,7 +64,7 @@ RIDES = {
 }
 RIDES_TREES = 200
 MONTHS = np.arange("2013-03", "2014-01", dtype="datetime64[M]").astype("datetime64[D]")
-WEEKS = np.arange("2013-03-01", "2013-12-31", 7, dtype="datetime64[D]")
+FORTNIGHTS = np.arange("2013-03-01", "2013-12-31", 14, dtype="datetime64[D]")
 """First days that a model serves: it has learned from the days before."""
 WINDOWS = ((("origin",), 2), (("origin", "carrier"), 6), (("carrier",), 24))
 """Departures that a flight sees: what they share with it, and of how many hours."""
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Home.current().path / "bench" / "watch")
     parser.add_argument("--examples", type=Path, help="flights: the Examples artifact of 2013-12")
     parser.add_argument("--challenger", action="store_true", help="flights: few small trees")
-    parser.add_argument("--weekly", action="store_true", help="flights: a fit each week")
+    parser.add_argument("--fortnights", action="store_true", help="flights: a fit each fortnight")
     parser.add_argument("--seconds", type=float, default=1e9, help="flights: fit nothing more after so many")
     parser.add_argument("--every", type=int, default=1, help="bike: a fit each so many months")
     options = parser.parse_args()
@@ -102,8 +102,8 @@ def main() -> None:
     settings = (CHALLENGER, CHALLENGER_TREES) if options.challenger else (FLIGHTS, FLIGHTS_TREES)
     trainer = Trainer(*settings, options.folder / "parts" / name, time.monotonic() + options.seconds)
     rows = of_examples(options.examples) if options.examples else of_lake()
-    if options.weekly:
-        flights(rows, trainer, WEEKS).write(options.folder / f"{name}-weeks.npz")
+    if options.fortnights:
+        flights(rows, trainer, FORTNIGHTS).write(options.folder / f"{name}-fortnights.npz")
         return
     days = flights(rows, trainer, MONTHS)
     days.write(options.folder / f"{name}-days.npz")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from components.watch.replay import Replays, Schedule
 
 HERE = "airtight.watch.policies"
+_SHOWN = 12
+"""Schedules of so many fits, or fewer, are printed whole."""
 DEFAULTS = tuple(f"{HERE}:{name}" for name in ("never", "every", "threshold", "cusum", "cost_aware"))
 
 
@@ -91,7 +93,7 @@ def table(
         lines.append(
             f"| {schedule.name.removeprefix(HERE + ':')} | {count} | {schedule.loss:.5g} | "
             f"{schedule.loss / always - 1:+.2%} | {oracle[count - 1].loss:.5g} | {replays.random(count):.5g} | "
-            f"{fits_in_words(schedule.fits) if count <= 12 else ''} |"
+            f"{fits_in_words(schedule.fits) if count <= _SHOWN else ''} |"
         )
     return lines
 
