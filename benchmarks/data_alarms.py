@@ -149,17 +149,12 @@ def planted(
         rows, past = parts[days[number]], summaries[max(0, number - POOL_DAYS) : number]
         quiet = {(finding.feature, finding.what) for finding in judgements[number].findings}
         for feature in FEATURES:
+            # A feature is judged by itself: what is planted changes no other.
+            alone = [_only(known, feature.name) for known in past]
             for fault, plant in (NUMBER_FAULTS if feature.kind == "number" else CATEGORY_FAULTS).items():
-                changed = DaySummary.of(
-                    days[number],
-                    [feature],
-                    [_table(pd.DataFrame({feature.name: plant(rows, feature.name, rng)}), [feature])],
-                )
-                day = summaries[number]
-                day = DaySummary(
-                    day.day, day.rows, day.labelled, day.numbers | changed.numbers, day.categories | changed.categories
-                )
-                _, judgement = after(states[number], day, past)
+                changed = pd.DataFrame({feature.name: plant(rows, feature.name, rng)})
+                day = DaySummary.of(days[number], [feature], [_table(changed, [feature])])
+                _, judgement = after(states[number], day, alone)
                 news = {(finding.feature, finding.what) for finding in judgement.findings} - quiet
                 hits[fault][feature.name].append(any(name == feature.name for name, _ in news))
     groups = {"stable": STABLE, "weather": WEATHER, "categories": CATEGORIES}
@@ -171,6 +166,12 @@ def planted(
         every = [hit for by_column in hits.values() for name in names for hit in by_column.get(name, ())]
         print(f"{group}: {np.mean(every):.1%} of {len(every)} found on day one")
     return {fault: {name: float(np.mean(hit)) for name, hit in columns.items()} for fault, columns in hits.items()}
+
+
+def _only(day: DaySummary, name: str) -> DaySummary:
+    """The day with one feature alone."""
+    numbers, categories = ({k: v for k, v in d.items() if k == name} for d in (day.numbers, day.categories))
+    return DaySummary(day.day, day.rows, day.labelled, numbers, categories)
 
 
 def flights() -> pd.DataFrame:
