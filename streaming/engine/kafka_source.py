@@ -20,7 +20,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from airtight.errors import TerminalError, TransientError
-from streaming.engine.options import expansion_service
+from streaming.engine.addresses import expansion_service
 
 URN = "airtight:kafka:v1"
 """services/java/airtight/ReadEvents.java."""
@@ -30,18 +30,17 @@ POLL_MS = 500
 SILENCE_S = 60.0
 """A broker that brings nothing of what it has for so long is away."""
 
-_Payload = typing.NamedTuple(
-    "_Payload",
-    [
-        ("consumer", typing.Mapping[str, str]),
-        ("topics", list[str]),
-        ("out_of_order_ms", int),
-        ("idle_ms", int),
-    ],
-)
+
+class _Payload(typing.NamedTuple):
+    """The fields of ReadEvents.Configuration."""
+
+    consumer: typing.Mapping[str, str]
+    topics: list[str]
+    out_of_order_ms: int
+    idle_ms: int
 
 
-class ReadEvents(beam.PTransform):  # type: ignore[misc]
+class ReadEvents(beam.PTransform):
     """Reads topics without an end; runs inside Flink, which keeps the offsets in its checkpoints.
 
     A partition's watermark is the largest timestamp read of it less `out_of_order_s`. One that is read to its end, or
@@ -67,6 +66,7 @@ class ReadEvents(beam.PTransform):  # type: ignore[misc]
         self,
         servers: str,
         topics: Sequence[str],
+        *,
         out_of_order_s: float,
         idle_s: float = 0.0,
         group: str = "",
@@ -122,7 +122,7 @@ class Offsets:
     stop: int
 
 
-class ReadOffsets(beam.PTransform):  # type: ignore[misc]
+class ReadOffsets(beam.PTransform):
     """Reads parts of topics to their end, in Python and without Flink: for backfill, tests and comparison.
 
     Args:
@@ -144,7 +144,7 @@ class ReadOffsets(beam.PTransform):  # type: ignore[misc]
         return tuple(sources) | beam.Flatten(pipeline=begin.pipeline)
 
 
-class EventsOf(beam.PTransform):  # type: ignore[misc]
+class EventsOf(beam.PTransform):
     """The events of a list, for tests.
 
     Args:
@@ -188,7 +188,7 @@ def whole_topics(servers: str, topics: Sequence[str]) -> list[Offsets]:
     return [Offsets(part.topic, part.partition, starts[part], stops[part]) for part in parts]
 
 
-class _Part(BoundedSource):  # type: ignore[misc]
+class _Part(BoundedSource):
     """Beam's bounded source of one part of a partition; a runner may split it further."""
 
     def __init__(self, servers: str, part: Offsets) -> None:

@@ -1,6 +1,6 @@
-"""The program `beam-workers`: starts a Python worker for each slot of Flink that asks for one, on 127.0.0.1.
+"""The program `beam-workers`: starts a Python worker for each slot of Flink that asks for one.
 
-Beam's own worker pool listens on every interface, starts whatever `python` is first on PATH, and lets a worker that
+Its address is AIRTIGHT_BEAM_WORKERS. Beam's own worker pool listens on every interface, starts whatever `python` is first on PATH, and lets a worker that
 prints much wait for a reader of its pipe that there is none of.
 """
 
@@ -18,7 +18,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from apache_beam.utils import thread_pool_executor
 
-from services.settings import Settings
+from streaming.engine import addresses
 
 HARNESS = """
 import logging, sys
@@ -29,10 +29,10 @@ SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_t
 """A worker: it runs until the TaskManager closes the connection, and so outlives no TaskManager that was killed."""
 
 
-class Pool(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
+class Pool(BeamFnExternalWorkerPoolServicer):
     """Starts and stops workers, each a process."""
 
-    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:  # noqa: N802
+    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
         # Those of TaskManagers that were killed have ended by themselves.
         self._worker_processes = {k: p for k, p in self._worker_processes.items() if p.poll() is None}
@@ -52,7 +52,7 @@ class Pool(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
 def main() -> None:
     """Serves until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    pool, address = Pool(use_process=True), Settings.from_environment().beam_workers
+    pool, address = Pool(use_process=True), addresses.workers()
     # A pool must outlive long silences of its TaskManagers.
     options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
     server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=options)
