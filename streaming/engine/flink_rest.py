@@ -1,4 +1,4 @@
-"""Flink's REST API: which jobs run and how they do, savepoints, and ending a job. It needs neither Beam nor a Flink here."""
+"""Flink's REST API: which jobs run and how they do, savepoints, and ending a job; without Beam."""
 
 from __future__ import annotations
 
@@ -229,10 +229,8 @@ class Flink:
         """A source reads no other part's records: what it has read from outside is what it put out."""
         records = 0.0
         for part in (part for part in vertices if part["name"].startswith("Source:")):
-            query = "subtasks/metrics?get=numRecordsOut&agg=sum"
-            records += sum(
-                metric["sum"] for metric in self._call("GET", f"/jobs/{job_id}/vertices/{part['id']}/{query}")
-            )
+            path = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics?get=numRecordsOut&agg=sum"
+            records += sum(metric["sum"] for metric in self._call("GET", path))
         return round(records)
 
     def _watermark(self, job_id: str, vertices: list[dict[str, Any]]) -> float | None:

@@ -29,7 +29,7 @@ class StreamOptions(PipelineOptions):
 
 
 class RunnerOptions(PipelineOptions):
-    """Options of the job server's Java side that `flink_arguments` sets; Beam would warn of each that it cannot read."""
+    """Options of Beam's Java side that `flink_arguments` sets: Python would warn of each that it does not know."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:

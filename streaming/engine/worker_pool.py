@@ -1,7 +1,7 @@
 """The program `beam-workers`: starts a Python worker for each slot of Flink that asks for one.
 
-Its address is AIRTIGHT_BEAM_WORKERS. Beam's own worker pool listens on every interface, starts whatever `python` is first on PATH, and lets a worker that
-prints much wait for a reader of its pipe that there is none of.
+Its address is AIRTIGHT_BEAM_WORKERS. Beam's own worker pool listens on every interface, starts whatever `python` is
+first on PATH, and gives a worker that prints a pipe that nobody reads.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_t
 
 class Pool(BeamFnExternalWorkerPoolServicer):
     """Starts and stops workers, each a process."""
+
+    _worker_processes: dict[str, subprocess.Popen[bytes]]
 
     def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
