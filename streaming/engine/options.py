@@ -33,7 +33,7 @@ class RunnerOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        for name in ("parallelism", "max_bundle_size", "max_bundle_time_mills", "checkpointing_interval"):
+        for name in ("max_bundle_size", "max_bundle_time_mills", "checkpointing_interval"):
             parser.add_argument(f"--{name}", type=int, default=None)
         parser.add_argument("--savepoint_path", default=None)
         for name in (
