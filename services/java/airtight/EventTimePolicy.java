@@ -61,6 +61,9 @@ final class EventTimePolicy extends TimestampPolicy<byte[], byte[]> {
 
   /** Makes the policy of each partition, in the TaskManager that reads it. */
   static final class Factory implements TimestampPolicyFactory<byte[], byte[]> {
+    /** Checkpoints hold it: another version of this class must read what this one wrote. */
+    private static final long serialVersionUID = 1L;
+
     private final Map<String, Object> consumer;
     private final List<String> topics;
     private final long outOfOrder;

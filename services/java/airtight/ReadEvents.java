@@ -8,9 +8,11 @@ import org.apache.beam.sdk.expansion.ExternalTransformRegistrar;
 import org.apache.beam.sdk.io.kafka.KafkaIO;
 import org.apache.beam.sdk.transforms.ExternalTransformBuilder;
 import org.apache.beam.sdk.transforms.PTransform;
+import org.apache.beam.sdk.transforms.SerializableFunction;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
+import org.apache.kafka.clients.consumer.Consumer;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.Deserializer;
@@ -60,11 +62,21 @@ public final class ReadEvents implements ExternalTransformRegistrar {
               .withKeyDeserializer(BytesOrEmpty.class)
               .withValueDeserializer(BytesOrEmpty.class)
               .withConsumerConfigUpdates(consumer)
-              .withConsumerFactoryFn(FromTheBeginning::new)
+              .withConsumerFactoryFn(new Consumers())
               .withTimestampPolicyFactory(
                   new EventTimePolicy.Factory(consumer, given.topics, given.outOfOrderMs, given.idleMs));
       // With each completed checkpoint, so that lag shows in Kafka's own tools. Nothing is ever resumed from them.
       return (given.consumer.containsKey("group.id") ? read.commitOffsetsInFinalize() : read).withoutMetadata();
+    }
+  }
+
+  static final class Consumers implements SerializableFunction<Map<String, Object>, Consumer<byte[], byte[]>> {
+    /** Checkpoints hold it: another version of this class must read what this one wrote. */
+    private static final long serialVersionUID = 1L;
+
+    @Override
+    public Consumer<byte[], byte[]> apply(Map<String, Object> configuration) {
+      return new FromTheBeginning(configuration);
     }
   }
 
