@@ -7,6 +7,7 @@ which it was stopped.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -27,6 +28,7 @@ class JobRecord:
       checkpoints: Folder of that submission's checkpoints, a URL; empty where the cluster has no setting for it.
       start: From what it would go on as it was known last: a checkpoint, or the savepoint with which it was stopped.
       stopped: Whether it was stopped with a savepoint, so that no checkpoint is newer.
+      earlier: Folder of the checkpoints of the submission before, from which this one may have been started.
     """
 
     name: str
@@ -34,6 +36,7 @@ class JobRecord:
     checkpoints: str = ""
     start: str = ""
     stopped: bool = False
+    earlier: str = ""
 
 
 def load(name: str, home: Home | None = None) -> JobRecord | None:
@@ -101,22 +104,23 @@ def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") ->
             remedy="Start it, or correct its name.",
         )
     path = flink.savepoint(job.id, folder, cancel=True)
-    save(JobRecord(name, job.id, start=path, stopped=True), home)
+    record = load(name, home) or JobRecord(name, job.id)
+    save(replace(record, id=job.id, start=path, stopped=True), home)
     return path
 
 
 def newest_checkpoint(folder: str) -> str:
     """The newest complete checkpoint in a job's folder of them; empty for none, or a folder of no local file system."""
-    address = urlparse(folder)
-    if not folder or address.scheme not in ("", "file"):
-        return ""
-    complete = [path.parent for path in Path(unquote(address.path)).glob("chk-*/_metadata")]
+    local = _local(folder)
+    complete = [path.parent for path in local.glob("chk-*/_metadata")] if local else []
     newest = max(complete, key=lambda path: int(path.name.removeprefix("chk-")), default=None)
     return newest.as_uri() if newest else ""
 
 
 def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None = None) -> None:
-    """Records a job that was just submitted.
+    """Records a job that was just submitted, and removes the checkpoints of the one before the one before it.
+
+    Those on no file system of this host stay: a bucket has rules of its own for what is old.
 
     Args:
       flink: The cluster.
@@ -126,7 +130,17 @@ def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None
       home: The state folder with the records; None is the current one.
     """
     root = flink.setting("state.checkpoints.dir")
-    save(JobRecord(name, job_id, f"{root.rstrip('/')}/{job_id}" if root else "", start), home)
+    before = load(name, home) or JobRecord(name, "")
+    if (obsolete := _local(before.earlier)) and not start.startswith(before.earlier):
+        shutil.rmtree(obsolete, ignore_errors=True)
+    checkpoints = f"{root.rstrip('/')}/{job_id}" if root else ""
+    save(JobRecord(name, job_id, checkpoints, start, earlier=before.checkpoints), home)
+
+
+def _local(folder: str) -> Path | None:
+    """The path of a URL of a file system of this host; None for any other, and for none."""
+    address = urlparse(folder)
+    return Path(unquote(address.path)) if folder and address.scheme in ("", "file") else None
 
 
 def _file(name: str, home: Home | None) -> Path:

@@ -149,6 +149,21 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint_alone(server: Flink, 
     assert job_records.start_point(server, "counts", home) == "file:/s/1"
 
 
+def test_checkpoints_of_two_submissions_are_kept(server: Flink, tmp_path: Path) -> None:
+    home, root = Home(tmp_path / "home"), tmp_path / "checkpoints"
+    Answers.answers = {"/jobmanager/config": [{"key": "state.checkpoints.dir", "value": root.as_uri()}]}
+    for job_id in ("a", "b", "c"):
+        (root / job_id / "chk-1").mkdir(parents=True)
+        (root / job_id / "chk-1" / "_metadata").touch()
+        start = job_records.start_point(server, "counts", home)
+        job_records.remember(server, "counts", job_id, start, home)
+    assert sorted(path.name for path in root.iterdir()) == ["b", "c"]
+    record = job_records.load("counts", home)
+    assert record == JobRecord(
+        "counts", "c", f"{root.as_uri()}/c", f"{root.as_uri()}/b/chk-1", False, f"{root.as_uri()}/b"
+    )
+
+
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden"])
 def test_a_name_that_is_no_files_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(TerminalError, match="no name for a job"):
