@@ -27,17 +27,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     # Kafka leaves the choice of a logger to whoever starts it.
     "kafka": ("org.apache.kafka:kafka_2.13:4.1.0", "org.slf4j:slf4j-simple:1.7.36"),
     "flink": ("org.apache.beam:beam-runners-flink-1.19:2.62.0", "org.slf4j:slf4j-simple:1.7.36"),
-    # KafkaIO beside it, without all that its POM names: Confluent's classes are not in Maven Central, and never loaded.
-    "flink-kafka": (
-        "org.apache.beam:beam-sdks-java-io-kafka:2.62.0",
-        "org.apache.beam:beam-sdks-java-extensions-avro:2.62.0",
-        "org.apache.avro:avro:1.11.4",
-        "org.apache.kafka:kafka-clients:3.9.1",
-        "org.springframework:spring-expression:5.3.27",
-        "org.springframework:spring-core:5.3.27",
-        "org.springframework:spring-jcl:5.3.27",
-        "com.github.jbellis:jamm:0.4.0",
-    ),
+    # Kafka's consumer for it, and the one compression that neither has.
+    "flink-kafka": ("org.apache.kafka:kafka-clients:3.9.1", "com.github.luben:zstd-jni:1.5.6-10"),
     # Compiles services/java: a machine that runs Java has no compiler for that reason alone.
     "java-compiler": ("org.eclipse.jdt:ecj:3.42.0",),
     # No program: benchmarks.spark_stream fetches it. Spark's own two are the newest that could be had from Maven, older

@@ -49,7 +49,12 @@ class ReadEvents(beam.PTransform):
     bound: quiet topics close their windows, and a replay of 2013 stays in 2013. A timestamp ahead of the TaskManager's
     clock counts as now, one ahead by a day not at all; the element keeps it.
 
-    Partitions that are added to a topic are not read by a job that runs, nor by one that is resumed.
+    Partitions that are added to a topic are read within seconds, from their beginning. Messages that come to one before
+    that may be late.
+
+    Without a checkpoint a job begins at the beginning of the topics. An offset that is not there any more, and a topic
+    that was made anew, end it with that reason. A resumed job keeps its position; with a group it takes over what the
+    other arguments say now.
 
     Args:
       servers: The brokers, host:port,host:port.
@@ -57,7 +62,7 @@ class ReadEvents(beam.PTransform):
       out_of_order_s: How much older than the newest message of the topics one that comes may be, seconds.
       idle_s: Silence of all partitions after which event time goes on by the clock, seconds; 0 is never.
       group: Consumer group to which offsets are committed with each checkpoint, for Kafka's own tools; nothing is
-        resumed from them. Empty commits none.
+        resumed from them. One group, one job. Empty commits none.
       consumer: More settings of Kafka's Java consumer, such as those of its security.
       expansion: Address of the expansion service; empty is that of the Flink cluster's job server.
     """
@@ -83,10 +88,7 @@ class ReadEvents(beam.PTransform):
             )
         own = {
             "bootstrap.servers": servers,
-            # Without a checkpoint a job begins at the beginning.
-            "auto.offset.reset": "earliest",
-            # Flink's checkpoints hold the offsets: with Kafka's own commits a job that is started anew would skip.
-            "enable.auto.commit": "false",
+            # What was aborted never happened.
             "isolation.level": "read_committed",
             **({"group.id": group} if group else {}),
         }

@@ -16,22 +16,19 @@ import org.apache.beam.sdk.io.FileSystems;
 import org.apache.beam.sdk.options.ExperimentalOptions;
 import org.apache.beam.sdk.options.PipelineOptions;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
-import org.apache.beam.sdk.options.PortablePipelineOptions;
 import org.apache.beam.vendor.guava.v32_1_2_jre.com.google.common.util.concurrent.ListeningExecutorService;
 
 /**
  * Beam's job server with an expansion service that expands reads into Flink's own sources.
  *
- * <p>The job server's own expansion service takes no options, and without use_deprecated_read KafkaIO becomes a
- * splittable DoFn, which Beam 2.62 cannot checkpoint without leaking. EMBEDDED runs KafkaIO's one Java DoFn inside the
- * TaskManager.
+ * <p>The job server's own expansion service takes no options, and without use_deprecated_read a source becomes a
+ * splittable DoFn, which Beam 2.62 cannot checkpoint without leaking.
  */
 public final class JobServer {
   /** Arguments: host and port of the expansion service, the folder of flink-conf.yaml, then FlinkJobServerDriver's. */
   public static void main(String[] args) throws Exception {
     PipelineOptionsFactory.register(ExpansionServiceOptions.class);
     PipelineOptions options = PipelineOptionsFactory.create();
-    options.as(PortablePipelineOptions.class).setDefaultEnvironmentType("EMBEDDED");
     ExperimentalOptions.addExperiment(options.as(ExperimentalOptions.class), "use_deprecated_read");
     FileSystems.setDefaultPipelineOptions(PipelineOptionsFactory.create());
     ExpansionServer.create(new ExpansionService(options), args[0], Integer.parseInt(args[1]));

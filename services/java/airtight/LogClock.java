@@ -5,20 +5,20 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.Supplier;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
-import org.apache.kafka.clients.admin.ListOffsetsResult;
+import org.apache.kafka.clients.admin.ListOffsetsResult.ListOffsetsResultInfo;
 import org.apache.kafka.clients.admin.OffsetSpec;
-import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.common.TopicPartition;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The largest stamp in some topics' log, asked of the broker each second: the same in every TaskManager.
+ * Looks at some topics' log each second: how far it has come in event time, and which partitions there are.
  *
- * <p>When nothing new has come for the idleness, event time goes on as fast as the clock on the wall, from the largest
- * stamp, and never past now. A log of 2013 so stays in 2013.
+ * <p>Event time is the largest stamp in the log, the same in every TaskManager. When nothing new has come for the
+ * idleness, it goes on as fast as the clock on the wall, and never past now: a log of 2013 stays in 2013.
  */
 final class LogClock implements Runnable {
   static final long UNKNOWN = Long.MIN_VALUE;
@@ -29,27 +29,48 @@ final class LogClock implements Runnable {
   private static final long UNUSED_MS = 60_000;
   private static final long ABSURD_MS = Duration.ofDays(1).toMillis();
 
-  private final Map<String, Object> admin = new HashMap<>();
+  private final Map<String, Object> admin;
   private final List<String> topics;
   private final long idle;
+  private volatile Log log;
   private long newest = UNKNOWN;
   private long since;
   private long used;
 
-  private LogClock(Map<String, Object> consumer, List<String> topics, long idle) {
-    consumer.forEach((name, value) -> {
-      if (AdminClientConfig.configNames().contains(name)) {
-        admin.put(name, value);
-      }
-    });
-    this.topics = topics;
-    this.idle = idle;
+  private LogClock(KafkaSource.Settings settings) {
+    this.admin = admin(settings.consumer);
+    this.topics = settings.topics;
+    this.idle = settings.idle;
+  }
+
+  /** One partition at a look. */
+  static final class Part {
+    final String topicId;
+    final long begin;
+    final long end;
+
+    Part(String topicId, long begin, long end) {
+      this.topicId = topicId;
+      this.begin = begin;
+      this.end = end;
+    }
+  }
+
+  /** One look: the event time that the log had reached, and then every partition with its ends. */
+  static final class Log {
+    final long reached;
+    final Map<TopicPartition, Part> parts;
+
+    Log(long reached, Map<TopicPartition, Part> parts) {
+      this.reached = reached;
+      this.parts = parts;
+    }
   }
 
   /** The clock of these topics, one in each process. */
-  static LogClock of(Map<String, Object> consumer, List<String> topics, long idle) {
-    String name = consumer.get("bootstrap.servers") + " " + topics + " " + idle;
-    return CLOCKS.computeIfAbsent(name, key -> new LogClock(consumer, topics, idle));
+  static LogClock of(KafkaSource.Settings settings) {
+    String name = settings.consumer + " " + settings.topics + " " + settings.idle;
+    return CLOCKS.computeIfAbsent(name, key -> new LogClock(settings));
   }
 
   /** A stamp as the watermark counts it: one ahead of this host's clock as now, one a day ahead not at all. */
@@ -57,31 +78,21 @@ final class LogClock implements Runnable {
     return stamp > now + ABSURD_MS ? UNKNOWN : Math.min(stamp, now);
   }
 
-  /** How far event time has come, or UNKNOWN while the log is empty or could not be looked at. */
-  synchronized long reached(long now) {
+  /** The last look; null before the first. A clock that nobody reads for a minute stops until it is read again. */
+  synchronized Log look() {
     if (used == 0) {
       Thread thread = new Thread(this, "log-clock " + topics);
       thread.setDaemon(true);
       thread.start();
     }
-    used = now;
-    if (newest == UNKNOWN || idle <= 0) {
-      return newest;
-    }
-    return Math.max(newest, Math.min(now, newest + Math.max(0, now - since - idle)));
+    used = System.currentTimeMillis();
+    return log;
   }
 
-  synchronized void observe(long stamp, long now) {
-    if (stamp > newest) {
-      newest = stamp;
-      since = now;
-    }
-  }
-
-  /** Whether anybody has read the clock lately; a clock that nobody reads ends, and begins again when it is read. */
   private synchronized boolean inUse() {
     if (System.currentTimeMillis() - used > UNUSED_MS) {
       used = 0;
+      log = null;
     }
     return used != 0;
   }
@@ -91,7 +102,7 @@ final class LogClock implements Runnable {
     try (Admin client = Admin.create(admin)) {
       while (inUse()) {
         try {
-          observe(newest(client), System.currentTimeMillis());
+          log = lookAt(client);
         } catch (Exception error) {
           LOG.warn("The log of {} could not be looked at: {}", topics, String.valueOf(error));
         }
@@ -102,17 +113,52 @@ final class LogClock implements Runnable {
     }
   }
 
-  private long newest(Admin client) throws Exception {
-    Map<TopicPartition, OffsetSpec> ends = new HashMap<>();
-    for (TopicDescription topic : client.describeTopics(topics).allTopicNames().get().values()) {
-      topic.partitions().forEach(p -> ends.put(new TopicPartition(topic.name(), p.partition()), OffsetSpec.maxTimestamp()));
-    }
+  private Log lookAt(Admin client) throws Exception {
+    Map<TopicPartition, String> ids = partitions(client, topics);
     long now = System.currentTimeMillis();
-    long largest = UNKNOWN;
-    for (ListOffsetsResult.ListOffsetsResultInfo end : client.listOffsets(ends).all().get().values()) {
+    for (ListOffsetsResultInfo at : list(client, ids, OffsetSpec::maxTimestamp).values()) {
       // An empty partition has no largest stamp.
-      largest = Math.max(largest, end.offset() < 0 ? UNKNOWN : plausible(end.timestamp(), now));
+      long stamp = at.offset() < 0 ? UNKNOWN : plausible(at.timestamp(), now);
+      if (stamp > newest) {
+        newest = stamp;
+        since = now;
+      }
     }
-    return largest;
+    long silence = idle > 0 && newest != UNKNOWN ? Math.max(0, now - since - idle) : 0;
+    long reached = silence == 0 ? newest : Math.max(newest, Math.min(now, newest + silence));
+    // After the stamps: what is not in the log by now is no older than what they say, less the bound.
+    Map<TopicPartition, ListOffsetsResultInfo> ends = list(client, ids, OffsetSpec::latest);
+    Map<TopicPartition, ListOffsetsResultInfo> begins = list(client, ids, OffsetSpec::earliest);
+    Map<TopicPartition, Part> parts = new HashMap<>();
+    ids.forEach((p, id) -> parts.put(p, new Part(id, begins.get(p).offset(), ends.get(p).offset())));
+    return new Log(reached, parts);
+  }
+
+  private static Map<TopicPartition, ListOffsetsResultInfo> list(
+      Admin client, Map<TopicPartition, String> partitions, Supplier<OffsetSpec> spec) throws Exception {
+    Map<TopicPartition, OffsetSpec> wanted = new HashMap<>();
+    partitions.keySet().forEach(partition -> wanted.put(partition, spec.get()));
+    return client.listOffsets(wanted).all().get();
+  }
+
+  /** Every partition of some topics, with the id of its topic; a fault where a topic is not there. */
+  static Map<TopicPartition, String> partitions(Map<String, Object> consumer, List<String> topics) throws Exception {
+    try (Admin client = Admin.create(admin(consumer))) {
+      return partitions(client, topics);
+    }
+  }
+
+  private static Map<TopicPartition, String> partitions(Admin client, List<String> topics) throws Exception {
+    Map<TopicPartition, String> ids = new HashMap<>();
+    client.describeTopics(topics).allTopicNames().get().forEach((topic, described) ->
+        described.partitions().forEach(p ->
+            ids.put(new TopicPartition(topic, p.partition()), described.topicId().toString())));
+    return ids;
+  }
+
+  private static Map<String, Object> admin(Map<String, Object> consumer) {
+    Map<String, Object> known = new HashMap<>(consumer);
+    known.keySet().retainAll(AdminClientConfig.configNames());
+    return known;
   }
 }
