@@ -7,11 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from airtight.errors import TerminalError
 from airtight.home import Home
@@ -138,22 +140,40 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint(
     assert Path(savepoint.removeprefix("file:"), "_metadata").is_file()
     before = read_counts(file)
 
-    # The last one is a second before its minute is over.
-    produce(servers, TOPIC.name, range(3_000, 5_990), partitions=3)
+    produce(servers, TOPIC.name, range(3_000, 4_500), partitions=3)
     resumed = flink_jobs.resume(build, NAME)
     assert resumed.id != job.id
+    # Partitions that are added are read like those that were there.
+    until(lambda: flink.status(resumed.id).read >= 1_500, "what came meanwhile")
+    ensure(servers, [replace(TOPIC, partitions=6)])
+    time.sleep(10)
+    # The last one is a second before its minute is over.
+    produce(servers, TOPIC.name, range(4_500, 5_990), partitions=6)
     closed = {place: count for place, count in expected(range(5_990)).items() if place[1] < START_S + 540}
     until(lambda: len(read_counts(file)) == len(closed), "all windows but the last")
     assert read_counts(file) == closed, "the open window was in the savepoint"
     assert before.items() <= closed.items()
     committed = KafkaConsumer(bootstrap_servers=servers, group_id="test.engine")
-    parts = [TopicPartition(TOPIC.name, number) for number in range(3)]
+    parts = [TopicPartition(TOPIC.name, number) for number in range(6)]
     until(lambda: sum(committed.committed(part) or 0 for part in parts) == 5_990, "Kafka's tools see no lag")
     committed.close()
-    flink.cancel(resumed.id)
 
-    # Anew it reads from the beginning, whatever the group has committed, and event time goes on in the silence.
+    # Resumed with other settings: event time now goes on in the silence.
+    job_records.stop(flink, NAME)
+    idle = ReadEvents(servers, idle_s=1, **source)
+    flink_jobs.resume(counts_to(file, idle), NAME)
+    until(lambda: len(read_counts(file)) == len(expected(range(5_990))), "all windows, the last one too")
+    assert read_counts(file) == expected(range(5_990))
+
+    # Anew it reads from the beginning, whatever the group has committed.
+    flink.cancel(flink.running(NAME).id)
     again = tmp_path / "again.jsonl"
-    flink_jobs.submit(counts_to(again, ReadEvents(servers, idle_s=1, **source)), NAME)
-    until(lambda: len(read_counts(again)) == len(expected(range(5_990))), "all windows, the last one too")
-    assert read_counts(again) == expected(range(5_990))
+    anew = flink_jobs.submit(counts_to(again, idle), NAME)
+    until(lambda: read_counts(again) == expected(range(5_990)), "all windows again")
+
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    admin.delete_topics([TOPIC.name])
+    until(lambda: TOPIC.name not in admin.list_topics(), "the topic is gone")
+    admin.close()
+    ensure(servers, [TOPIC])
+    until(lambda: "was made anew" in flink.status(anew.id).failure, "what happened to the topic is the reason")

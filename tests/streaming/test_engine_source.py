@@ -35,14 +35,11 @@ def test_a_source_that_is_not_described_whole_is_refused(wrong: dict[str, object
         ReadEvents(**arguments)  # type: ignore[arg-type]
 
 
-def test_what_loses_no_event_is_set_whatever_the_caller_wants_of_the_consumer() -> None:
-    source = ReadEvents(
-        "b:1", ["t"], out_of_order_s=1.5, consumer={"enable.auto.commit": "true", "sasl.mechanism": "X"}
-    )
-    payload = source._payload
-    assert payload.consumer["enable.auto.commit"] == "false"
-    assert payload.consumer["sasl.mechanism"] == "X"
-    assert "group.id" not in payload.consumer
+def test_the_callers_settings_of_the_consumer_are_kept_beside_ours() -> None:
+    consumer = {"sasl.mechanism": "X", "isolation.level": "read_uncommitted"}
+    payload = ReadEvents("b:1", ["t"], out_of_order_s=1.5, consumer=consumer)._payload
+    ours = {"bootstrap.servers": "b:1", "isolation.level": "read_committed"}
+    assert payload.consumer == {"sasl.mechanism": "X", **ours}
     assert (payload.out_of_order_ms, payload.idle_ms) == (1500, 0)
 
 
