@@ -62,8 +62,8 @@ def flink_arguments(options: PipelineOptions, name: str, start_from: str = "") -
     if pool != LOOPBACK:
         environment = ["--environment_type=EXTERNAL", f"--environment_config={pool}"]
     return [
+        # Not `--streaming`: with it Beam leaves out the combining before the shuffle, and Flink streams all the same.
         "--runner=PortableRunner",
-        "--streaming",
         f"--job_name={name}",
         f"--job_endpoint={own.flink_job_server or addresses.job_server()}",
         "--job_server_timeout=60",
