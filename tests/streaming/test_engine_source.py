@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.external import NamedTupleBasedPayloadBuilder
 
 from airtight.errors import TerminalError
 from streaming.engine.addresses import WORKERS
@@ -41,6 +42,9 @@ def test_the_callers_settings_of_the_consumer_are_kept_beside_ours() -> None:
     ours = {"bootstrap.servers": "b:1", "isolation.level": "read_committed"}
     assert payload.consumer == {"sasl.mechanism": "X", **ours}
     assert (payload.out_of_order_ms, payload.idle_ms) == (1500, 0)
+    schema = str(NamedTupleBasedPayloadBuilder(payload).build().schema)
+    assert "pythonsdk_any" not in schema, "types that Java knows"
+    assert [schema.count(f"atomic_type: {kind}") for kind in ("STRING", "INT64")] == [3, 2]
 
 
 def test_options_of_the_command_line_become_flinks(monkeypatch: pytest.MonkeyPatch) -> None:
