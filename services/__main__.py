@@ -108,7 +108,7 @@ def _run(told: argparse.Namespace, home: Home) -> int:
     if told.command == "up":
         up(home, tuple(told.names))
     elif told.command == "down" and told.names:
-        stopped = Supervisor(home).end([p for name in told.names for p in (FLINK if name == "flink" else (name,))])
+        stopped = Supervisor(home).end(told.names)
         print(f"Stopped: {', '.join(stopped)}." if stopped else "None of them runs.")
     elif told.command == "down":
         ended = Supervisor(home).stop()

@@ -131,7 +131,7 @@ class Supervisor:
 
         Args:
           settings: Ports and sizes; ignored by a supervisord that runs already.
-          names: Programs to start.
+          names: Programs to start; `flink` is the Flink cluster.
 
         Returns:
           Names of the programs that were started now.
@@ -153,7 +153,8 @@ class Supervisor:
                 processes.end_all(self.home)
                 renew_short_keys(self.home)
                 stopped = set(PROGRAMS)
-            started = [name for name in PROGRAMS if name in names and name in stopped]
+            wanted = expand(names, settings)
+            started = [name for name in PROGRAMS if name in wanted and name in stopped]
             _check_ports(settings, started)
             if not running:
                 self._spawn(settings)
@@ -170,7 +171,7 @@ class Supervisor:
         """Ends some programs, and waits until each has ended; what does not run is left alone.
 
         Args:
-          names: Programs of supervisord.conf.
+          names: Programs of supervisord.conf; `flink` is the Flink cluster.
 
         Returns:
           Names of the programs that were ended now.
@@ -178,7 +179,8 @@ class Supervisor:
         if not self.home.run.is_dir():
             return []
         with self._alone():
-            running = [p.name for p in self.programs() if p.name in names and p.state not in ENDED]
+            unwanted = {*names, *(FLINK if "flink" in names else ())}
+            running = [p.name for p in self.programs() if p.name in unwanted and p.state not in ENDED]
             with self._rpc_while_it_lasts() as rpc:
                 for name in running:
                     # A program that ends by itself at this moment is none that runs: no fault.
