@@ -19,7 +19,6 @@ from streaming.engine.options import StreamOptions, flink_arguments
 
 SUBMIT_S = 120.0
 POLL_S = 0.2
-RUNNING = frozenset({"RUNNING"})
 
 Build = Callable[[beam.Pipeline], Any]
 """Adds the steps to an empty pipeline."""
@@ -101,7 +100,7 @@ def _await_running(flink: Flink, result: PipelineResult, name: str, known: set[s
     deadline = time.monotonic() + SUBMIT_S
     while time.monotonic() < deadline:
         new = [job for job in flink.jobs() if job.name == name and job.id not in known]
-        if new and new[0].state == "RUNNING":
+        if new and new[0].complete:
             return new[0]
         if new and new[0].state in ENDED:
             raise _refused(name, flink.status(new[0].id).failure or new[0].state)
@@ -111,7 +110,8 @@ def _await_running(flink: Flink, result: PipelineResult, name: str, known: set[s
     raise TransientError(
         f"The job {name} does not come to run.",
         expected=f"a running job at {flink.url} within {SUBMIT_S:g} s, and a free slot for each part of it",
-        received=[f"{job.name} {job.state}" for job in flink.jobs()] or "no job",
+        received=[f"{job.name} {job.state}{'' if job.complete else ', not all of it'}" for job in flink.jobs()]
+        or "no job",
         remedy="Look at the log of the job server and at the cluster's free slots.",
     )
 

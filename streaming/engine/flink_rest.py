@@ -32,12 +32,14 @@ class Job:
       name: As it was submitted.
       state: RUNNING, RESTARTING, FAILING, CREATED, or one of `ENDED`.
       started: Seconds since 1970.
+      complete: Whether every part of it runs; without free slots a job is RUNNING, and none of it is.
     """
 
     id: str
     name: str
     state: str
     started: float
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,13 @@ class Flink:
           TransientError: Flink does not answer.
         """
         jobs = [
-            Job(job["jid"], job["name"], job["state"], job["start-time"] / MILLISECONDS)
+            Job(
+                job["jid"],
+                job["name"],
+                job["state"],
+                job["start-time"] / MILLISECONDS,
+                0 < job["tasks"]["total"] == job["tasks"]["running"],
+            )
             for job in self._call("GET", "/jobs/overview")["jobs"]
         ]
         return sorted(jobs, key=lambda job: job.started, reverse=True)
@@ -126,7 +134,13 @@ class Flink:
         metrics = self._call("GET", f"/jobs/{job_id}/metrics?get=numRestarts")
         failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return JobStatus(
-            Job(job_id, job["name"], job["state"], job["start-time"] / MILLISECONDS),
+            Job(
+                job_id,
+                job["name"],
+                job["state"],
+                job["start-time"] / MILLISECONDS,
+                all(part["status"] == "RUNNING" for part in vertices),
+            ),
             self._watermark(job_id, vertices),
             next((int(metric["value"]) for metric in metrics), 0),
             self._read(job_id, vertices),

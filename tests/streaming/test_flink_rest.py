@@ -50,19 +50,21 @@ def server() -> Iterator[Flink]:
 
 
 def job(state: str, name: str = "counts", job_id: str = JOB, start: int = 5000) -> dict[str, Any]:
-    return {"jid": job_id, "name": name, "state": state, "start-time": start}
+    tasks = {"total": 2, "running": 2 if state == "RUNNING" else 0}
+    return {"jid": job_id, "name": name, "state": state, "start-time": start, "tasks": tasks}
 
 
 def test_the_running_job_of_a_name_is_the_newest_that_has_not_ended(server: Flink) -> None:
     jobs = [job("CANCELED", start=9000, job_id="c"), job("RESTARTING"), job("RUNNING", "other", "o")]
     Answers.answers = {"/jobs/overview": {"jobs": jobs}}
-    assert server.running("counts") == flink_rest.Job(JOB, "counts", "RESTARTING", 5.0)
+    assert server.running("counts") == flink_rest.Job(JOB, "counts", "RESTARTING", 5.0, False)
     assert server.running("nobody") is None
     assert server.jobs()[0].id == "c"
 
 
 def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
-    vertices = [{"id": "v1", "name": "Source: Kafka -> Map"}, {"id": "v2", "name": "Combine"}]
+    names = {"v1": "Source: Kafka -> Map", "v2": "Combine"}
+    vertices = [{"id": part, "name": name, "status": "RUNNING"} for part, name in names.items()]
     completed = {"external_path": PATH, "trigger_timestamp": 7000, "end_to_end_duration": 14, "state_size": 104}
     Answers.answers = {
         f"/jobs/{JOB}": {**job("RUNNING"), "vertices": vertices},
@@ -80,6 +82,7 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
     }
     status = server.status(JOB)
     assert (status.watermark, status.restarts, status.read) == (8.0, 2, 20000)
+    assert status.job.complete
     assert status.failure == "java.io.IOException: gone"
     assert status.checkpoints == flink_rest.Checkpoints(116, 8, PATH, 7.0, 0.014, 104, "disk full")
     # A part that nothing has reached yet holds the watermark of the whole.
