@@ -72,17 +72,20 @@ class JobStatus:
     Args:
       job: Which.
       watermark: Least event time of all its parts, seconds since 1970; None while one has none.
-      restarts: How often Flink started it again by itself.
       read: Records that its sources have read since its last start.
       checkpoints: Of the job.
-      failure: Why it was started again or has failed last, first line; empty for never.
+      failures: How often it failed and was started again; Flink remembers 16, unless web.exception-history-size says
+        otherwise.
+      failed: When it did last, seconds since 1970; 0 for never.
+      failure: Why, first line.
     """
 
     job: Job
     watermark: float | None
-    restarts: int
     read: int
     checkpoints: Checkpoints
+    failures: int = 0
+    failed: float = 0.0
     failure: str = ""
 
 
@@ -131,8 +134,8 @@ class Flink:
         """
         job = self._call("GET", f"/jobs/{job_id}")
         vertices = job["vertices"]
-        metrics = self._call("GET", f"/jobs/{job_id}/metrics?get=numRestarts")
-        failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
+        # Not the metric numRestarts: metrics stand still while a TaskManager that was killed is waited for.
+        failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=100")["exceptionHistory"]["entries"]
         return JobStatus(
             Job(
                 job_id,
@@ -142,9 +145,10 @@ class Flink:
                 all(part["status"] == "RUNNING" for part in vertices),
             ),
             self._watermark(job_id, vertices),
-            next((int(metric["value"]) for metric in metrics), 0),
             self._read(job_id, vertices),
             self.checkpoints(job_id),
+            len(failures),
+            failures[0]["timestamp"] / MILLISECONDS if failures else 0.0,
             failures[0]["stacktrace"].splitlines()[0] if failures else "",
         )
 

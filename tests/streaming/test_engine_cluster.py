@@ -92,14 +92,14 @@ def test_results_are_exact_after_kills_of_each_part_and_of_all(
             assert listening(pid(home, program)) <= {"127.0.0.1"}, program
 
         os.kill(pid(home, "flink-taskmanager"), signal.SIGKILL)
-        until(lambda: flink.status(job.id).restarts >= 1, "Flink has noticed")
+        until(lambda: flink.status(job.id).failures >= 1, "Flink has noticed")
         until(lambda: flink.status(job.id).job.complete, "it runs again")
 
         until(lambda: workers(home), "a Python worker")
-        restarts = flink.status(job.id).restarts
+        failures = flink.status(job.id).failures
         for worker in workers(home):
             worker.kill()
-        until(lambda: flink.status(job.id).restarts > restarts, "Flink has noticed")
+        until(lambda: flink.status(job.id).failures > failures, "Flink has noticed")
         rows = len(read_counts(file))
         until(lambda: len(read_counts(file)) > rows, "windows after the kills")
 

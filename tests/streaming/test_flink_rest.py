@@ -68,9 +68,13 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
     completed = {"external_path": PATH, "trigger_timestamp": 7000, "end_to_end_duration": 14, "state_size": 104}
     Answers.answers = {
         f"/jobs/{JOB}": {**job("RUNNING"), "vertices": vertices},
-        f"/jobs/{JOB}/metrics?get=numRestarts": [{"id": "numRestarts", "value": "2"}],
-        f"/jobs/{JOB}/exceptions?maxExceptions=1": {
-            "exceptionHistory": {"entries": [{"stacktrace": "java.io.IOException: gone\n\tat x"}]}
+        f"/jobs/{JOB}/exceptions?maxExceptions=100": {
+            "exceptionHistory": {
+                "entries": [
+                    {"stacktrace": "java.io.IOException: gone\n\tat x", "timestamp": 6000},
+                    {"stacktrace": "java.lang.Exception: before that", "timestamp": 5000},
+                ]
+            }
         },
         f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=numRecordsOut&agg=sum": [{"id": "n", "sum": 20000.0}],
         f"/jobs/{JOB}/vertices/v1/watermarks": [],
@@ -81,7 +85,7 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
         },
     }
     status = server.status(JOB)
-    assert (status.watermark, status.restarts, status.read) == (8.0, 2, 20000)
+    assert (status.watermark, status.read, status.failures, status.failed) == (8.0, 20000, 2, 6.0)
     assert status.job.complete
     assert status.failure == "java.io.IOException: gone"
     assert status.checkpoints == flink_rest.Checkpoints(116, 8, PATH, 7.0, 0.014, 104, "disk full")
