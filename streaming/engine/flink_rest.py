@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -244,11 +245,14 @@ class Flink:
         return next((str(entry["value"]) for entry in settings if entry["key"] == name), "")
 
     def _read(self, job_id: str, vertices: list[dict[str, Any]]) -> int:
-        """A source reads no other part's records: what it has read from outside is what it put out."""
+        """What the sources have put out; the parts that they begin may hold further steps, with fewer records."""
         records = 0.0
-        for part in (part for part in vertices if part["name"].startswith("Source:")):
-            path = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics?get=numRecordsOut&agg=sum"
-            records += sum(metric["sum"] for metric in self._call("GET", path))
+        for part in vertices:
+            metrics = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics"
+            for name in (metric["id"] for metric in self._call("GET", metrics)):
+                if name.startswith("Source__") and name.endswith(".numRecordsOut"):
+                    values = self._call("GET", f"{metrics}?get={quote(name)}&agg=sum")
+                    records += sum(value["sum"] for value in values)
         return round(records)
 
     def _watermark(self, job_id: str, vertices: list[dict[str, Any]]) -> float | None:

@@ -76,7 +76,14 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
                 ]
             }
         },
-        f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=numRecordsOut&agg=sum": [{"id": "n", "sum": 20000.0}],
+        f"/jobs/{JOB}/vertices/v1/subtasks/metrics": [
+            {"id": name}
+            for name in ("numRecordsOut", "Source__a/K.numRecordsOut", "Source__a/K.numRecordsOutPerSecond")
+        ],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [{"id": "numRecordsOut"}],
+        f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=Source__a/K.numRecordsOut&agg=sum": [
+            {"id": "n", "sum": 20000.0}
+        ],
         f"/jobs/{JOB}/vertices/v1/watermarks": [],
         f"/jobs/{JOB}/vertices/v2/watermarks": [{"id": "0", "value": "9000"}, {"id": "1", "value": "8000"}],
         f"/jobs/{JOB}/checkpoints": {
