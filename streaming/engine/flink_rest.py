@@ -106,16 +106,10 @@ class Flink:
         Raises:
           TransientError: Flink does not answer.
         """
-        jobs = [
-            Job(
-                job["jid"],
-                job["name"],
-                job["state"],
-                job["start-time"] / MILLISECONDS,
-                0 < job["tasks"]["total"] == job["tasks"]["running"],
-            )
-            for job in self._call("GET", "/jobs/overview")["jobs"]
-        ]
+        jobs = []
+        for job in self._call("GET", "/jobs/overview")["jobs"]:
+            complete = 0 < job["tasks"]["total"] == job["tasks"]["running"]
+            jobs.append(Job(job["jid"], job["name"], job["state"], job["start-time"] / MILLISECONDS, complete))
         return sorted(jobs, key=lambda job: job.started, reverse=True)
 
     def running(self, name: str) -> Job | None:
@@ -135,16 +129,11 @@ class Flink:
         """
         job = self._call("GET", f"/jobs/{job_id}")
         vertices = job["vertices"]
+        complete = all(part["status"] == "RUNNING" for part in vertices)
         # Not the metric numRestarts: metrics stand still while a TaskManager that was killed is waited for.
         failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=100")["exceptionHistory"]["entries"]
         return JobStatus(
-            Job(
-                job_id,
-                job["name"],
-                job["state"],
-                job["start-time"] / MILLISECONDS,
-                all(part["status"] == "RUNNING" for part in vertices),
-            ),
+            Job(job_id, job["name"], job["state"], job["start-time"] / MILLISECONDS, complete),
             self._watermark(job_id, vertices),
             self._read(job_id, vertices),
             self.checkpoints(job_id),
