@@ -171,7 +171,7 @@ class Flink:
         Args:
           job_id: Of a running job.
           folder: Where it goes, a URL that Flink can write to; empty is the cluster's own setting.
-          cancel: Whether the job ends with it.
+          cancel: Whether the job ends with it, which is waited for.
 
         Returns:
           Its path, from which a job can be started.
@@ -187,6 +187,8 @@ class Flink:
             answer = self._call("GET", f"/jobs/{job_id}/savepoints/{trigger}")
             if answer["status"]["id"] == "COMPLETED":
                 if path := answer["operation"].get("location"):
+                    if cancel:
+                        self.await_state(job_id, ENDED, SAVEPOINT_S)
                     return str(path)
                 raise self._no_savepoint(job_id, answer["operation"]["failure-cause"]["stack-trace"].splitlines()[0])
             time.sleep(POLL_S)

@@ -105,6 +105,7 @@ def test_a_savepoint_is_waited_for_and_its_failure_told(server: Flink, monkeypat
     operation = f"/jobs/{JOB}/savepoints/r1"
     Answers.answers = {
         f"POST /jobs/{JOB}/savepoints": {"request-id": "r1"},
+        f"/jobs/{JOB}": job("CANCELED"),
         operation: {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/s/savepoint-1"}},
     }
     assert server.savepoint(JOB, "file:///s", cancel=True) == "file:/s/savepoint-1"
@@ -156,6 +157,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint_alone(server: Flink, 
         job_records.stop(server, "counts", home)
     Answers.answers = {
         "/jobs/overview": {"jobs": [job("RUNNING")]},
+        f"/jobs/{JOB}": job("CANCELED"),
         f"POST /jobs/{JOB}/savepoints": {"request-id": "r1"},
         f"/jobs/{JOB}/savepoints/r1": {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/s/1"}},
     }
