@@ -20,7 +20,6 @@ ENDED = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
 """States in which a job does nothing any more."""
 NO_WATERMARK = -(1 << 62)
 """Flink's own least watermark is below it: nothing has come yet."""
-NOT_FOUND = 404
 MILLISECONDS = 1000.0
 
 
@@ -262,7 +261,7 @@ class Flink:
             answer = httpx.request(method, self.url + path, json=body, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
             raise self._away(str(error) or type(error).__name__) from error
-        if answer.status_code == NOT_FOUND:
+        if answer.status_code == httpx.codes.NOT_FOUND:
             raise TerminalError(
                 "Flink does not know the job.",
                 expected=f"a job or savepoint of the cluster at {self.url}",
