@@ -100,8 +100,8 @@ def main() -> None:
         return
     name = ("flights-pipeline" if options.examples else "flights") + ("-challenger" if options.challenger else "")
     settings = (CHALLENGER, CHALLENGER_TREES) if options.challenger else (FLIGHTS, FLIGHTS_TREES)
-    trainer = Trainer(*settings, options.folder / "parts" / name, time.monotonic() + options.seconds)
     rows = of_examples(options.examples) if options.examples else of_lake()
+    trainer = Trainer(*settings, options.folder / "parts" / name, time.monotonic() + options.seconds)
     if options.fortnights:
         flights(rows, trainer, FORTNIGHTS).write(options.folder / f"{name}-fortnights.npz")
         return

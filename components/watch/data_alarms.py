@@ -147,10 +147,10 @@ def after(
     threshold = _threshold(state.scores, alarms_a_year)
     hard = (*_volume(day, past), *(_hard(day, past, figures) if len(past) >= LEAST_PAST else ()))
     order = [place for place in np.argsort(-np.nan_to_num(scores, nan=-1.0))[:5] if np.isfinite(scores[place])]
+    above = [(state.keys[place], values[place], predicted[place]) for place in order if scores[place] > threshold]
     soft = tuple(
-        Finding(*state.keys[place], _words(state.keys[place], values[place], predicted[place]), False)
-        for place in order
-        if scores[place] > threshold
+        Finding(feature, figure, f"{feature or 'the day'}: {figure} is {value:.3g}, expected {usual:.3g}", False)
+        for (feature, figure), value, usual in above
     )
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
     foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order)
@@ -227,11 +227,6 @@ def _volume(day: DaySummary, past: Sequence[DaySummary]) -> tuple[Finding, ...]:
     if not usual or usual / TIMES <= day.rows <= usual * TIMES:
         return ()
     return (Finding("", VOLUME, f"{day.rows} rows, where such weekdays have {usual:.0f}", True),)
-
-
-def _words(key: Key, value: float, predicted: float) -> str:
-    feature, figure = key
-    return f"{feature or 'the day'}: {figure} is {value:.3g}, expected {predicted:.3g}"
 
 
 def _widened(state: State, keys: tuple[Key, ...]) -> State:

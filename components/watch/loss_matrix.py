@@ -15,6 +15,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,8 @@ class LossMatrix:
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         with new_file(path) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, **{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
+            arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> LossMatrix:

@@ -50,7 +50,8 @@ class Replays:
 
     def policy(self, name: str, policy: Policy, brakes: Brakes, cost: float = 0.0) -> Schedule:
         """Asks a policy at each period at which the matrix has a fit, with what was known when the period began."""
-        matrix, fits, periods, decisions = self.matrix, [Fit(0)], [], {}
+        matrix, fits, decisions = self.matrix, [Fit(0)], {}
+        periods: list[Period] = []
         for number in range(len(matrix.rows)):
             if number and number in self._places:
                 decision = brakes.decide(policy, History(tuple(periods), tuple(fits), cost))
