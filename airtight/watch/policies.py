@@ -108,7 +108,9 @@ def cusum(history: History, limit: float = 0.05, slack: float = 0.02, length: in
     return _decided(highest > limit, words, length)
 
 
-def cost_aware(history: History, lookahead: float = 1.0, periods: int = 2, length: int | str = ALL) -> Decision:
+def cost_aware(
+    history: History, lookahead: float = 1.0, periods: int = 2, cost: float | None = None, length: int | str = ALL
+) -> Decision:
     """Retrains when the loss that staleness has cost, and will cost in the next periods, reaches the cost of a fit.
 
     The cumulative threshold of CARA (Mahadevan and Mathioudakis, "Cost-aware retraining for machine learning",
@@ -117,17 +119,22 @@ def cost_aware(history: History, lookahead: float = 1.0, periods: int = 2, lengt
     is expected to last, so that what is known to come need not be lost first.
 
     Args:
-      history: What is known; `cost` is that of a fit.
+      history: What is known; its `cost` is that of a fit.
       lookahead: For how many periods the regret is expected to last.
       periods: How many of the last periods that regret is the mean of.
+      cost: Of a fit, in shares of the loss of the challenger, times periods; takes the place of the history's.
       length: Of the history of challenger and training, in periods, or BEST.
     """
     length = length_of(history, length)
-    regrets = [period.regret(length) * period.rows / history.rows for period in history.since_fit]
+    if cost is None:
+        regrets = [period.regret(length) * period.rows / history.rows for period in history.since_fit]
+    else:
+        regrets = relative_regret(history.since_fit, length)
+    price = history.cost if cost is None else cost
     coming = lookahead * max(0.0, _mean(regrets[-periods:]))
     lost = sum(regrets)
-    words = f"staleness has cost {lost:.4g} and is expected to cost {coming:.4g} more; a fit costs {history.cost:.4g}"
-    return _decided(bool(regrets) and lost + coming > history.cost, words, length)
+    words = f"staleness has cost {lost:.4g} and is expected to cost {coming:.4g} more; a fit costs {price:.4g}"
+    return _decided(bool(regrets) and lost + coming > price, words, length)
 
 
 def length_of(history: History, length: int | str) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from airtight.errors import TerminalError
 from airtight.watch.brakes import Brakes
 from airtight.watch.history import ALL, Fit, History, Period
 from airtight.watch.policies import Decision, Policy
@@ -49,7 +50,11 @@ class Replays:
         self._sums = np.concatenate([np.zeros((*weighted.shape[:2], 1)), weighted.cumsum(axis=2)], axis=2)
 
     def policy(self, name: str, policy: Policy, brakes: Brakes, cost: float = 0.0) -> Schedule:
-        """Asks a policy at each period at which the matrix has a fit, with what was known when the period began."""
+        """Asks a policy at each period at which the matrix has a fit, with what was known when the period began.
+
+        Raises:
+          TerminalError: It wants a length of history that the matrix does not have.
+        """
         matrix, fits, decisions = self.matrix, [Fit(0)], {}
         periods: list[Period] = []
         for number in range(len(matrix.rows)):
@@ -57,6 +62,7 @@ class Replays:
                 decision = brakes.decide(policy, History(tuple(periods), tuple(fits), cost))
                 decisions[number] = decision
                 if decision.action == "retrain":
+                    self._check(name, decision)
                     fits.append(Fit(number, decision.length))
             periods.append(self._period(number, fits))
         return Schedule(name, tuple(fits), self.loss(fits), decisions)
@@ -110,6 +116,15 @@ class Replays:
                 loss += share * float(self._sums[0, place, end] - self._sums[0, place, start])
                 start = end
         return loss
+
+    def _check(self, name: str, decision: Decision) -> None:
+        if decision.length not in self._length:
+            raise TerminalError(
+                f"The policy {name} wants a model that the matrix does not have.",
+                expected=f"lengths of history among {', '.join(map(str, self._length))} periods (0 is all)",
+                received=f"{decision.length}",
+                remedy="Choose another length, or write a matrix that has it.",
+            )
 
     def _served(self, fit: Fit, end: int) -> float:
         sums = self._sums[self._length[fit.length], self._places[fit.period]]

@@ -46,6 +46,12 @@ def test_a_fit_is_made_when_staleness_lost_or_to_come_reaches_its_cost():
     assert "a fit costs 0.13" in decision.reason
 
 
+def test_the_cost_of_a_fit_may_be_a_share_of_the_loss():
+    known = history((0.5, 0.5), (0.52, 0.5), (0.54, 0.5))
+    for cost, action in ((0.11, "retrain"), (0.13, "keep")):
+        assert policies.cost_aware(known, lookahead=0, cost=cost).action == action
+
+
 def test_rows_weigh_what_staleness_costs():
     few = Period("2013-02", 1, 0.9, {ALL: 0.5})
     known = History((Period("2013-01", 199, 0.5, {ALL: 0.5}), few), (Fit(0),), cost=0.01)

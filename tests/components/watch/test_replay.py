@@ -122,6 +122,23 @@ def test_the_brakes_hold_in_a_replay():
     assert len(replays.policy("", always, Brakes(budget=3)).fits) == 3
 
 
+def test_a_length_that_the_matrix_does_not_have_is_refused_in_words():
+    with pytest.raises(TerminalError, match="does not have"):
+        Replays(matrix()).policy("every", policies.policy_of(f"{HERE}:every?length=3"), Brakes())
+
+
+def test_nine_years_of_rides_are_decided_better_than_by_the_calendar():
+    """MAE of month j of the model of month i (benchmarks of docs/watch.md): with 8 fits, every 12 months has +2.7 %."""
+    rides = Replays(LossMatrix.read(FILES / "bike.npz"))
+    monthly, yearly = rides.fixed(1).loss, rides.fixed(12)
+    assert (round(monthly, 2), len(yearly.fits), round(yearly.loss, 2)) == (66.15, 8, 67.94)
+    assert round(rides.oracle(8)[-1].loss, 2) == 67.05
+    decided = rides.policy("", policies.policy_of(f"{HERE}:cost_aware?cost=0.25&lookahead=0"), Brakes())
+    assert len(decided.fits) == 8
+    assert decided.loss < 1.022 * monthly
+    assert decided.loss < yearly.loss
+
+
 def test_the_command_prints_policies_beside_oracle_fixed_and_random(tmp_path, capsys):
     matrix(fits=10).write(tmp_path / "m.npz")
     args = ["replay", "--matrix", str(tmp_path / "m.npz"), "--policy", f"{HERE}:every?n=3", "--policy", f"{HERE}:never"]
