@@ -88,12 +88,13 @@ def main() -> None:
                     row(name, detector, alarm, parameters, (null, changed), days=served.starts, april=april), flush=True
                 )
     state, settings = None, calibrate(fresh - challenger)
-    levels = []
+    levels, sure = [], None
     for day, rows, difference in zip(served.starts, served.rows, frozen - challenger, strict=True):
         alarm_before = state.alarm if state else ""
         state = after(state, Day(str(day), "2013-02", int(rows), float(difference)), settings)
         levels.append(state.level)
-        if state.alarm and not alarm_before:
+        if (state.alarm and not alarm_before) or (sure is None and state.lower_bound(settings) > 0):
+            sure = sure or (day if state.lower_bound(settings) > 0 else None)
             print(f"{day}: {in_words(state, settings, 'flight')}")
     print(f"{served.starts[-1]}: {in_words(state, settings, 'flight')}")
     if options.picture:
