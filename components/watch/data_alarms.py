@@ -161,7 +161,7 @@ def after(
 def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:
     known = np.isfinite(state.errors).sum(axis=0) if len(state.errors) else np.zeros(len(errors))
     usual = np.full(len(errors), math.nan)
-    ready = known >= LEAST_DAYS
+    ready = (known >= LEAST_DAYS) & np.isfinite(errors)
     if ready.any():
         usual[ready] = np.nanquantile(np.abs(state.errors[:, ready]), USUAL, axis=0)
     floors = np.array([floor(key, rows) for key in state.keys])
