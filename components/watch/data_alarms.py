@@ -84,7 +84,7 @@ class State:
       level: [figures], NaN before the first value.
       weekday: Parts of the weekdays, [7, figures].
       errors: Of the last days, [days, figures], NaN where a figure was not there or not predicted.
-      scores: Of the last year's days, [days].
+      scores: Of the last year's days, [days]; NaN of those that hard rules found faults in.
     """
 
     day: str = ""
@@ -155,7 +155,8 @@ def after(
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
     foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order)
     judgement = Judgement(day.day, (*hard, *soft), score, threshold, foremost, enough)
-    return _with(state, day.day, values, errors, score), judgement
+    # What a fault does is no measure of usual days.
+    return _with(state, day.day, values, errors, math.nan if hard else score), judgement
 
 
 def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:

@@ -13,6 +13,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 10
 TOP = 5
 """Values of a category whose shares are figures of their own: the most frequent ones of the past."""
+_ATOM = 0.2
+"""Share of the past's rows in one bucket from which on a quantile that lies in it is no figure."""
 _CODES = 50
 """A bucket of fewer rows of the past, in parts per thousand, is a new code when it fills up."""
 
@@ -62,8 +64,11 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
     # Quantiles in units of the past's spread, so that one floor fits all.
     low, middle, high = _quantiles(past_values, past_counts, (0.05, 0.5, 0.95))
     spread = (high - low) or float(np.abs(past_values).max()) or 1.0
-    for share, value in zip(QUANTILES, _quantiles(values, counts, QUANTILES), strict=True):
-        figures[_quantile_name(share)] = (value - middle) / spread
+    usual = _quantiles(past_values, past_counts, QUANTILES)
+    for share, value, before in zip(QUANTILES, _quantiles(values, counts, QUANTILES), usual, strict=True):
+        # A quantile within a value that many rows share stays or jumps; the shape tells how many they are.
+        if past_counts[past_values == before].sum() < _ATOM * pool.there:
+            figures[_quantile_name(share)] = (value - middle) / spread
     edges = np.unique(_quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
     shares = [np.bincount(np.searchsorted(edges, v), c, len(edges) + 1) for v, c in _both(numbers, pool)]
     figures["shape"] = _distance(shares[0] / numbers.there, shares[1] / pool.there)

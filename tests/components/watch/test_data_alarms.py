@@ -99,6 +99,13 @@ def test_a_fault_is_found_on_its_first_day(year, planted, what, hard):
         assert (planted[0], what, hard) in found, (number, before, judgement)
 
 
+def test_a_day_with_a_fault_is_no_measure_of_usual_days(year):
+    summaries, states, _ = year
+    state, judgement = after(states[200], summary(200, spoiled(200, "amount", math.nan, 1.0)), summaries[:200])
+    assert any(finding.hard for finding in judgement.findings)
+    assert math.isnan(state.scores[-1])
+
+
 def test_a_weekend_is_held_to_weekends(year):
     """A working day's amounts on a Saturday are none that a Saturday has."""
     summaries, states, _ = year
