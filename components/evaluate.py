@@ -11,6 +11,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact, standard_artifacts
 
+from airtight.audit import log as audit_log
 from airtight.files import write_text
 from airtight.import_string import load
 from airtight.parameters import check_choice
@@ -22,6 +23,7 @@ from components.measures.gate import THE_CHAMPION, Gate, GateResult
 from components.measures.slices import CANDIDATE, CHAMPION
 from components.modelling import judged, metric_names
 from components.reports import evaluation as evaluation_report
+from components.rollout.anchoring import anchor_in
 from components.schema import ExampleSchema
 from components.tasks import Task, task_of, thresholds
 
@@ -143,6 +145,16 @@ def evaluate(
         evaluation.set_int_custom_property("champion_version", version)
     _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.predictions else [], verdict)
     judged.write(evaluation, model)
+    if accepted := result.accepted:
+        anchor = audit_log.append(
+            audit_log.OVERRIDDEN,
+            digest=evaluation.get_string_custom_property(judged.DIGEST),
+            interval=interval,
+            reason=" ".join(check.note for check in accepted),
+            gate="evaluate",
+            checks=[check.name for check in accepted],
+        )
+        anchor_in(evaluation, anchor)
     for output in (evaluation, blessing):
         output.set_string_custom_property("interval_start", interval[0])
         output.set_string_custom_property("interval_end", interval[1])

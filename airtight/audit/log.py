@@ -207,9 +207,15 @@ class AuditLog:
             f"The audit log of {self.name} cannot be added to.",
             expected=f"a log whose lines follow each other, which this user may write, at {self.file}",
             received=received,
-            remedy=f"Look at it: `python -m commands.audit --pipeline {self.name} verify`. Put back the file as it was, "
-            "or set it aside with `seal --reason ...`; then clear the task.",
+            remedy=f"Look at it with `python -m commands.audit --pipeline {self.name} verify`. Put the file back as it "
+            "was, or set it aside with `seal --reason ...`; then clear the task.",
         )
+
+
+def check(model: str = "") -> None:
+    """Sees before an act of the node that runs here that it can be written down; see `AuditLog.check`."""
+    if name := model or actor.current().pipeline:
+        AuditLog(name).check()
 
 
 def append(act: str, model: str = "", **fields: Any) -> Anchor | None:
