@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -113,7 +113,7 @@ def split(content: bytes) -> tuple[list[Line], bool]:
     return lines, bool(rest) and not lines[-1].entry
 
 
-def check(lines: Sequence[Line], *, is_torn: bool = False) -> list[Finding]:
+def check(lines: Sequence[Line], *, is_torn: bool = False, anchored: Collection[str] = ()) -> list[Finding]:
     """What is wrong with a chain, by itself; nothing where it is whole.
 
     A chain that ends early, and one that was written anew from some line on, is whole by itself: anchors tell that.
@@ -121,8 +121,9 @@ def check(lines: Sequence[Line], *, is_torn: bool = False) -> list[Finding]:
     Args:
       lines: All lines of a file.
       is_torn: Whether the write of the last one was broken off.
+      anchored: Digests of lines that are known to be genuine.
     """
-    return list(_findings(lines, is_torn))
+    return list(_findings(lines, is_torn, anchored))
 
 
 def last_number(lines: Sequence[Line]) -> int:
@@ -130,14 +131,14 @@ def last_number(lines: Sequence[Line]) -> int:
     return next((line.number + after for after, line in enumerate(reversed(lines)) if line.entry), len(lines))
 
 
-def _findings(lines: Sequence[Line], is_torn: bool) -> Iterator[Finding]:
+def _findings(lines: Sequence[Line], is_torn: bool, anchored: Collection[str]) -> Iterator[Finding]:
     # The first line after a seal goes on with the numbers, and names the digest of the file that was set aside.
     is_sealed = bool(lines) and lines[0].entry.get("act") == SEALED
     expected, previous = (lines[0].number, lines[0].previous) if is_sealed else (1, NOTHING)
     places: dict[tuple[int, str], list[int]] = {}
     for place, line in enumerate(lines):
         places.setdefault((line.number, line.previous), []).append(place)
-    followed = {line.previous for line in lines}
+    followed = {line.previous for line in lines} | set(anchored)
     place = 0
     while place < len(lines):
         # Of several that claim the same place in the chain, the one that others follow is its own.

@@ -26,9 +26,10 @@ def verify(log: AuditLog, anchors: Iterable[Anchor], state_of: Callable[[Mapping
       TerminalError: The file cannot be read.
     """
     lines, is_torn = log.lines()
-    findings = chain.check(lines, is_torn=is_torn)
-    earlier, last_sealed = _sealed(log, lines, findings)
     anchors = list(anchors)
+    anchored = {anchor.sha256 for anchor in anchors}
+    findings = chain.check(lines, is_torn=is_torn, anchored=anchored)
+    earlier, last_sealed = _sealed(log, lines, findings)
     known = {line.sha256 for line in lines} | earlier
     last = chain.last_number(lines)
     for anchor in sorted(anchors, key=lambda anchor: (anchor.line, anchor.kept_in)):
@@ -43,7 +44,6 @@ def verify(log: AuditLog, anchors: Iterable[Anchor], state_of: Callable[[Mapping
         elif not any(finding.line == anchor.line and finding.kind == REMOVED for finding in findings):
             message = f"{anchor.kept_in} names it by the digest {anchor.sha256}, which no line has."
             findings.append(Finding(anchor.line, CHANGED, message))
-    anchored = {anchor.sha256 for anchor in anchors}
     for line in lines:
         if line.entry and line.sha256 not in anchored and line.entry["act"] not in (SEALED, TORN):
             findings.append(_without_anchor(line, state_of(line.entry.get("by", {}))))
