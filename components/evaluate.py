@@ -17,7 +17,7 @@ from airtight.import_string import load
 from airtight.parameters import check_choice
 from airtight.verdict import Verdict
 from components.data import examples as reading
-from components.measures import analysis, evaluation_rows
+from components.measures import analysis, evaluation_rows, slices
 from components.measures.comparison import Margins
 from components.measures.gate import THE_CHAMPION, Gate, GateResult
 from components.measures.slices import CANDIDATE, CHAMPION
@@ -75,9 +75,9 @@ def evaluate(
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
-      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
-        custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each metric of the task
-        `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
+      evaluation: Gets `verdict.json`, `report.html`, `slices.json` and TensorFlow Model Analysis's files, names the
+        model, and has the custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each
+        metric of the task `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
         `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`; and of the candidate's
         answers the range that a release compares them by, `answers_low` and `answers_high`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
@@ -140,6 +140,9 @@ def evaluate(
         champion=f"version {version}" if version else "",
     )
     verdict.write(folder)
+    if result.figures:
+        record = slices.record(task, result.figures[CANDIDATE], result.figures.get(CHAMPION))
+        write_text(folder / metric_names.SLICES, json.dumps(record, indent=1, allow_nan=False))
     _record_figures(evaluation, task, result)
     if version and CHAMPION in result.predictions:
         evaluation.set_int_custom_property("champion_version", version)
