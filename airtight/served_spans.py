@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -57,10 +58,9 @@ def spans(events: Iterable[Event]) -> list[Span]:
         version, why = _version_of(properties, serving)
         if version and version != serving:
             began.append((version, event.at, why))
-    following = [*began[1:], (0, "", "")]
     return [
         Span(version, at, until, why, other)
-        for (version, at, why), (other, until, _) in zip(began, following, strict=True)
+        for (version, at, why), (other, until, _) in pairwise([*began, (0, "", "")])
     ]
 
 

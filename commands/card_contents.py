@@ -109,12 +109,16 @@ def _status(version: int, history: list[Span], releases: list[dict[str, Any]]) -
     own = [span for span in history if span.version == version]
     tried = [release for release in releases if release["candidate"] == version and release["outcome"]]
     if not own:
-        return "tried and taken back, never served" if tried else "registered, never served"
+        return "was tried and taken back, and never served" if tried else "was registered, and never served"
     last = own[-1]
     if not last.until:
-        return f"serves since {last.since}"
+        return f"has served since {_minute(last.since)}"
     verb = "was taken back" if last.ended_by < version else "was replaced"
-    return f"{verb}: {last.ended_by} serves in its place since {last.until}"
+    return f"{verb}: {last.ended_by} serves in its place since {_minute(last.until)}"
+
+
+def _minute(instant: str) -> str:
+    return f"{instant[:16].replace('T', ' ')} UTC"
 
 
 def _run(push: Made | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import jinja2
 from components.reports.style import STYLE
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_LONG = 90
+_LONG = 300
 
 
 def page(card: Mapping[str, Any]) -> str:
@@ -31,7 +30,7 @@ def page(card: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "value": value, "digest": digest, "day": day}
+    environment.filters |= {"figure": figure, "count_of": count_of, "value": value, "digest": digest, "day": day}
     return environment.get_template("model_card.html").render(card=card, style=STYLE)
 
 
@@ -42,10 +41,24 @@ def figure(number: float | None) -> str:
     return f"{number:,.0f}" if float(number).is_integer() and abs(number) > 1 else f"{number:.4f}"
 
 
+def count_of(number: int | None) -> str:
+    """How many there are."""
+    return "-" if number is None else f"{number:,}"
+
+
 def value(content: Any) -> str:
     """Any value of JSON, in one line."""
-    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
+    if isinstance(content, dict):
+        text = ", ".join(f"{name.replace('_', ' ')} {_inner(inner)}" for name, inner in sorted(content.items()))
+    elif isinstance(content, list):
+        text = ", ".join(map(_inner, content))
+    else:
+        text = "none" if content in ("", None) else str(content)
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"
+
+
+def _inner(content: Any) -> str:
+    return f"({value(content)})" if isinstance(content, dict | list) else value(content)
 
 
 def digest(text: str) -> str:

@@ -124,14 +124,14 @@ def _made(store: mlmd.MetadataStore, pipeline: str, execution: metadata_store_pb
     if not nodes:
         return None
     attempt = next((c for c in contexts if c.type == attempts.CONTEXT_TYPE), None)
-    kept = next((c.custom_properties for c in contexts if c.type == _CACHE_TYPE), {})
+    key = next((c for c in contexts if c.type == _CACHE_TYPE and _PARTS in c.custom_properties), None)
     return Made(
         nodes[0].removeprefix(f"{pipeline}."),
         execution.id,
         {name: value for name, value in scalars(execution.custom_properties).items() if not name.startswith("__")},
         scalars(attempt.custom_properties) if attempt else {},
         attempt.name.rsplit("/", 2)[0] if attempt else "",
-        json.loads(kept[_PARTS].string_value) if _PARTS in kept else {},
+        json.loads(key.custom_properties[_PARTS].string_value) if key else {},
         by_key(store, [execution.id], INPUT_EVENTS).get(execution.id, {}),
         by_key(store, [execution.id], OUTPUT_EVENTS).get(execution.id, {}),
     )

@@ -70,7 +70,7 @@ def train(
 
 
 @component
-def evaluate(
+def evaluate(  # noqa: PLR0917 - a component's parameters
     model: InputArtifact[standard_artifacts.Model],
     dataset: InputArtifact[Dataset],
     evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
