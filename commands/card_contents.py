@@ -148,7 +148,7 @@ def _data(made: dict[str, Made]) -> dict[str, Any]:
     spans_of_time = ("history_start", "training_start", "labels_known_by", "interval_start", "interval_end")
     return {
         "digest": properties.get("digest", ""),
-        "lake_version": properties.get("lake_version", ""),
+        "lake_version": properties.get("lake_version") or manifest.get("lake_version", ""),
         **{key: manifest[key] for key in spans_of_time if key in manifest},
         "tables": tables,
         "examples": {"digest": of_examples.get("digest", ""), "rows": splits},
