@@ -148,7 +148,7 @@ def evaluate(
         evaluation.set_int_custom_property("champion_version", version)
     _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.predictions else [], verdict)
     judged.write(evaluation, model)
-    if accepted := result.accepted:
+    if verdict.passed and (accepted := result.accepted):
         anchor = audit_log.append(
             audit_log.OVERRIDDEN,
             digest=evaluation.get_string_custom_property(judged.DIGEST),
