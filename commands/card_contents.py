@@ -198,10 +198,10 @@ def _metrics(evaluation: Artifact | None) -> list[dict[str, Any]]:
 def _gate(node: str, made: Made | None) -> dict[str, Any] | None:
     """What a gate decided, where its file is still there."""
     outputs = [artifact for several in (made.outputs if made else {}).values() for artifact in several]
-    found = next((record for artifact in outputs if (record := _file(artifact, verdict.FILE_NAME))), None)
-    if found is None:
+    result = next((payload for artifact in outputs if (payload := _file(artifact, verdict.FILE_NAME))), None)
+    if result is None:
         return None
-    return {"gate": node, **{key: found[key] for key in ("passed", "summary", "reason", "checks")}}
+    return {"gate": node, **{key: result[key] for key in ("passed", "summary", "reason", "checks")}}
 
 
 def _drift(store: mlmd.MetadataStore, pipeline: str, made: dict[str, Made]) -> dict[str, Any] | None:

@@ -17,6 +17,10 @@ CHANGED, REMOVED, INSERTED, TRUNCATED, NOTE = "changed", "removed", "inserted", 
 """Kinds of findings. A note is no fault."""
 
 
+_TYPES = {"number": int, "previous": str, "act": str, "reason": str, "at": str, "details": dict, "by": dict}
+"""What every line has."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One line, as it lies in the file.
@@ -37,9 +41,9 @@ class Line:
         """What it says; empty where it is no line in canonical form."""
         try:
             entry = json.loads(self.raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        is_ours = isinstance(entry, dict) and {"number", "previous", "act"} <= set(entry)
+        is_ours = isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in _TYPES.items())
         return entry if is_ours and encode(entry) == self.raw else {}
 
     @property

@@ -239,12 +239,13 @@ def _faults(lines: list[Line], is_torn: bool) -> list[Finding]:
 
 def _numbered(entry: dict[str, Any], number: int, previous: str) -> Line:
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return Line(chain.encode({**entry, "number": number, "previous": previous, "at": at}))
+    common = {"reason": "", "details": {}, "number": number, "previous": previous, "at": at}
+    return Line(chain.encode({**common, **entry}))
 
 
 def _key(entry: dict[str, Any]) -> str:
     """What is the same act, however often its task is tried."""
-    by, details = entry.get("by", {}), entry.get("details", {})
+    by, details = entry["by"], entry["details"]
     parts = (by.get("series"), by.get("node"), entry["act"], entry.get("version"), entry.get("digest"))
     return json.dumps([*parts, details.get("release")])
 

@@ -46,7 +46,7 @@ def verify(log: AuditLog, anchors: Iterable[Anchor], state_of: Callable[[Mapping
             findings.append(Finding(anchor.line, CHANGED, message))
     for line in lines:
         if line.entry and line.sha256 not in anchored and line.entry["act"] not in (SEALED, TORN):
-            findings.append(_without_anchor(line, state_of(line.entry.get("by", {}))))
+            findings.append(_without_anchor(line, state_of(line.entry["by"])))
     return sorted(findings, key=lambda finding: finding.line)
 
 
@@ -70,12 +70,13 @@ def _sealed(log: AuditLog, lines: list[Line], findings: list[Finding]) -> tuple[
         following = old
     missing = bool(following) and following[0].entry.get("act") == SEALED
     if missing:
-        name = following[0].entry["details"]["file"]
+        name = following[0].entry["details"].get("file", "a file")
         findings.append(Finding(following[0].number - 1, REMOVED, f"{name}, which was set aside, is missing."))
     for line in lines[:1] if lines and lines[0].entry.get("act") == SEALED else ():
         entry = line.entry
-        by, found = entry["by"].get("user", ""), "; ".join(entry["details"]["findings"])
-        message = f"{by} set {entry['details']['file']} aside at {entry['at']}: {entry['reason']} ({found})"
+        details, user = entry["details"], entry["by"].get("user", "somebody")
+        why = f"{entry['reason']} ({'; '.join(map(str, details.get('findings', ())))})"
+        message = f"{user} set {details.get('file', 'a file')} aside at {entry['at']}: {why}"
         findings.append(Finding(line.number, NOTE, message))
     return digests, last
 

@@ -83,7 +83,7 @@ def test_several_lines_that_are_removed_are_named(log):
 
 
 @pytest.mark.parametrize("place", range(6))
-@pytest.mark.parametrize("change", [b"line", b"no JSON", b""])
+@pytest.mark.parametrize("change", [b"line", b"no JSON", b"", b'{"act":"log sealed","number":"x"}', b"[" * 9000])
 def test_each_line_that_is_changed_is_named(log, place, change):
     anchors = fill(log)
     lines = raw(log)
