@@ -28,7 +28,7 @@ def damage() -> None:
 
 
 def test_a_release_is_two_acts_that_its_artifacts_anchor_and_a_retry_adds_none(site):
-    release = site.start(share=0.2)
+    release = site.start()
     good(site)
     decision = site.judge(release)
     with acting(TRY):
