@@ -65,7 +65,7 @@ kafka: install ## Start the Kafka broker alone, with the topics of flight_delays
 
 .PHONY: stream
 stream: install ## Start the broker, Flink, and the stream that computes windows (the DAG flight_delays_stream keeps it running)
-	@$(PY) -m pipelines.flight_delays.kafka flink stream
+	@$(PY) -m pipelines.flight_delays.kafka flink-local stream
 
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
@@ -151,7 +151,7 @@ replay: install ## Publish days of 2013 to the broker as they became known: FROM
 
 .PHONY: bench-stream
 bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request
-	@$(PY) -m services up kafka flink
+	@$(PY) -m services up kafka flink-local
 	@$(PY) -m benchmarks.stream
 	@$(PY) -m benchmarks.online
 

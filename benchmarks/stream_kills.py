@@ -153,7 +153,7 @@ def main() -> None:
         own = {**os.environ, **ports, "AIRTIGHT_HOME": place, "AIRTIGHT_KAFKA": "", "AIRTIGHT_FLINK": ""}
         theirs = {**own, "AIRTIGHT_KAFKA": BROKER, "AIRTIGHT_FLINK": JOB_SERVER}
         broker = Program("services.kafka", own, home.path / "kafka.log")
-        server = Program("services.flink", own, home.path / "flink.log")
+        server = Program("services.flink_local", own, home.path / "flink.log")
         reader = Program("pipelines.flight_delays.stream", theirs, home.path / "stream.log")
         programs = (broker, server, reader)
         failed: list[BaseException] = []

@@ -31,14 +31,14 @@ DAGS = {
         "program": "stream",
         "module": "pipelines.flight_delays.stream",
         "topic": "flights.events",
-        "needs": ("kafka", "flink"),
+        "needs": ("kafka", "flink-local"),
     },
     "flight_delays_predictions": {
         "description": "Keeps the windows over the prediction log running, where the model server logs to Kafka.",
         "program": "prediction-windows",
         "module": "pipelines.flight_delays.stream",
         "topic": "flights.predictions",
-        "needs": ("kafka", "flink"),
+        "needs": ("kafka", "flink-local"),
     },
     "flight_delays_learning": {
         "description": "Keeps the models learning that learn flight by flight, beside the deployed model's answers.",

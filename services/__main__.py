@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from airtight.errors import AirtightError
 from airtight.home import Home
-from services import health, jars
+from services import flink_jars, health, jars
 from services.settings import USER, Settings, airflow_environment, environment, password, password_file
-from services.supervisor import ALWAYS, ON_DEMAND, PROGRAMS, Supervisor
+from services.supervisor import ALWAYS, FLINK, ON_DEMAND, PROGRAMS, Supervisor, expand
 
 
 def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
@@ -20,7 +20,7 @@ def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
 
     Args:
       home: The state folder.
-      names: Programs of supervisord.conf.
+      names: Programs of supervisord.conf, or `flink` for the cluster.
 
     Returns:
       The settings that the services run with.
@@ -30,8 +30,12 @@ def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
     """
     supervisor = Supervisor(home)
     wanted = Settings.from_environment()
-    for name in (name for name in names if name in jars.SETS):
+    names = expand(names, wanted)
+    for name in _jars_of(names):
         jars.fetch(name, wanted.ivy_settings, lambda line: print(line, flush=True))
+    if set(names) & set(FLINK):
+        # Once, and not by each of its programs at the same time.
+        flink_jars.own_jar(home)
     if not supervisor.running():
         print(f"Starting the local services (state and logs: {home.path}) ...", flush=True)
     started = supervisor.start(wanted, names)
@@ -43,6 +47,12 @@ def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
     return settings
 
 
+def _jars_of(names: Sequence[str]) -> list[str]:
+    """The sets of jars that some programs need."""
+    sets = {"kafka": ("kafka",), "flink-local": ("flink",), **dict.fromkeys(FLINK, flink_jars.SETS)}
+    return list(dict.fromkeys(jar for name in names for jar in sets.get(name, ())))
+
+
 def status(home: Home) -> int:
     """Prints each program and each service; 0 when all that should run are well, 1 otherwise."""
     supervisor = Supervisor(home)
@@ -51,7 +61,7 @@ def status(home: Home) -> int:
         print("The local services do not run. Start them: make start.")
         return 1
     for program in programs:
-        print(f"{program.name:14} {program.state:9} {program.told}")
+        print(f"{program.name:18} {program.state:9} {program.told}")
     print()
     ill, idle = 0, {program.name for program in programs if program.name in ON_DEMAND and program.state == "STOPPED"}
     load = ""
@@ -59,11 +69,11 @@ def status(home: Home) -> int:
         missing = service.missing()
         if service.name == "launcher" and not missing:
             load = health.launcher_load(home)
-        if missing and idle.issuperset(service.programs):
-            missing = f"not started; start it: python -m services up {service.programs[0]}"
+        if idle.issuperset(service.programs):
+            missing = f"not started; start it: python -m services up {service.starts or service.programs[0]}"
         else:
             ill += bool(missing)
-        print(f"{service.name:14} {missing or 'well':40} {service.address}")
+        print(f"{service.name:18} {missing or 'well':40} {service.address}")
     if load:
         print(f"\nRequests of the launcher: {load}.")
     print(f"\nLogs: {home.logs}/<name>.log. User of Airflow: {USER}, password: make password.")
@@ -75,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("up", help="start the services and wait until they are well")
-    starting.add_argument("names", nargs="*", default=ALWAYS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
+    starting.add_argument(
+        "names", nargs="*", default=ALWAYS, metavar="NAME", help=f"of {', '.join(PROGRAMS)}; flink is the Flink cluster"
+    )
     ending = commands.add_parser("down", help="stop the services, their children included")
     ending.add_argument("names", nargs="*", metavar="NAME", help="only these; everything when none is named")
     commands.add_parser("status", help="show every service")
@@ -83,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("env", help="print Airflow's settings, for `eval` in a shell")
     commands.add_parser("password", help=f"print the password of {USER} in Airflow's UI")
     told = parser.parse_args(arguments)
-    if told.command in ("up", "down") and (unknown := sorted(set(told.names) - set(PROGRAMS))):
+    if told.command in ("up", "down") and (unknown := sorted(set(told.names) - {*PROGRAMS, "flink"})):
         parser.error(f"there is no {', '.join(unknown)}; the services are {', '.join(PROGRAMS)}")
     try:
         return _run(told, Home.current())

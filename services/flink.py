@@ -1,77 +1,166 @@
-"""The program `flink`: Beam's job server with a Flink inside, to which pipelines are submitted.
+"""The programs of the local Flink session cluster: `python -m services.flink jobmanager|taskmanager|job-server`.
 
-Beam 2.62 opens its ports on every interface, whatever host it is told, and asks nobody who he is: anybody on the
-network could run code here. One call in one class decides that; here it is exchanged for the one that was meant.
+The same jars, configuration and submission as on a cluster of several hosts; here every port is on 127.0.0.1. A heap
+that is used up ends the program, and the supervisor starts it again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import sys
-import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from airtight.errors import AirtightError
-from airtight.files import new_file, write_text
+from airtight.files import write_text
 from airtight.home import Home
-from services import jars
-from services.class_file import call_with_the_whole
-from services.kafka import LOGGING
+from services import flink_jars, jars
 from services.settings import HOST, Settings
 
-# Flink's serializers look into these, which Java 17 does not allow unasked.
-OPENED = ("lang", "lang.invoke", "math", "net", "nio", "text", "time", "util", "util.concurrent")
+LOGGING = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    # What a restart, a checkpoint and a recovery say of themselves.
+    "-Dorg.slf4j.simpleLogger.log.org.apache.flink.runtime.checkpoint=info",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.flink.runtime.executiongraph=info",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+)
+HEAPS = {"jobmanager": "384m", "job-server": "384m"}
+"""Heaps of the programs that hold no state of a job; a TaskManager's is a setting."""
+OFF_HEAP = {
+    "taskmanager.memory.framework.heap.size": "128m",
+    "taskmanager.memory.framework.off-heap.size": "64m",
+    "taskmanager.memory.task.off-heap.size": "64m",
+    "taskmanager.memory.managed.size": "64m",
+    "taskmanager.memory.network.min": "32m",
+    "taskmanager.memory.network.max": "32m",
+    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.jvm-overhead.min": "64m",
+    "taskmanager.memory.jvm-overhead.max": "64m",
+}
+"""Each share must be given: the script that would compute them is not among Maven's jars."""
+KEPT_CHECKPOINTS = 3
+"""Of each job: a resubmission may start from one that was the newest seconds ago."""
 
-FACTORY = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
-"""Opens every port of the job server and of its jobs but one: the expansion service listens where it is told."""
-BUILDER = "org/apache/beam/vendor/grpc/v1p60p1/io/grpc/netty/NettyServerBuilder"
 
-GET_PORT = "java/net/InetSocketAddress.getPort"
+def place(home: Home) -> Path:
+    """The folder of the cluster's state: checkpoints, savepoints, configuration and temporary files."""
+    return home.path / "flink"
 
 
-def listen_where_told(classes: Path, libraries: Path) -> None:
-    """Writes the class of Beam that opens ports, corrected: `forPort(address.getPort())` becomes `forAddress(address)`.
+def configuration(settings: Settings, home: Home, name: str = "jobmanager") -> dict[str, str]:
+    """Flink's configuration of one program.
 
     Args:
-      classes: A folder that stands before the jars on the class path.
-      libraries: The folder with the jars.
+      settings: Ports and sizes.
+      home: The state folder.
+      name: The program, which has temporary files of its own.
+
+    Returns:
+      Flink's settings by name, values as Flink writes them.
+    """
+    folder = place(home)
+    return {
+        "jobmanager.rpc.address": HOST,
+        "jobmanager.bind-host": HOST,
+        "jobmanager.rpc.port": str(settings.flink_rpc_port),
+        "rest.address": HOST,
+        "rest.bind-address": HOST,
+        "rest.port": str(settings.flink_rest_port),
+        "rest.bind-port": str(settings.flink_rest_port),
+        "blob.server.port": str(settings.flink_blob_port),
+        "taskmanager.host": HOST,
+        "taskmanager.bind-host": HOST,
+        "taskmanager.rpc.port": "0",
+        "taskmanager.data.port": "0",
+        "taskmanager.numberOfTaskSlots": str(settings.flink_slots),
+        "taskmanager.cpu.cores": "1",
+        "taskmanager.memory.task.heap.size": settings.flink_taskmanager_memory,
+        **OFF_HEAP,
+        # Every program has the same jars on its class path.
+        "classloader.resolve-order": "parent-first",
+        "io.tmp.dirs": str(_temporary(home, name)),
+        "state.backend.type": "hashmap",
+        "state.checkpoints.dir": (folder / "checkpoints").as_uri(),
+        "state.checkpoints.num-retained": str(KEPT_CHECKPOINTS),
+        "state.savepoints.dir": (folder / "savepoints").as_uri(),
+        # A checkpoint that a cancelled job leaves is what its successor starts from.
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "web.exception-history-size": "100",
+        # Metrics are as old as that at most, and stand still so long after a TaskManager was killed (10 s, 10 minutes).
+        "metrics.fetcher.update-interval": "2000",
+        "web.timeout": "20000",
+        "heartbeat.interval": "3000",
+        "heartbeat.timeout": "15000",
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": "1 s",
+        "restart-strategy.exponential-delay.max-backoff": "30 s",
+    }
+
+
+def command(name: str, settings: Settings, home: Home, classes: str) -> list[str]:
+    """The command line of a program of the cluster.
+
+    Args:
+      name: jobmanager, taskmanager, taskmanager-2 or job-server.
+      settings: Ports and sizes.
+      home: The state folder.
+      classes: The class path.
+    """
+    folder, conf = place(home), place(home) / "conf" / name
+    heap = HEAPS.get(name) or f"{_megabytes(settings.flink_taskmanager_memory) + _megabytes('128m')}m"
+    java = [jars.java(), f"-Xmx{heap}", "-XX:+ExitOnOutOfMemoryError", f"-Djava.io.tmpdir={_temporary(home, name)}"]
+    java += [*LOGGING, *flink_jars.OPENS, "-cp", classes]
+    if name == "jobmanager":
+        main = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+        return [*java, main, "--configDir", str(conf)]
+    if name == "job-server":
+        java += ["airtight.JobServer", HOST, str(settings.flink_expansion_port), str(conf)]
+        java += [f"--flink-master={HOST}:{settings.flink_rest_port}", f"--flink-conf-dir={conf}"]
+        java += [f"--job-host={HOST}", f"--job-port={settings.flink_job_port}", "--expansion-port=-1"]
+        return [*java, f"--artifact-port={settings.flink_artifact_port}", f"--artifacts-dir={folder / 'artifacts'}"]
+    main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+    return [*java, main, "--configDir", str(conf), "-D", f"taskmanager.resource-id={name}"]
+
+
+def write_configuration(options: Mapping[str, str], folder: Path) -> None:
+    """Writes `flink-conf.yaml`."""
+    write_text(folder / "flink-conf.yaml", "".join(f"{name}: {value}\n" for name, value in options.items()))
+
+
+def _temporary(home: Home, name: str) -> Path:
+    return place(home) / "tmp" / name
+
+
+def _megabytes(size: str) -> int:
+    """Java's spelling of a size, such as 512m or 1g, in MiB."""
+    return int(size[:-1]) * {"m": 1, "g": 1024}[size[-1].lower()]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Becomes one program of the cluster.
 
     Raises:
-      TerminalError: The class is another one than that of Beam 2.62.
+      AirtightError: The jars are not there, or our own does not compile.
     """
-    (core,) = libraries.glob("beam-sdks-java-core-*.jar")
-    with zipfile.ZipFile(core) as jar:
-        code = jar.read(FACTORY)
-    signature = f"(Ljava/net/SocketAddress;)L{BUILDER};"
-    with new_file(classes / FACTORY) as file:
-        file.write_bytes(call_with_the_whole(code, GET_PORT, f"{BUILDER}.forPort", "forAddress", signature))
-
-
-def configuration() -> str:
-    """Flink's own settings: left alone, its parts would listen on every interface."""
-    names = ("jobmanager.bind-host", "jobmanager.rpc.address", "rest.address", "rest.bind-address", "taskmanager.host")
-    return "".join(f"{name}: {HOST}\n" for name in (*names, "taskmanager.bind-host"))
-
-
-def main() -> None:
-    """Becomes the job server.
-
-    Raises:
-      AirtightError: Its jars are not there.
-    """
-    settings, place = Settings.from_environment(), Home.current().path / "flink"
-    (place / "tmp").mkdir(parents=True, exist_ok=True)
-    write_text(place / "flink-conf.yaml", configuration())
-    command = [jars.java(), f"-Xmx{settings.flink_memory}", f"-Djava.io.tmpdir={place / 'tmp'}", *LOGGING]
-    command += [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in OPENED]
-    libraries = jars.folder("flink")
-    listen_where_told(place / "classes", libraries)
-    command += ["-cp", f"classes:{libraries}/*", "org.apache.beam.runners.flink.FlinkJobServerDriver"]
-    command += ["--flink-master=[local]", f"--flink-conf-dir={place}", f"--artifacts-dir={place / 'artifacts'}"]
-    command += [f"--job-host={HOST}", f"--job-port={settings.flink_job_port}"]
-    command += [f"--artifact-port={settings.flink_artifact_port}", f"--expansion-port={settings.flink_expansion_port}"]
-    os.chdir(place)
-    os.execv(command[0], command)
+    parser = argparse.ArgumentParser(prog="python -m services.flink", description=__doc__)
+    parser.add_argument("program", choices=("jobmanager", "taskmanager", "taskmanager-2", "job-server"))
+    name = parser.parse_args(arguments).program
+    settings, home = Settings.from_environment(), Home.current()
+    # What a killed predecessor left: uploaded jars and spilled data, gigabytes after some kills.
+    leftovers = [_temporary(home, name), *([place(home) / "artifacts"] if name == "job-server" else [])]
+    for folder in leftovers:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    conf = place(home) / "conf" / name
+    conf.mkdir(parents=True, exist_ok=True)
+    write_configuration(configuration(settings, home, name), conf)
+    line = command(name, settings, home, flink_jars.class_path(home))
+    os.chdir(place(home))
+    os.environ["FLINK_CONF_DIR"] = str(conf)
+    os.execv(line[0], line)
 
 
 if __name__ == "__main__":

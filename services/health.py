@@ -16,7 +16,7 @@ from airtight.errors import TransientError
 from airtight.home import Home
 from runtime.protocol import load_file, socket_address
 from services.settings import HOST, Settings
-from services.supervisor import AIRFLOW, Supervisor
+from services.supervisor import AIRFLOW, Supervisor, expand
 
 POLL_S = 0.25
 TELL_EVERY_S = 10.0
@@ -36,12 +36,14 @@ class Service:
       programs: Programs of supervisord.conf that must run.
       address: Where it listens.
       missing: What is not there yet, in words; empty when it is well.
+      starts: The name that starts its programs; empty for that of its one program.
     """
 
     name: str
     programs: tuple[str, ...]
     address: str
     missing: Callable[[], str]
+    starts: str = ""
 
 
 def services(settings: Settings, home: Home) -> tuple[Service, ...]:
@@ -55,7 +57,10 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         ),
         Service("router", ("router",), settings.model_url, lambda: _http(f"{settings.router_url}/router/status")),
         Service("Kafka", ("kafka",), settings.own_kafka, lambda: _tcp(settings.kafka_port)),
-        Service("Flink", ("flink",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
+        Service(
+            "Flink", expand(("flink",), settings), settings.flink_rest, functools.partial(_flink, settings), "flink"
+        ),
+        Service("Flink, local", ("flink-local",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
         *(
             Service(name, (name,), str(home.logs / f"{name}.log"), functools.partial(_program, home, name))
             for name in ("stream", "prediction-windows", "online-learning")
@@ -156,6 +161,21 @@ def _http(url: str) -> str:
         return ""
     except httpx.TransportError:
         return "it does not answer yet"
+
+
+def _flink(settings: Settings) -> str:
+    """The cluster is well when its TaskManagers are registered and a job can be submitted."""
+    for port in (settings.flink_job_port, settings.flink_expansion_port, settings.beam_workers_port):
+        if missing := _tcp(port):
+            return missing
+    try:
+        answer = httpx.get(f"{settings.flink_rest}/overview", timeout=PROBE_S)
+        answer.raise_for_status()
+    except httpx.HTTPError:
+        return "its REST API does not answer yet"
+    registered = answer.json()["taskmanagers"]
+    wanted = settings.flink_taskmanagers
+    return "" if registered >= wanted else f"{registered} of {wanted} TaskManagers are registered"
 
 
 def _airflow(settings: Settings) -> str:

@@ -27,6 +27,10 @@ SETS: Mapping[str, tuple[str, ...]] = {
     # Kafka leaves the choice of a logger to whoever starts it.
     "kafka": ("org.apache.kafka:kafka_2.13:4.1.0", "org.slf4j:slf4j-simple:1.7.36"),
     "flink": ("org.apache.beam:beam-runners-flink-1.19:2.62.0", "org.slf4j:slf4j-simple:1.7.36"),
+    # Kafka's consumer for it, and the one compression that neither has.
+    "flink-kafka": ("org.apache.kafka:kafka-clients:3.9.1", "com.github.luben:zstd-jni:1.5.6-10"),
+    # Compiles services/java: a machine that runs Java has no compiler for that reason alone.
+    "java-compiler": ("org.eclipse.jdt:ecj:3.42.0",),
     # No program: benchmarks.spark_stream fetches it. Spark's own two are the newest that could be had from Maven, older
     # than pyspark and of different ages; the benchmark compares every total that comes of them.
     "spark-kafka": (
@@ -37,8 +41,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """What each program is made of, group:artifact:version; Maven says what that needs in turn."""
-ALONE = frozenset({"spark-kafka"})
-"""Sets of which nothing comes but what is named: pyspark has the rest."""
+ALONE = frozenset({"flink-kafka", "java-compiler", "spark-kafka"})
+"""Sets of which nothing comes but what is named: another set or pyspark has the rest."""
 LOCKS = ROOT / "requirements"
 TIMEOUT_S = 1800.0
 

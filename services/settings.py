@@ -56,10 +56,17 @@ class Settings:
       kafka_controller_port: The broker's controller, for itself alone.
       flink_job_port: Beam's job server, to which pipelines are submitted.
       flink_artifact_port: Where pipelines leave their files for it.
-      flink_expansion_port: Its transforms for other languages, which nobody uses here; it opens it all the same.
+      flink_expansion_port: Its expansion service, which makes Flink's source of a pipeline's.
+      flink_rest_port: Flink's REST API: jobs, checkpoints and savepoints.
+      flink_rpc_port: The JobManager, for the TaskManagers.
+      flink_blob_port: Its files, likewise.
+      beam_workers_port: The pool that starts Python workers for Flink.
       spark_memory: Heap of the Spark server, as Java writes it.
       kafka_memory: Heap of the broker.
-      flink_memory: Heap of the job server, Flink included.
+      flink_memory: Heap of the job server with a Flink inside (flink-local).
+      flink_taskmanager_memory: Heap for the jobs of each TaskManager.
+      flink_taskmanagers: TaskManagers that `up flink` starts, 1 or 2.
+      flink_slots: Slots of each TaskManager: parallel parts of a job, each with a Python worker of its own.
       kafka: A broker elsewhere, host:port,host:port, to be used in place of ours; empty is ours.
       prediction_log: Where the model server logs: a folder, or kafka://host:port/topic; empty is `predictions` in the
         state folder, which takes what Kafka does not, too.
@@ -87,9 +94,16 @@ class Settings:
     flink_job_port: int = 8099
     flink_artifact_port: int = 8098
     flink_expansion_port: int = 8097
+    flink_rest_port: int = 8096
+    flink_rpc_port: int = 8095
+    flink_blob_port: int = 8094
+    beam_workers_port: int = 8093
     spark_memory: str = "3g"
     kafka_memory: str = "512m"
     flink_memory: str = "1g"
+    flink_taskmanager_memory: str = "512m"
+    flink_taskmanagers: int = 1
+    flink_slots: int = 1
     kafka: str = ""
     prediction_log: str = ""
     ivy_settings: str = ""
@@ -187,6 +201,21 @@ class Settings:
     def flink_job_server(self) -> str:
         """Beam's job server, as --job_endpoint wants it."""
         return f"{HOST}:{self.flink_job_port}"
+
+    @property
+    def flink_rest(self) -> str:
+        """Flink's REST API."""
+        return f"http://{HOST}:{self.flink_rest_port}"
+
+    @property
+    def flink_expansion(self) -> str:
+        """The expansion service of the Flink cluster's job server."""
+        return f"{HOST}:{self.flink_expansion_port}"
+
+    @property
+    def beam_workers(self) -> str:
+        """The pool of Python workers, as Beam's EXTERNAL environment wants it."""
+        return f"{HOST}:{self.beam_workers_port}"
 
     def save(self, home: Home) -> None:
         """Records what the services run with, so that later commands find them; passwords in files of their own."""
@@ -289,6 +318,9 @@ def environment(settings: Settings, home: Home) -> dict[str, str]:
         "AIRTIGHT_KAFKA": settings.kafka_servers,
         "AIRTIGHT_PREDICTION_LOG": settings.prediction_log or str(home.path / "predictions"),
         "AIRTIGHT_FLINK": settings.flink_job_server,
+        "AIRTIGHT_FLINK_REST": settings.flink_rest,
+        "AIRTIGHT_FLINK_EXPANSION": settings.flink_expansion,
+        "AIRTIGHT_BEAM_WORKERS": settings.beam_workers,
         "SPARK_REMOTE": settings.spark_remote,
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_TOKEN_FILE": str(home.run / SPARK_TOKEN),

@@ -32,13 +32,19 @@ PORTS = {
     "api-server": ("airflow_port",),
     "execution-api": ("execution_port",),
     "kafka": ("kafka_port", "kafka_controller_port"),
-    "flink": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
+    "flink-jobmanager": ("flink_rest_port", "flink_rpc_port", "flink_blob_port"),
+    "flink-job-server": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
+    "flink-local": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
+    "beam-workers": ("beam_workers_port",),
 }
 """The settings whose ports a program opens."""
 AIRFLOW = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
 ALWAYS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
 """What is started when nothing is named, in the order in which it is started: the slowest to wake up first."""
-ON_DEMAND = ("kafka", "flink", "stream", "prediction-windows", "online-learning")
+TASKMANAGERS = ("flink-taskmanager", "flink-taskmanager-2")
+FLINK = ("flink-jobmanager", *TASKMANAGERS, "flink-job-server", "beam-workers")
+"""The Flink cluster: what `flink` stands for, less the TaskManagers that are not wanted."""
+ON_DEMAND = ("kafka", *FLINK, "flink-local", "stream", "prediction-windows", "online-learning")
 """What is started only by name: whoever works in batch needs no broker."""
 PROGRAMS = (*ON_DEMAND, *ALWAYS)
 """The programs of supervisord.conf."""
@@ -67,6 +73,24 @@ class Program:
     pid: int
     seconds: int
     told: str
+
+
+def expand(names: Sequence[str], settings: Settings) -> tuple[str, ...]:
+    """The programs that some names stand for: `flink` is the Flink cluster.
+
+    Raises:
+      TerminalError: Another number of TaskManagers is wanted than one or two.
+    """
+    if not 0 < settings.flink_taskmanagers <= len(TASKMANAGERS):
+        raise TerminalError(
+            "This machine starts one TaskManager or two.",
+            expected=f"a number from 1 to {len(TASKMANAGERS)}",
+            received=settings.flink_taskmanagers,
+            remedy="Correct AIRTIGHT_FLINK_TASKMANAGERS; more slots in each are AIRTIGHT_FLINK_SLOTS.",
+        )
+    unwanted = TASKMANAGERS[settings.flink_taskmanagers :]
+    cluster = tuple(name for name in FLINK if name not in unwanted)
+    return tuple(dict.fromkeys(p for name in names for p in (cluster if name == "flink" else (name,))))
 
 
 class Supervisor:
@@ -107,7 +131,7 @@ class Supervisor:
 
         Args:
           settings: Ports and sizes; ignored by a supervisord that runs already.
-          names: Programs to start.
+          names: Programs to start; `flink` is the Flink cluster.
 
         Returns:
           Names of the programs that were started now.
@@ -129,7 +153,8 @@ class Supervisor:
                 processes.end_all(self.home)
                 renew_short_keys(self.home)
                 stopped = set(PROGRAMS)
-            started = [name for name in PROGRAMS if name in names and name in stopped]
+            wanted = expand(names, settings)
+            started = [name for name in PROGRAMS if name in wanted and name in stopped]
             _check_ports(settings, started)
             if not running:
                 self._spawn(settings)
@@ -146,7 +171,7 @@ class Supervisor:
         """Ends some programs, and waits until each has ended; what does not run is left alone.
 
         Args:
-          names: Programs of supervisord.conf.
+          names: Programs of supervisord.conf; `flink` is the Flink cluster.
 
         Returns:
           Names of the programs that were ended now.
@@ -154,7 +179,8 @@ class Supervisor:
         if not self.home.run.is_dir():
             return []
         with self._alone():
-            running = [p.name for p in self.programs() if p.name in names and p.state not in ENDED]
+            unwanted = {*names, *(FLINK if "flink" in names else ())}
+            running = [p.name for p in self.programs() if p.name in unwanted and p.state not in ENDED]
             with self._rpc_while_it_lasts() as rpc:
                 for name in running:
                     # A program that ends by itself at this moment is none that runs: no fault.

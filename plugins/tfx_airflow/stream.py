@@ -58,7 +58,7 @@ class EnsureStream(BaseOperator):
         module: str,
         topic: str,
         program: str = "stream",
-        needs: Sequence[str] = ("kafka", "flink"),
+        needs: Sequence[str] = ("kafka", "flink-local"),
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("doc_md", "Starts the stream where it does not run, and again where its code is older.")

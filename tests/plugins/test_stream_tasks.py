@@ -132,7 +132,7 @@ def _record() -> status.Running:
 
 def test_a_stream_that_does_not_run_is_started_with_what_it_needs(broker: Broker) -> None:
     told = ensure()
-    assert Services.did == ["start kafka flink", "start stream"]
+    assert Services.did == ["start kafka flink-local", "start stream"]
     assert (told["done"], told["pid"], told["status"]["lag"]) == ("started", os.getpid(), 12)
     assert told["code"] == status.code_of(CODE)
 
@@ -170,7 +170,7 @@ def test_without_its_topic_nothing_is_started_and_it_says_so(broker: Broker) -> 
     broker.log.clear()
     with pytest.raises(AirflowFailException, match=r"ensure: There is no topic toys: .* make kafka; or pause this DAG"):
         ensure()
-    assert Services.did == ["start kafka flink"]
+    assert Services.did == ["start kafka flink-local"]
 
 
 def test_a_topic_that_nothing_was_published_to_is_told(broker: Broker) -> None:
@@ -241,7 +241,7 @@ def test_the_watching_ends_when_the_program_has_and_tells_how_the_stream_does(br
     event = asyncio.run(asyncio.wait_for(first(), 60))
     assert (event["reason"], event["words"], event["status"]["lag"]) == ("ended", "its program is FATAL", 12)
     assert WatchStream(task_id="watch", **STREAM).execute({}, event) == event
-    assert Services.did == ["start kafka flink", "start stream"], "the next run starts it"
+    assert Services.did == ["start kafka flink-local", "start stream"], "the next run starts it"
 
 
 def test_it_ends_when_the_while_is_over(broker: Broker) -> None:

@@ -20,7 +20,9 @@ CONF.read(CONFIGURATION)
 
 def test_the_programs_are_those_that_are_started_and_watched(tmp_path: Path) -> None:
     assert {s.removeprefix("program:") for s in CONF.sections() if s.startswith("program:")} == set(PROGRAMS)
-    watched = [program for service in services(Settings(), Home(tmp_path)) for program in service.programs]
+    watched = [
+        program for service in services(Settings(flink_taskmanagers=2), Home(tmp_path)) for program in service.programs
+    ]
     assert sorted(watched) == sorted(PROGRAMS)
     assert {port for ports in PORTS.values() for port in ports} == set(Settings().ports)
 

@@ -115,9 +115,9 @@ class Runs:
 def made_artifacts(did: Did) -> dict[str, dict]:
     """The nodes that gave something, and type and state of each artifact by key.
 
-    What comes after a failed node is failed in the reference, and does not run here; a resolver that finds nothing is
-    failed in the reference, and has no outputs here. Training draws at random, so one place may bless a model that the
-    other does not: what is pushed is compared with the blessing of its own run.
+    What comes after a failed node runs in neither; a resolver that finds nothing is failed in the reference, and has no
+    outputs here. Training draws at random, so one place may bless a model that the other does not: what is pushed is
+    compared with the blessing of its own run.
     """
     gave = {node: result["outputs"] for node, result in did.items() if result["state"] in DONE and result["outputs"]}
     if "Evaluator" in gave:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import ml_metadata as mlmd
@@ -17,14 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class _GoesOn(launcher.Launcher):
-    """LocalDagRunner ends at the first node that raises; what comes after it is of interest, too."""
+    """LocalDagRunner ends at the first node that raises; here the nodes run that need nothing of it."""
+
+    without_outcome: ClassVar[set[str]] = set()
+    """Ids of the nodes that raised, and of those that come after one."""
 
     def launch(self):
-        try:
-            return super().launch()
-        except Exception:
-            log.exception("The node failed in the reference.")
-            return None
+        node = self._pipeline_node
+        if not self.without_outcome.isdisjoint(node.upstream_nodes):
+            log.warning("%s does not run: a node before it failed.", node.node_info.id)
+        else:
+            try:
+                return super().launch()
+            except Exception:
+                log.exception("The node failed in the reference.")
+        self.without_outcome.add(node.node_info.id)
+        return None
 
 
 def run(tfx_pipeline: pipeline.Pipeline, folder: Path) -> dict[str, dict]:
@@ -43,6 +52,7 @@ def run(tfx_pipeline: pipeline.Pipeline, folder: Path) -> dict[str, dict]:
 def run_where_it_says(tfx_pipeline: pipeline.Pipeline, database: Path) -> dict[str, dict]:
     """As `run`, for a pipeline whose metadata lie in that database."""
     known = _last_execution(database)
+    _GoesOn.without_outcome.clear()
     with mock.patch.object(local_dag_runner.launcher, "Launcher", _GoesOn):
         local_dag_runner.LocalDagRunner().run(tfx_pipeline)
     return made(_store(database), known)

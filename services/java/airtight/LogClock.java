@@ -1,0 +1,164 @@
+package airtight;
+
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.Supplier;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AdminClientConfig;
+import org.apache.kafka.clients.admin.ListOffsetsResult.ListOffsetsResultInfo;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.common.TopicPartition;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Looks at some topics' log each second: how far it has come in event time, and which partitions there are.
+ *
+ * <p>Event time is the largest stamp in the log, the same in every TaskManager. When nothing new has come for the
+ * idleness, it goes on as fast as the clock on the wall, and never past now: a log of 2013 stays in 2013.
+ */
+final class LogClock implements Runnable {
+  static final long UNKNOWN = Long.MIN_VALUE;
+
+  private static final Logger LOG = LoggerFactory.getLogger(LogClock.class);
+  private static final Map<String, LogClock> CLOCKS = new ConcurrentHashMap<>();
+  private static final long POLL_MS = 1_000;
+  private static final long UNUSED_MS = 60_000;
+  private static final long ABSURD_MS = Duration.ofDays(1).toMillis();
+
+  private final Map<String, Object> admin;
+  private final List<String> topics;
+  private final long idle;
+  private volatile Log log;
+  private long newest = UNKNOWN;
+  private long since;
+  private long used;
+
+  private LogClock(KafkaSource.Settings settings) {
+    this.admin = admin(settings.consumer);
+    this.topics = settings.topics;
+    this.idle = settings.idle;
+  }
+
+  /** One partition at a look. */
+  static final class Part {
+    final String topicId;
+    final long begin;
+    final long end;
+
+    Part(String topicId, long begin, long end) {
+      this.topicId = topicId;
+      this.begin = begin;
+      this.end = end;
+    }
+  }
+
+  /** One look: the event time that the log had reached, and then every partition with its ends. */
+  static final class Log {
+    final long reached;
+    final Map<TopicPartition, Part> parts;
+
+    Log(long reached, Map<TopicPartition, Part> parts) {
+      this.reached = reached;
+      this.parts = parts;
+    }
+  }
+
+  /** The clock of these topics, one in each process. */
+  static LogClock of(KafkaSource.Settings settings) {
+    String name = settings.consumer + " " + settings.topics + " " + settings.idle;
+    return CLOCKS.computeIfAbsent(name, key -> new LogClock(settings));
+  }
+
+  /** A stamp as the watermark counts it: one ahead of this host's clock as now, one a day ahead not at all. */
+  static long plausible(long stamp, long now) {
+    return stamp > now + ABSURD_MS ? UNKNOWN : Math.min(stamp, now);
+  }
+
+  /** The last look; null before the first. A clock that nobody reads for a minute stops until it is read again. */
+  synchronized Log look() {
+    if (used == 0) {
+      Thread thread = new Thread(this, "log-clock " + topics);
+      thread.setDaemon(true);
+      thread.start();
+    }
+    used = System.currentTimeMillis();
+    return log;
+  }
+
+  private synchronized boolean inUse() {
+    if (System.currentTimeMillis() - used > UNUSED_MS) {
+      used = 0;
+      log = null;
+    }
+    return used != 0;
+  }
+
+  @Override
+  public void run() {
+    try (Admin client = Admin.create(admin)) {
+      while (inUse()) {
+        try {
+          log = lookAt(client);
+        } catch (Exception error) {
+          LOG.warn("The log of {} could not be looked at: {}", topics, String.valueOf(error));
+        }
+        Thread.sleep(POLL_MS);
+      }
+    } catch (InterruptedException error) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private Log lookAt(Admin client) throws Exception {
+    Map<TopicPartition, String> ids = partitions(client, topics);
+    long now = System.currentTimeMillis();
+    for (ListOffsetsResultInfo at : list(client, ids, OffsetSpec::maxTimestamp).values()) {
+      // An empty partition has no largest stamp.
+      long stamp = at.offset() < 0 ? UNKNOWN : plausible(at.timestamp(), now);
+      if (stamp > newest) {
+        newest = stamp;
+        since = now;
+      }
+    }
+    long silence = idle > 0 && newest != UNKNOWN ? Math.max(0, now - since - idle) : 0;
+    long reached = silence == 0 ? newest : Math.max(newest, Math.min(now, newest + silence));
+    // After the stamps: what is not in the log by now is no older than what they say, less the bound.
+    Map<TopicPartition, ListOffsetsResultInfo> ends = list(client, ids, OffsetSpec::latest);
+    Map<TopicPartition, ListOffsetsResultInfo> begins = list(client, ids, OffsetSpec::earliest);
+    Map<TopicPartition, Part> parts = new HashMap<>();
+    ids.forEach((p, id) -> parts.put(p, new Part(id, begins.get(p).offset(), ends.get(p).offset())));
+    return new Log(reached, parts);
+  }
+
+  private static Map<TopicPartition, ListOffsetsResultInfo> list(
+      Admin client, Map<TopicPartition, String> partitions, Supplier<OffsetSpec> spec) throws Exception {
+    Map<TopicPartition, OffsetSpec> wanted = new HashMap<>();
+    partitions.keySet().forEach(partition -> wanted.put(partition, spec.get()));
+    return client.listOffsets(wanted).all().get();
+  }
+
+  /** Every partition of some topics, with the id of its topic; a fault where a topic is not there. */
+  static Map<TopicPartition, String> partitions(Map<String, Object> consumer, List<String> topics) throws Exception {
+    try (Admin client = Admin.create(admin(consumer))) {
+      return partitions(client, topics);
+    }
+  }
+
+  private static Map<TopicPartition, String> partitions(Admin client, List<String> topics) throws Exception {
+    Map<TopicPartition, String> ids = new HashMap<>();
+    client.describeTopics(topics).allTopicNames().get().forEach((topic, described) ->
+        described.partitions().forEach(p ->
+            ids.put(new TopicPartition(topic, p.partition()), described.topicId().toString())));
+    return ids;
+  }
+
+  private static Map<String, Object> admin(Map<String, Object> consumer) {
+    Map<String, Object> known = new HashMap<>(consumer);
+    known.keySet().retainAll(AdminClientConfig.configNames());
+    return known;
+  }
+}

@@ -1,0 +1,73 @@
+"""The program `beam-workers`: starts a Python worker for each slot of Flink that asks for one.
+
+Its address is AIRTIGHT_BEAM_WORKERS. Beam's own worker pool listens on every interface, starts whatever `python` is
+first on PATH, and gives a worker that prints a pipe that nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
+from apache_beam.utils import thread_pool_executor
+
+from streaming.engine import addresses
+
+HARNESS = """
+import logging, sys
+from apache_beam.runners.worker.sdk_worker import SdkHarness
+logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_time_limit_ms=-1).run()
+"""
+"""A worker: it runs until the TaskManager closes the connection, and so outlives no TaskManager that was killed."""
+
+
+class Pool(BeamFnExternalWorkerPoolServicer):
+    """Starts and stops workers, each a process."""
+
+    _worker_processes: dict[str, subprocess.Popen[bytes]]
+
+    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
+        """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
+        # Those of TaskManagers that were killed have ended by themselves.
+        self._worker_processes = {k: p for k, p in self._worker_processes.items() if p.poll() is None}
+        worker, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
+        try:
+            self._worker_processes[worker] = subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker])
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def stop(self) -> None:
+        """Ends every worker."""
+        for process in self._worker_processes.values():
+            process.terminate()
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    pool, address = Pool(use_process=True), addresses.workers()
+    # A pool must outlive long silences of its TaskManagers.
+    options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
+    server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=options)
+    server.add_insecure_port(address)
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    server.start()
+    logging.getLogger(__name__).info("Starts workers for Flink at %s.", address)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended.wait()
+    pool.stop()
+    server.stop(0)
+
+
+if __name__ == "__main__":
+    main()
