@@ -100,6 +100,14 @@ release: install ## Try a version on live requests before it takes over: VERSION
 	@$(PY) -m commands.release --pipeline $(PIPELINE) $(if $(VERSION),'$(VERSION)') $(if $(MODE),--mode '$(MODE)') \
 		$(if $(SHARE),--share '$(SHARE)') $(if $(MINUTES),--minutes '$(MINUTES)')
 
+.PHONY: audit
+audit: install ## Check the audit log of PIPELINE: who had which version served, and whether a line was removed or changed
+	@$(PY) -m commands.audit --pipeline $(PIPELINE) verify
+
+.PHONY: card
+card: install ## Write the model card of a version of PIPELINE, HTML and JSON: VERSION=201307010400001, or the latest
+	@$(PY) -m commands.card --pipeline $(PIPELINE) '$(or $(VERSION),latest)'
+
 .PHONY: test
 test: install ## Run all tests, with a few of TFX's examples
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not tfx" $(PYTEST)

@@ -78,6 +78,11 @@ class Home:
         return self.path / "gates" / quote(pipeline, safe="")
 
     @property
+    def audit(self) -> Path:
+        """The audit logs, one file for each pipeline (`airtight.audit`)."""
+        return self.path / "audit"
+
+    @property
     def run(self) -> Path:
         """Sockets, pid files and secrets; its mode is 0700."""
         return self.path / "run"

@@ -11,17 +11,19 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact, standard_artifacts
 
+from airtight.audit import log as audit_log
 from airtight.files import write_text
 from airtight.import_string import load
 from airtight.parameters import check_choice
 from airtight.verdict import Verdict
 from components.data import examples as reading
-from components.measures import analysis, evaluation_rows
+from components.measures import analysis, evaluation_rows, slices
 from components.measures.comparison import Margins
 from components.measures.gate import THE_CHAMPION, Gate, GateResult
 from components.measures.slices import CANDIDATE, CHAMPION
 from components.modelling import judged, metric_names
 from components.reports import evaluation as evaluation_report
+from components.rollout.anchoring import anchor_in
 from components.schema import ExampleSchema
 from components.tasks import Task, task_of, thresholds
 
@@ -73,9 +75,9 @@ def evaluate(
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
-      evaluation: Gets `verdict.json`, `report.html` and TensorFlow Model Analysis's files, names the model, and has the
-        custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each metric of the task
-        `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
+      evaluation: Gets `verdict.json`, `report.html`, `slices.json` and TensorFlow Model Analysis's files, names the
+        model, and has the custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each
+        metric of the task `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
         `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`; and of the candidate's
         answers the range that a release compares them by, `answers_low` and `answers_high`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
@@ -138,11 +140,24 @@ def evaluate(
         champion=f"version {version}" if version else "",
     )
     verdict.write(folder)
+    if result.figures:
+        record = slices.record(task, result.figures[CANDIDATE], result.figures.get(CHAMPION))
+        write_text(folder / metric_names.SLICES, json.dumps(record, indent=1, allow_nan=False))
     _record_figures(evaluation, task, result)
     if version and CHAMPION in result.predictions:
         evaluation.set_int_custom_property("champion_version", version)
     _bless(blessing, model, (champion or [])[:1] if CHAMPION in result.predictions else [], verdict)
     judged.write(evaluation, model)
+    if verdict.passed and (accepted := result.accepted):
+        anchor = audit_log.append(
+            audit_log.OVERRIDDEN,
+            digest=evaluation.get_string_custom_property(judged.DIGEST),
+            interval=interval,
+            reason=" ".join(check.note for check in accepted),
+            gate="evaluate",
+            checks=[check.name for check in accepted],
+        )
+        anchor_in(evaluation, anchor)
     for output in (evaluation, blessing):
         output.set_string_custom_property("interval_start", interval[0])
         output.set_string_custom_property("interval_end", interval[1])

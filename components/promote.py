@@ -11,12 +11,14 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
+from airtight.audit.log import PROMOTED, ROLLED_BACK, AuditLog
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from components.artifacts import Promotion, Proposal
 from components.modelling.registered import Registered, latest_end, registered, served_before
 from components.modelling.served import HIGHEST, Choice, Served
 from components.rollout import steps, switch
+from components.rollout.anchoring import anchor_in, digest_of
 from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
@@ -110,12 +112,13 @@ def promote(
       timeout_s: The server has so long for each of the two steps, and for each by which a release ends.
 
     Raises:
-      TerminalError: What is served is no longer what the proposal was made for, or the version cannot be loaded.
+      TerminalError: What is served is no longer what the proposal was made for, the version cannot be loaded, or the
+        audit log is broken; an earlier version is served all the same.
       TransientError: The server cannot be reached or is not done in time.
     """
     place, model = Place.named(serving_root, server_url, router_url, timeout_s), proposal.model
     served, server = place.served, place.server
-    wanted = HIGHEST
+    audit, wanted = AuditLog(model), HIGHEST
     if proposal.pin:
         told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
         wanted = Choice.only(proposal.version, **told)
@@ -130,6 +133,8 @@ def promote(
             overridden = ""
         else:
             _check_still_true(proposal, choice, current, served)
+            if proposal.version > current:  # The way back waits for nothing: it is written down afterwards, or fails.
+                audit.check()
             why = f"version {proposal.version} was promoted{f': {proposal.reason}' if proposal.reason else ''}"
             choice, ended = steps.clear(place, model, why, stays=True)
             switch.change(served, server, model, choice, wanted, (current, proposal.version), timeout_s)
@@ -137,7 +142,19 @@ def promote(
             release = f" The release of version {ended} was ended." if ended else ""
             overridden = "; ".join(filter(None, (overridden, f"the release of version {ended}" if ended else "")))
             summary = f"{_in_words(model, current, proposal.version, proposal.pin)}{release}{answers}"
+        anchor = audit.append(
+            ROLLED_BACK if proposal.version < proposal.served else PROMOTED,
+            version=proposal.version,
+            digest=digest_of(served, model, proposal.version),
+            interval=(proposal.interval_start, proposal.interval_end),
+            reason=proposal.reason,
+            changed=not there_already,
+            approval=approval,
+            in_place_of=proposal.served,
+            overridden=overridden,
+        )
     log.info("%s", summary)
+    anchor_in(promotion, anchor)
     promotion.model, promotion.from_version, promotion.to_version = model, current, proposal.version
     promotion.changed, promotion.reason, promotion.approval = int(not there_already), proposal.reason, approval
     promotion.interval_start, promotion.interval_end = proposal.interval_start, proposal.interval_end

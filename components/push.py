@@ -10,6 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from airtight.audit.log import NOT_PUSHED, PUSHED, AuditLog
 from airtight.files import digest_of_tree, write_text
 from airtight.home import Home
 from airtight.interval import Interval
@@ -18,6 +19,7 @@ from components.artifacts import Dataset
 from components.data.examples import interval_of
 from components.modelling import judged
 from components.modelling.model_server import ModelServer
+from components.rollout.anchoring import anchor_in
 from components.rollout.delivery import AT_ONCE, HOW, deliver
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,8 @@ def push(
 
     Raises:
       TransientError: The server cannot be reached or is not done in time, or another push took the version.
-      TerminalError: The server cannot load the model, a blessing is of another model, or `release` is none of both.
+      TerminalError: The server cannot load the model, a blessing is of another model, `release` is none of both, or
+        the audit log is broken.
     """
     check_choice("release", release, HOW)
     ends = interval_of(dataset)
@@ -83,7 +86,9 @@ def push(
         "awaits_release": 0,
         "overridden": "",
     }
+    audit = AuditLog(model_name)
     if not record["reason"]:
+        audit.check()
         source = Path(path_utils.serving_model_dir(model.uri))
         base_path = Path(serving_root) / model_name if serving_root else Home.current().models(model_name)
         server = ModelServer.named(server_url)
@@ -101,6 +106,17 @@ def push(
         record.update(pushed=1, version=done.version, reason=done.summary, overridden=done.overridden)
         record.update(took_over=int(done.took_over), awaits_release=int(done.awaits_release))
     log.info("%s", record["reason"])
+    anchor = audit.append(
+        PUSHED if record["pushed"] else NOT_PUSHED,
+        version=record["version"],
+        digest=record["model_digest"],
+        interval=ends,
+        reason=record["reason"],
+        took_over=record["took_over"],
+        awaits_release=record["awaits_release"],
+        overridden=record["overridden"],
+    )
+    anchor_in(pushed, anchor)
     write_text(Path(pushed.uri) / RECORD, json.dumps(record, indent=1))
     for name, value in record.items():
         set_property = pushed.set_int_custom_property if isinstance(value, int) else pushed.set_string_custom_property

@@ -13,6 +13,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
+from airtight.audit.log import RELEASE_ENDED, RELEASE_NOT_STARTED, RELEASE_STARTED, AuditLog
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.parameters import check_choice
@@ -26,6 +27,7 @@ from components.modelling.registered import Registered, latest_end, registered
 from components.modelling.served import RELEASE, STABLE, Choice
 from components.reports.release import page
 from components.rollout import judging, steps, switch
+from components.rollout.anchoring import anchor_in, digest_of
 from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ def start_release(
         answers=answers,
     )
     check_choice("asked_by", asked_by, ASKED_BY)
+    audit = AuditLog(model_name)
     with place.served.alone(model_name):
         steps.check_nothing_under_way(place, model_name, owner)
         choice, _ = steps.clear(place, model_name, "it was broken off, and another one begins")
@@ -159,6 +162,7 @@ def start_release(
         release.summary = _unwanted(choice, trial) if asked_by == PUSH else ""
         if not release.summary:
             _check_can_be_tried(candidate, stable, model_name)
+            audit.check()
             what = "is asked beside" if mode == state.SHADOW else "answers beside"
             release.summary = (
                 f"Version {trial.candidate} of {model_name} {what} {stable} ({mode}, {share:.1%} of the requests) for "
@@ -169,6 +173,19 @@ def start_release(
             # Begun is when it has its share: loading the candidate takes none of its time.
             release.release, release.since = trial.id, datetime.now(UTC).isoformat(timespec="seconds")
         try:
+            anchor = audit.append(
+                RELEASE_STARTED if release.release else RELEASE_NOT_STARTED,
+                version=candidate.number,
+                digest=candidate.digest or digest_of(place.served, model_name, candidate.number),
+                interval=candidate.interval,
+                reason=release.summary,
+                release=release.release,
+                beside=stable,
+                mode=mode,
+                share=share,
+                asked_by=asked_by,
+            )
+            anchor_in(release, anchor)
             _write(Path(release.uri) / RECORD, {name: getattr(release, name) for name in _TO_TELL})
         except BaseException:
             # Nobody would end what no Release tells of.
@@ -265,7 +282,7 @@ def finish_release(
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
     if not release.release:
         reason = release.summary
-    overridden, has_record = "", False
+    audit, overridden, has_record = AuditLog(model), "", False
     with place.served.alone(model):
         choice = place.served.choice(model)
         if not release.release:
@@ -276,6 +293,7 @@ def finish_release(
                 promoted = choice.versions == (candidate,)
                 after = choice.settled
             elif promoted:
+                audit.check()
                 # What takes the place of a person's choice stays as that one would: no push overrides it.
                 by = choice.settled.by if choice.settled.is_a_persons else RELEASE
                 at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -301,6 +319,20 @@ def finish_release(
             )
             # Whoever chose another version has a record of that; nobody chose what is served as the highest.
             has_record = served != candidate and bool(choice.settled.versions)
+        if release.release:
+            ended = audit.append(
+                RELEASE_ENDED,
+                version=candidate,
+                digest=digest_of(place.served, model, candidate),
+                interval=(release.interval_start, release.interval_end),
+                reason=summary,
+                release=release.release,
+                beside=stable,
+                serves=served,
+                outcome=_outcome(choice.release == release.release, served == candidate),
+                overridden=overridden,
+            )
+            anchor_in(promotion, ended)
     log.info("%s", summary)
     promotion.model, promotion.from_version, promotion.to_version = model, stable, served
     promotion.changed, promotion.reason = int(served != stable), reason
@@ -313,6 +345,12 @@ def finish_release(
         end = version_number.end_of(served)
         promotion.interval_start, promotion.interval_end = "", end.isoformat() if end else ""
     _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
+
+
+def _outcome(ended_here: bool, promoted: bool) -> str:
+    if not ended_here:
+        return "ended before"
+    return "promoted" if promoted else "taken back"
 
 
 def _check_share(mode: str, share: float) -> None:

@@ -11,15 +11,18 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
+from airtight.audit import log as audit_log
 from airtight.errors import TerminalError
-from airtight.files import write_text
+from airtight.files import digest_of_tree, write_text
 from airtight.import_string import load
 from airtight.parameters import check_choice
 from components.data import examples as reading
 from components.modelling import fitting
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.log_levels import quiet
+from components.modelling.saved_model import serving_folder
 from components.modelling.training import Start, Training
+from components.rollout.anchoring import anchor_in
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ def train(
         label alone, or loss or weights are no longer finite.
     """
     check_choice("refit", refit, REFITS)
+    audit_log.check()
     interval = reading.interval_of(examples)
     settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed)
     start = Start.of(start_from[0].uri) if start_from else None
@@ -125,6 +129,14 @@ def train(
         artifact.set_string_custom_property("refit", refit)
         artifact.set_int_custom_property("rows", record["rows"]["fitted"])
         artifact.set_int_custom_property("warm_start", int(bool(start)))
+    anchor = audit_log.append(
+        audit_log.TRAINED,
+        digest=digest_of_tree(serving_folder(model.uri)),
+        interval=interval,
+        rows=record["rows"]["fitted"],
+        warm_start=start_from[0].uri if start_from else "",
+    )
+    anchor_in(model, anchor)
     log.info("The model lies in %s, its record in %s.", model.uri, Path(model_run.uri) / RECORD)
 
 

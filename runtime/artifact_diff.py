@@ -23,7 +23,7 @@ from airtight.files import digest_of_file
 
 CLOSE = 1e-6
 """Numbers that differ by less, relative to the larger or at all, are equal."""
-_OF_THE_RUN = re.compile(r"(.*_)?(seconds|uri|read)")
+_OF_THE_RUN = re.compile(r"(.*_)?(seconds|uri|read)|audit_.*")
 """Names of values in JSON, and of properties, that tell of a place, of the clock, or of how much was read."""
 _OF_THE_STORE = re.compile(
     r"name|state|tfx_version|pipeline_name|producer_component|is_external|__.*|(.*_)?(id|digest)|content_digest(_files)?"

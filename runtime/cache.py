@@ -46,6 +46,7 @@ _DAY_MS = 86_400_000
 _OF_THE_RUN = (
     *("name", "state", "tfx_version", "pipeline_name", "producer_component"),
     *(DIGEST, content_digest.FILES),
+    *("audit_log", "audit_line", "audit_sha256"),
 )
 _UNREADABLE = "cannot be read"
 _RUN_TYPE = "pipeline_run"

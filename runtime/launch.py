@@ -23,7 +23,8 @@ from tfx.orchestration.portable import data_types, inputs_utils, launcher, outpu
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.utils import name_utils
 
-from airtight import fingerprint
+from airtight import fingerprint, provenance
+from airtight.audit.actor import Actor, acting
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import ROOT, Home
 from runtime import (
@@ -123,6 +124,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         _caught_by_tfx() as caught,
         cross_run.bounded(node, began_ms),
         user_modules.importable(node),
+        acting(_actor(compiled, request)),
     ):
         info = outputs.Launcher(
             kept=kept,
@@ -135,6 +137,12 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         ).launch()
     with connection as handle:
         return _outcome(handle, node, info, kept, missing or (caught[-1] if caught else None))
+
+
+def _actor(compiled: CompiledPipeline, request: NodeRequest) -> Actor:
+    """Whom the audit log names; retries of one try series are one act."""
+    series = next(iter(request.unreported), request.attempt)
+    return Actor(compiled.pipeline, request.node, request.run, request.attempt, series, request.labels)
 
 
 def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
@@ -220,7 +228,7 @@ def _bound(
     runtime_parameter_utils.substitute_runtime_parameter(ir, values)
     node = next(n.pipeline_node for n in ir.nodes if n.pipeline_node.node_info.id == request.node)
     folder = outputs_utils.get_node_dir(ir.runtime_spec, request.node)
-    attempts.tag(node, request.run, request.attempt, folder, request.labels)
+    attempts.tag(node, request.run, request.attempt, folder, {**provenance.labels(ROOT), **request.labels})
     return node
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from airtight.audit.actor import USER, user_of_shell
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.interval import FORMS, Interval
@@ -71,7 +72,7 @@ def run(
                 attempt=uuid.uuid4().hex,
                 home=str(home.path),
                 parameters=parameters,
-                labels={"run_id": run_id},
+                labels={"run_id": run_id, USER: user_of_shell()},
                 use_cache=use_cache,
             )
         )

@@ -46,6 +46,12 @@ class GateResult:
     figures: dict[str, Figures] = field(default_factory=dict)
 
     @property
+    def accepted(self) -> list[Check]:
+        """What would have failed the gate, had the run not accepted it: champions that could not be compared."""
+        names = {_comparable(name) for name in self.incomparable}
+        return [check for check in self.checks if check.name in names and check.severity == "warning"]
+
+    @property
     def reason(self) -> str:
         """The decision in a sentence; empty for the verdict's own."""
         failed = [check.name for check in self.checks if not check.passed and check.severity == "blocking"]
@@ -54,8 +60,7 @@ class GateResult:
         shown = "; ".join(map(str, decisive or self.comparisons))
         if not shown:
             return ""
-        accepted = [name for name in self.incomparable if _comparable(name) not in failed]
-        if accepted:
+        if accepted := [name for name in self.incomparable if _comparable(name) not in failed]:
             shown += f". Not compared, which this run accepts: {', '.join(accepted)}"
         return f"failed: {', '.join(failed)}. {shown}" if failed else f"all blocking checks hold. {shown}"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +69,31 @@ def figures(
         measured = {name: value(labels[rows], predictions[rows], of_rows) for name, value in values.items()}
         by_slice[key] = {COUNT: float(len(labels[rows])), **measured}
     return by_slice
+
+
+def record(task: Task, candidate: Figures, champion: Figures | None = None) -> dict[str, Any]:
+    """What `slices.json` holds: titles of the figures, and of each slice the rows and both models' figures.
+
+    Args:
+      task: Whose metrics and figures were measured.
+      candidate: Its figures.
+      champion: Its figures; None where it was not measured.
+    """
+    columns = {name: metric.title for name, metric in task.metrics.items()}
+    columns |= {name: title for name, (title, _) in task.figures.items()}
+    rows = []
+    for key in sorted(candidate, key=lambda key: (len(key), key)):
+        row = {"slice": [list(pair) for pair in key], "count": int(candidate[key][COUNT])}
+        row |= {"figures": _finite(candidate[key], columns)}
+        if champion is not None and key in champion:
+            row |= {"champion": _finite(champion[key], columns)}
+        rows.append(row)
+    return {"columns": columns, "rows": rows}
+
+
+def _finite(measured: Mapping[str, float], names: Iterable[str]) -> dict[str, float | None]:
+    """JSON has no NaN: a figure that is not defined is null."""
+    return {name: float(measured[name]) if math.isfinite(measured[name]) else None for name in names}
 
 
 def _rows(count: int, slices: Mapping[str, Slices]) -> list[tuple[Slice, slice | np.ndarray]]:

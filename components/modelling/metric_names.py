@@ -9,6 +9,8 @@ from typing import Any
 METRICS = "metrics"
 """Custom property of an evaluation: JSON of the metrics that were measured, the first one foremost, each by the name of
 the custom property that holds its value, with its title."""
+SLICES = "slices.json"
+"""File of an evaluation: figures by slice, as `components.measures.slices.record` gives them."""
 ANSWERS = "answers_low", "answers_high"
 """Custom properties of an evaluation: the range in which nearly all of the model's answers lie, by its task."""
 _BEFORE = {"roc_auc": "ROC AUC", "log_loss": "log loss"}

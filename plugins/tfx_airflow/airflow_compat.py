@@ -112,6 +112,12 @@ def clear_number(run: Any) -> int:
     return int(run.clear_number or 0)
 
 
+def user_of(run: Any) -> str:
+    """Returns who triggered a run; "" where nobody did, as for one that is scheduled."""
+    name = run.triggering_user_name
+    return f"{name} (Airflow)" if name else ""
+
+
 def max_tries(task: Any) -> int:
     """Returns after how many retries a task instance fails for good; a Clear of a task that has ended raises it."""
     return int(task.max_tries)

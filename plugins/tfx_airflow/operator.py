@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import NEVER_EXPIRE, BaseOperator, Context  # type: ignore[attr-defined]  # not in its stubs
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from airtight.audit.actor import USER
 from airtight.errors import AirtightError
 from airtight.home import Home
 from plugins.tfx_airflow import params, run_start, run_tasks
@@ -19,6 +20,7 @@ from plugins.tfx_airflow.airflow_compat import (
     max_tries,
     show_as,
     state_store,
+    user_of,
 )
 from runtime import compiled_store
 from runtime.client import Call
@@ -148,6 +150,7 @@ class TfxNodeOperator(BaseOperator):
                 "run_id": run.run_id,
                 "try_number": task.try_number,
                 "clear_number": clear_number(run),
+                **({USER: user} if (user := user_of(run)) else {}),
             },
             inputs=inputs,
             pending=pending,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import tensorflow_model_analysis as tfma
 from sklearn import metrics
 from tfx.types import standard_artifacts
 
+from airtight.audit.actor import Actor, acting
+from airtight.audit.log import AuditLog
 from airtight.errors import TerminalError, TransientError
 from airtight.verdict import Verdict
 from components import evaluate
@@ -248,7 +251,20 @@ def test_an_earlier_champion_that_cannot_be_compared_blocks_until_a_person_accep
     judged = Judged(tmp_path / "block", examples, models["good"], **lost)
     assert judged.blocking == {"champion 1 before it can be compared"} and judged.blessed == 0
     assert "champion_incomparable" in judged.checks["champion 1 before it can be compared"].note
-    accepted = Judged(tmp_path / "accept", examples, models["good"], **lost, champion_incomparable="accept")
+    with acting(Actor("toy", "evaluate", "run", "try", "try")):
+        accepted = Judged(tmp_path / "accept", examples, models["good"], **lost, champion_incomparable="accept")
+        # What still fails is no override.
+        Judged(tmp_path / "bad", examples, models["bad"], **lost, champion_incomparable="accept")
+        Judged(tmp_path / "block again", examples, models["good"], **lost)
+    (line,) = AuditLog("toy").lines()[0]
+    assert (line.entry["act"], line.entry["details"]["checks"]) == (
+        "gate overridden",
+        ["champion 1 before it can be compared"],
+    )
+    assert line.entry["digest"] == accepted.evaluation.get_string_custom_property("current_model_digest")
+    assert accepted.evaluation.get_string_custom_property("audit_sha256") == line.sha256
+    record = json.loads((Path(accepted.evaluation.uri) / "slices.json").read_text())
+    assert record["rows"][0]["slice"] == [] and set(record["rows"][0]["figures"]) == set(record["columns"])
     assert accepted.blessed == 1 and "log_loss against the champion" in accepted.checks
     assert "Not compared, which this run accepts: champion 1 before it" in accepted.verdict.reason
 

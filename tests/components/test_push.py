@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from tfx.types import standard_artifacts
 
+from airtight.audit.actor import Actor, acting
+from airtight.audit.log import AuditLog
 from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_tree
 from airtight.interval import Interval
@@ -182,6 +185,59 @@ def test_content_that_another_attempt_replaced_is_a_new_attempt(pusher, tmp_path
     for model in (first, model_of(tmp_path / "b", "two")):
         pusher(model)
     assert pusher(first).get_int_custom_property("version") == JUNE_1 + 2
+
+
+def acts() -> list[tuple[str, int]]:
+    return [(line.entry["act"], line.entry["version"]) for line in AuditLog("toy").lines()[0]]
+
+
+def test_each_push_and_refusal_is_an_act_and_a_retry_adds_none(pusher, tmp_path):
+    model = model_of(tmp_path / "model")
+    with acting(Actor("toy", "push", "run", "first", "first")):
+        first = pusher(model)
+    with acting(Actor("toy", "push", "run", "second", "first")):
+        again = pusher(model)
+    refused = pusher(model, blessed=(0, 1))
+    assert acts() == [("pushed", JUNE_1), ("not pushed", 0)]
+    pushed, not_pushed = AuditLog("toy").lines()[0]
+    assert pushed.entry["digest"] == first.get_string_custom_property("model_digest")
+    assert pushed.entry["interval"] == list(INTERVAL) and pushed.entry["details"]["took_over"] == 1
+    assert "evaluate did not bless" in not_pushed.entry["reason"]
+    anchors = [
+        (a.get_int_custom_property("audit_line"), a.get_string_custom_property("audit_sha256"))
+        for a in (first, again, refused)
+    ]
+    assert anchors == [(1, pushed.sha256), (1, pushed.sha256), (2, not_pushed.sha256)]
+
+
+def test_a_broken_audit_log_lets_nothing_be_pushed(pusher, tmp_path):
+    pusher(model_of(tmp_path / "a", "one"))
+    log = AuditLog("toy")
+    whole = log.file.read_bytes()
+    log.file.write_bytes(whole.replace(b'"pushed"', b'"pushed" ', 1))
+    with pytest.raises(TerminalError, match="audit log of toy"):
+        pusher(model_of(tmp_path / "b", "two"))
+    assert pusher.versions == [str(JUNE_1)]
+    log.file.write_bytes(whole)
+    pusher(model_of(tmp_path / "c", "two"))
+    assert acts() == [("pushed", JUNE_1), ("pushed", JUNE_1 + 1)]
+
+
+def test_a_push_that_could_not_be_written_down_is_by_its_retry(pusher, tmp_path, monkeypatch):
+    model = model_of(tmp_path / "model")
+
+    def full(*unused):
+        raise OSError(errno.ENOSPC, "no room")
+
+    with acting(Actor("toy", "push", "run", "first", "first")), monkeypatch.context() as patched:
+        patched.setattr("airtight.audit.log.os.fsync", full)
+        patched.setattr("airtight.files._sync", lambda path: None)
+        with pytest.raises(TransientError, match="no room"):
+            pusher(model)
+    assert acts() == []
+    with acting(Actor("toy", "push", "run", "second", "first")):
+        pusher(model)
+    assert acts() == [("pushed", JUNE_1)] and pusher.versions == [str(JUNE_1)]
 
 
 class Serves:

@@ -124,6 +124,11 @@ def test_what_a_clear_raises():
     assert "max_tries" in task_runner.RuntimeTaskInstance.model_fields
 
 
+def test_who_triggered_a_run():
+    assert airflow_compat.user_of(RUN.model_copy(update={"triggering_user_name": "ada"})) == "ada (Airflow)"
+    assert airflow_compat.user_of(RUN) == ""
+
+
 def test_state_store():
     assert "task_state_store" in Context.__annotations__
     assert airflow_compat.state_store({"task_state_store": "the store"}) == "the store"
@@ -188,6 +193,7 @@ def test_no_other_module_imports_what_airflow_does_not_document():
 
 def test_no_other_module_uses_its_undocumented_names():
     names = {"clear_number", "custom_operator_name", "get_task_states", "max_tries", "task_state_store"}
+    names |= {"triggering_user_name"}
     used = {
         (path.name, name)
         for path in (ROOT / "plugins").rglob("*.py")

@@ -93,7 +93,9 @@ def context(params=None, interval=(MAY, JUNE), run_id=SCHEDULED, store=None, run
         dag_id="words", run_id=run_id, data_interval_start=interval[0], data_interval_end=interval[1]
     )
     # Each its own run, as the record of a run goes by its start.
-    vars(dag_run).update({"clear_number": 0, "start_date": datetime.now(UTC)} | (run or {}))
+    vars(dag_run).update(
+        {"clear_number": 0, "start_date": datetime.now(UTC), "triggering_user_name": None} | (run or {})
+    )
     defaults = {"try_number": 2, "max_tries": 0, "map_index": -1, "states": {}, "executions": {}, "pushed": {}}
     defaults["asked_for"] = []
     return {
