@@ -72,7 +72,11 @@ def build(
         _ = minutes | "store" >> WriteMinutes(stream, store, follow)
         for windows in stream.windows:
             name = f"windows_{windows.length_s}_{windows.every_s}"
-            _ = accounts | name >> Totals(stream, windows, early) | f"store_{name}" >> beam.ParDo(WriteRows(stream, store))
+            _ = (
+                accounts
+                | name >> Totals(stream, windows, early)
+                | f"store_{name}" >> beam.ParDo(WriteRows(stream, store))
+            )
 
     return steps
 

@@ -19,6 +19,7 @@ BUSY_S = 30.0
 """A writer waits so long for another one."""
 DAY = 24 * 60
 _DAMAGED = ("malformed", "not a database", "disk image")
+_KEY = "grp = ? AND key = ?"
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536")
 
 
@@ -48,12 +49,8 @@ class SqliteStore(Store):
             known = self._watermark(db)
             rows = [row for row in rows if not (row.early and known is not None and row.start + row.minutes <= known)]
             places = ((row.group, row.key, row.minutes, row.start) for row in rows if not row.totals[0])
-            db.executemany(
-                f"DELETE FROM {self._table} WHERE grp = ? AND key = ? AND minutes = ? AND start = ?", places
-            )
-            values = (
-                (row.group, row.key, row.minutes, row.start, *row.totals) for row in rows if row.totals[0]
-            )
+            db.executemany(f"DELETE FROM {self._table} WHERE grp = ? AND key = ? AND minutes = ? AND start = ?", places)
+            values = ((row.group, row.key, row.minutes, row.start, *row.totals) for row in rows if row.totals[0])
             marks = ", ".join("?" * (4 + self._width))
             db.executemany(f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", values)
 
@@ -74,18 +71,18 @@ class SqliteStore(Store):
 
     def read(self, spans: Sequence[Span]) -> list[tuple[Any, ...]]:
         """See `Store`."""
-        query = f"SELECT {self._sums} FROM {self._table} WHERE grp = ? AND key = ? AND minutes = 1 AND start >= ? AND start < ?"
+        query = f"SELECT {self._sums} FROM {self._table} WHERE {_KEY} AND minutes = 1 AND start >= ? AND start < ?"
         with self._transaction("reader") as db:
             return [db.execute(query, span).fetchone() for span in spans]
 
     def newest(self, span: Span) -> Row | None:
         """See `Store`."""
-        rows = self._rows(*span[:2], 1, *span[2:], "DESC LIMIT 1")
+        rows = self._rows(span, 1, "DESC LIMIT 1")
         return rows[0] if rows else None
 
     def windows(self, group: str, key: str, minutes: int, start: int, end: int) -> list[Row]:
         """See `Store`."""
-        return self._rows(group, key, minutes, start, end)
+        return self._rows(Span(group, key, start, end), minutes)
 
     def rows(self, minutes: int = 1) -> Iterator[Row]:
         """All rows of windows of a length, for comparison; raises as `read`."""
@@ -100,14 +97,14 @@ class SqliteStore(Store):
             if held := self._open.__dict__.pop(name, None):
                 held[1].close()
 
-    def _rows(self, group: str, key: str, minutes: int, start: int, end: int, order: str = "") -> list[Row]:
+    def _rows(self, span: Span, minutes: int, order: str = "") -> list[Row]:
         query = (
             f"SELECT start, {self._columns} FROM {self._table} "
-            f"WHERE grp = ? AND key = ? AND minutes = ? AND start >= ? AND start < ? ORDER BY start {order}"
+            f"WHERE {_KEY} AND start >= ? AND start < ? AND minutes = ? ORDER BY start {order}"
         )
         with self._transaction("reader") as db:
-            found = db.execute(query, (group, key, minutes, start, end)).fetchall()
-        return [Row(group, key, at, minutes, tuple(totals)) for at, *totals in found]
+            found = db.execute(query, (*span, minutes)).fetchall()
+        return [Row(span.group, span.key, at, minutes, tuple(totals)) for at, *totals in found]
 
     def _watermark(self, db: sqlite3.Connection) -> int | None:
         row = db.execute("SELECT minute FROM watermarks WHERE stream = ?", (self._name,)).fetchone()
@@ -148,7 +145,7 @@ class SqliteStore(Store):
             expected=f"a SQLite database at {self.path}",
             received=str(error),
             remedy="A new one is filled from now on. What was before comes back when the stream is read again from the "
-            f"beginning of its topics: stop the job, and start it with --anew.",
+            "beginning of its topics: stop the job, and start it with --anew.",
         )
 
     def _connection(self, name: str) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -93,26 +94,36 @@ def opened(where: str, stream: Stream) -> Store:
     return SqliteStore(Path(where), stream)
 
 
-def last_minutes(store: Store, stream: Stream, group: str, key: str, minutes: int, at: float) -> dict[str, Any]:
-    """What is known of a key at a time: its totals over the minutes before.
+@dataclass(frozen=True)
+class Reader:
+    """Answers what a request asks.
 
     Args:
       store: The store.
-      stream: The declaration.
-      group: Name of the group.
-      key: As in `Row`.
-      minutes: How many; the one that `at` is in does not count.
-      at: Seconds since 1970.
-
-    Returns:
-      `count` and each measure by name, and `behind_minutes`: by how many minutes the store ends before `at`, None for
-      an empty one.
-
-    Raises:
-      TransientError: The store cannot be used now.
+      stream: Its declaration.
     """
-    end = int(at // 60)
-    watermark = store.watermark()
-    (totals,) = store.read([Span(group, key, end - minutes, end)])
-    behind = None if watermark is None else max(0, end - watermark)
-    return {**stream.values_of(totals), "behind_minutes": behind}
+
+    store: Store
+    stream: Stream
+
+    def last_minutes(self, group: str, key: str, minutes: int, at: float) -> dict[str, Any]:
+        """What is known of a key at a time: its totals over the minutes before.
+
+        Args:
+          group: Name of the group.
+          key: As in `Row`.
+          minutes: How many; the one that `at` is in does not count.
+          at: Seconds since 1970.
+
+        Returns:
+          `count` and each measure by name, and `behind_minutes`: by how many minutes the store ends before `at`, None
+          for an empty one.
+
+        Raises:
+          TransientError: The store cannot be used now.
+        """
+        end = int(at // 60)
+        watermark = self.store.watermark()
+        (totals,) = self.store.read([Span(group, key, end - minutes, end)])
+        behind = None if watermark is None else max(0, end - watermark)
+        return {**self.stream.values_of(totals), "behind_minutes": behind}

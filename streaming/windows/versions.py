@@ -1,4 +1,4 @@
-"""Versions of one event: the last one counts, and what an earlier one added is taken back, in whichever window it lay."""
+"""Versions of one event: the last one counts, and what an earlier one added is taken back, in whichever window."""
 
 from __future__ import annotations
 

@@ -96,9 +96,7 @@ def plain(messages: Iterable[Message], minutes: int = 1, every: int = 1, *, once
         assert event
         late_s = one.published_ms / 1000 - event.at
         name = str(number) if once else event.identity
-        if -300 <= late_s <= LATENESS_S and (
-            name not in last or one.published_ms / 1000 - last[name].at <= LATENESS_S
-        ):
+        if -300 <= late_s <= LATENESS_S and (name not in last or one.published_ms / 1000 - last[name].at <= LATENESS_S):
             last[name] = event
     values: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for event in last.values():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
-from streaming.windows.store import Span
-from tests.streaming.windows.shops import BEGIN, ONCE, STREAM, message, orders, plain, run, written
+from tests.streaming.windows.shops import STREAM, orders, plain, run, written
 
 
 @pytest.mark.parametrize("seed", range(2))
