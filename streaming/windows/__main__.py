@@ -31,6 +31,8 @@ from streaming.windows import replay
 from streaming.windows.declaration import Stream, declared
 from streaming.windows.pipeline import build, from_kafka, messages_of
 
+UNCACHED = ("--max_cache_memory_usage_mb=0",)
+"""Beam's cache of state takes milliseconds to measure each entry; `versions.py` has its own."""
 _LOG = logging.getLogger(__name__)
 STORE = "AIRTIGHT_WINDOWS"
 """Environment variable with the folder of the streams' SQLite stores, or the address of a Redis."""
@@ -107,7 +109,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     else:
         steps = build(stream, from_kafka(stream, address), store, follow=True, servers=address)
         start = flink_jobs.submit if options.anew else flink_jobs.resume
-        job = start(steps, stream.name, arguments, home=home)
+        job = start(steps, stream.name, [*UNCACHED, *arguments], home=home)
         _LOG.info("The job %s runs: %s. Its store is %s.", job.name, job.id, store)
 
 

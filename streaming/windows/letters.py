@@ -87,25 +87,33 @@ class StopAtBadShare(beam.DoFn):
     def __init__(self, name: str, limit: BadShare) -> None:
         self._name, self._limit = name, limit
 
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._counts: tuple[float, float] | None = None
+
     def process(self, element: tuple[bytes, bytes], counts: Any = beam.DoFn.StateParam(COUNTS)) -> Iterator[Letter]:
         """See Beam."""
         item = _decode(element[1])
-        held = counts.read()
-        bad, messages = _decode_counts(held) if held else (0.0, 0.0)
+        if self._counts is None:
+            held = counts.read()
+            self._counts = _decode_counts(held) if held else (0.0, 0.0)
+        bad, messages = self._counts
         if isinstance(item, Judged):
             messages += item.good
         elif item.bad:
             bad, messages = bad + 1, messages + 1
             if messages >= self._limit.messages and bad > self._limit.limit * messages:
+                share = f"{bad / messages:.1%}"
                 raise TerminalError(
-                    f"{bad / messages:.0%} of the last messages of the stream {self._name} are bad.",
+                    f"{share} of the last messages of the stream {self._name} are bad, lastly: {item.reason}.",
                     expected=f"at most {self._limit.limit:.0%} of about {self._limit.messages}",
                     received=f"{item.reason}: {item.detail}"[:MAX_DETAIL],
                     remedy="Correct the producer, or how the stream reads messages; or raise its bad_share.",
                 )
         while messages > 2 * self._limit.messages:
             bad, messages = bad / 2, messages / 2
-        counts.write(letter_bytes((bad, messages)))
+        self._counts = bad, messages
+        counts.write(letter_bytes(self._counts))
         if isinstance(item, Letter):
             yield item
 

@@ -60,7 +60,7 @@ def build(
         events, letters = pipeline | "messages" >> source | "parse" >> _Parsed(stream)
         changes: Any
         if stream.identity:
-            versions = events | "versions" >> Versions(stream)
+            versions = events | "versions" >> Versions(stream, follow)
             changes = versions.changes
             letters = (letters, versions[LETTERS]) | "all_letters" >> beam.Flatten()
         else:

@@ -17,6 +17,8 @@ from streaming.windows.versions import Change
 
 Key = tuple[str, str]
 """Group, and the fields of the key joined by KEY_SEPARATOR."""
+Place = tuple[str, str, int, int]
+"""Group, key, first minute and length in minutes."""
 Account = list[Any]
 """How many events, then each measure: a number; of a maximum how many events have which value, so that one can be
 taken back, or, where nothing is ever taken back, the greatest value or None."""
@@ -164,35 +166,62 @@ class Totals(beam.PTransform):
     Args:
       stream: The declaration.
       windows: Length and slide; None is the minute.
-      fresh_s: Seconds; None fires nothing before a window is over, as for an input that ends.
+      fresh_s: Seconds; None is for an input that ends: each window fires once, at the end of all.
     """
 
     def __init__(self, stream: Stream, windows: Windows | None = None, fresh_s: float | None = None) -> None:
         super().__init__()
         self._stream, self._fresh_s = stream, fresh_s
-        self._length_s, self._every_s = (windows.length_s, windows.every_s) if windows else (MINUTE_S, 0)
+        length_s, every_s = (windows.length_s, windows.every_s) if windows else (MINUTE_S, 0)
+        self._windows = window.SlidingWindows(length_s, every_s) if every_s else window.FixedWindows(length_s)
 
     def expand(self, accounts: beam.PCollection[tuple[Key, Account]]) -> beam.PCollection[Row]:
         """See the class."""
-        fixed = window.FixedWindows(self._length_s)
-        early = None if self._fresh_s is None else trigger.AfterProcessingTime(self._fresh_s)
-        arithmetic = Arithmetic(self._stream.measures, self._stream.identity is not None)
+        add = beam.CombinePerKey(Combine(Arithmetic(self._stream.measures, self._stream.identity is not None)))
+        if self._fresh_s is None:
+            # Beam's runner in this process takes a millisecond for each window: here the window is in the key.
+            return (
+                accounts
+                | "windows" >> beam.WindowInto(self._windows)
+                | "place" >> beam.ParDo(_WindowInKey()).with_output_types(tuple[Place, Account])
+                | "no_windows" >> beam.WindowInto(window.GlobalWindows())
+                | "add" >> add
+                | "rows" >> beam.MapTuple(_row)
+            )
         return (
             accounts
             | "windows"
             >> beam.WindowInto(
-                window.SlidingWindows(self._length_s, self._every_s) if self._every_s else fixed,
-                trigger=trigger.AfterWatermark(early=early, late=trigger.AfterCount(1)),
+                self._windows,
+                trigger=trigger.AfterWatermark(
+                    early=trigger.AfterProcessingTime(self._fresh_s), late=trigger.AfterCount(1)
+                ),
                 accumulation_mode=trigger.AccumulationMode.ACCUMULATING,
                 allowed_lateness=self._stream.bounds.allowed_lateness_s,
             )
-            | "add" >> beam.CombinePerKey(Combine(arithmetic))
-            | "rows" >> beam.ParDo(_Rows())
+            | "add" >> add
+            | "rows" >> beam.ParDo(_PaneRows())
             | "no_windows" >> beam.WindowInto(window.GlobalWindows())
         )
 
 
-class _Rows(beam.DoFn):
+def _place(key: Key, of: window.IntervalWindow) -> Place:
+    start, end = int(of.start) // MINUTE_S, int(of.end) // MINUTE_S
+    return *key, start, end - start
+
+
+def _row(place: Place, totals: tuple[Any, ...], early: bool = False) -> Row:
+    return Row(*place, totals, early)
+
+
+class _WindowInKey(beam.DoFn):
+    def process(
+        self, element: tuple[Key, Account], of: window.IntervalWindow = beam.DoFn.WindowParam
+    ) -> Iterator[tuple[Place, Account]]:
+        yield _place(element[0], of), element[1]
+
+
+class _PaneRows(beam.DoFn):
     def process(
         self,
         element: tuple[Key, tuple[Any, ...]],
@@ -200,8 +229,5 @@ class _Rows(beam.DoFn):
         pane: PaneInfo = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Row]:
         # A window that expires fires once more, with nothing new in it.
-        if pane.timing == PaneInfoTiming.LATE and pane.is_last:
-            return
-        (group, key), totals = element
-        start, end = int(of.start) // MINUTE_S, int(of.end) // MINUTE_S
-        yield Row(group, key, start, end - start, totals, pane.timing == PaneInfoTiming.EARLY)
+        if not (pane.timing == PaneInfoTiming.LATE and pane.is_last):
+            yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)

@@ -117,3 +117,10 @@ def written(store: SqliteStore, minutes: int = 1) -> Rows:
 def run(stream: Stream, messages: list[Message], path: Path) -> SqliteStore:
     in_process(build(stream, messages_of(messages), str(path), follow=False))
     return SqliteStore(path, stream)
+
+
+def parse_bad_kinds(message: Message) -> Event | None:
+    return parse(message._replace(value=message.value.replace(b'"kind":"bad"', b'"kind":"order"')))
+
+
+DEAD_SHOPS = replace(STREAM, dead_letters="test.dead")
