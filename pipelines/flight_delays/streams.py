@@ -54,7 +54,7 @@ def parse(message: Message) -> Event | None:
     }
     if movement.tailnum:
         fields["tailnum"] = movement.tailnum
-    values = {"delay": movement.delay, "late": int(movement.delay > features.LATE_MINUTES)}
+    values: dict[str, int | float] = {"delay": movement.delay, "late": int(movement.delay > features.LATE_MINUTES)}
     return Event(at, fields, values, identity)
 
 

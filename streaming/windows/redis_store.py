@@ -48,7 +48,7 @@ class RedisStore(Store):
                 remedy="Install it, or choose a path as the store's address.",
             ) from error
         self._redis, self._url, self._stream = redis, url, stream
-        self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        self._client: Any = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
         self._kinds = [measure.kind for measure in stream.measures]
         self._layout = " ".join(f"{measure.kind}:{measure.name}" for measure in stream.measures).encode()
         self._keep_s = stream.keep_days * DAY_S

@@ -222,7 +222,8 @@ class LastVersions(_Decides):
 
 def _read(log: Any) -> _Bucket:
     """What a log says, whatever order the engine gives it in."""
-    bucket, numbers = _Bucket(b""), {}
+    bucket = _Bucket(b"")
+    numbers: dict[str, int] = {}
     for entry in log.read():
         number, event = _decode(entry)
         bucket.entries, bucket.number = bucket.entries + 1, max(bucket.number, number + 1)
