@@ -88,6 +88,10 @@ def configuration(settings: Settings, home: Home, name: str = "jobmanager") -> d
         "state.savepoints.dir": (folder / "savepoints").as_uri(),
         # A checkpoint that a cancelled job leaves is what its successor starts from.
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "web.exception-history-size": "100",
+        # Metrics are as old as that at most, and stand still so long after a TaskManager was killed (10 s, 10 minutes).
+        "metrics.fetcher.update-interval": "2000",
+        "web.timeout": "20000",
         "heartbeat.interval": "3000",
         "heartbeat.timeout": "15000",
         "restart-strategy.type": "exponential-delay",

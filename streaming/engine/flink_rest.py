@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -19,7 +20,6 @@ ENDED = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
 """States in which a job does nothing any more."""
 NO_WATERMARK = -(1 << 62)
 """Flink's own least watermark is below it: nothing has come yet."""
-NOT_FOUND = 404
 MILLISECONDS = 1000.0
 
 
@@ -72,17 +72,20 @@ class JobStatus:
     Args:
       job: Which.
       watermark: Least event time of all its parts, seconds since 1970; None while one has none.
-      restarts: How often Flink started it again by itself.
       read: Records that its sources have read since its last start.
       checkpoints: Of the job.
-      failure: Why it was started again or has failed last, first line; empty for never.
+      failures: How often it failed and was started again; Flink remembers 16, unless web.exception-history-size says
+        otherwise.
+      failed: When it did last, seconds since 1970; 0 for never.
+      failure: Why, first line.
     """
 
     job: Job
     watermark: float | None
-    restarts: int
     read: int
     checkpoints: Checkpoints
+    failures: int = 0
+    failed: float = 0.0
     failure: str = ""
 
 
@@ -102,16 +105,10 @@ class Flink:
         Raises:
           TransientError: Flink does not answer.
         """
-        jobs = [
-            Job(
-                job["jid"],
-                job["name"],
-                job["state"],
-                job["start-time"] / MILLISECONDS,
-                0 < job["tasks"]["total"] == job["tasks"]["running"],
-            )
-            for job in self._call("GET", "/jobs/overview")["jobs"]
-        ]
+        jobs = []
+        for job in self._call("GET", "/jobs/overview")["jobs"]:
+            complete = 0 < job["tasks"]["total"] == job["tasks"]["running"]
+            jobs.append(Job(job["jid"], job["name"], job["state"], job["start-time"] / MILLISECONDS, complete))
         return sorted(jobs, key=lambda job: job.started, reverse=True)
 
     def running(self, name: str) -> Job | None:
@@ -131,20 +128,16 @@ class Flink:
         """
         job = self._call("GET", f"/jobs/{job_id}")
         vertices = job["vertices"]
-        metrics = self._call("GET", f"/jobs/{job_id}/metrics?get=numRestarts")
-        failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
+        complete = all(part["status"] == "RUNNING" for part in vertices)
+        # Not the metric numRestarts: metrics stand still while a TaskManager that was killed is waited for.
+        failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=100")["exceptionHistory"]["entries"]
         return JobStatus(
-            Job(
-                job_id,
-                job["name"],
-                job["state"],
-                job["start-time"] / MILLISECONDS,
-                all(part["status"] == "RUNNING" for part in vertices),
-            ),
+            Job(job_id, job["name"], job["state"], job["start-time"] / MILLISECONDS, complete),
             self._watermark(job_id, vertices),
-            next((int(metric["value"]) for metric in metrics), 0),
             self._read(job_id, vertices),
             self.checkpoints(job_id),
+            len(failures),
+            failures[0]["timestamp"] / MILLISECONDS if failures else 0.0,
             failures[0]["stacktrace"].splitlines()[0] if failures else "",
         )
 
@@ -177,7 +170,7 @@ class Flink:
         Args:
           job_id: Of a running job.
           folder: Where it goes, a URL that Flink can write to; empty is the cluster's own setting.
-          cancel: Whether the job ends with it.
+          cancel: Whether the job ends with it, which is waited for.
 
         Returns:
           Its path, from which a job can be started.
@@ -193,6 +186,8 @@ class Flink:
             answer = self._call("GET", f"/jobs/{job_id}/savepoints/{trigger}")
             if answer["status"]["id"] == "COMPLETED":
                 if path := answer["operation"].get("location"):
+                    if cancel:
+                        self.await_state(job_id, ENDED, SAVEPOINT_S)
                     return str(path)
                 raise self._no_savepoint(job_id, answer["operation"]["failure-cause"]["stack-trace"].splitlines()[0])
             time.sleep(POLL_S)
@@ -240,11 +235,14 @@ class Flink:
         return next((str(entry["value"]) for entry in settings if entry["key"] == name), "")
 
     def _read(self, job_id: str, vertices: list[dict[str, Any]]) -> int:
-        """A source reads no other part's records: what it has read from outside is what it put out."""
+        """What the sources have put out; the parts that they begin may hold further steps, with fewer records."""
         records = 0.0
-        for part in (part for part in vertices if part["name"].startswith("Source:")):
-            path = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics?get=numRecordsOut&agg=sum"
-            records += sum(metric["sum"] for metric in self._call("GET", path))
+        for part in vertices:
+            metrics = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics"
+            for name in (metric["id"] for metric in self._call("GET", metrics)):
+                if name.startswith("Source__") and name.endswith(".numRecordsOut"):
+                    values = self._call("GET", f"{metrics}?get={quote(name)}&agg=sum")
+                    records += sum(value["sum"] for value in values)
         return round(records)
 
     def _watermark(self, job_id: str, vertices: list[dict[str, Any]]) -> float | None:
@@ -263,7 +261,7 @@ class Flink:
             answer = httpx.request(method, self.url + path, json=body, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
             raise self._away(str(error) or type(error).__name__) from error
-        if answer.status_code == NOT_FOUND:
+        if answer.status_code == httpx.codes.NOT_FOUND:
             raise TerminalError(
                 "Flink does not know the job.",
                 expected=f"a job or savepoint of the cluster at {self.url}",

@@ -53,13 +53,13 @@ def _decode(event: tuple[bytes, bytes]) -> tuple[str, int]:
     return event[0].decode(), int(event[1])
 
 
-def counts_to(path: Path, source: beam.PTransform) -> Callable[[beam.Pipeline], Any]:
-    """The stream's steps after a source."""
+def counts_to(path: Path, source: Callable[[], beam.PTransform]) -> Callable[[beam.Pipeline], Any]:
+    """The stream's steps after a source; Beam's transforms belong to one pipeline, so each gets one of its own."""
 
     def build(pipeline: beam.Pipeline) -> Any:
         return (
             pipeline
-            | "events" >> source
+            | "events" >> source()
             | "decode" >> beam.Map(_decode).with_output_types(tuple[str, int])
             | "minutes" >> beam.WindowInto(window.FixedWindows(MINUTE_S))
             | "count" >> beam.CombinePerKey(CountAndSum())

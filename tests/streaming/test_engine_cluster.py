@@ -77,8 +77,7 @@ def test_results_are_exact_after_kills_of_each_part_and_of_all(
     tmp_path: Path,
 ) -> None:
     servers, flink, file = cluster.kafka_servers, Flink(), tmp_path / "counts.jsonl"
-    source = ReadEvents(servers, [TOPIC.name], out_of_order_s=2, group="test.engine")
-    build = counts_to(file, source)
+    build = counts_to(file, lambda: ReadEvents(servers, [TOPIC.name], out_of_order_s=2, group="test.engine"))
     writing = threading.Thread(
         target=produce, args=(servers, TOPIC.name, range(EVENTS)), kwargs={"partitions": 3, "rate": RATE}
     )
@@ -92,14 +91,14 @@ def test_results_are_exact_after_kills_of_each_part_and_of_all(
             assert listening(pid(home, program)) <= {"127.0.0.1"}, program
 
         os.kill(pid(home, "flink-taskmanager"), signal.SIGKILL)
-        until(lambda: flink.status(job.id).restarts >= 1, "Flink has noticed")
+        until(lambda: flink.status(job.id).failures >= 1, "Flink has noticed")
         until(lambda: flink.status(job.id).job.complete, "it runs again")
 
         until(lambda: workers(home), "a Python worker")
-        restarts = flink.status(job.id).restarts
+        failures = flink.status(job.id).failures
         for worker in workers(home):
             worker.kill()
-        until(lambda: flink.status(job.id).restarts > restarts, "Flink has noticed")
+        until(lambda: flink.status(job.id).failures > failures, "Flink has noticed")
         rows = len(read_counts(file))
         until(lambda: len(read_counts(file)) > rows, "windows after the kills")
 
@@ -119,7 +118,7 @@ def test_results_are_exact_after_kills_of_each_part_and_of_all(
     assert status.watermark is not None
 
     in_python = tmp_path / "bounded.jsonl"
-    in_process(counts_to(in_python, ReadOffsets(servers, whole_topics(servers, [TOPIC.name]))))
+    in_process(counts_to(in_python, lambda: ReadOffsets(servers, whole_topics(servers, [TOPIC.name]))))
     bounded = {place: count for place, count in read_counts(in_python).items() if place[0] != "END"}
     assert bounded == expected(range(EVENTS)), "the same steps without Flink"
 
@@ -131,7 +130,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint(
 ) -> None:
     servers, flink, file = cluster.kafka_servers, Flink(), tmp_path / "counts.jsonl"
     source = {"topics": [TOPIC.name], "out_of_order_s": 2, "group": "test.engine"}
-    build = counts_to(file, ReadEvents(servers, **source))
+    build = counts_to(file, lambda: ReadEvents(servers, **source))
     produce(servers, TOPIC.name, range(3_000), partitions=3)
     job = flink_jobs.submit(build, NAME)
     until(lambda: read_counts(file), "the first windows")
@@ -160,7 +159,10 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint(
 
     # Resumed with other settings: event time now goes on in the silence.
     job_records.stop(flink, NAME)
-    idle = ReadEvents(servers, idle_s=1, **source)
+
+    def idle() -> ReadEvents:
+        return ReadEvents(servers, idle_s=1, **source)
+
     flink_jobs.resume(counts_to(file, idle), NAME)
     until(lambda: len(read_counts(file)) == len(expected(range(5_990))), "all windows, the last one too")
     assert read_counts(file) == expected(range(5_990))

@@ -16,7 +16,7 @@ from tests.streaming.engine_counts import KEYS, START_S, STEP_S, counts_to, expe
 
 def test_the_same_steps_run_over_a_list(tmp_path: Path) -> None:
     events = [(f"K{n % KEYS:02d}".encode(), str(n % 97).encode(), START_S + n * STEP_S) for n in range(1500)]
-    in_process(counts_to(tmp_path / "counts", EventsOf(events)))
+    in_process(counts_to(tmp_path / "counts", lambda: EventsOf(events)))
     assert read_counts(tmp_path / "counts") == expected(range(1500))
 
 

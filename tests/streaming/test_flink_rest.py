@@ -68,11 +68,22 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
     completed = {"external_path": PATH, "trigger_timestamp": 7000, "end_to_end_duration": 14, "state_size": 104}
     Answers.answers = {
         f"/jobs/{JOB}": {**job("RUNNING"), "vertices": vertices},
-        f"/jobs/{JOB}/metrics?get=numRestarts": [{"id": "numRestarts", "value": "2"}],
-        f"/jobs/{JOB}/exceptions?maxExceptions=1": {
-            "exceptionHistory": {"entries": [{"stacktrace": "java.io.IOException: gone\n\tat x"}]}
+        f"/jobs/{JOB}/exceptions?maxExceptions=100": {
+            "exceptionHistory": {
+                "entries": [
+                    {"stacktrace": "java.io.IOException: gone\n\tat x", "timestamp": 6000},
+                    {"stacktrace": "java.lang.Exception: before that", "timestamp": 5000},
+                ]
+            }
         },
-        f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=numRecordsOut&agg=sum": [{"id": "n", "sum": 20000.0}],
+        f"/jobs/{JOB}/vertices/v1/subtasks/metrics": [
+            {"id": name}
+            for name in ("numRecordsOut", "Source__a/K.numRecordsOut", "Source__a/K.numRecordsOutPerSecond")
+        ],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [{"id": "numRecordsOut"}],
+        f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=Source__a/K.numRecordsOut&agg=sum": [
+            {"id": "n", "sum": 20000.0}
+        ],
         f"/jobs/{JOB}/vertices/v1/watermarks": [],
         f"/jobs/{JOB}/vertices/v2/watermarks": [{"id": "0", "value": "9000"}, {"id": "1", "value": "8000"}],
         f"/jobs/{JOB}/checkpoints": {
@@ -81,7 +92,7 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
         },
     }
     status = server.status(JOB)
-    assert (status.watermark, status.restarts, status.read) == (8.0, 2, 20000)
+    assert (status.watermark, status.read, status.failures, status.failed) == (8.0, 20000, 2, 6.0)
     assert status.job.complete
     assert status.failure == "java.io.IOException: gone"
     assert status.checkpoints == flink_rest.Checkpoints(116, 8, PATH, 7.0, 0.014, 104, "disk full")
@@ -94,6 +105,7 @@ def test_a_savepoint_is_waited_for_and_its_failure_told(server: Flink, monkeypat
     operation = f"/jobs/{JOB}/savepoints/r1"
     Answers.answers = {
         f"POST /jobs/{JOB}/savepoints": {"request-id": "r1"},
+        f"/jobs/{JOB}": job("CANCELED"),
         operation: {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/s/savepoint-1"}},
     }
     assert server.savepoint(JOB, "file:///s", cancel=True) == "file:/s/savepoint-1"
@@ -145,6 +157,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint_alone(server: Flink, 
         job_records.stop(server, "counts", home)
     Answers.answers = {
         "/jobs/overview": {"jobs": [job("RUNNING")]},
+        f"/jobs/{JOB}": job("CANCELED"),
         f"POST /jobs/{JOB}/savepoints": {"request-id": "r1"},
         f"/jobs/{JOB}/savepoints/r1": {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/s/1"}},
     }
