@@ -92,7 +92,7 @@ def test_totals_are_exact_after_a_taskmanager_is_killed(
         until(store.watermark, "a watermark, with a partition that never held a message")
         pid = next(program.pid for program in Supervisor(home).programs() if program.name == "flink-taskmanager")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: flink.status(job.id).restarts >= 1, "Flink has noticed")
+        until(lambda: flink.status(job.id).failures >= 1, "Flink has noticed")
         until(lambda: flink.status(job.id).job.state == "RUNNING", "it runs again")
     finally:
         writing.join()
@@ -106,6 +106,20 @@ def test_totals_are_exact_after_a_taskmanager_is_killed(
         rows = {place: totals for place, totals in written(store, minutes).items() if place[2] <= last}
         assert rows == plain(messages, minutes, every), f"windows of {minutes} minutes"
     flink.cancel(job.id)
+
+    # A topic of which nothing can be read any more stops the job, and stays where it is.
+    wrong = replace(DEAD, name="wrong", topics=("test.wrong",), dead_letters="test.wrong.dead")
+    ensure_topics(wrong, servers)
+    with KafkaProducer(bootstrap_servers=servers) as producer:
+        for number in range(2_000):
+            producer.send("test.wrong", b"{", timestamp_ms=BEGIN * 1000 + number)
+    steps = build(wrong, from_kafka(wrong, servers), str(tmp_path / "wrong.sqlite"), follow=True, servers=servers)
+    job = flink_jobs.submit(steps, wrong.name, UNCACHED)
+    until(lambda: flink.status(job.id).failures >= 2, "it fails, and fails again")
+    failures = flink._call("GET", f"/jobs/{job.id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
+    assert "100.0% of the last messages of the stream wrong are bad, lastly: no JSON" in failures[0]["stacktrace"]
+    flink.cancel(job.id)
+    assert len([*dead_letters.letters(servers, "test.wrong.dead")]) <= wrong.bad_share.messages
 
     bounded = tmp_path / "bounded.sqlite"
     source = ReadOffsets(servers, whole_topics(servers, [TOPIC.name]))
