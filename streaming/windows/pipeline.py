@@ -16,7 +16,7 @@ from streaming.windows.sink import WriteMinutes, WriteRows
 from streaming.windows.totals import Account, Key, SumInBundle, Totals
 from streaming.windows.versions import Versions
 
-FRESH_S = 1.0
+FRESH_S = 1
 """What has come to a window is written so long afterwards at most, seconds of the clock on the wall."""
 
 
@@ -43,7 +43,7 @@ def messages_of(messages: list[Message]) -> beam.PTransform:
 
 
 def build(
-    stream: Stream, source: beam.PTransform, store: str, *, follow: bool, servers: str = "", fresh_s: float = FRESH_S
+    stream: Stream, source: beam.PTransform, store: str, *, follow: bool, servers: str = "", fresh_s: int = FRESH_S
 ) -> Build:
     """The steps of a stream.
 
@@ -53,7 +53,7 @@ def build(
       store: Address of the store.
       follow: Whether the source goes on for ever. Of one that ends, rows are written when their windows are over.
       servers: The brokers, for the dead letters; empty has them counted only.
-      fresh_s: How soon an open window is written, if the source goes on for ever.
+      fresh_s: How soon an open window is written, if the source goes on for ever, whole seconds.
     """
 
     def steps(pipeline: beam.Pipeline) -> None:

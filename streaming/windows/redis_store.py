@@ -2,7 +2,8 @@
 
 Under the prefix `airtight:{<stream>}:`, whose braces keep a stream on one node of a cluster:
 
-    layout, watermark                    strings
+    layout                               string
+    watermark                            sorted set of one minute, which only grows
     <group>:<key>:<minutes>              sorted set by first minute: JSON of it and of the totals
 
 A key that nothing is written to expires when its values are older than what the stream keeps.
@@ -73,11 +74,11 @@ class RedisStore(Store):
                 pipe.execute()
 
     def advance(self, minute: int) -> None:
-        """See `Store`; one writer at a time, the stream."""
+        """See `Store`."""
         with self._faults():
             self._check()
-            known = self._watermark()
-            self._client.set(self._key("watermark"), max(minute, minute if known is None else known), ex=self._keep_s)
+            self._client.zadd(self._key("watermark"), {"minute": minute}, gt=True)
+            self._client.expire(self._key("watermark"), self._keep_s)
 
     def watermark(self) -> int | None:
         """See `Store`."""
@@ -112,7 +113,7 @@ class RedisStore(Store):
         return ":".join((f"airtight:{{{self._stream.name}}}", *parts))
 
     def _watermark(self) -> int | None:
-        value = self._client.get(self._key("watermark"))
+        value = self._client.zscore(self._key("watermark"), "minute")
         return None if value is None else int(value)
 
     def _add(self, entries: Iterator[list[Any]]) -> tuple[Any, ...]:

@@ -7,23 +7,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from airtight.errors import TerminalError, TransientError
+from airtight.errors import TransientError
 from streaming.windows.declaration import Stream
-from streaming.windows.store import Row, Span, Store
+from streaming.windows.sql_store import SqlStore
 
 BUSY_S = 30.0
 """A writer waits so long for another one."""
-DAY = 24 * 60
 _DAMAGED = ("malformed", "not a database", "disk image")
-_KEY = "grp = ? AND key = ?"
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536")
 
 
-class SqliteStore(Store):
+class SqliteStore(SqlStore):
     """See the module. A file that is damaged is moved aside, and a new one begun.
 
     Args:
@@ -32,64 +29,9 @@ class SqliteStore(Store):
     """
 
     def __init__(self, path: Path, stream: Stream) -> None:
-        self.path, self._keep = path, stream.keep_days * DAY
-        self._table = f"totals_{stream.name}"
-        self._name = stream.name
-        columns = ["count", *(f"{measure.kind}_{measure.name}" for measure in stream.measures)]
-        self._columns = ", ".join(f'"{column}"' for column in columns)
-        self._width = len(columns)
-        self._sums = ", ".join(
-            f'max("{column}")' if column.startswith("max_") else f'coalesce(sum("{column}"), 0)' for column in columns
-        )
+        super().__init__(stream)
+        self.path = path
         self._open = threading.local()
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """See `Store`."""
-        with self._transaction("writer") as db:
-            known = self._watermark(db)
-            rows = [row for row in rows if not (row.early and known is not None and row.start + row.minutes <= known)]
-            places = ((row.group, row.key, row.minutes, row.start) for row in rows if not row.totals[0])
-            db.executemany(f"DELETE FROM {self._table} WHERE grp = ? AND key = ? AND minutes = ? AND start = ?", places)
-            values = ((row.group, row.key, row.minutes, row.start, *row.totals) for row in rows if row.totals[0])
-            marks = ", ".join("?" * (4 + self._width))
-            db.executemany(f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", values)
-
-    def advance(self, minute: int) -> None:
-        """See `Store`."""
-        with self._transaction("writer") as db:
-            known = self._watermark(db)
-            if known is not None and known >= minute:
-                return
-            db.execute("INSERT OR REPLACE INTO watermarks VALUES (?, ?)", (self._name, minute))
-            if known is None or known // DAY < minute // DAY:
-                db.execute(f"DELETE FROM {self._table} WHERE start + minutes <= ?", (minute - self._keep,))
-
-    def watermark(self) -> int | None:
-        """See `Store`."""
-        with self._transaction("reader") as db:
-            return self._watermark(db)
-
-    def read(self, spans: Sequence[Span]) -> list[tuple[Any, ...]]:
-        """See `Store`."""
-        query = f"SELECT {self._sums} FROM {self._table} WHERE {_KEY} AND minutes = 1 AND start >= ? AND start < ?"
-        with self._transaction("reader") as db:
-            return [db.execute(query, span).fetchone() for span in spans]
-
-    def newest(self, span: Span) -> Row | None:
-        """See `Store`."""
-        rows = self._rows(span, 1, "DESC LIMIT 1")
-        return rows[0] if rows else None
-
-    def windows(self, group: str, key: str, minutes: int, start: int, end: int) -> list[Row]:
-        """See `Store`."""
-        return self._rows(Span(group, key, start, end), minutes)
-
-    def rows(self, minutes: int = 1) -> Iterator[Row]:
-        """All rows of windows of a length, for comparison; raises as `read`."""
-        query = f"SELECT grp, key, start, {self._columns} FROM {self._table} WHERE minutes = ? ORDER BY 1, 2, 3"
-        with self._transaction("reader") as db:
-            for group, key, start, *totals in db.execute(query, (minutes,)):
-                yield Row(group, key, start, minutes, tuple(totals))
 
     def close(self) -> None:
         """See `Store`; of this thread."""
@@ -97,25 +39,11 @@ class SqliteStore(Store):
             if held := self._open.__dict__.pop(name, None):
                 held[1].close()
 
-    def _rows(self, span: Span, minutes: int, order: str = "") -> list[Row]:
-        query = (
-            f"SELECT start, {self._columns} FROM {self._table} "
-            f"WHERE {_KEY} AND start >= ? AND start < ? AND minutes = ? ORDER BY start {order}"
-        )
-        with self._transaction("reader") as db:
-            found = db.execute(query, (*span, minutes)).fetchall()
-        return [Row(span.group, span.key, at, minutes, tuple(totals)) for at, *totals in found]
-
-    def _watermark(self, db: sqlite3.Connection) -> int | None:
-        row = db.execute("SELECT minute FROM watermarks WHERE stream = ?", (self._name,)).fetchone()
-        return row[0] if row else None
-
     @contextlib.contextmanager
-    def _transaction(self, name: str) -> Iterator[sqlite3.Connection]:
-        """One transaction; what is read is of one moment."""
+    def _transaction(self, writes: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            db = self._connection(name)
-            db.execute("BEGIN IMMEDIATE" if name == "writer" else "BEGIN")
+            db = self._connection(writes)
+            db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             try:
                 yield db
                 db.execute("COMMIT")
@@ -148,9 +76,8 @@ class SqliteStore(Store):
             "beginning of its topics: stop the job, and start it with --anew.",
         )
 
-    def _connection(self, name: str) -> sqlite3.Connection:
+    def _connection(self, writes: bool) -> sqlite3.Connection:
         """The connection of this thread; anew after a fork, or when another file has taken the place of the old one."""
-        writes = name == "writer"
         if writes and not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -158,36 +85,20 @@ class SqliteStore(Store):
             now = os.getpid(), os.stat(self.path).st_ino
         except FileNotFoundError as error:
             raise sqlite3.OperationalError("no such file") from error
+        name = "writer" if writes else "reader"
         if (held := self._open.__dict__.get(name)) and held[0] == now:
             return held[1]
-        mode = "rwc" if writes else "rw"
-        db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, isolation_level=None
-        )
+        uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if writes else 'rw'}"
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
         if writes:
-            self._prepare(db)
+            try:
+                for pragma in _PRAGMAS:
+                    db.execute(f"PRAGMA {pragma}")
+                db.execute("BEGIN IMMEDIATE")
+                self._create(db, str(self.path))
+                db.execute("COMMIT")
+            except BaseException:
+                db.close()
+                raise
         self._open.__dict__[name] = (now, db)
         return db
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        for pragma in _PRAGMAS:
-            db.execute(f"PRAGMA {pragma}")
-        db.execute("CREATE TABLE IF NOT EXISTS watermarks (stream TEXT PRIMARY KEY, minute INTEGER) WITHOUT ROWID")
-        create = (
-            f"CREATE TABLE {self._table} (grp TEXT, key TEXT, minutes INTEGER, start INTEGER, {self._columns}, "
-            "PRIMARY KEY (grp, key, minutes, start)) WITHOUT ROWID"
-        )
-        held = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (self._table,)).fetchone()
-        if held is None:
-            # Another process may make it at the same moment.
-            with contextlib.suppress(sqlite3.OperationalError):
-                db.execute(create)
-            held = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (self._table,)).fetchone()
-        if held[0] != create:
-            db.close()
-            raise TerminalError(
-                f"The store of the stream {self._name} is laid out for other measures.",
-                expected=create,
-                received=held[0],
-                remedy=f"Remove {self.path}, or name another file, and start the stream with --anew.",
-            )

@@ -82,13 +82,17 @@ def opened(where: str, stream: Stream) -> Store:
     """The store of a stream.
 
     Args:
-      where: `redis://host:port/db`, or the path of a SQLite file.
+      where: `redis://host:port/db`, `postgresql://user:password@host:port/database`, or the path of a SQLite file.
       stream: The declaration.
     """
     if where.startswith(("redis://", "rediss://", "unix://")):
         from streaming.windows.redis_store import RedisStore
 
         return RedisStore(where, stream)
+    if where.startswith("postgresql://"):
+        from streaming.windows.postgres_store import PostgresStore
+
+        return PostgresStore(where, stream)
     from streaming.windows.sqlite_store import SqliteStore
 
     return SqliteStore(Path(where), stream)

@@ -166,10 +166,10 @@ class Totals(beam.PTransform):
     Args:
       stream: The declaration.
       windows: Length and slide; None is the minute.
-      fresh_s: Seconds; None is for an input that ends: each window fires once, at the end of all.
+      fresh_s: Whole seconds; None is for an input that ends: each window fires once, at the end of all.
     """
 
-    def __init__(self, stream: Stream, windows: Windows | None = None, fresh_s: float | None = None) -> None:
+    def __init__(self, stream: Stream, windows: Windows | None = None, fresh_s: int | None = None) -> None:
         super().__init__()
         self._stream, self._fresh_s = stream, fresh_s
         length_s, every_s = (windows.length_s, windows.every_s) if windows else (MINUTE_S, 0)

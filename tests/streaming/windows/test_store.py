@@ -1,4 +1,4 @@
-"""What every store promises: in a SQLite file, and in a Redis server."""
+"""What every store promises: in a SQLite file, a Redis server and a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from streaming.windows.store import Reader, Row, Span, Store, opened
+from tests.runtime.conftest import postgresql  # noqa: F401
 from tests.streaming.test_store import redis_server  # noqa: F401
 from tests.streaming.windows.shops import STREAM
 
@@ -18,11 +19,13 @@ def row(start: int, count: int = 1, cents: int = 5, *, early: bool = False, key:
     return Row("gifts", key, start, minutes, (count, cents, cents, cents if count else None), early)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """One that is empty."""
     if request.param == "sqlite":
         return opened(str(tmp_path / "folder" / "store.sqlite"), STREAM)
+    if request.param == "postgresql":
+        return opened(request.getfixturevalue("postgresql").new_database(), STREAM)
     url = request.getfixturevalue("redis_server")
     import redis
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
 from streaming.windows.declaration import Measure
+from streaming.windows.pipeline import build, messages_of
 from streaming.windows.totals import Arithmetic
 from tests.streaming.windows.shops import ONCE, STREAM, orders, plain, run, written
 
@@ -24,6 +26,12 @@ def test_versions_count_once_in_minutes_and_windows(tmp_path: Path, seed: int) -
 def test_without_identity_each_message_counts(tmp_path: Path) -> None:
     messages = orders(800)
     assert written(run(ONCE, messages, tmp_path / "store.sqlite")) == plain(messages, once=True)
+
+
+def test_the_steps_without_an_end_can_be_submitted(tmp_path: Path) -> None:
+    pipeline = beam.Pipeline()
+    build(STREAM, messages_of(orders(1)), str(tmp_path / "store.sqlite"), follow=True)(pipeline)
+    pipeline.to_runner_api()
 
 
 def test_what_is_taken_back_leaves_nothing() -> None:
