@@ -100,6 +100,15 @@ class Advance(_WithStore):
         super().__init__(stream, where)
         self._follow = follow
 
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._reached = 0
+
+    def finish_bundle(self) -> None:
+        """Writes the last minute that was passed."""
+        if self._reached:
+            self._store.advance(self._reached)
+
     def process(
         self,
         element: tuple[str, int],
@@ -123,7 +132,7 @@ class Advance(_WithStore):
     ) -> None:
         """Event time has passed a minute, and nothing of it is on its way any more."""
         reached, end = following.read(), newest.read()
-        self._store.advance(reached)
+        self._reached = max(self._reached, reached)
         if end <= reached and not self._follow:
             following.clear()
             return
