@@ -1,4 +1,4 @@
-"""The class path of the Flink cluster: the locked jars, KafkaIO's, and one of our own compiled from services/java.
+"""The class path of the Flink cluster: the locked jars and one of our own, compiled from services/java.
 
 `python -m services.flink_jars` makes that jar and prints the class path, for a Flink that runs elsewhere.
 """

@@ -56,7 +56,7 @@ class Settings:
       kafka_controller_port: The broker's controller, for itself alone.
       flink_job_port: Beam's job server, to which pipelines are submitted.
       flink_artifact_port: Where pipelines leave their files for it.
-      flink_expansion_port: Its expansion service, which makes KafkaIO of a pipeline's source.
+      flink_expansion_port: Its expansion service, which makes Flink's source of a pipeline's.
       flink_rest_port: Flink's REST API: jobs, checkpoints and savepoints.
       flink_rpc_port: The JobManager, for the TaskManagers.
       flink_blob_port: Its files, likewise.
