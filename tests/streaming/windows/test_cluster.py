@@ -50,6 +50,8 @@ def services(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
             if name.startswith("AIRTIGHT_"):
                 monkeypatch.setenv(name, value)
         ensure(settings.kafka_servers, [TOPIC])
+        # A machine that does much else starts a job slowly.
+        monkeypatch.setattr(flink_jobs, "SUBMIT_S", WAIT_S)
         return settings
 
     yield start
