@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 TOPIC = Topic("test.shops", 4, {"retention.ms": "-1"})
 """One partition stays empty until the end."""
 DEAD = replace(STREAM, dead_letters="test.dead")
-ORDERS = 12_000
+ORDERS = 6_000
 RATE = 500.0
 WAIT_S = 300.0
 
