@@ -1,86 +1,232 @@
-"""Where messages go that cannot be used: a topic of their own, with the reason and where they were."""
+"""The dead letters of a declared stream: lists, explains and publishes them again.
+
+    python -m streaming.dead_letters list bike_demand              how many there are of each reason, and since when
+    python -m streaming.dead_letters explain bike_demand           each one, and what the stream makes of it today
+    python -m streaming.dead_letters republish bike_demand --reason "wrong schema"
+
+What is published again has its key and value, and the newest stamp of its topic: event time goes neither back nor on.
+Those of a reason are published again once, and remembered in a consumer group of the dead letters' topic.
+"""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+import argparse
+import contextlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
 
-from airtight.errors import TransientError
-from streaming.sorting import Dead
+from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.import_string import load
+from streaming.topics import servers
+from streaming.windows import replay
+from streaming.windows.declaration import Stream, declared
+from streaming.windows.letters import DETAIL, REASON, SIZE, TOPIC
+from streaming.windows.messages import BadMessage, Message
+from streaming.windows.parsing import read
 
-KEPT_BYTES = 64 * 1024
-"""So much of a message's value is kept, from its beginning."""
-CONFIRMED_S = 120.0
-"""The broker has so long to confirm."""
+POLL_MS = 1000
+SILENT_POLLS = 30
+BATCH = 10_000
+"""Messages that are held at once."""
+SHOWN = 200
+"""Bytes of a value that are shown."""
 
 
-class DeadLetters:
-    """Writes dead letters; one that is written again after a restart has the same key.
+def letters(address: str, topic: str, reason: str = "", group: str = "") -> Iterator[Any]:
+    """Dead letters that are there now, partition by partition.
 
     Args:
-      servers: host:port,host:port.
-      topic: Where they go.
-      source: The topic that they were read from.
-      connect: Makes a producer.
+      address: The brokers.
+      topic: Of the dead letters.
+      reason: Only those; empty for all.
+      group: Consumer group after whose offsets it begins, and whose offsets are moved to the end when all are taken.
+
+    Yields:
+      kafka-python's records, whose headers are a dict of str here.
     """
-
-    def __init__(self, servers: str, topic: str, source: str, connect: Callable[..., Any] = KafkaProducer) -> None:
-        self._topic, self._source = topic, source
-        self._connect = lambda: connect(bootstrap_servers=servers.split(","), acks="all")
-        self._producer: Any = None
-
-    def write(self, dead: Sequence[Dead]) -> None:
-        """Writes messages and waits until the broker has them.
-
-        Raises:
-          TransientError: It did not confirm them in time.
-        """
-        if not dead:
-            return
-        try:
-            if self._producer is None:
-                self._producer = self._connect()
-            sent = [
-                self._producer.send(self._topic, key=key_of(self._source, each), value=value_of(self._source, each))
-                for each in dead
-            ]
-            for future in sent:
-                future.get(timeout=CONFIRMED_S)
-        except KafkaError as error:
-            raise TransientError(
-                "The dead letters could not be written.",
-                expected=f"{len(dead)} messages confirmed in the topic {self._topic}",
-                received=f"{type(error).__name__}: {error}",
-                remedy="See that the broker runs; the stream goes on where it stopped.",
-            ) from error
-
-    def close(self) -> None:
-        """Lets go of the broker."""
-        if self._producer is not None:
-            self._producer.close(timeout=CONFIRMED_S)
+    with _consumer(address, group) as consumer:
+        parts = _partitions(consumer, topic)
+        ends = consumer.end_offsets(parts)
+        consumer.assign(parts)
+        for part in parts:
+            start = (consumer.committed(part) if group else None) or consumer.beginning_offsets([part])[part]
+            yield from (record for record in _part(consumer, part, start, ends[part]) if _has(record, reason))
+        if group:
+            consumer.commit({part: OffsetAndMetadata(end, "", -1) for part, end in ends.items()})
 
 
-def key_of(topic: str, dead: Dead) -> bytes:
-    """Topic, partition and offset: one message, one key."""
-    return f"{topic}-{dead.partition}-{dead.offset}".encode()
+def _part(consumer: Any, part: TopicPartition, start: int, end: int) -> Iterator[Any]:
+    consumer.pause(*(other for other in consumer.assignment() if other != part))
+    consumer.resume(part)
+    consumer.seek(part, start)
+    silent = 0
+    while consumer.position(part) < end:
+        records = consumer.poll(timeout_ms=POLL_MS).get(part, [])
+        silent = 0 if records else silent + 1
+        if silent > SILENT_POLLS:
+            raise KafkaError(f"nothing of {part} at {consumer.position(part)}")
+        for record in records:
+            if record.offset < end:
+                headers = {name: value.decode() for name, value in record.headers}
+                yield record._replace(headers=headers)
 
 
-def value_of(topic: str, dead: Dead) -> bytes:
-    """JSON; `value` is the first 64 KiB in Base64, null where the message had none."""
-    value = dead.value
-    return msgspec.json.encode(
-        {
-            "reason": dead.reason,
-            "detail": dead.detail[:1000],
-            "topic": topic,
-            "partition": dead.partition,
-            "offset": dead.offset,
-            "size": 0 if value is None else len(value),
-            "value": None if value is None else base64.b64encode(value[:KEPT_BYTES]).decode(),
-        }
+def _has(record: Any, reason: str) -> bool:
+    return not reason or record.headers.get(REASON) == reason
+
+
+def _partitions(consumer: Any, topic: str) -> list[TopicPartition]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise TerminalError(
+            f"There is no topic {topic}.",
+            expected="a topic of dead letters, which the stream makes when it is started",
+            received=sorted(consumer.topics()),
+            remedy="Start the stream, or correct the topic's name.",
+        )
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
+
+
+@contextlib.contextmanager
+def _consumer(address: str, group: str = "") -> Iterator[Any]:
+    try:
+        with KafkaConsumer(
+            bootstrap_servers=address.split(","), group_id=group or None, enable_auto_commit=False
+        ) as consumer:
+            yield consumer
+    except KafkaError as error:
+        raise TransientError(
+            "Kafka does not answer.",
+            expected=f"a broker at {address}",
+            received=str(error) or type(error).__name__,
+            remedy="Start it, or correct its address.",
+        ) from error
+
+
+def newest_stamp(address: str, topic: str) -> int:
+    """The newest stamp among the last messages of a topic's partitions, milliseconds since 1970; 0 in an empty one."""
+    newest = 0
+    with _consumer(address) as consumer:
+        parts = _partitions(consumer, topic)
+        starts, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+        consumer.assign(parts)
+        for part in parts:
+            records = _part(consumer, part, max(starts[part], ends[part] - 10), ends[part])
+            newest = max([newest, *(record.timestamp for record in records)])
+    return newest
+
+
+def summary(address: str, stream: Stream) -> list[str]:
+    """A line for each reason: how many, the first and the last publication, and the last detail."""
+    kinds: dict[str, list[Any]] = defaultdict(list)
+    for record in letters(address, stream.dead_letters):
+        kinds[record.headers.get(REASON, "?")].append(record)
+    return [
+        f"{reason}: {len(records)}, {_time(min(r.timestamp for r in records))} to "
+        f"{_time(max(r.timestamp for r in records))}; the last one: {records[-1].headers.get(DETAIL, '')}"
+        for reason, records in sorted(kinds.items())
+    ]
+
+
+def explanation(stream: Stream, record: Any) -> str:
+    """One dead letter: where it is, why it is there, its content, and what the stream makes of it today."""
+    value = record.value or b""
+    message = Message(record.key or b"", value, record.timestamp)
+    try:
+        event = read(load(stream.parse), stream, message)
+        today = "no event of the stream" if event is None else f"an event of {event.fields}"
+    except BadMessage as error:
+        today = str(error)
+    more = f"... ({record.headers.get(SIZE)} bytes)" if len(value) > SHOWN else ""
+    return (
+        f"{record.partition}/{record.offset} of {_time(record.timestamp)}, key {message.key!r}\n"
+        f"  why:   {record.headers.get(REASON)}: {record.headers.get(DETAIL)}\n"
+        f"  today: {today}\n"
+        f"  value: {value[:SHOWN].decode(errors='backslashreplace')}{more}"
     )
+
+
+def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int:
+    """Publishes dead letters of a reason again, to the topic that they came from.
+
+    Args:
+      address: The brokers.
+      stream: The declaration.
+      reason: Which ones.
+      topic: Where to; empty for the one that the letter names.
+
+    Returns:
+      How many.
+
+    Raises:
+      TerminalError: One names several topics, or was cut off.
+      TransientError: The broker does not answer.
+    """
+    group = f"{stream.dead_letters}.republished.{reason.replace(' ', '-')}"
+    held: dict[str, list[Any]] = defaultdict(list)
+    count = 0
+    for record in letters(address, stream.dead_letters, reason, group):
+        target = topic or record.headers.get(TOPIC, "")
+        whole = len(record.value or b"") == int(record.headers.get(SIZE) or -1)
+        if target not in stream.topics or not whole:
+            raise TerminalError(
+                "A dead letter cannot be published again.",
+                expected=f"a whole message of one of {stream.topics}",
+                received=f"{record.partition}/{record.offset}, of {target!r}" + ("" if whole else ", cut off"),
+                remedy="Name a topic with --to, or another reason.",
+            )
+        held[target].append(record)
+        if len(held[target]) == BATCH:
+            count += _send(address, target, held.pop(target))
+    return count + sum(_send(address, target, records) for target, records in held.items())
+
+
+def _send(address: str, topic: str, records: list[Any]) -> int:
+    stamp = newest_stamp(address, topic)
+    return replay.publish(
+        address, topic, (Message(r.key or b"", r.value or b"", max(stamp, r.timestamp)) for r in records)
+    )
+
+
+def _time(stamp_ms: int) -> str:
+    return datetime.fromtimestamp(stamp_ms / 1000, UTC).isoformat(" ", "seconds")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what the command line says.
+
+    Returns:
+      The exit status: 0, or that of a fault that may or may not heal.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("list", "explain", "republish"))
+    parser.add_argument("pipeline", help="name of a pipeline, or import string of its stream")
+    parser.add_argument("--reason", default="", help="only those")
+    parser.add_argument("--to", default="", help="topic, with republish")
+    options = parser.parse_args(arguments)
+    if options.command == "republish" and not options.reason:
+        parser.error("republish needs --reason")
+    try:
+        stream, address = declared(options.pipeline), servers()
+        if options.command == "list":
+            print("\n".join(summary(address, stream)) or "There are none.")
+        elif options.command == "explain":
+            for record in letters(address, stream.dead_letters, options.reason):
+                print(explanation(stream, record))
+        else:
+            print(f"{republish(address, stream, options.reason, options.to)} messages are published again.")
+    except AirtightError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

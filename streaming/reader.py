@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 
 from airtight.errors import TerminalError, TransientError
 from streaming.accounts import Accounts, Resume
-from streaming.dead_letters import DeadLetters
+from streaming.reader_dead_letters import DeadLetters
 from streaming.sorting import HourOf, Sorted, Sorter
 
 FOREVER = 2**62

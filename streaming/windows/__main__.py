@@ -1,0 +1,133 @@
+"""Runs a pipeline's declared stream.
+
+    python -m streaming.windows bike_demand                       on Flink, from where it stopped
+    python -m streaming.windows bike_demand --anew                on Flink, from the beginning of its topics
+    python -m streaming.windows bike_demand --to-end              in this process, what its topics hold now
+    python -m streaming.windows bike_demand --lake FROM TO        in this process, what the lake has of these days
+    python -m streaming.windows bike_demand --publish FROM TO     the lake's messages of these days into its topic
+
+The name is a pipeline's, whose module `streams` has the declaration as STREAM, or an import string of it. FROM and TO
+are ISO 8601, days or instants, UTC where they say no offset. Other options are those of Flink and Beam.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+
+from airtight.errors import AirtightError, TransientError
+from airtight.home import Home
+from streaming.engine import flink_jobs
+from streaming.engine.kafka_source import ReadOffsets, whole_topics
+from streaming.run import in_process
+from streaming.topics import Topic, ensure, servers
+from streaming.windows import replay
+from streaming.windows.declaration import Stream, declared
+from streaming.windows.pipeline import build, from_kafka, messages_of
+
+UNCACHED = ("--max_cache_memory_usage_mb=0",)
+"""Beam's cache of state takes milliseconds to measure each entry; `versions.py` has its own."""
+_LOG = logging.getLogger(__name__)
+STORE = "AIRTIGHT_WINDOWS"
+"""Environment variable with the folder of the streams' SQLite stores, or the address of a Redis."""
+PARTITIONS = 4
+"""Of a topic that is made here."""
+
+
+def store_of(stream: Stream, home: Home | None = None) -> str:
+    """The usual address of a stream's store: a file in the folder, or the Redis, that AIRTIGHT_WINDOWS names.
+
+    Args:
+      stream: The declaration.
+      home: The state folder, whose `stream/` is used otherwise; None is the current one.
+    """
+    where = os.environ.get(STORE) or str((home or Home.current()).path / "stream")
+    return where if "://" in where else f"{where}/{stream.name}.windows.sqlite"
+
+
+def ensure_topics(stream: Stream, address: str) -> None:
+    """Makes the topics of a stream that are not there; those that are stay as they are.
+
+    Raises:
+      TransientError: The broker does not answer.
+    """
+    wanted = [*stream.topics, *([stream.dead_letters] if stream.dead_letters else [])]
+    try:
+        with KafkaConsumer(bootstrap_servers=address.split(",")) as consumer:
+            there = consumer.topics()
+    except KafkaError as error:
+        raise TransientError(
+            "Kafka does not answer.",
+            expected=f"a broker at {address}",
+            received=str(error) or type(error).__name__,
+            remedy="Start it: make kafka; or name another by AIRTIGHT_KAFKA.",
+        ) from error
+    if missing := [Topic(name, PARTITIONS) for name in wanted if name not in there]:
+        ensure(address, missing)
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m streaming.windows", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pipeline", help="name of a pipeline, or import string of a declaration")
+    parser.add_argument("--store", default="", help=f"path or redis://..., by default as {STORE} names it")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--anew", action="store_true", help="from the beginning of the topics")
+    how.add_argument("--to-end", action="store_true", help="in this process, what the topics hold now")
+    how.add_argument("--lake", nargs=2, type=_instant, metavar=("FROM", "TO"), help="in this process, from the lake")
+    how.add_argument("--publish", nargs=2, type=_instant, metavar=("FROM", "TO"), help="from the lake into the topic")
+    return parser
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> None:
+    stream, home = declared(options.pipeline), Home.current()
+    store = options.store or store_of(stream, home)
+    if options.lake:
+        source = messages_of(list(replay.messages(stream, home.lake, *options.lake)))
+        in_process(build(stream, source, store, follow=False))
+        return
+    address = servers()
+    ensure_topics(stream, address)
+    if options.publish:
+        count = replay.publish(address, stream.topics[0], replay.messages(stream, home.lake, *options.publish))
+        _LOG.info("%d messages are in %s.", count, stream.topics[0])
+    elif options.to_end:
+        source = ReadOffsets(address, whole_topics(address, stream.topics))
+        in_process(build(stream, source, store, follow=False, servers=address))
+    else:
+        steps = build(stream, from_kafka(stream, address), store, follow=True, servers=address)
+        start = flink_jobs.submit if options.anew else flink_jobs.resume
+        job = start(steps, stream.name, [*UNCACHED, *arguments], home=home)
+        _LOG.info("The job %s runs: %s. Its store is %s.", job.name, job.id, store)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what the command line says.
+
+    Returns:
+      The exit status: 0, or that of a fault that may or may not heal.
+    """
+    options, others = _parser().parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        _run(options, others)
+    except AirtightError as error:
+        _LOG.error("%s", error)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A declared stream as a pipeline of Beam: the same steps over Kafka in Flink, and over what ends, in process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apache_beam as beam
+
+from streaming.engine.kafka_source import EventsOf, ReadEvents
+from streaming.run import Build
+from streaming.windows.declaration import Stream
+from streaming.windows.letters import Letters
+from streaming.windows.messages import Event, Message
+from streaming.windows.parsing import LETTERS, Parse
+from streaming.windows.sink import WriteMinutes, WriteRows
+from streaming.windows.totals import Account, Key, SumInBundle, Totals
+from streaming.windows.versions import Versions
+
+FRESH_S = 1
+"""What has come to a window is written so long afterwards at most, seconds of the clock on the wall."""
+
+
+def from_kafka(stream: Stream, servers: str) -> beam.PTransform:
+    """The stream's topics without an end, for Flink.
+
+    Args:
+      stream: The declaration.
+      servers: The brokers, host:port,host:port.
+    """
+    bounds = stream.bounds
+    return ReadEvents(
+        servers,
+        stream.topics,
+        out_of_order_s=bounds.out_of_order_s,
+        idle_s=bounds.idle_s,
+        group=stream.name,
+    )
+
+
+def messages_of(messages: list[Message]) -> beam.PTransform:
+    """Messages of a list, which ends."""
+    return EventsOf([(message.key, message.value, message.published_ms / 1000) for message in messages])
+
+
+def build(
+    stream: Stream, source: beam.PTransform, store: str, *, follow: bool, servers: str = "", fresh_s: int = FRESH_S
+) -> Build:
+    """The steps of a stream.
+
+    Args:
+      stream: The declaration.
+      source: Gives (key, value) with the publication as time: `from_kafka`, `kafka_source.ReadOffsets`, `messages_of`.
+      store: Address of the store.
+      follow: Whether the source goes on for ever. Of one that ends, rows are written when their windows are over.
+      servers: The brokers, for the dead letters; empty has them counted only.
+      fresh_s: How soon an open window is written, if the source goes on for ever, whole seconds.
+    """
+
+    def steps(pipeline: beam.Pipeline) -> None:
+        events, letters = pipeline | "messages" >> source | "parse" >> _Parsed(stream)
+        changes: Any
+        if stream.identity:
+            versions = events | "versions" >> Versions(stream, follow)
+            changes = versions.changes
+            letters = (letters, versions[LETTERS]) | "all_letters" >> beam.Flatten()
+        else:
+            changes = events | "changes" >> beam.Map(_counts)
+        _ = letters | "letters" >> Letters(stream, servers)
+        accounts = changes | "sum_in_bundle" >> beam.ParDo(SumInBundle(stream)).with_output_types(tuple[Key, Account])
+        early = fresh_s if follow else None
+        minutes = accounts | "minutes" >> Totals(stream, None, early)
+        _ = minutes | "store" >> WriteMinutes(stream, store, follow)
+        for windows in stream.windows:
+            name = f"windows_{windows.length_s}_{windows.every_s}"
+            _ = (
+                accounts
+                | name >> Totals(stream, windows, early)
+                | f"store_{name}" >> beam.ParDo(WriteRows(stream, store))
+            )
+
+    return steps
+
+
+def _counts(event: Event) -> tuple[int, Event]:
+    return 1, event
+
+
+class _Parsed(beam.PTransform):
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def expand(self, messages: Any) -> Any:
+        parsed = messages | "read" >> beam.ParDo(Parse(self._stream)).with_outputs(LETTERS, main="events")
+        return parsed.events, parsed[LETTERS]

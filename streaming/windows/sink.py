@@ -1,0 +1,142 @@
+"""Rows into the store, and after them the minute to which all is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.coders import VarIntCoder
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from streaming.windows.declaration import MINUTE_S, Stream
+from streaming.windows.store import Row, Store, opened
+
+DAY = 24 * 60
+
+
+class WriteMinutes(beam.PTransform):
+    """Rows of minutes -> the store, and the store's watermark.
+
+    The watermark is the engine's, behind the writing: a timer that fires at a minute does so when every row that the
+    minute's end has fired is written, by all workers. In silence it goes on by the minute with event time.
+
+    Args:
+      stream: The declaration.
+      store: Address of the store, `store.opened`.
+      follow: Whether the input goes on for ever; of one that ends, the watermark ends with the last row.
+    """
+
+    def __init__(self, stream: Stream, store: str, follow: bool) -> None:
+        super().__init__()
+        self._stream, self._store, self._follow = stream, store, follow
+
+    def expand(self, rows: beam.PCollection[Row]) -> Any:
+        """See the class."""
+        return (
+            rows
+            | "rows" >> beam.ParDo(WriteRows(self._stream, self._store)).with_output_types(tuple[str, int])
+            | "watermark" >> beam.ParDo(Advance(self._stream, self._store, self._follow))
+        )
+
+
+class _WithStore(beam.DoFn):
+    def __init__(self, stream: Stream, where: str) -> None:
+        self._stream, self._where = stream, where
+
+    def setup(self) -> None:
+        """See Beam."""
+        self._store: Store = opened(self._where, self._stream)
+
+    def teardown(self) -> None:
+        """See Beam."""
+        self._store.close()
+
+
+class WriteRows(_WithStore):
+    """`Row` -> the store, when a bundle ends; and ("", end of the newest window)."""
+
+    def __init__(self, stream: Stream, where: str) -> None:
+        super().__init__(stream, where)
+        self._written = Metrics.counter(stream.name, "rows")
+
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._rows: dict[tuple[str, str, int, int], Row] = {}
+
+    def process(self, row: Row) -> None:
+        """See Beam."""
+        self._rows[row[:4]] = row
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Writes them in one transaction."""
+        if not self._rows:
+            return
+        self._store.write(list(self._rows.values()))
+        self._written.inc(len(self._rows))
+        end = max(row.start + row.minutes for row in self._rows.values())
+        yield WindowedValue(("", end), Timestamp(end * MINUTE_S), [GlobalWindow()])
+
+
+class Advance(_WithStore):
+    """("", end of a window that was written) -> the store's watermark, with event time.
+
+    Args:
+      stream: The declaration.
+      where: Address of the store.
+      follow: As of `Write`.
+    """
+
+    NEXT = ReadModifyWriteStateSpec("next", VarIntCoder())
+    NEWEST = ReadModifyWriteStateSpec("newest", VarIntCoder())
+    MINUTE = TimerSpec("minute", TimeDomain.WATERMARK)
+
+    def __init__(self, stream: Stream, where: str, follow: bool) -> None:
+        super().__init__(stream, where)
+        self._follow = follow
+
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._reached = 0
+
+    def finish_bundle(self) -> None:
+        """Writes the last minute that was passed."""
+        if self._reached:
+            self._store.advance(self._reached)
+
+    def process(
+        self,
+        element: tuple[str, int],
+        following: Any = beam.DoFn.StateParam(NEXT),
+        newest: Any = beam.DoFn.StateParam(NEWEST),
+        minute: Any = beam.DoFn.TimerParam(MINUTE),
+    ) -> None:
+        """See Beam."""
+        end = element[1]
+        newest.write(max(end, newest.read() or 0))
+        if following.read() is None:
+            following.write(end)
+            minute.set(Timestamp(end * MINUTE_S))
+
+    @on_timer(MINUTE)
+    def advance(
+        self,
+        following: Any = beam.DoFn.StateParam(NEXT),
+        newest: Any = beam.DoFn.StateParam(NEWEST),
+        minute: Any = beam.DoFn.TimerParam(MINUTE),
+    ) -> None:
+        """Event time has passed a minute, and nothing of it is on its way any more."""
+        reached, end = following.read(), newest.read()
+        self._reached = max(self._reached, reached)
+        if end <= reached and not self._follow:
+            following.clear()
+            return
+        # Years that hold nothing are not gone through by the minute.
+        after = end if end - reached > DAY else reached + 1
+        following.write(after)
+        minute.set(Timestamp(after * MINUTE_S))

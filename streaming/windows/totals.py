@@ -1,0 +1,233 @@
+"""Totals by group, key and window, in Beam: summed in the bundle first, then by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms import trigger, window
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
+
+from streaming.windows.declaration import KEY_SEPARATOR, MINUTE_S, Measure, Stream, Windows
+from streaming.windows.store import Row
+from streaming.windows.versions import Change
+
+Key = tuple[str, str]
+"""Group, and the fields of the key joined by KEY_SEPARATOR."""
+Place = tuple[str, str, int, int]
+"""Group, key, first minute and length in minutes."""
+Account = list[Any]
+"""How many events, then each measure: a number; of a maximum how many events have which value, so that one can be
+taken back, or, where nothing is ever taken back, the greatest value or None."""
+
+
+class Arithmetic:
+    """How accounts are made, added and read.
+
+    Args:
+      measures: What is kept.
+      retracts: Whether events may be taken back.
+    """
+
+    def __init__(self, measures: Sequence[Measure], retracts: bool) -> None:
+        self._measures = [(measure.kind == "max", measure.value) for measure in measures]
+        self._retracts = retracts
+
+    def empty(self) -> Account:
+        """Of no event."""
+        return [0, *(({} if self._retracts else None) if largest else 0 for largest, _ in self._measures)]
+
+    def add_values(self, account: Account, sign: int, values: dict[str, int | float]) -> None:
+        """Adds one event's values to an account, or with a sign of -1 takes them away."""
+        account[0] += sign
+        for place, (largest, name) in enumerate(self._measures, 1):
+            value = values.get(name)
+            if value is None:
+                continue
+            if not largest:
+                account[place] += sign * value
+            elif self._retracts:
+                _count(account[place], value, sign)
+            elif account[place] is None or value > account[place]:
+                account[place] = value
+
+    def add(self, account: Account, other: Account) -> None:
+        """Adds another account to the first one."""
+        account[0] += other[0]
+        for place, (largest, _) in enumerate(self._measures, 1):
+            value = other[place]
+            if not largest:
+                account[place] += value
+            elif self._retracts:
+                for number, count in value.items():
+                    _count(account[place], number, count)
+            elif value is not None and (account[place] is None or value > account[place]):
+                account[place] = value
+
+    def totals(self, account: Account) -> tuple[Any, ...]:
+        """How many events, then each measure's total; of a maximum of nothing None."""
+        count, *rest = account
+        numbers = zip(rest, self._measures, strict=True)
+        return count, *(
+            (max(value, default=None) if self._retracts else value) if largest else value
+            for value, (largest, _) in numbers
+        )
+
+
+def _count(counts: dict[float, int], value: float, by: int) -> None:
+    if number := counts.get(value, 0) + by:
+        counts[value] = number
+    else:
+        counts.pop(value, None)
+
+
+class SumInBundle(beam.DoFn):
+    """`Change` -> (`Key`, account) of each key and minute of the bundle, with the minute's begin as time.
+
+    Args:
+      stream: The declaration.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._groups = [(group.name, group.by, tuple(group.where.items())) for group in stream.groups]
+        self._arithmetic = Arithmetic(stream.measures, stream.identity is not None)
+
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._accounts: dict[tuple[Key, int], Account] = {}
+
+    def process(self, change: Change) -> None:
+        """See Beam."""
+        sign, event = change
+        accounts, fields, minute = self._accounts, event.fields, int(event.at // MINUTE_S)
+        for name, by, where in self._groups:
+            if not all(fields.get(field) == value for field, value in where):
+                continue
+            try:
+                key = KEY_SEPARATOR.join([fields[field] for field in by])
+            except KeyError:
+                continue
+            place = ((name, key), minute)
+            account = accounts.get(place)
+            if account is None:
+                account = accounts[place] = self._arithmetic.empty()
+            self._arithmetic.add_values(account, sign, event.values)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """See Beam."""
+        for (key, minute), account in self._accounts.items():
+            # What was added and taken away in one bundle never was.
+            if any(account):
+                yield WindowedValue((key, account), Timestamp(minute * MINUTE_S), [GlobalWindow()])
+
+
+class Combine(beam.CombineFn):
+    """Adds accounts.
+
+    Args:
+      arithmetic: How.
+    """
+
+    def __init__(self, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self._arithmetic = arithmetic
+
+    def create_accumulator(self) -> Account:
+        """See Beam."""
+        return self._arithmetic.empty()
+
+    def add_input(self, account: Account, other: Account) -> Account:
+        """See Beam."""
+        self._arithmetic.add(account, other)
+        return account
+
+    def merge_accumulators(self, accounts: Iterable[Account]) -> Account:
+        """See Beam."""
+        merged = self._arithmetic.empty()
+        for account in accounts:
+            self._arithmetic.add(merged, account)
+        return merged
+
+    def extract_output(self, account: Account) -> tuple[Any, ...]:
+        """See Beam."""
+        return self._arithmetic.totals(account)
+
+
+class Totals(beam.PTransform):
+    """(`Key`, account) by the minute -> `store.Row` of one kind of windows.
+
+    Firings: `fresh_s` after something came to a window, by the clock on the wall; when the watermark has passed its
+    end; and with whatever comes late. Panes accumulate: a row is the whole of its key and window, and may be written
+    again. Allowed lateness: the stream's, after the window's end.
+
+    Args:
+      stream: The declaration.
+      windows: Length and slide; None is the minute.
+      fresh_s: Whole seconds; None is for an input that ends: each window fires once, at the end of all.
+    """
+
+    def __init__(self, stream: Stream, windows: Windows | None = None, fresh_s: int | None = None) -> None:
+        super().__init__()
+        self._stream, self._fresh_s = stream, fresh_s
+        length_s, every_s = (windows.length_s, windows.every_s) if windows else (MINUTE_S, 0)
+        self._windows = window.SlidingWindows(length_s, every_s) if every_s else window.FixedWindows(length_s)
+
+    def expand(self, accounts: beam.PCollection[tuple[Key, Account]]) -> beam.PCollection[Row]:
+        """See the class."""
+        add = beam.CombinePerKey(Combine(Arithmetic(self._stream.measures, self._stream.identity is not None)))
+        if self._fresh_s is None:
+            # Beam's runner in this process takes a millisecond for each window: here the window is in the key.
+            return (
+                accounts
+                | "windows" >> beam.WindowInto(self._windows)
+                | "place" >> beam.ParDo(_WindowInKey()).with_output_types(tuple[Place, Account])
+                | "no_windows" >> beam.WindowInto(window.GlobalWindows())
+                | "add" >> add
+                | "rows" >> beam.MapTuple(_row)
+            )
+        return (
+            accounts
+            | "windows"
+            >> beam.WindowInto(
+                self._windows,
+                trigger=trigger.AfterWatermark(
+                    early=trigger.AfterProcessingTime(self._fresh_s), late=trigger.AfterCount(1)
+                ),
+                accumulation_mode=trigger.AccumulationMode.ACCUMULATING,
+                allowed_lateness=self._stream.bounds.allowed_lateness_s,
+            )
+            | "add" >> add
+            | "rows" >> beam.ParDo(_PaneRows())
+            | "no_windows" >> beam.WindowInto(window.GlobalWindows())
+        )
+
+
+def _place(key: Key, of: window.IntervalWindow) -> Place:
+    start, end = int(of.start) // MINUTE_S, int(of.end) // MINUTE_S
+    return *key, start, end - start
+
+
+def _row(place: Place, totals: tuple[Any, ...], early: bool = False) -> Row:
+    return Row(*place, totals, early)
+
+
+class _WindowInKey(beam.DoFn):
+    def process(
+        self, element: tuple[Key, Account], of: window.IntervalWindow = beam.DoFn.WindowParam
+    ) -> Iterator[tuple[Place, Account]]:
+        yield _place(element[0], of), element[1]
+
+
+class _PaneRows(beam.DoFn):
+    def process(
+        self,
+        element: tuple[Key, tuple[Any, ...]],
+        of: window.IntervalWindow = beam.DoFn.WindowParam,
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[Row]:
+        # A window that expires fires once more, with nothing new in it.
+        if not (pane.timing == PaneInfoTiming.LATE and pane.is_last):
+            yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)

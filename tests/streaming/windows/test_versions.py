@@ -1,0 +1,162 @@
+"""Versions of events in the engine's state: against a plain computation, and when the engine goes back."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from streaming.run import in_process
+from streaming.windows import versions
+from streaming.windows.messages import BadMessage, Event, Message
+from streaming.windows.parsing import Parse, read
+from streaming.windows.pipeline import messages_of
+from streaming.windows.sink import WriteMinutes
+from streaming.windows.sqlite_store import SqliteStore
+from streaming.windows.totals import Account, Key, SumInBundle, Totals
+from streaming.windows.versions import LastVersions, Versions
+from tests.streaming.windows.shops import BEGIN, STREAM, message, orders, parse, plain, written
+
+
+def test_the_steps_of_a_stream_without_end(tmp_path: Path) -> None:
+    messages, path = orders(800), tmp_path / "store.sqlite"
+
+    def steps(pipeline: beam.Pipeline) -> None:
+        parsed = pipeline | messages_of(messages) | beam.ParDo(Parse(STREAM)).with_outputs("letters", main="events")
+        changes = (parsed.events | Versions(STREAM, follow=True)).changes
+        accounts = changes | beam.ParDo(SumInBundle(STREAM)).with_output_types(tuple[Key, Account])
+        _ = accounts | Totals(STREAM) | WriteMinutes(STREAM, str(path), follow=False)
+
+    in_process(steps)
+    assert written(SqliteStore(path, STREAM)) == plain(messages)
+
+
+def in_time(messages: list[Message]) -> list[Event]:
+    events = []
+    for one in messages:
+        with contextlib.suppress(BadMessage):  # Late.
+            events.append(read(parse, STREAM, one))
+    return events
+
+
+class State:
+    """Of one bucket, as an engine keeps it: what a bundle writes is there when the bundle ends."""
+
+    def __init__(self) -> None:
+        self.log: list[bytes] = []
+        self.token: bytes | None = None
+        self.at: float | None = None
+
+
+class Handle:
+    """Log, token and timer of a bucket while a bundle runs."""
+
+    def __init__(self, state: State, dice: random.Random) -> None:
+        self.value, self._dice = state, dice
+
+    def read(self) -> Any:
+        return self._dice.sample(self.value.log, len(self.value.log))
+
+    def clear(self) -> None:
+        self.value.log = []
+
+    def add(self, entry: bytes) -> None:
+        self.value.log = [*self.value.log, entry]
+
+    def set(self, stamp: Any) -> None:
+        self.value.at = stamp.micros / 1e6
+
+
+class Token:
+    def __init__(self, state: State) -> None:
+        self.value = state
+
+    def read(self) -> bytes | None:
+        return self.value.token
+
+    def write(self, token: bytes) -> None:
+        self.value.token = token
+
+
+def copy(states: dict[str, State]) -> dict[str, State]:
+    copied = {}
+    for name, state in states.items():
+        copied[name] = State()
+        vars(copied[name]).update(vars(state))
+    return copied
+
+
+class Engine:
+    """Runs bundles, takes checkpoints, fails, and goes back; the process, and its memory, outlives most faults."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice, self.states, self.step = random.Random(seed), {}, LastVersions(STREAM)
+        self.changes: Counter[Any] = Counter()
+
+    def run(self, events: list[Event]) -> None:
+        kept = (0, copy(self.states), self.changes.copy())
+        at = 0
+        while at < len(events):
+            end = min(len(events), at + self.dice.randrange(1, 20))
+            fails = self.dice.random() < 0.2
+            self.bundle(events[at : self.dice.randrange(at, end) if fails else end])
+            at = end
+            if fails or self.dice.random() < 0.1:
+                at, states, changes = kept
+                self.states, self.changes = copy(states), changes.copy()
+                if self.dice.random() < 0.3:
+                    versions._buckets.clear()
+            elif self.dice.random() < 0.4:
+                kept = (at, copy(self.states), self.changes.copy())
+
+    def bundle(self, events: list[Event]) -> None:
+        self.step.start_bundle()
+        for event in events:
+            name, encoded = versions._in_bucket(event)
+            handle = Handle(self.states.setdefault(name, State()), self.dice)
+            for item in self.step.process((name, encoded), handle, Token(handle.value), handle):
+                if isinstance(item, tuple):
+                    sign, changed = item
+                    self.changes[changed.identity, changed.at, changed.values["cents"]] += sign
+
+    def fire(self, name: str) -> None:
+        from apache_beam.utils.timestamp import Timestamp
+
+        state, self.states[name].at = self.states[name], None
+        self.step.start_bundle()
+        self.step.expire(name, Handle(state, self.dice), Token(state), Timestamp(1 << 33), Handle(state, self.dice))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_versions_are_exact_when_the_engine_goes_back(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "BUCKETS", 3)
+    monkeypatch.setattr(versions, "SLACK", 20)
+    versions._buckets.clear()
+    messages, engine = orders(300, seed, versions=0.5), Engine(seed)
+    engine.run(in_time(messages))
+    counted = +engine.changes
+    assert set(counted.values()) == {1}
+    expected = [totals for (group, *_), totals in plain(messages).items() if group == "all"]
+    assert (len(counted), sum(cents for *_, cents in counted)) == tuple(map(sum, zip(*expected, strict=True)))[:2]
+    held = sum(len(bucket.last) for bucket in versions._buckets.values())
+    assert held == 300
+    assert sum(len(state.log) for state in engine.states.values()) <= 2 * 300 + 3 * 21
+
+    for name in engine.states:
+        assert engine.states[name].at is not None
+        engine.fire(name)
+    assert not any(bucket.last for bucket in versions._buckets.values()), "all is forgotten"
+    assert not any(state.log for state in engine.states.values())
+
+
+def test_an_older_version_that_comes_later_changes_nothing() -> None:
+    versions._buckets.clear()
+    engine = Engine(0)
+    pair = [message(at=BEGIN, id="a", cents=cents, published=BEGIN + cents) for cents in (2, 1)]
+    engine.bundle([read(parse, STREAM, one) for one in pair])
+    assert engine.changes == {("a", BEGIN, 2): 1}
