@@ -163,7 +163,7 @@ def in_words(state: State, settings: Settings, unit: str = "row") -> str:
     Args:
       state: The state.
       settings: How it was judged.
-      unit: What a row is, such as "flight".
+      unit: What a row is, such as "ride".
     """
     if not state.days:
         return f"Not enough data: no day of version {state.served} has labels yet."
