@@ -228,6 +228,7 @@ class _PaneRows(beam.DoFn):
         of: window.IntervalWindow = beam.DoFn.WindowParam,
         pane: PaneInfo = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Row]:
-        # A window that expires fires once more, with nothing new in it.
-        if not (pane.timing == PaneInfoTiming.LATE and pane.is_last):
+        # A window that expires fires once more, with nothing new in it. Where event time passed its end and lateness in
+        # one step, this is the first time that it fires as over.
+        if not (pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0):
             yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)
