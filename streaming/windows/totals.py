@@ -228,7 +228,10 @@ class _PaneRows(beam.DoFn):
         of: window.IntervalWindow = beam.DoFn.WindowParam,
         pane: PaneInfo = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Row]:
-        # A window that expires fires once more, with nothing new in it. Where event time passed its end and lateness in
-        # one step, this is the first time that it fires as over.
-        if not (pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0):
-            yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)
+        if pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0:
+            return  # A window that expires fires once more, with nothing new in it.
+        if pane.is_first and pane.is_last and not element[1][0]:
+            # Event time passed the window's end and its lateness in one step: it has fired whole and was cleared, and
+            # Flink's second timer fires an empty one of the same name, which would remove the row.
+            return
+        yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)

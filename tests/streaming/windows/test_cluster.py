@@ -83,7 +83,6 @@ def produce(servers: str, messages: list[Message], rate: float = 0.0) -> None:
         producer.flush()
 
 
-@pytest.mark.xfail(strict=False, reason="whole minutes are missing where a backlog is read (docs/declared-streams.md)")
 @pytest.mark.parametrize("is_killed", [False, True], ids=["whole", "killed"])
 def test_totals_are_exact(
     home: Home,  # noqa: F811

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.transforms.window import IntervalWindow
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from streaming.windows.declaration import Measure
 from streaming.windows.pipeline import build, messages_of
-from streaming.windows.totals import Arithmetic
+from streaming.windows.store import Row
+from streaming.windows.totals import Arithmetic, _PaneRows
 from tests.streaming.windows.shops import ONCE, STREAM, orders, plain, run, written
 
 
@@ -32,6 +35,22 @@ def test_the_steps_without_an_end_can_be_submitted(tmp_path: Path) -> None:
     pipeline = beam.Pipeline()
     build(STREAM, messages_of(orders(1)), str(tmp_path / "store.sqlite"), follow=True)(pipeline)
     pipeline.to_runner_api()
+
+
+@pytest.mark.parametrize(
+    ("pane", "count", "is_written"),
+    [
+        (PaneInfo(True, False, PaneInfoTiming.EARLY, 0, -1), 3, True),
+        (PaneInfo(False, True, PaneInfoTiming.ON_TIME, 1, 0), 3, True),
+        (PaneInfo(True, True, PaneInfoTiming.LATE, 0, 0), 3, True),
+        (PaneInfo(False, True, PaneInfoTiming.LATE, 1, 1), 3, False),  # It expires.
+        (PaneInfo(True, True, PaneInfoTiming.ON_TIME, 0, 0), 0, False),  # It was cleared before its second timer.
+        (PaneInfo(False, False, PaneInfoTiming.LATE, 1, 1), 0, True),  # All was taken back.
+    ],
+)
+def test_which_firings_are_written(pane: PaneInfo, count: int, is_written: bool) -> None:
+    rows = [*_PaneRows().process((("all", ""), (count, 7)), of=IntervalWindow(60, 120), pane=pane)]
+    assert rows == [Row("all", "", 1, 1, (count, 7), pane.timing == PaneInfoTiming.EARLY)] * is_written
 
 
 def test_what_is_taken_back_leaves_nothing() -> None:
