@@ -191,10 +191,12 @@ def departures(rows: pd.DataFrame, keys: list[str], span: pd.Timedelta) -> dict[
     events[sums] = events.groupby(keys)[sums].cumsum()
 
     def until(instants: pd.Series) -> np.ndarray:
-        asked = (
+        departures = (
             rows[keys].assign(at=instants.astype(INSTANT), row=np.arange(len(rows))).sort_values("at", kind="stable")
         )
-        joined = pd.merge_asof(asked, events, left_on="at", right_on="departed_at", by=keys, allow_exact_matches=False)
+        joined = pd.merge_asof(
+            departures, events, left_on="at", right_on="departed_at", by=keys, allow_exact_matches=False
+        )
         return np.asarray(joined.sort_values("row")[sums].fillna(0.0), np.float64)
 
     count, late, delay = (until(rows.cutoff) - until(rows.cutoff - span)).T

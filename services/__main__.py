@@ -61,7 +61,7 @@ def status(home: Home) -> int:
         print("The local services do not run. Start them: make start.")
         return 1
     for program in programs:
-        print(f"{program.name:18} {program.state:9} {program.told}")
+        print(f"{program.name:18} {program.state:9} {program.description}")
     print()
     ill, idle = 0, {program.name for program in programs if program.name in ON_DEMAND and program.state == "STOPPED"}
     load = ""
@@ -94,37 +94,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("logs", help="follow the logs")
     commands.add_parser("env", help="print Airflow's settings, for `eval` in a shell")
     commands.add_parser("password", help=f"print the password of {USER} in Airflow's UI")
-    told = parser.parse_args(arguments)
-    if told.command in ("up", "down") and (unknown := sorted(set(told.names) - {*PROGRAMS, "flink"})):
+    args = parser.parse_args(arguments)
+    if args.command in ("up", "down") and (unknown := sorted(set(args.names) - {*PROGRAMS, "flink"})):
         parser.error(f"there is no {', '.join(unknown)}; the services are {', '.join(PROGRAMS)}")
     try:
-        return _run(told, Home.current())
+        return _run(args, Home.current())
     except AirtightError as error:
         print(error, file=sys.stderr)
         return error.exit_status
 
 
-def _run(told: argparse.Namespace, home: Home) -> int:
-    if told.command == "up":
-        up(home, tuple(told.names))
-    elif told.command == "down" and told.names:
-        stopped = Supervisor(home).end(told.names)
+def _run(args: argparse.Namespace, home: Home) -> int:
+    if args.command == "up":
+        up(home, tuple(args.names))
+    elif args.command == "down" and args.names:
+        stopped = Supervisor(home).end(args.names)
         print(f"Stopped: {', '.join(stopped)}." if stopped else "None of them runs.")
-    elif told.command == "down":
+    elif args.command == "down":
         ended = Supervisor(home).stop()
         print(f"Stopped: {ended} processes ended." if ended else "Nothing runs.")
-    elif told.command == "status":
+    elif args.command == "status":
         return status(home)
-    elif told.command == "logs":
+    elif args.command == "logs":
         logs = sorted(map(str, home.logs.glob("*.log")))
         os.execvp("tail", ["tail", "-n", "5", "-F", *logs])
-    elif told.command == "env":
+    elif args.command == "env":
         settings = Settings.of_running(home)
         variables = environment(settings, home)
         for key in [*sorted(airflow_environment(settings, home)), "AIRTIGHT_HOME", "AIRTIGHT_METADATA", "PYTHONPATH"]:
             if key in variables:
                 print(f"export {key}={shlex.quote(variables[key])}")
-    elif told.command == "password":
+    elif args.command == "password":
         print(f"{password(home)}    (user {USER}, from {password_file(home)})")
     return 0
 

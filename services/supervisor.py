@@ -65,14 +65,14 @@ class Program:
       state: RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL...
       pid: Process id, 0 when it does not run.
       seconds: How long it has been up.
-      told: supervisord's own words.
+      description: supervisord's own words.
     """
 
     name: str
     state: str
     pid: int
     seconds: int
-    told: str
+    description: str
 
 
 def expand(names: Sequence[str], settings: Settings) -> tuple[str, ...]:
@@ -115,13 +115,13 @@ class Supervisor:
 
     def programs(self) -> list[Program]:
         """Every program and its state; empty when no supervisord runs, or it is about to end."""
-        told: list[dict[str, Any]] = []
+        processes: list[dict[str, Any]] = []
         with self._rpc_while_it_lasts() as rpc:
-            told = rpc.supervisor.getAllProcessInfo()
+            processes = rpc.supervisor.getAllProcessInfo()
         return sorted(
             (
                 Program(p["name"], p["statename"], p["pid"], p["now"] - p["start"] if p["pid"] else 0, p["description"])
-                for p in told
+                for p in processes
             ),
             key=lambda program: PROGRAMS.index(program.name),
         )
@@ -251,7 +251,7 @@ class Supervisor:
             )
 
     def _spawn(self, settings: Settings) -> None:
-        told = subprocess.run(
+        started = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(CONFIGURATION)],
             env=environment(settings, self.home),
             cwd=ROOT,
@@ -261,13 +261,13 @@ class Supervisor:
             check=False,
         )
         deadline = time.monotonic() + START_S
-        while told.returncode == 0 and not self.running() and time.monotonic() < deadline:
+        while started.returncode == 0 and not self.running() and time.monotonic() < deadline:
             time.sleep(0.05)
         if not self.running():
             raise TransientError(
                 "The supervisor did not start.",
                 expected=f"a supervisord that answers at {self.socket} within {START_S:g} s",
-                received=(told.stderr or told.stdout or "no word from it").strip(),
+                received=(started.stderr or started.stdout or "no word from it").strip(),
                 remedy=f"See {self.home.logs / 'supervisord.log'}.",
             )
 
@@ -293,8 +293,8 @@ def _migrate(settings: Settings, home: Home) -> None:
     """Makes or upgrades Airflow's database, once for each version and database: it takes ten seconds."""
     done = home.path / "airflow" / "migrated"
     version = importlib.metadata.version("apache-airflow")
-    told = f"{version} {hashlib.sha256(settings.airflow_database.encode()).hexdigest()}"
-    if done.is_file() and done.read_text(encoding="utf-8") == told:
+    migrated = f"{version} {hashlib.sha256(settings.airflow_database.encode()).hexdigest()}"
+    if done.is_file() and done.read_text(encoding="utf-8") == migrated:
         return
     log = home.logs / "airflow-migrate.log"
     with log.open("w", encoding="utf-8") as file:
@@ -307,4 +307,4 @@ def _migrate(settings: Settings, home: Home) -> None:
             received=log.read_text(encoding="utf-8").strip()[-500:],
             remedy=f"See {log}; AIRTIGHT_AIRFLOW_DATABASE names another database.",
         )
-    write_text(done, told)
+    write_text(done, migrated)
