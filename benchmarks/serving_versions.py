@@ -66,7 +66,12 @@ def serving(served: Model, scratch: Path, before: Path) -> Iterator[list[Way]]:
                     address = f"--server=http://127.0.0.1:{rest}=127.0.0.1:{grpc}"
                     admin = ["--admin_port=0"] if checkout == NOW else []
                     start(
-                        "serving.router", folder, name, [f"--models_root={folder}", address, *admin], way.servers, root
+                        "serving.router",
+                        folder,
+                        name,
+                        [f"--models_root={folder}", address, *admin],
+                        way.servers,
+                        root=root,
                     )
                 way.send(signal.SIGSTOP)
         yield ways
