@@ -40,7 +40,7 @@ OK, UNAVAILABLE = 200, 503
 
 
 def await_that(condition) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
