@@ -1,6 +1,6 @@
 """The model server of two checkouts, this one and an earlier one: rates of a closed loop, taking turns in one run.
 
-    python -m benchmarks.serving_versions --before FOLDER [--models small flight_delays] [--seconds 3] [--rounds 3]
+    python -m benchmarks.serving_versions --before FOLDER [--models small flight_delays] [--seconds 5] [--rounds 3]
 
 FOLDER is a checkout of an earlier commit that works with this environment. Each of both serves in four ways: alone,
 with batching, with a prediction log in Parquet, and as the local services install it: with the log, behind the router.
@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import signal
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from benchmarks.load import closed_loop
-from benchmarks.serving import BATCHES, ROOT, WARM_UP_S, Model, Server, clients, figures, grpc_body, model, rest_body
-from benchmarks.serving import start_module as start
+from benchmarks.model_servers import BATCHES, ROOT, Load, Model, Server, kill, parser_of, table_of
+from benchmarks.model_servers import start_module as start
 
 BEFORE, NOW = "before", "now"
 
@@ -76,28 +73,20 @@ def serving(served: Model, scratch: Path, before: Path) -> Iterator[list[Way]]:
                 way.send(signal.SIGSTOP)
         yield ways
     finally:
-        for way in ways:
-            way.send(signal.SIGKILL)
+        kill([server for way in ways for server in way.servers])
 
 
-def measure(served: Model, ways: list[Way], args: argparse.Namespace) -> list[dict]:
+def measure(served: Model, run: Callable[..., Any], ways: list[Way], args: argparse.Namespace) -> list[dict]:
     """All cases, taking turns."""
     rounds: dict[tuple[str, str, str, int], list[dict[str, float]]] = defaultdict(list)
     for batch in BATCHES:
-        bodies = {
-            "REST": [rest_body(served, batch, seed) for seed in range(args.clients)],
-            "gRPC": [grpc_body(served, batch, seed) for seed in range(args.clients)],
-        }
+        load = Load(served, run, batch, args)
         for _ in range(args.rounds):
-            for kind, requests in bodies.items():
+            for kind in ("REST", "gRPC"):
                 for way in sorted(ways, key=lambda way: way.name):  # Both checkouts, one after the other.
                     way.send(signal.SIGCONT)
-                    connected = clients(way.servers[-1], kind, requests, served)
-                    latencies = closed_loop(connected, args.seconds, WARM_UP_S)
-                    for client in connected:
-                        client.socket.close()
+                    rounds[way.name, way.checkout, kind, batch].append(load.figures(way.servers[-1], kind))
                     way.send(signal.SIGSTOP)
-                    rounds[way.name, way.checkout, kind, batch].append(figures(latencies, args.seconds))
     return [
         {"model": served.name, "way": name, "checkout": checkout, "api": kind, "batch": batch}
         | {key: median(one[key] for one in several) for key in several[0]}
@@ -122,26 +111,16 @@ def report(table: list[dict]) -> None:
 
 def main() -> None:
     """Prints a table and writes it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--before", type=Path, required=True, help="a checkout of an earlier commit")
-    parser.add_argument("--models", nargs="+", default=["small", "flight_delays"])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one case in one round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    table = []
-    for name in args.models:
-        with tempfile.TemporaryDirectory() as folder:
-            served, _ = model(name, Path(folder))
-            with serving(served, Path(folder), args.before.resolve()) as ways:
-                table += measure(served, ways, args)
-    report(table)
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=1))
+
+    def measure_one(served: Model, run: Callable[..., Any], scratch: Path) -> list[dict]:
+        with serving(served, scratch, args.before.resolve()) as ways:
+            return measure(served, run, ways, args)
+
+    report(table_of(args, measure_one))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     main()

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.load import closed_loop
-from benchmarks.serving import Model, Server, clients, grpc_body, rest_body, save_small
+from benchmarks.model_servers import Model, Server, clients, grpc_body, rest_body, save_small
 
 SLOW_S = 5.0
 SLOW_CLIENTS = 4

@@ -8,11 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from airtight.home import Home
 from services.__main__ import up
 from services.supervisor import Supervisor
+from streaming import dead_letters
 from streaming.topics import Topic, ensure
 from tests.services.conftest import home  # noqa: F401
 from tests.serving import models
@@ -25,16 +25,7 @@ TOPIC = "answers"
 
 def messages_in(servers: str) -> list[dict]:
     """All messages of the topic so far."""
-    with KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False) as consumer:
-        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(partitions)
-        read: list[dict] = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(1000).values():
-                read += [json.loads(record.value) for record in records]
-        return read
+    return [json.loads(record.value) for record in dead_letters.letters(servers, TOPIC)]
 
 
 def kill_broker(home: Home) -> None:  # noqa: F811
