@@ -27,12 +27,8 @@ def labels(root: Path) -> dict[str, str]:
       `COMMIT` and `LOCK`, each where it is known.
     """
     lock = root / "requirements.txt"
-    known = {COMMIT: _commit(root), LOCK: digest_of_file(lock) if lock.is_file() else ""}
+    known = {COMMIT: begin(root)(), LOCK: digest_of_file(lock) if lock.is_file() else ""}
     return {name: value for name, value in known.items() if value}
-
-
-def _commit(root: Path) -> str:
-    return begin(root)()
 
 
 @functools.cache
@@ -59,6 +55,7 @@ def begin(root: Path) -> Callable[[], str]:
             described, _ = git.communicate(timeout=_PATIENCE_S)
         except subprocess.TimeoutExpired:
             git.kill()
+            git.wait()
             return ""
         # It fails where there is no checkout, or one of another user's.
         return "" if git.returncode else described.strip()
