@@ -28,7 +28,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load import closed_loop
-from benchmarks.serving import BATCHES, WARM_UP_S, Model, Server, clients, model, rest_body, start_own
+from benchmarks.model_servers import Model, Server, model, rest_body, start_own
+from benchmarks.serving import BATCHES, WARM_UP_S, clients
 
 SETTLE_S = 0.6
 """After the load, the server writes what it has not written yet."""

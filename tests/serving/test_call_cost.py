@@ -81,7 +81,7 @@ def test_what_a_call_costs_follows_from_sizes_or_from_values(tmp_path, function)
 
 
 def test_the_models_of_the_benchmarks_cost_what_their_sizes_say(tmp_path):
-    from benchmarks.serving import save_small
+    from benchmarks.model_servers import save_small
 
     save_small(tmp_path / "1")
     models.save_affine(tmp_path / "2", 1.0)
