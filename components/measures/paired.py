@@ -139,8 +139,10 @@ def _divided(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _ordered_pairs(labels: np.ndarray, scores: np.ndarray, blocks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Pairs whose positive row scores higher than the negative one, ties half, by block, [blocks, blocks]."""
-    values, ranks = np.unique(scores, return_inverse=True)
-    count = int(blocks.max()) + 1
+    # In place, and in 32 bits: of a million rows each further array is 8 MB.
+    values, places = np.unique(scores, return_inverse=True)
+    ranks, count = places.astype(np.int32), int(blocks.max()) + 1
+    del places
     positive, negative = (np.flatnonzero(labels == label) for label in (1, 0))
     # Rows by block, so that no block looks through all of them.
     negative = negative[np.argsort(blocks[negative], kind="stable")]
@@ -149,7 +151,8 @@ def _ordered_pairs(labels: np.ndarray, scores: np.ndarray, blocks: np.ndarray, w
     for block in range(count):
         part = negative[ends[block] : ends[block + 1]]
         tied = np.bincount(ranks[part], weights[part], len(values))
-        below = np.cumsum(tied) - tied / 2
+        below = np.cumsum(tied)
+        below -= np.divide(tied, 2, out=tied)
         pairs[:, block] = np.bincount(blocks[positive], weights[positive] * below[ranks[positive]], count)
     return pairs
 
