@@ -1,7 +1,7 @@
 """The rows that a candidate is judged on, in the order of time, with blocks, slices and the baseline's answers.
 
 Features pass by in pieces. What is kept of a row are its label (4 or 8 bytes), block (4), a code for each slice (4),
-its weight where there is one (8), and for each number that the baseline (8) or a model (4) predicts for it.
+its weight where there is one (8), and for each number that the baseline or a model predicts for it (4).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
         None if not schema.weight else ordered(weights.values(np.float32)),
     )
     slices = {name: Slices(codes[name].names, ordered(codes[name].codes)) for name in schema.slices}
-    return EvaluationRows(folder, schema, rows, slices, ordered(baseline), order)
+    return EvaluationRows(folder, schema, rows, slices, ordered(baseline.astype(np.float32)), order)
 
 
 @dataclass

@@ -88,10 +88,7 @@ def by_probability(
     labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of label 1 and of label 0, or their weight, at each distinct probability, rising; float64 [distinct]."""
-    _, places = np.unique(probability, return_inverse=True)
-    # In 32 bits: of a million rows each further array is 8 MB.
-    ranks, groups = places.astype(np.int32), int(places.max()) + 1 if len(places) else 0
-    del places
+    ranks, groups = ranked(probability)
 
     def counts(chosen: np.ndarray) -> np.ndarray:
         of_rows = None if weights is None else weights[chosen]
@@ -99,6 +96,20 @@ def by_probability(
 
     is_one = labels == 1
     return counts(is_one), counts(~is_one)
+
+
+def ranked(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Place of each value among the distinct ones, rising from 0, int32 [rows], and how many these are.
+
+    As `np.unique` with its inverse, in half the memory.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, is_new = values[order], np.zeros(len(values), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    del ordered
+    ranks = np.empty(len(values), np.int32)
+    ranks[order] = np.cumsum(is_new, dtype=np.int32)
+    return ranks, int(is_new.sum()) + 1 if len(values) else 0
 
 
 def calibration_bins(
