@@ -69,7 +69,7 @@ def evaluate(
     against the baseline, where there is a champion, the upper one (docs/adr/0024-gates-decide-by-intervals.md).
 
     Models answer piece by piece. Of a row some 30 bytes are kept, and 4 for each number that is predicted for it, so
-    a million rows with five models take some 50 MB, with what is sorted of them some 140 MB (see `evaluation_rows`).
+    a million rows with five models take some 50 MB, with what is sorted of them some 110 MB (see `evaluation_rows`).
 
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
