@@ -106,8 +106,8 @@ def measure(case: str, source: Path, out: Path, limit_s: float, memory: float = 
         watch.start()
         seconds, why = None, ""
         try:
-            told = process.communicate(timeout=limit_s)[0]
-            seconds = float(told.split()[-1]) if process.returncode == 0 else None
+            printed = process.communicate(timeout=limit_s)[0]
+            seconds = float(printed.split()[-1]) if process.returncode == 0 else None
             why = f"over {memory / 2**30:.0f} GiB" if peak[0] > memory else f"failed, {process.returncode}"
         except subprocess.TimeoutExpired:
             why = f"over {limit_s:.0f} s"
@@ -122,8 +122,8 @@ def measure(case: str, source: Path, out: Path, limit_s: float, memory: float = 
 def _kill(pid: int) -> None:
     with contextlib.suppress(psutil.Error):
         top = psutil.Process(pid)
-        for each in (*top.children(recursive=True), top):
-            each.kill()
+        for process in (*top.children(recursive=True), top):
+            process.kill()
 
 
 def _watch(pid: int, peak: list[int], ended: threading.Event, memory: float) -> None:
@@ -144,17 +144,17 @@ def compare(source: Path, answers: dict[str, Path]) -> str:
     """Whether the engines gave the same answers for some flights, exactly."""
     flights = ds.dataset(source / "flights").to_table(["flight_id"])["flight_id"]
     some = flights.take(np.random.default_rng(0).choice(len(flights), COMPARED, replace=False))
-    told: dict[str, pd.DataFrame] = {}
+    by_case: dict[str, pd.DataFrame] = {}
     for case, folder in answers.items():
         rows = ds.dataset(folder, format="parquet").to_table(filter=pc.field("flight_id").isin(some)).to_pandas()
-        told[case] = rows.set_index("flight_id").sort_index().astype("float64")
-    first, *others = told
-    columns = sorted(told[first].columns)
+        by_case[case] = rows.set_index("flight_id").sort_index().astype("float64")
+    first, *others = by_case
+    columns = sorted(by_case[first].columns)
     for case in others:
-        if not told[first][columns].equals(told[case][columns]):
-            differ = (told[first][columns] != told[case][columns]) & told[first][columns].notna()
+        if not by_case[first][columns].equals(by_case[case][columns]):
+            differ = (by_case[first][columns] != by_case[case][columns]) & by_case[first][columns].notna()
             raise SystemExit(f"{first} and {case} differ: {differ.sum()[differ.sum() > 0].to_dict()}")
-    return f"{len(told[first]):,} flights, {len(columns)} features: {', '.join(told)} answer alike"
+    return f"{len(by_case[first]):,} flights, {len(columns)} features: {', '.join(by_case)} answer alike"
 
 
 def main() -> None:
@@ -166,30 +166,30 @@ def main() -> None:
     half = psutil.virtual_memory().total / 2**31
     parser.add_argument("--memory", type=float, default=half, help="GiB beyond which a case is given up (half of all)")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.case:
-        case, source, out = told.case
+    args = parser.parse_args()
+    if args.case:
+        case, source, out = args.case
         print(CASES[case](Path(source), Path(out)))
         return
     # A measurement that is broken off leaves no process and no folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    cases = [case for case in told.cases if "polars" not in case or importlib.util.find_spec("polars")]
+    cases = [case for case in args.cases if "polars" not in case or importlib.util.find_spec("polars")]
     print(f"{os.cpu_count()} cores\n\n| flights | keys | case | seconds | peak MiB | read MiB | written MiB |")
     print("|---:|---|---|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory(prefix="airtight-growth-") as folder:
         root, alike = Path(folder), []
         write_year(root)
-        for factor in told.factors:
-            for shape in told.shapes:
+        for factor in args.factors:
+            for shape in args.shapes:
                 source = root / "tables"
                 multiply(root / "year", source, factor, shape)
                 rows, answers = ds.dataset(source / "flights").count_rows(), {}
                 for number, case in enumerate(cases):
-                    found = measure(case, source, root / f"answer{number}", told.limit, told.memory * 2**30)
-                    sizes = " | ".join(f"{found[name] / 2**20:,.0f}" for name in ("peak", "read", "written"))
-                    seconds = f"{found['seconds']:.1f}" if found["seconds"] else found["why"]
+                    measured = measure(case, source, root / f"answer{number}", args.limit, args.memory * 2**30)
+                    sizes = " | ".join(f"{measured[name] / 2**20:,.0f}" for name in ("peak", "read", "written"))
+                    seconds = f"{measured['seconds']:.1f}" if measured["seconds"] else measured["why"]
                     print(f"| {rows:,} | {shape} | {case} | {seconds} | {sizes} |", flush=True)
-                    if found["seconds"] and case.startswith("windows"):
+                    if measured["seconds"] and case.startswith("windows"):
                         answers[case] = root / f"answer{number}"
                 if len(answers) > 1:
                     alike.append(f"{rows:,} {shape}: {compare(source, answers)}.")

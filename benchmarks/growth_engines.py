@@ -92,15 +92,15 @@ class _Sorted:
 
     def before(self, key: np.ndarray, at: np.ndarray) -> list[np.ndarray]:
         """Their number before each instant, among all keys before it too, and the totals."""
-        found = np.searchsorted(self._place, (key << self.BITS) + at, side="left")
-        return [found, *(total[found] for total in self._totals)]
+        places = np.searchsorted(self._place, (key << self.BITS) + at, side="left")
+        return [places, *(total[places] for total in self._totals)]
 
 
 def _measures(of: Window | Overdue, cutoff: np.ndarray, count: Any, late: Any, minutes: Any) -> dict[str, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         if isinstance(of, Window):
-            told = {"count": count, "late_share": late / count, "mean_delay": minutes / count}
-            return {of.feature(measure): told[measure] for measure in of.measures}
+            measures = {"count": count, "late_share": late / count, "mean_delay": minutes / count}
+            return {of.feature(measure): measures[measure] for measure in of.measures}
         return {of.count: count, of.mean: (cutoff // MINUTE_S * count - minutes) / count}
 
 
@@ -126,8 +126,8 @@ def _pandas(source: Path, out: Path) -> float:
                     known = ~np.isnan(minutes)
                     late, whole = (minutes[known] > features.LATE_MINUTES), minutes[known].astype(np.int64)
                     events[of.stream.name] = _Sorted(key[known], at[of.stream.known_at][known], late, whole)
-                told = events[of.stream.name]
-                ends = told.before(key, cutoff), told.before(key, cutoff - of.hours * 3600)
+                stream = events[of.stream.name]
+                ends = stream.before(key, cutoff), stream.before(key, cutoff - of.hours * 3600)
             else:
                 enter, leave = scheduled + of.AFTER_MINUTES * MINUTE_S, scheduled + of.UNTIL_MINUTES * MINUTE_S
                 left = at["departed_at"]
@@ -160,18 +160,18 @@ def _polars(source: Path, out: Path) -> float:
         for number, of in enumerate(lives):
             if isinstance(of, Window):
                 enter, minutes = pl.col(of.stream.known_at), pl.col(of.stream.delay)
-                told = rows.filter(minutes.is_not_null()).select(*by, enter=enter, minutes=minutes.cast(pl.Int64))
-                told = told.with_columns(leave=pl.col("enter") + of.hours * 3600)
+                events = rows.filter(minutes.is_not_null()).select(*by, enter=enter, minutes=minutes.cast(pl.Int64))
+                events = events.with_columns(leave=pl.col("enter") + of.hours * 3600)
             else:
                 due = pl.col("scheduled_departure")
                 leave = pl.min_horizontal("departed_at", due + of.UNTIL_MINUTES * MINUTE_S)
-                told = rows.select(*by, enter=due + of.AFTER_MINUTES * MINUTE_S, leave=leave, minutes=due // MINUTE_S)
-                told = told.filter(pl.col("enter") < pl.col("leave"))
+                events = rows.select(*by, enter=due + of.AFTER_MINUTES * MINUTE_S, leave=leave, minutes=due // MINUTE_S)
+                events = events.filter(pl.col("enter") < pl.col("leave"))
             late = (pl.col("minutes") > features.LATE_MINUTES).cast(pl.Int64)
             for at, sign in (("enter", 1), ("leave", -1)):
                 totals = {f"count_{number}": pl.lit(sign, pl.Int64), f"late_{number}": sign * late}
                 totals |= {f"minutes_{number}": sign * pl.col("minutes")}
-                parts.append(told.select(*by, at=at, order=pl.lit(1), **totals))
+                parts.append(events.select(*by, at=at, order=pl.lit(1), **totals))
         all_rows = pl.concat(parts, how="diagonal").sort(*by, "at", "order")
         names = [f"{name}_{number}" for number in range(len(lives)) for name in ("count", "late", "minutes")]
         sums = [pl.col(name).fill_null(0).cum_sum() for name in names]
@@ -181,8 +181,8 @@ def _polars(source: Path, out: Path) -> float:
         for number, of in enumerate(lives):
             count, late, minutes = (pl.col(f"{name}_{number}") for name in ("count", "late", "minutes"))
             if isinstance(of, Window):
-                told = {"count": count, "late_share": late / count, "mean_delay": minutes / count}
-                made |= {of.feature(measure): told[measure] for measure in of.measures}
+                measures = {"count": count, "late_share": late / count, "mean_delay": minutes / count}
+                made |= {of.feature(measure): measures[measure] for measure in of.measures}
             else:
                 made |= {of.count: count, of.mean: (pl.col("at") // MINUTE_S * count - minutes) / count}
         answers.append(done.select(**made))

@@ -82,7 +82,7 @@ class Server:
     grpc: int = 0
     checked: bool = True
 
-    def tell(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Sends a signal to all of its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
@@ -145,7 +145,7 @@ def start(served: Model, scratch: Path, python: Path | None, servers: list[Serve
         servers.append(server := Server(name, process, **ports, checked=False))
         await_started(partial(_listens, port), server)
     for server in servers:
-        server.tell(signal.SIGSTOP)
+        server.send(signal.SIGSTOP)
 
 
 def start_own(served: Model, scratch: Path, name: str, flags: Sequence[str], servers: list[Server]) -> None:
@@ -222,6 +222,6 @@ def running(served: Model, scratch: Path, python: Path | None) -> Iterator[list[
         yield servers
     finally:
         for server in servers:  # All at once: an impatient second Ctrl-C is to leave none behind.
-            server.tell(signal.SIGKILL)
+            server.send(signal.SIGKILL)
         for server in servers:
             server.process.wait()

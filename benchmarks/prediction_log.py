@@ -64,11 +64,11 @@ def running(served: Model, scratch: Path, kafka: str) -> Iterator[list[Server]]:
     try:
         for name, flags in log_flags(scratch, kafka).items():
             start_own(served, scratch, name, flags, servers)
-            servers[-1].tell(signal.SIGSTOP)
+            servers[-1].send(signal.SIGSTOP)
         yield servers
     finally:
         for server in servers:
-            server.tell(signal.SIGKILL)
+            server.send(signal.SIGKILL)
             server.process.wait()
 
 
@@ -111,17 +111,17 @@ def measure(served: Model, servers: list[Server], args: argparse.Namespace) -> l
     """All cases, taking turns."""
     rounds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for server in servers:
-        server.tell(signal.SIGCONT)
+        server.send(signal.SIGCONT)
         first = clients(server, "REST", [rest_body(served, 1, 0)], served)
         closed_loop(first, WARM_UP_S, 0.0)
         time.sleep(SHIPPER_S)
         first[0].socket.close()
-        server.tell(signal.SIGSTOP)
+        server.send(signal.SIGSTOP)
     for batch in BATCHES:
         bodies = [rest_body(served, batch, seed) for seed in range(args.clients)]
         for _ in range(args.rounds):
             for server in servers:
-                server.tell(signal.SIGCONT)
+                server.send(signal.SIGCONT)
                 connected = clients(server, "REST", bodies, served)
                 closed_loop(connected, WARM_UP_S, 0.0)
                 before = cpu_s(server.process.pid)
@@ -130,7 +130,7 @@ def measure(served: Model, servers: list[Server], args: argparse.Namespace) -> l
                 cost_us = 1e6 * (cpu_s(server.process.pid) - before) / requests
                 for client in connected:
                     client.socket.close()
-                server.tell(signal.SIGSTOP)
+                server.send(signal.SIGSTOP)
                 rounds[server.name, batch].append((requests / args.seconds, cost_us))
     rows = []
     for (name, batch), figures in rounds.items():

@@ -117,12 +117,12 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], args:
                 for kind, port in (("REST", server.rest), ("gRPC", server.grpc)):
                     if not port:
                         continue
-                    server.tell(signal.SIGCONT)
+                    server.send(signal.SIGCONT)
                     asking = clients(server, kind, bodies[kind], served)
                     latencies = closed_loop(asking, args.seconds, WARM_UP_S)
                     for client in asking:
                         client.socket.close()
-                    server.tell(signal.SIGSTOP)
+                    server.send(signal.SIGSTOP)
                     measured[server.name, kind, batch].append(_figures(latencies, args.seconds))
                     if server.checked:
                         numbers = {"REST": _rest_numbers, "gRPC": _grpc_numbers}[kind]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from services.airflow_api import Airflow, LogLine
 
 
-def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]) -> bool:
+def show(airflow: Airflow, dag_id: str, run_id: str, write: Callable[[str], None]) -> bool:
     """Tells a run's progress, one line for each task that ends, and in full what a failed one said.
 
     Returns:
@@ -17,11 +17,11 @@ def show(airflow: Airflow, dag_id: str, run_id: str, tell: Callable[[str], None]
         if task.state == "running":
             continue
         log = airflow.log(dag_id, run_id, task)
-        tell(f"  {task.id:13} {task.state:15} {task.seconds:6.1f} s  {summary(log)}")
+        write(f"  {task.id:13} {task.state:15} {task.seconds:6.1f} s  {summary(log)}")
         if task.state in ("failed", "up_for_retry"):
             for line in errors(log):
-                tell(f"      {line}")
-            tell(f"      Log: {airflow.task_url(dag_id, run_id, task)}")
+                write(f"      {line}")
+            write(f"      Log: {airflow.task_url(dag_id, run_id, task)}")
     return airflow.run_state(dag_id, run_id) == "success"
 
 

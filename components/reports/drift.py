@@ -94,12 +94,12 @@ def _bars(drift: Drift) -> str:
     step = width / len(drift.bins)
     bars = []
     for place, (name, old, new) in enumerate(zip(drift.bins, drift.reference, drift.interval, strict=True)):
-        told = f"<title>{escape(name)}: {old:.1%} → {new:.1%}</title>"
+        tip = f"<title>{escape(name)}: {old:.1%} → {new:.1%}</title>"
         for share, colour, shift in ((old, "--old", 0.08), (new, "--new", 0.5)):
             tall = height * share / highest
             bars.append(
                 f'<rect x="{(place + shift) * step:.1f}" y="{height - tall:.1f}" width="{step * 0.4:.1f}" '
-                f'height="{tall:.1f}" fill="var({colour})">{told}</rect>'
+                f'height="{tall:.1f}" fill="var({colour})">{tip}</rect>'
             )
     return f'<svg width="{width}" height="{height}" role="img" aria-label="shares by bin">{"".join(bars)}</svg>'
 

@@ -161,10 +161,10 @@ def _last_known(flights: DataFrame) -> DataFrame:
     before = Rows.partitionBy("tailnum").orderBy("at", F.col("flight_id").isNull(), *(s.name for s in features.STREAMS))
     last = {stream.name: F.last(stream.name, ignorenulls=True).over(before) for stream in features.STREAMS}
     rows = rows.withColumns(last).where("flight_id IS NOT NULL")
-    told = []
+    columns = []
     for stream, name in ((features.DEPARTURES, "tail_departure"), (features.ARRIVALS, "tail_arrival")):
         age = (F.col("at") - F.col(f"{stream.name}.at")) / MICROS_OF_MINUTE
         fresh = age <= features.TAIL_MEMORY_HOURS * 60
         delay = F.when(fresh, F.col(f"{stream.name}.delay"))
-        told += [delay.alias(f"{name}_delay"), F.when(fresh, age).alias(f"{name}_age")]
-    return rows.select("flight_id", *told)
+        columns += [delay.alias(f"{name}_delay"), F.when(fresh, age).alias(f"{name}_age")]
+    return rows.select("flight_id", *columns)
