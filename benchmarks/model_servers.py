@@ -150,21 +150,28 @@ def start(served: Model, scratch: Path, python: Path | None, servers: list[Serve
 
 def start_own(served: Model, scratch: Path, name: str, flags: Sequence[str], servers: list[Server]) -> None:
     """Starts this project's server with some flags and adds it to the list at once."""
+    model_flags = [f"--model_name={served.name}", f"--model_base_path={served.version.parent}"]
+    start_module("serving", scratch, name, [*model_flags, *flags], servers)
+
+
+def start_module(
+    module: str, scratch: Path, name: str, flags: Sequence[str], servers: list[Server], *, root: Path = ROOT
+) -> None:
+    """Starts the server or router of a checkout on free ports and adds it to the list at once."""
     ready = scratch / f"ready-{len(servers)}.json"
-    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
-    command += [f"--model_name={served.name}", f"--model_base_path={served.version.parent}", *flags]
-    servers.append(server := Server(name, spawn(command)))
+    command = [sys.executable, "-m", module, "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
+    servers.append(server := Server(name, spawn(command, root)))
     await_started(ready.exists, server)
     ports = json.loads(ready.read_text())
     server.rest, server.grpc = ports["rest_api_port"], ports["port"]
 
 
-def spawn(command: Sequence[str]) -> subprocess.Popen:
-    """Starts a process in a group of its own, without input and output."""
+def spawn(command: Sequence[str], root: Path = ROOT) -> subprocess.Popen:
+    """Starts a process in a group of its own, with the code of a checkout, without input and output."""
     return subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -112,7 +112,7 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], args:
         }
         for _ in range(args.rounds):
             for name, call in calls.items():
-                measured[name, "-", batch].append(_figures(in_process(call, args.seconds), args.seconds))
+                measured[name, "-", batch].append(figures(in_process(call, args.seconds), args.seconds))
             for server in servers:
                 for kind, port in (("REST", server.rest), ("gRPC", server.grpc)):
                     if not port:
@@ -123,19 +123,19 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], args:
                     for client in asking:
                         client.socket.close()
                     server.send(signal.SIGSTOP)
-                    measured[server.name, kind, batch].append(_figures(latencies, args.seconds))
+                    measured[server.name, kind, batch].append(figures(latencies, args.seconds))
                     if server.checked:
                         numbers = {"REST": _rest_numbers, "gRPC": _grpc_numbers}[kind]
                         for client, right in zip(asking, expected, strict=True):
                             np.testing.assert_allclose(numbers(client.answer), right, rtol=0, atol=1e-5)
     return [
         {"model": served.name, "server": name, "api": kind, "batch": batch}
-        | {key: median(figures[key] for figures in rounds) for key in rounds[0]}
+        | {key: median(one[key] for one in rounds) for key in rounds[0]}
         for (name, kind, batch), rounds in measured.items()
     ]
 
 
-def _figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
+def figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
     if not len(latencies):
         raise SystemExit(f"no request was answered in {seconds:g} s; give more --seconds, or a quieter machine")
     p50, p99, p999 = np.percentile(1e3 * latencies, [50, 99, 99.9])

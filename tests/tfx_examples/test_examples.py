@@ -183,9 +183,15 @@ def test_it_gives_on_airflow_what_it_gives_in_tfx(runs, airflow, name):
 
         runs.note(name, "airflow", number, on_airflow)
         reference = runs.reference(name, number)
-        assert made_artifacts(runs.did[name, "airflow", number]) == made_artifacts(reference), run
+        did = runs.did[name, "airflow", number]
+        assert made_artifacts(did) == made_artifacts(reference), run
         states = {task: state for task, (state, _) in airflow.ended(run, name).items()}
-        assert {"success"} == set(states.values()) or "FAILED" in {result["state"] for result in reference.values()}
+        # Some push only on the condition that the model is blessed.
+        may_skip = "Evaluator" in did and not did["Evaluator"]["blessed"]
+        others = {
+            task: state for task, state in states.items() if (task, state) != ("Pusher", "skipped") or not may_skip
+        }
+        assert {"success"} == set(others.values()) or "FAILED" in {result["state"] for result in reference.values()}
 
 
 def test_what_needs_tfx_own_airflow_runner_cannot_be_imported():
