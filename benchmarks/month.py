@@ -14,7 +14,8 @@ import sys
 import time
 
 from airtight.home import Home
-from services.airflow_api import Airflow, Task, show
+from services.airflow_api import Airflow, Task
+from services.run_progress import show
 from services.settings import Settings
 
 DAG = "flight_delays"

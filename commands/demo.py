@@ -26,7 +26,8 @@ from commands.preparation import compile_pipeline, fill_lake, start_services, un
 from components.data import examples
 from components.modelling.model_server import AVAILABLE, OK, ModelServer
 from components.schema import ExampleSchema
-from services.airflow_api import Airflow, show
+from services.airflow_api import Airflow
+from services.run_progress import show
 from services.settings import USER, password_file
 
 SPLIT = "test"
@@ -205,7 +206,7 @@ def pick(folder: Path, schema: ExampleSchema, key: str, *, seed: str) -> dict[st
     Raises:
       TerminalError: There is no such row.
     """
-    columns = tuple(dict.fromkeys(filter(None, (*schema.keys, *schema.names, schema.label, schema.time))))
+    columns = tuple(dict.fromkeys(filter(None, (*schema.keys, *schema.names, *schema.labels, schema.time))))
     count = examples.count(folder, SPLIT)
     place = random.Random(seed).randrange(count) if count and not key else -1
     first, example = 0, ""
@@ -248,12 +249,14 @@ def key_of(row: Mapping[str, Any], schema: ExampleSchema) -> str:
 
 def in_words(answer: Answer, home: Home) -> str:
     """The row, the prediction and what happened, for a person; for pipelines that have no words of their own."""
-    outputs = "; ".join(f"{name} {_shown(name, value, answer.schema)}" for name, value in answer.outputs.items())
+    outputs = "; ".join(
+        f"{name} {_shown(value, _schema_of(name, answer.schema))}" for name, value in answer.outputs.items()
+    )
     at = f", of {answer.time}" if answer.time else ""
     return (
         f"{answer.settings.title}, the row {key_of(answer.row, answer.schema)}{at}:\n"
         f"  model {answer.settings.name} {answer.version} says {outputs};\n"
-        f"  it really was {answer.schema.label} {answer.row[answer.schema.label]}."
+        f"  it really was {', '.join(f'{label} {answer.row[label]}' for label in answer.schema.labels)}."
     )
 
 
@@ -269,11 +272,18 @@ def not_its_own(answer: Answer) -> str:
     return f"{own}, of a later interval, is the served one.\nThat one may have learned from this row."
 
 
-def _shown(name: str, value: Any, schema: ExampleSchema) -> str:
+def _schema_of(output: str, schema: ExampleSchema) -> ExampleSchema:
+    """The schema of the label that a served output is of."""
+    alone = schema.by_label
+    labels = [label for label in alone if output.startswith(f"{label}_")] if schema.more_labels else []
+    return alone[max(labels, key=len, default=schema.label)]
+
+
+def _shown(value: Any, schema: ExampleSchema) -> str:
     if isinstance(value, list):
         names = schema.classes if len(schema.classes) == len(value) else schema.quantiles
         labels = [f"{label} " for label in names] if len(names) == len(value) else [""] * len(value)
-        return ", ".join(f"{label}{_shown(name, part, schema)}" for label, part in zip(labels, value, strict=True))
+        return ", ".join(f"{label}{_shown(part, schema)}" for label, part in zip(labels, value, strict=True))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

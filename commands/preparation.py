@@ -9,7 +9,7 @@ from airtight.home import Home
 from airtight.import_string import load
 from airtight.supervised import TRAIN, Supervised
 from components.data.lake import Lake, Table
-from runtime.client import fresh
+from runtime.fresh_pipelines import fresh
 from services.__main__ import up
 from services.airflow_api import Airflow
 from services.settings import Settings

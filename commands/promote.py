@@ -15,8 +15,9 @@ from airtight.home import Home
 from airtight.supervised import PROMOTE, Supervised
 from commands import arguments
 from runtime import local, logs
-from runtime.client import Call, fresh
+from runtime.client import Call
 from runtime.compiled_store import name_of, path_of_name
+from runtime.fresh_pipelines import fresh
 from runtime.protocol import NodeRequest, Outcome
 from services.settings import Settings, environment
 from services.supervisor import Supervisor

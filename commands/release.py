@@ -13,7 +13,8 @@ from airtight.rollout.parameters import RELEASING
 from airtight.supervised import RELEASE, Supervised
 from commands import arguments
 from commands.preparation import unpaused
-from services.airflow_api import Airflow, show
+from services.airflow_api import Airflow
+from services.run_progress import show
 from services.settings import Settings
 from services.supervisor import Supervisor
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from pathlib import Path
 from typing import List, Literal, cast  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
@@ -70,16 +69,17 @@ def evaluate(
     against the baseline, where there is a champion, the upper one (docs/adr/0024-gates-decide-by-intervals.md).
 
     Models answer piece by piece. Of a row some 30 bytes are kept, and 4 for each number that is predicted for it, so
-    a million rows with five models take some 50 MB, with what is sorted of them some 140 MB (see `evaluation_rows`).
+    a million rows with five models take some 50 MB, with what is sorted of them some 110 MB (see `evaluation_rows`).
 
     Args:
       examples: The split `test` holds the interval's rows; the baseline learns from `train` and `validation`.
       model: The candidate; it is called through its serving signature.
-      evaluation: Gets `verdict.json`, `report.html`, `slices.json` and TensorFlow Model Analysis's files, names the
-        model, and has the custom properties `metrics` (titles, see `components.modelling.metric_names`) and for each
-        metric of the task `<metric>` and, where the champion was measured, `champion_<metric>`, `<metric>_gain`,
-        `<metric>_gain_lower` and `<metric>_gain_upper`; where it is known, `champion_version`; and of the candidate's
-        answers the range that a release compares them by, `answers_low` and `answers_high`.
+      evaluation: Gets `verdict.json`, `report.html`, `slices.json` and TensorFlow Model Analysis's files (of several
+        labels a folder each), names the model, and has the custom properties `metrics` (titles, see
+        `components.modelling.metric_names`) and for each metric of the task `<metric>` and, where the champion was
+        measured, `champion_<metric>`, `<metric>_gain`, `<metric>_gain_lower` and `<metric>_gain_upper`; where it is
+        known, `champion_version`; and of the candidate's answers the range that a release compares them by,
+        `answers_low` and `answers_high`.
       blessing: Gets TFX's BLESSED or NOT_BLESSED and the custom property `blessed`, 1 or 0. It names the champion as
         baseline where the champion was measured.
       schema: Names the pipeline's `ExampleSchema`.
@@ -99,8 +99,8 @@ def evaluate(
       slice_rows_minimum: Slices of fewer rows are not compared.
       analysis_rows: TensorFlow Model Analysis measures so many rows at most, evenly many of all times; 0 for none.
       analysis_intervals: 1 has it add its own confidence intervals, which takes it twenty times as long.
-      beam_pipeline_args: Where it runs, as Beam's command line has it, such as "--runner=FlinkRunner
-        --flink_master=host:8081"; empty for Beam's local runner.
+      beam_pipeline_args: Where it runs: "flink" is the session cluster that AIRTIGHT_FLINK names; other texts are as
+        Beam's command line has it, such as "--runner=FlinkRunner --flink_master=host:8081"; empty is its local runner.
 
     Raises:
       TerminalError: A parameter cannot be read, a split or column is missing, a label is none of the task, a weight is
@@ -124,10 +124,11 @@ def evaluate(
     folder = Path(evaluation.uri)
     result = gate.judge(model, champion or [], earlier_champions or [])
     if result.predictions and analysis_rows:
-        arguments = shlex.split(beam_pipeline_args)
-        analysis.analyse(
-            gate.test, result.predictions, folder / ANALYSIS, analysis_rows, arguments, bool(analysis_intervals)
-        )
+        arguments = analysis.beam_arguments(beam_pipeline_args)
+        several = len(task.parts) > 1
+        for label, rows, predictions in gate.test.by_label(result.predictions):
+            place = folder / ANALYSIS / label if several else folder / ANALYSIS
+            analysis.analyse(rows, predictions, place, analysis_rows, arguments, bool(analysis_intervals))
     verdict = Verdict("evaluate", "/".join(interval), tuple(result.checks), result.reason)
     version = next((pushed.get_int_custom_property("version") for pushed in champion_pushed or []), 0)
     evaluation_report.write(

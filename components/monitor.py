@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -54,7 +55,8 @@ def monitor(
 
     Drift is a decision, not a fault: every check is a warning, the node succeeds, and `drifted` is 1 when more than
     `share_limit` of the features drifted, or label or predictions moved: the rate of label 1 by more than
-    `label_limit`; classes, or the numbers that are labels, by a PSI beyond `psi_limit`.
+    `label_limit`; classes, or the numbers that are labels, by a PSI beyond `psi_limit`. Of several labels each is
+    compared, and so are the predictions of each.
 
     Each split is read once, a few thousand rows at a time. Counts, rates and shares of missing values are those of all
     rows; the distributions of numbers those of up to a million rows, of more those of a part drawn by chance, the same
@@ -76,11 +78,10 @@ def monitor(
     """
     declared: ExampleSchema = load(schema)
     start, end = reading.interval_of(examples)
-    label = _label_feature(declared)
-    compared, others = [*([label] if label else []), *declared.features], {}
-    if model is not None:
-        compared.insert(0, Feature(PREDICTION, "number", "what the model predicts"))
-        others[PREDICTION] = _scores(declared, Path(path_utils.serving_model_dir(model.uri)))
+    labels = _label_features(declared)
+    compared = [*labels, *declared.features]
+    others = _scores(declared, Path(path_utils.serving_model_dir(model.uri))) if model is not None else {}
+    compared = [*(Feature(name, "number", "what the model predicts") for name in others), *compared]
     sides = [_Side(compared, others, declared) for _ in range(2)]
     for side, split in zip(sides, (reference, interval), strict=True):
         side.read(Path(examples.uri), split)
@@ -89,8 +90,10 @@ def monitor(
     drifts = compare(compared, old.profile, new.profile)
     checks = [_feature_check([d for d in drifts if d.feature is feature], psi_limit) for feature in compared]
     overall, checks = checks[: -len(declared.features)], checks[-len(declared.features) :]
-    if not label:
-        overall.append(_rate_check(old.rate, new.rate, label_limit))
+    rates = [name for name in declared.labels if name not in {label.name for label in labels}]
+    overall += [
+        _rate_check(_of("label rate", name, declared), old.rate(name), new.rate(name), label_limit) for name in rates
+    ]
     drifted = [check.name for check in checks if not check.passed]
     overall.append(_share_check(len(drifted), len(checks), share_limit))
     words = "; ".join(f"{check.name} {'holds' if check.passed else 'moved'}" for check in overall)
@@ -102,7 +105,7 @@ def monitor(
         log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
     log.info("%s", verdict)
     folder = Path(drift.uri)
-    means = {"reference": old.daily, "interval": new.daily}
+    means = {name: {"reference": old.daily(name), "interval": new.daily(name)} for name in declared.labels}
     write_text(folder / REPORT, page(f"Drift of {start[:10]} to {end[:10]}", verdict, drifts, means, psi_limit))
     verdict.write(folder)
     drift.interval_start, drift.interval_end = start, end
@@ -110,24 +113,42 @@ def monitor(
     log.info("The report lies in %s.", folder / REPORT)
 
 
-def _label_feature(schema: ExampleSchema) -> Feature | None:
-    """The label as a feature whose distribution is compared; None where it is 0 or 1, and its rate says all."""
-    type_ = task_of(schema).label_type
-    if pa.types.is_integer(type_):
-        return None
-    return Feature(schema.label, "category" if pa.types.is_string(type_) else "number", "the label")
+def _label_features(schema: ExampleSchema) -> list[Feature]:
+    """Labels as features whose distribution is compared; of those that are 0 or 1 the rate says all."""
+    types = {name: part.label_type for name, part in task_of(schema).parts.items()}
+    return [
+        Feature(name, "category" if pa.types.is_string(type_) else "number", "the label")
+        for name, type_ in types.items()
+        if not pa.types.is_integer(type_)
+    ]
 
 
-def _scores(schema: ExampleSchema, folder: Path) -> Score:
-    """One value a row of what the model predicts."""
+def _of(what: str, label: str, schema: ExampleSchema) -> str:
+    """What something of a label is called: by the label where there are several."""
+    return f"{what} of {label}" if schema.more_labels else what
+
+
+def _scores(schema: ExampleSchema, folder: Path) -> dict[str, Score]:
+    """One value a row of what the model predicts of each label, by the check's name."""
     from components.modelling.saved_model import Predictor
 
     predictor, task = Predictor(folder, schema), task_of(schema)
-    return lambda table: task.score(predictor(reading.features(table, schema)))
+    last: list[tuple[pa.Table, np.ndarray]] = []
+
+    def predictions(table: pa.Table) -> np.ndarray:
+        """Of the same rows the model is called once, whichever label they are for."""
+        if not last or last[0][0] is not table:
+            last[:] = [(table, predictor(reading.features(table, schema)))]
+        return last[0][1]
+
+    def score(label: str) -> Score:
+        return lambda table: task.parts[label].score(task.predictions_of(label, predictions(table)))
+
+    return {_of(PREDICTION, label, schema): score(label) for label in schema.labels}
 
 
 class _Side:
-    """One split, read once: its profile, and the label's mean by day (UTC).
+    """One split, read once: its profile, and the labels' means by day (UTC).
 
     Args:
       compared: What is compared.
@@ -138,12 +159,14 @@ class _Side:
     def __init__(self, compared: Sequence[Feature], others: dict[str, Score], schema: ExampleSchema) -> None:
         self.profile = Profile(compared, others)
         self._schema = schema
-        self._days: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._days: dict[str, defaultdict[str, list[float]]] = {
+            name: defaultdict(lambda: [0.0, 0.0]) for name in schema.labels
+        }
 
     def read(self, folder: Path, split: str) -> None:
         """Reads the split."""
         schema = self._schema
-        columns = (*schema.names, schema.label, *([schema.time] if schema.time else []))
+        columns = (*schema.names, *schema.labels, *([schema.time] if schema.time else []))
         for table in reading.batches(folder, split, schema, columns):
             self.profile.add(table)
             self._count(table)
@@ -156,28 +179,25 @@ class _Side:
             )
 
     def _count(self, table: pa.Table) -> None:
-        label = table[self._schema.label]
-        if pa.types.is_string(label.type):
-            return
         day = pc.strftime(table[self._schema.time], format="%Y-%m-%d") if self._schema.time else [""] * len(table)
-        by_day = (
-            pa.table({"day": day, "label": label}).group_by("day").aggregate([("label", "sum"), ("label", "count")])
-        )
-        for row in by_day.to_pylist():
-            total = self._days[row["day"]]
-            total[0] += row["label_sum"] or 0
-            total[1] += row["label_count"]
+        for name, days in self._days.items():
+            label = table[name]
+            if pa.types.is_string(label.type):
+                continue
+            by_day = pa.table({"day": day, "label": label}).group_by("day")
+            for row in by_day.aggregate([("label", "sum"), ("label", "count")]).to_pylist():
+                total = days[row["day"]]
+                total[0] += row["label_sum"] or 0
+                total[1] += row["label_count"]
 
-    @property
-    def rate(self) -> float:
-        """The label's mean."""
-        rows = sum(count for _, count in self._days.values())
-        return sum(total for total, _ in self._days.values()) / max(1, rows)
+    def rate(self, label: str) -> float:
+        """A label's mean."""
+        days = self._days[label].values()
+        return sum(total for total, _ in days) / max(1, sum(count for _, count in days))
 
-    @property
-    def daily(self) -> list[tuple[str, float]]:
-        """The label's mean on each day, in order; nothing where there is no time, or no number."""
-        return [(day, total / count) for day, (total, count) in sorted(self._days.items()) if day and count]
+    def daily(self, label: str) -> list[tuple[str, float]]:
+        """A label's mean on each day, in order; nothing where there is no time, or no number."""
+        return [(day, total / count) for day, (total, count) in sorted(self._days[label].items()) if day and count]
 
 
 def _feature_check(aspects: Sequence[Drift], psi_limit: float) -> Check:
@@ -207,9 +227,9 @@ def _feature_check(aspects: Sequence[Drift], psi_limit: float) -> Check:
     )
 
 
-def _rate_check(old: float, new: float, limit: float) -> Check:
+def _rate_check(name: str, old: float, new: float, limit: float) -> Check:
     note = "Share of rows with label 1."
-    return Check("label rate", abs(new - old) <= limit, new, f"within {limit:g} of it", old, "warning", note)
+    return Check(name, abs(new - old) <= limit, new, f"within {limit:g} of it", old, "warning", note)
 
 
 def _share_check(drifted: int, features: int, limit: float) -> Check:

@@ -14,7 +14,6 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from airtight.audit.log import RELEASE_ENDED, RELEASE_NOT_STARTED, RELEASE_STARTED, AuditLog
-from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.parameters import check_choice
 from airtight.rollout import arm_metrics, rules, state
@@ -23,16 +22,15 @@ from airtight.rollout.rules import PROMOTE, ROLL_BACK, Margins
 from airtight.verdict import Verdict
 from components.artifacts import Promotion, Release, ReleaseDecision
 from components.modelling import version_number
-from components.modelling.registered import Registered, latest_end, registered
-from components.modelling.served import RELEASE, STABLE, Choice
+from components.modelling.registered import latest_end, registered
+from components.modelling.served import RELEASE
 from components.reports.release import page
-from components.rollout import judging, steps, switch
+from components.rollout import candidates, ending, judging, steps, switch
 from components.rollout.anchoring import anchor_in, digest_of
 from components.rollout.steps import Place
 
 log = logging.getLogger(__name__)
 
-LATEST = "latest"
 WHEN_UNSURE = PROMOTE, ROLL_BACK
 ASKED_BY = PERSON, PUSH = "person", "push"
 RECORD, COUNTS, REPORT = "release.json", "counts.json", "report.html"
@@ -49,7 +47,7 @@ _TO_TELL = (
 def start_release(
     release: OutputArtifact[Release],
     model_name: Parameter[str],
-    version: Parameter[str] = LATEST,
+    version: Parameter[str] = candidates.LATEST,
     pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
     evaluations: InputArtifact[List[standard_artifacts.ModelEvaluation]] = None,  # noqa: UP006
     mode: Parameter[str] = state.CANARY,
@@ -115,7 +113,7 @@ def start_release(
     """
     place = Place.named(serving_root, server_url, router_url, timeout_s)
     place.check_live()
-    _check_share(mode, share)
+    candidates.check_share(mode, share)
     margins = Margins(
         requests=min_requests,
         failed=max_more_failed,
@@ -135,7 +133,7 @@ def start_release(
         choice, _ = steps.clear(place, model_name, "it was broken off, and another one begins")
         stable = switch.current(place.served, choice, place.server, model_name)
         known = registered(place.served.root / model_name, pushed or [], evaluations or [])
-        candidate = _candidate(version.strip(), known, stable, model_name)
+        candidate = candidates.choose(version.strip(), known, stable, model_name)
         of_stable = known[stable].answers if stable in known else None
         low, high = of_stable or candidate.answers or (0.0, 1.0)
         begun = datetime.now(UTC)
@@ -159,9 +157,9 @@ def start_release(
         release.margins = margins.to_json()
         release.interval_start, release.interval_end = candidate.interval
         release.as_of = latest_end(known.values())
-        release.summary = _unwanted(choice, trial) if asked_by == PUSH else ""
+        release.summary = candidates.unwanted(choice, trial) if asked_by == PUSH else ""
         if not release.summary:
-            _check_can_be_tried(candidate, stable, model_name)
+            candidates.check_can_be_tried(candidate, stable, model_name)
             audit.check()
             what = "is asked beside" if mode == state.SHADOW else "answers beside"
             release.summary = (
@@ -282,125 +280,35 @@ def finish_release(
     reason = decision.reason if judged else "It was not judged: the step before failed or was stopped."
     if not release.release:
         reason = release.summary
-    audit, overridden, has_record = AuditLog(model), "", False
+    audit = AuditLog(model)
     with place.served.alone(model):
-        choice = place.served.choice(model)
-        if not release.release:
-            served, summary = stable, f"{reason} Nothing was changed."
-        elif choice.release == release.release:
-            if choice.versions in ((candidate,), (stable,)):
-                # Decided by an earlier attempt, which was stopped: what it began is carried through.
-                promoted = choice.versions == (candidate,)
-                after = choice.settled
-            elif promoted:
-                audit.check()
-                # What takes the place of a person's choice stays as that one would: no push overrides it.
-                by = choice.settled.by if choice.settled.is_a_persons else RELEASE
-                at = datetime.now(UTC).isoformat(timespec="seconds")
-                after = Choice.only(candidate, at=at, by=by, reason=reason)
-                overridden = choice.settled.in_words
-            else:
-                after = steps.settled_after(choice, place.served.versions(model), reason)
-            steps.end(place, model, winner=candidate if promoted else stable, after=after)
-            served = candidate if promoted else stable
-            summary = (
-                f"Version {candidate} of {model} is served in place of {stable}, as {STABLE}. {reason}"
-                if promoted
-                else f"Version {stable} of {model} is served as before, without {candidate}. {reason}"
-            )
-            highest = max(place.served.versions(model))
-            if not after.versions and highest != stable:
-                summary += f" The highest is served again, which is {highest} meanwhile."
-                served = highest
-        else:
-            served = switch.current(place.served, choice.settled, place.server, model)
-            summary = (
-                f"The release of version {candidate} of {model} had been ended before; version {served} is served."
-            )
-            # Whoever chose another version has a record of that; nobody chose what is served as the highest.
-            has_record = served != candidate and bool(choice.settled.versions)
+        end = ending.end(place, release, promoted=promoted, reason=reason, check=audit.check)
         if release.release:
             ended = audit.append(
                 RELEASE_ENDED,
                 version=candidate,
                 digest=digest_of(place.served, model, candidate),
                 interval=(release.interval_start, release.interval_end),
-                reason=summary,
+                reason=end.summary,
                 release=release.release,
                 beside=stable,
-                serves=served,
-                outcome=_outcome(choice.release == release.release, served == candidate),
-                overridden=overridden,
+                serves=end.served,
+                outcome=end.outcome,
+                overridden=end.overridden,
             )
             anchor_in(promotion, ended)
-    log.info("%s", summary)
-    promotion.model, promotion.from_version, promotion.to_version = model, stable, served
-    promotion.changed, promotion.reason = int(served != stable), reason
-    promotion.took_over = int(served != stable and not has_record)
-    promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), summary
-    promotion.as_of, promotion.overridden = release.as_of, overridden
+    log.info("%s", end.summary)
+    promotion.model, promotion.from_version, promotion.to_version = model, stable, end.served
+    promotion.changed, promotion.reason = int(end.served != stable), reason
+    promotion.took_over = int(end.served != stable and not end.has_record)
+    promotion.approval, promotion.summary = f"{RELEASE} {release.release}".rstrip(), end.summary
+    promotion.as_of, promotion.overridden = release.as_of, end.overridden
     promotion.interval_start, promotion.interval_end = release.interval_start, release.interval_end
-    if served not in (stable, candidate):
+    if end.served not in (stable, candidate):
         # It was pushed while the release was under way; of its interval its number tells the end.
-        end = version_number.end_of(served)
-        promotion.interval_start, promotion.interval_end = "", end.isoformat() if end else ""
+        at = version_number.end_of(end.served)
+        promotion.interval_start, promotion.interval_end = "", at.isoformat() if at else ""
     _write(Path(promotion.uri) / PROMOTION, {name: getattr(promotion, name) for name in Promotion.RECORD})
-
-
-def _outcome(ended_here: bool, promoted: bool) -> str:
-    if not ended_here:
-        return "ended before"
-    return "promoted" if promoted else "taken back"
-
-
-def _check_share(mode: str, share: float) -> None:
-    # Where nobody is answered by the stable version there is nothing to compare with.
-    if not 0 < share <= 1 or (share == 1 and mode != state.SHADOW):
-        raise TerminalError(
-            "The candidate's share cannot be used.",
-            expected="over 0 and below 1, or up to 1 in shadow mode",
-            received=share,
-            remedy="Correct the share, such as 0.1.",
-        )
-
-
-def _unwanted(choice: Choice, trial: state.Release) -> str:
-    """Why a release that a push asked for is not begun, in one sentence; empty where it is."""
-    if choice.is_a_persons:
-        by = f" by {choice.by}" if choice.by else ""
-        why = f"version {choice.pinned} was chosen{by} at {choice.at}, and a push does not override a person"
-    elif trial.candidate <= trial.stable:
-        why = "it is served already" if trial.candidate == trial.stable else f"{trial.stable} is served, which is newer"
-    else:
-        return ""
-    return f"No release of version {trial.candidate} of {trial.model} was begun: {why}."
-
-
-def _candidate(asked: str, known: Mapping[int, Registered], stable: int, model: str) -> Registered:
-    there = ", ".join(map(str, sorted(known, reverse=True))) or "none"
-    number = max(known, default=0) if asked == LATEST else int(asked) if asked.isdecimal() else 0
-    if number not in known or not stable:
-        raise TerminalError(
-            f"There is no such version of {model} to release."
-            if stable
-            else f"No version of {model} is served to compare with.",
-            expected=f"{LATEST} or a number of {there}, while another version is served",
-            received=f"{asked!r}, while {stable or 'no version'} is served",
-            remedy="Choose another version, or push one first.",
-        )
-    return known[number]
-
-
-def _check_can_be_tried(candidate: Registered, stable: int, model: str) -> None:
-    if candidate.number == stable:
-        raise TerminalError(
-            f"Version {stable} of {model} is served already.",
-            expected="a version that is not served yet",
-            received=f"version {stable}",
-            remedy="Push a newer one with `release=canary`, or name another.",
-        )
-    if fault := candidate.fault():
-        raise switch.broken(candidate.number, model, fault)
 
 
 def _write(path: Path, payload: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DAY = "day"
@@ -34,6 +35,29 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Label:
+    """One more thing that the same model predicts, by a head of its own.
+
+    Args:
+      name: Column; what is served of it is called by it, such as `<name>_probability`.
+      task: As of `ExampleSchema`.
+      classes: Likewise.
+      quantiles: Likewise.
+      baseline: Likewise.
+      baseline_as_is: Likewise.
+      loss_weight: How much its loss counts in training beside that of the schema's first label.
+    """
+
+    name: str
+    task: str = "binary"
+    classes: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    baseline: str = ""
+    baseline_as_is: bool = False
+    loss_weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class ExampleSchema:
     """The columns of the examples of one pipeline.
 
@@ -56,6 +80,7 @@ class ExampleSchema:
       classes: The names of the classes of a multiclass label, in the order of the served probabilities.
       quantiles: Of a regression, rising, each between 0 and 1; () predicts the mean.
       weight: Column of each row's weight, 0 or more, in fitting and in metrics; "" weighs all the same.
+      more_labels: What else the model predicts. Only rows of which every label is known are examples.
     """
 
     features: tuple[Feature, ...]
@@ -71,6 +96,23 @@ class ExampleSchema:
     weight: str = ""
     baseline_as_is: bool = False
     reference: str = ""
+    more_labels: tuple[Label, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, in order."""
+        return (self.label, *(label.name for label in self.more_labels))
+
+    @property
+    def by_label(self) -> Mapping[str, ExampleSchema]:
+        """For each label, by name and in order, the schema with that label alone."""
+        if not self.more_labels:
+            return {self.label: self}
+        alone = {self.label: replace(self, more_labels=())}
+        for label in self.more_labels:
+            own = {name: value for name, value in vars(label).items() if name not in ("name", "loss_weight")}
+            alone[label.name] = replace(self, label=label.name, more_labels=(), reference="", **own)
+        return alone
 
     @property
     def names(self) -> tuple[str, ...]:

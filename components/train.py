@@ -87,7 +87,8 @@ def train(
       refit: "judged" exports the model that the validation rows chose; "include_validation" makes a new one of train
         and validation rows together, for as many epochs as were found. Both know only what was before the interval.
       calibrate: How the validation rows correct the predictions: "none", for a probability "scale" or
-        "scale_and_shift", for classes "temperature", for a regression "shift".
+        "scale_and_shift", for classes "temperature", for a regression "shift"; of several labels by name, such as
+        "late=scale, delay=shift".
       deterministic: Whether equal examples and settings give equal weights. On a GPU some operations are slower then,
         and a few fail.
       threads: Of one TensorFlow operation; 0 is one for each core. Operations run side by side anyway, so that small
@@ -114,7 +115,7 @@ def train(
         deterministic=deterministic,
         threads=threads,
     )
-    check_choice("calibrate", calibrate, training.head.calibrations)
+    training.head.check_calibration(calibrate)
     splits = {name: LabelledExamples(Path(examples.uri), [name], training.schema) for name in ("train", "validation")}
     _check_labels(splits["train"])
     for rows in splits.values():
@@ -141,12 +142,13 @@ def train(
 
 
 def _check_labels(rows: LabelledExamples) -> None:
-    labels = rows.statistics.label_range
-    if labels is None or labels[0] == labels[1]:
+    labels = rows.statistics.labels
+    same = [f"all with the label {own.lowest:g} of {name}" for name, own in labels.items() if own.lowest == own.highest]
+    if not labels or same:
         raise TerminalError(
             "There is nothing to learn from these training rows.",
             expected="rows of different labels",
-            received=f"{len(rows)} rows" + (f", all with the label {labels[0]:g}" if labels else ""),
+            received=", ".join([f"{len(rows)} rows", *same]),
             remedy="Train on a longer history.",
         )
 

@@ -1,4 +1,4 @@
-"""Asks for a node or a compilation: of the warm launcher where it runs, of a new process otherwise.
+"""Sends a request, for a node or a compilation, to the warm launcher where it runs, to a new process otherwise.
 
 Standard library only: Airflow's tasks and DAG files use it.
 """
@@ -16,20 +16,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from airtight import fingerprint
-from airtight.errors import AirtightError, TransientError
+from airtight.errors import TransientError
 from airtight.home import ROOT, Home
-from runtime import compiled_store, containers
-from runtime.compiled_pipeline import CompiledPipeline
+from runtime import child_process, containers
 from runtime.logs import legible
 from runtime.protocol import (
-    OF_OTHERS,
-    CompileRequest,
     Outcome,
     Request,
     decode_outcome,
@@ -47,7 +42,6 @@ _CONNECT_TIMEOUT_S = 5.0
 _PATIENCE_S = 30.0
 _AGAIN_S = 0.2
 _DRAIN_S = 0.2
-_STOP_S = 8.0
 _KILLED = 128
 
 
@@ -178,7 +172,7 @@ class Call:
             # It does not serve yet, so there is nothing that it could clean up.
             containers.remove(self._container)
         if self._process is not None:
-            _end(self._process)
+            child_process.end(self._process)
         if self._container:
             containers.remove(self._container)
             self._container = ""
@@ -196,7 +190,7 @@ class Call:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
-                env=_environment(),
+                env=child_process.environment(),
                 start_new_session=True,
             )
         return ours
@@ -221,7 +215,7 @@ class Call:
             self._container = name
             deadline = time.monotonic() + _CONTAINER_S
             try:
-                while time.monotonic() < deadline and not _has_ended(self._process):
+                while time.monotonic() < deadline and not child_process.has_ended(self._process):
                     self._check_stopped()
                     if connection := _connect(path, self._check_stopped):
                         return connection
@@ -243,7 +237,7 @@ class Call:
     def _status(self) -> int | None:
         if self._process is None:
             return None
-        _end(self._process)
+        child_process.end(self._process)
         code = self._process.returncode
         if self._container and code > _KILLED:
             # What an engine's client and an init process make of a signal.
@@ -260,84 +254,6 @@ def call(request: Request, launcher: Path | None) -> Outcome:
     """
     with Call(request, launcher) as started:
         return started.outcome
-
-
-def fresh(
-    pipeline: str,
-    home: Home,
-    *,
-    arguments: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = log.info,
-) -> CompiledPipeline:
-    """Gives a pipeline compiled from what there is now; compiles it if there is none.
-
-    Which one is current does not matter: another process, with another environment, may have published its own.
-
-    Args:
-      pipeline: Id of a pipeline of `pipelines/`, `package.module:function`, or the path of an IR file.
-      home: The state folder.
-      arguments: What the function is called with, JSON values.
-      say: Takes one line when it is compiled.
-
-    Raises:
-      AirtightError: The pipeline does not compile, or the launcher sees other files than this process.
-    """
-    return fresh_all([(pipeline, arguments)], home, say=say)[0]
-
-
-def fresh_all(
-    pipelines: Sequence[tuple[str, Mapping[str, Any] | None]],
-    home: Home,
-    *,
-    say: Callable[[str], None] = log.info,
-) -> list[CompiledPipeline]:
-    """Gives several pipelines as `fresh` gives one; those that must be compiled share one request.
-
-    Args:
-      pipelines: The pipelines, each with its arguments.
-      home: The state folder.
-      say: Takes one line for each that is compiled.
-
-    Raises:
-      AirtightError: As `fresh`; of several that do not compile, the first one's.
-    """
-    sources = [(compiled_store.absolute(pipeline), arguments) for pipeline, arguments in pipelines]
-    known = [compiled_store.usable(pipeline, home, arguments) for pipeline, arguments in sources]
-    stale = [source for source, compiled in zip(sources, known, strict=True) if compiled is None]
-    for pipeline, arguments in stale:
-        say(f"Compiling the pipeline {pipeline}, because {_why_stale(pipeline, home, arguments)}.")
-    if stale:
-        call(_compile_request(stale, home), home.launcher_socket).raise_if_failed()
-    return [compiled or _made(*source, home) for source, compiled in zip(sources, known, strict=True)]
-
-
-def _made(pipeline: str, arguments: Mapping[str, Any] | None, home: Home) -> CompiledPipeline:
-    """What was compiled just now."""
-    if compiled := compiled_store.usable(pipeline, home, arguments):
-        return compiled
-    reason = _why_stale(pipeline, home, arguments)
-    raise TransientError(
-        f"The pipeline {pipeline} was compiled, and is not what this process sees: {reason}.",
-        expected="the same files, environment and packages here and where it is compiled",
-        received=f"a difference between process {os.getpid()} and the launcher: {reason}",
-        remedy="Deploy the same checkout to both; a file that changes by itself should not be read by create_pipeline.",
-    )
-
-
-def _compile_request(pipelines: Sequence[tuple[str, Mapping[str, Any] | None]], home: Home) -> CompileRequest:
-    """Asks for pipelines as this process would compile them: with its environment and its path."""
-    paths = (os.path.abspath(path) for path in sys.path)
-    own = tuple(path for path in paths if os.path.isdir(path) and not fingerprint.is_foreign(Path(path)))
-    (pipeline, arguments), *others = ((pipeline, dict(arguments or {})) for pipeline, arguments in pipelines)
-    return CompileRequest(pipeline, str(home.path), arguments, dict(os.environ), own, tuple(others))
-
-
-def _why_stale(pipeline: str, home: Home, arguments: Mapping[str, Any] | None) -> str:
-    try:
-        return compiled_store.current(pipeline, home, arguments).stale() or "another process published another one"
-    except AirtightError:
-        # Missing, or written by an older version: nothing is lost by making it again.
-        return "it was never compiled here"
 
 
 def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:
@@ -366,35 +282,6 @@ def _connect(launcher: Path, check: Callable[[], None]) -> socket.socket | None:
             time.sleep(_AGAIN_S)
     connection.settimeout(None)
     return connection
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has, without reaping it: until then nobody else can have its number."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Gives the process the time to clean up, then ends its whole group; nothing is left to do when it is reaped."""
-    if process.returncode is not None:
-        return
-    deadline = time.monotonic() + _STOP_S
-    # Not reaped before its group is killed: until then nobody else can have its number.
-    while time.monotonic() < deadline:
-        if _has_ended(process):
-            break
-        time.sleep(0.02)
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a process of its own: this one's, without what no node sees."""
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    seen = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
-    return seen | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _ended(status: int | None) -> str:

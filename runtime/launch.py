@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_metadata as mlmd
 from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2
-from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
-from tfx.orchestration.portable import data_types, inputs_utils, launcher, outputs_utils, runtime_parameter_utils
+from tfx.orchestration.portable import data_types, outputs_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
-from tfx.utils import name_utils
 
 from airtight import fingerprint, provenance
 from airtight.audit.actor import Actor, acting
-from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT, Home
 from runtime import (
     attempts,
@@ -33,11 +27,13 @@ from runtime import (
     content_digest,
     cross_run,
     faults,
+    input_checks,
     metadata_connection,
     metadata_store,
     node_inputs,
     outputs,
     strategies,
+    tfx_patches,
     user_modules,
 )
 from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
@@ -47,8 +43,6 @@ from runtime.protocol import NodeRequest, Outcome, State
 
 log = logging.getLogger(__name__)
 
-_NEW_RUN = "start a new run (one that is cleared may see only what was there at first)"
-_RESOLVER = name_utils.get_full_name(Resolver)
 _DONE: dict[int, State] = {
     metadata_store_pb2.Execution.COMPLETE: "complete",
     metadata_store_pb2.Execution.CACHED: "cached",
@@ -103,7 +97,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
             return _success(handle, node, success.execution)
         producers = attempts.pin_inputs(node, request.run, handle.store, request.inputs, request.labels)
         attempts.fit_names(node)
-        missing = _check_inputs(handle.store, node, request, producers)
+        missing = input_checks.check(handle.store, node, request, producers)
         for what in strategies.read_as_of_now(node, request.run) if success else ():
             log.warning("%s runs again in this run, and takes %s, as it is now.", request.node, what)
         began_ms = min((attempt.context.create_time_since_epoch for attempt in earlier), default=None)
@@ -120,9 +114,9 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
         kept = _cache(compiled.node(request.node), request, again=request.again or success is not None)
     node.execution_options.caching_options.enable_cache = not kept.why_not
     with (
-        _no_flags(),
-        _instead_of_tfx(kept),
-        _caught_by_tfx() as caught,
+        tfx_patches.no_flags(),
+        tfx_patches.own_cache(kept),
+        tfx_patches.caught_exceptions() as caught,
         cross_run.bounded(node, began_ms),
         user_modules.importable(node),
         acting(_actor(compiled, request)),
@@ -160,53 +154,6 @@ def _cache(node: Node, request: NodeRequest, *, again: bool) -> cache.Cache:
     return cache.Cache(node, why_not)
 
 
-@contextlib.contextmanager
-def _instead_of_tfx(kept: cache.Cache) -> Iterator[None]:
-    """Puts our cache in the place of TFX's, which its launcher asks by the name of a module."""
-    theirs, launcher.cache_utils = launcher.cache_utils, kept
-    try:
-        yield
-    finally:
-        launcher.cache_utils = theirs
-
-
-@contextlib.contextmanager
-def _caught_by_tfx() -> Iterator[list[Exception]]:
-    """Yields a list that gets the exceptions that TFX turns into a text, where it resolves inputs and parameters."""
-    caught: list[Exception] = []
-
-    def keep(resolve: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(resolve)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return resolve(*args, **kwargs)
-            except Exception as error:
-                caught.append(error)
-                raise
-
-        return call
-
-    names = ("resolve_input_artifacts", "resolve_dynamic_parameters")
-    theirs = {name: getattr(inputs_utils, name) for name in names}
-    for name, resolve in theirs.items():
-        setattr(inputs_utils, name, keep(resolve))
-    try:
-        yield caught
-    finally:
-        for name, resolve in theirs.items():
-            setattr(inputs_utils, name, resolve)
-
-
-@contextlib.contextmanager
-def _no_flags() -> Iterator[None]:
-    """TFX hands the flags of this process to every Python executor; they are not meant for it."""
-    flags, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = flags
-
-
 def _parsed(compiled: CompiledPipeline, node: str) -> pipeline_pb2.Pipeline:
     """A fresh copy of the IR of a pipeline that this TFX can run and that has the node."""
     installed = fingerprint.versions(("tfx",))["tfx"]
@@ -242,103 +189,6 @@ def _check_folder(ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode) ->
             metadata_connection.make_folder(Path(folder), f"folder of {node.node_info.id}")
 
 
-def _check_inputs(
-    store: mlmd.MetadataStore,
-    node: pipeline_pb2.PipelineNode,
-    request: NodeRequest,
-    producers: dict[str, attempts.Success | None],
-) -> TerminalError | None:
-    """Says which upstream output is missing, where TFX would only say that an input could not be resolved.
-
-    Returns:
-      The fault that it is unless TFX skips the node, by its condition or an empty loop.
-
-    Raises:
-      TransientError: An output is about to be made, or may be about to go.
-      TerminalError: An output is gone, or one is missing and the node cannot be skipped.
-    """
-    # Of an optional input, too: without the output that is to come the node would decide as if there were none. And a
-    # resolver goes by what all nodes before it give now.
-    is_resolver = node.node_info.type.name == _RESOLVER
-    awaited = {name for name in request.pending if is_resolver or name in producers}
-    if pending := " and ".join(sorted(awaited)):
-        raise TransientError(
-            f"The upstream node {pending} has not ended yet.",
-            expected=f"a successful attempt of {pending}",
-            received="a task that runs or is about to, as after a Clear",
-            remedy=f"Wait for {pending}: the task is tried again, or clear it then.",
-        )
-    successes = {producer: success for producer, success in producers.items() if success}
-    made = by_key(store, [success.execution.id for success in successes.values()])
-    given = {producer: made.get(success.execution.id, {}) for producer, success in successes.items()}
-    for producer, by_output in given.items():
-        for key, several in by_output.items():
-            for artifact in several:
-                _check_is_there(producer, successes[producer].execution.type, key, artifact)
-    for key, channels in node_inputs.required(node):
-        sources = [(node_inputs.producer_in_run(channel, request.run), channel.output_key) for channel in channels]
-        if (
-            sources
-            and all(producer for producer, _ in sources)
-            and not any(given.get(producer, {}).get(output) for producer, output in sources)
-        ):
-            missing = _missing(node.node_info.id, key, sources, producers)
-            if not node_inputs.may_skip(node):
-                raise missing
-            return missing
-    return None
-
-
-def _check_is_there(producer: str, producer_type: str, key: str, artifact: Artifact) -> None:
-    """Sees to it that an input of the run is still there.
-
-    Raises:
-      TransientError: It is marked for removal, which may be taken back.
-      TerminalError: It is gone.
-    """
-    state = artifact.proto.state
-    if state == artifact.proto.MARKED_FOR_DELETION:
-        raise TransientError(
-            f"The output {key} of {producer} is about to be removed.",
-            expected=f"an artifact that is in use or recent, at {artifact.uri}",
-            received="one that `python -m runtime clean` has marked; it stays if a run uses it by then",
-            remedy="Wait for the end of the clean-up: the task is tried again.",
-        )
-    is_lost = state == artifact.proto.LIVE and bool(artifact.uri) and not fileio.exists(artifact.uri)
-    if state != artifact.proto.DELETED and not is_lost:
-        return
-    raise TerminalError(
-        f"The output {key} of {producer} is gone.",
-        expected=artifact.uri,
-        received="nothing at that place; it was removed after it was published"
-        + ("" if is_lost else ", by `python -m runtime clean`"),
-        remedy=f"{producer} only hands it on: run again what made it, then {_NEW_RUN}."
-        if producer_type == _RESOLVER
-        else f"Clear {producer}, which makes it again.",
-    )
-
-
-def _missing(
-    node: str, key: str, sources: list[tuple[str, str]], producers: dict[str, attempts.Success | None]
-) -> TerminalError:
-    """The fault of a required input for which no node of the run gave anything."""
-    names = " and ".join(dict.fromkeys(producer for producer, _ in sources))
-    if not any(producers[producer] for producer, _ in sources):
-        return TerminalError(
-            f"The upstream node {names} has no output in this run.",
-            expected=f"a successful attempt of {names}",
-            received="none, though its task counts as done (it was skipped, or marked by hand)",
-            remedy=f"Clear {names} so that it runs.",
-        )
-    return TerminalError(
-        f"{names} found nothing yet, and {node} cannot do without it.",
-        expected=f"an artifact at the output {' or '.join(output for _, output in sources)} of {names}",
-        received=f"none for the input {key}",
-        remedy=f"Take the input as optional, or run first what makes the artifacts that {names} looks for, "
-        f"then {_NEW_RUN}.",
-    )
-
-
 def _outcome(
     handle: metadata.Metadata,
     node: pipeline_pb2.PipelineNode,
@@ -371,7 +221,7 @@ def _success(
     if state == "complete" and outputs.makes_its_own(node):
         content_digest.note(handle.store, [a.proto for several in outputs_by_key.values() for a in several])
     where = "; ".join(f"{key}: {a.uri or a.type.name}" for key, several in outputs_by_key.items() for a in several)
-    found_nothing = node.node_info.type.name == _RESOLVER and not outputs_by_key
+    found_nothing = node.node_info.type.name == node_inputs.RESOLVER and not outputs_by_key
     took = "found nothing yet" if found_nothing else "was taken from the cache" if state == "cached" else "is done"
     summary = f"{name} {took} (execution {execution.id}). Outputs: {where or 'none'}."
     made = {key: [_as_json(artifact) for artifact in several] for key, several in outputs_by_key.items()}

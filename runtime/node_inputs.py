@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.ops import ops
 from tfx.proto.orchestration import pipeline_pb2
+from tfx.utils import name_utils
 
 ATTEMPT_TYPE = "node_attempt"
 """Type of the context of an attempt, in which a channel of a run is looked up once its producer's attempt is known."""
+RESOLVER = name_utils.get_full_name(Resolver)
+"""Type of a node that is a resolver."""
 _RUN_TYPE = "pipeline_run"
 _NODE_TYPE = "node"
 

@@ -61,6 +61,7 @@ class Settings:
       flink_rpc_port: The JobManager, for the TaskManagers.
       flink_blob_port: Its files, likewise.
       beam_workers_port: The pool that starts Python workers for Flink.
+      spark_master: Where the Spark server has its work done: local[*], or a cluster such as spark://host:7077.
       spark_memory: Heap of the Spark server, as Java writes it.
       kafka_memory: Heap of the broker.
       flink_memory: Heap of the job server with a Flink inside (flink-local).
@@ -98,6 +99,7 @@ class Settings:
     flink_rpc_port: int = 8095
     flink_blob_port: int = 8094
     beam_workers_port: int = 8093
+    spark_master: str = "local[*]"
     spark_memory: str = "3g"
     kafka_memory: str = "512m"
     flink_memory: str = "1g"

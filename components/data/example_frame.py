@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -27,10 +29,10 @@ Span = tuple[datetime, datetime, datetime]
 
 
 def columns_of(schema: ExampleSchema, *, labelled: bool) -> pa.Schema:
-    """Names and types of the columns of examples, in order: features, label and weight, time, keys."""
+    """Names and types of the columns of examples, in order: features, labels and weight, time, keys."""
     fields: dict[str, pa.DataType] = {f.name: kind_of(f).arrow_type(f) for f in schema.features}
     if labelled:
-        fields[schema.label] = task_of(schema).label_type
+        fields |= {name: part.label_type for name, part in task_of(schema).parts.items()}
         if schema.weight:
             fields.setdefault(schema.weight, pa.float32())
     if schema.time:
@@ -50,7 +52,7 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
       made: What the pipeline's function made.
       schema: Of the examples.
       function: The function's name.
-      labelled: Whether label and weight are wanted; of rows to predict they are not looked at.
+      labelled: Whether labels and weight are wanted; of rows to predict they are not looked at.
 
     Raises:
       TerminalError: Columns are not the schema's, or of a type that cannot be theirs. Values that cannot be raise when
@@ -79,7 +81,8 @@ def typed(made: DataFrame, schema: ExampleSchema, function: str, *, labelled: bo
         columns[feature.name] = F.coalesce(value, missing)
     if labelled:
         row = F.concat_ws(", ", *(F.col(key).cast("string") for key in schema.keys))
-        columns[schema.label] = task_of(schema).spark_label(F.col(schema.label), types[schema.label], row)
+        for name, part in task_of(schema).parts.items():
+            columns[name] = part.spark_label(F.col(name), types[name], row)
         if schema.weight:
             weight = F.col(schema.weight).cast("float")
             right = (weight >= 0) & (weight < float("inf"))
@@ -118,7 +121,7 @@ def in_spans(frame: DataFrame, schema: ExampleSchema, spans: Sequence[Span]) -> 
         span = F.when(inside, F.lit(number)).otherwise(span)
         known = F.when(inside, F.col(LABEL_KNOWN_AT) < F.lit(known_by)).otherwise(known)
     span = F.when(time >= F.lit(spans[-1][1]), F.lit(len(spans))).otherwise(span)
-    kept = F.col(schema.label).isNotNull() & F.coalesce(known, F.lit(False))
+    kept = _labelled(schema) & F.coalesce(known, F.lit(False))
     return frame.withColumns({SPAN: span, KEPT: kept}).drop(LABEL_KNOWN_AT)
 
 
@@ -129,7 +132,14 @@ def in_hashed_spans(frame: DataFrame, schema: ExampleSchema) -> DataFrame:
     percent = F.pmod(F.xxhash64(*(F.col(key).cast("string") for key in schema.keys)), F.lit(100))
     train, validation, _ = HASH_SHARES
     span = F.when(percent < train, 0).when(percent < train + validation, 1).otherwise(2)
-    return frame.withColumns({SPAN: span, KEPT: F.col(schema.label).isNotNull()})
+    return frame.withColumns({SPAN: span, KEPT: _labelled(schema)})
+
+
+def _labelled(schema: ExampleSchema) -> Column:
+    """Whether every label of a row is known."""
+    from pyspark.sql import functions as F
+
+    return reduce(and_, [F.col(name).isNotNull() for name in schema.labels])
 
 
 def in_one_span(frame: DataFrame, schema: ExampleSchema, start: datetime, end: datetime) -> DataFrame:
@@ -143,7 +153,7 @@ def in_one_span(frame: DataFrame, schema: ExampleSchema, start: datetime, end: d
 
 
 def _check_names(made: DataFrame, schema: ExampleSchema, function: str) -> None:
-    expected = [*schema.names, schema.label, *schema.keys, *([schema.weight] if schema.weight else [])]
+    expected = [*schema.names, *schema.labels, *schema.keys, *([schema.weight] if schema.weight else [])]
     if schema.time:
         expected += [schema.time, LABEL_KNOWN_AT]
     elif not schema.keys:

@@ -34,7 +34,7 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
       folder: The artifact's folder.
       split: Name of the split, such as "train".
       schema: What the rows must hold.
-      columns: Which columns to read; features, label and slices when None.
+      columns: Which columns to read; features, labels and slices when None.
 
     Returns:
       The rows in the order of the shards, only the columns asked for. An empty split has no rows.
@@ -42,7 +42,7 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
     Raises:
       TerminalError: The split is not there, a file cannot be read, or a column is missing or of another type.
     """
-    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
+    wanted = list(dict.fromkeys(columns or (*schema.names, *schema.labels, *schema.slices)))
     return pa.concat_tables(_tables(files_of(folder, split), schema, wanted, _ALL_ROWS))
 
 
@@ -55,7 +55,7 @@ def batches(
       folder: The artifact's folder.
       split: Name of the split, such as "train".
       schema: What the rows must hold.
-      columns: Which columns to read; features, label and slices when None.
+      columns: Which columns to read; features, labels and slices when None.
       rows: Rows of a piece, at most.
 
     Yields:
@@ -64,7 +64,7 @@ def batches(
     Raises:
       TerminalError: As `read_table`.
     """
-    wanted = list(dict.fromkeys(columns or (*schema.names, schema.label, *schema.slices)))
+    wanted = list(dict.fromkeys(columns or (*schema.names, *schema.labels, *schema.slices)))
     for table in _tables(files_of(folder, split), schema, wanted, rows):
         if table.num_rows:
             yield table
@@ -117,12 +117,12 @@ def raw(table: pa.Table, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
 
 
 def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
-    """The labels [rows], encoded as `components.tasks.Task` says.
+    """The labels [rows], or [rows, labels], encoded as `components.tasks.Task` says.
 
     Raises:
       TerminalError: A label is missing, or is none of the task.
     """
-    return task_of(schema).encode(table[schema.label])
+    return task_of(schema).labels(table)
 
 
 def concatenated(*parts: Columns) -> dict[str, np.ndarray]:
@@ -204,8 +204,9 @@ def _check_types(table: pa.Table, schema: ExampleSchema, path: Path) -> None:
         if feature := features_by_name.get(name):
             kind = kind_of(feature)
             expected = "" if kind.holds(type_) else kind.stored
-        elif name == schema.label and not _same_family(type_, label_type := task_of(schema).label_type):
-            expected = f"labels of the task {schema.task}, {label_type}"
+        elif alone := schema.by_label.get(name):
+            label_type = task_of(alone).label_type
+            expected = "" if _same_family(type_, label_type) else f"labels of the task {alone.task}, {label_type}"
         if expected:
             raise TerminalError(
                 f"The column {name} of the examples in {path} has another type.",

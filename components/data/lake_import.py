@@ -89,7 +89,7 @@ def table_of(name: str, schema: ExampleSchema, key: tuple[str, ...], computed: t
     }
     types = {feature.name: kind_of(feature).arrow_type(feature) for feature in schema.features}
     columns |= {column: pa.float64() if kind == pa.float32() else kind for column, kind in types.items()}
-    columns[schema.label] = task_of(schema).label_type
+    columns |= {label: part.label_type for label, part in task_of(schema).parts.items()}
     if schema.weight:
         columns[schema.weight] = pa.float64()
     kept = {column: kind for column, kind in columns.items() if column not in computed}
@@ -136,7 +136,7 @@ def fill(lake: Lake, table: Table, source: Source, zone: str, known_at: datetime
     return imported
 
 
-def main(fill_lake: Callable[[Path], None]) -> None:
+def main(fill_lake: Callable[[Path], Any]) -> None:
     """Fills the lake of the current home, as a command, and says what became of the data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

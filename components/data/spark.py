@@ -23,6 +23,12 @@ _LOG = logging.getLogger(__name__)
 _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
 REMOTE = "SPARK_REMOTE"
 """Environment variable that names a Spark Connect server, such as sc://127.0.0.1:15002."""
+MASTER = "AIRTIGHT_SPARK_MASTER"
+"""Environment variable that names the master of a session of one's own, such as spark://host:7077. Its workers must see
+the lake, the models and what steps write under the same paths, and have this project's packages."""
+LOCAL = "local[*]"
+LOCAL_IP = "SPARK_LOCAL_IP"
+"""Environment variable with the address at which a driver on this machine listens; loopback by default."""
 TOKEN_FILE = "SPARK_TOKEN_FILE"
 """Environment variable that names the file with the server's token; unset for a server that wants none."""
 DEFAULT_PORT = 15002
@@ -46,7 +52,7 @@ SESSION_SETTINGS = {
 
 
 def local_settings(folder: Path) -> dict[str, str]:
-    """Settings of a Spark driver on this machine, which listens on loopback only and writes below `folder` only.
+    """Settings of a Spark driver on this machine, which listens at SPARK_LOCAL_IP and writes below `folder` only.
 
     Args:
       folder: An existing folder for scratch files and the log configuration.
@@ -58,12 +64,14 @@ def local_settings(folder: Path) -> dict[str, str]:
         "appender.stderr.layout.type=PatternLayout\nappender.stderr.layout.pattern=%p %c{1}: %m%n%ex\n",
         encoding="utf-8",
     )
+    # A cluster's workers on other machines must reach it.
+    address = os.environ.get(LOCAL_IP) or "127.0.0.1"
     return {
         **SESSION_SETTINGS,
         "spark.log.level": "ERROR",
         "spark.driver.memory": os.environ.get("SPARK_DRIVER_MEMORY", "2g"),
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": address,
+        "spark.driver.bindAddress": address,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.catalogImplementation": "in-memory",
@@ -77,8 +85,9 @@ def local_settings(folder: Path) -> dict[str, str]:
 def session(name: str) -> Iterator[SparkSession]:
     """Opens a Spark session for the duration of the block.
 
-    With SPARK_REMOTE set it is a session on that Spark Connect server; otherwise a local one on all cores. A session
-    that this process has open already is lent and left open. Use the DataFrame API only: Connect has no RDDs.
+    With SPARK_REMOTE set it is a session on that Spark Connect server; otherwise one of this process, on all cores of
+    this machine or on the cluster that AIRTIGHT_SPARK_MASTER names. A session that this process has open already is
+    lent and left open. Use the DataFrame API only: Connect has no RDDs.
 
     Args:
       name: The application's name, shown in Spark's logs.
@@ -124,14 +133,15 @@ def _local(name: str) -> Iterator[SparkSession]:
         yield active
         return
     # Without it Spark resolves the host's name, and may listen on another interface than loopback.
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault(LOCAL_IP, "127.0.0.1")
     # Workers of Python functions run in the first python3 of PATH otherwise, which has none of our packages.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with tempfile.TemporaryDirectory(prefix="airtight-spark-", ignore_cleanup_errors=True) as folder:
-        builder = SparkSession.builder.master("local[*]").appName(name)
+        master = os.environ.get(MASTER) or LOCAL
+        builder = SparkSession.builder.master(master).appName(name)
         spark = builder.config(map=local_settings(Path(folder))).getOrCreate()
         try:
-            _LOG.info("Spark %s in this process, on %d cores.", spark.version, os.cpu_count())
+            _LOG.info("Spark %s of this process, on %s.", spark.version, master)
             yield spark
         finally:
             spark.stop()

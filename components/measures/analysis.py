@@ -7,6 +7,7 @@ does. Gates and report do not rest on it: `components.measures.comparison`, `com
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,23 @@ from components.tasks import Task
 ROWS = "rows.parquet"
 """The file of what is measured: columns of slices, `label`, `weight` where there is one, and one for each model."""
 LABEL, WEIGHT, OF_SLICE = "label", "weight", "slice_"
+FLINK = "flink"
+"""In place of arguments: the Flink session cluster that AIRTIGHT_FLINK names, this process doing its Python."""
 _ROW_GROUP = 1 << 16
+
+
+def beam_arguments(text: str) -> list[str]:
+    """Runner and options of Beam of a parameter's text: as a command line has them, FLINK, or "" for its local runner.
+
+    Whatever follows FLINK is added, such as "flink --parallelism=4".
+    """
+    first, *others = shlex.split(text) or [""]
+    if first != FLINK:
+        return [first, *others] if first else []
+    from streaming.engine import addresses
+
+    endpoint = f"--job_endpoint={addresses.job_server()}"
+    return ["--runner=PortableRunner", endpoint, "--environment_type=LOOPBACK", "--job_server_timeout=60", *others]
 
 
 def analyse(

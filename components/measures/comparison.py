@@ -29,7 +29,7 @@ class Rows:
 
     Args:
       task: What their labels are, and which metrics decide.
-      labels: Encoded, [rows]; `Task.decidable`.
+      labels: Encoded, [rows] or [rows, labels]; `Task.decidable`.
       units: What rows that depend on each other have in common, such as the local day, [rows].
       unit_name: What a unit is, in the plural.
       weights: [rows], 0 or more; None weighs all the same.
@@ -247,15 +247,16 @@ def slices_check(
         part = rows.where(places)
         blocks = paired.blocks_of(part.units, part.unit_name)
         for metric, primary in rows.task.metrics.items():
+            gain = primary.gain(part.labels, candidate[places], predictions[places], blocks.of_row, part.weights)
+            estimate = paired.estimate(gain, blocks.count)
+            if estimate is None:
+                continue
             margin = 0.0
             if margins:
                 value = primary.value(part.labels, predictions[places], part.weights)
                 margin = margins.by_metric[metric].of(value) * margins.widening(metric, part)
-            gain = primary.gain(part.labels, candidate[places], predictions[places], blocks.of_row, part.weights)
-            estimate = paired.estimate(gain, blocks.count)
-            if estimate is not None:
-                words.append(f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}")
-                p_values.append(estimate.p_worse_than(margin))
+            words.append(f"{column} {name or '(missing)'}, {metric} {estimate.gain:+.4f}")
+            p_values.append(estimate.p_worse_than(margin))
     if not p_values:
         return None
     adjusted = paired.holm(p_values)
@@ -274,7 +275,7 @@ def _large_slices(rows: Rows, slices: Mapping[str, Slices], rows_minimum: int) -
         # A column of one value is all rows again.
         for name, places in sorted(large, key=itemgetter(0)) if len(values.names) > 1 else ():
             labels = rows.where(places).weighing().labels
-            if len(labels) and labels.min() != labels.max():
+            if len(labels) and np.any(np.ptp(labels, axis=0)):
                 yield column, name, places
 
 

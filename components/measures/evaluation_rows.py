@@ -1,13 +1,13 @@
 """The rows that a candidate is judged on, in the order of time, with blocks, slices and the baseline's answers.
 
 Features pass by in pieces. What is kept of a row are its label (4 or 8 bytes), block (4), a code for each slice (4),
-its weight where there is one (8), and for each number that the baseline (8) or a model (4) predicts for it.
+its weight where there is one (8), and for each number that the baseline or a model predicts for it (4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,16 @@ class EvaluationRows:
         """What the labels are."""
         return self.rows.task
 
+    def by_label(
+        self, predictions: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, EvaluationRows, Mapping[str, np.ndarray]]]:
+        """For each label its name, the rows with that label alone, and the models' predictions of it."""
+        for name, part in self.task.parts.items():
+            rows = replace(self.rows, task=part, labels=self.task.labels_of(name, self.rows.labels))
+            baseline = self.task.predictions_of(name, self.baseline)
+            models = {model: self.task.predictions_of(name, values) for model, values in predictions.items()}
+            yield name, replace(self, schema=part.schema, rows=rows, baseline=baseline), models
+
     def predictions(self, model: Model) -> np.ndarray:
         """A model's predictions, piece by piece, float32 [rows] or [rows, outputs]."""
         pieces = reading.batches(self.folder, "test", self.schema, self.schema.names, PIECE)
@@ -79,23 +89,28 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
     """
     task, by_column = task_of(schema), schema.blocks != DAY
     blocks = [schema.blocks] if by_column else []
-    kept = [schema.label, schema.time, *schema.slices, *blocks, schema.weight, schema.baseline]
+    baselines = _baselines(schema)
+    kept = [*schema.labels, schema.time, *schema.slices, *blocks, schema.weight, *baselines]
     columns = list(dict.fromkeys(filter(None, kept)))
-    labels, times, weights, features = (_Column() for _ in range(4))
+    labels, times, days, weights = (_Column() for _ in range(4))
+    features = {name: _Column() for name in baselines}
     codes = {name: _Codes() for name in (*schema.slices, *blocks)}
     for piece in reading.batches(folder, "test", schema, columns, PIECE):
-        labels.add(_small(task.encode(piece[schema.label])))
+        labels.add(_small(task.labels(piece)))
         if schema.time:
-            times.add(piece[schema.time].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+            instants = piece[schema.time].cast(pa.timestamp("us", "UTC"))
+            times.add(instants.cast(pa.int64()).to_numpy())
+            days.add(_local_days(instants, zone))
         weights.add(weights_of(piece, schema))
-        features.add(_feature(piece, schema))
+        for name, values in features.items():
+            values.add(_feature(piece, schema, name))
         for name, column in codes.items():
             column.add(piece[name])
-    encoded, instants = labels.values(np.int32), times.values(np.int64)
-    order = None if np.all(instants[1:] >= instants[:-1]) else np.argsort(instants, kind="stable")
+    encoded, order = labels.values(np.int32), _order(times.values(np.int64))
     history = _History.read(folder, schema, task)
     count = len(encoded)
-    baseline = task.baseline(history.feature, history.labels, features.values(None), count, history.weights)
+    now = {name: values.values(np.float32) for name, values in features.items()}
+    baseline = task.baselines(history.features, history.labels, now, count, history.weights)
 
     def ordered(values: np.ndarray) -> np.ndarray:
         return values if order is None else values[order]
@@ -103,7 +118,7 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
     if by_column:
         units, unit = codes[schema.blocks].codes, f"values of {schema.blocks}"
     elif schema.time:
-        units, unit = _local_days(instants, zone), "days"
+        units, unit = days.values(np.int32), "days"
     else:
         units, unit = np.arange(count) * min(count, RUNS) // max(count, 1), "runs of rows"
     rows = Rows(
@@ -114,7 +129,7 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
         None if not schema.weight else ordered(weights.values(np.float32)),
     )
     slices = {name: Slices(codes[name].names, ordered(codes[name].codes)) for name in schema.slices}
-    return EvaluationRows(folder, schema, rows, slices, ordered(baseline), order)
+    return EvaluationRows(folder, schema, rows, slices, ordered(baseline.astype(np.float32)), order)
 
 
 @dataclass
@@ -128,10 +143,11 @@ class _Column:
             self.pieces.append(values)
 
     def values(self, empty: type | None) -> np.ndarray:
-        """All of them; of no piece, an empty array of a type, or None."""
-        if not self.pieces:
+        """All of them, once; of no piece, an empty array of a type, or None."""
+        pieces, self.pieces = self.pieces, []
+        if not pieces:
             return np.zeros(0, empty) if empty else None  # type: ignore[return-value]
-        return np.concatenate(self.pieces)
+        return np.concatenate(pieces)
 
 
 @dataclass
@@ -161,24 +177,28 @@ class _Codes:
 class _History:
     """What the baseline learns from: evenly many rows of `train` and `validation`."""
 
-    feature: np.ndarray | None
+    features: Mapping[str, np.ndarray]
     labels: np.ndarray
     weights: np.ndarray | None
 
     @classmethod
     def read(cls, folder: Path, schema: ExampleSchema, task: Task) -> _History:
-        features, labels, weights = (_Column() for _ in range(3))
+        labels, weights = _Column(), _Column()
+        features = {name: _Column() for name in _baselines(schema)}
         for piece in _history_pieces(folder, schema):
-            features.add(_feature(piece, schema))
-            labels.add(_small(task.encode(piece[schema.label])))
+            for name, values in features.items():
+                values.add(_feature(piece, schema, name))
+            labels.add(_small(task.labels(piece)))
             weights.add(weights_of(piece, schema))
-        return cls(features.values(None), labels.values(np.int32), weights.values(None))
+        known = {name: values.values(np.float32) for name, values in features.items()}
+        return cls(known, labels.values(np.int32), weights.values(None))
 
 
 def _history_pieces(folder: Path, schema: ExampleSchema) -> Iterator[pa.Table]:
     splits = ("train", "validation")
     step = -(-sum(reading.count(folder, split) for split in splits) // HISTORY_ROWS)
-    columns, passed = [name for name in (schema.baseline, schema.label, schema.weight) if name], 0
+    columns = list(dict.fromkeys(filter(None, (*_baselines(schema), *schema.labels, schema.weight))))
+    passed = 0
     for split in splits:
         for piece in reading.batches(folder, split, schema, columns, PIECE):
             first = -passed % step
@@ -186,12 +206,15 @@ def _history_pieces(folder: Path, schema: ExampleSchema) -> Iterator[pa.Table]:
             yield piece if step == 1 else piece.take(pa.array(np.arange(first, piece.num_rows, step)))
 
 
-def _feature(piece: pa.Table, schema: ExampleSchema) -> np.ndarray | None:
-    """The baseline's values; equal texts are one object."""
-    if not schema.baseline:
-        return None
-    column = piece[schema.baseline]
-    if schema.baseline in schema.of_kind("number"):
+def _baselines(schema: ExampleSchema) -> list[str]:
+    """The features that alone are the floors of models."""
+    return list(dict.fromkeys(alone.baseline for alone in schema.by_label.values() if alone.baseline))
+
+
+def _feature(piece: pa.Table, schema: ExampleSchema, name: str) -> np.ndarray:
+    """A feature's values; equal texts are one object."""
+    column = piece[name]
+    if name in schema.of_kind("number"):
         return column.fill_null(float("nan")).to_numpy().astype(np.float32)
     encoded = column.fill_null("").combine_chunks().dictionary_encode()
     return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
@@ -201,8 +224,12 @@ def _small(labels: np.ndarray) -> np.ndarray:
     return labels if np.issubdtype(labels.dtype, np.floating) else labels.astype(np.int32)
 
 
-def _local_days(instants: np.ndarray, zone: str) -> np.ndarray:
-    """Local days since 1970, int32 [rows], of microseconds since then in UTC."""
-    times = pa.array(instants, pa.timestamp("us", "UTC")).cast(pa.timestamp("us", zone))
-    days = pc.floor_temporal(pc.local_timestamp(times), unit="day").cast(pa.date32()).cast(pa.int32())
-    return days.to_numpy()
+def _order(instants: np.ndarray) -> np.ndarray | None:
+    """Places of the rows in the order of time; None where they have it."""
+    return None if np.all(instants[1:] >= instants[:-1]) else np.argsort(instants, kind="stable")
+
+
+def _local_days(instants: pa.ChunkedArray, zone: str) -> np.ndarray:
+    """Local days since 1970, int32 [rows], of instants in UTC."""
+    local = pc.local_timestamp(instants.cast(pa.timestamp("us", zone)))
+    return pc.floor_temporal(local, unit="day").cast(pa.date32()).cast(pa.int32()).to_numpy()

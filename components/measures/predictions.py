@@ -20,7 +20,7 @@ _COLUMN = "score"
 
 
 class PredictionFigures:
-    """How predictions are spread: by the one value a row that the schema's task compares them by.
+    """How predictions are spread, of each label: by the one value a row that its task compares them by.
 
     Args:
       schema: Of the examples.
@@ -29,7 +29,7 @@ class PredictionFigures:
 
     def __init__(self, schema: ExampleSchema, outputs: Sequence[str]) -> None:
         self._task, self._outputs = task_of(schema), list(outputs)
-        self._sample, self._sum, self._finite = Sample(), 0.0, 0
+        self._spreads = {label: _Spread() for label in schema.labels}
         self._texts: dict[str, Counter[str]] = {}
         self.rows = 0
 
@@ -38,11 +38,10 @@ class PredictionFigures:
         if not table.num_rows:
             return
         self.rows += table.num_rows
-        response = {name: _array(table[name]) for name in self._outputs}
-        scores = np.asarray(self._task.score(self._task.predictions(response)), np.float64)
-        finite = scores[np.isfinite(scores)]
-        self._sum, self._finite = self._sum + float(finite.sum()), self._finite + len(finite)
-        self._sample.add({_COLUMN: finite})
+        predictions = self._task.predictions({name: _array(table[name]) for name in self._outputs})
+        for label, spread in self._spreads.items():
+            own = self._task.predictions_of(label, predictions)
+            spread.add(np.asarray(self._task.parts[label].score(own), np.float64))
         for name in self._outputs:
             if pa.types.is_string(table[name].type):
                 texts = self._texts.setdefault(name, Counter())
@@ -52,8 +51,29 @@ class PredictionFigures:
     def summary(self) -> dict[str, Any]:
         """Mean, percentiles and histogram of the finite values; numbers of no rows are None.
 
-        Percentiles and histogram are those of all rows up to a million, and beyond of a part of them.
+        Percentiles and histogram are those of all rows up to a million, and beyond of a part of them. Of several labels
+        they are those of the first, and `labels` has those of each by name.
         """
+        by_label = {label: spread.summary(self.rows) for label, spread in self._spreads.items()}
+        return {
+            **next(iter(by_label.values())),
+            **({"labels": by_label} if len(by_label) > 1 else {}),
+            "texts": {name: dict(counts.most_common()) for name, counts in self._texts.items()},
+        }
+
+
+class _Spread:
+    """How values are spread."""
+
+    def __init__(self) -> None:
+        self._sample, self._sum, self._finite = Sample(), 0.0, 0
+
+    def add(self, scores: np.ndarray) -> None:
+        finite = scores[np.isfinite(scores)]
+        self._sum, self._finite = self._sum + float(finite.sum()), self._finite + len(finite)
+        self._sample.add({_COLUMN: finite})
+
+    def summary(self, rows: int) -> dict[str, Any]:
         values = self._sample[_COLUMN]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
         spread = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
@@ -64,10 +84,9 @@ class PredictionFigures:
             numbers = [float(f"{v:.6g}") for v in (mean, *np.percentile(values, [5, 50, 95]))]
         return {
             **dict(zip(("mean", "p5", "p50", "p95"), numbers, strict=True)),
-            "not_finite": self.rows - self._finite,
+            "not_finite": rows - self._finite,
             "edges": [float(f"{edge:.6g}") for edge in edges],
             "counts": counts.tolist(),
-            "texts": {name: dict(counts.most_common()) for name, counts in self._texts.items()},
         }
 
 

@@ -23,8 +23,13 @@ def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Binary cross-entropy of each row in nats, float64 [rows]."""
-    p = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
-    return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    losses, is_one = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP), labels == 1
+    # In place: of a million rows each array that a formula makes on its way is 8 MB.
+    np.log(losses, out=losses, where=is_one)
+    np.negative(losses, out=losses)
+    np.log1p(losses, out=losses, where=~is_one)
+    np.negative(losses, out=losses, where=~is_one)
+    return losses
 
 
 def log_loss(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -55,16 +60,56 @@ def pinball_losses(labels: np.ndarray, predictions: np.ndarray, quantiles: Seque
 
 def roc_auc(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Area under the ROC curve, ties counted half; NaN when a class has no rows."""
-    _, ranks = np.unique(probability, return_inverse=True)
-    groups = int(ranks.max()) + 1 if len(ranks) else 0
-    counted = np.ones(len(labels)) if weights is None else weights
-    positives = np.bincount(ranks, counted * (labels == 1), groups)
-    negatives = np.bincount(ranks, counted * (labels != 1), groups)
+    positives, negatives = by_probability(labels, probability, weights)
     pairs = positives.sum() * negatives.sum()
     if not pairs:
         return float("nan")
     # Of equal probabilities half the pairs count as ordered rightly (Mann-Whitney).
-    return float((positives * (np.cumsum(negatives) - negatives / 2)).sum() / pairs)
+    below = np.cumsum(negatives)
+    below -= np.divide(negatives, 2, out=negatives)
+    below *= positives
+    return float(below.sum() / pairs)
+
+
+def average_precision(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Area under the precision-recall curve, as the mean of the precisions by recall; NaN without rows of label 1."""
+    positives, negatives = (counts[::-1] for counts in by_probability(labels, probability, weights))
+    total = positives.sum()
+    if not total:
+        return float("nan")
+    hits, reported = np.cumsum(positives), np.cumsum(negatives)
+    reported += hits
+    np.divide(hits, reported, out=hits, where=reported > 0)
+    hits *= positives
+    return float(hits.sum() / total)
+
+
+def by_probability(
+    labels: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of label 1 and of label 0, or their weight, at each distinct probability, rising; float64 [distinct]."""
+    ranks, groups = ranked(probability)
+
+    def counts(chosen: np.ndarray) -> np.ndarray:
+        of_rows = None if weights is None else weights[chosen]
+        return np.bincount(ranks[chosen], of_rows, groups).astype(np.float64)
+
+    is_one = labels == 1
+    return counts(is_one), counts(~is_one)
+
+
+def ranked(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Place of each value among the distinct ones, rising from 0, int32 [rows], and how many these are.
+
+    As `np.unique` with its inverse, in half the memory.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, is_new = values[order], np.zeros(len(values), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    del ordered
+    ranks = np.empty(len(values), np.int32)
+    ranks[order] = np.cumsum(is_new, dtype=np.int32)
+    return ranks, int(is_new.sum()) + 1 if len(values) else 0
 
 
 def calibration_bins(

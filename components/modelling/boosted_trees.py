@@ -87,10 +87,12 @@ def train_boosters(
     """Trains a booster for each objective, all on the same binned rows.
 
     Args:
-      fitted: Rows to learn from: (float32 [rows, features], target [rows]), or with weights [rows] behind them.
+      fitted: Rows to learn from: (float32 [rows, features], target [rows] or [rows, labels]), or with weights [rows]
+        behind them.
       watched: Validation rows, which choose how many iterations are kept; None trains `trees`.
       categories: Which of the features are codes.
-      objectives: LightGBM's objective of each booster, by its name, with what belongs to it.
+      objectives: LightGBM's objective of each booster, by its name, with what belongs to it, and as `target` the place
+        of its label where there are several.
       trees: By the same names how many iterations, where nothing is watched; `settings.unwatched` for others.
       seed: Of the rows and features that a tree looks at.
       settings: All else.
@@ -99,11 +101,15 @@ def train_boosters(
       The boosters by name, of the iterations that are kept.
     """
     shared = {**DEFAULTS, **settings.parameters, "seed": seed}
-    data = _dataset(fitted, categories, shared, None)
-    judges = None if watched is None else _dataset(watched, categories, shared, data)
+    data, targets = _dataset(fitted, categories, shared, None)
+    judges, judged = (None, None) if watched is None else _dataset(watched, categories, shared, data)
     boosters = {}
     for name, objective in objectives.items():
         parameters = {**shared, **objective}
+        if (place := parameters.pop("target", None)) is not None:
+            data.set_label(np.ascontiguousarray(targets[:, place]))
+            if judges is not None and judged is not None:
+                judges.set_label(np.ascontiguousarray(judged[:, place]))
         if judges is None:
             boosters[name] = lightgbm.train(parameters, data, trees.get(name, settings.unwatched))
             continue
@@ -115,19 +121,21 @@ def train_boosters(
 
 def _dataset(
     store: RowStore, categories: Sequence[int], parameters: Mapping[str, Any], reference: lightgbm.Dataset | None
-) -> lightgbm.Dataset:
+) -> tuple[lightgbm.Dataset, np.ndarray]:
+    """The binned rows, with the first label, and the targets."""
     columns = [
         np.concatenate([store.read_array(array, block) for block in range(store.blocks)])
         for array in range(1, len(store.specs))
     ]
-    return lightgbm.Dataset(
+    data = lightgbm.Dataset(
         _Table(store),
-        columns[0],
+        np.ascontiguousarray(columns[0].reshape(len(columns[0]), -1)[:, 0]),
         reference=reference,
         weight=columns[1] if len(columns) > 1 else None,
         categorical_feature=list(categories),
         params=dict(parameters),
     )
+    return data, columns[0]
 
 
 @keras.saving.register_keras_serializable("airtight")

@@ -9,7 +9,8 @@ form that `components.tasks.Task` gives them: [batch] for a probability or a val
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,23 @@ METHODS = {CLASSIFY: "tensorflow/serving/classify", REGRESS: "tensorflow/serving
 """Their method names in a SavedModel."""
 Calibration = Mapping[str, Any]
 """Parameters of a calibration as JSON knows them; empty for none."""
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """Encoded labels of all rows.
+
+    Args:
+      lowest: The least.
+      highest: The greatest.
+      mean: By weight.
+      deviation: Their standard deviation, by weight.
+    """
+
+    lowest: float
+    highest: float
+    mean: float
+    deviation: float
 
 
 class Head(ABC):
@@ -42,9 +60,10 @@ class Head(ABC):
     def __init__(self, schema: ExampleSchema, center: float = 0.0, scale: float = 1.0) -> None:
         self.schema, self.center, self.scale = schema, center, scale
 
-    def fitted_to(self, mean: float, deviation: float) -> Head:
-        """The same head for labels of a mean and a standard deviation."""
-        return type(self)(self.schema, mean, deviation or 1.0)
+    def fitted_to(self, labels: Mapping[str, LabelStatistics]) -> Head:
+        """The same head for labels of this mean and standard deviation, by the label's name."""
+        own = labels[self.schema.label]
+        return type(self)(self.schema, own.mean, own.deviation or 1.0)
 
     @property
     @abstractmethod
@@ -52,12 +71,12 @@ class Head(ABC):
         """Logits of a member."""
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
-        """What network and trees learn of encoded labels [rows], float32 [rows]."""
+        """What network and trees learn of encoded labels [rows], float32 [rows]; of several labels [rows, labels]."""
         return labels.astype(np.float32)
 
     @abstractmethod
     def loss(self, target: Any, logits: Any) -> Any:
-        """Loss of each row, [batch], mean over the members; target [batch, 1], logits [batch, members, outputs]."""
+        """Loss of each row, [batch], mean over the members; target [batch, 1] or [batch, labels]."""
 
     @abstractmethod
     def predictions(self, logits: Any) -> Any:
@@ -78,6 +97,19 @@ class Head(ABC):
     def loss_name(self) -> str:
         """The first name of `scores`."""
 
+    @property
+    def loss_scale(self) -> float:
+        """What `scores` have of the loss, divided by the loss of what is learned."""
+        return 1.0
+
+    def check_calibration(self, kind: str) -> None:
+        """Refuses a kind of calibration that this head does not have.
+
+        Raises:
+          TerminalError: It has no such kind.
+        """
+        check_choice("calibrate", kind, self.calibrations)
+
     def fit_calibration(
         self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None, kind: str
     ) -> Calibration:
@@ -86,7 +118,7 @@ class Head(ABC):
         Raises:
           TerminalError: This head has no such kind of calibration.
         """
-        check_choice("calibrate", kind, self.calibrations)
+        self.check_calibration(kind)
         return {} if kind == "none" or not len(labels) else self._calibration(labels, predictions, weights, kind)
 
     def _calibration(
@@ -107,6 +139,14 @@ class Head(ABC):
         """The outputs of the signature `method`, as TensorFlow Serving names them."""
 
     @property
+    def examples_signatures(self) -> Mapping[str, tuple[str, Callable[[Any], dict[str, Any]]]]:
+        """Signatures on tf.Examples by name: TensorFlow Serving's method, and the outputs of predictions."""
+        return {self.method: (METHODS[self.method], self.examples_outputs)}
+
+    @property
     @abstractmethod
     def objectives(self) -> tuple[Mapping[str, Any], ...]:
-        """LightGBM's settings of each booster; their raw scores one after the other are the logits of a member."""
+        """LightGBM's settings of each booster; their raw scores one after the other are the logits of a member.
+
+        With several labels, `target` is the place of the one that a booster learns.
+        """

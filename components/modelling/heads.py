@@ -145,6 +145,11 @@ class Regression(Head):
         """Of the label's unit, or its square."""
         return "pinball" if self.quantiles else "mean_squared_error"
 
+    @property
+    def loss_scale(self) -> float:
+        """Of labels that are standardized."""
+        return self.scale if self.quantiles else self.scale**2
+
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Standardized labels, or with a reference their logarithms.
 

@@ -18,6 +18,7 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_file
 from components.data import examples as reading
 from components.modelling import raw_features
+from components.modelling.head import LabelStatistics
 from components.schema import ExampleSchema
 
 PIECE = 8192
@@ -33,7 +34,7 @@ class Labelled:
 
     Args:
       columns: Raw features by name, each [rows, ...].
-      labels: Encoded by the task, [rows].
+      labels: Encoded by the task, [rows], or [rows, labels] where the schema has several.
       weights: Of the rows, float64 [rows], mean 1 over all rows; None where the schema names no weight.
     """
 
@@ -51,9 +52,7 @@ class Statistics:
       vocabularies: Of each column of categories how often each word is there, without missing ones.
       samples: Of each number its values in the sampled rows, float32, NaN where missing.
       infinite: Of each column of numbers how many rows hold infinite ones.
-      label_range: The least and the greatest encoded label; None without rows.
-      label_mean: Mean of the encoded labels, by weight.
-      label_deviation: Their standard deviation.
+      labels: What the encoded labels are, by the label's name; empty without rows.
       weight: Sum of the weights as they are stored; the rows where there are none.
       first: The earliest time, as text; "" without rows, or where the schema names none.
       last: The latest.
@@ -64,9 +63,7 @@ class Statistics:
     vocabularies: dict[str, Counter[str]] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     infinite: Counter[str] = field(default_factory=Counter)
-    label_range: tuple[float, float] | None = None
-    label_mean: float = float("nan")
-    label_deviation: float = 0.0
+    labels: dict[str, LabelStatistics] = field(default_factory=dict)
     weight: float = 0.0
     first: str = ""
     last: str = ""
@@ -123,7 +120,7 @@ class LabelledExamples:
         schema = self.schema
         names = schema.names if names is None else tuple(names)
         features = [feature for feature in schema.features if feature.name in names]
-        columns = dict.fromkeys([*names, schema.label, *filter(None, (schema.weight,))])
+        columns = dict.fromkeys([*names, *schema.labels, *filter(None, (schema.weight,))])
         scale = self.statistics.rows / self.statistics.weight if schema.weight else 1.0
         for table in self.tables(list(columns)):
             weights = self._weights(table)
@@ -147,8 +144,9 @@ class LabelledExamples:
         samples: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
         moments, vector_moments = _Moments(), {name: _Moments() for name in vectors}
         features = [feature for feature in schema.features if feature.kind in ("number", "vector")]
-        columns = [*words, *numbers, *vectors, schema.label, *filter(None, (schema.time, schema.weight))]
+        columns = [*words, *numbers, *vectors, *schema.labels, *filter(None, (schema.time, schema.weight))]
         times: list[datetime] = []
+        ends: list[tuple[np.ndarray, np.ndarray]] = []
         for table in self.tables(list(dict.fromkeys(columns))):
             kept = sampled(answer.rows, answer.rows + len(table), self._rows, SAMPLE)
             for name in words:
@@ -161,18 +159,19 @@ class LabelledExamples:
                     samples[name].append(array[kept])
                 else:
                     vector_moments[name].add(array.astype(np.float64), None)
-            labels, weights = reading.labels(table, schema), self._weights(table)
-            moments.add(labels.astype(np.float64)[:, None], weights)
+            labels, weights = reading.labels(table, schema).reshape(len(table), -1), self._weights(table)
+            moments.add(labels.astype(np.float64), weights)
+            ends.append((labels.min(axis=0), labels.max(axis=0)))
             answer.weight += len(table) if weights is None else float(weights.sum())
             answer.rows += len(table)
-            low, high = float(labels.min()), float(labels.max())
-            known = answer.label_range or (low, high)
-            answer.label_range = min(low, known[0]), max(high, known[1])
             if schema.time:
                 span = pc.min_max(table[schema.time]).as_py()
                 times += [span["min"], span["max"]]
         answer.samples = {name: _joined(parts) for name, parts in samples.items()}
-        answer.label_mean, answer.label_deviation = (float(value[0]) for value in moments.mean_and_deviation(1))
+        if ends:
+            low, high = np.min([end[0] for end in ends], axis=0), np.max([end[1] for end in ends], axis=0)
+            figures = np.stack([low, high, *moments.mean_and_deviation(len(schema.labels))], axis=1).tolist()
+            answer.labels = {name: LabelStatistics(*own) for name, own in zip(schema.labels, figures, strict=True)}
         answer.vectors = {
             feature.name: np.stack(vector_moments[feature.name].mean_and_deviation(feature.length))
             for feature in schema.features

@@ -28,7 +28,7 @@ def preprocessed(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Row
       examples: The rows.
 
     Returns:
-      (inputs, target [rows, 1]), with the weights [rows] behind them where there are some.
+      (inputs, target [rows, labels]), with the weights [rows] behind them where there are some.
 
     Raises:
       TerminalError: A row cannot be preprocessed.
@@ -40,7 +40,7 @@ def preprocessed(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Row
             inputs = preprocess(raw)
         start += len(piece.labels)
         weights = () if piece.weights is None else (piece.weights.astype(np.float32),)
-        store.append((inputs, head.targets(piece.labels)[:, None], *weights))
+        store.append((inputs, head.targets(piece.labels).reshape(len(piece.labels), -1), *weights))
     return store.finish()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.files import digest_of_tree
 from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
-from components.modelling.head import METHODS, Calibration, Head
+from components.modelling.head import Calibration, Head
 from components.modelling.model_spec import ModelSpec
 from components.schema import ExampleSchema
 from components.tasks import task_of
@@ -93,8 +93,11 @@ class ExportModule:
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             return head.served(self.predictions(tf.io.parse_example(examples, parsers)))
 
-        def answer_examples(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return head.examples_outputs(self.predictions(tf.io.parse_example(inputs, parsers)))
+        def answers(outputs_of: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable[..., dict[str, tf.Tensor]]:
+            def answer_examples(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+                return outputs_of(self.predictions(tf.io.parse_example(inputs, parsers)))
+
+            return answer_examples
 
         archive = _Archive()
         network = [] if self.network is None else [self.spec.preprocess, self.network]
@@ -103,11 +106,13 @@ class ExportModule:
             archive.track(model)
         with constant_folding(*models):
             archive.add_endpoint(SIGNATURE, serve, input_signature=[raw_features.specs(self.schema.features)])
-            for name, function in ((EXAMPLES_SIGNATURE, serve_examples), (head.method, answer_examples)):
-                argument = "examples" if name == EXAMPLES_SIGNATURE else "inputs"
-                archive.add_endpoint(name, function, input_signature=[tf.TensorSpec([None], tf.string, name=argument)])
+            examples = tf.TensorSpec([None], tf.string, name="examples")
+            archive.add_endpoint(EXAMPLES_SIGNATURE, serve_examples, input_signature=[examples])
+            for name, (_, outputs_of) in head.examples_signatures.items():
+                inputs = tf.TensorSpec([None], tf.string, name="inputs")
+                archive.add_endpoint(name, answers(outputs_of), input_signature=[inputs])
             archive.write_out(str(folder), verbose=False)
-        _set_method(folder, head.method)
+        _set_methods(folder, {name: method for name, (method, _) in head.examples_signatures.items()})
         _sign(folder)
 
 
@@ -123,12 +128,13 @@ class _Archive(type(keras.export.ExportArchive())):  # type: ignore[misc]  # Ker
         trackable._all_variables = sorted(trackable._all_variables, key=lambda variable: variable.name)
 
 
-def _set_method(folder: Path, signature: str) -> None:
-    """Names a signature's method as TensorFlow Serving's Classify and Regress want it; TensorFlow writes Predict."""
+def _set_methods(folder: Path, methods: Mapping[str, str]) -> None:
+    """Names the signatures' methods as TensorFlow Serving's Classify and Regress want it; TensorFlow writes Predict."""
     path = folder / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for graph in saved.meta_graphs:
-        graph.signature_def[signature].method_name = METHODS[signature]
+        for signature, method in methods.items():
+            graph.signature_def[signature].method_name = method
     path.write_bytes(saved.SerializeToString(deterministic=True))
     # The fingerprint is one of the file as it is now.
     write_fingerprint(str(folder))

@@ -117,11 +117,11 @@ def build(
       TerminalError: The settings leave neither a network nor trees.
     """
     statistics, head = fitted.statistics, task_of(schema).head
-    head = head.fitted_to(statistics.label_mean, statistics.label_deviation)
+    head = head.fitted_to(statistics.labels)
     inputs = encoders.raw_inputs(schema)
     reference = None
     if schema.reference:
-        reference = LogReference(max(statistics.label_mean, 0.0))(inputs[schema.reference])
+        reference = LogReference(max(statistics.labels[schema.label].mean, 0.0))(inputs[schema.reference])
     words = {
         name: encoders.vocabulary(statistics, name, settings.category_rows, settings.category_words)
         for name in statistics.vocabularies

@@ -109,8 +109,8 @@ class Training:
             log.warning("There are no validation rows: the last epoch is kept, and nothing is calibrated.")
         first, last = train.statistics.first, train.statistics.last
         log.info(
-            "Training on %d rows (%smean label %.4g), validating on %d, on %s.",
-            *(len(train), f"{first} to {last}, " if first else "", train.statistics.label_mean),
+            "Training on %d rows (%smean of %s), validating on %d, on %s.",
+            *(len(train), f"{first} to {last}, " if first else "", _means(train)),
             *(len(validation), self._devices()),
         )
         fit = self._fit(fitted, judges, "judged")
@@ -172,7 +172,7 @@ class Training:
         keras.utils.clear_session()
         keras.utils.set_random_seed(self.settings.seed)
         statistics = fitted.statistics
-        head = self.head.fitted_to(statistics.label_mean, statistics.label_deviation)
+        head = self.head.fitted_to(statistics.labels)
         spec = self.make_model(self.schema, fitted, validation, tuned, self.settings.seed)
         judges = preprocessing.validation(spec, head, validation) if validation else None
         if spec.build_network is None:
@@ -250,6 +250,16 @@ def _described(rows: LabelledExamples) -> dict[str, Any]:
         "rows": len(rows),
         "first": statistics.first,
         "last": statistics.last,
-        "label_mean": statistics.label_mean,
+        "label_mean": _mean(rows, rows.schema.label),
         "digest": rows.digest,
+        **{f"{name}_mean": _mean(rows, name) for name in rows.schema.labels[1:]},
     }
+
+
+def _mean(rows: LabelledExamples, label: str) -> float:
+    statistics = rows.statistics.labels
+    return statistics[label].mean if statistics else float("nan")
+
+
+def _means(rows: LabelledExamples) -> str:
+    return ", ".join(f"{name} {_mean(rows, name):.4g}" for name in rows.schema.labels)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
 
-from components.measures.scores import calibration_bins, mean
+from components.measures.scores import by_probability, calibration_bins, mean
 from components.reports.pictures import GREY, picture, style, titled
 
 MOST_POINTS = 2000
@@ -30,10 +29,9 @@ def html(labels: np.ndarray, predictions: Mapping[str, np.ndarray], weights: np.
     pr.axhline(mean(labels, weights), color=GREY, lw=1, ls="--")
     most = 0.0
     for model, values in predictions.items():
-        false_rate, true_rate, _ = roc_curve(labels, values, sample_weight=weights)
-        roc.plot(_thinned(false_rate), _thinned(true_rate), lw=1.8, **style(model))
-        precision, recall, _ = precision_recall_curve(labels, values, sample_weight=weights)
-        pr.plot(_thinned(recall[:-1]), _thinned(precision[:-1]), lw=1.8, **style(model))
+        hits, misses = (_above(counts) for counts in by_probability(labels, values, weights))
+        roc.plot(np.r_[0, misses / misses[-1]], np.r_[0, hits / hits[-1]], lw=1.8, **style(model))
+        pr.plot(hits / hits[-1], hits / np.maximum(hits + misses, np.finfo(float).tiny), lw=1.8, **style(model))
         bins = calibration_bins(labels, values, weights=weights)
         calibration.plot(bins[:, 0], bins[:, 1], marker="o", ms=4, lw=1.8, **style(model))
         most = max(most, bins[:, :2].max())
@@ -46,7 +44,9 @@ def html(labels: np.ndarray, predictions: Mapping[str, np.ndarray], weights: np.
     return picture(figure, "ROC, precision-recall and calibration curves")
 
 
-def _thinned(values: np.ndarray) -> np.ndarray:
-    if len(values) <= MOST_POINTS:
-        return values
-    return values[np.linspace(0, len(values) - 1, MOST_POINTS).astype(int)]
+def _above(counts: np.ndarray) -> np.ndarray:
+    """Rows at or above some thresholds, from the highest one down, of counts at rising ones."""
+    totals = np.cumsum(counts[::-1])
+    if len(totals) <= MOST_POINTS:
+        return totals
+    return totals[np.linspace(0, len(totals) - 1, MOST_POINTS).astype(int)]

@@ -26,7 +26,7 @@ def page(
     title: str,
     verdict: Verdict,
     drifts: Sequence[Drift],
-    means: Mapping[str, Sequence[tuple[str, float]]],
+    means: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]],
     psi_limit: float,
 ) -> str:
     """Renders the report.
@@ -35,7 +35,7 @@ def page(
       title: What it is about, with the interval.
       verdict: What was decided; a check with a feature's name is that feature's.
       drifts: Every aspect of every feature; shown with the largest drift first.
-      means: The label's mean by day, (ISO day, mean), of "reference" and "interval".
+      means: By label its mean by day, (ISO day, mean), of "reference" and "interval".
       psi_limit: What the index may be beyond its noise.
 
     Returns:
@@ -47,6 +47,7 @@ def page(
     compared = {drift.feature.name for drift in drifts}
     others = [check for name, check in of_feature.items() if name not in compared]
     overall = "\n".join(f"<li>{escape(str(check))}</li>" for check in others)
+    lines = "\n".join(f"<h2>Mean of {escape(name)}, day by day</h2>\n{_lines(own)}" for name, own in means.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <style>{STYLE}{_OWN_STYLE}</style></head><body>
@@ -55,8 +56,7 @@ def page(
 <ul>{overall}</ul>
 <p>Grey is the <span class="old">reference</span> (the rows that the model trained on), blue the
 <span class="new">interval</span>.</p>
-<h2>Mean of the label, day by day</h2>
-{_lines(means)}
+{lines}
 <h2>Features, the most drifted first</h2>
 <table><thead><tr><th>feature</th><th>share of rows in each bin</th><th class="n">PSI</th><th class="n">bound</th>
 <th class="n">other distances</th><th class="n">missing</th><th>new categories</th></tr></thead>
@@ -94,12 +94,12 @@ def _bars(drift: Drift) -> str:
     step = width / len(drift.bins)
     bars = []
     for place, (name, old, new) in enumerate(zip(drift.bins, drift.reference, drift.interval, strict=True)):
-        told = f"<title>{escape(name)}: {old:.1%} → {new:.1%}</title>"
+        tip = f"<title>{escape(name)}: {old:.1%} → {new:.1%}</title>"
         for share, colour, shift in ((old, "--old", 0.08), (new, "--new", 0.5)):
             tall = height * share / highest
             bars.append(
                 f'<rect x="{(place + shift) * step:.1f}" y="{height - tall:.1f}" width="{step * 0.4:.1f}" '
-                f'height="{tall:.1f}" fill="var({colour})">{told}</rect>'
+                f'height="{tall:.1f}" fill="var({colour})">{tip}</rect>'
             )
     return f'<svg width="{width}" height="{height}" role="img" aria-label="shares by bin">{"".join(bars)}</svg>'
 

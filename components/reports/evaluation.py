@@ -122,7 +122,7 @@ def _slices(task: Task, figures: Mapping[str, Figures]) -> str:
     titles = {name: metric.title for name, metric in task.metrics.items()}
     titles |= {name: title for name, (title, _) in task.figures.items()}
     # What is of the rows alone is the same of every model.
-    of_rows = [name for name in titles if name == MEAN_LABEL]
+    of_rows = [name for name in titles if name.endswith(MEAN_LABEL)]
     head = "<th>slice</th><th class=n>rows</th>"
     head += "".join(f"<th class=n>{html.escape(titles.pop(name))}</th>" for name in of_rows)
     for title in titles.values():

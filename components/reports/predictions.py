@@ -42,8 +42,8 @@ def page(summary: Mapping[str, Any]) -> str:
     """Renders `summary.json`.
 
     Args:
-      summary: The rows of the table above, `edges` and `counts` of the histogram, and `texts`: by output that is a text
-        how often each is there.
+      summary: The rows of the table above, `edges` and `counts` of the histogram, with several labels `labels` with
+        these of each, and `texts`: by output that is a text how often each is there.
 
     Returns:
       A whole HTML document.
@@ -52,6 +52,11 @@ def page(summary: Mapping[str, Any]) -> str:
     shown = {name: "none" if summary[name] is None else summary[name] for name in _ROWS}
     rows = "\n".join(f"<tr><th>{words}</th><td>{escape(str(shown[name]))}</td></tr>" for name, words in _ROWS.items())
     texts = "\n".join(_texts(name, counts, summary["rows"]) for name, counts in summary["texts"].items())
+    by_label = {f" of {name}": own for name, own in summary.get("labels", {}).items()} or {"": summary}
+    spreads = "\n".join(
+        f"<h2>How the predictions{escape(name)} are spread</h2>\n{_histogram(own['edges'], own['counts'])}"
+        for name, own in by_label.items()
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <style>{STYLE}{_OWN_STYLE}</style></head><body>
@@ -59,8 +64,7 @@ def page(summary: Mapping[str, Any]) -> str:
 <table>
 {rows}
 </table>
-<h2>How the predictions are spread</h2>
-{_histogram(summary["edges"], summary["counts"])}
+{spreads}
 {texts}
 </body></html>
 """

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from components.measures import baseline, paired, scores
 from components.schema import PREDICTION
+from components.tasks.label_checks import checked, examples_of, labels_refused, type_refused
 from components.tasks.mean_metric import mean_metric
-from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
+from components.tasks.task import Calibration, Metric, Task, Value
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -35,11 +36,7 @@ def _mean_label(labels: np.ndarray, _: np.ndarray, weights: np.ndarray | None) -
 
 
 def _precision_recall(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:
-    from sklearn.metrics import average_precision_score
-
-    if not scores.mean(labels, weights) > 0:
-        return float("nan")
-    return float(average_precision_score(labels, predictions, sample_weight=weights))
+    return scores.average_precision(labels, predictions, weights)
 
 
 def _ratio(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> float:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.measures import baseline, scores
+from components.tasks.label_checks import checked, examples_of, labels_refused, type_refused
 from components.tasks.mean_metric import mean_metric
-from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
+from components.tasks.task import Calibration, Metric, Task, Value
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -165,6 +166,11 @@ class Multiclass(Task):
         """
         classes = predictions.shape[1]
         return (predictions.argmax(axis=1) + np.minimum(predictions.max(axis=1), 1 - 1e-6)) / classes
+
+    @property
+    def width(self) -> int:
+        """See `Task`."""
+        return len(self.schema.classes)
 
     @property
     def outputs(self) -> tuple[str, ...]:

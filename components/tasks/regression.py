@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from components.measures import baseline, scores
+from components.tasks.label_checks import checked, examples_of, labels_refused, type_refused
 from components.tasks.mean_metric import mean_metric
-from components.tasks.task import Calibration, Metric, Task, Value, checked, examples_of, labels_refused, type_refused
+from components.tasks.task import Calibration, Metric, Task, Value
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -207,6 +208,16 @@ class Regression(Task):
         """See `Task`: 98 of 100 values lie in it."""
         low, high = np.quantile(self.score(predictions), (0.01, 0.99)).tolist()
         return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+    @property
+    def width(self) -> int:
+        """See `Task`."""
+        return len(self.schema.quantiles)
+
+    @property
+    def compared_output(self) -> str:
+        """See `Task`."""
+        return POINT
 
     @property
     def outputs(self) -> tuple[str, ...]:

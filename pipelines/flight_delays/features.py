@@ -7,85 +7,28 @@ half-open: a window of two hours holds what became known in [cut-off - 2 h, cut-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from components.features.windows import EventStream, Group, Window, features_of, keys_name, same
 from components.schema import ExampleSchema, Feature
 
 LATE_MINUTES = 15
 """A flight is late when its delay exceeds this."""
 
-Measure = Literal["count", "late_share", "mean_delay"]
-
 
 @dataclass(frozen=True)
-class Stream:
-    """Events of one kind, as they become known.
+class Stream(EventStream):
+    """Departures or arrivals; the columns are those of `flights`."""
 
-    Args:
-      name: In the names of features.
-      known_at: Column of `flights`: the instant of the event, at which its delay is known; null when it never came.
-      delay: Column of `flights`: minutes behind schedule, negative when early.
-    """
-
-    name: str
-    known_at: str
-    delay: str
+    @property
+    def delay(self) -> str:
+        """Column: minutes behind schedule, negative when early."""
+        return self.value
 
 
 DEPARTURES = Stream("departures", "departed_at", "dep_delay")
 ARRIVALS = Stream("arrivals", "arrived_at", "arr_delay")
 STREAMS = (DEPARTURES, ARRIVALS)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Events of one stream, told apart by columns that they have.
-
-    The stream keeps their totals by the minute, from which windows of any length are summed (adr/0014).
-
-    Args:
-      stream: Which events.
-      by: Columns of `flights`; () for all together.
-    """
-
-    stream: Stream
-    by: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Such as `departures_origin_carrier`."""
-        return f"{self.stream.name}_{_keys(self.by)}"
-
-
-@dataclass(frozen=True)
-class Window:
-    """Events of one stream that became known in the last hours, told apart by the flight's own keys.
-
-    Args:
-      stream: Which events.
-      by: Columns of `flights` that event and flight share; () for all flights from New York.
-      hours: Length: [cut-off - hours, cut-off).
-      measures: "count" of events; "late_share", more than LATE_MINUTES late, and "mean_delay", missing without events.
-    """
-
-    stream: Stream
-    by: tuple[str, ...]
-    hours: int
-    measures: tuple[Measure, ...]
-
-    @property
-    def group(self) -> Group:
-        """What its totals are summed from."""
-        return Group(self.stream, self.by)
-
-    @property
-    def length(self) -> str:
-        """The length as people say it: 2h, 28d."""
-        return f"{self.hours // 24}d" if self.hours >= _DAYS_FROM_HOURS else f"{self.hours}h"
-
-    def feature(self, measure: Measure) -> str:
-        """Name of the feature that holds one measure, such as `departures_late_share_origin_2h`."""
-        return f"{self.stream.name}_{measure}_{_keys(self.by)}_{self.length}"
+_ALL_FLIGHTS = "all flights from New York"
 
 
 @dataclass(frozen=True)
@@ -106,26 +49,16 @@ class Overdue:
     @property
     def count(self) -> str:
         """Name of the feature: how many are overdue."""
-        return f"overdue_count_{_keys(self.by)}"
+        return f"overdue_count_{keys_name(self.by)}"
 
     @property
     def mean(self) -> str:
         """Name of the feature: by how many minutes on average, missing when none is."""
-        return f"overdue_mean_minutes_{_keys(self.by)}"
+        return f"overdue_mean_minutes_{keys_name(self.by)}"
 
 
-_DAYS_FROM_HOURS = 48
-
-
-def _keys(by: tuple[str, ...]) -> str:
-    return "_".join(by) or "all"
-
-
-def _same(by: tuple[str, ...]) -> str:
-    return f"same {' and '.join(by)}" if by else "all flights from New York"
-
-
-_ALL: tuple[Measure, ...] = ("count", "late_share", "mean_delay")
+_ALL = ("count", "late_share", "mean_delay")
+"""Measures: of events their number, the share over LATE_MINUTES late, and the mean; the latter missing without any."""
 
 WINDOWS = (
     # Three lengths where most is known, so that one sees whether it grows worse; elsewhere one (docs/features.md).
@@ -159,30 +92,15 @@ WIND_SPEED_LIMIT_MPH = 150.0
 """A faster wind than any ever measured in New York is an instrument's fault and counts as missing."""
 
 
-def _spoken(window: Window) -> str:
-    return window.length.replace("h", " h").replace("d", " days")
-
-
-def _windows() -> tuple[Feature, ...]:
-    words = {
-        "count": ("number of", "count"),
-        "late_share": (f"share over {LATE_MINUTES} minutes late of the", "share"),
-        "mean_delay": ("mean delay of the", "minutes"),
-    }
-    return tuple(
-        Feature(
-            window.feature(measure),
-            "number",
-            f"{words[measure][0]} {window.stream.name} known in the last {_spoken(window)}, {_same(window.by)}",
-            words[measure][1],
-        )
-        for window in WINDOWS
-        for measure in window.measures
-    )
+_MEASURES = {
+    "count": ("number of", "count"),
+    "late_share": (f"share over {LATE_MINUTES} minutes late of the", "share"),
+    "mean_delay": ("mean delay of the", "minutes"),
+}
 
 
 def _overdue() -> tuple[Feature, ...]:
-    told = (
+    kind = (
         f"flights {Overdue.AFTER_MINUTES} to {Overdue.UNTIL_MINUTES} minutes past their scheduled departure "
         "that have not left,"
     )
@@ -190,8 +108,13 @@ def _overdue() -> tuple[Feature, ...]:
         feature
         for overdue in OVERDUE
         for feature in (
-            Feature(overdue.count, "number", f"number of {told} {_same(overdue.by)}", "count"),
-            Feature(overdue.mean, "number", f"mean minutes past schedule of {told} {_same(overdue.by)}", "minutes"),
+            Feature(overdue.count, "number", f"number of {kind} {same(overdue.by, _ALL_FLIGHTS)}", "count"),
+            Feature(
+                overdue.mean,
+                "number",
+                f"mean minutes past schedule of {kind} {same(overdue.by, _ALL_FLIGHTS)}",
+                "minutes",
+            ),
         )
     )
 
@@ -264,7 +187,7 @@ _TAIL = (
 )
 
 SCHEMA = ExampleSchema(
-    features=(*_SCHEDULE, *_PLANE, *_WEATHER, *_windows(), *_overdue(), *_TAIL),
+    features=(*_SCHEDULE, *_PLANE, *_WEATHER, *features_of(WINDOWS, _MEASURES, _ALL_FLIGHTS), *_overdue(), *_TAIL),
     label="arrived_late",
     time="scheduled_departure",
     keys=("flight_id", "local_date", "month", "flight", "tailnum"),

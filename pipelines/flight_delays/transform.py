@@ -1,27 +1,18 @@
-"""From the lake's tables to examples, on Spark: every feature of `features.py` as it was known at the cut-off.
-
-What happened recently is counted by running totals (`totals.py`): an event enters a total when it becomes known and
-leaves it when it is too old, in time linear in the events, however long the windows are. The totals are whole numbers,
-so that adding and subtracting is exact.
-"""
+"""From the lake's tables to examples, on Spark: every feature of `features.py` as it was known at the cut-off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.window import Window as Rows
 
+from components.features.interval_sums import MICROS_OF_MINUTE, EventInterval, sums_at
 from components.schema import LABEL_KNOWN_AT
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.features import Overdue, Window
-from pipelines.flight_delays.totals import at_instants, names, schema
 
-SPAN_MINUTES = 24 * 60
-"""The rows of a key are dealt out in spans of time this long, longer where a window is."""
-_MICROS_OF_MINUTE = 60_000_000
 _CUTOFF = int(clock.CUTOFF.total_seconds() * 1_000_000)
 _RECENT: tuple[Window | Overdue, ...] = (*features.WINDOWS, *features.OVERDUE)
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -89,50 +80,36 @@ def _with_weather(examples: DataFrame, weather: DataFrame) -> DataFrame:
     return examples.withColumn("observed_at", observed).join(F.broadcast(weather), ["origin", "observed_at"], "left")
 
 
-@dataclass(frozen=True)
-class _Life:
-    """The life of an event in a total: it counts at every instant t with enter < t <= leave.
-
-    Args:
-      enter: Microseconds since 1970; null when the event never enters.
-      leave: Microseconds since 1970, at most `longest` later.
-      late: 1 if it adds to the total of late events, or 0.
-      minutes: What it adds to the total of minutes; a whole number.
-      longest: Minutes.
-    """
-
-    enter: Column
-    leave: Column
-    late: Column
-    minutes: Column
-    longest: int
-
-    def columns(self, number: int) -> list[Column]:
-        """All of it as columns, named by a number; a life that never begins does not end."""
-        leave = F.when(self.enter.isNotNull(), self.leave)
-        told = {"enter": self.enter, "leave": leave, "late": self.late, "minutes": self.minutes}
-        return [column.alias(f"{name}_{number}") for name, column in told.items()]
+def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
+    """Windows and overdue flights of one group of keys, one row for each flight."""
+    declared = [of for of in _RECENT if of.by == by]
+    sums = sums_at(flights, by, [_interval(of) for of in declared], "flight_id", "cutoff")
+    measured: dict[str, Column] = {}
+    for number, of in enumerate(declared):
+        measured |= _measured(of, {name: F.col(f"{name}_{number}") for name in ("count", "late", "minutes")})
+    return sums.select("flight_id", *(column.alias(name) for name, column in measured.items()))
 
 
-def _life(declared: Window | Overdue) -> _Life:
+def _interval(declared: Window | Overdue) -> EventInterval:
     if isinstance(declared, Window):
-        delay, minutes = F.col(declared.stream.delay), declared.hours * 60
+        delay, minutes = F.col(declared.stream.value), declared.hours * 60
         known = F.when(delay.isNotNull(), F.unix_micros(declared.stream.known_at))
-        late = (delay > features.LATE_MINUTES).cast("int")
-        return _Life(known, known + F.lit(minutes * _MICROS_OF_MINUTE), late, delay.cast("long"), minutes)
+        adds = {"late": (delay > features.LATE_MINUTES).cast("int"), "minutes": delay.cast("long")}
+        return EventInterval(known, known + F.lit(minutes * MICROS_OF_MINUTE), minutes, adds)
     scheduled = F.unix_micros("scheduled_departure")
-    enter = scheduled + F.lit(declared.AFTER_MINUTES * _MICROS_OF_MINUTE)
+    enter = scheduled + F.lit(declared.AFTER_MINUTES * MICROS_OF_MINUTE)
     # least ignores nulls: a flight that never leaves is overdue to the end.
-    leave = F.least(F.unix_micros("departed_at"), scheduled + F.lit(declared.UNTIL_MINUTES * _MICROS_OF_MINUTE))
-    return _Life(F.when(enter < leave, enter), leave, F.lit(0), _minute(scheduled), declared.UNTIL_MINUTES)
+    leave = F.least(F.unix_micros("departed_at"), scheduled + F.lit(declared.UNTIL_MINUTES * MICROS_OF_MINUTE))
+    return EventInterval(F.when(enter < leave, enter), leave, declared.UNTIL_MINUTES, {"minutes": _minute(scheduled)})
 
 
-def _measured(declared: Window | Overdue, count: Column, late: Column, minutes: Column) -> dict[str, Column]:
-    """The features of one declaration, from its totals at the cut-off."""
+def _measured(declared: Window | Overdue, sums: Mapping[str, Column]) -> dict[str, Column]:
+    """The features of one declaration, from its sums at the cut-off."""
+    count, minutes = sums["count"], sums["minutes"]
     if isinstance(declared, Window):
         measures = {
             "count": count,
-            "late_share": F.try_divide(late, count),
+            "late_share": F.try_divide(sums["late"], count),
             "mean_delay": F.try_divide(minutes, count),
         }
         return {declared.feature(measure): measures[measure] for measure in declared.measures}
@@ -140,32 +117,8 @@ def _measured(declared: Window | Overdue, count: Column, late: Column, minutes: 
     return {declared.count: count, declared.mean: F.try_divide(past, count)}
 
 
-def _recent(flights: DataFrame, by: tuple[str, ...]) -> DataFrame:
-    """Windows and overdue flights of one group of keys, one row for each flight.
-
-    The rows are dealt out by key and span of time, as long as the longest life but a day at least, so that a busy
-    airport is many small pieces of work and not a large one; a flight is in every span that a life of it touches.
-    """
-    declared = [of for of in _RECENT if of.by == by]
-    lives = [_life(of) for of in declared]
-    length = max(SPAN_MINUTES, *(life.longest for life in lives)) * _MICROS_OF_MINUTE
-    # The lives are columns before spans are made of them: Spark would compute them again for each span.
-    told = flights.select(
-        *by, "flight_id", "cutoff", *(c for number, life in enumerate(lives) for c in life.columns(number))
-    )
-    ends = [F.col(name) for number in range(len(lives)) for name in (f"enter_{number}", f"leave_{number}")]
-    # Nulls are passed over, and there is always a cut-off.
-    first, last = (F.floor(pick("cutoff", *ends) / F.lit(length)) for pick in (F.least, F.greatest))
-    dealt = told.withColumn("span", F.explode(F.sequence(first, last))).repartition(*by, "span")
-    totals = dealt.mapInArrow(at_instants(by, len(lives), length), schema(len(lives)))
-    measured: dict[str, Column] = {}
-    for number, of in enumerate(declared):
-        measured |= _measured(of, *map(F.col, names(number)))
-    return totals.select("flight_id", *(column.alias(name) for name, column in measured.items()))
-
-
 def _minute(micros: Column) -> Column:
-    return F.floor(micros / _MICROS_OF_MINUTE)
+    return F.floor(micros / MICROS_OF_MINUTE)
 
 
 def _tail(flights: DataFrame) -> DataFrame:
@@ -180,7 +133,7 @@ def _tail(flights: DataFrame) -> DataFrame:
     cutoff, scheduled = F.col("cutoff"), F.col("previous_scheduled_departure")
     delay = (
         F.when(
-            cutoff - scheduled <= features.TAIL_MEMORY_HOURS * 60 * _MICROS_OF_MINUTE,
+            cutoff - scheduled <= features.TAIL_MEMORY_HOURS * 60 * MICROS_OF_MINUTE,
             F.when(
                 F.col("previous_arrived_at") < cutoff,
                 F.col("previous_arrived_at") - F.col("previous_scheduled_arrival"),
@@ -188,9 +141,9 @@ def _tail(flights: DataFrame) -> DataFrame:
             .when(F.col("previous_departed_at") < cutoff, F.col("previous_departed_at") - scheduled)
             .otherwise(F.greatest(cutoff - scheduled, F.lit(0))),
         )
-        / _MICROS_OF_MINUTE
+        / MICROS_OF_MINUTE
     )
-    since = (F.unix_micros("scheduled_departure") - F.col("previous_scheduled_arrival")) / _MICROS_OF_MINUTE
+    since = (F.unix_micros("scheduled_departure") - F.col("previous_scheduled_arrival")) / MICROS_OF_MINUTE
     slack = since - delay - F.col("previous_minutes")
     rotation = flights.select("flight_id", delay.alias("tail_previous_delay"), slack.alias("tail_slack"))
     return rotation.join(known, "flight_id")
@@ -208,10 +161,10 @@ def _last_known(flights: DataFrame) -> DataFrame:
     before = Rows.partitionBy("tailnum").orderBy("at", F.col("flight_id").isNull(), *(s.name for s in features.STREAMS))
     last = {stream.name: F.last(stream.name, ignorenulls=True).over(before) for stream in features.STREAMS}
     rows = rows.withColumns(last).where("flight_id IS NOT NULL")
-    told = []
+    columns = []
     for stream, name in ((features.DEPARTURES, "tail_departure"), (features.ARRIVALS, "tail_arrival")):
-        age = (F.col("at") - F.col(f"{stream.name}.at")) / _MICROS_OF_MINUTE
+        age = (F.col("at") - F.col(f"{stream.name}.at")) / MICROS_OF_MINUTE
         fresh = age <= features.TAIL_MEMORY_HOURS * 60
         delay = F.when(fresh, F.col(f"{stream.name}.delay"))
-        told += [delay.alias(f"{name}_delay"), F.when(fresh, age).alias(f"{name}_age")]
-    return rows.select("flight_id", *told)
+        columns += [delay.alias(f"{name}_delay"), F.when(fresh, age).alias(f"{name}_age")]
+    return rows.select("flight_id", *columns)

@@ -31,7 +31,7 @@ def totals(flights: DataFrame, start: datetime, end: datetime) -> DataFrame:
 
 
 def _of(flights: DataFrame, group: Group, start: datetime, end: datetime) -> DataFrame:
-    known, delay = F.col(group.stream.known_at), F.col(group.stream.delay)
+    known, delay = F.col(group.stream.known_at), F.col(group.stream.value)
     # An event without a delay, or without an aircraft where aircraft are told apart, counts in no window.
     named = [F.col(name).isNotNull() for name in group.by]
     inside = functools.reduce(

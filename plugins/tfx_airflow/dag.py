@@ -19,8 +19,8 @@ from plugins.tfx_airflow.operator import TfxNodeOperator
 from plugins.tfx_airflow.params import form, merged
 from plugins.tfx_airflow.previous_run_gate import AwaitPrevious
 from runtime import compiled_store
-from runtime.client import fresh
 from runtime.compiled_pipeline import ENDED_ANYHOW, CompiledPipeline, Node, safe_id
+from runtime.fresh_pipelines import fresh
 
 SUCCEEDED = "succeeded"
 """The task that fails a run of which a node failed, where what ends a resource ended well: Airflow asks the last tasks
@@ -42,7 +42,8 @@ def TfxDag(
 
     Args:
       pipeline: Id of a pipeline of `pipelines/`, `package.module:function` that returns a TFX pipeline, or the absolute
-        path of an IR file; or a pipeline that `runtime.client` gave compiled. A module may lie in the DAG folder, too.
+        path of an IR file; or a pipeline that `runtime.fresh_pipelines` gave compiled. A module may lie in the DAG
+        folder, too.
       arguments: What the function is called with, JSON values.
       dag_id: The DAG's id; the pipeline's own by default.
       params: Further params, or others in place of the pipeline's.

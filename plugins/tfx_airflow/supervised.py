@@ -19,8 +19,8 @@ from plugins.tfx_airflow.dag import TfxDag
 from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease
 from plugins.tfx_airflow.wiring import add_release, add_report
-from runtime.client import fresh_all
 from runtime.compiled_pipeline import CompiledPipeline
+from runtime.fresh_pipelines import fresh_all
 
 APPROVAL = "as the task approve tells"
 BY_RUN, BY_WATCH = "as the run tells", "as the task watch tells"

@@ -28,6 +28,7 @@ from components.modelling import scoring
 from components.modelling.as_of import choose
 from components.modelling.served import Choice, Served
 from components.schema import ExampleSchema, Feature
+from components.tasks.multiclass import Multiclass
 from tests.serving import models
 
 ZONE = "America/New_York"
@@ -293,14 +294,8 @@ def test_no_rows_are_no_fault(spark, run):
     assert json.loads((Path(predictions.uri) / "summary.json").read_text())["mean"] is None
 
 
-class Classes:
+class Classes(Multiclass):
     """A task of one's own: three classes, compared by the probability of the first."""
-
-    def __init__(self, schema: ExampleSchema) -> None:
-        self.label_type = pa.string()
-
-    def predictions(self, response):
-        return np.asarray(response["probabilities"], np.float64)
 
     def score(self, predictions):
         return predictions[:, 0]
@@ -343,6 +338,7 @@ WIDE = ExampleSchema(
     keys=("id",),
     slices=(),
     task=f"{__name__}:Classes",
+    classes=("long", "tagged", "far"),
 )
 
 

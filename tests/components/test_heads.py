@@ -12,6 +12,7 @@ import tensorflow as tf
 from airtight.errors import TerminalError
 from components.data.examples import labels, read_table
 from components.modelling import calibration, heads, raw_features, saved_model
+from components.modelling.head import LabelStatistics
 from components.tasks import task_of
 from serving import examples as serving_examples
 from serving.loader import load
@@ -20,6 +21,7 @@ from tests.components.tables import BINARY, MEAN, MULTICLASS, QUANTILES, SCHEMAS
 
 pytestmark = pytest.mark.slow
 
+LABELS = {"label": LabelStatistics(4.0, 16.0, 10.0, 2.0)}
 CALIBRATIONS = {"binary": "scale_and_shift", "multiclass": "temperature", "mean": "shift", "quantiles": "shift"}
 
 
@@ -159,16 +161,16 @@ def test_classes_that_are_none_are_refused(classes):
 
 def test_members_learn_alone_and_predict_together():
     for schema, target in ((BINARY, 1.0), (MULTICLASS, 2.0), (MEAN, 0.5), (QUANTILES, 0.5)):
-        head = heads.head_of(schema).fitted_to(10.0, 2.0)
+        head = heads.head_of(schema).fitted_to(LABELS)
         logits = np.random.default_rng(0).normal(size=(5, 4, head.outputs)).astype(np.float32)
         label = tf.fill([5, 1], target)
         alone = [head.loss(label, logits[:, [member]]).numpy() for member in range(4)]
         np.testing.assert_allclose(head.loss(label, logits), np.mean(alone, axis=0), rtol=1e-5)
         assert head.predictions(logits).shape == (5, *([head.outputs] if schema in (MULTICLASS, QUANTILES) else []))
-    centered = heads.head_of(MEAN).fitted_to(10.0, 2.0)
+    centered = heads.head_of(MEAN).fitted_to(LABELS)
     assert centered.predictions(np.array([[[0.5], [1.5]]], np.float32)).numpy().tolist() == [12]
     assert centered.targets(np.array([12.0])).tolist() == [1]
-    assert heads.head_of(BINARY).fitted_to(10.0, 2.0).targets(np.array([1])).tolist() == [1]
+    assert heads.head_of(BINARY).fitted_to(LABELS).targets(np.array([1])).tolist() == [1]
 
 
 def test_the_pinball_loss_is_least_at_the_quantile():

@@ -26,6 +26,7 @@ from components.measures.profile import Profile, compare
 from components.measures.sample import Sample
 from components.monitor import REPORT, SHIFT_LIMIT, monitor
 from components.schema import ExampleSchema, Feature
+from components.tasks.regression import Regression
 from tests.components import toy
 
 NUMBER = Feature("size", "number", "a size", "m")
@@ -325,11 +326,8 @@ def test_many_different_values_are_counted_in_bounded_memory(monkeypatch):
     assert found.new == () and found.psi < 0.1 and found.missing == pytest.approx((1 / 16, 1 / 16))
 
 
-@dataclasses.dataclass
-class OwnTask:
+class OwnTask(Regression):
     """A task of one's own: labels that are names, or numbers."""
-
-    schema: ExampleSchema
 
     @property
     def label_type(self) -> pa.DataType:

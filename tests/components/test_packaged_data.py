@@ -96,3 +96,10 @@ def test_the_projects_lock_is_one_that_sha256sum_reads() -> None:
     for line in packaged_data.LOCK.read_text().splitlines():
         digest, name = line.split("  ")
         assert len(bytes.fromhex(digest)) == 32 and name.endswith(".whl")
+
+
+def test_a_file_of_an_installed_package_is_read_without_importing_it():
+    assert packaged_data.installed("json", "decoder.py").read_text().startswith('"""Implementation of JSONDecoder')
+    for package, member in (("no_such_package", "x.csv"), ("json", "x.csv")):
+        with pytest.raises(TerminalError, match="not installed"):
+            packaged_data.installed(package, member)

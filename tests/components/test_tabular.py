@@ -207,8 +207,8 @@ def test_statistics_are_those_of_all_rows(tmp_path):
     sizes = np.concatenate([table["size"].to_numpy() for table in rows])
     np.testing.assert_array_equal(statistics.samples["size"], sizes)
     labels = np.concatenate([table["label"].to_numpy() for table in rows])
-    assert (statistics.rows, statistics.label_mean) == (800, pytest.approx(labels.mean()))
-    assert statistics.label_deviation == pytest.approx(labels.std())
+    assert (statistics.rows, statistics.labels["label"].mean) == (800, pytest.approx(labels.mean()))
+    assert statistics.labels["label"].deviation == pytest.approx(labels.std())
     measures = np.array([row for table in rows for row in table["measures"].to_pylist()], np.float32)
     np.testing.assert_allclose(statistics.vectors["measures"], [measures.mean(axis=0), measures.std(axis=0)], rtol=1e-4)
 

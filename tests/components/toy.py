@@ -68,7 +68,7 @@ def model(schema, fitted, validation, tuned, seed):
 
 def model_with_member(schema, fitted, validation, tuned, seed):
     """The same, and beside it an ensemble member that answers the share of rows with label 1."""
-    share = (validation or fitted).statistics.label_mean
+    share = (validation or fitted).statistics.labels[schema.label].mean
     tuned = {"share": tuned.get("share", share)}
     spec = model(schema, fitted, validation, tuned, seed)
     logit = math.log(tuned["share"] / (1 - tuned["share"]))

@@ -12,7 +12,7 @@ from airtight.errors import TerminalError, TransientError
 from airtight.parameters import Parameter
 from plugins.tfx_airflow import TfxDag, TfxTaskGroup
 from plugins.tfx_airflow.params import form, values
-from runtime import client
+from runtime import fresh_pipelines
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import Node
 from runtime.compiled_store import current, folder_of, path_of, publish
@@ -179,7 +179,7 @@ def test_a_task_group_outside_of_a_dag_is_refused(home):
 
 
 def test_a_fresh_compiled_pipeline_is_not_compiled_again(home, monkeypatch):
-    monkeypatch.setattr(client, "call", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(fresh_pipelines, "call", lambda *_: pytest.fail("compiled"))
     TfxDag(TINY, schedule=None)
 
 
@@ -204,7 +204,7 @@ def test_a_missing_or_stale_compiled_pipeline_is_compiled_again(home, monkeypatc
         publish(whole, home)
         return Outcome("complete")
 
-    monkeypatch.setattr(client, "call", compile_again)
+    monkeypatch.setattr(fresh_pipelines, "call", compile_again)
     assert TfxDag(TINY, schedule=None).has_task("write")
     assert requests == [TINY]
 
@@ -213,14 +213,14 @@ def test_what_is_stale_right_after_it_was_compiled_is_an_error_that_names_the_di
     other = replace(current(TINY, home), sources={"tests/tiny_pipeline/steps.py": "0"})
     path_of(TINY, home).unlink()
     publish(other, home)
-    monkeypatch.setattr(client, "call", lambda *_: Outcome("complete"))
+    monkeypatch.setattr(fresh_pipelines, "call", lambda *_: Outcome("complete"))
     with pytest.raises(TransientError, match=r"tests/tiny_pipeline/steps\.py changed"):
         TfxDag(TINY, schedule=None)
 
 
 def test_a_pipeline_that_does_not_compile_is_an_import_error_that_names_it(home, monkeypatch):
     fault = TerminalError("The pipeline broken does not compile.", received="ValueError: no")
-    monkeypatch.setattr(client, "call", lambda *_: Outcome.failure(fault))
+    monkeypatch.setattr(fresh_pipelines, "call", lambda *_: Outcome.failure(fault))
     with pytest.raises(TerminalError, match=r"broken does not compile.*ValueError: no"):
         TfxDag("broken", schedule=None)
 

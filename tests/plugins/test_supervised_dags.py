@@ -12,7 +12,7 @@ from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT
 from airtight.supervised import BY_INTERVAL, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
-from runtime import client
+from runtime import fresh_pipelines
 from tests.tiny_supervised.settings import REPLACED, SETTINGS
 
 pytestmark = pytest.mark.slow
@@ -116,8 +116,10 @@ def test_a_training_pipeline_that_does_not_compile_leaves_the_way_back(home, tmp
 def test_what_a_file_makes_is_compiled_by_one_process(home, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
     requests = []
-    call = client.call
-    monkeypatch.setattr(client, "call", lambda request, launcher: requests.append(request) or call(request, launcher))
+    call = fresh_pipelines.call
+    monkeypatch.setattr(
+        fresh_pipelines, "call", lambda request, launcher: requests.append(request) or call(request, launcher)
+    )
     assert len(supervised_dags(SETTINGS, REPLACED)) == 5
     assert len(requests) == 1
     assert len(supervised_dags(SETTINGS, REPLACED)) == 5

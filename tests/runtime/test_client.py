@@ -14,7 +14,7 @@ import pytest
 
 from airtight.errors import AirtightError, TransientError
 from airtight.home import Home
-from runtime import client, containers
+from runtime import child_process, client, containers
 from runtime.client import Call
 from runtime.protocol import CompileRequest
 from tests.waiting import PATIENCE_S, until
@@ -97,7 +97,7 @@ def test_a_container_that_still_starts_is_stopped_and_removed(request_, engine):
 )
 def test_a_container_that_does_not_come_up_is_named_and_removed(request_, engine, monkeypatch, trouble, words):
     monkeypatch.setattr(client, "_CONTAINER_S", 1.0)
-    monkeypatch.setattr(client, "_STOP_S", 0.1)
+    monkeypatch.setattr(child_process, "STOP_S", 0.1)
     notes = engine(trouble)
     with pytest.raises(AirtightError, match=rf"No container of an/image:1 came up\..*{words}") as caught:
         Call(request_, None, image="an/image:1").__enter__()

@@ -12,7 +12,7 @@ import pytest
 
 from airtight import fingerprint
 from airtight.errors import TerminalError, TransientError
-from runtime import client, compiled_pipeline, worker
+from runtime import compiled_pipeline, fresh_pipelines, worker
 from runtime.compile import compile_pipeline
 from runtime.compile_inputs import OF_THE_PROCESS
 from runtime.compiled_pipeline import CompiledPipeline
@@ -256,14 +256,14 @@ def test_two_askers_with_two_environments_get_what_is_theirs_and_compile_it_once
         worker.do(replace(request, environment={**request.environment, "READ_N": "theirs"}))
         return outcome
 
-    monkeypatch.setattr(client, "call", compile_for_both)
+    monkeypatch.setattr(fresh_pipelines, "call", compile_for_both)
     monkeypatch.setenv("READ_N", "mine")
-    assert text_in(client.fresh(pipeline.source, home)) == "mine"
+    assert text_in(fresh_pipelines.fresh(pipeline.source, home)) == "mine"
     assert text_in(current(pipeline.source, home)) == "theirs"
-    monkeypatch.setattr(client, "call", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(fresh_pipelines, "call", lambda *_: pytest.fail("compiled"))
     for value in ("mine", "theirs", "mine"):
         monkeypatch.setenv("READ_N", value)
-        assert text_in(client.fresh(pipeline.source, home)) == value
+        assert text_in(fresh_pipelines.fresh(pipeline.source, home)) == value
 
 
 def test_what_stays_different_where_it_is_compiled_is_an_error_that_names_it(home, pipeline, monkeypatch):
@@ -271,11 +271,11 @@ def test_what_stays_different_where_it_is_compiled_is_an_error_that_names_it(hom
     changed = {"READ_N": "theirs"}
     do = worker.do
     monkeypatch.setattr(
-        client, "call", lambda request, _: do(replace(request, environment={**request.environment, **changed}))
+        fresh_pipelines, "call", lambda request, _: do(replace(request, environment={**request.environment, **changed}))
     )
     monkeypatch.setenv("READ_N", "mine")
     with pytest.raises(TransientError, match="the environment variable READ_N changed"):
-        client.fresh(pipeline.source, home)
+        fresh_pipelines.fresh(pipeline.source, home)
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_PROCESS))

@@ -17,11 +17,12 @@ import psycopg
 import pytest
 from ml_metadata import errors as mlmd_errors
 from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration.portable import launcher
 
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.home import Home
 from benchmarks.postgresql import PASSWORD
-from runtime import attempts, cache, launch, metadata_connection, metadata_postgresql, metadata_store
+from runtime import attempts, cache, metadata_connection, metadata_postgresql, metadata_store
 from runtime.protocol import Outcome
 from tests.tiny_pipeline.running import Run, fault, uri
 
@@ -528,10 +529,10 @@ def states(home: Home) -> list[str]:
 
 def at_the_executor(monkeypatch: pytest.MonkeyPatch, do) -> None:
     """Has something happen when the node's own code is about to start."""
-    runs = launch.launcher.Launcher._run_executor
+    runs = launcher.Launcher._run_executor
 
     def after(*arguments: object) -> object:
         do()
         return runs(*arguments)
 
-    monkeypatch.setattr(launch.launcher.Launcher, "_run_executor", after)
+    monkeypatch.setattr(launcher.Launcher, "_run_executor", after)

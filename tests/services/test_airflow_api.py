@@ -10,7 +10,8 @@ import pytest
 
 from airtight.errors import TerminalError, TransientError
 from services import airflow_api
-from services.airflow_api import Airflow, LogLine, errors, show, summary
+from services.airflow_api import Airflow, LogLine
+from services.run_progress import errors, show, summary
 
 Handler = Callable[[httpx.Request], httpx.Response]
 

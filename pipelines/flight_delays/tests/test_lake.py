@@ -11,6 +11,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from components.data.lake import Lake
+from components.data.lake_frames import write_frame
 from pipelines.flight_delays import clock
 from pipelines.flight_delays import lake as flight_lake_module
 from pipelines.flight_delays.lake import FLIGHTS, TABLES, WEATHER
@@ -106,8 +107,7 @@ def test_building_again_changes_nothing(flight_lake):
     assert [lake.numbers(table.name) for table in TABLES] == [[1]] * len(TABLES)
     before = lake.snapshot("airlines")
     frame = flight_lake_module._read("airlines.csv").sort_values("carrier")
-    again = dict(flight_lake_module._by_day(flight_lake_module.AIRLINES, frame))
-    assert lake.write("airlines", again) == before
+    assert write_frame(lake, flight_lake_module.AIRLINES, frame, clock.ZONE) == before
 
 
 def test_a_destination_without_a_zone_is_refused(source):

@@ -1,0 +1,1 @@
+"""What features are computed from on Spark, for any pipeline."""
