@@ -10,6 +10,9 @@ from typing import Any
 from airtight.audit.log import AuditLog
 
 ACKNOWLEDGED, SILENCED, UNSILENCED = ACTS = ("alarm acknowledged", "alarms silenced", "silence ended")
+SILENCE = "silence"
+BY_ACTION = {"acknowledge": ACKNOWLEDGED, SILENCE: SILENCED, "end_silence": UNSILENCED}
+"""What a person may do on the trigger form, and how the audit log calls it."""
 
 
 @dataclass(frozen=True)

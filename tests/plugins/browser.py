@@ -18,12 +18,12 @@ from tests.waiting import until
 
 PROGRAM = "chromium"
 _SIZE = (1440, 1000)
-_BY_TEXT = """(text => {
+_BY_TEXT = """((text, last) => {
   const roots = [document, ...[...document.querySelectorAll("iframe")].map(f => f.contentDocument).filter(Boolean)];
   const all = roots.flatMap(r => [...r.querySelectorAll("button, a, [role=tab], [role=menuitem]")]);
   const label = e => e.getAttribute("aria-label") || "";
   const own = all.filter(e => e.innerText?.trim() === text || label(e) === text).filter(e => e.offsetParent !== null);
-  return own[0];
+  return last ? own.at(-1) : own[0];
 })"""
 
 
@@ -106,15 +106,21 @@ class Browser:
         """Waits until page or frame say something."""
         until(lambda: text in self.text or text in self.frame, f"the page says {text!r}")
 
-    def click(self, text: str) -> None:
-        """Clicks, as with the mouse, on the button, link or tab that says this; waits until there is one."""
-        until(lambda: self.run(f"Boolean({_BY_TEXT}({json.dumps(text)}))"), f"{text!r} is there to be clicked")
+    def click(self, text: str, *, last: bool = False) -> None:
+        """Clicks, as with the mouse, on the button, link or tab that says this; waits until there is one.
+
+        Args:
+          text: What it says.
+          last: Of several the last one, as in a dialog, and not the first.
+        """
+        clicked = f"{_BY_TEXT}({json.dumps(text)}, {json.dumps(last)})"
+        until(lambda: self.run(f"Boolean({clicked})"), f"{text!r} is there to be clicked")
         time.sleep(0.3)  # What has just appeared may still be on its way to its place.
         x, y = self.run(
             f"""(e => {{ e.scrollIntoView({{block: "center"}}); const box = e.getBoundingClientRect();
             const frame = e.ownerDocument.defaultView.frameElement?.getBoundingClientRect() ?? {{x: 0, y: 0}};
             return [frame.x + box.x + box.width / 2, frame.y + box.y + box.height / 2]; }})
-            ({_BY_TEXT}({json.dumps(text)}))"""
+            ({clicked})"""
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from airtight.home import Home
 from airtight.served_spans import Span
-from airtight.supervised import PROMOTE, RELEASE, Supervised
+from airtight.supervised import ALARMS, PROMOTE, RELEASE, Supervised
 from plugins.tfx_airflow.pages import charts, model_watch
 from plugins.tfx_airflow.pages.charts import Line, Point, Stretch
 from plugins.tfx_airflow.pages.model_record import ModelRecord, metric_of
@@ -79,6 +79,11 @@ def _forms(settings: Supervised, visible: Visible) -> list[tuple[str, str, str]]
         forms += [
             (settings.id_of(PROMOTE), "Promote or roll back", "version = previous, latest or a number; reason"),
             (settings.id_of(RELEASE), "Release", "version = latest or a number"),
+            (
+                settings.id_of(ALARMS),
+                "Acknowledge or silence alarms",
+                "action, alarm = its day; until = a silence's end",
+            ),
         ]
     return [form for form in forms if visible.may_read(form[0])]
 

@@ -97,7 +97,7 @@ def _alarms(judged: Sequence[Artifact], acts: Sequence[alarm_acts.AlarmAct]) -> 
     }
 
 
-def _decisions(decided: Sequence[Artifact]) -> list[Mapping[str, Any]]:
+def _decisions(decided: Sequence[Artifact]) -> Sequence[Mapping[str, Any]]:
     """The last decision, and the newest that wanted something."""
     names = ("day", "action", "reason", "regret", "run_id")
     rows = [{name: artifact.properties.get(name, "") for name in names} for artifact in reversed(decided)]
