@@ -164,6 +164,23 @@ def test_labels_and_traffic_are_those_of_the_release_under_way(past_year, page, 
         (root / state.FILE).unlink()
 
 
+def test_who_chose_what_is_served_is_of_the_dags_that_promote_and_release(tmp_path, monkeypatch):
+    from components.modelling.served import Choice, Served
+
+    past = PastModels(Home(tmp_path))
+    version = past.train(date(2026, 9, 1), date(2026, 10, 1), 1, began=AT, served=0)
+    past.close()
+    served = Served(past.home.models_root)
+    (served.root / MODEL / str(version)).mkdir(parents=True)
+    served.enter(MODEL)
+    served.choose(MODEL, Choice.only(version, by="ada at 09:12", reason="complaints about Newark"))
+    seen = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    assert "chosen by ada at 09:12: complaints about Newark" in seen
+    for hidden in (f"{MODEL}_promote", f"{MODEL}_release"):
+        seen = in_home(past.home, monkeypatch, f"/{MODEL}/model", hidden)
+        assert f"Served: version {version}." in seen and "ada at" not in seen and "complaints" not in seen
+
+
 def test_what_records_say_is_shown_as_text(tmp_path, monkeypatch):
     past = PastModels(Home(tmp_path))
     version = past.train(date(2026, 9, 1), date(2026, 10, 1), 1, began=AT, served=0)

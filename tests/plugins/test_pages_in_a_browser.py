@@ -109,7 +109,7 @@ def test_a_person_logs_in_looks_promotes_and_refuses(airflow):
         browser.click("Promote or roll back")
         until(lambda: browser.address.endswith(f"/dags/{MODEL}_promote"), "the way to the form leads out of the frame")
         browser.click("Trigger")
-        browser.sees("Trigger Dag Run")
+        browser.sees("Trigger Dag")
         picture(browser, "promote_form")
         browser.type("#element_reason", "July is late")
         browser.click("Trigger", last=True)

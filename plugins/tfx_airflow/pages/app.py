@@ -69,6 +69,8 @@ async def protect(request: Request, call_next: Callable[[Request], Awaitable[Res
     response = await call_next(request)
     response.headers.setdefault("Content-Security-Policy", POLICY)
     response.headers["X-Content-Type-Options"] = "nosniff"
+    # What one user may read is kept for no other.
+    response.headers["Cache-Control"] = "no-store"
     return response
 
 

@@ -96,8 +96,11 @@ def _now(record: ModelRecord) -> str:
     if release is not None:
         tried = f"A release tries version {release.candidate} beside {release.stable}, as {release.mode}"
         return f"{tried}, since {minute(release.since)}."
-    why = choice.in_words or f"version {record.served}, the highest that there is"
-    return f"Served: {why}."
+    if not choice.versions:
+        return f"Served: version {record.served}, the highest that there is."
+    # Who chose it, and why, is of the DAGs that promote and release.
+    may_see = all(record.visible.may_read(record.settings.id_of(part)) for part in (PROMOTE, RELEASE))
+    return f"Served: {choice.in_words if may_see else f'version {record.served}'}."
 
 
 def _versions(record: ModelRecord) -> list[dict[str, Any]]:
