@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages [--rounds 7]
 
-Fills a store with a made-up year (tests/plugins/past_models.py), and asks this process for each page as the API server
+Fills a store with a made-up year (tests/plugins/past_year.py), and asks this process for each page as the API server
 does, without its login. The first request imports what the pages need; the others are medians, in milliseconds of the
 clock and of this process's CPU time. The aim is a second.
 """
@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 from airtight.home import Home
 from tests.plugins.page_client import get, signed_in
-from tests.plugins.past_models import MODEL, year
+from tests.plugins.past_models import MODEL
+from tests.plugins.past_year import year
 
 MEMORY = Path("/dev/shm")
 RUN = "scheduled__2026-07-01T04:00:00+00:00"

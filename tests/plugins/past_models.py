@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,6 +181,15 @@ class PastModels:
         self.execution(run, "data_alarms", "DataAlarms", alarms, at, seconds=3.0)
         self.execution(run, "decide", "WatchDecision", decision, at, seconds=1.0)
 
+    def outcome(self, version: int, former: int, *, at: datetime) -> None:
+        """How a version did beside the former champion since it took over."""
+        run = Run(f"{MODEL}_quality", f"scheduled__{at.date()}T05:00:00+00:00", f"{MODEL}_quality")
+        properties: dict[str, _Value] = {
+            **{"model": MODEL, "version": version, "former": former, "outcome": "take_back"},
+            **{"interval_end": at.isoformat(), "reason": "it loses .02 a flight to the former one"},
+        }
+        self.execution(run, "after_promotion", "PromotionOutcome", properties, at, seconds=1.0)
+
     def quality(self, days: Iterable[tuple[date, float]], *, at: datetime) -> None:
         """How good the served predictions were, by day; the last five days have no labels yet."""
         run = Run(f"{MODEL}_quality", f"scheduled__{at.date()}T04:00:00+00:00", f"{MODEL}_quality")
@@ -311,51 +320,6 @@ class PastModels:
                 above = self._context("pipeline", parent).id
                 self.store.put_parent_contexts([metadata_store_pb2.ParentContext(child_id=context.id, parent_id=above)])
         return self._contexts[kind, name]
-
-
-def year(home: Home, *, daily: bool = False, watched: int = 365) -> PastModels:
-    """A made-up year: a run each month, or each day, a rollback, and a watch of the last days.
-
-    Args:
-      home: The state folder.
-      daily: A training run for each day.
-      watched: So many days are watched.
-    """
-    past, served = PastModels(home), 0
-    first, now = date(2025, 11, 1), datetime(2026, 11, 1, 6, tzinfo=UTC)
-    starts = [first + timedelta(days=n) for n in range(365)] if daily else [_month(first, n) for n in range(12)]
-    for number, start in enumerate(starts):
-        end = start + timedelta(days=1) if daily else _month(first, number + 1)
-        began = datetime(end.year, end.month, end.day, 5, tzinfo=UTC)
-        is_pushed = number % 7 != 5
-        how = {"pushed": is_pushed, "cached": ("ingest", "validate") if number % 4 == 3 else ()}
-        version = past.train(start, end, number, began=began, served=served, factor=1 + number % 5 / 4, **how)
-        if number == 8 and version:
-            past.promote(
-                *(version, served), at=began + timedelta(days=3), reason="complaints about Newark", by="ada at 09:12"
-            )
-        else:
-            served = version or served
-    days = [now.date() - timedelta(days=watched - n) for n in range(watched)]
-    for number, day in enumerate(days):
-        at = datetime(day.year, day.month, day.day, 5, tzinfo=UTC) + timedelta(days=1)
-        alarm = "dep_delay: 10 % of the rows are -1" if number % 97 == 40 else "rows: 212, the least were 641"
-        past.watch(
-            day,
-            at=at,
-            alarm=alarm if number % 97 == 40 or number % 61 == 17 else "",
-            blocking=number % 97 == 40,
-            retrain="since 3 July the served model loses .031 a flight" if number % 83 == 60 else "",
-        )
-    if days:
-        past.quality(((day, 0.79 + 0.015 * math.sin(n / 25)) for n, day in enumerate(days)), at=now)
-    past.close()
-    return past
-
-
-def _month(first: date, number: int) -> date:
-    months = first.year * 12 + first.month - 1 + number
-    return date(months // 12, months % 12 + 1, 1)
 
 
 def _event(kind: int) -> metadata_store_pb2.Event:

@@ -10,7 +10,8 @@ from airtight.home import Home
 from airtight.rollout import state
 from airtight.rollout.state import Release
 from tests.plugins.page_client import get, signed_in
-from tests.plugins.past_models import MODEL, PastModels, Run, year
+from tests.plugins.past_models import MODEL, PastModels, Run
+from tests.plugins.past_year import year
 
 RUN = "scheduled__2026-07-01T04:00:00+00:00"
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -100,6 +101,7 @@ def test_a_model_shows_versions_champions_alarms_quality_decisions_and_cost(page
     assert text.count("<svg") == 5, "champions, intervals, alarms, days, runs"
     assert "120 days were judged" in text and "blocks training</span>" in text
     assert "auc of the served predictions" in text and "unripe" in text
+    assert "<td>take back</td><td>it loses .02 a flight to the former one</td>" in text
     assert "fix the data</span>" in text and ">retrain</span>" in text
     assert f"/dags/{MODEL}/runs/watch__" in text, "a decision leads to the training that it triggered"
     assert "6 %) went into models that never served" in text
@@ -109,7 +111,15 @@ def test_a_model_shows_versions_champions_alarms_quality_decisions_and_cost(page
 
 def test_what_other_dags_did_is_shown_to_who_may_read_them_alone(page):
     seen = page(f"/{MODEL}/model", f"{MODEL}_promote", f"{MODEL}_release", f"{MODEL}_watch", f"{MODEL}_quality").text
-    for secret in ("complaints about Newark", "ada at", "taken back", "10 % of the rows", "unripe", "the regret is"):
+    for secret in (
+        "complaints about Newark",
+        "ada at",
+        "taken back",
+        "10 % of the rows",
+        "unripe",
+        "the regret is",
+        ".02 a flight",
+    ):
         assert secret not in seen
     assert f"You may not read {MODEL}_promote, {MODEL}_release" in seen
     assert f"are of the DAG {MODEL}_watch, which you may not read" in seen

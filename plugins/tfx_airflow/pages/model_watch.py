@@ -53,6 +53,7 @@ def section(record: ModelRecord) -> dict[str, Any]:
         "no_quality": "No step has joined the served predictions with labels yet, as far as you may see.",
         "decisions": _decisions(decisions),
         "days_decided": len(decisions),
+        "outcomes": _outcomes(record),
         "no_decisions": text.format(what="Decisions about retraining", dag_id=dag_id),
     }
 
@@ -102,6 +103,16 @@ def _decisions(decided: Sequence[Artifact]) -> Sequence[Mapping[str, Any]]:
     names = ("day", "action", "reason", "regret", "run_id")
     rows = [{name: artifact.properties.get(name, "") for name in names} for artifact in reversed(decided)]
     return [row for number, row in enumerate(rows) if number == 0 or row["action"] != _KEEP][:_NEWEST]
+
+
+def _outcomes(record: ModelRecord) -> Sequence[Mapping[str, Any]]:
+    """How the newest versions did beside the former champion after they took over, the newest first."""
+    from runtime.lineage import versions
+
+    made = record.visible.artifacts(versions.of_model(record.visible.store, "PromotionOutcome", record.name))
+    names = ("interval_end", "version", "former", "outcome", "reason")
+    latest = {a.properties.get("version"): {name: a.properties.get(name, "") for name in names} for a in made}
+    return [row for version, row in reversed(latest.items()) if version][:_NEWEST]
 
 
 def _quality(record: ModelRecord) -> dict[str, Any] | None:

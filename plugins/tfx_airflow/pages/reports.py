@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _REPORT = "report.html"
 _NOT_RUN = (
     "This task has run no node of a pipeline yet. Airflow shows this tab on every task; there is something to see on "
-    "those that run a node which writes a report: validate, evaluate, monitor, judge and batch_predict."
+    "those that run a node which writes a report, such as validate, evaluate, monitor and judge."
 )
 _NO_REPORT = "This try is {state}, and its node has written no report."
 _REMOVED = "Its report was in {folder}, and was removed since."
