@@ -127,9 +127,9 @@ class Browser:
 
     def type(self, selector: str, text: str) -> None:
         """Types into a field."""
-        found = f"document.querySelector({json.dumps(selector)})"
-        until(lambda: self.run(f"Boolean({found})"), f"there is a field {selector}")
-        self.run(f"{found}.focus(); {found}.select?.()")
+        field = f"document.querySelector({json.dumps(selector)})"
+        until(lambda: self.run(f"Boolean({field})"), f"there is a field {selector}")
+        self.run(f"{field}.focus(); {field}.select?.()")
         self.call("Input.insertText", text=text)
 
     def log_in(self, url: str, user: str, password: str) -> None:

@@ -152,9 +152,9 @@ class ModelRecord:
                 labels[self.served] = [*_names(self.choice.labels, self.served), "all requests"]
             return labels
         of_candidate = 0.0 if self.release.mode == state.SHADOW else self.release.share
-        asked = f"asked beside in {self.release.share:.1%}" if self.release.mode == state.SHADOW else ""
+        beside = f"asked beside in {self.release.share:.1%}" if self.release.mode == state.SHADOW else ""
         labels[self.release.stable] = ["stable", f"{1 - of_candidate:.1%} of the requests"]
-        labels[self.release.candidate] = ["canary", asked or f"{of_candidate:.1%} of the requests"]
+        labels[self.release.candidate] = ["canary", beside or f"{of_candidate:.1%} of the requests"]
         return labels
 
     @cached_property
