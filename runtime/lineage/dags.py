@@ -22,18 +22,20 @@ def runs_of_dag(store: mlmd.MetadataStore, dag_id: str) -> dict[str, str]:
     return {a.name.rsplit("/", 2)[0]: a.custom_properties["run_id"].string_value for a in attempts}
 
 
-def dags_of_run(store: mlmd.MetadataStore, run: str) -> set[str]:
-    """Ids of the DAGs whose tasks a run's attempts were; empty for a local run, or one that nothing is known of.
+def dag_of_run(store: mlmd.MetadataStore, run: str) -> str:
+    """Id of the DAG whose tasks a run's attempts were; "" for a local run, or one that nothing is known of.
+
+    The way is by one of its executions: ML Metadata has no index by the beginnings of attempts' names.
 
     Args:
       store: The metadata store.
       run: Key of the run.
     """
-    query = f"type = {quoted(CONTEXT_TYPE)} AND name LIKE {quoted(f'{run}/%')}"
-    attempts = store.get_contexts(mlmd.ListOptions(filter_query=query))
-    # "_" in LIKE stands for any character, so the names are looked at once more.
-    own = [scalars(attempt.custom_properties) for attempt in attempts if attempt.name.startswith(f"{run}/")]
-    return {str(labels[_DAG]) for labels in own if _DAG in labels}
+    context = store.get_context_by_type_and_name("pipeline_run", run)
+    executions = store.get_executions_by_context(context.id, list_options=mlmd.ListOptions(limit=1)) if context else ()
+    around = [c for execution in executions for c in store.get_contexts_by_execution(execution.id)]
+    labels = [scalars(context.custom_properties) for context in around if context.type == CONTEXT_TYPE]
+    return next((str(known[_DAG]) for known in labels if _DAG in known), "")
 
 
 def run_of_execution(store: mlmd.MetadataStore, execution: int) -> str:

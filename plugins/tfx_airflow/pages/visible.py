@@ -49,9 +49,12 @@ class Visible:
         return self.may_read(dag_id)
 
     def _run(self, key: str) -> bool:
-        from runtime.lineage.dags import dags_of_run
+        from runtime.lineage.dags import dag_of_run
 
-        return key in self.own_runs or key in self._readable or all(map(self.may_read, dags_of_run(self.store, key)))
+        if key in self.own_runs or key in self._readable:
+            return True
+        dag_id = dag_of_run(self.store, key)
+        return not dag_id or self.may_read(dag_id)
 
     def artifacts(self, made: Iterable[Artifact], run_of: Mapping[int, str] | None = None) -> list[Artifact]:
         """Those of some artifacts that were made by runs which the reader may see.
