@@ -137,7 +137,9 @@ class Browser:
         self.go(url)
         self.type("input[name=username]", user)
         self.type("input[name=password]", password)
-        self.run("document.querySelector('button[type=submit]').click()")
+        submit = "document.querySelector('button[type=submit]')"
+        until(lambda: self.run(f"!{submit}.disabled"), "the form can be sent")
+        self.run(f"{submit}.click()")
         until(lambda: "/auth/" not in self.address and "Dags" in self.text, f"{user} is logged in")
 
     def picture(self, path: Path) -> None:
