@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLUser
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Context, Param
+from airflow.sdk.execution_time.hitl import HITLUser
 
 OVERRIDES = "champion_incomparable"
 """Run parameter that overrides a gate where it is `accept`."""
