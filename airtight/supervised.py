@@ -29,17 +29,21 @@ from airtight.import_string import load, load_module
 from airtight.interval import Interval, time_zone
 from airtight.parameters import Parameter, Scalar
 from airtight.rollout.parameters import RELEASING
-from airtight.supervised_parameters import BATCH_PREDICTION, PROMOTION, TRAINING
+from airtight.supervised_parameters import ALARM_ACTS, BATCH_PREDICTION, PROMOTION, TRAINING
 
 TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_predict"
+ALARMS = "alarms"
 """The parts. The id of the first is the pipeline's name, which is also the served model's; that of another part adds
 `_` and the part."""
 BY_INTERVAL = (TRAIN, BATCH_PREDICT)
 """The parts that run interval by interval, and are made of the pipeline's own code."""
-OPERATIONS = (PROMOTE, RELEASE)
-"""The parts that say which version is served. They are made of the settings alone, so they compile when the pipeline's
-other code does not."""
-PARAMETERS = {TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION}
+OPERATIONS = (PROMOTE, RELEASE, ALARMS)
+"""The parts by which people say which version is served, and what is done about alarms. They are made of the settings
+alone, so they compile when the pipeline's other code does not."""
+PARAMETERS = {
+    **{TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION},
+    ALARMS: ALARM_ACTS,
+}
 """The run parameters of each part, without what settings change."""
 SUFFIXES = tuple(f"_{part}" for part in PARAMETERS if part != TRAIN)
 """Ends of the parts' ids. No pipeline's name has one: its id would be that of another pipeline's part."""
@@ -47,6 +51,7 @@ NODES = {
     TRAIN: ("ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"),
     PROMOTE: ("propose", "promote"),
     RELEASE: ("start", "judge", "finish"),
+    ALARMS: ("act_on_alarm",),
     BATCH_PREDICT: ("ingest", "validate", "transform", "batch_predict"),
 }
 """Ids of the nodes of each part."""
@@ -84,6 +89,8 @@ class Supervised:
       warm_start: Whether training starts from the champion's weights, and so waits for the run of the interval before.
       release: The default of the parameter `release`, "at_once" or "canary". "" has each pushed version served, and no
         DAGs that promote or release.
+      approvers: Names of the Airflow users who may approve a promotion, what is done about alarms, or that a gate is
+        overridden; with none, everybody may who may answer Airflow's required actions, and overriding asks nobody.
       batch_predictions: Whether there is a DAG that scores whole intervals.
       compare: Name of another pipeline that the page of all runs sets beside this one.
       defaults: Other defaults of run parameters, by the parameter's name.
@@ -121,6 +128,7 @@ class Supervised:
     lookback_days: int = 0
     warm_start: bool = False
     release: Literal["at_once", "canary", ""] = "at_once"
+    approvers: tuple[str, ...] = ()
     batch_predictions: bool = True
     compare: str = ""
     defaults: Mapping[str, Scalar] = field(default_factory=dict)

@@ -128,6 +128,26 @@ PROMOTION = (
     Parameter("approval", "str", "", "Who approved it, when and with which note; filled in by the approval."),
 )
 
+ALARM_ACTS = (
+    Parameter(
+        "action",
+        "str",
+        "acknowledge",
+        "acknowledge one day's alarm; silence alarms until an instant; end_silence before its time.",
+        choices=("acknowledge", "silence", "end_silence"),
+    ),
+    Parameter(
+        "alarm",
+        "str",
+        "",
+        "The local day whose alarm it is, such as 2013-06-14; for a silence the beginning of the alarms' words, or "
+        "empty for all of them.",
+    ),
+    Parameter("until", "str", "", "When a silence ends, such as 2013-06-20T09:00 (UTC); within 90 days."),
+    Parameter("reason", "str", "", "Why; it is shown to whoever approves, and kept. It must be given."),
+    Parameter("approval", "str", "", "Who approved it, when and with which note; filled in by the approval."),
+)
+
 BATCH_PREDICTION = (
     Parameter(
         "version",

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from airtight.files import write_text
 
@@ -26,6 +26,7 @@ class Check:
       baseline: The figure it was compared with; None where there is none.
       severity: A failed "blocking" check fails the gate, a failed "warning" is only told.
       note: One sentence for a person.
+      interval: Lower and upper bound of `value`, or of what it is a bound of; None where there is none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Check:
     baseline: float | None = None
     severity: Literal["blocking", "warning"] = "blocking"
     note: str = ""
+    interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         said = f"{'ok  ' if self.passed else 'FAIL' if self.severity == 'blocking' else 'warn'} {self.name}"
@@ -81,10 +83,7 @@ class Verdict:
     def write(self, folder: Path) -> None:
         """Writes `verdict.json` into `folder`, atomically."""
         # JSON has no NaN; a metric that does not exist is null.
-        checks = [
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(c).items()}
-            for c in self.checks
-        ]
+        checks = [{name: _finite(value) for name, value in asdict(check).items()} for check in self.checks]
         said = {"gate": self.gate, "interval": self.interval, "passed": self.passed, "summary": str(self)}
         write_text(
             folder / FILE_NAME, json.dumps({**said, "reason": self.reason, "checks": checks}, indent=1, allow_nan=False)
@@ -93,5 +92,17 @@ class Verdict:
     @classmethod
     def read(cls, folder: Path) -> Verdict:
         """Reads what `write` wrote."""
-        told = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return cls(told["gate"], told["interval"], tuple(Check(**check) for check in told["checks"]), told["reason"])
+        payload = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        checks = tuple(Check(**{**check, "interval": _pair(check.get("interval"))}) for check in payload["checks"])
+        return cls(payload["gate"], payload["interval"], checks, payload["reason"])
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON takes it: None for a number that is not finite, and for an interval with such an end."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    is_finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+    return value if is_finite else None
+
+
+def _pair(ends: list[float] | None) -> tuple[float, float] | None:
+    return (ends[0], ends[1]) if ends else None

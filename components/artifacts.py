@@ -86,6 +86,21 @@ class Promotion(Artifact):
     }
 
 
+class AlarmAct(Artifact):
+    """What a person did about alarms: `act.json`; `alarm` is empty where it is about all, `until` ends a silence."""
+
+    TYPE_NAME = "AlarmAct"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        "model": Property(type=PropertyType.STRING),
+        "act": Property(type=PropertyType.STRING),
+        "alarm": Property(type=PropertyType.STRING),
+        "until": Property(type=PropertyType.STRING),
+        "reason": Property(type=PropertyType.STRING),
+        "approval": Property(type=PropertyType.STRING),
+    }
+
+
 class Release(Artifact):
     """A version that is tried beside the served one: `release.json`. The interval is the candidate's.
 

@@ -5,6 +5,7 @@
                                                +-> monitor       champion
     promotion        propose -> promote
     release          start -> judge -> finish
+    alarms           act_on_alarm
     batch_prediction ingest -> validate -> transform -> batch_predict
 
 Each is an ordinary TFX pipeline, and any node can be replaced (`Supervised.components`).
@@ -26,7 +27,7 @@ from tfx.types.channel import BaseChannel, union
 from airtight.errors import TerminalError
 from airtight.import_string import load
 from airtight.parameters import Parameter
-from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
+from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
 from components.artifacts import Promotion
 from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf, of_all_runs
@@ -69,6 +70,7 @@ def create_pipeline(settings: Supervised, part: str = TRAIN) -> Pipeline:
         TRAIN: training,
         PROMOTE: promotion,
         RELEASE: release,
+        ALARMS: alarms,
         BATCH_PREDICT: batch_prediction,
     }
     return makers[part](settings)
@@ -189,6 +191,15 @@ def release(settings: Supervised) -> Pipeline:
     finished.node_execution_options = NodeExecutionOptions(
         trigger_strategy=TriggerStrategy.LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS, lifetime_start=started.id
     )
+    return nodes.pipeline(cache=False)
+
+
+def alarms(settings: Supervised) -> Pipeline:
+    """What a person does about alarms: one is acknowledged, or they are silenced for a while."""
+    from components.act_on_alarm import act_on_alarm
+
+    nodes = _Nodes(settings, ALARMS)
+    nodes.add("act_on_alarm", act_on_alarm, model_name=settings.name, **nodes.others())
     return nodes.pipeline(cache=False)
 
 

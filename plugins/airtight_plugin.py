@@ -12,7 +12,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 async def pages(scope: Any, receive: Any, send: Any) -> None:
     """The pages, imported when the first is asked for: every process of Airflow loads this file, one serves."""
-    from plugins.tfx_airflow.pages import app
+    from plugins.tfx_airflow.pages.app import app
 
     await app(scope, receive, send)
 
@@ -22,9 +22,17 @@ class AirtightPlugin(AirflowPlugin):
 
     name = "airtight"
     fastapi_apps = [{"app": pages, "url_prefix": "/airtight", "name": "Airtight"}]  # noqa: RUF012
-    # Airflow shows a view with the destination "dag" on every DAG (3.3 has no filter): the pages say which they are of.
+    # Airflow shows a tab on every DAG, run and task (3.3 has no filter): the pages say which they are of.
     external_views = [  # noqa: RUF012
-        {"name": name, "href": f"/airtight/{{DAG_ID}}/{page}", "destination": place, "url_route": f"{page}{route}"}
+        {"name": name, "href": f"/airtight/{{DAG_ID}}/{page}", "destination": "dag", "url_route": page}
         for name, page in (("Year", "year"), ("Stream", "stream"))
-        for place, route in (("dag", ""), ("dag_run", "-of-run"))
+    ]
+    # Not the frames that Airflow makes of external views: no link leads out of those.
+    react_apps = [  # noqa: RUF012
+        {"name": name, "bundle_url": f"airtight/tab.js?{route}", "destination": place, "url_route": route}
+        for name, route, place in (
+            ("Model", "model", "dag"),
+            ("Gates", "gates", "dag_run"),
+            ("Report", "report", "task_instance"),
+        )
     ]

@@ -22,17 +22,15 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.proto.orchestration import pipeline_pb2
 
 from runtime import node_inputs, process_identity
+from runtime.attempt_names import CONTEXT_TYPE, LONGEST_NAME, LONGEST_NODE, context_name
 from runtime.protocol import shortened
 
 log = logging.getLogger(__name__)
 
-CONTEXT_TYPE = node_inputs.ATTEMPT_TYPE
 _DONE = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
 _SKIPPED = metadata_store_pb2.Execution.CANCELED
 _OPEN = (metadata_store_pb2.Execution.NEW, metadata_store_pb2.Execution.RUNNING)
 _OF_THE_RUN = ("dag_id", "run_id")
-_LONGEST_NAME = 255
-_LONGEST_NODE = 96
 _SUPERSEDED = "superseded"
 _MAY_WRITE, _HAS_ENDED = 1, 2
 """What `superseded` says of the process of an attempt that another has replaced."""
@@ -96,16 +94,6 @@ class Success:
           names: The attempts whose success the scheduler has not heard of.
         """
         return self.attempt.name.rpartition("/")[2] in names
-
-
-def context_name(run: str, node: str, attempt: str) -> str:
-    """Gives the name of an attempt's context in ML Metadata, which takes 255 characters."""
-    return f"{run}/{shortened(node, _LONGEST_NODE)}/{attempt}"
-
-
-def node_context_name(pipeline: str, node: str) -> str:
-    """Gives the name of a node's context in ML Metadata, `<pipeline>.<node>`, which takes 255 characters."""
-    return shortened(f"{pipeline}.{node}", _LONGEST_NAME)
 
 
 def earlier(store: mlmd.MetadataStore, run: str, node: str, names: Iterable[str] | None = None) -> list[Attempt]:
@@ -211,8 +199,8 @@ def fit_names(node: pipeline_pb2.PipelineNode) -> None:
     """
     queries = (q for spec in node.inputs.inputs.values() for channel in spec.channels for q in channel.context_queries)
     for context in (*node.contexts.contexts, *queries):
-        if len(context.name.field_value.string_value) > _LONGEST_NAME:
-            name = shortened(context.name.field_value.string_value, _LONGEST_NAME)
+        if len(context.name.field_value.string_value) > LONGEST_NAME:
+            name = shortened(context.name.field_value.string_value, LONGEST_NAME)
             context.name.field_value.string_value = name
 
 
@@ -323,7 +311,7 @@ def success_of(store: mlmd.MetadataStore, number: int, node: str, labels: Mappin
             kept = context.custom_properties
             if (
                 context.type == CONTEXT_TYPE
-                and context.name.rsplit("/", 2)[1] == shortened(node, _LONGEST_NODE)
+                and context.name.rsplit("/", 2)[1] == shortened(node, LONGEST_NODE)
                 and all(kept[name].string_value == labels[name] for name in _OF_THE_RUN if name in labels)
                 and execution.last_known_state in _DONE
             ):

@@ -30,7 +30,7 @@ from tfx.types import artifact_utils
 
 from airtight import fingerprint
 from airtight.import_string import load
-from runtime import attempts, content_digest
+from runtime import attempt_names, content_digest
 from runtime.compiled_pipeline import Node
 from runtime.lineage.artifacts import DIGEST, ByKey, by_key
 
@@ -246,7 +246,7 @@ def _wrong(store: mlmd.MetadataStore, execution: int, outputs: ByKey) -> str:
 
 def _earlier(store: mlmd.MetadataStore, pipeline: str, node: str) -> list[tuple[int, Parts]]:
     """Executions of this node that succeeded, newest first, and the parts of their keys."""
-    context = store.get_context_by_type_and_name("node", attempts.node_context_name(pipeline, node))
+    context = store.get_context_by_type_and_name("node", attempt_names.node_context_name(pipeline, node))
     if context is None:
         return []
     succeeded = _executions(store, context, "last_known_state = COMPLETE OR last_known_state = CACHED")

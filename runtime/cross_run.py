@@ -28,7 +28,7 @@ from tfx.types import artifact_utils
 
 from airtight.served_history import takeover_of_promotion, takeover_of_push, takeovers_of_pushes
 from runtime import strategies
-from runtime.attempts import CONTEXT_TYPE, node_context_name
+from runtime.attempt_names import CONTEXT_TYPE, node_context_name
 from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, Scalar, by_id, by_key, quoted, scalars
 
 log = logging.getLogger(__name__)

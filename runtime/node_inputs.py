@@ -10,8 +10,8 @@ from tfx.dsl.input_resolution.ops import ops
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.utils import name_utils
 
-ATTEMPT_TYPE = "node_attempt"
-"""Type of the context of an attempt, in which a channel of a run is looked up once its producer's attempt is known."""
+from runtime.attempt_names import CONTEXT_TYPE
+
 RESOLVER = name_utils.get_full_name(Resolver)
 """Type of a node that is a resolver."""
 _RUN_TYPE = "pipeline_run"
@@ -62,7 +62,7 @@ def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str | None) ->
       run: Key of the run; None where the pipeline is only compiled, so that its run has no key yet.
     """
     names = {query.type.name: query.name for query in channel.context_queries}
-    if ATTEMPT_TYPE in names:
+    if CONTEXT_TYPE in names:
         return str(channel.producer_node_query.id)
     none = pipeline_pb2.Value()
     in_run = names.get(_RUN_TYPE, none)

@@ -23,7 +23,7 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from runtime import attempts, metadata_store
+from runtime import attempt_names, metadata_store
 from runtime.client import Call
 from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.lineage import recorded_run
@@ -114,8 +114,8 @@ class Stage:
         outcome = self._answer(request)
         with self._store() as store:
             # One that failed is in the store, too, though its outcome does not name it.
-            name = attempts.context_name(request.run, request.node, request.attempt)
-            attempt = store.get_context_by_type_and_name(attempts.CONTEXT_TYPE, name)
+            name = attempt_names.context_name(request.run, request.node, request.attempt)
+            attempt = store.get_context_by_type_and_name(attempt_names.CONTEXT_TYPE, name)
             made = (
                 [recorded_run.execution(store, e) for e in store.get_executions_by_context(attempt.id)]
                 if attempt

@@ -19,7 +19,7 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.home import Home
-from runtime import attempts
+from runtime import attempt_names
 from runtime.lineage.artifacts import (
     CHUNK,
     FLAGS,
@@ -148,7 +148,7 @@ def _give_up(store: mlmd.MetadataStore, home: Home, before: float, *, dry_run: b
     Only attempts whose outputs go to this state folder count: others may share the store, and know better.
     """
     query = f"(last_known_state = NEW OR last_known_state = RUNNING) AND last_update_time_since_epoch < {int(before)}"
-    query += f" AND contexts_attempt.type = '{attempts.CONTEXT_TYPE}'"
+    query += f" AND contexts_attempt.type = '{attempt_names.CONTEXT_TYPE}'"
     candidates = store.get_executions(mlmd.ListOptions(filter_query=query))
     stuck = [execution for execution in candidates if _is_of(store, execution, home)]
     for execution in stuck:
@@ -163,7 +163,7 @@ def _give_up(store: mlmd.MetadataStore, home: Home, before: float, *, dry_run: b
 
 def _is_of(store: mlmd.MetadataStore, execution: metadata_store_pb2.Execution, home: Home) -> bool:
     """Whether an execution is that of an attempt whose outputs go to a state folder."""
-    contexts = [c for c in store.get_contexts_by_execution(execution.id) if c.type == attempts.CONTEXT_TYPE]
+    contexts = [c for c in store.get_contexts_by_execution(execution.id) if c.type == attempt_names.CONTEXT_TYPE]
     return any(Path(context.custom_properties["folder"].string_value).is_relative_to(home.path) for context in contexts)
 
 

@@ -132,7 +132,8 @@ class Comparison:
         name, bound = f"{self.metric} against {self.other}", f">= {self.required:.4g}"
         confidence = f"One-sided {paired.CONFIDENCE:.0%} bound of the gain over {self.blocks}."
         note = f"{self}. {confidence} {self.note}".rstrip()
-        return Check(name, self.passed, self.bound, bound, self.baseline, note=note)
+        interval = (self.interval.lower, self.interval.upper) if self.interval else None
+        return Check(name, self.passed, self.bound, bound, self.baseline, note=note, interval=interval)
 
 
 def non_inferior(

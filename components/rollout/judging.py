@@ -121,4 +121,5 @@ def check(rule: Comparison) -> Check:
         f"{'within' if rule.two_sided else '<='} {rule.margin:g}",
         severity="blocking" if rule.decides else "warning",
         note=result,
+        interval=None if rule.lower is None or rule.upper is None else (rule.lower, rule.upper),
     )

@@ -6,7 +6,7 @@ What is expensive to import is imported where it is used: every task process loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -152,8 +152,37 @@ def trigger_once(dag_id: str, run_id: str, conf: dict[str, Any]) -> DagRunTrigge
     )
 
 
-def may_read_dag() -> Any:
-    """Returns the dependency of a FastAPI route that refuses users who may not read the route's `dag_id`."""
+def may_read_dag(entity: str = "") -> Any:
+    """Returns the dependency of a FastAPI route that refuses users who may not read the route's `dag_id`.
+
+    Args:
+      entity: What of the DAG is read, a name of Airflow's DagAccessEntity such as "RUN"; "" is the DAG itself.
+    """
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import requires_access_dag
 
-    return requires_access_dag(method="GET")
+    return requires_access_dag(method="GET", access_entity=DagAccessEntity[entity] if entity else None)
+
+
+def is_signed_in() -> Any:
+    """Returns the dependency of a FastAPI route that shows nothing of any DAG: it refuses who has not logged in."""
+    from airflow.api_fastapi.core_api.security import requires_authenticated
+
+    return requires_authenticated()
+
+
+def dag_reader() -> Any:
+    """Returns the dependency that gives a FastAPI route what tells of a DAG's id whether the user may read that DAG."""
+    from airflow.api_fastapi.core_api import security
+    from fastapi import Depends
+
+    signed_in = Depends(security.get_user)
+
+    def reader(user: Any = signed_in) -> Callable[[str], bool]:
+        def may_read(dag_id: str) -> bool:
+            details = security.DagDetails(id=dag_id, team_name=security.DagModel.get_team_name(dag_id))
+            return bool(security.get_auth_manager().is_authorized_dag(method="GET", details=details, user=user))
+
+        return may_read
+
+    return reader

@@ -46,6 +46,8 @@ class TfxNodeOperator(BaseOperator):
       prefix: Put before the names of the pipeline's parameters in the DAG's params.
       group: Names the task group, where a DAG holds one pipeline twice.
       overrides: Values of the pipeline's parameters that other tasks know, as templates; they win over the form's.
+      labels: What lineage and audit log keep of an attempt beside whose it is, by name, as templates; nothing of an
+        empty one.
       cold: Run it in a process of its own, though the warm launcher is there.
       interpreter: Run it in a process of this Python, a path.
       image: Run it in a container of this image.
@@ -54,7 +56,7 @@ class TfxNodeOperator(BaseOperator):
       **kwargs: As for every operator.
     """
 
-    template_fields = ("pipeline", "compiled", "node", "parameters", "overrides", "interval")
+    template_fields = ("pipeline", "compiled", "node", "parameters", "overrides", "labels", "interval")
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class TfxNodeOperator(BaseOperator):
         prefix: str = "",
         group: str = "",
         overrides: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
         cold: bool = False,
         interpreter: str = "",
         image: str = "",
@@ -80,6 +83,7 @@ class TfxNodeOperator(BaseOperator):
         self.prefix = prefix
         self.group = group
         self.overrides = dict(overrides or {})
+        self.labels = dict(labels or {})
         self.cold = cold
         self.interpreter = interpreter
         self.image = image
@@ -150,6 +154,7 @@ class TfxNodeOperator(BaseOperator):
                 "run_id": run.run_id,
                 "try_number": task.try_number,
                 "clear_number": clear_number(run),
+                **{name: value for name, value in self.labels.items() if value},
                 **({USER: user} if (user := user_of(run)) else {}),
             },
             inputs=inputs,

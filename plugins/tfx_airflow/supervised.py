@@ -14,7 +14,7 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_conte
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
+from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
 from plugins.tfx_airflow.dag import TfxDag
 from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease
@@ -67,6 +67,16 @@ Trigger it with a version such as `201307010400001`, or `latest`. `{name}` trigg
 pushes with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in
 **finish**. To end a release before its time: `make rollback PIPELINE={name}`, or promote a version.
 """
+_ALARMS = """
+# {title}: alarms
+
+Says of alarms what a person wants of them. **approve** waits for a person, under *Required Actions*; **act_on_alarm**
+writes it into the audit log, from where the page of the model shows it, and notifiers know what is silenced.
+
+Trigger it with **action**: `acknowledge` the alarm of the day in **alarm**; `silence` all alarms, or those whose words
+begin as **alarm** says, until **until**; or `end_silence`. A silence has an end, within 90 days, and everything a
+**reason**.
+"""
 _BATCH_PREDICTION = """
 # {title}: predictions for a whole interval
 
@@ -99,6 +109,7 @@ def supervised_dags(*settings: Supervised, parts: Collection[str] = ()) -> dict[
         TRAIN: _training,
         PROMOTE: _promotion,
         RELEASE: _release,
+        ALARMS: _alarms,
         BATCH_PREDICT: _batch_prediction,
     }
     if unknown := set(parts) - set(makers):
@@ -132,6 +143,10 @@ def _training(settings: Supervised, compiled: CompiledPipeline) -> DAG:
         **_by_interval(settings),
     )
     add_label_gate(dag, settings.zone)
+    if settings.approvers:
+        from plugins.tfx_airflow.approval import add_override_approval
+
+        add_override_approval(dag, settings.approvers)
     if settings.release:
         add_release(dag, settings.id_of(RELEASE))
     compared = ("--compare", settings.compare) if settings.compare else ()
@@ -141,7 +156,7 @@ def _training(settings: Supervised, compiled: CompiledPipeline) -> DAG:
 
 def _promotion(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     # Tasks of the other parts do without this import.
-    from airflow.providers.standard.operators.hitl import ApprovalOperator
+    from plugins.tfx_airflow.approval import approval, approval_of
 
     dag = _dag(
         settings,
@@ -155,20 +170,42 @@ def _promotion(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     )
     with dag:
         proposal = "ti.xcom_pull('propose')['outputs']['proposal'][0]['properties']"
-        approve = ApprovalOperator(
-            task_id="approve",
+        approve = approval(
+            settings.approvers,
             subject=f"Serve version {{{{ {proposal}['version'] }}}} of {settings.name}?",
             body=f"{{{{ {proposal}['summary'] }}}}",
-            params={"note": Param(None, type=["null", "string"], title="Note", description="Kept with the promotion.")},
             doc_md="Waits until a person approves or rejects; rejected, nothing is changed and promote is skipped.",
         )
         promote = dag.get_task("promote")
-        promote.overrides = {
-            "approval": "{% set answer = ti.xcom_pull('approve') %}"
-            "{{ answer['responded_by_user']['name'] }} at {{ answer['responded_at'] }}"
-            "{{ ': ' + answer['params_input']['note'] if answer['params_input'].get('note') else '' }}"
-        }
+        promote.overrides = {"approval": approval_of(approve.task_id)}
         dag.get_task("propose") >> approve >> promote
+    return dag
+
+
+def _alarms(settings: Supervised, compiled: CompiledPipeline) -> DAG:
+    from plugins.tfx_airflow.approval import approval, approval_of
+
+    dag = _dag(
+        settings,
+        ALARMS,
+        compiled,
+        _ALARMS,
+        "Acknowledge an alarm, or silence alarms until an instant, when a person approves.",
+        # The form shows no constant: whoever triggers does not say who approved.
+        params={"approval": Param(APPROVAL, const=APPROVAL, type="string")},
+        schedule=None,
+    )
+    with dag:
+        approve = approval(
+            settings.approvers,
+            subject=f"{{{{ params.action }}}} {{{{ params.alarm or 'all alarms' }}}} of {settings.name}?",
+            body="{% if params.until %}Until {{ params.until }} (UTC unless it says otherwise). {% endif %}"
+            "{{ params.reason or 'No reason was given: it will be refused.' }}",
+            doc_md="Waits until a person approves or rejects; rejected, nothing is written down.",
+        )
+        act = dag.get_task("act_on_alarm")
+        act.overrides = {"approval": approval_of(approve.task_id)}
+        approve >> act
     return dag
 
 

@@ -9,7 +9,7 @@ import ml_metadata as mlmd
 
 from airtight.audit.chain import Anchor
 from airtight.audit.verify import DONE, OPEN, UNKNOWN
-from runtime import attempts
+from runtime import attempt_names
 from runtime.lineage.artifacts import by_id, quoted
 
 
@@ -34,7 +34,7 @@ def state_of(store: mlmd.MetadataStore, by: Mapping[str, Any]) -> str:
       by: What the line says of who acted.
     """
     names = [str(by.get(name, "")) for name in ("run", "node", "attempt")]
-    attempt = store.get_context_by_type_and_name(attempts.CONTEXT_TYPE, attempts.context_name(*names))
+    attempt = store.get_context_by_type_and_name(attempt_names.CONTEXT_TYPE, attempt_names.context_name(*names))
     if attempt is None:
         return UNKNOWN
     executions = store.get_executions_by_context(attempt.id)

@@ -9,7 +9,7 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.errors import TerminalError
-from runtime import attempts, cache
+from runtime import attempt_names, attempts, cache
 from runtime.lineage.artifacts import INPUT_EVENTS, OUTPUT_EVENTS, ByKey, events_of, group, quoted
 
 _NEWEST = 10
@@ -116,7 +116,7 @@ def execution(store: mlmd.MetadataStore, proto: metadata_store_pb2.Execution) ->
 
 
 def _attempts(store: mlmd.MetadataStore, query: str, *, newest: bool = False) -> list[metadata_store_pb2.Context]:
-    wanted = " AND ".join(filter(None, [f"type = '{attempts.CONTEXT_TYPE}'", query]))
+    wanted = " AND ".join(filter(None, [f"type = '{attempt_names.CONTEXT_TYPE}'", query]))
     options = mlmd.ListOptions(filter_query=wanted)
     if newest:
         options = mlmd.ListOptions(filter_query=wanted, limit=_LOOKED_AT, order_by=mlmd.OrderByField.ID, is_asc=False)

@@ -5,7 +5,7 @@ The cost is that of the runs that are read, whatever else the store holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,10 +13,22 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.interval import Interval
-from runtime.attempts import CONTEXT_TYPE
-from runtime.lineage.artifacts import OUTPUT_EVENTS, Artifact, ByKey, Scalar, events_of, group, quoted, scalars
+from runtime.attempt_names import CONTEXT_TYPE
+from runtime.lineage.artifacts import (
+    INPUT_EVENTS,
+    OUTPUT_EVENTS,
+    Artifact,
+    ByKey,
+    Scalar,
+    events_of,
+    group,
+    quoted,
+    scalars,
+)
 
 _STATES = metadata_store_pb2.Execution.State
+CACHE = "cache"
+"""Custom property of an execution: whether the cache answered, and why not."""
 SUCCEEDED = ("complete", "cached")
 RUNS_OF_AN_INTERVAL = 10
 """Read at most for each interval that is wanted, on average: runs of one interval, again and again, hide others."""
@@ -34,6 +46,8 @@ class Step:
       seconds: How long it took since; from the cache, that is the time of looking it up.
       outputs: What it made, by output key.
       is_resolver: Whether its outputs are what others made, and it hands them on.
+      cache: Whether the cache answered, or why not, in words; empty where it was not asked.
+      inputs: What it was given, by input key.
     """
 
     node: str
@@ -43,6 +57,8 @@ class Step:
     seconds: float
     outputs: ByKey
     is_resolver: bool = False
+    cache: str = ""
+    inputs: ByKey = field(default_factory=dict)
 
     def output(self, key: str) -> Artifact | None:
         """The artifact of an output key; None where there is none."""
@@ -106,6 +122,22 @@ def latest_of_each_interval(store: mlmd.MetadataStore, pipeline: str, intervals:
     return [latest[interval] for interval in sorted(latest)]
 
 
+def of_dag_run(store: mlmd.MetadataStore, dag_id: str, run_id: str) -> list[Run]:
+    """The runs of pipelines that tasks of one DAG run belong to: one for each pipeline, task group and map index.
+
+    Args:
+      store: The metadata store.
+      dag_id: Airflow's id of the DAG.
+      run_id: Airflow's id of the DAG run.
+    """
+    labels = {"dag_id": dag_id, "run_id": run_id}
+    wanted = [f"custom_properties.{name}.string_value = {quoted(value)}" for name, value in labels.items()]
+    options = mlmd.ListOptions(filter_query=" AND ".join([f"type = {quoted(CONTEXT_TYPE)}", *wanted]))
+    attempts = store.get_contexts(options)
+    runs = {name: Run(name, {}) for name in dict.fromkeys(attempt.name.rsplit("/", 2)[0] for attempt in attempts)}
+    return _with_steps(store, runs, attempts)
+
+
 def _newest(store: mlmd.MetadataStore, pipeline: str, page: int) -> Iterator[Run]:
     """The runs of a pipeline that have begun, the newest first; so many are read at once."""
     of_pipeline = "type = 'pipeline_run' AND parent_contexts_p.type = 'pipeline'"
@@ -127,24 +159,34 @@ def _read(store: mlmd.MetadataStore, contexts: list[metadata_store_pb2.Context])
     # The store has no index from an execution to its contexts, so the way is from the attempts to their executions.
     names = " OR ".join(f"name LIKE {quoted(f'{name}/%')}" for name in runs)
     options = mlmd.ListOptions(filter_query=f"type = {quoted(CONTEXT_TYPE)} AND ({names})")
+    return _with_steps(store, runs, store.get_contexts(options) if runs else ())
+
+
+def _with_steps(
+    store: mlmd.MetadataStore, runs: dict[str, Run], attempts: Iterable[metadata_store_pb2.Context]
+) -> list[Run]:
+    """The runs that have begun, of these by their keys, with the steps that attempts tell of."""
     tried: list[tuple[metadata_store_pb2.Execution, Run, str]] = []
-    for attempt in store.get_contexts(options) if runs else ():
+    for attempt in attempts:
         # "_" in LIKE stands for any character, so the names are looked at once more.
         name, node, _ = attempt.name.rsplit("/", 2)
         if name in runs:
             runs[name].labels.update(scalars(attempt.custom_properties))
             tried += [(execution, runs[name], node) for execution in store.get_executions_by_context(attempt.id)]
     events = events_of(store, (execution.id for execution, *_ in tried))
-    outputs = group(store, events, OUTPUT_EVENTS)
+    outputs, inputs = group(store, events, OUTPUT_EVENTS), group(store, events, INPUT_EVENTS)
     handed_on = {event.execution_id for event in events if event.type == metadata_store_pb2.Event.INTERNAL_OUTPUT}
     for execution, run, node in sorted(tried, key=lambda entry: entry[0].id):
-        made = outputs.get(execution.id, {})
-        run.steps[node] = _step(node, execution, made, is_resolver=execution.id in handed_on)
+        made, given = outputs.get(execution.id, {}), inputs.get(execution.id, {})
+        run.steps[node] = _step(node, execution, made, given, is_resolver=execution.id in handed_on)
     return [run for run in runs.values() if run.steps]
 
 
-def _step(node: str, execution: metadata_store_pb2.Execution, outputs: ByKey, *, is_resolver: bool) -> Step:
+def _step(
+    node: str, execution: metadata_store_pb2.Execution, outputs: ByKey, inputs: ByKey, *, is_resolver: bool
+) -> Step:
     began, ended = execution.create_time_since_epoch, execution.last_update_time_since_epoch
     started = datetime.fromtimestamp(began / 1e3, UTC)
     state = _STATES.Name(execution.last_known_state).lower()
-    return Step(node, state, execution.id, started, (ended - began) / 1e3, outputs, is_resolver)
+    cache = execution.custom_properties[CACHE].string_value if CACHE in execution.custom_properties else ""
+    return Step(node, state, execution.id, started, (ended - began) / 1e3, outputs, is_resolver, cache, inputs)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
-from runtime import attempts
+from runtime import attempt_names
 from runtime.lineage.artifacts import (
     INPUT_EVENTS,
     OUTPUT_EVENTS,
@@ -61,18 +61,39 @@ class Made:
 
 def pushes(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
     """Every `PushedModel` of a pipeline that says that something was pushed, the oldest first."""
-    return _of_node(store, pipeline, "push", "PushedModel", "custom_properties.pushed.int_value = 1")
+    return of_node(store, pipeline, "push", "PushedModel", "custom_properties.pushed.int_value = 1")
+
+
+def evaluations(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
+    """Every evaluation that says which model it judged, the oldest first."""
+    return of_node(store, pipeline, "evaluate", "ModelEvaluation", "custom_properties.interval_end.string_value != ''")
 
 
 def evaluations_beside(store: mlmd.MetadataStore, pipeline: str, version: int) -> list[Artifact]:
     """Every evaluation in which a version was the champion, the oldest first."""
     condition = f"custom_properties.champion_version.int_value = {version}"
-    return _of_node(store, pipeline, "evaluate", "ModelEvaluation", condition)
+    return of_node(store, pipeline, "evaluate", "ModelEvaluation", condition)
 
 
 def of_model(store: mlmd.MetadataStore, kind: str, model: str) -> list[Artifact]:
     """Every artifact of a type that names a model (`Promotion`, `Release`, `ReleaseDecision`), the oldest first."""
     return _read(store, f"type = {quoted(kind)} AND properties.model.string_value = {quoted(model)}")
+
+
+def of_node(store: mlmd.MetadataStore, pipeline: str, node: str, kind: str, condition: str) -> list[Artifact]:
+    """Every artifact of a type that a node made and that meets a condition of ML Metadata's filters, the oldest first.
+
+    Args:
+      store: The metadata store.
+      pipeline: The pipeline's id.
+      node: The node's id.
+      kind: Name of the artifacts' type.
+      condition: Such as "custom_properties.pushed.int_value = 1".
+    """
+    name = quoted(attempt_names.node_context_name(pipeline, node))
+    return _read(
+        store, f"type = {quoted(kind)} AND contexts_n.type = 'node' AND contexts_n.name = {name} AND {condition}"
+    )
 
 
 def published_at(artifact: Artifact) -> str:
@@ -123,7 +144,7 @@ def _made(store: mlmd.MetadataStore, pipeline: str, execution: metadata_store_pb
     nodes = [c.name for c in contexts if c.type == "node" and c.name.startswith(f"{pipeline}.")]
     if not nodes:
         return None
-    attempt = next((c for c in contexts if c.type == attempts.CONTEXT_TYPE), None)
+    attempt = next((c for c in contexts if c.type == attempt_names.CONTEXT_TYPE), None)
     key = next((c for c in contexts if c.type == _CACHE_TYPE and _PARTS in c.custom_properties), None)
     return Made(
         nodes[0].removeprefix(f"{pipeline}."),
@@ -134,13 +155,6 @@ def _made(store: mlmd.MetadataStore, pipeline: str, execution: metadata_store_pb
         json.loads(key.custom_properties[_PARTS].string_value) if key else {},
         by_key(store, [execution.id], INPUT_EVENTS).get(execution.id, {}),
         by_key(store, [execution.id], OUTPUT_EVENTS).get(execution.id, {}),
-    )
-
-
-def _of_node(store: mlmd.MetadataStore, pipeline: str, node: str, kind: str, condition: str) -> list[Artifact]:
-    name = quoted(attempts.node_context_name(pipeline, node))
-    return _read(
-        store, f"type = {quoted(kind)} AND contexts_n.type = 'node' AND contexts_n.name = {name} AND {condition}"
     )
 
 

@@ -24,6 +24,7 @@ def test_each_part_has_an_id_and_what_is_left_out_has_none():
         "toy",
         "toy_promote",
         "toy_release",
+        "toy_alarms",
         "toy_batch_predict",
     ]
     assert REPLACED.parts == (TRAIN,)
@@ -44,7 +45,7 @@ def test_defaults_are_the_pipelines_and_everything_else_stays():
     [
         ({"name": "bike demand"}, "a letter, then letters, digits and _"),
         ({"name": "7up"}, "'7up'"),
-        ({"name": "bike_promote"}, "none of _promote, _release, _batch_predict at the end"),
+        ({"name": "bike_promote"}, "none of _promote, _release, _batch_predict, _alarms at the end"),
         ({"zone": "Mars/Base"}, "Unknown time zone"),
         ({"tables": "lake.TABLES"}, "an import string"),
         ({"transform": ""}, "transform"),

@@ -1,6 +1,5 @@
 """Our pages in Airflow's UI; what they need of Airflow is tried in test_airflow."""
 
-import asyncio
 import inspect
 import sys
 from types import SimpleNamespace
@@ -10,23 +9,16 @@ import pytest
 from fastapi.routing import APIRoute
 
 from streaming import status
+from tests.plugins.page_client import OF_NO_DAG, address, get, signed_in
 
 
 @pytest.fixture
 def client(home, monkeypatch):
     monkeypatch.setattr(status, "PATIENCE_MS", 600)
     from plugins.airtight_plugin import AirtightPlugin
-    from plugins.tfx_airflow import pages
 
-    (allowed,) = pages.app.router.dependencies
-    pages.app.dependency_overrides[allowed.dependency] = lambda: None
-    yield lambda path: asyncio.run(_get(AirtightPlugin.fastapi_apps[0]["app"], path))
-    pages.app.dependency_overrides.clear()
-
-
-async def _get(app, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://there") as browser:
-        return await browser.get(path)
+    with signed_in():
+        yield lambda path: get(AirtightPlugin.fastapi_apps[0]["app"], path)
 
 
 def test_the_page_of_a_dag_is_the_report_of_its_pipeline(home, client):
@@ -90,42 +82,50 @@ def test_a_stream_shows_the_report_that_it_writes_and_no_other_file(home, client
 
 
 def test_every_route_asks_for_permission_and_every_answer_forbids_scripts(client):
-    from airflow.api_fastapi.core_api.security import requires_access_dag
+    from airflow.api_fastapi.core_api.security import requires_access_dag, requires_authenticated
 
-    from plugins.tfx_airflow import pages
+    from plugins.tfx_airflow.pages import app as pages
 
-    asks = inspect.unwrap(requires_access_dag(method="GET")).__code__
-    assert pages.app.routes
+    of_dag = inspect.unwrap(requires_access_dag(method="GET")).__code__
+    of_user = requires_authenticated().__code__
+    assert len(pages.app.routes) >= 7
     for route in pages.app.routes:
         assert isinstance(route, APIRoute), f"{route} is outside of what asks for permission"
-        assert [d.dependency for d in route.dependencies if getattr(d.dependency, "__code__", None) is asks], route.path
-        _check_headers(client(route.path.format(dag_id="any_stream")), route.path)
+        asks = {getattr(dependency.dependency, "__code__", None) for dependency in route.dependencies}
+        # What says nothing of any DAG is for everybody who has logged in; all else is for who may read the DAG.
+        assert (of_user if route.path in OF_NO_DAG else of_dag) in asks, route.path
+        assert ("{dag_id}" in route.path) != (route.path in OF_NO_DAG), route.path
+        _check_headers(client(address(route.path)), route.path)
     _check_headers(client("/no/such/page"), "an unknown page")
 
 
 def _check_headers(answer: httpx.Response, path: str) -> None:
     policy = dict(rule.strip().partition(" ")[::2] for rule in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'" and "script-src" not in policy, path
-    # Under both a page acts as Airflow's own, which only one that is made here may.
+    # Under both a page acts as Airflow's own, which only one that is made here may. No page sends a form.
+    assert "allow-forms" not in policy["sandbox"], path
+    leads_out = "allow-top-navigation" in policy["sandbox"]
+    assert not leads_out or path in ("/{dag_id}/model", "/{dag_id}/runs/{run_id}"), path
     free = {"allow-same-origin", "allow-scripts"} <= set(policy["sandbox"].split())
     assert not free or path == "/{dag_id}/stream", path
     assert answer.headers["x-content-type-options"] == "nosniff", path
 
 
-def test_a_user_who_may_not_read_the_dag_gets_no_page(home, monkeypatch):
-    from airflow.api_fastapi.core_api import security
+def test_a_user_who_may_not_read_the_dag_gets_no_page(home):
+    from plugins.tfx_airflow.pages import app as pages
 
-    from plugins.tfx_airflow import pages
+    with signed_in(hidden=("any_stream",)):
+        for route in pages.app.routes:
+            expected = 200 if route.path in OF_NO_DAG else 403
+            assert get(pages.app, address(route.path)).status_code == expected, route.path
 
-    class Nobody:
-        def is_authorized_dag(self, **_):
-            return False
 
-    monkeypatch.setattr(security, "get_auth_manager", Nobody)
-    monkeypatch.setattr(security.DagModel, "get_team_name", lambda dag_id: None)
-    monkeypatch.setitem(pages.app.dependency_overrides, security.get_user, lambda: None)
-    for route in pages.app.routes:
-        assert asyncio.run(_get(pages.app, route.path.format(dag_id="any_stream"))).status_code == 403
+def test_who_has_not_logged_in_gets_nothing(home):
+    from plugins.tfx_airflow.pages import app as pages
+
+    with signed_in(user=False):
+        for route in pages.app.routes:
+            assert get(pages.app, address(route.path)).status_code == 401, route.path
 
 
 def test_what_the_pages_show_needs_nothing_that_the_policy_refuses(home, client):

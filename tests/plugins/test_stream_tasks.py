@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from airtight.home import Home
 from plugins.tfx_airflow import stream as module
-from plugins.tfx_airflow import stream_page
+from plugins.tfx_airflow.pages import stream_page
 from plugins.tfx_airflow.stream import EnsureStream, StreamWatched, WatchStream
 from services.settings import Settings
 from streaming import status

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
@@ -13,6 +15,7 @@ from airtight.home import ROOT
 from airtight.supervised import BY_INTERVAL, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
 from runtime import fresh_pipelines
+from tests.tiny_supervised import settings
 from tests.tiny_supervised.settings import REPLACED, SETTINGS
 
 pytestmark = pytest.mark.slow
@@ -37,7 +40,7 @@ def home(folder, monkeypatch):
 def test_one_call_makes_every_dag_of_a_pipeline(home):
     dags = supervised_dags(SETTINGS)
     assert {dag_id: dag.dag_id for dag_id, dag in dags.items()} == {
-        name: name for name in ("toy", "toy_promote", "toy_release", "toy_batch_predict")
+        name: name for name in ("toy", "toy_promote", "toy_release", "toy_alarms", "toy_batch_predict")
     }
     assert all(set(dag.tags) == {"tfx", "parts"} for dag in dags.values())
 
@@ -77,6 +80,14 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
     with pytest.raises(ParamValidationError):
         promote.params.get_param("approval").resolve("me")
 
+    assert promote.get_task("approve").assigned_users is None, "whoever may answer at all"
+
+    alarms = dags["toy_alarms"]
+    assert upstream(alarms) == {"approve": set(), "act_on_alarm": {"approve"}}
+    assert alarms.params.get_param("action").schema["enum"] == ["acknowledge", "silence", "end_silence"]
+    with pytest.raises(ParamValidationError):
+        alarms.params.get_param("approval").resolve("me")
+
     release = dags["toy_release"]
     assert upstream(release)["watch"] == {"start"} and upstream(release)["finish"] == {"start", "judge"}
     assert release.max_active_runs == 1 and release.is_paused_upon_creation is False
@@ -88,9 +99,32 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
         assert "{" not in dag.doc_md, "every word is filled in"
 
 
+def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
+    approved = replace(SETTINGS, approvers=("ada", "bob"))
+    monkeypatch.setattr(settings, "SETTINGS", approved)
+    dags = supervised_dags(approved)
+    asks = [dags["toy"].get_task("approve_override")]
+    asks += [dags[f"toy_{part}"].get_task("approve") for part in ("promote", "alarms")]
+    for task in asks:
+        assert [user["id"] for user in task.assigned_users] == ["ada", "bob"], task
+    assert upstream(dags["toy"])["evaluate"] == {"champion", "approve_override"}
+    override, evaluate = asks[0], dags["toy"].get_task("evaluate")
+    assert override.execute({"params": {"champion_incomparable": "block"}}) is None, "it asks nobody"
+    assert override.fail_on_reject and set(override.params) == {"reason"}
+    response = {
+        "responded_by_user": {"id": "1", "name": "ada"},
+        "responded_at": "noon",
+        "params_input": {"reason": "the feed was down"},
+    }
+    labels = evaluate.labels["approval"]
+    for answer, expected in ((response, "ada at noon: the feed was down"), (None, "")):
+        context = {"ti": SimpleNamespace(xcom_pull=lambda task, answer=answer: answer)}
+        assert evaluate.render_template(labels, context) == expected
+
+
 def test_a_file_may_make_some_of_the_dags_alone(home):
     assert set(supervised_dags(SETTINGS, REPLACED, parts=BY_INTERVAL)) == {"toy", "toy_batch_predict", "replaced"}
-    assert set(supervised_dags(SETTINGS, REPLACED, parts=OPERATIONS)) == {"toy_promote", "toy_release"}
+    assert set(supervised_dags(SETTINGS, REPLACED, parts=OPERATIONS)) == {"toy_promote", "toy_release", "toy_alarms"}
     with pytest.raises(TerminalError, match="promotion"):
         supervised_dags(SETTINGS, parts=("promotion",))
 
@@ -110,7 +144,7 @@ def test_a_training_pipeline_that_does_not_compile_leaves_the_way_back(home, tmp
 
     with pytest.raises(AirtightError, match=r"train\.py, line 1"):
         supervised_dags(BROKEN, parts=BY_INTERVAL)
-    assert set(supervised_dags(BROKEN, parts=OPERATIONS)) == {"broken_promote", "broken_release"}
+    assert set(supervised_dags(BROKEN, parts=OPERATIONS)) == {"broken_promote", "broken_release", "broken_alarms"}
 
 
 def test_what_a_file_makes_is_compiled_by_one_process(home, tmp_path, monkeypatch):
@@ -120,9 +154,9 @@ def test_what_a_file_makes_is_compiled_by_one_process(home, tmp_path, monkeypatc
     monkeypatch.setattr(
         fresh_pipelines, "call", lambda request, launcher: requests.append(request) or call(request, launcher)
     )
-    assert len(supervised_dags(SETTINGS, REPLACED)) == 5
+    assert len(supervised_dags(SETTINGS, REPLACED)) == 6
     assert len(requests) == 1
-    assert len(supervised_dags(SETTINGS, REPLACED)) == 5
+    assert len(supervised_dags(SETTINGS, REPLACED)) == 6
     assert len(requests) == 1, "compiled already"
 
 

@@ -15,7 +15,7 @@ from tfx.orchestration.portable.mlmd import event_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from airtight.home import Home
-from runtime.attempts import CONTEXT_TYPE
+from runtime.attempt_names import CONTEXT_TYPE
 from runtime.compiled_pipeline import CompiledPipeline
 
 ZONE = ZoneInfo("America/New_York")

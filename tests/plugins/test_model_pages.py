@@ -1,0 +1,241 @@
+"""The pages of models, runs and reports, from records that are made up; test_pages_in_a_browser looks at them."""
+
+import json
+from datetime import UTC, date, datetime
+from urllib.parse import quote
+
+import pytest
+
+from airtight.home import Home
+from airtight.rollout import state
+from airtight.rollout.state import Release
+from tests.plugins.page_client import get, signed_in
+from tests.plugins.past_models import MODEL, PastModels, Run
+from tests.plugins.past_year import year
+
+RUN = "scheduled__2026-07-01T04:00:00+00:00"
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def past_year(tmp_path_factory):
+    return year(Home(tmp_path_factory.mktemp("home")), watched=120).home
+
+
+@pytest.fixture
+def page(past_year, monkeypatch):
+    """What a path answers to a user; some DAGs are hidden from them."""
+    from plugins.tfx_airflow.pages.app import app
+
+    monkeypatch.setenv("AIRTIGHT_HOME", str(past_year.path))
+
+    def answer(path, *hidden):
+        with signed_in(hidden):
+            response = get(app, path)
+        assert response.status_code == 200, response.text
+        return response
+
+    return answer
+
+
+def in_home(home, monkeypatch, path, *hidden):
+    from plugins.tfx_airflow.pages.app import app
+
+    monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
+    with signed_in(hidden):
+        return get(app, path).text
+
+
+def of_run(run=RUN, dag_id=MODEL):
+    return f"/{dag_id}/runs/{quote(run, safe='')}"
+
+
+def test_a_run_shows_its_gates_its_lineage_and_what_the_cache_said(page):
+    text = page(of_run()).text
+    for cell in ("<td>auc against the champion</td>", "&gt;= -0.008", "Over 30 days.", "holds</span>"):
+        assert cell in text
+    assert "0.0005403 to 0.0165" in text, "the interval of the gain"
+    assert "0.7990" in text, "the baseline"
+    for link in (
+        "Data interval",
+        "the lake as it was then",
+        "rows: test 26,000",
+        "version 202608010400001, it took over",
+    ):
+        assert link in text
+    assert "2026-08-01 05:14 to 2026-08-04 05:00; now 202611010400001" in text, "what became of it"
+    assert "missed: input examples changed; code equal" in text
+    refused = page(of_run("scheduled__2026-04-01T04:00:00+00:00")).text
+    assert "stopped by evaluate" in refused and "fails</span>" in refused and "not pushed: evaluate did not" in refused
+    assert "No task of this run" in page(of_run("manual__none")).text
+
+
+def test_a_task_shows_its_own_report_as_it_lies_there_and_a_gate_without_one_its_verdict(page):
+    answer = page(of_run() + "/tasks/validate/-1")
+    assert answer.text == f"<!doctype html><title>Report</title><h1>The report of validate</h1><p>{RUN}</p>"
+    sandbox = answer.headers["content-security-policy"].split(";")[0]
+    assert sandbox == "sandbox", "whoever can write a report leads nobody anywhere"
+    assert "The report of evaluate" in page(of_run() + "/tasks/evaluate/-1").text
+    assert "has no report" in page(of_run() + "/tasks/train/-1").text
+    assert "has run no node" in page(of_run() + "/tasks/approve/-1").text
+
+
+def test_a_report_that_was_removed_is_missed_in_words(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.train(date(2026, 9, 1), date(2026, 10, 1), 1, began=AT, served=0, run_id="once")
+    past.close()
+    for folder in (tmp_path / "artifacts").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    text = in_home(past.home, monkeypatch, of_run("once") + "/tasks/validate/-1")
+    assert "was removed since" in text and str(tmp_path / "artifacts") in text
+    assert "No gate of this run has spoken yet" in in_home(past.home, monkeypatch, of_run("once"))
+
+
+def test_a_model_shows_versions_champions_alarms_quality_decisions_and_cost(page):
+    text = page(f"/{MODEL}/model").text
+    assert text.count('<td class="id"><code>2') >= 11
+    assert "serves since 2026-11-01" in text and "taken back 2026-08-04" in text and "replaced 2026-10-01" in text
+    assert "0.8128" in text and "+0.0098 (+0.0018 to +0.0178)" in text
+    assert text.count("<svg") == 5, "champions, intervals, alarms, days, runs"
+    assert "120 days were judged" in text and "blocks training</span>" in text
+    assert "auc of the served predictions" in text and "unripe" in text
+    assert "<td>take back</td><td>it loses .02 a flight to the former one</td>" in text
+    assert "fix the data</span>" in text and ">retrain</span>" in text
+    assert f"/dags/{MODEL}/runs/watch__" in text, "a decision leads to the training that it triggered"
+    assert "6 %) went into models that never served" in text
+    assert "complaints about Newark" in text and "ada at 09:12" in text
+    assert f'href="/dags/{MODEL}_promote" target="_top"' in text
+
+
+def test_what_other_dags_did_is_shown_to_who_may_read_them_alone(page):
+    seen = page(f"/{MODEL}/model", f"{MODEL}_promote", f"{MODEL}_release", f"{MODEL}_watch", f"{MODEL}_quality").text
+    for secret in (
+        "complaints about Newark",
+        "ada at",
+        "taken back",
+        "10 % of the rows",
+        "unripe",
+        "the regret is",
+        ".02 a flight",
+    ):
+        assert secret not in seen
+    assert f"You may not read {MODEL}_promote, {MODEL}_release" in seen
+    assert f"are of the DAG {MODEL}_watch, which you may not read" in seen
+    assert f'href="/dags/{MODEL}_promote"' not in seen
+    run = page(of_run(), f"{MODEL}_promote").text
+    assert "2026-08-04" not in run, "that it was taken back is known of the promotion alone"
+
+
+def test_runs_of_another_dag_are_left_out_for_who_may_not_read_it(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.train(date(2026, 8, 1), date(2026, 9, 1), 1, began=AT, served=0)
+    past.dag_id = "a_secret_dag"
+    secret = past.train(date(2026, 9, 1), date(2026, 10, 1), 2, began=AT, served=0, run_id="a_secret_run")
+    past.dag_id = ""
+    local = past.train(date(2026, 10, 1), date(2026, 11, 1), 3, began=AT, served=0, run_id="a_local_run")
+    past.close()
+    everything = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    assert str(secret) in everything and str(local) in everything and "a_secret" in everything
+    seen = in_home(past.home, monkeypatch, f"/{MODEL}/model", "a_secret_dag")
+    assert str(secret) not in seen and "a_secret" not in seen
+    assert str(local) in seen and "2 artifacts of DAGs that you may not read are left out" in seen
+    # Nor does a run of one DAG stand under the name of another.
+    assert "No task of this run" in in_home(past.home, monkeypatch, of_run("a_secret_run"))
+
+
+def test_the_cache_names_no_run_that_the_reader_may_not_see(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path), "a_secret_dag")
+    past.train(date(2026, 8, 1), date(2026, 9, 1), 1, began=AT, served=0, run_id="first")
+    key = Run(MODEL, "first", "a_secret_dag").key
+    words = f"hit: code, versions, parameters and inputs equal those of execution 3 in the run {key}; none is gone"
+    run = Run(MODEL, "second", MODEL)
+    past.execution(run, "transform", "Examples", {"rows_test": 1}, AT, seconds=1, state="CACHED", cache=words)
+    past.close()
+    assert key in in_home(past.home, monkeypatch, of_run("second"))
+    text = in_home(past.home, monkeypatch, of_run("second"), "a_secret_dag")
+    assert "a_secret_dag" not in text and "in a run that you may not read; none is gone" in text
+
+
+def test_labels_and_traffic_are_those_of_the_release_under_way(past_year, page, monkeypatch):
+    root = past_year.models_root
+    for version in (202610010400001, 202611010400001):
+        (root / MODEL / str(version)).mkdir(parents=True, exist_ok=True)
+    assert '<span class="label">all requests</span>' in page(f"/{MODEL}/model").text
+    release = Release(MODEL, "r1", 202610010400001, 202611010400001, share=0.3, since="2026-11-01T06:00:00+00:00")
+    state.write(root, {MODEL: release})
+    try:
+        text = page(f"/{MODEL}/model").text
+        assert "30.0% of the requests" in text and "70.0% of the requests" in text
+        assert "A release tries version 202611010400001 beside 202610010400001, as canary" in text
+        assert "30.0%" not in page(f"/{MODEL}/model", f"{MODEL}_release").text
+    finally:
+        (root / state.FILE).unlink()
+
+
+def test_who_chose_what_is_served_is_of_the_dags_that_promote_and_release(tmp_path, monkeypatch):
+    from components.modelling.served import Choice, Served
+
+    past = PastModels(Home(tmp_path))
+    version = past.train(date(2026, 9, 1), date(2026, 10, 1), 1, began=AT, served=0)
+    past.close()
+    served = Served(past.home.models_root)
+    (served.root / MODEL / str(version)).mkdir(parents=True)
+    served.enter(MODEL)
+    served.choose(MODEL, Choice.only(version, by="ada at 09:12", reason="complaints about Newark"))
+    seen = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    assert "chosen by ada at 09:12: complaints about Newark" in seen
+    for hidden in (f"{MODEL}_promote", f"{MODEL}_release"):
+        seen = in_home(past.home, monkeypatch, f"/{MODEL}/model", hidden)
+        assert f"Served: version {version}." in seen and "ada at" not in seen and "complaints" not in seen
+
+
+def test_what_records_say_is_shown_as_text(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    version = past.train(date(2026, 9, 1), date(2026, 10, 1), 1, began=AT, served=0)
+    past.promote(version, version + 1, at=AT, reason="<script>alert(1)</script>", by='"><img src=x onerror=y>')
+    past.watch(date(2026, 10, 1), at=AT, alarm="</title><script>alert(2)</script>")
+    past.close()
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    assert "alert(1)" in text and "alert(2)" in text
+    assert "<script" not in text and "<img" not in text
+
+
+def test_pages_of_nothing_say_so(tmp_path, monkeypatch):
+    home = Home(tmp_path / "new")
+    home.path.mkdir()
+    for path in (f"/{MODEL}/model", of_run(), of_run() + "/tasks/validate/-1"):
+        assert "nothing has run yet" in in_home(home, monkeypatch, path)
+    assert not home.metadata_db.exists(), "a page makes no store"
+    assert "trains no model" in in_home(home, monkeypatch, "/words/model")
+    part = in_home(home, monkeypatch, f"/{MODEL}_promote/model")
+    assert f'href="/dags/{MODEL}/plugin/model" target="_top"' in part
+    (home.path / "metadata.sqlite").write_bytes(b"no database at all" * 100)
+    assert "The page cannot be made" in in_home(home, monkeypatch, f"/{MODEL}/model")
+
+
+def test_a_model_without_a_watch_or_runs_says_what_would_be_there(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.close()
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    for words in (
+        "No version is served yet",
+        "Nothing was pushed yet",
+        "Nothing was judged yet",
+        "No node has run yet",
+    ):
+        assert words in text
+    assert f"It would be the DAG {MODEL}_watch" in text and "no act that you may see" in text
+
+
+def test_the_interval_of_a_check_outlives_its_file(tmp_path):
+    from airtight.verdict import FILE_NAME, Check, Verdict
+
+    checks = (Check("auc", True, 0.1, interval=(0.0, 0.2)), Check("odd", True, interval=(float("nan"), 1.0)))
+    Verdict("evaluate", "June", checks).write(tmp_path)
+    assert [check.interval for check in Verdict.read(tmp_path).checks] == [(0.0, 0.2), None]
+    payload = json.loads((tmp_path / FILE_NAME).read_text())
+    del payload["checks"][0]["interval"]
+    (tmp_path / FILE_NAME).write_text(json.dumps(payload))
+    assert Verdict.read(tmp_path).checks[0].interval is None, "as verdicts of before are"

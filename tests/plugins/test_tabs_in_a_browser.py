@@ -1,0 +1,131 @@
+"""The tabs in a browser, without Airflow around them: what their frames show, and what they let out and in.
+
+With TEST_PICTURES set to a folder, a picture of each page is written there; test_pages_in_a_browser does the same with
+a real Airflow.
+"""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
+
+from airtight.home import Home
+from tests.plugins.browser import Browser
+from tests.plugins.page_client import signed_in
+from tests.plugins.past_models import MODEL
+from tests.plugins.past_year import year
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+RUN = "scheduled__2026-07-01T04:00:00+00:00"
+HOST = """<!doctype html><html><head><base href="/"></head><body style="margin: 0; height: 100vh"><script type="module">
+const set = (made, values) => Object.entries(values).forEach(([name, value]) =>
+  name === "style" ? Object.assign(made.style, value) : made.setAttribute(name, value));
+globalThis.React = { createElement: (name, values) => {
+  const made = document.createElement(name); set(made, values); return made; } };
+await import(new URL("airtight/tab.js?tab", document.baseURI).href);
+const [dagId, runId, taskId] = new URLSearchParams(location.search).getAll("id");
+document.body.append(globalThis.AirflowPlugin({ dagId, runId, taskId, mapIndex: undefined }));
+</script></body></html>"""
+"""As Airflow's UI loads a react app: React is there, the module is imported, and its function makes the element."""
+
+
+class Site(NamedTuple):
+    """Where the pages are served, and of which state folder."""
+
+    url: str
+    home: Home
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The address of the pages' app beside a page that holds a tab."""
+    from plugins.tfx_airflow.pages.app import app
+
+    home = year(Home(tmp_path_factory.mktemp("home"))).home
+    versions = (202610010400001, 202611010400001)
+    for version in versions:
+        (home.models(MODEL) / str(version)).mkdir(parents=True)
+
+    def elsewhere(request):
+        return HTMLResponse(f"<p>Airflow's own page {request.url.path}</p>")
+
+    def tab(_):
+        return HTMLResponse(HOST)
+
+    around = Starlette(routes=[Route("/tab", tab), Mount("/airtight", app), Route("/dags/{rest:path}", elsewhere)])
+    server = uvicorn.Server(uvicorn.Config(around, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    with signed_in(hidden=("secret",)):
+        thread.start()
+        until(lambda: server.started, "the pages are served")
+        yield Site(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", home)
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def home(site, monkeypatch):
+    """The module's state folder, for each test in place of one of its own."""
+    monkeypatch.setenv("AIRTIGHT_HOME", str(site.home.path))
+    return site.home
+
+
+def picture(browser, name):
+    if folder := os.environ.get("TEST_PICTURES"):
+        time.sleep(0.5)
+        browser.picture(Path(folder) / f"{name}.png")
+
+
+def open_tab(browser, site, *ids):
+    browser.go(f"{site.url}/tab?{'&'.join(f'id={part}' for part in ids)}")
+
+
+def test_a_tab_shows_its_page_and_its_links_lead_out(site):
+    with Browser(size=(1440, 2600)) as browser:
+        open_tab(browser, site, MODEL)
+        browser.sees("Served: version 202611010400001, the highest that there is.")
+        assert "Champion over time" in browser.frame and "Time and cost of nodes" in browser.frame
+        wide, seen = browser.run(
+            "(e => [e.scrollWidth, e.clientWidth])(document.querySelector('iframe').contentDocument.documentElement)"
+        )
+        assert wide <= seen, "nothing hangs over the edge"
+        picture(browser, "model_tab")
+        browser.click("Promote or roll back")
+        until(lambda: browser.address == f"{site.url}/dags/{MODEL}_promote", "the link leads out of the frame")
+    with Browser() as browser:
+        open_tab(browser, site, MODEL, RUN.replace("+", "%2B"))
+        browser.sees("From the data interval to the served version")
+        picture(browser, "gates_tab")
+        browser.click("its report")
+        until(lambda: browser.address.endswith("/tasks/validate/plugin/report"), "a gate leads to its report")
+
+
+def test_a_report_is_nobodys_origin_and_runs_no_script(site, home):
+    report = min(home.path.glob("artifacts/*/report.html"), key=lambda path: int(path.parent.name))
+    report.write_text("<script>document.title = 'a script ran'</script><a href='/dags/x' target=_top>Go</a>")
+    with Browser() as browser:
+        open_tab(browser, site, MODEL, "scheduled__2025-11-01T04:00:00%2B00:00", "validate")
+        frame = "document.querySelector('iframe')"
+        until(lambda: browser.run(f"Boolean({frame})"), "there is a frame")
+        time.sleep(1)
+        assert browser.run(f"{frame}.contentDocument") is None, "its origin is not that of the UI"
+        sandbox = browser.run(f"fetch({frame}.src).then(answer => answer.headers.get('content-security-policy'))")
+        assert sandbox.startswith("sandbox;")
+        picture(browser, "report_tab")
+
+
+def test_a_dag_that_the_user_may_not_read_has_no_page(site):
+    with Browser() as browser:
+        open_tab(browser, site, "secret")
+        until(lambda: browser.run("Boolean(document.querySelector('iframe'))"), "there is a frame")
+        status = browser.run("fetch(document.querySelector('iframe').src).then(answer => answer.status)")
+        assert status == 403 and not browser.frame
