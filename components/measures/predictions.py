@@ -38,7 +38,7 @@ class PredictionFigures:
         if not table.num_rows:
             return
         self.rows += table.num_rows
-        response = {name: _array(table[name]) for name in self._outputs}
+        response = {name: output_array(table[name]) for name in self._outputs}
         scores = np.asarray(self._task.score(self._task.predictions(response)), np.float64)
         finite = scores[np.isfinite(scores)]
         self._sum, self._finite = self._sum + float(finite.sum()), self._finite + len(finite)
@@ -71,7 +71,7 @@ class PredictionFigures:
         }
 
 
-def _array(column: pa.ChunkedArray) -> np.ndarray:
+def output_array(column: pa.ChunkedArray) -> np.ndarray:
     """An output, [rows] or [rows, values]."""
     if pa.types.is_list(column.type):
         flat: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
