@@ -113,7 +113,7 @@ def label_quality(
             newest = late_labels.labels_of(made, form, labels, reader.labels_known_by)
             rows, refused = _predicted(spark, predictions or [], log_root, model_name, wanted, form, scratch)
             without = late_labels.unpredicted(rows, newest, form, wanted)
-            counts, digests, parts = _joined(rows, newest, form, known, scratch)
+            counts, digests, parts = _joined(rows, newest, form, wanted, known, scratch)
         first = min((*digests, *known, reader.interval.start.astimezone(ZoneInfo(reader.zone)).date().isoformat()))
         stream = shards.RowStream(shards.read_parts(parts))
         for day in wanted:
@@ -175,14 +175,19 @@ def _predicted(
 
 
 def _joined(
-    rows: "DataFrame | None", newest: "DataFrame", form: Form, known: dict[str, DayQuality], scratch: Path
+    rows: "DataFrame | None",
+    newest: "DataFrame",
+    form: Form,
+    days: list[str],
+    known: dict[str, DayQuality],
+    scratch: Path,
 ) -> tuple[dict[str, int], dict[str, str], list[Path]]:
     """Rows of the days that changed, digests of all days, and files of the former in the order of days."""
     from pyspark.sql import functions as F
 
     if rows is None:
         return {}, {}, []
-    joined = late_labels.joined(rows, newest, form)
+    joined = late_labels.joined(rows.where(F.col(DAY).isin(days)), newest, form)
     # Written before it is looked at twice: Spark would join it twice.
     joined.write.parquet(str(scratch / "joined"))
     joined = joined.sparkSession.read.schema(joined.schema).parquet(str(scratch / "joined"))

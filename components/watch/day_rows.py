@@ -175,7 +175,7 @@ class DayRows:
         """The versions that answered beside those that were asked beside them, on the rows of both."""
         metric = next(((name, metric.losses) for name, metric in self.task.metrics.items() if metric.losses), None)
         judged = self.judged
-        if metric is None or not len(judged):
+        if metric is None or not len(judged) or self.task.wrong_predictions(self.column("predictions")):
             return []
         name, losses = metric
         labels, predictions, version = (self.column(column) for column in ("labels", "predictions", "version"))

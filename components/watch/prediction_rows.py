@@ -248,7 +248,7 @@ def _logged(piece: pa.Table, form: Form, interval: Interval, refused: Counter[st
     nothing = pa.nulls(answered.num_rows, pa.string())
     for name in form.told_apart:
         logged = INPUT + name
-        columns[name] = answered[logged].cast(pa.string()) if logged in answered.column_names else nothing
+        columns.setdefault(name, answered[logged].cast(pa.string()) if logged in answered.column_names else nothing)
     return pa.table(columns)
 
 
