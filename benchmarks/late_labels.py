@@ -2,7 +2,7 @@
 
     python -m benchmarks.late_labels flights [--delay 30] [--seconds 150] [--picture FILE]
     python -m benchmarks.late_labels bike [--delay 30]
-    python -m benchmarks.late_labels promotions [--seconds 150]
+    python -m benchmarks.late_labels promotions [--seconds 150] [--matrix FILE]
 
 flights: a model of January and February 2013, frozen, and small trees that are fitted anew each month; labels count as
 known `--delay` days later. Each month an estimator is fitted on the 60 days before that are ripe by then, and expects
@@ -10,7 +10,8 @@ AUC and log loss of each day of the month. Beside it stand the model's own proba
 days. bike: a model of rides that is fitted each year, and its absolute error, by day.
 
 promotions: each day from April on a version takes over from the former champion, and is judged by the seven days
-after. Equal versions differ in their seed; worse ones are the frozen model, and one whose look-ups have failed.
+after. Equal versions differ in their seed; worse ones are the frozen model, and one whose look-ups have failed. With
+--matrix the models are those of a matrix of daily losses, and nothing is fitted: only days tell of the variance then.
 Fits are kept, and what was ended after --seconds goes on.
 """
 
@@ -39,6 +40,7 @@ from components.measures.slices import Slices
 from components.schema import ExampleSchema
 from components.tasks import Task, task_of
 from components.watch import estimates
+from components.watch.loss_matrix import LossMatrix
 from pipelines.bike_demand import lake as bike_lake
 
 FIT_DAYS = 60
@@ -72,9 +74,13 @@ def main() -> None:
     parser.add_argument("--delay", type=int, default=30, help="days until labels are known")
     parser.add_argument("--seconds", type=float, default=1e9, help="fit nothing more after so many")
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--matrix", type=Path, help="promotions: days of `benchmarks.loss_matrices flights`")
     options = parser.parse_args()
     if options.what == "bike":
         bike(options.delay)
+        return
+    if options.matrix:
+        of_matrix(LossMatrix.read(options.matrix))
         return
     flights = Flights(options.folder / "parts" / "late", time.monotonic() + options.seconds)
     if options.what == "promotions":
@@ -281,6 +287,36 @@ def promotions(flights: Flights) -> None:
         worse = np.average([day.difference for day in days.values()], weights=[day.rows for day in days.values()])
         median = f"{np.median(back):g}" if back else "-"
         print(f"| {words} | {worse:+.4f} | {len(outcomes)} | {len(back) / len(outcomes):.1%} | {median} |")
+
+
+def of_matrix(matrix: LossMatrix) -> None:
+    """How often models of a matrix are taken back: fresh ones in the place of the one before, or of the first one."""
+    loss, days = matrix.loss[0], len(matrix.rows)
+    newest = np.searchsorted(matrix.fit_at, np.arange(days), side="right") - 1
+
+    def judged_from(start: int, version: int, former: int) -> after_promotion.Standing:
+        pairs = [
+            PairedDay(
+                str(matrix.starts[day]), int(matrix.rows[day]), float(loss[version, day] - loss[former, day]), None
+            )
+            for day in range(start, start + 7)
+        ]
+        return after_promotion.judge(pairs, 8, after_promotion.Settings())
+
+    starts = range(int(matrix.fit_at[2]), days - 7)
+    cases = {
+        "a fresh one, in the place of the fit before": [
+            judged_from(int(matrix.fit_at[fit]), fit, fit - 1) for fit in range(1, len(matrix.fit_at))
+        ],
+        "the newest, in the place of the first": [judged_from(day, int(newest[day]), 0) for day in starts],
+        "the first, in the place of the newest": [judged_from(day, 0, int(newest[day])) for day in starts],
+    }
+    print("| version that took over | mean difference | promotions | taken back | median ripe day |")
+    print("|---|---:|---:|---:|---:|")
+    for words, outcomes in cases.items():
+        back = [standing.days for standing in outcomes if standing.outcome == TAKE_BACK]
+        mean, median = np.mean([one.difference for one in outcomes]), f"{np.median(back):g}" if back else "-"
+        print(f"| {words} | {mean:+.4f} | {len(outcomes)} | {len(back) / len(outcomes):.1%} | {median} |")
 
 
 def paired_days(flights: Flights, version: np.ndarray, former: np.ndarray) -> dict[np.datetime64, PairedDay]:
