@@ -29,7 +29,8 @@ from components.watch.prediction_rows import AT, BESIDE, VERSION, Form
 
 LEAST_ROWS = 20
 """Slices, versions and pairs of fewer labelled rows have no figures."""
-_HOUR = timedelta(hours=1)
+_HOUR = 3_600_000_000
+"""In microseconds, as instants are here."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class DayRows:
         self.counts: Counter[str] = Counter()
         self._columns: dict[str, list[np.ndarray]] = {}
         self._codes = {name: Codes() for name in form.told_apart}
-        self._last: datetime | None = None
-        self._longest = timedelta()
+        self._last: int | None = None
+        self._longest = 0
 
     def add(self, table: pa.Table) -> None:
         """The next rows, in the order of time."""
@@ -103,19 +104,16 @@ class DayRows:
         self.counts["corrected"] += pc.sum(answers[became.CORRECTED]).as_py() or 0
         if not answers.num_rows:
             return
-        instants = answers[AT].cast(pa.timestamp("us", "UTC"))
-        inner = pc.max(pc.subtract(instants[1:].combine_chunks(), instants[:-1].combine_chunks())).as_py()
-        first, last = instants[0].as_py(), instants[-1].as_py()
-        before = self._last or _midnight(self.day, self.form.zone)
-        self._longest = max(self._longest, first - before, inner or timedelta())
-        self._last = last
+        instants = answers[AT].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+        before = _midnight(self.day, self.form.zone) if self._last is None else self._last
+        self._longest = max(self._longest, int(np.diff(instants, prepend=before).max()))
+        self._last = int(instants[-1])
 
     @property
     def gap_hours(self) -> float:
         """Hours of the longest time of the day in which nothing was answered; its ends count."""
-        end = _midnight(self.day, self.form.zone, 1)
-        rest = end - (self._last or _midnight(self.day, self.form.zone))
-        return round(max(self._longest, rest) / _HOUR, 2)
+        begin, end = (_midnight(self.day, self.form.zone, later) for later in (0, 1))
+        return round(max(self._longest, end - (begin if self._last is None else self._last)) / _HOUR, 2)
 
     def column(self, name: str) -> np.ndarray:
         """A kept column, [rows, ...]; of no rows empty."""
@@ -163,9 +161,10 @@ class DayRows:
                     row["figures"] = self._of(judged[rows], labels, predictions)
                 measured["slices"].append(row)
         is_labelled, beside = (self.column(name).astype(bool) for name in ("labelled", "beside"))
-        for version, is_beside in sorted(set(zip(self.column("version").tolist(), beside.tolist(), strict=True))):
-            rows = np.flatnonzero(is_labelled & (beside == is_beside) & (self.column("version") == version))
-            row = {"version": version, "beside": is_beside, "rows": len(rows)}
+        doubled = 2 * self.column("version") + beside
+        for number in np.unique(doubled).tolist():
+            rows = np.flatnonzero(is_labelled & (doubled == number))
+            row = {"version": number // 2, "beside": bool(number % 2), "rows": len(rows)}
             if len(rows) >= LEAST_ROWS and not self.task.wrong_predictions(predictions[rows]):
                 row["figures"] = self._of(rows, labels, predictions)
             measured["versions"].append(row)
@@ -206,6 +205,7 @@ class DayRows:
         return {name: figure.to_json() for name, figure in measured.items()}
 
 
-def _midnight(day: str, zone: str, later: int = 0) -> datetime:
+def _midnight(day: str, zone: str, later: int = 0) -> int:
+    """When a local day begins, or one so many days later, in microseconds since 1970."""
     local = datetime.fromisoformat(day) + timedelta(days=later)
-    return local.replace(tzinfo=time_zone(zone)).astimezone(time_zone("UTC"))
+    return int(local.replace(tzinfo=time_zone(zone)).timestamp()) * 1_000_000

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import INPUT, OTHER_OUTPUTS, OUTPUT, REQUEST, ROW, SIGNATURE, TIME
-from components.artifacts import Predictions
 from components.data import predictions as prediction_log
 from components.data import shards
 from components.data.example_frame import columns_of
@@ -33,6 +32,8 @@ from components.tasks import task_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from components.artifacts import Predictions
 
 DAY, AT, VERSION, BESIDE = "_day", "_at", "version", "_beside"
 """Columns beside names, outputs and slices: local day (text), instant of the row, the model's version, and whether the
