@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError
+from airtight.interval import Interval
+from components.data.predictions import read
 from components.measures import scores
 from components.schema import ExampleSchema, Feature
 from components.watch import quality_days
@@ -264,6 +267,11 @@ def test_the_log_of_a_real_server_is_judged_by_request_id(spark, tmp_path, monke
         several = ask("many", [{"colour": "green", "size": float(n)} for n in range(10)])
         answers |= {f"many#{n}": value for n, value in enumerate(several)}
         assert ask("bad", [{"colour": "red"}]) == [400]
+        around = Interval(datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1))
+        deadline = time.monotonic() + 120
+        while read(tmp_path / "log", "toy", around).num_rows < 51:
+            assert time.monotonic() < deadline, "the log has not all rows"
+            time.sleep(0.1)
     now = datetime.now(UTC)
     world = World(tmp_path)
     labels = {name: n % 2 for n, name in enumerate(answers)}
