@@ -75,14 +75,14 @@ def page_of(settings: Supervised, home: Home) -> Path:
 def _served(store: mlmd.MetadataStore, settings: Supervised) -> set[int]:
     """The versions that answered requests at any time: by their push, a promotion, or a release."""
     from components.modelling.registered import versions_that_served
-    from components.supervised import PROMOTIONS
+    from components.supervised import LABELS, PROMOTIONS
     from runtime.cross_run import newest_outputs
 
     pushed = newest_outputs(store, settings.name, "push", "pushed")
     promotions = [
         promotion
         for part, node in PROMOTIONS.items()
-        if part in settings.parts
+        if part in (*settings.parts, LABELS)
         for promotion in newest_outputs(store, settings.id_of(part), node, "promotion")
     ]
     return versions_that_served(settings.name, pushed, promotions)

@@ -164,6 +164,67 @@ class Predictions(Artifact):
     }
 
 
+class LabelQuality(Artifact):
+    """How good a model's predictions were, day by day, as of the labels that were known at the interval's end.
+
+    `days.jsonl`, `report.html`; `date=YYYY-MM-DD/rows.parquet` of the days that this run made anew (predictions with
+    what became of them), `date=YYYY-MM-DD/sample.parquet` and `estimator.json` of what estimates are made by.
+    """
+
+    TYPE_NAME = "LabelQuality"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "known_by": Property(type=PropertyType.STRING),
+        "days": Property(type=PropertyType.INT),
+        "ripe": Property(type=PropertyType.INT),
+        "reopened": Property(type=PropertyType.INT),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class PromotionOutcome(Artifact):
+    """Whether a version that took over lost more than the former champion since: `outcome.json`, `report.html`.
+
+    `version` and `former` are 0 where there is nothing to compare. `outcome` is one of
+    `airtight.watch.after_promotion.OUTCOMES`; with `take_back`, `by_itself` is 0 where a person promoted the version,
+    so that a person has to take it back. The interval is the one that was watched last.
+    """
+
+    TYPE_NAME = "PromotionOutcome"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "version": Property(type=PropertyType.INT),
+        "former": Property(type=PropertyType.INT),
+        "outcome": Property(type=PropertyType.STRING),
+        "by_itself": Property(type=PropertyType.INT),
+        "took_over_at": Property(type=PropertyType.STRING),
+        "days": Property(type=PropertyType.INT),
+        "rows": Property(type=PropertyType.INT),
+        "difference": Property(type=PropertyType.FLOAT),
+        "lower": Property(type=PropertyType.FLOAT),
+        "reason": Property(type=PropertyType.STRING),
+    }
+
+
+class SkewReport(Artifact):
+    """Logged features beside recomputed ones: `verdict.json`, `skew.json` (counts and examples), `report.html`."""
+
+    TYPE_NAME = "SkewReport"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "model": Property(type=PropertyType.STRING),
+        "rows": Property(type=PropertyType.INT),
+        "skewed": Property(type=PropertyType.INT),
+        "unknown": Property(type=PropertyType.INT),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
 class StreamClosing(Artifact):
     """Whether a stream's rows equal the batch's: `verdict.json`, `report.html`, `differences.parquet`."""
 

@@ -25,12 +25,13 @@ from components.data import shards
 from components.data.example_frame import columns_of
 from components.data.spark import session
 from components.measures.predictions import PredictionFigures
-from components.modelling.as_of import AS_OF, Chosen, choose
+from components.modelling.as_of import AS_OF, Chosen, NoFormerChampion, choose
 from components.modelling.model_server import ModelServer
 from components.modelling.saved_model import inputs_of
 from components.modelling.scoring import outputs_of, scorer
 from components.reports import predictions as report
 from components.rollout.switch import served_in
+from components.schema import DAY as DAY_BLOCKS
 from components.schema import ExampleSchema
 
 if TYPE_CHECKING:
@@ -70,14 +71,14 @@ def batch_predict(
 
     Args:
       examples: The rows, with features, keys and time; labels are not read.
-      predictions: Gets a Parquet file for each local day, in the order of time and keys: the keys, the time, the
-        model's outputs by name (such as `probability`; several values of a row are a list) and `version`;
-        `summary.json`; `report.html`. Where the schema has no time there is one file.
+      predictions: Gets a Parquet file for each local day, in the order of time and keys: the keys, the time,
+        the columns of slices and blocks, the model's outputs by name (such as `probability`; several values of a row
+        are a list) and `version`; `summary.json`; `report.html`. Where the schema has no time there is one file.
       model_name: The served model.
       schema: Dotted name of the ExampleSchema.
       zone: IANA time zone of the days.
-      version: `as_of` (what had served last, of intervals that ended before this one began), `served` (what is served
-        now) or a number.
+      version: `as_of` (what had served last, of intervals that ended before this one began), `former` (the champion
+        before that one; where there is none, nothing is scored), `served` (what is served now) or a number.
       pushed: What was pushed in all runs.
       promotions: What persons and releases had served since, in all runs.
       split: Which split is scored.
@@ -92,13 +93,16 @@ def batch_predict(
     declared: ExampleSchema = load(schema)
     ends = reading.interval_of(examples)
     served, server = served_in(serving_root), ModelServer.named(server_url)
-    chosen = choose(
-        version, model_name, datetime.fromisoformat(ends[0]), served, server, pushed or [], promotions or []
-    )
+    folder, start = Path(predictions.uri), datetime.fromisoformat(ends[0])
+    try:
+        chosen = choose(version, model_name, start, served, server, pushed or [], promotions or [])
+    except NoFormerChampion as error:
+        log.info("%s Nothing is scored.", error.message)
+        _describe(predictions, ends, Chosen(0, folder, ""), model_name, version, PredictionFigures(declared, []), 0)
+        return
     log.info("Version %d of %s scores %s to %s (asked for: %s).", chosen.number, model_name, *ends, version)
     source = reading.files_of(Path(examples.uri), split)
     before = [digest_of_file(file) for file in source]
-    folder = Path(predictions.uri)
     scratch = folder / ".scratch"
     scratch.mkdir(parents=True)
     try:
@@ -116,8 +120,22 @@ def batch_predict(
         days = _write(folder, parts, columns, chosen.number, figures)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    _describe(predictions, ends, chosen, model_name, version, figures, days)
+
+
+def _describe(
+    predictions: Predictions,
+    ends: tuple[str, str],
+    chosen: Chosen,
+    model: str,
+    version: str,
+    figures: PredictionFigures,
+    days: int,
+) -> None:
+    """Writes down of what the predictions are, and how they are spread; see batch_predict."""
+    folder = Path(predictions.uri)
     predictions.interval_start, predictions.interval_end = ends
-    predictions.model, predictions.version, predictions.model_digest = model_name, chosen.number, chosen.digest
+    predictions.model, predictions.version, predictions.model_digest = model, chosen.number, chosen.digest
     predictions.rows = figures.rows
     predictions.digest = digest_of_tree(folder)
     names = ("model", "version", "model_digest", "rows", "digest", "interval_start", "interval_end")
@@ -129,9 +147,10 @@ def batch_predict(
 
 
 def _kept(schema: ExampleSchema) -> dict[str, pa.DataType]:
-    """Columns that name a row, and their types."""
+    """Columns that name a row, or by which quality is told apart, and their types."""
     columns = columns_of(schema, labelled=False)
-    names = dict.fromkeys((*schema.keys, *([schema.time] if schema.time else [])))
+    blocks = [] if schema.blocks == DAY_BLOCKS else [schema.blocks]
+    names = dict.fromkeys((*schema.keys, *([schema.time] if schema.time else []), *schema.slices, *blocks))
     return {name: columns.field(name).type for name in names}
 
 

@@ -33,7 +33,9 @@ from runtime.parameters import Declaration, declare, interval_parameters, runtim
 from runtime.resolvers import ChampionAsOf, of_all_runs
 from runtime.task_options import in_order, task
 
-PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish"}
+LABELS = "labels"
+"""The part that `components.labels_pipeline` makes."""
+PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish", LABELS: "take_back"}
 """The parts that put a version before the requests beside the push, each with the node that makes `promotion`."""
 
 

@@ -1,7 +1,8 @@
 """Counters and histograms under TensorFlow Serving's names, in Prometheus' text format.
 
 They are kept here, not with prometheus-client, because that library appends `_total` to the name of every counter,
-and dashboards made for TensorFlow Serving look for the names without it. The event loop's thread alone touches them.
+and dashboards made for TensorFlow Serving look for the names without it. What is ours has conventional names: the
+part, what is counted, `_total`, and base units (`_seconds`). The event loop's thread alone touches them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from bisect import bisect_left
 
 BOUNDS_US = tuple(10 * 1.8**power for power in range(33))
 """Upper bounds of TensorFlow Serving's latency buckets, in microseconds."""
+SECONDS = "_seconds"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -38,10 +40,15 @@ class Counter:
 
 
 class Histogram:
-    """Durations in microseconds for each combination of label values; arguments as for `Counter`."""
+    """Durations in microseconds for each combination of label values; arguments as for `Counter`.
+
+    One whose name ends with `_seconds` is shown in seconds, Prometheus' unit of time; TensorFlow Serving's are not.
+    """
 
     def __init__(self, name: str, help: str, *labels: str) -> None:
         self.name, self.help, self.labels = name, help, labels
+        self._scale = 1e-6 if name.endswith(SECONDS) else 1.0
+        self._bounds = [f"{bound * self._scale:.9g}" if self._scale < 1 else str(bound) for bound in BOUNDS_US]
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
         METRICS.append(self)
@@ -60,10 +67,10 @@ class Histogram:
         said = [f"# HELP {self.name} {self.help}", f"# TYPE {self.name} histogram"]
         for values, counts in self._counts.items():
             total = 0
-            for bound, count in zip((*map(str, BOUNDS_US), "+Inf"), counts, strict=True):
+            for bound, count in zip((*self._bounds, "+Inf"), counts, strict=True):
                 total += count
                 said.append(f"{self.name}_bucket{_tags((*self.labels, 'le'), (*values, bound))} {total}")
-            said.append(f"{self.name}_sum{_tags(self.labels, values)} {self._sums[values]}")
+            said.append(f"{self.name}_sum{_tags(self.labels, values)} {self._sums[values] * self._scale}")
             said.append(f"{self.name}_count{_tags(self.labels, values)} {total}")
         return said
 
@@ -88,8 +95,8 @@ RUNTIME_LATENCY = Histogram(
 )
 LOADS = Counter(":tensorflow:cc:saved_model:load_attempt_count", "Attempts to load.", "model_path", "status")
 LOAD_LATENCY = Counter(":tensorflow:cc:saved_model:load_latency", "Load time in microseconds.", "model_path")
-BATCHES = Counter(":airtight:serving:batch_count", "Batches that were run.", "model_name")
-BATCHED_REQUESTS = Counter(":airtight:serving:batched_request_count", "Requests in those batches.", "model_name")
-CACHE_HITS = Counter(":airtight:serving:prediction_cache_hit_count", "Answers from the cache.", "model_name")
-CACHE_MISSES = Counter(":airtight:serving:prediction_cache_miss_count", "Answers not in the cache.", "model_name")
-CACHE_EVICTIONS = Counter(":airtight:serving:prediction_cache_eviction_count", "Answers that made room.")
+BATCHES = Counter("airtight_serving_batches_total", "Batches that were run.", "model_name")
+BATCHED_REQUESTS = Counter("airtight_serving_batched_requests_total", "Requests in those batches.", "model_name")
+CACHE_HITS = Counter("airtight_serving_prediction_cache_hits_total", "Answers from the cache.", "model_name")
+CACHE_MISSES = Counter("airtight_serving_prediction_cache_misses_total", "Answers not in the cache.", "model_name")
+CACHE_EVICTIONS = Counter("airtight_serving_prediction_cache_evictions_total", "Answers that made room.")

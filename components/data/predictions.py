@@ -23,7 +23,7 @@ _INSTANT = pa.timestamp("us", tz="UTC")
 _NAMES = {VERSION: pa.int64(), SIGNATURE: pa.string(), REQUEST: pa.string(), ROW: pa.int32()}
 """What tells a row from all others."""
 _TOGETHER = 10_000
-"""Rows of a journal that are converted together."""
+"""Rows of a file that are read, or converted, together."""
 _NOTHING = pa.schema({TIME: _INSTANT, "model": pa.string(), **_NAMES})
 
 
@@ -42,16 +42,35 @@ def read(root: Path, model: str, interval: Interval) -> pa.Table:
     Raises:
       TerminalError: A file is broken.
     """
-    folder = folder_of(root, model)
-    days = [f"date={day.isoformat()}" for day in _days(interval)]
-    # Open files first: one that is closed meanwhile is then read twice, and not missed.
-    parts = [table for day in days for path in sorted(folder.glob(f"{day}/.*{JOURNAL}")) for table in _journal(path)]
-    parts += [_file(path) for day in days for path in sorted(folder.glob(f"{day}/*.parquet"))]
-    rows = _together([_NOTHING.empty_table(), *parts])
+    rows = _together([_NOTHING.empty_table(), *pieces(root, model, interval)])
     start, end = (pa.scalar(moment, _INSTANT) for moment in (interval.start, interval.end))
     inside = rows.filter((pc.field(TIME) >= start) & (pc.field(TIME) < end))
     ordered = inside.sort_by([(name, "ascending") for name in (TIME, REQUEST, VERSION, SIGNATURE, ROW)])
     return _once(ordered)
+
+
+def pieces(root: Path, model: str, interval: Interval) -> Iterator[pa.Table]:
+    """The rows of the days that an interval touches, file by file and a few thousand at a time, in no order.
+
+    A row that was written twice is there twice, and columns are those of its file.
+
+    Args:
+      root: Folder of the log, all models'.
+      model: The model's name.
+      interval: When it was answered; the days are whole, in UTC.
+
+    Raises:
+      TerminalError: A file is broken.
+    """
+    folder = folder_of(root, model)
+    days = [f"date={day.isoformat()}" for day in _days(interval)]
+    # Open files first: one that is closed meanwhile is then read twice, and not missed.
+    for day in days:
+        for path in sorted(folder.glob(f"{day}/.*{JOURNAL}")):
+            yield from _journal(path)
+    for day in days:
+        for path in sorted(folder.glob(f"{day}/*.parquet")):
+            yield from _file(path)
 
 
 def _days(interval: Interval) -> Iterator[date]:
@@ -74,9 +93,12 @@ def _journal(path: Path) -> Iterator[pa.Table]:
             yield rows_of(batch)
 
 
-def _file(path: Path) -> pa.Table:
+def _file(path: Path) -> Iterator[pa.Table]:
     try:
-        return pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path) as source:
+            yield source.schema_arrow.empty_table()
+            for batch in source.iter_batches(_TOGETHER):
+                yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(path, error) from error
 

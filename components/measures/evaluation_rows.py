@@ -94,7 +94,7 @@ def read(folder: Path, schema: ExampleSchema, zone: str) -> EvaluationRows:
     columns = list(dict.fromkeys(filter(None, kept)))
     labels, times, days, weights = (_Column() for _ in range(4))
     features = {name: _Column() for name in baselines}
-    codes = {name: _Codes() for name in (*schema.slices, *blocks)}
+    codes = {name: Codes() for name in (*schema.slices, *blocks)}
     for piece in reading.batches(folder, "test", schema, columns, PIECE):
         labels.add(_small(task.labels(piece)))
         if schema.time:
@@ -151,13 +151,14 @@ class _Column:
 
 
 @dataclass
-class _Codes:
+class Codes:
     """A column's values as codes, numbered as they come."""
 
     by_name: dict[str, int] = field(default_factory=dict)
     pieces: list[np.ndarray] = field(default_factory=list)
 
     def add(self, column: pa.ChunkedArray) -> None:
+        """The next rows."""
         encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         names = ["" if value is None else str(value) for value in encoded.dictionary.to_pylist()]
@@ -166,10 +167,12 @@ class _Codes:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The values, as text; "" is missing."""
         return tuple(self.by_name)
 
     @property
     def codes(self) -> np.ndarray:
+        """Place of each row's value in `names`, int32 [rows]."""
         return np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int32)
 
 

@@ -38,7 +38,7 @@ class PredictionFigures:
         if not table.num_rows:
             return
         self.rows += table.num_rows
-        predictions = self._task.predictions({name: _array(table[name]) for name in self._outputs})
+        predictions = self._task.predictions({name: output_array(table[name]) for name in self._outputs})
         for label, spread in self._spreads.items():
             own = self._task.predictions_of(label, predictions)
             spread.add(np.asarray(self._task.parts[label].score(own), np.float64))
@@ -90,7 +90,7 @@ class _Spread:
         }
 
 
-def _array(column: pa.ChunkedArray) -> np.ndarray:
+def output_array(column: pa.ChunkedArray) -> np.ndarray:
     """An output, [rows] or [rows, values]."""
     if pa.types.is_list(column.type):
         flat: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -17,8 +17,13 @@ from components.modelling.saved_model import serving_folder
 from components.modelling.served import Served
 from components.rollout.switch import current
 
-SERVED, AS_OF = "served", "as_of"
-"""What may be asked for beside a number: what is served now, or what had served last when the interval began."""
+SERVED, AS_OF, FORMER = "served", "as_of", "former"
+"""What may be asked for beside a number: what is served now, what had served last when the interval began, or the
+champion before that one."""
+
+
+class NoFormerChampion(TerminalError):
+    """There is no champion before that of an interval."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ def choose(
     """Finds the version that is asked for, and sees that its files are those that were pushed.
 
     Args:
-      version: `served`, `as_of` or a number. `as_of` goes by data time: what counts from the end of an interval on was
-        judged and pushed later, at the earliest after the label delay.
+      version: `served`, `as_of`, `former` or a number. `as_of` goes by data time: what counts from the end of an
+        interval on was judged and pushed later, at the earliest after the label delay.
       model: The model's name.
       start: When the interval begins.
       served: The versions on disk, and what is chosen of them.
@@ -58,6 +63,7 @@ def choose(
       promotions: `Promotion` of all runs: which versions took over later, or again.
 
     Raises:
+      NoFormerChampion: `former` is asked for, and there is none.
       TerminalError: There is no such version, or its files are not those that were pushed.
       TransientError: The server cannot be reached.
     """
@@ -69,7 +75,7 @@ def choose(
     }
     # What nobody knows to have been pushed can be promoted, and is nobody's champion.
     promoted = [promotion for promotion in promotions if promotion.to_version in pushes]
-    champion = champions(model, pushed, promoted, start)
+    champion = champions(model, pushed, promoted, start, 2)
     number = _number(version.strip(), model, start, served, server, champion, pushes)
     push = pushes.get(number)
     # What is served is cleaned up by other rules than artifacts are: either place may have it still.
@@ -107,6 +113,15 @@ def _number(
         if not number:
             raise _missing(f"a version of {model} that is served", "a model that was pushed", served.versions(model))
         return number
+    if version == FORMER:
+        if len(champion) < 2:  # noqa: PLR2004 - the champion, and the one before it
+            raise NoFormerChampion(
+                f"There was no champion before that of {start.isoformat()}.",
+                expected=f"a version of {model} that served before the champion of then",
+                received=f"the versions {', '.join(map(str, champion)) or 'none'}",
+                remedy="Nothing is to be done: there is none to compare with.",
+            )
+        return champion[1]
     if version == AS_OF:
         if not champion:
             expected = f"a version of an interval that ended by {start.isoformat()}, that served"
@@ -114,7 +129,7 @@ def _number(
         return champion[0]
     raise TerminalError(
         "That is no version to score with.",
-        expected=f"{SERVED}, {AS_OF} or a number such as 201307010400001",
+        expected=f"{SERVED}, {AS_OF}, {FORMER} or a number such as 201307010400001",
         received=repr(version),
         remedy="Correct the version.",
     )

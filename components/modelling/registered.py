@@ -111,8 +111,19 @@ def champions(
       instant: Such as the start of an interval.
       count: So many versions at most.
     """
+    return [takeover.version for takeover in takeovers(model, pushed, promotions, instant, count)]
+
+
+def takeovers(
+    model: str,
+    pushed: Iterable[artifact.Artifact],
+    promotions: Iterable[artifact.Artifact],
+    instant: datetime,
+    count: int = 1,
+) -> list[Takeover]:
+    """How the champions of `champions` took over; arguments as there."""
     pushes, promoted = _takeovers_of_pushes(pushed), _takeovers_of_promotions(model, promotions)
-    return [t.version for t in served_history.served(served_history.latest_of(pushes), promoted, instant, count)]
+    return served_history.served(served_history.latest_of(pushes), promoted, instant, count)
 
 
 def served_before(
@@ -135,12 +146,12 @@ def served_before(
     unknown = {version.number for version in known if not version.digest}
     if not (end := latest_end(known)):
         return unknown
-    takeovers = [*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions)]
+    known_takeovers = [*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions)]
     stem = version_number.stem(current)
     attempts = {
         takeover.version
-        for takeover in takeovers
-        if version_number.stem(takeover.version) == stem and not takeover.was_taken_back(takeovers)
+        for takeover in known_takeovers
+        if version_number.stem(takeover.version) == stem and not takeover.was_taken_back(known_takeovers)
     }
     return {*unknown, *attempts, *champions(model, pushed, promotions, datetime.fromisoformat(end), len(known))}
 
@@ -155,8 +166,8 @@ def versions_that_served(
       pushed: `PushedModel` of all runs of the model.
       promotions: `Promotion` of all runs.
     """
-    takeovers = [*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions)]
-    return {takeover.version for takeover in takeovers}
+    of_all = (*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions))
+    return {takeover.version for takeover in of_all}
 
 
 def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
@@ -165,8 +176,8 @@ def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
 
 def _takeovers_of_promotions(model: str, promotions: Iterable[artifact.Artifact]) -> list[Takeover]:
     records = ((promotion.id, _values(promotion, _OF_PROMOTION)) for promotion in promotions)
-    takeovers = (served_history.takeover_of_promotion(p, order) for order, p in records if p.get("model") == model)
-    return [takeover for takeover in takeovers if takeover]
+    made = (served_history.takeover_of_promotion(p, order) for order, p in records if p.get("model") == model)
+    return [takeover for takeover in made if takeover]
 
 
 def _values(recorded: artifact.Artifact, names: Iterable[str]) -> dict[str, object]:

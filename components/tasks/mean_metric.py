@@ -42,4 +42,4 @@ def mean_metric(
     ) -> paired.Gain:
         return paired.MeanGain.of(losses(labels, candidate), losses(labels, other), blocks, weights)
 
-    return Metric(title, value, gain, higher_is_better, margin, relative=relative, unit=unit)
+    return Metric(title, value, gain, higher_is_better, margin, relative=relative, unit=unit, losses=losses)

@@ -117,6 +117,11 @@ class Regression(Task):
             wrong = wrong.any(axis=1) | (np.diff(predictions, axis=1) < 0).any(axis=1)
         return int(np.count_nonzero(wrong))
 
+    def perfect(self, labels: np.ndarray) -> np.ndarray:
+        """See `Task`."""
+        levels = len(self.schema.quantiles)
+        return np.repeat(labels[:, None], levels, axis=1) if levels else labels
+
     def decidable(self, labels: np.ndarray) -> str:
         """See `Task`: LABEL_ROWS rows that are not all the same."""
         if not len(labels):

@@ -53,6 +53,7 @@ class Metric:
       size: Of labels [rows]: how many rows the metric's noise is that of.
       unit: "nats", "" for a share, or "label" for the label's own unit.
       property: Its custom property of an evaluation, where that is another name than the metric's.
+      losses: Of a metric that is a mean over rows, the loss of each, float64 [rows], of labels and predictions.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Metric:
     size: Callable[[np.ndarray], float] = len
     unit: str = ""
     property: str = ""
+    losses: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,10 @@ class Task(ABC):
     @abstractmethod
     def wrong_predictions(self, predictions: np.ndarray) -> int:
         """How many rows of predictions are none: not finite, no probabilities, or quantiles that cross."""
+
+    @abstractmethod
+    def perfect(self, labels: np.ndarray) -> np.ndarray:
+        """Predictions of who knows the encoded labels [rows]: what the interval of a metric's value is a gain over."""
 
     @abstractmethod
     def decidable(self, labels: np.ndarray) -> str:

@@ -33,9 +33,11 @@ WARN_S = 10.0
 CLOSE_S = 10.0
 """When the server stops, the shipper has so long to finish."""
 
-ROWS = metrics.Counter(":airtight:serving:prediction_log_rows", "Rows of the prediction log written.", "model_name")
+ROWS = metrics.Counter(
+    "airtight_serving_prediction_log_rows_total", "Rows of the prediction log written.", "model_name"
+)
 DROPPED = metrics.Counter(
-    ":airtight:serving:prediction_log_dropped", "Notes and rows of it lost.", "model_name", "reason"
+    "airtight_serving_prediction_log_dropped_total", "Notes and rows of it lost.", "model_name", "reason"
 )
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _REQUESTS = Counter(
     "airtight_router_requests_total", "Requests by model, API, side and HTTP code.", "model", "api", "side", "code"
 )
-_LATENCY = Histogram("airtight_router_latency_us", "From the request to its answer, in microseconds.", "model", "api")
+_LATENCY = Histogram(
+    "airtight_router_request_duration_seconds", "From the request to its answer, in seconds.", "model", "api"
+)
 _RESENT = Counter("airtight_router_resent_total", "Requests sent to another server, or again without a version.", "why")
 _OURS = (_REQUESTS, _LATENCY, _RESENT)
 _FAULT = 400

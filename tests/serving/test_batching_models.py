@@ -202,10 +202,10 @@ def test_clients_over_rest_and_grpc_get_their_own_rows_from_common_batches(serve
     counts = {
         name: int(line.rpartition(" ")[2])
         for line in text.splitlines()
-        for name in ("batch_count", "batched_request_count")
-        if line.startswith(f":airtight:serving:{name}{{")
+        for name in ("batches_total", "batched_requests_total")
+        if line.startswith(f"airtight_serving_{name}{{")
     }
-    assert counts["batched_request_count"] == 40 > counts["batch_count"]
+    assert counts["batched_requests_total"] == 40 > counts["batches_total"]
 
 
 @pytest.mark.slow

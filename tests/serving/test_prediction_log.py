@@ -357,4 +357,6 @@ def test_a_server_logs_both_protocols_and_closes_its_files_when_it_stops(tmp_pat
 
 def test_the_metrics_tell_rows_and_losses():
     exposed = metrics.exposition().decode()
-    assert ":airtight:serving:prediction_log_rows" in exposed and ":airtight:serving:prediction_log_dropped" in exposed
+    assert {f"# TYPE airtight_serving_prediction_log_{name}_total counter" for name in ("rows", "dropped")} <= {
+        *exposed.splitlines()
+    }

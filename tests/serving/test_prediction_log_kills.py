@@ -151,7 +151,7 @@ def test_a_durable_server_answers_nothing_that_its_disk_does_not_keep_and_a_kill
             root.unlink()
             assert ask_rest([1.0]) == OK
         exposition = server.raw("GET", "/monitoring/prometheus/metrics")[1].decode()
-        assert ':airtight:serving:prediction_log_dropped{model_name="m",reason="not_written"}' in exposition
+        assert 'airtight_serving_prediction_log_dropped_total{model_name="m",reason="not_written"}' in exposition
         assert 'request_count{model_name="m",status="UNAVAILABLE"} 4' in exposition
         assert [row["code"] for row in rows_in(root)].count("OK") == 1
         answered_at, _ = kill_under_load(server)

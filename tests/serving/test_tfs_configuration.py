@@ -237,4 +237,4 @@ def test_monitoring_and_batching(served):
     assert server.ask("POST", "/v1/models/my_second_model:predict", {"instances": [1.0]})[0] == 200
     status, body = server.raw("GET", "/monitoring/prometheus/metrics")
     assert status == 200 and b":tensorflow:serving:request_count" in body
-    assert b':airtight:serving:batch_count{model_name="my_second_model"}' in body
+    assert b'airtight_serving_batches_total{model_name="my_second_model"}' in body

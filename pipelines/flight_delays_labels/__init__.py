@@ -1,0 +1,1 @@
+"""Quality of flight_delays as arrivals become known."""
