@@ -78,7 +78,7 @@ def table(settings: Supervised, home: Home) -> list[str]:
     from components.modelling.served import Served
     from components.promote import NEVER_SERVED
     from components.rollout import switch
-    from components.supervised import PROMOTIONS
+    from components.supervised_nodes import PROMOTIONS
 
     model = settings.name
     served, server = Served(home.models_root), ModelServer.named("")

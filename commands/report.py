@@ -75,7 +75,7 @@ def page_of(settings: Supervised, home: Home) -> Path:
 def _served(store: mlmd.MetadataStore, settings: Supervised) -> set[int]:
     """The versions that answered requests at any time: by their push, a promotion, or a release."""
     from components.modelling.registered import versions_that_served
-    from components.supervised import PROMOTIONS
+    from components.supervised_nodes import PROMOTIONS
     from runtime.cross_run import newest_outputs
 
     pushed = newest_outputs(store, settings.name, "push", "pushed")

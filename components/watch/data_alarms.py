@@ -19,6 +19,8 @@ from airtight.errors import TerminalError
 from components.watch.day_statistics import MISSING, NEW, NON_FINITE, VOLUME, Key, floor, pooled, statistics
 from components.watch.day_summary import DaySummary
 
+JUDGEMENT, STATE = "judgement.json", "state.npz"
+"""In `DataAlarms`."""
 POOL_DAYS = 28
 """Days that are pooled as the past of distances, new values and hard rules."""
 ERROR_DAYS, YEAR_DAYS = 90, 365

@@ -81,6 +81,13 @@ def dag_run_state(dag_id: str, run_id: str) -> str:
     return DagRunState(RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)).value
 
 
+def count_runs(dag_id: str, date: datetime, states: Sequence[str] = ()) -> int:
+    """Returns how many runs of a DAG have a logical date, and one of some states if any are given; in a task only."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    return int(RuntimeTaskInstance.get_dr_count(dag_id, logical_dates=[date], states=list(states) or None))
+
+
 def dag_is_paused(dag_id: str) -> bool | None:
     """Returns whether a DAG is paused, None where Airflow knows none of that id; callable in a task only.
 

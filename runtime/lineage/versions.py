@@ -75,6 +75,11 @@ def of_model(store: mlmd.MetadataStore, kind: str, model: str) -> list[Artifact]
     return _read(store, f"type = {quoted(kind)} AND properties.model.string_value = {quoted(model)}")
 
 
+def of_watch(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
+    """Every `WatchDecision` of a watch's pipeline, the oldest first."""
+    return _of_node(store, pipeline, "decide", "WatchDecision", "state = LIVE")
+
+
 def published_at(artifact: Artifact) -> str:
     """When an artifact was published, ISO 8601, UTC, in whole seconds."""
     at = datetime.fromtimestamp(artifact.proto.create_time_since_epoch // 1000, UTC)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
+from components.data_alarms import is_fault
 from components.schema import Feature
 from components.watch.data_alarms import State, after
 from components.watch.day_summary import DaySummary
@@ -150,3 +151,15 @@ def test_days_out_of_order_are_refused(year):
     summaries, states, _ = year
     with pytest.raises(TerminalError, match="does not come after"):
         after(states[10], summaries[9], summaries[:9])
+
+
+def test_what_a_broken_feed_does_blocks_training_and_a_shift_does_not(year):
+    """A tenth of a column that becomes -1 is a fault; prices that rise by a standard deviation are the world's."""
+    summaries, states, _ = year
+    broken = spoiled(200, "amount", -1, 0.1)
+    findings = after(states[200], summary(200, broken), summaries[:200])[1].findings
+    assert [finding.words for finding in findings if is_fault(finding)] == ["amount: code is 0.1, expected 0.0109"]
+    shifted = rows(200)
+    shifted["amount"] += 20
+    findings = after(states[200], summary(200, shifted), summaries[:200])[1].findings
+    assert findings and not any(is_fault(finding) for finding in findings)
