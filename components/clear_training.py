@@ -9,11 +9,13 @@ from typing import List  # noqa: UP035 - TFX reads the annotation and knows typi
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
+from airtight.audit import log as audit_log
 from airtight.errors import TerminalError
 from airtight.files import write_text
 from airtight.parameters import check_choice
 from components.artifacts import Dataset, TrainingClearance, WatchDecision
 from components.data import examples as reading
+from components.rollout.anchoring import anchor_in
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def clear_training(
       decisions: Of all days. Where none is of the interval, nothing is known and nothing blocks.
 
     Raises:
-      TerminalError: Training is blocked.
+      TerminalError: Training is blocked, or the audit log is broken.
     """
     check_choice("data_faults", data_faults, (BLOCK, ACCEPT))
     ends = reading.interval_of(dataset)
@@ -63,6 +65,12 @@ def clear_training(
     log.log(logging.WARNING if blocks else logging.INFO, "%s", summary)
     clearance.interval_start, clearance.interval_end = ends
     clearance.day, clearance.accepted, clearance.summary = last.day if last else "", int(blocks), summary
+    if blocks:
+        assert last is not None
+        anchor = audit_log.append(
+            audit_log.OVERRIDDEN, interval=ends, reason=last.reason, gate="clear_training", checks=["data faults"]
+        )
+        anchor_in(clearance, anchor)
     payload = {name: getattr(clearance, name) for name in ("day", "accepted", "summary")}
     write_text(Path(clearance.uri) / CLEARANCE, json.dumps(payload, indent=1))
 

@@ -106,6 +106,13 @@ def transform(
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
+    if purpose == WATCHING and not declared.time:
+        raise TerminalError(
+            "Rows without a time cannot be watched day by day.",
+            expected="a schema with the column of the time",
+            received=f"the schema of {declared.label}, which names none",
+            remedy="Name the column in the schema, or leave the watch out of the pipeline's settings.",
+        )
     training, labelled = purpose == TRAINING, purpose != PREDICTION
     splits = {TRAINING: SPLITS, PREDICTION: (PREDICT,), WATCHING: (HISTORY, DAY)}[purpose]
     with _scratch(Path(examples.uri)) as scratch:
@@ -178,13 +185,6 @@ def _in_splits(
     if purpose == PREDICTION:
         return frames.in_one_span(rows, schema, start, end)
     if purpose == WATCHING:
-        if not schema.time:
-            raise TerminalError(
-                "Rows without a time cannot be watched day by day.",
-                expected="a schema with the column of the time",
-                received=f"the schema of {schema.label}, which names none",
-                remedy="Name the column in the schema, or leave the watch out of the pipeline's settings.",
-            )
         watched = ((reader.training_start, start, start), (start, end, reader.labels_known_by))
         return frames.in_watched_spans(rows, schema, watched)
     if not schema.time:

@@ -19,6 +19,7 @@ from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.supervised import WATCH, Supervised
+from airtight.watch.policies import policy_of
 from components.artifacts import DataAlarms, Dataset, SummarizedDay, WatchDecision
 from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
 from components.watch.data_alarms import POOL_DAYS
@@ -34,7 +35,7 @@ def watching(settings: Supervised) -> Pipeline:
       settings: Of the pipeline that is watched; their `watch` is set.
 
     Raises:
-      TerminalError: It is not.
+      TerminalError: It is not, or there is no such policy.
     """
     from components.challenger import challenger
     from components.data_alarms import data_alarms
@@ -50,6 +51,7 @@ def watching(settings: Supervised) -> Pipeline:
             received="watch=None",
             remedy="Add it to the settings.",
         )
+    policy_of(watch.policy)
     nodes, name, zone = Nodes(settings, WATCH), settings.name, {"zone": settings.zone}
     window = {"lookback_days": settings.lookback_days, **nodes.given("window_days", "label_delay_hours")}
     # A broken feed is what a watch is there for: no expectation keeps it from seeing one.

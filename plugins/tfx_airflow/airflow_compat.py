@@ -14,7 +14,8 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Context, DagRunState
 from airflow.sdk.exceptions import AirflowRuntimeError, DagRunTriggerException
 
-SCHEDULED = ("scheduled", "backfill")
+BACKFILL = "backfill"
+SCHEDULED = ("scheduled", BACKFILL)
 """Types of the runs that a timetable made, of Airflow's DagRunType."""
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 """States of a task of which nothing more will become, of Airflow's TaskInstanceState."""

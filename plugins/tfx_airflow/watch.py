@@ -13,13 +13,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airtight.errors import TerminalError
 from airtight.import_string import load
-from plugins.tfx_airflow.airflow_compat import count_runs, dag_is_paused, state_store, trigger_once
+from plugins.tfx_airflow.airflow_compat import BACKFILL, count_runs, dag_is_paused, state_store, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
 
 WHEN_DECIDED, TRAIN, REPORT = "when_decided", "train", "report"
 """Param of a watch's DAG, and its values."""
-BACKFILL = "backfill"
-"""Type of a run, of Airflow's DagRunType."""
 ALARM, DECISION, ROLLBACK, MISSING = "alarm", "decision", "rollback", "missing"
 """Kinds of events."""
 _NOTIFIED = "airtight_notified"

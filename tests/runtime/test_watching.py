@@ -105,7 +105,8 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     assert list(stopped) == ["ingest", "clear_training"]
     assert "has found faults" in fault(stopped["clear_training"])["message"]
     accepted = trained(home, {**end, "run_id": "accepted"}, data_faults="accept", pushes=0)
-    assert accepted["clear_training"].outputs["clearance"][0]["properties"]["accepted"] == 1
+    clearance = accepted["clear_training"].outputs["clearance"][0]["properties"]
+    assert (clearance["accepted"], clearance["audit_log"]) == (1, TRAINING), "whoever accepts it is in the audit log"
     assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
     mended = Day(home, number, **every)
     assert mended.decision["action"] == "retrain"

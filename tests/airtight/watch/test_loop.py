@@ -153,6 +153,7 @@ def test_a_gap_is_passed_over():
     ("wrong", "message"),
     [
         ({"policy": "airtight.watch.policies:every?m=3"}, "cannot be called so"),
+        ({"policy": "every second day"}, "an import string"),
         ({"lengths": (28,)}, "lengths"),
         ({"judge_days": 0}, "judge_days"),
         ({"notify": ("slack",)}, "import strings"),
