@@ -227,8 +227,9 @@ def _with_fits(state: State, seen: Observation, outcome_days: int) -> tuple[Stat
     length = {state.awaited: state.awaited_length} if state.awaited else {}
     ends = {training.version: training.end for training in seen.trainings if training.version}
     if seen.served and seen.served != state.served:
-        # What serves a lower version has taken the higher ones back.
-        fits = [replace(k, fit=replace(k.fit, accepted=k.fit.accepted and k.version <= seen.served)) for k in fits]
+        # Whoever has a lower version served has taken the higher ones back.
+        stays = {k.version for k in fits if k.fit.accepted and k.version <= seen.served} | {seen.served}
+        fits = [replace(k, fit=replace(k.fit, accepted=k.version in stays)) for k in fits]
         if not any(known.fit.accepted for known in fits):
             # The first, or one that served before the watch began.
             fits.insert(0, KnownFit(Fit(0), seen.served))

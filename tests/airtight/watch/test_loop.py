@@ -99,6 +99,8 @@ def test_a_version_that_is_taken_back_is_no_fit_that_helped():
     state, _ = watched(days)
     assert [(known.version, known.fit.accepted) for known in state.fits] == [(1, True), (7, False)]
     assert state.served == 1
+    again, _ = watched([seen(6, 7, trainings=(Training(instant(2), 7),))], state=state)
+    assert [(known.version, known.fit.accepted) for known in again.fits] == [(1, True), (7, True)], "a person wants it"
 
 
 def test_a_rollback_to_a_version_from_before_the_watch_goes_on():
