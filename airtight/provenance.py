@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from airtight.files import digest_of_file
@@ -30,14 +31,36 @@ def labels(root: Path) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
-@functools.cache
 def _commit(root: Path) -> str:
-    """The commit; read once, as a process runs the code that it began with."""
+    return begin(root)()
+
+
+@functools.cache
+def begin(root: Path) -> Callable[[], str]:
+    """Starts to look for the commit, once, as a process runs the code that it began with; git takes 20 ms.
+
+    Args:
+      root: The checkout.
+
+    Returns:
+      A function that waits for the commit; "" where it is not known.
+    """
     if named := os.environ.get(VARIABLE):
-        return named
+        return lambda: named
     command = ("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
-    except (OSError, subprocess.SubprocessError):  # No git, no checkout, or one of another user's.
-        return ""
-    return done.stdout.strip()
+        git = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:  # No git.
+        return lambda: ""
+
+    @functools.cache
+    def commit() -> str:
+        try:
+            described, _ = git.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            git.kill()
+            return ""
+        # It fails where there is no checkout, or one of another user's.
+        return "" if git.returncode else described.strip()
+
+    return commit

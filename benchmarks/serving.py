@@ -174,21 +174,28 @@ def start(served: Model, scratch: Path, python: Path | None, servers: list[Serve
 
 def start_own(served: Model, scratch: Path, name: str, flags: Sequence[str], servers: list[Server]) -> None:
     """Starts this project's server with some flags and adds it to the list at once."""
+    model_flags = [f"--model_name={served.name}", f"--model_base_path={served.version.parent}"]
+    start_module("serving", scratch, name, [*model_flags, *flags], servers)
+
+
+def start_module(
+    module: str, scratch: Path, name: str, flags: Sequence[str], servers: list[Server], *, root: Path = ROOT
+) -> None:
+    """Starts the server or router of a checkout on free ports and adds it to the list at once."""
     ready = scratch / f"ready-{len(servers)}.json"
-    command = [sys.executable, "-m", "serving", "--port=0", "--rest_api_port=0", f"--ready_file={ready}"]
-    command += [f"--model_name={served.name}", f"--model_base_path={served.version.parent}", *flags]
-    servers.append(server := Server(name, spawn(command)))
+    command = [sys.executable, "-m", module, "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
+    servers.append(server := Server(name, spawn(command, root)))
     await_started(ready.exists, server)
     ports = json.loads(ready.read_text())
     server.rest, server.grpc = ports["rest_api_port"], ports["port"]
 
 
-def spawn(command: Sequence[str]) -> subprocess.Popen:
-    """Starts a process in a group of its own, without input and output."""
+def spawn(command: Sequence[str], root: Path = ROOT) -> subprocess.Popen:
+    """Starts a process in a group of its own, with the code of a checkout, without input and output."""
     return subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -237,7 +244,7 @@ def rest_body(served: Model, batch: int, seed: int) -> bytes:
     return json.dumps({"instances": served.rows(batch, seed)}).encode()
 
 
-def _grpc_body(served: Model, batch: int, seed: int) -> bytes:
+def grpc_body(served: Model, batch: int, seed: int) -> bytes:
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
@@ -303,11 +310,11 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], args:
         expected = [run(*served.columns(batch, seed).values())[0] for seed in range(args.clients)]
         bodies = {
             "REST": [rest_body(served, batch, seed) for seed in range(args.clients)],
-            "gRPC": [_grpc_body(served, batch, seed) for seed in range(args.clients)],
+            "gRPC": [grpc_body(served, batch, seed) for seed in range(args.clients)],
         }
         for _ in range(args.rounds):
             for name, call in calls.items():
-                measured[name, "-", batch].append(_figures(in_process(call, args.seconds), args.seconds))
+                measured[name, "-", batch].append(figures(in_process(call, args.seconds), args.seconds))
             for server in servers:
                 for kind, port in (("REST", server.rest), ("gRPC", server.grpc)):
                     if not port:
@@ -318,19 +325,19 @@ def measure(served: Model, run: Callable[..., Any], servers: list[Server], args:
                     for client in asking:
                         client.socket.close()
                     server.tell(signal.SIGSTOP)
-                    measured[server.name, kind, batch].append(_figures(latencies, args.seconds))
+                    measured[server.name, kind, batch].append(figures(latencies, args.seconds))
                     if server.checked:
                         numbers = {"REST": _rest_numbers, "gRPC": _grpc_numbers}[kind]
                         for client, right in zip(asking, expected, strict=True):
                             np.testing.assert_allclose(numbers(client.answer), right, rtol=0, atol=1e-5)
     return [
         {"model": served.name, "server": name, "api": kind, "batch": batch}
-        | {key: median(figures[key] for figures in rounds) for key in rounds[0]}
+        | {key: median(one[key] for one in rounds) for key in rounds[0]}
         for (name, kind, batch), rounds in measured.items()
     ]
 
 
-def _figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
+def figures(latencies: np.ndarray, seconds: float) -> dict[str, float]:
     if not len(latencies):
         raise SystemExit(f"no request was answered in {seconds:g} s; give more --seconds, or a quieter machine")
     p50, p99, p999 = np.percentile(1e3 * latencies, [50, 99, 99.9])

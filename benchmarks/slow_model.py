@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.load import closed_loop
-from benchmarks.serving import Model, Server, _grpc_body, clients, rest_body, save_small
+from benchmarks.serving import Model, Server, clients, grpc_body, rest_body, save_small
 
 SLOW_S = 5.0
 SLOW_CLIENTS = 4
@@ -62,7 +62,7 @@ def measure(server: Server, served: Model, steps: int, args: argparse.Namespace)
         threads = [threading.Thread(target=keep_asking, args=(stop,)) for _ in range(SLOW_CLIENTS)]
         for thread in threads if company == "beside" else ():
             thread.start()
-        for kind, body in (("REST", rest_body), ("gRPC", _grpc_body)):
+        for kind, body in (("REST", rest_body), ("gRPC", grpc_body)):
             asking = clients(server, kind, [body(served, 1, seed) for seed in range(args.clients)], served)
             latencies[kind, company].append(closed_loop(asking, args.seconds, 0.5))
             for client in asking:

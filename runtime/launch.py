@@ -75,6 +75,7 @@ def launch(request: NodeRequest) -> Outcome:
 
 
 def _launch(request: NodeRequest) -> Outcome:
+    provenance.begin(ROOT)
     compiled = CompiledPipeline.read(Path(request.compiled))
     # The same folder and modules wherever the node runs: relative paths begin where the pipeline's file lies.
     sys.path.extend(path for path in compiled.paths if path not in sys.path)

@@ -75,6 +75,11 @@ def answer(connection: socket.socket, *lifelines: int) -> None:
         connection.sendall(encode_outcome(outcome))
     except (BrokenPipeError, ConnectionResetError):
         return
+    if output is not None:
+        # The client reads to the end of the output, and this process's own end takes 20 ms: its memory goes first.
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
 
 
 def first_connection(path: Path) -> socket.socket:

@@ -1,9 +1,16 @@
-"""How Airflow uses SQLite here: it waits for another writer instead of giving up. Airflow reads this file by itself."""
+"""How Airflow uses SQLite here: it waits for another writer instead of giving up, and its clock has fractions.
+
+Airflow imports this module by itself.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.functions import now
 
 from services.settings import WRITER_PATIENCE_S
 
@@ -32,3 +39,13 @@ def sessions(engine: Engine) -> sessionmaker[Session]:
 
     # As Airflow makes them itself.
     return sessionmaker(engine, autocommit=False, autoflush=False, expire_on_commit=False)
+
+
+@compiles(now, "sqlite")
+def _now(*_: Any, **__: Any) -> str:
+    """The present instant to the millisecond, in the form in which SQLAlchemy writes instants.
+
+    SQLite's CURRENT_TIMESTAMP ends at the second. Airflow starts a run when `run_after <= now()`: of whole seconds,
+    that is up to a second after the run was triggered.
+    """
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"

@@ -119,13 +119,17 @@ class SumInBundle(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """See Beam."""
         for (key, minute), account in self._accounts.items():
-            # What was added and taken away in one bundle never was.
-            if any(account):
-                yield WindowedValue((key, account), Timestamp(minute * MINUTE_S), [GlobalWindow()])
+            # An account without events goes out too: before the engine went back to a checkpoint, the store may have
+            # been given what is taken away again in this bundle.
+            yield WindowedValue((key, account), Timestamp(minute * MINUTE_S), [GlobalWindow()])
 
 
 class Combine(beam.CombineFn):
-    """Adds accounts.
+    """Adds accounts, and gives their totals; of a window to which nothing came, None.
+
+    Flink fires a window that it has already cleared, where event time passes its end and its lateness in one step: by
+    the timer of the one or of the other, or by that of an early firing. Such a firing looks like any first one of a
+    window of which all was taken back, except that nothing was ever added.
 
     Args:
       arithmetic: How.
@@ -135,25 +139,28 @@ class Combine(beam.CombineFn):
         super().__init__()
         self._arithmetic = arithmetic
 
-    def create_accumulator(self) -> Account:
+    def create_accumulator(self) -> Account | None:
         """See Beam."""
-        return self._arithmetic.empty()
+        return None
 
-    def add_input(self, account: Account, other: Account) -> Account:
+    def add_input(self, account: Account | None, other: Account) -> Account:
         """See Beam."""
+        if account is None:
+            account = self._arithmetic.empty()
         self._arithmetic.add(account, other)
         return account
 
-    def merge_accumulators(self, accounts: Iterable[Account]) -> Account:
+    def merge_accumulators(self, accounts: Iterable[Account | None]) -> Account | None:
         """See Beam."""
-        merged = self._arithmetic.empty()
+        merged: Account | None = None
         for account in accounts:
-            self._arithmetic.add(merged, account)
+            if account is not None:
+                merged = self.add_input(merged, account)
         return merged
 
-    def extract_output(self, account: Account) -> tuple[Any, ...]:
+    def extract_output(self, account: Account | None) -> tuple[Any, ...] | None:
         """See Beam."""
-        return self._arithmetic.totals(account)
+        return None if account is None else self._arithmetic.totals(account)
 
 
 class Totals(beam.PTransform):
@@ -224,14 +231,12 @@ class _WindowInKey(beam.DoFn):
 class _PaneRows(beam.DoFn):
     def process(
         self,
-        element: tuple[Key, tuple[Any, ...]],
+        element: tuple[Key, tuple[Any, ...] | None],
         of: window.IntervalWindow = beam.DoFn.WindowParam,
         pane: PaneInfo = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Row]:
         if pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0:
             return  # A window that expires fires once more, with nothing new in it.
-        if pane.is_first and pane.is_last and not element[1][0]:
-            # Event time passed the window's end and its lateness in one step: it has fired whole and was cleared, and
-            # Flink's second timer fires an empty one of the same name, which would remove the row.
-            return
-        yield _row(_place(element[0], of), element[1], pane.timing == PaneInfoTiming.EARLY)
+        key, totals = element
+        if totals is not None:
+            yield _row(_place(key, of), totals, pane.timing == PaneInfoTiming.EARLY)

@@ -162,8 +162,8 @@ def test_files_that_were_removed_are_missing_and_no_fault(audited_home):
 def test_an_image_names_its_commit(audited_home, monkeypatch):
     from airtight import provenance
 
-    provenance._commit.cache_clear()
+    provenance.begin.cache_clear()
     monkeypatch.setenv(VARIABLE, "abc123")
     run(audited_home, AUGUST, content="of an image")
-    provenance._commit.cache_clear()
+    provenance.begin.cache_clear()
     assert card_of(audited_home, AUGUST + 1)["code"]["commits"]["train"] == "abc123"

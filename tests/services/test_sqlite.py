@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import DateTime, Engine, create_engine, func, literal, select, text
 
 from services.sqlite import sessions
 
@@ -60,3 +62,15 @@ def test_what_is_taken_back_leaves_nothing(engine: Engine) -> None:
         session.rollback()
     assert names(engine) == ["first", "second"]
     other(engine).execute("INSERT INTO runs VALUES ('other')")
+
+
+def test_what_was_due_a_moment_ago_is_due(engine: Engine) -> None:
+    with sessions(engine)() as session:
+        # Of whole seconds, it is not until the next one begins.
+        while datetime.now(UTC).microsecond > 900_000:
+            time.sleep(0.01)
+        moment = datetime.now(UTC).replace(tzinfo=None)
+        time.sleep(0.002)
+        assert session.scalar(select(literal(moment, DateTime()) <= func.now()))
+        later = datetime.now(UTC).replace(tzinfo=None, year=9999)
+        assert not session.scalar(select(literal(later, DateTime()) <= func.now()))
