@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
+from components.artifacts import ChallengerReport
+from components.challenger import challenger
 from components.modelling.labelled_examples import LabelledExamples
-from components.watch.challengers import LEAST_HISTORY, compare, fitted_answers
+from components.watch.challengers import FILE, LEAST_HISTORY, compare, fitted_answers
 from tests.components import tables, toy
 
 pytestmark = pytest.mark.slow
@@ -80,3 +83,13 @@ def test_a_served_model_that_is_gone_is_a_fault_in_words(tmp_path):
     folder = examples(tmp_path / "watched", tables.BINARY)
     with pytest.raises(TerminalError, match="loaded"):
         compare(folder, tables.BINARY, START, [], served=tmp_path / "gone")
+
+
+def test_without_a_served_version_the_step_says_so(tmp_path):
+    made = toy.examples(tmp_path / "watched", train=tables.table(tables.BINARY, 300, 1), day=day_of(tables.BINARY))
+    report = toy.artifact(ChallengerReport, tmp_path / "report")
+    challenger.test_call(examples=made, report=report, schema="tests.components.tables:BINARY", zone="UTC")
+    assert (report.day, report.version, report.rows) == (toy.INTERVAL[0][:10], 0, 0)
+    assert report.summary == "No version is served: nothing is compared."
+    written = json.loads((tmp_path / "report" / FILE).read_text())
+    assert (written["served"], written["challengers"], written["former"]) == (0.0, {}, None)
