@@ -13,14 +13,10 @@ from tfx.dsl.component.experimental.decorators import component
 from airtight.files import new_file, write_text
 from components.artifacts import DataAlarms, SummarizedDay
 from components.data import examples as reading
-from components.watch.data_alarms import JUDGEMENT, POOL_DAYS, STATE, Finding, Judgement, State, after
-from components.watch.day_statistics import MISSING, NEW, NON_FINITE
+from components.watch.data_alarms import JUDGEMENT, POOL_DAYS, STATE, Judgement, State, after, is_fault
 from components.watch.day_summary import FILE, DaySummary
 
 log = logging.getLogger(__name__)
-
-FAULTS = (MISSING, NON_FINITE, NEW, "code")
-"""Figures that faults of a feed move rather than the world: an alarm about one of them blocks training, too."""
 
 
 @component
@@ -60,11 +56,6 @@ def data_alarms(
     alarms.day, alarms.alarm, alarms.blocking = judgement.day, int(bool(judgement.findings)), int(bool(faults))
     alarms.summary = _in_words(judgement)
     log.log(logging.WARNING if judgement.findings else logging.INFO, "%s", alarms.summary)
-
-
-def is_fault(finding: Finding) -> bool:
-    """Whether a finding blocks training."""
-    return finding.hard or finding.what in FAULTS
 
 
 def _read(summary: SummarizedDay) -> DaySummary:

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
-from components.data_alarms import is_fault
 from components.schema import Feature
-from components.watch.data_alarms import State, after
+from components.watch.data_alarms import State, after, is_fault
 from components.watch.day_summary import DaySummary
 
 FEATURES = (Feature("amount", "number", ""), Feature("heat", "number", ""), Feature("shop", "category", ""))
