@@ -164,3 +164,27 @@ def test_a_gap_is_passed_over():
 def test_settings_that_cannot_be_used_are_refused(wrong, message):
     with pytest.raises(TerminalError, match=message):
         Watch(**wrong)
+
+
+def test_a_backfill_comes_to_the_bytes_of_the_days_as_they_were_watched():
+    """Daily, a training runs when it is decided; in the backfill all have run, and count from their intervals on."""
+    run: list[Training] = []
+
+    def day(number):
+        # What ended by then, as the lineage is asked.
+        trainings = tuple(training for training in run if training.end <= instant(number))
+        served = max((training.version or 1 for training in trainings), default=1)
+        return seen(number, served, regret=0.001 * (number % 5), trainings=trainings)
+
+    daily, state = [], State()
+    for number in range(30):
+        state, decision = after(state, day(number), rules(), calibrate)
+        daily.append((state.to_json(), decision))
+        if decision.action == "retrain":
+            run.append(Training(instant(number + 1), 0 if len(run) == 1 else number + 2))
+    assert len(run) > 3
+    backfilled, state = [], State()
+    for number in range(30):
+        state, decision = after(State.from_json(state.to_json()), day(number), rules(), calibrate)
+        backfilled.append((state.to_json(), decision))
+    assert backfilled == daily
