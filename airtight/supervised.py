@@ -29,32 +29,44 @@ from airtight.import_string import load, load_module
 from airtight.interval import Interval, time_zone
 from airtight.parameters import Parameter, Scalar
 from airtight.rollout.parameters import RELEASING
-from airtight.supervised_parameters import ALARM_ACTS, BATCH_PREDICTION, PROMOTION, TRAINING
+from airtight.supervised_parameters import ALARM_ACTS, BATCH_PREDICTION, DATA_FAULTS, PROMOTION, TRAINING, WATCHING
+from airtight.watch.settings import Watch
 
 TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_predict"
-ALARMS = "alarms"
+ALARMS, WATCH = "alarms", "watch"
 """The parts. The id of the first is the pipeline's name, which is also the served model's; that of another part adds
 `_` and the part."""
-BY_INTERVAL = (TRAIN, BATCH_PREDICT)
+BY_INTERVAL = (TRAIN, BATCH_PREDICT, WATCH)
 """The parts that run interval by interval, and are made of the pipeline's own code."""
 OPERATIONS = (PROMOTE, RELEASE, ALARMS)
 """The parts by which people say which version is served, and what is done about alarms. They are made of the settings
 alone, so they compile when the pipeline's other code does not."""
+LABELS = "labels"
+"""The part that a pipeline of one's own makes, by `components.labels_pipeline`."""
+PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish", LABELS: "take_back"}
+"""The parts that put a version before the requests beside the push, each with the node that makes `promotion`."""
 PARAMETERS = {
-    **{TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, BATCH_PREDICT: BATCH_PREDICTION},
-    ALARMS: ALARM_ACTS,
+    **{TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, ALARMS: ALARM_ACTS},
+    **{BATCH_PREDICT: BATCH_PREDICTION, WATCH: WATCHING},
 }
 """The run parameters of each part, without what settings change."""
 SUFFIXES = tuple(f"_{part}" for part in PARAMETERS if part != TRAIN)
 """Ends of the parts' ids. No pipeline's name has one: its id would be that of another pipeline's part."""
 NODES = {
-    TRAIN: ("ingest", "validate", "transform", "train", "champion", "evaluate", "try_serving", "push", "monitor"),
+    TRAIN: (
+        *("ingest", "clear_training", "validate", "transform", "train", "champion", "evaluate", "try_serving"),
+        *("push", "monitor"),
+    ),
     PROMOTE: ("propose", "promote"),
     RELEASE: ("start", "judge", "finish"),
     ALARMS: ("act_on_alarm",),
     BATCH_PREDICT: ("ingest", "validate", "transform", "batch_predict"),
+    WATCH: (
+        *("ingest", "validate", "transform", "summarize", "champion", "challenger", "days_before", "data_alarms"),
+        "decide",
+    ),
 }
-"""Ids of the nodes of each part."""
+"""Ids of the nodes of each part; `clear_training` is there where there is a watch."""
 _OPTIONAL = ("expectations", "fill_lake", "services", "in_words")
 _IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -92,6 +104,8 @@ class Supervised:
       approvers: Names of the Airflow users who may approve a promotion, what is done about alarms, or that a gate is
         overridden; with none, everybody may who may answer Airflow's required actions, and overriding asks nobody.
       batch_predictions: Whether there is a DAG that scores whole intervals.
+      watch: How the served model and its data are watched day by day, and when it is trained anew
+        (`airtight.watch.settings.Watch`); None has nothing watch it.
       compare: Name of another pipeline that the page of all runs sets beside this one.
       defaults: Other defaults of run parameters, by the parameter's name.
       node_parameters: By a node's id, further parameters of its component; one whose value is an
@@ -130,6 +144,7 @@ class Supervised:
     release: Literal["at_once", "canary", ""] = "at_once"
     approvers: tuple[str, ...] = ()
     batch_predictions: bool = True
+    watch: Watch | None = None
     compare: str = ""
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
     node_parameters: Mapping[str, Mapping[str, Scalar | Parameter]] = field(default_factory=dict)
@@ -173,7 +188,8 @@ class Supervised:
     def parts(self) -> tuple[str, ...]:
         """Those that the pipeline has, training first."""
         served = OPERATIONS if self.release else ()
-        return (TRAIN, *served, *((BATCH_PREDICT,) if self.batch_predictions else ()))
+        scored = (BATCH_PREDICT,) if self.batch_predictions else ()
+        return (TRAIN, *served, *scored, *((WATCH,) if self.watch else ()))
 
     def id_of(self, part: str) -> str:
         """Id of a part's pipeline and DAG."""
@@ -186,6 +202,8 @@ class Supervised:
           TerminalError: A default that its parameter cannot take.
         """
         defaults = {**({"release": self.release} if self.release else {}), **self.defaults}
+        if self.watch:
+            defaults = {"policy": self.watch.policy, "alarms_a_year": self.watch.alarms_a_year, **defaults}
         return tuple(
             replace(
                 parameter,
@@ -221,7 +239,8 @@ class Supervised:
     def _declared(self, part: str) -> tuple[Parameter, ...]:
         if part != TRAIN:
             return PARAMETERS[part]
-        return tuple(parameter for parameter in TRAINING if self.release or parameter.name != "release")
+        declared = tuple(parameter for parameter in TRAINING if self.release or parameter.name != "release")
+        return (*declared, DATA_FAULTS) if self.watch else declared
 
     def _absolute(self, what: str, name: str) -> str:
         if not _IMPORT_STRING.fullmatch(name) and (name or what not in _OPTIONAL):

@@ -6,6 +6,8 @@ the defaults (`airtight.supervised.Supervised.defaults`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from airtight.parameters import Parameter
 
 LAKE_VERSION = Parameter(
@@ -24,23 +26,34 @@ RELEASE = Parameter(
     "tries the newer one on live requests first.",
     choices=("at_once", "canary"),
 )
+WINDOW_DAYS = Parameter(
+    "window_days",
+    "int",
+    0,
+    "How many days before the interval the model learns from; 0 is everything known before it.",
+    minimum=0,
+    maximum=3650,
+)
+LABEL_DELAY_HOURS = Parameter(
+    "label_delay_hours",
+    "int",
+    0,
+    "Hours after the interval's end until it is judged: the labels of its last rows are known by then.",
+    minimum=0,
+    maximum=240,
+)
+DATA_FAULTS = Parameter(
+    "data_faults",
+    "str",
+    "block",
+    "Where {name}_watch has found faults in the data that are not mended: block does not train on them; accept does, "
+    "and the run's clearance says so.",
+    choices=("block", "accept"),
+)
+"""Of a training whose pipeline is watched."""
 TRAINING = (
-    Parameter(
-        "window_days",
-        "int",
-        0,
-        "How many days before the interval the model learns from; 0 is everything known before it.",
-        minimum=0,
-        maximum=3650,
-    ),
-    Parameter(
-        "label_delay_hours",
-        "int",
-        0,
-        "Hours after the interval's end until it is judged: the labels of its last rows are known by then.",
-        minimum=0,
-        maximum=240,
-    ),
+    WINDOW_DAYS,
+    LABEL_DELAY_HOURS,
     Parameter(
         "validation_days",
         "int",
@@ -157,4 +170,24 @@ BATCH_PREDICTION = (
         "delay it was judged that much later), served (what is served now), or a version such as 201307010400001.",
     ),
     LAKE_VERSION,
+)
+
+WATCHING = (
+    replace(WINDOW_DAYS, description="How many days before the day challengers learn from at most; 0 is all of them."),
+    LABEL_DELAY_HOURS,
+    LAKE_VERSION,
+    Parameter(
+        "alarms_a_year",
+        "float",
+        4.0,
+        "How many usual days a year may alarm by chance, over all features together.",
+        minimum=0.1,
+        maximum=365,
+    ),
+    Parameter(
+        "policy",
+        "str",
+        "airtight.watch.policies:never",
+        "What decides about retraining: package.module:function?name=value.",
+    ),
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from airtight.supervised import PROMOTE, Supervised
+from airtight.supervised import PROMOTE, PROMOTIONS, Supervised
 from commands import arguments
 from runtime import local, logs
 from runtime.client import Call
@@ -79,7 +79,6 @@ def table(settings: Supervised, home: Home) -> list[str]:
     from components.modelling.served import Served
     from components.promote import NEVER_SERVED
     from components.rollout import switch
-    from components.supervised import PROMOTIONS
 
     model = settings.name
     served, server = Served(home.models_root), ModelServer.named("")

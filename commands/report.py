@@ -21,7 +21,7 @@ from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
-from airtight.supervised import Supervised, find
+from airtight.supervised import LABELS, PROMOTIONS, Supervised, find
 from commands import arguments
 from components.modelling import metric_names
 from components.reports.year import Gate, Month, comparison, metrics_of, page
@@ -75,7 +75,6 @@ def page_of(settings: Supervised, home: Home) -> Path:
 def _served(store: mlmd.MetadataStore, settings: Supervised) -> set[int]:
     """The versions that answered requests at any time: by their push, a promotion, or a release."""
     from components.modelling.registered import versions_that_served
-    from components.supervised import LABELS, PROMOTIONS
     from runtime.cross_run import newest_outputs
 
     pushed = newest_outputs(store, settings.name, "push", "pushed")

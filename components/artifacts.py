@@ -240,3 +240,89 @@ class StreamClosing(Artifact):
         "lake_version": Property(type=PropertyType.INT),
         "summary": Property(type=PropertyType.STRING),
     }
+
+
+class SummarizedDay(Artifact):
+    """A watched day's rows in counts: `summary.json` (`components.watch.day_summary`)."""
+
+    TYPE_NAME = "SummarizedDay"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "day": Property(type=PropertyType.STRING),
+        "rows": Property(type=PropertyType.INT),
+        "labelled": Property(type=PropertyType.INT),
+    }
+
+
+class DataAlarms(Artifact):
+    """What is wrong with a watched day's data: `judgement.json`, and `state.npz` for the day after.
+
+    `alarm` is 1 where anything is wrong, and `blocking` where it is a fault, which blocks training.
+    """
+
+    TYPE_NAME = "DataAlarms"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "day": Property(type=PropertyType.STRING),
+        "alarm": Property(type=PropertyType.INT),
+        "blocking": Property(type=PropertyType.INT),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class ChallengerReport(Artifact):
+    """What the served model, challengers and the model before it lose on the same rows of a day: `losses.json`."""
+
+    TYPE_NAME = "ChallengerReport"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "day": Property(type=PropertyType.STRING),
+        "version": Property(type=PropertyType.INT),
+        "rows": Property(type=PropertyType.INT),
+        "unit": Property(type=PropertyType.STRING),
+        "summary": Property(type=PropertyType.STRING),
+    }
+
+
+class WatchDecision(Artifact):
+    """What a watch decides at the end of a day: `decision.json`, and `state.json` for the day after.
+
+    `action` is retrain, keep or fix_data. Where it is retrain, `run_id` is the training run's, `trains` its interval
+    and `window_days` the history that it learns from (0 is all). `alarm` is 1 where the regret alarms, which `regret`
+    says in a sentence and `alarm_since` by its first day, `data_alarm` where the data do. `version` is what served.
+    """
+
+    TYPE_NAME = "WatchDecision"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "day": Property(type=PropertyType.STRING),
+        "model": Property(type=PropertyType.STRING),
+        "version": Property(type=PropertyType.INT),
+        "action": Property(type=PropertyType.STRING),
+        "reason": Property(type=PropertyType.STRING),
+        "policy": Property(type=PropertyType.STRING),
+        "alarm": Property(type=PropertyType.INT),
+        "alarm_since": Property(type=PropertyType.STRING),
+        "data_alarm": Property(type=PropertyType.INT),
+        "regret": Property(type=PropertyType.STRING),
+        "run_id": Property(type=PropertyType.STRING),
+        "trains": Property(type=PropertyType.STRING),
+        "window_days": Property(type=PropertyType.INT),
+    }
+
+
+class TrainingClearance(Artifact):
+    """That a watch lets a training go on: `clearance.json`. `accepted` is 1 where the run accepts open faults."""
+
+    TYPE_NAME = "TrainingClearance"
+    HOLDS_FILES = True
+    PROPERTIES: ClassVar[dict[str, Property]] = {
+        **_INTERVAL,
+        "day": Property(type=PropertyType.STRING),
+        "accepted": Property(type=PropertyType.INT),
+        "summary": Property(type=PropertyType.STRING),
+    }

@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 from tfx.types.channel import union
 
 from airtight.parameters import Parameter
-from airtight.supervised import Supervised
+from airtight.supervised import LABELS, Supervised
 from components.after_promotion import ACT, ONLY_REPORT, judge_promotion, take_back
 from components.artifacts import LabelQuality, Predictions
 from components.batch_predict import batch_predict
@@ -26,7 +26,7 @@ from components.ingest import ingest
 from components.label_quality import label_quality
 from components.modelling.as_of import AS_OF, FORMER
 from components.skew import skew
-from components.supervised import LABELS, of_all_promotions
+from components.supervised_nodes import of_all_promotions
 from components.transform import PREDICTION, transform
 from components.validate import validate
 from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter

@@ -3,6 +3,7 @@
     training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
                                                |                    ^
                                                +-> monitor       champion
+    watch            see components.watch_pipeline
     promotion        propose -> promote
     release          start -> judge -> finish
     alarms           act_on_alarm
@@ -13,30 +14,20 @@ Each is an ordinary TFX pipeline, and any node can be replaced (`Supervised.comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from tfx.dsl.components.base.base_node import BaseNode
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.experimental.node_execution_options.utils import NodeExecutionOptions, TriggerStrategy
-from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
-from tfx.types.channel import BaseChannel, union
 
 from airtight.errors import TerminalError
-from airtight.import_string import load
-from airtight.parameters import Parameter
-from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
-from components.artifacts import Promotion
-from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter
+from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
+from components.artifacts import WatchDecision
+from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
 from runtime.resolvers import ChampionAsOf, of_all_runs
 from runtime.task_options import in_order, task
-
-LABELS = "labels"
-"""The part that `components.labels_pipeline` makes."""
-PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish", LABELS: "take_back"}
-"""The parts that put a version before the requests beside the push, each with the node that makes `promotion`."""
 
 
 def supervised_pipeline(name: str, *, tables: str, schema: str, transform: str, **settings: Any) -> Pipeline:
@@ -74,6 +65,7 @@ def create_pipeline(settings: Supervised, part: str = TRAIN) -> Pipeline:
         RELEASE: release,
         ALARMS: alarms,
         BATCH_PREDICT: batch_prediction,
+        WATCH: watch,
     }
     return makers[part](settings)
 
@@ -86,9 +78,21 @@ def training(settings: Supervised) -> Pipeline:
     from components.train import train
     from components.try_serving import try_serving
 
-    nodes = _Nodes(settings, TRAIN)
+    nodes = Nodes(settings, TRAIN)
     window = {"lookback_days": settings.lookback_days, **nodes.given("window_days", "label_delay_hours")}
-    data, transformed = _examples(nodes, window, nodes.given("validation_days"))
+    data, transformed = examples_nodes(nodes, window, nodes.given("validation_days"))
+    if settings.watch:
+        from components.clear_training import clear_training
+
+        cleared = nodes.add(
+            "clear_training",
+            clear_training,
+            dataset=data.outputs["dataset"],
+            decisions=of_all_runs(settings.id_of(WATCH), WatchDecision, "decide", "decision"),
+            **nodes.given("data_faults"),
+        )
+        # What the watch says now is asked anew in each run.
+        transformed.add_upstream_node(task(cleared, cache=False))
     dataset, examples = data.outputs["dataset"], transformed.outputs["examples"]
     models = Channel(type=standard_artifacts.Model, producer_component_id="train", output_key="model")
     champion = nodes.add(
@@ -158,7 +162,7 @@ def promotion(settings: Supervised) -> Pipeline:
     """The served model rolled back and forward; in Airflow a person approves between the two nodes."""
     from components.promote import promote, propose
 
-    nodes = _Nodes(settings, PROMOTE)
+    nodes = Nodes(settings, PROMOTE)
     proposed = nodes.add(
         "propose",
         propose,
@@ -178,7 +182,7 @@ def release(settings: Supervised) -> Pipeline:
     """
     from components.release import finish_release, judge_release, start_release
 
-    nodes = _Nodes(settings, RELEASE)
+    nodes = Nodes(settings, RELEASE)
     of_judge = ("when_unsure", "watched")
     started = nodes.add(
         "start",
@@ -200,7 +204,7 @@ def alarms(settings: Supervised) -> Pipeline:
     """What a person does about alarms: one is acknowledged, or they are silenced for a while."""
     from components.act_on_alarm import act_on_alarm
 
-    nodes = _Nodes(settings, ALARMS)
+    nodes = Nodes(settings, ALARMS)
     nodes.add("act_on_alarm", act_on_alarm, model_name=settings.name, **nodes.others())
     return nodes.pipeline(cache=False)
 
@@ -210,8 +214,8 @@ def batch_prediction(settings: Supervised) -> Pipeline:
     from components.batch_predict import batch_predict
     from components.transform import PREDICTION
 
-    nodes = _Nodes(settings, BATCH_PREDICT)
-    _, transformed = _examples(nodes, {"window_days": settings.lookback_days}, {"purpose": PREDICTION})
+    nodes = Nodes(settings, BATCH_PREDICT)
+    _, transformed = examples_nodes(nodes, {"window_days": settings.lookback_days}, {"purpose": PREDICTION})
     scored = nodes.add(
         "batch_predict",
         batch_predict,
@@ -228,96 +232,11 @@ def batch_prediction(settings: Supervised) -> Pipeline:
     return nodes.pipeline(cache=True)
 
 
-def of_all_promotions(settings: Supervised) -> BaseChannel:
-    """What all promotions and releases of the model did, as an input of a node."""
-    return union([of_all_runs(settings.id_of(part), Promotion, node, "promotion") for part, node in PROMOTIONS.items()])
+def watch(settings: Supervised) -> Pipeline:
+    """What a day's data, losses and alarms are, and what is decided of them."""
+    from components.watch_pipeline import watching
 
-
-class _Nodes:
-    """The nodes of one part, as they are made.
-
-    Args:
-      settings: The pipeline's settings.
-      part: The part.
-    """
-
-    def __init__(self, settings: Supervised, part: str) -> None:
-        self.settings = settings
-        self.id = settings.id_of(part)
-        self._parameters = list(settings.run_parameters(part))
-        self._nodes: list[BaseNode] = []
-
-    def given(self, *names: str) -> dict[str, RuntimeParameter]:
-        """What the run decides, by the names of parameters."""
-        by_name = {parameter.name: parameter for parameter in self._parameters}
-        return {name: runtime_parameter(by_name[name]) for name in names}
-
-    def others(self, *names: str) -> dict[str, RuntimeParameter]:
-        """What the run decides beside these."""
-        return self.given(*(parameter.name for parameter in self._parameters if parameter.name not in names))
-
-    def add(self, node_id: str, component: Callable[..., BaseNode], **inputs: Any) -> BaseNode:
-        """Makes a node of its component, or of what the settings put in the component's place."""
-        for name, value in self.settings.node_parameters.get(node_id, {}).items():
-            if isinstance(value, Parameter):
-                self._parameters.append(value)
-            inputs[name] = runtime_parameter(value) if isinstance(value, Parameter) else value
-        made = self.settings.components.get(node_id, component)
-        node: BaseNode = (load(made) if isinstance(made, str) else made)(**inputs).with_id(node_id)
-        self._nodes.append(node)
-        return node
-
-    def pipeline(self, *, cache: bool) -> Pipeline:
-        """The pipeline of the nodes, which declares the parameters that they use."""
-        values = (value for node in self._nodes for value in node.exec_properties.values())
-        used = {value.name for value in values if isinstance(value, RuntimeParameter)}
-        parameters = tuple(parameter for parameter in self._parameters if parameter.name in used)
-        pipeline = Pipeline(pipeline_name=self.id, components=self._nodes, enable_cache=cache)
-        return declare(pipeline, Declaration(parameters, self.settings.zone, self.settings.doc))
-
-
-def _examples(nodes: _Nodes, window: Mapping[str, Any], purpose: Mapping[str, Any]) -> tuple[BaseNode, BaseNode]:
-    """Adds ingest, validate and transform.
-
-    Args:
-      nodes: The nodes.
-      window: What ingest takes beside tables and interval.
-      purpose: What transform takes beside data, schema and function.
-
-    Returns:
-      ingest and transform.
-    """
-    from components.ingest import ingest
-    from components.transform import transform
-    from components.validate import validate
-
-    settings = nodes.settings
-    start, end = interval_parameters()
-    data = nodes.add(
-        "ingest",
-        ingest,
-        tables=settings.tables,
-        zone=settings.zone,
-        interval_start=start,
-        interval_end=end,
-        **window,
-        **nodes.given("lake_version"),
-    )
-    # An earlier result of ingest holds as long as the lake has the same versions of its tables.
-    task(data, cache_on="components.ingest:lake_state")
-    dataset = data.outputs["dataset"]
-    expectations = settings.expectations or "components.measures.judging:nothing_expected"
-    valid = nodes.add("validate", validate, dataset=dataset, expectations=expectations, pipeline=nodes.id)
-    transformed = nodes.add(
-        "transform",
-        transform,
-        dataset=dataset,
-        report=valid.outputs["report"],
-        transform=settings.transform,
-        schema=settings.schema,
-        **purpose,
-    )
-    return data, transformed
+    return watching(settings)
 
 
 def _of_all_training_runs(settings: Supervised) -> dict[str, Any]:

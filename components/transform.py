@@ -29,6 +29,7 @@ from components.data import shards, tfrecords
 from components.data.dataset import DatasetReader
 from components.data.example_frame import KEPT, columns_of, order_of
 from components.data.example_survey import Survey, narrow_columns, survey
+from components.data.examples import DAY, HISTORY
 from components.data.feature_kinds import kind_of
 from components.data.spark import session
 from components.schema import ExampleSchema
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 PREDICT = "predict"
 """The one split of examples that are to be scored: the interval's rows, without labels."""
-PURPOSES = TRAINING, PREDICTION = "training", "prediction"
+PURPOSES = TRAINING, PREDICTION, WATCHING = "training", "prediction", "watching"
 REFUSE, MISSING = "refuse", "missing"
 _PAYLOADS = {
     shards.PARQUET: (example_gen_pb2.PayloadFormat.FORMAT_PARQUET, "parquet"),
@@ -72,6 +73,8 @@ def transform(
     `train`, 10 % `validation`, 10 % `test`.
 
     For prediction there is one split, `predict`: every row of the interval, with the same features and without labels.
+    For watching there are `train`, the labelled rows of the history, and `day`, every row of the interval, whose label
+    is null where it was not known when the data set's labels had to be.
 
     Spark works out, checks and sorts the rows, and writes them sorted on disk; this process reads them a few thousand
     at a time, counts, and writes shards of `shard_rows` rows. The same rows give the same files, whatever Spark's
@@ -87,7 +90,7 @@ def transform(
         rows, it makes a Spark data frame of the schema's columns and LABEL_KNOWN_AT, missing values null.
       schema: Names the pipeline's `ExampleSchema`.
       validation_days: How many local days of the history, its last, are kept for validation.
-      purpose: `training`, or `prediction`.
+      purpose: `training`, `prediction` or `watching`.
       wrong_values: `refuse` fails where a number is infinite, or beyond what a float32 holds, a vector of another
         length, or an image none; `missing` makes it a missing value and counts it (custom property `wrong_values`).
       format: `parquet`, or `tfrecord`: gzipped TFRecords of tf.Example.
@@ -103,14 +106,20 @@ def transform(
     _check_verdict(Verdict.read(Path(report.uri)))
     reader = DatasetReader.open(dataset.uri)
     declared: ExampleSchema = load(schema)
-    training = purpose == TRAINING
-    splits = SPLITS if training else (PREDICT,)
+    if purpose == WATCHING and not declared.time:
+        raise TerminalError(
+            "Rows without a time cannot be watched day by day.",
+            expected="a schema with the column of the time",
+            received=f"the schema of {declared.label}, which names none",
+            remedy="Name the column in the schema, or leave the watch out of the pipeline's settings.",
+        )
+    training, labelled = purpose == TRAINING, purpose != PREDICTION
+    splits = {TRAINING: SPLITS, PREDICTION: (PREDICT,), WATCHING: (HISTORY, DAY)}[purpose]
     with _scratch(Path(examples.uri)) as scratch:
         with session("transform") as spark, reader.unchanged():
             made = load(transform)(lambda table: reader.spark_frame(spark, table))
-            rows = frames.typed(made, declared, transform, labelled=training)
-            days = validation_days if training else None
-            rows = _in_splits(rows, declared, reader, days)
+            rows = frames.typed(made, declared, transform, labelled=labelled)
+            rows = _in_splits(rows, declared, reader, purpose, validation_days)
             with _named_errors(transform):
                 parts = shards.sorted_parts(rows, order_of(declared), scratch / "sorted")
         seen = survey(shards.read_parts(parts, narrow_columns(declared)), declared)
@@ -118,8 +127,8 @@ def transform(
         _check_unique(seen, declared)
         _check_values(seen, declared, transform, wrong_values)
         counts = {name: seen.kept[number] for number, name in enumerate(splits)}
-        _check_not_empty(counts, reader, validation_days)
-        columns = columns_of(declared, labelled=training)
+        _check_not_empty(counts, reader, validation_days, purpose)
+        columns = columns_of(declared, labelled=labelled)
         stream = shards.RowStream(shards.read_parts(parts))
         for number in sorted(seen.rows):
             taken = stream.take(seen.rows[number])
@@ -169,12 +178,15 @@ def _check_verdict(verdict: Verdict) -> None:
 
 
 def _in_splits(
-    rows: "DataFrame", schema: ExampleSchema, reader: DatasetReader, validation_days: int | None
+    rows: "DataFrame", schema: ExampleSchema, reader: DatasetReader, purpose: str, validation_days: int
 ) -> "DataFrame":
-    """The rows with the number of their split; None days are for rows to predict."""
+    """The rows with the number of their split."""
     start, end = reader.interval.start, reader.interval.end
-    if validation_days is None:
+    if purpose == PREDICTION:
         return frames.in_one_span(rows, schema, start, end)
+    if purpose == WATCHING:
+        watched = ((reader.training_start, start, start), (start, end, reader.labels_known_by))
+        return frames.in_watched_spans(rows, schema, watched)
     if not schema.time:
         return frames.in_hashed_spans(rows, schema)
     # Midnights of the pipeline's zone: a day of daylight saving has 23 or 25 hours.
@@ -239,7 +251,9 @@ def _check_values(seen: Survey, schema: ExampleSchema, function: str, wrong_valu
         log.warning("Values that are %s count as missing: %s.", flaw, words[name])
 
 
-def _check_not_empty(counts: Mapping[str, int], reader: DatasetReader, validation_days: int) -> None:
+def _check_not_empty(counts: Mapping[str, int], reader: DatasetReader, validation_days: int, purpose: str) -> None:
+    if purpose == WATCHING:
+        return  # A day without rows is what a watch is there for, and the first one has no history.
     may_be_empty = () if validation_days else ("validation",)
     empty = [name for name, rows in counts.items() if not rows and name not in may_be_empty]
     if empty == [PREDICT]:

@@ -129,9 +129,45 @@ def promotions_by(store: mlmd.MetadataStore, instant: datetime) -> list[types.Ar
     return _of_inputs(store, PROMOTIONS, lambda context, channel: _promotions(store, context, channel, instant))
 
 
+def made_within(store: mlmd.MetadataStore, key: str, since: datetime, until: datetime) -> list[types.Artifact]:
+    """What was made of the intervals that ended after `since` and by `until`, of each interval the newest, in order.
+
+    For a strategy, as `served_by`; of its input `key`, which is across runs.
+
+    Args:
+      store: The metadata store.
+      key: An input across runs of the node that is being resolved.
+      since: In data time, with a time zone.
+      until: Likewise.
+    """
+    newest: dict[datetime, Artifact] = {}
+    for channel in _channels(key):
+        context = store.get_context_by_type_and_name("node", _producer_across_runs(channel))
+        query = _ended_by(store, context.id, channel, until) if context else None
+        if query is None:
+            continue
+        filter_ = f"{query.text} AND {query.end} >= {quoted((since - _DAY).isoformat())}"
+        ids = {artifact.id for artifact in store.get_artifacts(mlmd.ListOptions(filter_query=filter_))}
+        for artifact, known in sorted(by_id(store, ids).items()):
+            ended = _instant(known.proto, _END)
+            if ended and since < ended <= until and _makes(store, context.id, artifact, channel):
+                newest[ended] = known
+    return _as_tfx_in_order(newest[ended] for ended in sorted(newest))
+
+
 def versions_promoted(promotions: Iterable[types.Artifact]) -> set[int]:
     """The versions that promotions had served."""
     return {int(promotion.to_version) for promotion in promotions}
+
+
+def _channels(key: str) -> Iterator[_Channel]:
+    """The channels of an input of the strategy of the node that is being resolved."""
+    inputs = _node.get().inputs
+    for graph in inputs.input_graphs.values():
+        for step in graph.nodes.values():
+            if key in step.dict_node.node_ids:
+                source = graph.nodes[step.dict_node.node_ids[key]].input_node.input_key
+                yield from inputs.inputs[source].channels
 
 
 def _of_inputs(
@@ -334,3 +370,7 @@ def _as_tfx(artifacts: Iterable[Artifact]) -> list[types.Artifact]:
     """The live ones, each once, in the order of their ids."""
     once = {artifact.proto.id: artifact for artifact in artifacts if artifact.proto.state == _LIVE}
     return [artifact_utils.deserialize_artifact(once[i].type, once[i].proto) for i in sorted(once)]
+
+
+def _as_tfx_in_order(artifacts: Iterable[Artifact]) -> list[types.Artifact]:
+    return [artifact_utils.deserialize_artifact(artifact.type, artifact.proto) for artifact in artifacts]

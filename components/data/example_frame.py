@@ -125,6 +125,16 @@ def in_spans(frame: DataFrame, schema: ExampleSchema, spans: Sequence[Span]) -> 
     return frame.withColumns({SPAN: span, KEPT: kept}).drop(LABEL_KNOWN_AT)
 
 
+def in_watched_spans(frame: DataFrame, schema: ExampleSchema, spans: Sequence[Span]) -> DataFrame:
+    """As `in_spans`, but all rows of the last span are kept, without a label where it was not known in time."""
+    from pyspark.sql import functions as F
+
+    dealt = in_spans(frame, schema, spans)
+    watched = F.col(SPAN) == len(spans) - 1
+    label = F.when(~watched | F.col(KEPT), F.col(schema.label))
+    return dealt.withColumns({schema.label: label, KEPT: F.col(KEPT) | watched})
+
+
 def in_hashed_spans(frame: DataFrame, schema: ExampleSchema) -> DataFrame:
     """The rows with SPAN and KEPT: by a hash of their keys (xxhash64 of their texts), the same in every run."""
     from pyspark.sql import functions as F

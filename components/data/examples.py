@@ -23,6 +23,9 @@ RECORDS = 1 << 13
 """TFRecords that are parsed together, at most."""
 _ALL_ROWS = 1 << 20
 
+HISTORY, DAY = "train", "day"
+"""The splits of examples that are to be watched: labelled rows before the interval, and all rows of the interval."""
+
 Columns = Mapping[str, np.ndarray]
 """Raw feature values by name, [rows, ...] as their kinds have them (`components.data.feature_kinds`)."""
 

@@ -16,9 +16,11 @@ from datetime import date
 import numpy as np
 
 from airtight.errors import TerminalError
-from components.watch.day_statistics import MISSING, NEW, NON_FINITE, VOLUME, Key, floor, pooled, statistics
+from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, floor, pooled, statistics
 from components.watch.day_summary import DaySummary
 
+JUDGEMENT, STATE = "judgement.json", "state.npz"
+"""In `DataAlarms`."""
 POOL_DAYS = 28
 """Days that are pooled as the past of distances, new values and hard rules."""
 ERROR_DAYS, YEAR_DAYS = 90, 365
@@ -36,6 +38,10 @@ MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
 """Hard rules: shares beyond so many times the most of the last days, and rows against those of the same weekdays."""
 
 
+FAULTS = (MISSING, NON_FINITE, NEW, CODE)
+"""Figures that faults of a feed move rather than the world: a score of one of them that alarms is a fault, too."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a day's data.
@@ -44,13 +50,18 @@ class Finding:
       feature: Its name; "" for the day's rows.
       what: The rule or figure.
       words: A sentence with the figures.
-      hard: Whether a hard rule says so, which blocks training; otherwise a score.
+      hard: Whether a hard rule says so; otherwise a score.
     """
 
     feature: str
     what: str
     words: str
     hard: bool
+
+
+def is_fault(finding: Finding) -> bool:
+    """Whether a finding is a fault of the data, which blocks training; others may be the world's."""
+    return finding.hard or finding.what in FAULTS
 
 
 @dataclass(frozen=True)

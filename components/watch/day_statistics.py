@@ -8,7 +8,7 @@ import numpy as np
 
 from components.watch.day_summary import Categories, DaySummary, Numbers
 
-MISSING, NON_FINITE, NEW, VOLUME = "missing", "non-finite", "new", "rows"
+MISSING, NON_FINITE, NEW, VOLUME, CODE = "missing", "non-finite", "new", "rows", "code"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 10
 TOP = 5
@@ -72,7 +72,7 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
     edges = np.unique(_quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
     shares = [np.bincount(np.searchsorted(edges, v), c, len(edges) + 1) for v, c in _both(numbers, pool)]
     figures["shape"] = _distance(shares[0] / numbers.there, shares[1] / pool.there)
-    figures["code"] = max(
+    figures[CODE] = max(
         (count / rows for key, count in numbers.buckets.items() if pool.buckets[key] * 1000 < _CODES * pool.there),
         default=0.0,
     )

@@ -23,6 +23,8 @@ from components.schema import Feature
 
 _SHIFT = 23 - 9
 """Bits of a float32 that a bucket leaves out: nine of the fraction are kept."""
+FILE = "summary.json"
+"""In a `SummarizedDay`."""
 MOST_CATEGORIES = 20_000
 """Different values of a category that are counted by themselves; with more, all are counted by their hash."""
 HASHES = 4096

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import date
 
 from airtight.supervised import Supervised
+from airtight.watch.brakes import Brakes
+from airtight.watch.history import ALL
+from airtight.watch.settings import Watch
 
 SETTINGS = Supervised(
     name="bike_demand",
@@ -21,6 +24,8 @@ SETTINGS = Supervised(
     first=date(2012, 1, 1),
     last=date(2019, 9, 1),
     interval="2019-08",
+    # A day has 24 rows, so that four weeks judge; the last two years are the other history to learn from.
+    watch=Watch(brakes=Brakes(cooldown=28), judge_days=28, lengths=(ALL, 730), unit="hour"),
     # The last hour of a month ends half an hour into the next one.
     defaults={"label_delay_hours": 1, "validation_days": 28},
 )

@@ -6,6 +6,9 @@ from dataclasses import replace
 from datetime import date
 
 from airtight.supervised import Supervised
+from airtight.watch.brakes import Brakes
+from airtight.watch.history import ALL
+from airtight.watch.settings import Watch
 from pipelines.flight_delays import clock, features
 
 SETTINGS = Supervised(
@@ -32,6 +35,14 @@ SETTINGS = Supervised(
     # A month has 21,000 to 29,000 rows. A day's margins are some five times as large.
     node_parameters={"evaluate": {"margin_rows": 20_000}},
     interval="2013-06",
+    # Limits from .35 to .7 fitted in the same months of 2013 (docs/watch.md); a fortnight of flights judges.
+    watch=Watch(
+        policy="airtight.watch.policies:cusum?limit=0.4&slack=0.02",
+        brakes=Brakes(cooldown=14),
+        judge_days=14,
+        lengths=(ALL, 56),
+        unit="flight",
+    ),
     fill_lake=".lake:build",
     services=".kafka:start",
     in_words=".demo:in_words",
@@ -44,6 +55,7 @@ WARM = replace(
     # What it pushes is served at once, beside the other's model: promotions and releases are of that one.
     release="",
     batch_predictions=False,
+    watch=None,
     dag={"is_paused_upon_creation": True},
     compare="flight_delays",
 )

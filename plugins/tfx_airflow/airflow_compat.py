@@ -14,7 +14,8 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Context, DagRunState
 from airflow.sdk.exceptions import AirflowRuntimeError, DagRunTriggerException
 
-SCHEDULED = ("scheduled", "backfill")
+BACKFILL = "backfill"
+SCHEDULED = ("scheduled", BACKFILL)
 """Types of the runs that a timetable made, of Airflow's DagRunType."""
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 """States of a task of which nothing more will become, of Airflow's TaskInstanceState."""
@@ -79,6 +80,13 @@ def dag_run_state(dag_id: str, run_id: str) -> str:
 
     # An enumeration whose str() is "DagRunState.QUEUED".
     return DagRunState(RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)).value
+
+
+def count_runs(dag_id: str, date: datetime, states: Sequence[str] = ()) -> int:
+    """Returns how many runs of a DAG have a logical date, and one of some states if any are given; in a task only."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    return int(RuntimeTaskInstance.get_dr_count(dag_id, logical_dates=[date], states=list(states) or None))
 
 
 def dag_is_paused(dag_id: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""The DAGs of a supervised pipeline, made of its settings: training, promotion, release, batch predictions.
+"""The DAGs of a supervised pipeline, made of its settings: training, promotion, release, predictions, watch.
 
 globals().update(supervised_dags(SETTINGS, parts=BY_INTERVAL))
 """
@@ -9,15 +9,16 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
-import pendulum
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context
+from airflow.sdk import DAG, Param, get_parsing_context
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised
+from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
 from plugins.tfx_airflow.dag import TfxDag
 from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease
+from plugins.tfx_airflow.watch import AnnounceRollback
+from plugins.tfx_airflow.watch_dags import WATCH_PARAMS, WATCHING, add_watch_tasks, by_interval, check_dag, id_of_check
 from plugins.tfx_airflow.wiring import add_release, add_report
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.fresh_pipelines import fresh_all
@@ -111,6 +112,7 @@ def supervised_dags(*settings: Supervised, parts: Collection[str] = ()) -> dict[
         RELEASE: _release,
         ALARMS: _alarms,
         BATCH_PREDICT: _batch_prediction,
+        WATCH: _watch,
     }
     if unknown := set(parts) - set(makers):
         raise TerminalError(
@@ -127,10 +129,14 @@ def supervised_dags(*settings: Supervised, parts: Collection[str] = ()) -> dict[
         if (not parts or part in parts) and running in (None, pipeline.id_of(part))
     ]
     compiled = fresh_all([pipeline.source(part) for pipeline, part in wanted], Home.current())
-    return {
+    dags = {
         pipeline.id_of(part): makers[part](pipeline, made)
         for (pipeline, part), made in zip(wanted, compiled, strict=True)
     }
+    for pipeline in settings:
+        if pipeline.watch and (not parts or WATCH in parts) and running in (None, id_of_check(pipeline)):
+            dags[id_of_check(pipeline)] = check_dag(pipeline)
+    return dags
 
 
 def _training(settings: Supervised, compiled: CompiledPipeline) -> DAG:
@@ -140,7 +146,7 @@ def _training(settings: Supervised, compiled: CompiledPipeline) -> DAG:
         compiled,
         settings.doc or _TRAINING,
         f"{settings.description} Learned, judged, served and watched interval by interval.",
-        **_by_interval(settings),
+        **by_interval(settings),
     )
     add_label_gate(dag, settings.zone)
     if settings.approvers:
@@ -179,6 +185,7 @@ def _promotion(settings: Supervised, compiled: CompiledPipeline) -> DAG:
         promote = dag.get_task("promote")
         promote.overrides = {"approval": approval_of(approve.task_id)}
         dag.get_task("propose") >> approve >> promote
+    _add_rollback_notice(dag, settings, promote)
     return dag
 
 
@@ -231,6 +238,7 @@ def _release(settings: Supervised, compiled: CompiledPipeline) -> DAG:
         start.overrides = {"owner": "{{ run_id }}"}
         judge.overrides = {"watched": WATCHED}
         start >> watch >> judge
+    _add_rollback_notice(dag, settings, dag.get_task("finish"))
     return dag
 
 
@@ -241,8 +249,34 @@ def _batch_prediction(settings: Supervised, compiled: CompiledPipeline) -> DAG:
         compiled,
         _BATCH_PREDICTION,
         "Every row of an interval scored on Spark by the model that is served, or was.",
-        **{**_by_interval(settings), "is_paused_upon_creation": True},
+        **{**by_interval(settings), "is_paused_upon_creation": True},
     )
+
+
+def _watch(settings: Supervised, compiled: CompiledPipeline) -> DAG:
+    assert settings.watch is not None
+    dag = _dag(
+        settings,
+        WATCH,
+        compiled,
+        WATCHING,
+        "Day by day: is the data as it was, would a fresh model be better, and what is done about it.",
+        params=WATCH_PARAMS,
+        **by_interval(settings, settings.watch),
+    )
+    add_label_gate(dag, settings.zone)
+    add_watch_tasks(dag, settings)
+    return dag
+
+
+def _add_rollback_notice(dag: DAG, settings: Supervised, after: Any) -> None:
+    """Adds the task that notifies of a rollback, where there is somebody to notify."""
+    if settings.watch and settings.watch.notify:
+        with dag:
+            notice = AnnounceRollback(
+                task_id="announce", of=after.task_id, pipeline=settings.name, notify=settings.watch.notify
+            )
+        after >> notice
 
 
 def _dag(
@@ -277,21 +311,6 @@ def _dag(
         description=description.strip(),
         **{**common, **arguments},
     )
-
-
-def _by_interval(settings: Supervised) -> dict[str, Any]:
-    """The arguments of a DAG whose runs are intervals."""
-    ends = (settings.first, settings.last)
-    start, end = (pendulum.datetime(day.year, day.month, day.day, tz=settings.zone) if day else None for day in ends)
-    timetable = CronDataIntervalTimetable(settings.schedule, timezone=settings.zone) if settings.schedule else None
-    return {
-        "schedule": timetable,
-        "start_date": start,
-        "end_date": end,
-        "catchup": False,
-        "max_active_runs": 4,
-        **settings.dag,
-    }
 
 
 def _named(settings: Supervised) -> str:

@@ -17,7 +17,7 @@ DIGEST = "content_digest"
 """Custom property of an artifact: SHA-256 of its contents when it was published."""
 FLAGS = {"PushedModel": "pushed", "ModelBlessing": "blessed"}
 """Types of artifacts that record a decision, with the custom property that is 1 where the decision is yes."""
-RECORDS = frozenset({"Promotion"})
+RECORDS = frozenset({"Promotion", "ChallengerReport", "DataAlarms", "WatchDecision"})
 """Types of artifacts that history is read from: they stay, and nothing stays for their sake."""
 CHUNK = 500
 """Ids in one call: databases limit how many values a statement may hold."""

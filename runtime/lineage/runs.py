@@ -138,10 +138,31 @@ def of_dag_run(store: mlmd.MetadataStore, dag_id: str, run_id: str) -> list[Run]
     return _with_steps(store, runs, attempts)
 
 
+def of_run_id(store: mlmd.MetadataStore, pipeline: str, run_id: str) -> Run | None:
+    """The run of a pipeline that the scheduler calls so; of several, the one that ended last.
+
+    Args:
+      store: The metadata store.
+      pipeline: The pipeline's id.
+      run_id: Such as Airflow's.
+    """
+    tried = f"type = {quoted(CONTEXT_TYPE)} AND custom_properties.run_id.string_value = {quoted(run_id)}"
+    keys = {attempt.name.rsplit("/", 2)[0] for attempt in store.get_contexts(mlmd.ListOptions(filter_query=tried))}
+    contexts = []
+    for key in sorted(keys):
+        query = f"{_of_pipeline(pipeline)} AND name = {quoted(key)}"
+        contexts += store.get_contexts(mlmd.ListOptions(filter_query=query))
+    return max(_read(store, contexts), key=lambda run: run.ended, default=None)
+
+
+def _of_pipeline(pipeline: str) -> str:
+    parent = f"parent_contexts_p.type = 'pipeline' AND parent_contexts_p.name = {quoted(pipeline)}"
+    return f"type = 'pipeline_run' AND {parent}"
+
+
 def _newest(store: mlmd.MetadataStore, pipeline: str, page: int) -> Iterator[Run]:
     """The runs of a pipeline that have begun, the newest first; so many are read at once."""
-    of_pipeline = "type = 'pipeline_run' AND parent_contexts_p.type = 'pipeline'"
-    of_pipeline += f" AND parent_contexts_p.name = {quoted(pipeline)}"
+    of_pipeline = _of_pipeline(pipeline)
     before = ""
     while True:
         options = mlmd.ListOptions(

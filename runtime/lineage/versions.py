@@ -96,6 +96,11 @@ def of_node(store: mlmd.MetadataStore, pipeline: str, node: str, kind: str, cond
     )
 
 
+def of_watch(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
+    """Every `WatchDecision` of a watch's pipeline, the oldest first."""
+    return of_node(store, pipeline, "decide", "WatchDecision", "state = LIVE")
+
+
 def published_at(artifact: Artifact) -> str:
     """When an artifact was published, ISO 8601, UTC, in whole seconds."""
     at = datetime.fromtimestamp(artifact.proto.create_time_since_epoch // 1000, UTC)

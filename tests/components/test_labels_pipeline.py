@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from airtight.home import Home
+from airtight.supervised import PROMOTIONS
 from components.labels_pipeline import labels_pipeline
-from components.supervised import PROMOTIONS
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from tests.tiny_supervised.settings import SETTINGS

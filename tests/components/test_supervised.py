@@ -9,14 +9,14 @@ from tfx.orchestration.data_types import RuntimeParameter
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
-from airtight.supervised import NODES
+from airtight.supervised import NODES, WATCH
 from components.supervised import create_pipeline, supervised_pipeline
 from runtime import local
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.parameters import declared
 from tests.tiny_supervised import data
-from tests.tiny_supervised.settings import REPLACED, SETTINGS
+from tests.tiny_supervised.settings import REPLACED, SETTINGS, WATCHED
 
 CODE = {"tables": ".data:TABLES", "schema": ".data:SCHEMA", "transform": ".data:transform"}
 
@@ -33,9 +33,19 @@ def test_the_short_form_gives_an_ordinary_pipeline_that_says_its_parameters():
     assert {"epochs", "release"} <= {parameter.name for parameter in declaration.parameters}
 
 
-@pytest.mark.parametrize("part", SETTINGS.parts)
+@pytest.mark.parametrize("part", [*SETTINGS.parts, WATCH])
 def test_the_parts_have_the_nodes_that_settings_may_name(part):
-    assert set(nodes(create_pipeline(SETTINGS, part))) == set(NODES[part])
+    watched = replace(WATCHED, batch_predictions=True)
+    assert set(nodes(create_pipeline(watched, part))) == set(NODES[part])
+    if part != WATCH:
+        assert set(nodes(create_pipeline(SETTINGS, part))) == set(NODES[part]) - {"clear_training"}
+
+
+def test_only_what_is_watched_has_its_training_cleared_before_examples_are_made():
+    made = nodes(create_pipeline(WATCHED))
+    assert made["clear_training"] in made["transform"].upstream_nodes
+    assert "data_faults" in {parameter.name for parameter in declared(create_pipeline(WATCHED)).parameters}
+    assert "data_faults" not in {parameter.name for parameter in declared(create_pipeline(SETTINGS)).parameters}
 
 
 def test_a_node_takes_constants_and_parameters_of_the_form():

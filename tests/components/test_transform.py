@@ -156,6 +156,25 @@ def test_for_prediction_every_row_of_the_interval_is_there_with_the_same_feature
     assert str(labelled) == str(learned.drop_columns("broken").to_pylist())  # As text: NaN equals itself.
 
 
+def test_for_watching_every_row_of_the_interval_is_there_with_its_label_where_that_was_known(run):
+    learned = run("learned")
+    examples = run(purpose="watching")
+    assert examples.splits == ["train", "day"]
+    day, known = split(examples, "day"), split(learned, "test")
+    assert day.num_rows == 4 and day.column_names == known.column_names
+    labels = {row["id"]: row["broken"] for row in day.to_pylist()}
+    of_known = {row["id"]: row["broken"] for row in known.to_pylist()}
+    assert labels == {id_: of_known.get(id_) for id_ in labels}, "what was known too late is no label"
+    history = [split(learned, name)["id"].to_pylist() for name in ("train", "validation")]
+    assert split(examples, "train")["id"].to_pylist() == history[0] + history[1]
+
+
+def test_rows_without_a_time_cannot_be_watched(run):
+    run.code.SCHEMA = dataclasses.replace(SCHEMA, time="")
+    with pytest.raises(TerminalError, match="cannot be watched"):
+        run(purpose="watching")
+
+
 def test_columns_are_typed_filled_and_in_order(run):
     table = split(run(), "train")
     assert table.column_names == ["colour", "size", "broken", "at", "id", "colour_again"]

@@ -48,6 +48,9 @@ class Supervisor:
                 if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
             }
             return comms.TaskStatesResult(task_states={"scheduled__1": states})
+        if isinstance(msg, comms.GetDRCount):
+            is_ours = msg.logical_dates == [NOW] and (msg.states or ["success"]) == ["success"]
+            return comms.DRCount(count=int(is_ours))
         if isinstance(msg, comms.GetDagRunState):
             return comms.DagRunStateResult(state=DagRunState.QUEUED)
         if isinstance(msg, comms.GetDag) and msg.dag_id in ("flights", "paused"):
@@ -94,6 +97,13 @@ def test_finished_states():
 
 def test_dag_run_state():
     assert airflow_compat.dag_run_state("flights", "scheduled__1") == "queued"
+
+
+def test_count_runs():
+    assert airflow_compat.count_runs("flights", NOW) == 1
+    assert airflow_compat.count_runs("flights", NOW, ("success",)) == 1
+    assert airflow_compat.count_runs("flights", NOW, ("failed",)) == 0
+    assert airflow_compat.count_runs("flights", datetime(2013, 7, 1, tzinfo=UTC)) == 0
 
 
 def test_dag_is_paused():

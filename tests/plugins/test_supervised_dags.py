@@ -16,7 +16,7 @@ from airtight.supervised import BY_INTERVAL, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
 from runtime import fresh_pipelines
 from tests.tiny_supervised import settings
-from tests.tiny_supervised.settings import REPLACED, SETTINGS
+from tests.tiny_supervised.settings import REPLACED, SETTINGS, WATCHED
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +179,41 @@ def test_the_process_of_a_task_makes_its_dag_alone(home):
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["toy_promote"]
+
+
+def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_examples(home):
+    dags = supervised_dags(WATCHED, parts=BY_INTERVAL)
+    assert set(dags) == {"watched", "watched_watch", "watched_watch_check"}
+    watch = dags["watched_watch"]
+    assert upstream(watch) == {
+        "await_labels": set(),
+        "ingest": {"await_labels"},
+        "validate": {"ingest"},
+        "transform": {"validate"},
+        "summarize": {"transform"},
+        "champion": {"ingest"},
+        "challenger": {"champion", "transform"},
+        "await_previous_decide": {"summarize", "challenger"},
+        "days_before": {"await_previous_decide"},
+        "data_alarms": {"days_before"},
+        "decide": {"data_alarms"},
+        "announce": {"decide"},
+        "retrain": {"decide"},
+    }
+    assert watch.get_task("retrain").trigger_dag_id == "watched"
+    assert [asset.uri for asset in watch.get_task("announce").outlets] == ["airtight://watched/watch"]
+    assert (watch.params["policy"], watch.params["when_decided"], watch.params["when_previous_failed"]) == (
+        *("tests.tiny_supervised.watching:every_second_day", "train", "go_on"),
+    )
+    assert (watch.start_date.isoformat()[:10], watch.catchup, watch.is_paused_upon_creation) == (
+        *("2020-02-15", False, True),
+    )
+    (check,) = dags["watched_watch_check"].tasks
+    assert (check.watch_dag_id, check.late_hours) == ("watched_watch", 6)
+    assert upstream(dags["watched"])["transform"] == {"clear_training", "validate"}
+    assert dags["watched"].params["data_faults"] == "block"
+    operations = supervised_dags(WATCHED, parts=OPERATIONS)
+    assert upstream(operations["watched_release"])["announce"] == {"finish"}
+    assert upstream(operations["watched_promote"])["announce"] == {"promote"}
+    for dag in (*dags.values(), *operations.values()):
+        assert "{" not in dag.doc_md

@@ -14,7 +14,7 @@ from airtight.parameters import Parameter as RunParameter
 from airtight.verdict import Check, Verdict
 from components.modelling import judged
 from components.modelling.served import Served
-from components.supervised import of_all_promotions
+from components.supervised_nodes import of_all_promotions
 from pipelines.flight_delays.settings import SETTINGS
 from runtime.parameters import interval_parameters, runtime_parameter
 from runtime.resolvers import ChampionAsOf

@@ -3,6 +3,9 @@ from datetime import date
 
 from airtight.parameters import Parameter
 from airtight.supervised import Supervised
+from airtight.watch.brakes import Brakes
+from airtight.watch.history import ALL
+from airtight.watch.settings import Watch
 
 SETTINGS = Supervised(
     name="toy",
@@ -34,4 +37,19 @@ REPLACED = replace(
     batch_predictions=False,
     node_parameters={"train": {"depth": Parameter("depth", "int", 3)}},
     components={"train": ".replaced:grow"},
+)
+WATCHED = replace(
+    SETTINGS,
+    name="watched",
+    title="Watched parts",
+    batch_predictions=False,
+    watch=Watch(
+        policy="tests.tiny_supervised.watching:every_second_day",
+        brakes=Brakes(),
+        judge_days=1,
+        lengths=(ALL, 7),
+        first=date(2020, 2, 15),
+        unit="part",
+        notify=("tests.tiny_supervised.watching:NOTIFIER",),
+    ),
 )

@@ -11,7 +11,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from components.schema import Feature
-from components.watch.data_alarms import State, after
+from components.watch.data_alarms import State, after, is_fault
 from components.watch.day_summary import DaySummary
 
 FEATURES = (Feature("amount", "number", ""), Feature("heat", "number", ""), Feature("shop", "category", ""))
@@ -150,3 +150,15 @@ def test_days_out_of_order_are_refused(year):
     summaries, states, _ = year
     with pytest.raises(TerminalError, match="does not come after"):
         after(states[10], summaries[9], summaries[:9])
+
+
+def test_what_a_broken_feed_does_blocks_training_and_a_shift_does_not(year):
+    """A tenth of a column that becomes -1 is a fault; prices that rise by a standard deviation are the world's."""
+    summaries, states, _ = year
+    broken = spoiled(200, "amount", -1, 0.1)
+    findings = after(states[200], summary(200, broken), summaries[:200])[1].findings
+    assert [(finding.feature, finding.what) for finding in findings if is_fault(finding)] == [("amount", "code")]
+    shifted = rows(200)
+    shifted["amount"] += 20
+    findings = after(states[200], summary(200, shifted), summaries[:200])[1].findings
+    assert findings and not any(is_fault(finding) for finding in findings)

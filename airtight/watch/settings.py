@@ -1,0 +1,87 @@
+"""What a pipeline says of its watch, one frozen object in its `Supervised` settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from airtight.errors import TerminalError
+from airtight.watch.brakes import Brakes
+from airtight.watch.history import ALL
+from airtight.watch.policies import policy_of
+
+_IMPORT_STRING = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """The settings of a watch. Periods are those of its schedule, as a rule days.
+
+    Args:
+      policy: Decides about retraining, `package.module:function?name=value`; the default of the form's `policy`.
+      brakes: Hold every policy.
+      cost: What a fit costs, as the sum of losses per row and period that it must save.
+      schedule: Cron expression of the periods.
+      first: Local day of the first period; None is the pipeline's first day.
+      judge_days: The last days before a decision are kept from the retrained model: its gates judge it on them.
+      lengths: Histories that challengers learn from, in days; 0 is all of it, and must be among them.
+      fresh_days: A served model counts as fresh for so many days; their losses beside the challenger's say what chance
+        does.
+      days_between: Mean days between false alarms of the regret.
+      fault_days: A fault of the data blocks training for so many days, unless its day is judged again without it.
+      outcome_days: A training, and the release of what it pushed, must have come to an end within so many days.
+      alarms_a_year: Alarms about data that there may be by chance; the default of the form's field.
+      unit: What a row is, such as "ride".
+      notify: Import strings of notifiers for alarms, decisions, rollbacks, and a watch that did not run: Airflow's
+        notifiers, their classes, or functions of the context. They find what happened under `watch` in the context.
+      late_hours: A watch that has not succeeded so many hours after its labels are known is reported as missing.
+      dag: Further arguments of the DAG.
+
+    Raises:
+      TerminalError: A setting that cannot be used.
+    """
+
+    policy: str = "airtight.watch.policies:cusum?limit=1.5&slack=0.02"
+    brakes: Brakes = field(default_factory=lambda: Brakes(cooldown=7))
+    cost: float = 0.0
+    schedule: str = "0 0 * * *"
+    first: date | None = None
+    judge_days: int = 7
+    lengths: tuple[int, ...] = (ALL,)
+    fresh_days: int = 28
+    days_between: int = 200
+    fault_days: int = 3
+    outcome_days: int = 3
+    alarms_a_year: float = 4.0
+    unit: str = "row"
+    notify: tuple[str, ...] = ()
+    late_hours: float = 6.0
+    dag: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _IMPORT_STRING.fullmatch(self.policy.partition("?")[0]):
+            raise _refused("policy", "an import string, and parameters as in a URL", self.policy)
+        if self.policy.startswith("airtight."):
+            # Others are loaded when the pipeline is compiled: they may import what is too heavy for a DAG file.
+            policy_of(self.policy)
+        least = {"judge_days": 1, "fresh_days": 1, "days_between": 2, "fault_days": 1, "outcome_days": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise _refused(name, f"at least {minimum}", getattr(self, name))
+        if ALL not in self.lengths or any(length < 0 for length in self.lengths):
+            raise _refused("lengths", f"{ALL} for all of the history, and numbers of days", self.lengths)
+        for name in self.notify:
+            if not _IMPORT_STRING.fullmatch(name):
+                raise _refused("notify", "import strings, package.module:attribute", name)
+
+
+def _refused(name: str, expected: str, received: object) -> TerminalError:
+    return TerminalError(
+        f"The settings of a watch cannot be used: {name}.",
+        expected=expected,
+        received=repr(received),
+        remedy=f"Correct {name} in the pipeline's Watch.",
+    )

@@ -1,0 +1,79 @@
+"""data_alarms: judges a day's data by each feature's own past, under one budget of alarms a year."""
+
+import json
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+
+from airtight.files import new_file, write_text
+from components.artifacts import DataAlarms, SummarizedDay
+from components.data import examples as reading
+from components.watch.data_alarms import JUDGEMENT, POOL_DAYS, STATE, Judgement, State, after, is_fault
+from components.watch.day_summary import FILE, DaySummary
+
+log = logging.getLogger(__name__)
+
+
+@component
+def data_alarms(
+    summary: InputArtifact[SummarizedDay],
+    alarms: OutputArtifact[DataAlarms],
+    alarms_a_year: Parameter[float] = 4.0,
+    past: InputArtifact[List[SummarizedDay]] = None,  # noqa: UP006
+    before: InputArtifact[List[DataAlarms]] = None,  # noqa: UP006
+) -> None:
+    """Says what is wrong with a day, from its summary, those of the days before, and the state of the day before.
+
+    An alarm is a decision, not a fault: the node succeeds. A hard rule's finding, and an alarm about missing, infinite
+    or new values or a code that was rare, is a fault of the data, and blocks training.
+
+    Args:
+      summary: The day's.
+      alarms: Receives `judgement.json` and `state.npz`.
+      alarms_a_year: So many usual days may alarm by chance, over all features together.
+      past: Summaries of the days before, in any order.
+      before: What was said of the day before; none on the first day.
+
+    Raises:
+      TerminalError: The day does not come after the day before.
+    """
+    state = State.from_bytes((Path(before[0].uri) / STATE).read_bytes()) if before else State()
+    newest = sorted(past or [], key=lambda known: known.day)[-POOL_DAYS:]
+    days = [_read(known) for known in newest]
+    state, judgement = after(state, _read(summary), days, alarms_a_year)
+    faults = [finding.words for finding in judgement.findings if is_fault(finding)]
+    folder = Path(alarms.uri)
+    with new_file(folder / STATE) as unfinished:
+        unfinished.write_bytes(state.to_bytes())
+    payload = {**_finite(asdict(judgement)), "faults": faults}
+    write_text(folder / JUDGEMENT, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False))
+    alarms.interval_start, alarms.interval_end = reading.interval_of(summary)
+    alarms.day, alarms.alarm, alarms.blocking = judgement.day, int(bool(judgement.findings)), int(bool(faults))
+    alarms.summary = _in_words(judgement)
+    log.log(logging.WARNING if judgement.findings else logging.INFO, "%s", alarms.summary)
+
+
+def _read(summary: SummarizedDay) -> DaySummary:
+    return DaySummary.from_json((Path(summary.uri) / FILE).read_text(encoding="utf-8"))
+
+
+def _in_words(judgement: Judgement) -> str:
+    if judgement.findings:
+        return f"{judgement.day}: {'; '.join(finding.words for finding in judgement.findings)}."
+    if judgement.enough:
+        return f"{judgement.day}: {judgement.enough}."
+    return f"{judgement.day}: nothing is unusual (score {judgement.score:.2g} of {judgement.threshold:.2g})."
+
+
+def _finite(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: such a figure is null."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,69 @@
+"""A split's rows as a `DaySummary`: in this process, or of many rows by Spark, to the same bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airtight.home import ROOT
+from components.data import examples as reading
+from components.data.spark import session
+from components.schema import ExampleSchema
+from components.watch.day_summary import DaySummary
+
+MANY_ROWS = 1_000_000
+"""Rows from which on Spark counts them, where they are Parquet: starting its tasks costs more than counting fewer."""
+_JSON = "summary"
+_Batches = Iterator[pa.RecordBatch]
+
+
+def summary_of(folder: Path, split: str, schema: ExampleSchema, day: str, many_rows: int = MANY_ROWS) -> DaySummary:
+    """Counts a split.
+
+    Args:
+      folder: Of the `Examples` artifact.
+      split: Name of the split.
+      schema: Of the examples.
+      day: ISO 8601.
+      many_rows: From so many rows on Spark counts.
+
+    Raises:
+      TerminalError: The split is not there, or a column is missing or of another type.
+    """
+    columns = [*schema.names, schema.label]
+    files = reading.files_of(folder, split)
+    is_parquet = all(file.suffix == reading.PARQUET_SUFFIX for file in files)
+    if not is_parquet or sum(pq.read_metadata(file).num_rows for file in files) < many_rows:
+        tables = reading.batches(folder, split, schema, columns)
+        return DaySummary.of(day, schema.features, tables, schema.label)
+    # The columns are as the schema has them: this reads the first rows alone.
+    next(reading.batches(folder, split, schema, columns), None)
+    count = _counter(str(ROOT), day, [asdict(feature) for feature in schema.features], schema.label)
+    with session("summarize") as spark:
+        rows = spark.read.parquet(*map(str, files)).select(*columns)
+        parts = [row[_JSON] for row in rows.mapInArrow(count, f"{_JSON} string").collect()]
+    first, *others = map(DaySummary.from_json, parts)
+    return first.merged(*others)
+
+
+def _counter(root: str, day: str, features: list[dict[str, Any]], label: str) -> Callable[[_Batches], _Batches]:
+    """What `mapInArrow` runs; it names nothing of this checkout until a worker runs it."""
+    name = _JSON
+
+    def count(batches: _Batches) -> _Batches:
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        from components.schema import Feature
+        from components.watch.day_summary import DaySummary
+
+        tables = (pa.Table.from_batches([batch]) for batch in batches)
+        part = DaySummary.of(day, [Feature(**feature) for feature in features], tables, label)
+        yield pa.RecordBatch.from_pydict({name: [part.to_json()]})
+
+    return count

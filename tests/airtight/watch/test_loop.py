@@ -1,0 +1,190 @@
+"""The state of a watch, day by day: fits as the lineage shows them, faults, what is awaited, and equal bytes."""
+
+import itertools
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.watch import regret
+from airtight.watch.brakes import Brakes
+from airtight.watch.loop import Observation, Rules, State, Training, after
+from airtight.watch.policies import policy_of
+from airtight.watch.settings import Watch
+
+FIRST = date(2013, 3, 1)
+SETTINGS = regret.Settings(centre=0.0, scale=0.01, threshold=5.0)
+
+
+def instant(number):
+    return f"{FIRST + timedelta(days=number)}T00:00:00+00:00"
+
+
+def seen(number, served=1, regret=0.0, **more):
+    fields = {"rows": 900, "loss": 0.4 + regret, "challengers": {0: 0.4, 28: 0.41}} | more
+    return Observation(str(FIRST + timedelta(days=number)), instant(number), instant(number + 1), served, **fields)
+
+
+def rules(policy="airtight.watch.policies:every?n=3", **more):
+    fields = {"cost": 0.0, "fresh_days": 28, "days_between": 200, "fault_days": 3, "outcome_days": 3} | more
+    return Rules(policy_of(policy), fields.pop("brakes", Brakes()), **fields)
+
+
+def calibrate(differences, days_between):
+    return SETTINGS if len(differences) >= 5 else None
+
+
+def watched(days, by=None, state=None):
+    """The last state and the decisions of days; each state goes through its bytes."""
+    decisions, by, state = [], by or rules(), state or State()
+    for day in days:
+        state, decision = after(State.from_json(state.to_json()), day, by, calibrate)
+        decisions.append(decision)
+    return state, decisions
+
+
+def test_without_a_served_version_nothing_is_retrained():
+    state, (decision,) = watched([seen(0, served=0, rows=0)])
+    assert (decision.action, state.periods) == ("keep", ())
+    assert "no version is served" in decision.reason and state.in_words() == "No version is served."
+
+
+def test_a_decision_is_made_once_and_its_training_is_waited_for():
+    days = [seen(0), seen(1), seen(2)]
+    state, decisions = watched(days)
+    assert [decision.action for decision in decisions] == ["keep", "keep", "retrain"]
+    assert state.awaited == instant(3)
+    begun = Training(instant(3))
+    _, decisions = watched([seen(3, trainings=(begun,)), seen(4, trainings=(begun,))], state=state)
+    assert [(d.action, "under way" in d.reason) for d in decisions] == [("keep", True)] * 2
+    done = (Training(instant(3), 7),)
+    state, decisions = watched([seen(3, served=7, trainings=done), seen(4, served=7, trainings=done)], state=state)
+    assert [(fit.version, fit.fit.period, fit.fit.accepted) for fit in state.fits] == [(1, 0, True), (7, 3, True)]
+    assert "has served 2 of 3" in decisions[-1].reason and state.awaited == ""
+
+
+def test_a_decision_of_which_no_training_came_is_made_again():
+    """As in a backfill, which triggers nothing."""
+    _, decisions = watched([seen(number) for number in range(5)])
+    assert [decision.action for decision in decisions] == ["keep", "keep", "retrain", "retrain", "retrain"]
+
+
+@pytest.mark.parametrize("outcome", [0, None], ids=["refused by its gates", "failed before them"])
+def test_trainings_that_come_to_nothing_again_and_again_are_held_back_longer_and_longer(outcome):
+    state, retrained = State(), []
+    for number in range(40):
+        trainings = tuple(Training(end, outcome) for end in retrained)
+        state, (decision,) = watched([seen(number, trainings=trainings)], state=state)
+        if decision.action == "retrain":
+            retrained.append(instant(number + 1))
+    between = [date.fromisoformat(b[:10]) - date.fromisoformat(a[:10]) for a, b in itertools.pairwise(retrained)]
+    assert [days.days for days in between] == sorted(days.days for days in between)
+    assert between[-1].days >= 8, "the cooldown doubles"
+    assert not any(known.fit.accepted for known in state.fits[1:])
+
+
+def test_a_version_that_awaits_its_release_is_under_way_and_then_counts_as_refused():
+    pushed = (Training(instant(3), 7),)
+    state, decisions = watched([seen(n, trainings=pushed if n >= 3 else ()) for n in range(8)])
+    assert "a release of its version has no outcome yet" in decisions[3].reason
+    assert [(known.version, known.fit.accepted) for known in state.fits][:2] == [(1, True), (0, False)]
+
+
+def test_a_version_that_is_taken_back_is_no_fit_that_helped():
+    days = [
+        seen(n, trainings=(Training(instant(2), 7),) if n >= 2 else (), served=7 if n in (2, 3) else 1)
+        for n in range(6)
+    ]
+    state, _ = watched(days)
+    assert [(known.version, known.fit.accepted) for known in state.fits] == [(1, True), (7, False)]
+    assert state.served == 1
+    again, _ = watched([seen(6, 7, trainings=(Training(instant(2), 7),))], state=state)
+    assert [(known.version, known.fit.accepted) for known in again.fits] == [(1, True), (7, True)], "a person wants it"
+
+
+def test_a_rollback_to_a_version_from_before_the_watch_goes_on():
+    state, _ = watched([seen(0, served=5), seen(1, served=3)])
+    assert [(known.version, known.fit.accepted) for known in state.fits] == [(3, True), (5, False)]
+
+
+def test_a_fault_blocks_training_for_some_days_and_nothing_is_compared_on_it():
+    """A challenger learns a fault before the served model does; that is no reason to retrain."""
+    broken = seen(2, regret=5.0, faults=("delay: code is .1, expected 0",))
+    state, decisions = watched([seen(0), seen(1), broken, seen(3), seen(4), seen(5)])
+    assert [d.action for d in decisions] == ["keep", "keep", "fix_data", "fix_data", "fix_data", "retrain"]
+    assert "2013-03-03: delay: code is .1" in decisions[2].reason
+    assert state.periods[2].challengers == {} and state.periods[2].regret() == 0
+
+
+def test_a_day_that_is_judged_again_without_its_fault_blocks_nothing():
+    before, _ = watched([seen(0), seen(1)])
+    _, (broken,) = watched([seen(2, faults=("dead",))], state=before)
+    _, (mended,) = watched([seen(2)], state=before)
+    assert (broken.action, mended.action) == ("fix_data", "retrain")
+
+
+def test_regret_alarms_with_settings_from_fresh_days_and_says_since_when():
+    days = [seen(n, regret=0.0 if n < 10 else 0.03) for n in range(20)]
+    state, _ = watched(days, rules("airtight.watch.policies:never", fresh_days=7))
+    assert state.settings == SETTINGS
+    assert state.alarm == "2013-03-12"
+    assert "since 2013-03-11 version 1 loses 0.03 a flight" in state.in_words("flight")
+
+
+def test_a_day_without_labels_changes_the_date_alone():
+    state, _ = watched([seen(n) for n in range(6)])
+    later, _ = watched([seen(6, rows=0)], state=state)
+    assert replace(later, regret=None) == replace(state, day="2013-03-07", awaited=later.awaited, regret=None)
+
+
+def test_days_come_in_their_order():
+    state, _ = watched([seen(3)])
+    with pytest.raises(TerminalError, match="does not come after"):
+        watched([seen(3)], state=state)
+    with pytest.raises(TerminalError, match="no state of a watch"):
+        State.from_json('{"day": 1}')
+
+
+def test_a_gap_is_passed_over():
+    state, _ = watched([seen(0), seen(9)])
+    assert [period.start for period in state.periods] == ["2013-03-01", "2013-03-10"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"policy": "airtight.watch.policies:every?m=3"}, "cannot be called so"),
+        ({"policy": "every second day"}, "an import string"),
+        ({"lengths": (28,)}, "lengths"),
+        ({"judge_days": 0}, "judge_days"),
+        ({"notify": ("slack",)}, "import strings"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(wrong, message):
+    with pytest.raises(TerminalError, match=message):
+        Watch(**wrong)
+
+
+def test_a_backfill_comes_to_the_bytes_of_the_days_as_they_were_watched():
+    """Daily, a training runs when it is decided; in the backfill all have run, and count from their intervals on."""
+    run: list[Training] = []
+
+    def day(number):
+        # What ended by then, as the lineage is asked.
+        trainings = tuple(training for training in run if training.end <= instant(number))
+        served = max((training.version or 1 for training in trainings), default=1)
+        return seen(number, served, regret=0.001 * (number % 5), trainings=trainings)
+
+    daily, state = [], State()
+    for number in range(30):
+        state, decision = after(state, day(number), rules(), calibrate)
+        daily.append((state.to_json(), decision))
+        if decision.action == "retrain":
+            run.append(Training(instant(number + 1), 0 if len(run) == 1 else number + 2))
+    assert len(run) > 3
+    backfilled, state = [], State()
+    for number in range(30):
+        state, decision = after(State.from_json(state.to_json()), day(number), rules(), calibrate)
+        backfilled.append((state.to_json(), decision))
+    assert backfilled == daily
