@@ -63,7 +63,6 @@ class Settings:
       beam_workers_port: The pool that starts Python workers for Flink.
       spark_memory: Heap of the Spark server, as Java writes it.
       kafka_memory: Heap of the broker.
-      flink_memory: Heap of the job server with a Flink inside (flink-local).
       flink_taskmanager_memory: Heap for the jobs of each TaskManager.
       flink_taskmanagers: TaskManagers that `up flink` starts, 1 or 2.
       flink_slots: Slots of each TaskManager: parallel parts of a job, each with a Python worker of its own.
@@ -100,7 +99,6 @@ class Settings:
     beam_workers_port: int = 8093
     spark_memory: str = "3g"
     kafka_memory: str = "512m"
-    flink_memory: str = "1g"
     flink_taskmanager_memory: str = "512m"
     flink_taskmanagers: int = 1
     flink_slots: int = 1

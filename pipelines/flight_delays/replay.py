@@ -30,6 +30,7 @@ from airtight.home import Home
 from components.data.lake import Lake
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.events import PLAN_LEAD, SCHEMA, Arrival, Departure, Event, Plan, Weather, encode, key
+from streaming.windows.messages import Message
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,6 +99,12 @@ def events_of(flights: pa.Table, weather: pa.Table, start: datetime, end: dateti
             table = of_kind[kind].select(_COLUMNS[kind]).take(pa.array(rows[part[places]]))
             made.update(zip(places.tolist(), map(_MAKERS[kind], *(c.to_pylist() for c in table.columns)), strict=True))
         yield from (made[place] for place in range(len(part)))
+
+
+def messages(lake: Path, start: datetime, end: datetime) -> Iterator[Message]:
+    """What became known in [start, end), as it would be published at once; raises as `events`."""
+    for event in events(lake, start, end):
+        yield Message(key(event), encode(event), round(event.at.timestamp() * 1000))
 
 
 def shuffled(told: Iterable[Event], minutes: float, seed: int) -> Iterator[tuple[datetime, Event]]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from streaming.run import in_process
+from streaming.windows import tables
 from streaming.windows.declaration import Bounds, Group, Identity, Measure, Stream, Windows
 from streaming.windows.messages import BadMessage, Event, Message, SchemaNumber, json_reader
 from streaming.windows.pipeline import build, messages_of
@@ -46,6 +47,13 @@ def parse(message: Message) -> Event | None:
     return Event(order.at, fields, {"cents": order.cents}, order.id)
 
 
+BY_OPENING, BY_TOWN = tables.Order("opens", beside=("shop",)), tables.Order("opens", equal=("town",))
+SHOPS = tables.Table(
+    "shops",
+    key={"shop": str, "place": int},
+    parts={"told": {"town": str, "opens": int, "area": float}, "closed": {}},
+    orders=(BY_OPENING, BY_TOWN),
+)
 STREAM = Stream(
     name="shops",
     topics=("test.shops",),
@@ -55,6 +63,7 @@ STREAM = Stream(
     bounds=Bounds(out_of_order_s=60, allowed_lateness_s=LATENESS_S),
     identity=Identity(lifetime_s=86_400),
     windows=(Windows(300), Windows(600, 120)),
+    tables=(SHOPS,),
 )
 ONCE = replace(STREAM, name="once", identity=None, windows=())
 """The same without versions."""

@@ -115,7 +115,7 @@ def test_too_large_a_share_of_bad_messages_stops_the_job() -> None:
         (lambda: Windows(120, 180), "slide"),
         (lambda: Bounds(-1, 0), "0 s or more"),
         (lambda: BadShare(0), "above 0"),
-        (lambda: Measure("a", "median"), "sum, mean or max"),
+        (lambda: Measure("a", "median"), "sum, mean, max, distribution"),
         (lambda: Group("A b"), "lower case"),
         (lambda: declared("tests.streaming.windows.shops:BEGIN"), "Stream"),
     ],
