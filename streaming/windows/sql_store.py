@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from airtight.errors import TerminalError
+from streaming.windows.arithmetic import sum_of
 from streaming.windows.declaration import Stream
 from streaming.windows.store import FOREVER, Newest, Query, Row, Span, Store
 from streaming.windows.tables import Get, Range, Record, Table
@@ -133,16 +134,20 @@ class SqlStore(Store):
         return statement
 
     def _answer(self, db: Any, query: Query) -> Any:
-        if isinstance(query, Span):
-            statement = (
-                f"SELECT {self._sums} FROM {self._table} WHERE {_KEY} AND minutes = 1 AND start >= ? AND start < ?"
-            )
-            return tuple(db.execute(self._sql(statement), query).fetchone())
+        if isinstance(query, Get | Range):
+            return self._answer_records(db, query)
         if isinstance(query, Newest):
             rows = self._rows(db, query, 1, "DESC LIMIT 1")
             return rows[0] if rows else None
+        if self._has_distribution:
+            return sum_of(self._measures, (row.totals for row in self._rows(db, query, 1)))
+        inside = f"{_KEY} AND minutes = 1 AND start >= ? AND start < ?"
+        statement = f"SELECT {self._sums} FROM {self._table} WHERE {inside}"
+        return tuple(db.execute(self._sql(statement), query).fetchone())
+
+    def _answer_records(self, db: Any, query: Get | Range) -> Any:
         table = self._tables[query.table]
-        columns = tuple(table.columns)
+        columns: tuple[str, ...] = tuple(table.columns)
         if isinstance(query, Get):
             condition, values, order = _equal(*table.key), query.key, ""
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def test_equal_to_a_count_by_hand(tmp_path: Path) -> None:
     rows, path = a_log(hours=2, number=400), tmp_path / "store.sqlite"
     messages = [Message(b"", json.dumps(row).encode(), round(stamp(row) * 1000)) for row in rows]
     bad = [Message(b"", value, messages[-1].published_ms) for value in (b"", b"{}", b"[1]")]
-    in_process(build(replace(PREDICTIONS, dead_letters=""), messages_of([*messages, *bad]), str(path), follow=False))
+    in_process(build(PREDICTIONS, messages_of([*messages, *bad]), str(path), follow=False))
     store = SqliteStore(path, PREDICTIONS)
     for minutes, times in ((1, 1), (5, 1), (60, 12)):
         windows = store.rows(minutes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from streaming.windows.declaration import Measure
 from streaming.windows.store import Newest, Reader, Row, Span, Store, opened
 from streaming.windows.tables import Get, Order, Range, Record
 from tests.runtime.conftest import postgresql  # noqa: F401
@@ -137,3 +139,25 @@ def test_records_of_which_nothing_is_new_are_forgotten(store: Store) -> None:
     store.advance(30 * DAY + 1)
     assert [bool(record) for record in store.read([Get("shops", ("a", 1)), Get("shops", ("b", 1))])] == [False, True]
     assert [record["shop"] for record in store.read([Range("shops", BY_OPENING, (), 0, 99)])[0]] == ["b"]
+
+
+def test_distributions_add_up(store: Store) -> None:
+    measures = (Measure("cents", "distribution", width=10), Measure("largest", "max", "cents"))
+    stream = replace(STREAM, name="spread", measures=measures, tables=())
+    where = str(getattr(store, "path", "")) or str(store._url)
+    spread = opened(where, stream)
+    spread.write([Row("all", "", 7, 1, (3, {0: 2, 5: 1.5}, 51)), Row("all", "", 8, 1, (1, {5: 1, 60: 4}, None))])
+    spread.write([Row("all", "", 9, 1, (1, {1: 1}, 9)), Row("all", "", 9, 1, (0, {}, None))])
+    assert spread.rows() == [
+        Row("all", "", 7, 1, (3, {0: 2, 5: 1.5}, 51)),
+        Row("all", "", 8, 1, (1, {5: 1, 60: 4}, None)),
+    ]
+    (totals,) = spread.read([Span("all", "", 7, 10)])
+    assert totals == (4, {0: 2, 5: 2.5, 60: 4}, 51)
+    assert spread.read([Span("all", "", 10, 11)]) == [(0, {}, None)]
+    assert stream.values_of(totals) == {
+        "count": 4,
+        "largest": 51,
+        "cents": {"p50": 60, "p95": 610, "p99": 610, "parts": [[10, 2], [60, 2.5], [610, 4]]},
+    }
+    spread.close()
