@@ -23,7 +23,7 @@ DEAD_LETTERS = Topic(
 )
 PREDICTIONS = Topic(
     "flights.predictions",
-    partitions=1,
+    partitions=4,
     # 30 days: what is kept for longer is in the lake.
     settings={"retention.ms": str(30 * 24 * 3600 * 1000)},
     description="the prediction log: a row for each answered example; JSON, the key is the request",

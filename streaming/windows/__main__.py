@@ -43,7 +43,7 @@ UNCACHED = ("--max_cache_memory_usage_mb=0",)
 """Beam's cache of state takes milliseconds to measure each entry; `versions.py` has its own."""
 _LOG = logging.getLogger(__name__)
 PARTITIONS = 4
-"""Of a topic that is made here."""
+"""Of a topic that is made here; dead letters have one."""
 
 
 def ensure_topics(stream: Stream, address: str) -> None:
@@ -52,7 +52,8 @@ def ensure_topics(stream: Stream, address: str) -> None:
     Raises:
       TransientError: The broker does not answer.
     """
-    wanted = [*stream.topics, *([stream.dead_letters] if stream.dead_letters else [])]
+    wanted = [Topic(name, PARTITIONS) for name in stream.topics]
+    wanted += [Topic(stream.dead_letters, 1)] if stream.dead_letters else []
     try:
         with KafkaConsumer(bootstrap_servers=address.split(",")) as consumer:
             there = consumer.topics()
@@ -63,7 +64,7 @@ def ensure_topics(stream: Stream, address: str) -> None:
             received=str(error) or type(error).__name__,
             remedy="Start it: make kafka; or name another by AIRTIGHT_KAFKA.",
         ) from error
-    if missing := [Topic(name, PARTITIONS) for name in wanted if name not in there]:
+    if missing := [topic for topic in wanted if topic.name not in there]:
         ensure(address, missing)
 
 
