@@ -147,7 +147,8 @@ def test_distributions_add_up(store: Store) -> None:
     where = str(getattr(store, "path", "")) or str(store._url)
     spread = opened(where, stream)
     spread.write([Row("all", "", 7, 1, (3, {0: 2, 5: 1.5}, 51)), Row("all", "", 8, 1, (1, {5: 1, 60: 4}, None))])
-    spread.write([Row("all", "", 9, 1, (1, {1: 1}, 9)), Row("all", "", 9, 1, (0, {}, None))])
+    spread.write([Row("all", "", 9, 1, (1, {1: 1}, 9))])
+    spread.write([Row("all", "", 9, 1, (0, {}, None))])
     assert spread.rows() == [
         Row("all", "", 7, 1, (3, {0: 2, 5: 1.5}, 51)),
         Row("all", "", 8, 1, (1, {5: 1, 60: 4}, None)),
