@@ -28,7 +28,7 @@ def test_unknown_fields_and_newer_schemas_are_read() -> None:
     assert event is not None
     assert (event.identity, event.values) == ("departures/f", {"delay": 16, "late": 1})
     assert "tailnum" not in event.fields
-    assert event.records == {"flights": {"flight_id": "f", "departed": 22834207}}
+    assert event.records == {"flights": {"flight_id": "f", "departed": 22834687}}
     with pytest.raises(BadMessage, match="wrong schema"):
         parse(Message(b"f", LINE % (0, b""), 0))
 
