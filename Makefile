@@ -64,8 +64,8 @@ kafka: install ## Start the Kafka broker alone, with the topics of flight_delays
 	@$(PY) -m pipelines.flight_delays.kafka
 
 .PHONY: stream
-stream: install ## Start the broker, Flink, and the stream that computes windows (the DAG flight_delays_stream keeps it running)
-	@$(PY) -m pipelines.flight_delays.kafka flink-local stream
+stream: install ## Start the broker, Flink, and the stream of flights on it (the DAG flight_delays_stream keeps it running)
+	@$(PY) -m pipelines.flight_delays.kafka flink
 
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
@@ -151,7 +151,7 @@ replay: install ## Publish days of 2013 to the broker as they became known: FROM
 
 .PHONY: bench-stream
 bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request
-	@$(PY) -m services up kafka flink-local
+	@$(PY) -m services up kafka flink
 	@$(PY) -m benchmarks.stream
 	@$(PY) -m benchmarks.online
 
@@ -168,11 +168,10 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs under random kills, deletions and standstills, then 40 on PostgreSQL; the stream, Flink and broker; 2013 through the stream beside Spark
+soak: install ## 100 runs under random kills, deletions and standstills, then 40 on PostgreSQL; 2013 through the stream beside Spark
 	@$(PY) -m benchmarks.kills --runs 100
 	@$(PY) -m benchmarks.kills --runs 40 --metadata postgresql --airflow postgresql
-	@$(PY) -m benchmarks.stream_kills
-	@$(PY) -m services up kafka
+	@$(PY) -m services up kafka flink
 	@$(PY) -m benchmarks.stream_parity
 	@$(PY) -m benchmarks.stream_parity --shuffled 0
 

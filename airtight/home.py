@@ -64,11 +64,6 @@ class Home:
         """The prediction log of the local model servers: a folder for each model."""
         return self.path / "predictions"
 
-    @property
-    def online_store(self) -> Path:
-        """The freshest values of features by key, SQLite."""
-        return self.path / "online.sqlite"
-
     def reports(self, pipeline: str) -> Path:
         """Pages about a pipeline that belong to no single artifact."""
         return self.path / "reports" / pipeline

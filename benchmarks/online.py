@@ -19,10 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airtight.home import Home
-from pipelines.flight_delays import facts, online
-from pipelines.flight_delays.events import Event, Flight, Plan, columns, minute
-from pipelines.flight_delays.group_totals import totals
+from pipelines.flight_delays import online
+from pipelines.flight_delays.event_hours import Hour, Lookups
+from pipelines.flight_delays.events import Event, Flight, Plan, minute
 from pipelines.flight_delays.replay import events
+from pipelines.flight_delays.streams import STREAM
+from streaming.windows.store import opened
 
 DAY = datetime(2013, 6, 13, 4, tzinfo=UTC)
 """A day of thunderstorms, in New York."""
@@ -31,9 +33,9 @@ RECORD = timedelta(days=29)
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """p50, p99 and the largest, in milliseconds."""
-    found = sorted(seconds)
+    ordered = sorted(seconds)
     picks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-    return {name: round(found[min(int(len(found) * q), len(found) - 1)] * 1e3, 3) for name, q in picks.items()}
+    return {name: round(ordered[min(int(len(ordered) * q), len(ordered) - 1)] * 1e3, 3) for name, q in picks.items()}
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="", help="its address; by default a file that is removed afterwards")
     parser.add_argument("--flights", type=int, default=2000, help="so many look-ups")
-    told = parser.parse_args()
+    flags = parser.parse_args()
     lake = Home.current().lake
     hours: dict[int, list[Event]] = defaultdict(list)
     for event in events(lake, DAY - RECORD, DAY + timedelta(days=1)):
@@ -49,26 +51,25 @@ def main() -> None:
     of_day = [event for event in events(lake, DAY - timedelta(days=1), DAY) if isinstance(event, Plan)]
     flights = [Flight(**{name: getattr(plan, name) for name in Flight.__struct_fields__}) for plan in of_day]
     with tempfile.TemporaryDirectory() as folder:
-        store = facts.store(told.store or str(Path(folder) / "online.sqlite"))
-        written = []
+        store = opened(flags.store or str(Path(folder) / "online.sqlite"), STREAM)
+        lookups, written = Lookups(store, {}, own=True), []
         for hour, of_hour in hours.items():
-            made = totals(columns(of_hour)), facts.rows(of_hour)
             began = time.perf_counter()
-            store.put_hour(hour, len(of_hour), *made)
+            lookups.feed(Hour(hour, of_hour))
             written.append(time.perf_counter() - began)
         planes = online.planes_of_lake()
         dice, read = random.Random(1), []
-        for flight in dice.choices(flights, k=told.flights):
+        for flight in dice.choices(flights, k=flags.flights):
             began = time.perf_counter()
             online.features_of(flight, store, planes)
             read.append(time.perf_counter() - began)
         store.close()
-    each = sum(map(len, hours.values())) / len(hours)
-    result = {"lookup_ms": percentiles(read), "hour_ms": percentiles(written), "events_of_an_hour": round(each, 1)}
+    mean = sum(map(len, hours.values())) / len(hours)
+    result = {"lookup_ms": percentiles(read), "hour_ms": percentiles(written), "events_of_an_hour": round(mean, 1)}
     for name, what in (("lookup_ms", f"look-up of {len(online.features.SCHEMA.names)} features"), ("hour_ms", "hour")):
         figures = "  ".join(f"{key} {value:8.3f} ms" for key, value in result[name].items())
         print(f"{what:26} {figures}")
-    print(json.dumps({"online": {"store": told.store or "sqlite", **result}}))
+    print(json.dumps({"online": {"store": flags.store or "sqlite", **result}}))
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.flight_delays import features, group_totals
-from pipelines.flight_delays.events import Arrival, Departure, Event, columns
-from pipelines.flight_delays.windows import HOUR_S
+from pipelines.flight_delays import features
+from pipelines.flight_delays.events import Arrival, Departure, Event
+from pipelines.flight_delays.streams import STREAM, event_of
 from services import jars
 from services.settings import Settings
 from streaming.topics import servers
+from streaming.windows.arithmetic import Minutes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -51,11 +52,12 @@ _CREATE = (
     "CREATE TABLE IF NOT EXISTS totals (grp TEXT, key TEXT, minute INTEGER, count INTEGER, late INTEGER, "
     "minutes INTEGER, largest INTEGER, PRIMARY KEY (grp, minute, key)) WITHOUT ROWID"
 )
-_WHOLE = tuple(
+WHOLE = tuple(
     next(group.name for group in features.GROUPS if group.stream == stream and "tailnum" not in group.by)
     for stream in features.STREAMS
 )
 """A group of each stream in which every event counts once."""
+HOUR_S = 3600
 HOUR = HOUR_S // 60
 
 
@@ -149,14 +151,14 @@ class Rows:
         try:
             wanted = "grp IN (?, ?) AND minute >= ? AND minute < ?"
             told = self._db.execute(
-                f"SELECT coalesce(sum(count), 0) FROM totals WHERE {wanted}", (*_WHOLE, hour * HOUR, (hour + 1) * HOUR)
+                f"SELECT coalesce(sum(count), 0) FROM totals WHERE {wanted}", (*WHOLE, hour * HOUR, (hour + 1) * HOUR)
             )
         except sqlite3.OperationalError:  # There is no table yet.
             return 0
         return told.fetchone()[0]
 
     def check(self, events: Iterable[Event]) -> int:
-        """Compares everything that is there with the totals of events as `group_totals` makes them.
+        """Compares everything that is there with the totals of events as the stream makes them.
 
         Args:
           events: Those that were published, in the order of their hours.
@@ -169,15 +171,10 @@ class Rows:
         """
         compared = 0
         for hour, some in itertools.groupby(events, lambda event: int(event.at.timestamp() // HOUR_S)):
-            expected = {
-                (each.group, *row[:2]): row[2:]
-                for each in group_totals.totals(columns(some))
-                for row in zip(
-                    each.keys,
-                    *(column.tolist() for column in (each.minute, each.count, each.late, each.minutes, each.largest)),
-                    strict=True,
-                )
-            }
+            minutes = Minutes(STREAM)
+            for event in filter(counts, some):
+                minutes.add(event_of(event))
+            expected = {(row.group, row.key, row.start): row.totals for row in minutes.rows()}
             there = {row[:3]: row[3:] for row in self._of_hour(hour)}
             for cell in sorted(expected.keys() | there.keys()):
                 if expected.get(cell) != there.get(cell):

@@ -2,17 +2,17 @@
 
     python -m benchmarks.stream [--days 90] [--seconds 30] [--spark ours|own|none] [--json FILE]
 
-It needs the broker and the job server (AIRTIGHT_KAFKA, AIRTIGHT_FLINK; `make kafka` and the local services) and the
-lake. On a topic of its own, in a state folder of its own:
+It needs the broker and the Flink cluster (`python -m services up kafka flink`) and the lake. On a topic of its own, as
+a job of its own, into a store of its own:
 
 - floor: kafka-python alone reads the events, one process, and throws them away;
-- stream: source, windows and store on Flink, from the first message read until the store holds all of them;
-- latency: at half of that rate, from the call that publishes an event until the store holds as many messages of its
-  hour as were published up to it. The events are those of 2013 in their order; the replay's clock goes as fast as the
-  rate asks;
+- stream: source, windows and store on Flink, from the first row in the store until it holds all of them;
+- latency: at half of that rate, from the call that publishes a departure or an arrival until the totals hold as many
+  of its hour as were published up to it. The events are those of 2013 in their order; the replay's clock goes as fast
+  as the rate asks;
 - spark: Spark Structured Streaming at the same windows (`benchmarks.spark_stream` says what it leaves out), on a topic
   of its own with the same events, from the first micro-batch that is laid out until its file holds all of them; its
-  totals are compared with `group_totals`, and a difference ends the benchmark;
+  totals are compared with the stream's, and a difference ends the benchmark;
 - spark_latency: as latency, of the events that count in a total, at half of the rate that ours reached, or, with
   `--spark own`, at half of its own. Those that it drops as late stand in not_seen.
 
@@ -24,13 +24,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -41,17 +42,19 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from airtight.errors import AirtightError, TransientError
+from airtight.errors import AirtightError
 from airtight.home import Home
 from benchmarks import spark_stream
-from pipelines.flight_delays import facts, stream
+from benchmarks.spark_stream import HOUR, HOUR_S, WHOLE, counts
 from pipelines.flight_delays.events import Event, encode, key
 from pipelines.flight_delays.replay import SETTINGS, events
+from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
-from pipelines.flight_delays.windows import HOUR_S
-from streaming.accounts import Accounts
-from streaming.reader import CONSUMER
+from streaming.engine import flink_jobs
+from streaming.engine.flink_rest import ENDED, Flink
 from streaming.topics import ensure, servers
+from streaming.windows.__main__ import UNCACHED
+from streaming.windows.pipeline import build, from_kafka
 
 BEGIN = datetime(2013, 3, 1, tzinfo=UTC)
 LOOK_S = 0.01
@@ -67,25 +70,19 @@ class Case:
     """A stream that is measured.
 
     Args:
-      home: Its state folder.
-      process: That in which it runs.
+      ended: Why it has ended; "" while it runs.
       begun: Whether it has begun to read.
-      messages: How many messages of an hour since 1970 are in its store.
-      counts: Whether an event becomes a message in its store.
+      messages: How many departures and arrivals of an hour since 1970 are in its store.
     """
 
-    home: Path
-    process: subprocess.Popen[bytes]
+    ended: Callable[[], str]
     begun: Callable[[], bool]
     messages: Callable[[int], int]
-    counts: Callable[[Event], bool] = lambda _: True
 
     def alive(self, until: float) -> None:
         """Ends the benchmark when the stream has ended, or an instant of the monotonic clock has come."""
-        ended = self.process.poll() is not None
-        if ended or time.monotonic() > until:
-            log = (self.home / LOG).read_text(encoding="utf-8", errors="replace")
-            raise SystemExit(f"The stream {'has ended' if ended else 'does not get on'}. Its log:\n{log[-2000:]}")
+        if (why := self.ended()) or time.monotonic() > until:
+            raise SystemExit(f"The stream has ended: {why}" if why else "The stream does not get on.")
 
 
 def hour_of(event: Event) -> int:
@@ -99,7 +96,9 @@ def publish(producer: Any, topic: str, event: Event) -> None:
 
 def floor(topic: str, number: int) -> float:
     """Events a second that the bare consumer reads."""
-    consumer = KafkaConsumer(bootstrap_servers=servers().split(","), **CONSUMER)
+    consumer = KafkaConsumer(
+        bootstrap_servers=servers().split(","), fetch_max_bytes=64 << 20, max_partition_fetch_bytes=8 << 20
+    )
     partitions = [TopicPartition(topic, each) for each in consumer.partitions_for_topic(topic)]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
@@ -142,14 +141,12 @@ def running(home: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def lacking(case: Case, hours: dict[int, int]) -> dict[int, int]:
     """Hours of which the store has less messages than it should have."""
-    with suppress(TransientError):  # Before the first write there is no store.
-        return {hour: messages for hour, messages in hours.items() if case.messages(hour) < messages}
-    return hours
+    return {hour: messages for hour, messages in hours.items() if case.messages(hour) < messages}
 
 
 def throughput(case: Case, told: list[Event]) -> float:
     """Events a second from the first that is read to the last that is in the store."""
-    hours: dict[int, int] = Counter(map(hour_of, filter(case.counts, told)))
+    hours: dict[int, int] = Counter(map(hour_of, filter(counts, told)))
     until = time.monotonic() + START_S
     while not case.begun():
         case.alive(until)
@@ -185,7 +182,7 @@ def latency(case: Case, topic: str, told: list[Event], rate: float) -> dict[str,
                 looked = time.monotonic()
             else:
                 time.sleep(min(LOOK_S, due - now))
-        if case.counts(event):
+        if counts(event):
             waiting.setdefault(hour_of(event), []).append(time.monotonic())
         publish(producer, topic, event)
     sent_in = time.monotonic() - began
@@ -207,14 +204,31 @@ def latency(case: Case, topic: str, told: list[Event], rate: float) -> dict[str,
 
 def of_ours(topic: str, told: list[Event], more: More) -> dict[str, Any]:
     """What the stream reaches."""
+    declaration, flink = replace(STREAM, name=f"bench_{os.getpid()}", topics=(topic,)), Flink()
     with tempfile.TemporaryDirectory(prefix="airtight-bench-") as place:
-        home = Path(place)
-        store = facts.store(str(Home(home).online_store))
-        accounts = Accounts(stream.accounts_of(Home(home)))
-        with running(home, "pipelines.flight_delays.stream", "--topic", topic) as process:
-            case = Case(home, process, lambda: any(accounts.standing().next.values()), store.messages)
+        path = Path(place) / "store.sqlite"
+        query = f"SELECT coalesce(sum(count), 0) FROM totals_{declaration.name} WHERE minutes = 1 AND grp IN (?, ?)"
+
+        def messages(hour: int) -> int:
+            if not path.exists():
+                return 0
+            with closing(sqlite3.connect(path)) as db, suppress(sqlite3.OperationalError):
+                span = (*WHOLE, hour * HOUR, (hour + 1) * HOUR)
+                return int(db.execute(f"{query} AND start >= ? AND start < ?", span).fetchone()[0])
+            return 0
+
+        def ended() -> str:
+            status = flink.status(job.id)
+            return f"{status.job.state}: {status.failure}" if status.job.state in ENDED else ""
+
+        steps = build(declaration, from_kafka(declaration, servers()), str(path), follow=True, servers=servers())
+        job = flink_jobs.submit(steps, declaration.name, [*UNCACHED, "--slots=1"], home=Home(Path(place)))
+        try:
+            case = Case(ended, path.exists, messages)
             reached = throughput(case, told)
             return {"stream": reached, "latency": latency(case, topic, more(reached / 2), reached / 2)}
+        finally:
+            flink.cancel(job.id)
 
 
 def of_spark(topic: str, told: list[Event], more: More, rate: float | None) -> dict[str, Any]:
@@ -223,7 +237,11 @@ def of_spark(topic: str, told: list[Event], more: More, rate: float | None) -> d
         home = Path(place)
         rows = spark_stream.Rows(home)
         with running(home, "benchmarks.spark_stream", topic, place) as process:
-            case = Case(home, process, lambda: spark_stream.begun(home), rows.messages, spark_stream.counts)
+
+            def ended() -> str:
+                return "" if process.poll() is None else (home / LOG).read_text(errors="replace")[-2000:]
+
+            case = Case(ended, lambda: spark_stream.begun(home), rows.messages)
             reached = throughput(case, told)
             rows.check(told)
             rate = rate or reached / 2

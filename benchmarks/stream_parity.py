@@ -2,11 +2,11 @@
 
     python -m benchmarks.stream_parity [--from 2013-01-01 --to 2014-01-01] [--shuffled SEED] [--windows SAMPLE]
 
-It needs the broker (AIRTIGHT_KAFKA, `make kafka`) and the lake. On a topic of its own, in a state folder of its own,
-the events are published as they became known, or each up to the allowed lateness later, and the stream takes them to
-the end of the topic, month by month: each month it goes on where it stopped. Compared are
+It needs the broker and the Flink cluster (`python -m services up kafka flink`) and the lake. On a topic of its own, as
+a job of its own, into a store of its own, the events are published as they became known, or each up to the allowed
+lateness later. Compared are
 
-- the windows of a minute, which the stream writes into the lake: every group, key and minute, as `close_stream` does;
+- the windows of a minute: every group, key and minute, as `close_stream` does;
 - the sliding windows of the features at the cut-off of every flight (or of a sample of each month): sums of those
   minutes, as a request gets them from the online store, beside the features that the model is trained on.
 
@@ -16,8 +16,6 @@ Whatever is missing or extra, a count that differs, or a mean by more than 1e-9,
 from __future__ import annotations
 
 import argparse
-import bisect
-import functools
 import itertools
 import logging
 import math
@@ -28,47 +26,49 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
+from airtight.errors import TransientError
 from airtight.home import Home
 from airtight.interval import Interval
+from components.close_stream import totals_file
 from components.data.lake import SPARK_TYPES, Lake
 from components.measures.closing import MEAN_LIMIT, MEANS, WHOLE, compared
-from pipelines.flight_delays import clock, facts, features, online, stream
-from pipelines.flight_delays.events import Event, Flight
+from pipelines.flight_delays import clock, features, online
+from pipelines.flight_delays.events import SCHEMA, Event, Flight, Weather
 from pipelines.flight_delays.lake import TABLES
 from pipelines.flight_delays.replay import SETTINGS, Pace, events, publish, shuffled
+from pipelines.flight_delays.streams import LATENESS_S, STREAM
 from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
-from pipelines.flight_delays.windows import ALLOWED_LATENESS_S
-from streaming import run
-from streaming.accounts import Accounts
-from streaming.queries import Totals
-from streaming.sink import messages_in, path_of
-from streaming.store import SqliteStore, Store
+from streaming import dead_letters
+from streaming.engine import flink_jobs
+from streaming.engine.flink_rest import ENDED, Flink
 from streaming.topics import ensure, servers
+from streaming.windows.__main__ import UNCACHED
+from streaming.windows.declaration import Stream
+from streaming.windows.pipeline import build, from_kafka
+from streaming.windows.store import Store, opened
 
 BEFORE, AFTER = timedelta(days=4), timedelta(days=2)
 """What becomes known of a flight does so within so long before and after its scheduled day."""
 LONGEST = timedelta(hours=max(window.hours for window in features.WINDOWS))
-KEEP_MINUTES = (LONGEST + timedelta(days=40)) // timedelta(minutes=1)
-"""A month, and the longest window before its first cut-off."""
+KEEP_DAYS = 10_000
+STALLED_S = 600.0
+"""A stream whose store's watermark stands still for that long ends the comparison."""
 AT_ONCE = 500
 """Flights that are asked for at once."""
 MINUTE = "a minute, every group"
 Arriving = tuple[datetime, Event]
 Features = Mapping[str, Any]
-T = TypeVar("T")
 
 
 @dataclass
@@ -153,8 +153,7 @@ class Batch:
         from pipelines.flight_delays_close import batch
 
         flights = self._table("flights", part.start - BEFORE, part.end + AFTER)
-        files = [str(path) for path in paths(totals, part) if path.exists()]
-        figures, _ = compared(self.spark, batch.totals(flights, part.start, part.end), files, part)
+        figures, _ = compared(self.spark, batch.totals(flights, part.start, part.end), [str(totals)], part)
         differences = (max(figures[f"largest_{name}"] for name in names) for names in (WHOLE, MEANS))
         return Found(figures["rows"] + figures["extra"], figures["missing"], figures["extra"], *differences)
 
@@ -236,30 +235,6 @@ def flights_of(lake: Path, part: Interval) -> list[Flight]:
     return found
 
 
-def paths(totals: Path, part: Interval) -> list[Path]:
-    """The files of the hours of a part, whether or not they are there."""
-    first, last = (int(end.timestamp()) // 3600 for end in (part.start, part.end))
-    return [path_of(totals, hour) for hour in range(first, last)]
-
-
-def fill(store: Store, totals: Path, part: Interval) -> None:
-    """Puts what the stream wrote of a part into a store."""
-    end = int(part.end.timestamp()) // 60
-    for number, path in enumerate(paths(totals, part), int(part.start.timestamp()) // 3600):
-        if path.exists():
-            store.put_hour(number, messages_in(path), list(totals_in(path)), {}, end)
-
-
-def totals_in(path: Path) -> Iterator[Totals]:
-    """What is in one of the stream's files."""
-    table = pq.read_table(path, partitioning=None)
-    names, told = pc.cast(table["group"], pa.string()), table.drop(["group"])
-    for group in pc.unique(names).to_pylist():
-        rows = told.filter(pc.equal(names, group))
-        minute = rows["minute"].cast(pa.int64()).to_numpy() // 60_000_000
-        yield Totals(group, rows["key"].to_pylist(), minute, *(rows[name].to_numpy() for name in WHOLE))
-
-
 def months(start: date, end: date) -> list[Interval]:
     """The calendar months of a span of local days, the first and last of them as far as they belong to it."""
     zone, ends = ZoneInfo(clock.ZONE), [start]
@@ -292,28 +267,45 @@ def _letters(topic: str) -> str:
     return f"{topic}.dead-letters"
 
 
-def replayed(topic: str, home: Home, arriving: Iterator[Arriving], parts: Sequence[Interval]) -> int:
-    """Publishes month by month, and runs the stream to the end of the topic each time; how many were published."""
+@contextmanager
+def running(declaration: Stream, path: Path, home: Home) -> Iterator[Callable[[int], None]]:
+    """The stream as a job of Flink; what waits until its store's watermark has come to a minute."""
+    flink, store = Flink(), opened(str(path), declaration)
+    steps = build(declaration, from_kafka(declaration, servers()), str(path), follow=True, servers=servers())
+    job = flink_jobs.submit(steps, declaration.name, UNCACHED, home=home)
+
+    def wait(minute: int) -> None:
+        reached, since = 0, time.monotonic()
+        while reached < minute:
+            with suppress(TransientError):  # Before the first row there is no store.
+                if (now := store.watermark() or 0) > reached:
+                    reached, since = now, time.monotonic()
+            status = flink.status(job.id)
+            if status.job.state in ENDED or time.monotonic() - since > STALLED_S:
+                raise SystemExit(f"The job is {status.job.state}, its store at minute {reached}: {status.failure}")
+            time.sleep(1)
+
+    try:
+        yield wait
+    finally:
+        store.close()
+        flink.cancel(job.id)
+
+
+def replayed(topic: str, arriving: Iterator[Arriving], parts: Sequence[Interval], wait: Callable[[int], None]) -> int:
+    """Publishes everything, and an observation a day later, which closes all windows; how many were published."""
     producer = KafkaProducer(bootstrap_servers=servers().split(","), **{**SETTINGS, "delivery_timeout_ms": 600_000})
-    source = stream.source_of(home, topic=topic, dead_letters=_letters(topic))
-    begins = [part.start for part in parts]
-    sent = 0
-    # What arrives after the end belongs to the last month.
-    for number, some in itertools.groupby(arriving, lambda told: bisect.bisect(begins, told[0])):
-        part = parts[number - 1]
-        new, published = timed(functools.partial(publish, producer, topic, some, Pace(part.start, 0)))
-        build = stream.from_kafka(source, home, str(home.online_store), to_end=True)
-        _, read = timed(functools.partial(run.in_process, build))
-        sent += new
-        say(f"{name_of(part)}: {new:,} events published in {published:.0f} s, through the stream in {read:.0f} s")
-    producer.close(timeout=60)
-    return sent
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it returns, and the seconds that it took."""
     began = time.monotonic()
-    return work(), time.monotonic() - began
+    sent = publish(producer, topic, arriving, Pace(parts[0].start, 0))
+    later = parts[-1].end + timedelta(days=1)
+    last = Weather(schema=SCHEMA, at=later, origin="EWR", observed_at=later, **dict.fromkeys(features.WEATHER))
+    publish(producer, topic, [(later, last)], Pace(parts[0].start, 0))
+    producer.close(timeout=60)
+    published = time.monotonic()
+    wait(int(parts[-1].end.timestamp() + LATENESS_S) // 60)
+    say(f"{sent:,} events published in {published - began:.0f} s")
+    say(f"in the store {time.monotonic() - published:.0f} s later")
+    return sent
 
 
 def say(line: str) -> None:
@@ -321,28 +313,27 @@ def say(line: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
 
 
-def compare(lake: Path, totals: Path, parts: Sequence[Interval], sample: int, scratch: Path) -> dict[str, Found]:
+def compare(lake: Path, declaration: Stream, path: Path, parts: Sequence[Interval], sample: int) -> dict[str, Found]:
     """Everything that the stream wrote, month by month, beside Spark."""
     from components.data.spark import session
 
     found: dict[str, Found] = defaultdict(Found)
-    store = SqliteStore(scratch / "windows.sqlite", facts.TABLES, keep_minutes=KEEP_MINUTES, spans=facts.SPANS)
+    store = opened(str(path), declaration)
     rows = 0
     with session("stream_parity") as spark:
         batch = Batch(spark, lake, Interval(parts[0].start, parts[-1].end))
         for part in parts:
-            fill(store, totals, part)
+            totals, _ = totals_file(declaration, str(path), path.parent, part)
             of_part = {MINUTE: batch.minutes(totals, part), **dict(sliding(batch, store, part, sample))}
             rows += of_part[MINUTE].windows - of_part[MINUTE].missing
             total = Found()
-            for name, each in of_part.items():
-                found[name].add(each)
-                total.add(each)
+            for name, of_windows in of_part.items():
+                found[name].add(of_windows)
+                total.add(of_windows)
             say(f"{name_of(part)}: {total.windows:,} windows compared, {'equal' if total.equal else total}")
+    # A row of another time than any month was compared with nothing.
+    found[MINUTE].extra += abs(len(store.rows()) - rows)
     store.close()
-    # A row of another time than its file's name says was compared with nothing.
-    there = sum(pq.read_metadata(path).num_rows for path in totals.rglob("*.parquet"))
-    found[MINUTE].extra += abs(there - rows)
     return found
 
 
@@ -354,31 +345,31 @@ def main() -> int:
     parser.add_argument(
         "--windows", type=int, default=0, metavar="SAMPLE", help="at the cut-offs of so many flights a month; 0: of all"
     )
-    given = parser.parse_args()
+    flags = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
-    lake, parts = Home.current().lake, months(given.start, given.end)
-    late = 0 if given.shuffled is None else ALLOWED_LATENESS_S / 60
+    lake, parts = Home.current().lake, months(flags.start, flags.end)
+    late = 0 if flags.shuffled is None else LATENESS_S / 60
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="airtight-parity-") as place, topics() as topic:
-        home = Home(Path(place))
-        told = shuffled(events(lake, parts[0].start, parts[-1].end), late, given.shuffled or 0)
-        sent = replayed(topic, home, told, parts)
-        totals = stream.totals_of(home)
-        kept = sum(map(messages_in, totals.rglob("*.parquet")))
-        accounts = Accounts(stream.accounts_of(home))
-        standing = accounts.standing()
-        accounts.close()
-        found = compare(lake, totals, parts, given.windows, Path(place))
-    order = "in their order" if given.shuffled is None else f"each up to {late:.0f} minutes late"
-    print(f"\n{sent:,} events published, {order}; {kept:,} in the stream's hours, {standing.bad} bad, ", end="")
-    print(f"{standing.late} late; {time.monotonic() - began:.0f} s in all.\n")
+        path, letters = Path(place) / "store.sqlite", _letters(topic)
+        declaration = replace(
+            STREAM, name=f"parity_{os.getpid()}", topics=(topic,), dead_letters=letters, keep_days=KEEP_DAYS
+        )
+        arriving = shuffled(events(lake, parts[0].start, parts[-1].end), late, flags.shuffled or 0)
+        with running(declaration, path, Home(Path(place))) as wait:
+            sent = replayed(topic, arriving, parts, wait)
+        dead = sum(1 for _ in dead_letters.letters(servers(), letters))
+        found = compare(lake, declaration, path, parts, flags.windows)
+    order = "in their order" if flags.shuffled is None else f"each up to {late:.0f} minutes late"
+    print(f"\n{sent:,} events published, {order}; {dead} dead letters; {time.monotonic() - began:.0f} s in all.\n")
     print(
         "| windows | compared | missing | extra | largest difference of counts | of means |\n|---|---|---|---|---|---|"
     )
-    for name, each in found.items():
-        print(f"| {name} | {each.windows:,} | {each.missing} | {each.extra} | {each.count:g} | {each.mean:g} |")
-    equal = sent == kept and not standing.bad and not standing.late and all(each.equal for each in found.values())
+    for name, of_windows in found.items():
+        figures = (of_windows.missing, of_windows.extra, f"{of_windows.count:g}", f"{of_windows.mean:g}")
+        print(f"| {name} | {of_windows.windows:,} | {' | '.join(map(str, figures))} |")
+    equal = not dead and all(of_windows.equal for of_windows in found.values())
     print("\nEqual." if equal else "\nNOT equal.")
     return 0 if equal else 1
 

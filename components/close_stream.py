@@ -2,9 +2,10 @@
 
 import json
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -21,10 +22,13 @@ from components.data.spark import session
 from components.data.verified import Verifier
 from components.measures.closing import checks, compared
 from components.reports.closing import page
+from streaming.windows.declaration import Stream, declared
+from streaming.windows.store import address_of, opened
 
 log = logging.getLogger(__name__)
 
 DIFFERENCES, SUMMARY, REPORT = "differences.parquet", "summary.json", "report.html"
+MINUTE_US = 60_000_000
 _HOUR = timedelta(hours=1)
 
 
@@ -34,18 +38,20 @@ def close_stream(
     tables: Parameter[str],
     table: Parameter[str],
     recompute: Parameter[str],
+    stream: Parameter[str],
     zone: Parameter[str],
     interval_start: Parameter[str],
     interval_end: Parameter[str],
     days_before: Parameter[int] = 4,
     days_after: Parameter[int] = 2,
     lake: Parameter[str] = "",
-    stream: Parameter[str] = "",
+    store: Parameter[str] = "",
 ) -> None:
     """Compares a stream's totals of an interval with a batch computation of the same windows from the lake, on Spark.
 
-    Every key and minute of the interval must be on both sides, with the same whole numbers and the same means to
-    1e-9. Different is a decision, and no fault: it is recorded with the rows that differ.
+    The stream's totals go from its store into the lake, a file for each interval that is closed. Every key and minute
+    of the interval must be on both sides, with the same whole numbers and the same means to 1e-9. Different is a
+    decision, and no fault: it is recorded with the rows that differ.
 
     Args:
       closing: Gets `equal` (1 or 0), the figures, `verdict.json`, `report.html`, `summary.json` and
@@ -54,41 +60,39 @@ def close_stream(
       table: The table of which the stream tells, by its name.
       recompute: Dotted name of `(rows: DataFrame, start: datetime, end: datetime) -> DataFrame`, which gives the
         columns of `components.measures.closing`.
+      stream: The stream's declaration: a pipeline's name, or an import string.
       zone: IANA name of the zone whose days are the lake's partitions.
       interval_start: A whole hour, ISO 8601 with offset.
       interval_end: A whole hour.
       days_before: What is known in the interval may belong to a day so many before it,
       days_after: or after it.
       lake: Folder of the lake; "" for that of the current home.
-      stream: Folder of the stream's totals, `date=YYYY-MM-DD/hour=HH.parquet`; "" for `stream/totals` in the lake.
+      store: Address of the stream's store; "" for the usual one.
 
     Raises:
       TerminalError: The interval has no whole hours, or the lake nothing of it, or a file of it is damaged.
-      TransientError: Spark cannot be reached.
+      TransientError: Spark or the stream's store cannot be reached.
     """
     interval = Interval.of(interval_start, interval_end)
     _check_hours(interval)
     place = Path(lake) if lake else Home.current().lake
-    (declared,) = (each for each in load(tables) if each.name == table)
-    store = Lake(place)
-    files, version = _files_of_lake(store, declared, interval, zone, days_before, days_after)
-    written, lacking = _files_of_stream(Path(stream) if stream else place / "stream" / "totals", interval)
+    (described,) = (candidate for candidate in load(tables) if candidate.name == table)
+    files, version = _files_of_lake(Lake(place), described, interval, zone, days_before, days_after)
+    streamed, behind = totals_file(declared(stream), store, place / "stream", interval)
     with session("close_stream") as spark:
-        rows = spark.read.schema(", ".join(f"`{f.name}` {SPARK_TYPES[str(f.type)]}" for f in declared.schema)).parquet(
-            *files
-        )
-        batch = load(recompute)(rows, interval.start, interval.end)
-        figures, differing = compared(spark, batch, written, interval)
-    figures |= {"hours": (interval.end - interval.start) // _HOUR, "hours_without_file": len(lacking)}
-    verdict = Verdict("close_stream", str(interval), checks(figures, lacking))
+        schema = ", ".join(f"`{field.name}` {SPARK_TYPES[str(field.type)]}" for field in described.schema)
+        batch = load(recompute)(spark.read.schema(schema).parquet(*files), interval.start, interval.end)
+        figures, differing = compared(spark, batch, [str(streamed)], interval)
+    figures |= {"hours": (interval.end - interval.start) // _HOUR, "behind_minutes": behind}
+    verdict = Verdict("close_stream", str(interval), checks(figures, behind))
     for check in verdict.checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
     folder = Path(closing.uri)
     with new_file(folder / DIFFERENCES) as temporary:
         pq.write_table(differing, temporary)
     verdict.write(folder)
-    told = {"interval_start": interval_start, "interval_end": interval_end, "table": table, "version": version}
-    write_text(folder / SUMMARY, json.dumps({**told, **figures, "equal": verdict.passed}, indent=1))
+    inputs = {"interval_start": interval_start, "interval_end": interval_end, "table": table, "version": version}
+    write_text(folder / SUMMARY, json.dumps({**inputs, **figures, "equal": verdict.passed}, indent=1))
     write_text(folder / REPORT, page(verdict, figures, differing.slice(0, 50).to_pylist()))
     closing.interval_start, closing.interval_end = interval.start.isoformat(), interval.end.isoformat()
     closing.equal, closing.summary, closing.lake_version = int(verdict.passed), str(verdict), version
@@ -129,15 +133,38 @@ def _files_of_lake(
     return [str(lake.path / file.path) for file in files], version.number
 
 
-def _files_of_stream(folder: Path, interval: Interval) -> tuple[list[str], list[str]]:
-    """The stream's files of the interval, and the hours of which there is none."""
-    found: list[str] = []
-    lacking: list[str] = []
-    for number in range(int(interval.start.timestamp()) // 3600, int(interval.end.timestamp()) // 3600):
-        hour = datetime.fromtimestamp(number * 3600, UTC)
-        path = folder / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}.parquet"
-        if path.is_file():
-            found.append(str(path))
-        else:
-            lacking.append(hour.isoformat())
-    return found, lacking
+def totals_file(stream: Stream, address: str, folder: Path, interval: Interval) -> tuple[Path, int]:
+    """Writes a file with a stream's totals by the minute.
+
+    Args:
+      stream: Its declaration.
+      address: Of its store; "" for the usual one.
+      folder: In which the file is, under the stream's name.
+      interval: Whole hours.
+
+    Returns:
+      The file, and by how many minutes the stream's watermark is before the interval's end.
+
+    Raises:
+      TransientError: The store cannot be reached.
+    """
+    first, end = (int(instant.timestamp()) // 60 for instant in (interval.start, interval.end))
+    store = opened(address or address_of(stream), stream)
+    try:
+        watermark, rows = store.watermark() or 0, store.rows(1, first, end)
+    finally:
+        store.close()
+    names = ("count", *(measure.name for measure in stream.measures))
+    table = pa.table(
+        {
+            "group": pa.array([row.group for row in rows], pa.string()),
+            "key": pa.array([row.key for row in rows], pa.string()),
+            "minute": pa.array([row.start * MINUTE_US for row in rows], pa.timestamp("us", tz="UTC")),
+            **{name: pa.array([row.totals[n] for row in rows], pa.int64()) for n, name in enumerate(names)},
+        }
+    )
+    ends = (instant.astimezone(UTC).strftime("%Y-%m-%dT%H") for instant in (interval.start, interval.end))
+    path = folder / stream.name / f"{'_'.join(ends)}.parquet"
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary)
+    return path, max(0, end - watermark)

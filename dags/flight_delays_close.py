@@ -1,7 +1,8 @@
 """# Flight delays: close a day of the stream
 
 Compares what the stream wrote of a day, or of hours, with a batch computation of the same windows from the lake, on
-Spark: each key and minute on both sides, with the same counts, sums and largest delays, and means equal to 1e-9.
+Spark: each key and minute on both sides, with the same counts, sums and largest delays, and means equal to 1e-9. The
+stream's totals of the interval become a file of the lake.
 
 Trigger it with a day in **interval**, such as `2013-06-14`, or hours, such as
 `2013-06-14T10:00-04:00/2013-06-14T11:00-04:00`, or leave that empty for the run's own day. It is green when all was

@@ -49,7 +49,7 @@ def up(home: Home, names: Sequence[str] = ALWAYS) -> Settings:
 
 def _jars_of(names: Sequence[str]) -> list[str]:
     """The sets of jars that some programs need."""
-    sets = {"kafka": ("kafka",), "flink-local": ("flink",), **dict.fromkeys(FLINK, flink_jars.SETS)}
+    sets = {"kafka": ("kafka",), **dict.fromkeys(FLINK, flink_jars.SETS)}
     return list(dict.fromkeys(jar for name in names for jar in sets.get(name, ())))
 
 

@@ -97,6 +97,11 @@ def configuration(settings: Settings, home: Home, name: str = "jobmanager") -> d
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "30 s",
+        # A fault that comes back again and again fails the job with its reason; a minute without one resets the count.
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": "10",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
+        # A machine that does much else takes longer than Flink's 10 s to answer itself.
+        "pekko.ask.timeout": "60 s",
     }
 
 

@@ -60,11 +60,6 @@ def services(settings: Settings, home: Home) -> tuple[Service, ...]:
         Service(
             "Flink", expand(("flink",), settings), settings.flink_rest, functools.partial(_flink, settings), "flink"
         ),
-        Service("Flink, local", ("flink-local",), settings.flink_job_server, lambda: _tcp(settings.flink_job_port)),
-        *(
-            Service(name, (name,), str(home.logs / f"{name}.log"), functools.partial(_program, home, name))
-            for name in ("stream", "prediction-windows", "online-learning")
-        ),
         Service("Airflow", AIRFLOW, settings.airflow_url, lambda: _airflow(settings)),
     )
 
@@ -117,12 +112,6 @@ def _failure(supervisor: Supervisor, service: Service, program: str, why: str) -
         received=service.missing() or f"{program} that does not stay up",
         remedy="Correct what the log tells and start again: make start.",
     )
-
-
-def _program(home: Home, name: str) -> str:
-    """A program without a port of its own: well when it stays up."""
-    states = [program.state for program in Supervisor(home).programs() if program.name == name]
-    return "" if states == ["RUNNING"] else f"it is {states[0] if states else 'not started'}"
 
 
 def launcher_load(home: Home) -> str:

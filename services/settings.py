@@ -64,7 +64,6 @@ class Settings:
       spark_master: Where the Spark server has its work done: local[*], or a cluster such as spark://host:7077.
       spark_memory: Heap of the Spark server, as Java writes it.
       kafka_memory: Heap of the broker.
-      flink_memory: Heap of the job server with a Flink inside (flink-local).
       flink_taskmanager_memory: Heap for the jobs of each TaskManager.
       flink_taskmanagers: TaskManagers that `up flink` starts, 1 or 2.
       flink_slots: Slots of each TaskManager: parallel parts of a job, each with a Python worker of its own.
@@ -102,7 +101,6 @@ class Settings:
     spark_master: str = "local[*]"
     spark_memory: str = "3g"
     kafka_memory: str = "512m"
-    flink_memory: str = "1g"
     flink_taskmanager_memory: str = "512m"
     flink_taskmanagers: int = 1
     flink_slots: int = 1

@@ -34,7 +34,6 @@ PORTS = {
     "kafka": ("kafka_port", "kafka_controller_port"),
     "flink-jobmanager": ("flink_rest_port", "flink_rpc_port", "flink_blob_port"),
     "flink-job-server": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
-    "flink-local": ("flink_job_port", "flink_artifact_port", "flink_expansion_port"),
     "beam-workers": ("beam_workers_port",),
 }
 """The settings whose ports a program opens."""
@@ -44,7 +43,7 @@ ALWAYS = ("launcher", "spark", "model-server", "router", *AIRFLOW)
 TASKMANAGERS = ("flink-taskmanager", "flink-taskmanager-2")
 FLINK = ("flink-jobmanager", *TASKMANAGERS, "flink-job-server", "beam-workers")
 """The Flink cluster: what `flink` stands for, less the TaskManagers that are not wanted."""
-ON_DEMAND = ("kafka", *FLINK, "flink-local", "stream", "prediction-windows", "online-learning")
+ON_DEMAND = ("kafka", *FLINK)
 """What is started only by name: whoever works in batch needs no broker."""
 PROGRAMS = (*ON_DEMAND, *ALWAYS)
 """The programs of supervisord.conf."""

@@ -28,8 +28,7 @@ from streaming.topics import servers
 from streaming.windows import replay
 from streaming.windows.declaration import Stream, declared
 from streaming.windows.letters import DETAIL, REASON, SIZE, TOPIC
-from streaming.windows.messages import BadMessage, Message
-from streaming.windows.parsing import read
+from streaming.windows.messages import BadMessage, Message, read
 
 POLL_MS = 1000
 SILENT_POLLS = 30

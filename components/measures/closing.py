@@ -70,16 +70,16 @@ def compared(
     return {name: value or 0 for name, value in row.asDict().items()}, differing.select(*kept).toArrow()
 
 
-def checks(figures: Mapping[str, Any], lacking: Sequence[str]) -> tuple[Check, ...]:
+def checks(figures: Mapping[str, Any], behind_minutes: int) -> tuple[Check, ...]:
     """The rules: nothing missing, nothing extra, whole numbers the same, means to MEAN_LIMIT.
 
     Args:
       figures: As `compared` gives them.
-      lacking: Hours of which the stream has no file.
+      behind_minutes: How far before the interval's end the stream's watermark is; 0 where it has passed it.
     """
     note = f"{figures['rows']} rows of the batch"
-    if lacking:
-        note += f"; the stream has no file of {lacking[0]} and {len(lacking) - 1} other hours"
+    if behind_minutes:
+        note += f"; the stream's watermark is {behind_minutes} minutes before the interval's end"
     return (
         Check("missing", figures["missing"] == 0, figures["missing"], "0", note=note),
         Check("extra", figures["extra"] == 0, figures["extra"], "0", note="rows that the stream alone has"),

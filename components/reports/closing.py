@@ -25,23 +25,23 @@ def page(verdict: Verdict, figures: Mapping[str, Any], differing: Sequence[Mappi
 
     Args:
       verdict: The rules.
-      figures: `rows`, `missing`, `extra`, `differing`, `hours`, `hours_without_file`.
+      figures: `rows`, `missing`, `extra`, `differing`, `hours`, `behind_minutes`.
       differing: The first rows that differ.
 
     Returns:
       A whole HTML document.
     """
-    said = '<span class="good">equal</span>' if verdict.passed else '<span class="bad">not equal</span>'
+    outcome = '<span class="good">equal</span>' if verdict.passed else '<span class="bad">not equal</span>'
     rules = "".join(map(_rule, verdict.checks))
     title = f"Stream and batch, {verdict.interval}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
-<p>The stream is {said} to the batch: {figures["rows"]:,} rows, {figures["missing"]:,} missing, {figures["extra"]:,}
+<p>The stream is {outcome} to the batch: {figures["rows"]:,} rows, {figures["missing"]:,} missing, {figures["extra"]:,}
 extra, {figures["differing"]:,} different. <span class="dim">{figures["hours"]} hours,
-{figures["hours_without_file"]} without a file of the stream. A row is one key and minute; windows are sums of
-these.</span></p>
+the stream's watermark is {figures["behind_minutes"]} minutes before their end. A row is one key and minute; windows
+are sums of these.</span></p>
 <h2>Rules</h2>
 <table><tr><th>Rule</th><th>Holds</th><th>Value</th><th>Allowed</th><th></th></tr>{rules}</table>
 {_rows(differing)}

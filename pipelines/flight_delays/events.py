@@ -1,4 +1,4 @@
-"""The messages of the topic of flights: what becomes known, when, and what no message may be.
+"""The messages of the topic of flights: what becomes known, and when.
 
 Each is a JSON object with `kind`, `schema` and `at`, the instant from which it is known:
 
@@ -12,24 +12,18 @@ The key is the flight's id, or the airport of the weather. `docs/events.schema.j
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from pipelines.flight_delays import clock
+from streaming.windows.messages import SchemaNumber
 
 SCHEMA: Final = 1
-"""Version of the messages; another one is refused."""
-MAX_BYTES = 1 << 20
-"""Of a message; a larger one is refused."""
-AHEAD = timedelta(minutes=5)
-"""An event time may be so long after the message was published, by clocks that differ."""
+"""Version of the messages that are written. Newer ones are read, as long as these fields are there."""
 PLAN_LEAD = timedelta(hours=24)
 """How long before the scheduled departure a plan becomes known."""
 
@@ -46,19 +40,6 @@ Instant = Annotated[datetime, Meta(tz=True, description="with its offset from UT
 Delay = Annotated[int, Meta(ge=-100_000, le=100_000, description="minutes behind schedule, negative when early")]
 Miles = Annotated[float, Meta(gt=0, le=30_000, description="miles")]
 Reading = Annotated[float, Meta(ge=-1e6, le=1e6)] | None
-
-
-class Poison(Exception):
-    """A message that is none.
-
-    Args:
-      reason: One of few words, to be counted: "null", "too large", "no JSON", "wrong schema", "clock ahead".
-      detail: What is wrong with this one.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 class Flight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,16 +93,16 @@ class Flight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"{self.local_day}/{self.carrier}/{self.flight}/{self.origin}"
 
 
-class Plan(Flight, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="plan"):
+class Plan(Flight, frozen=True, kw_only=True, forbid_unknown_fields=False, tag_field="kind", tag="plan"):
     """A flight becomes known, or its plan changes."""
 
-    schema: Literal[1]
+    schema: SchemaNumber
     at: Instant
     flight_id: FlightId
 
 
-class _Movement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    schema: Literal[1]
+class _Movement(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    schema: SchemaNumber
     at: Instant
     flight_id: FlightId
     carrier: Code
@@ -143,10 +124,10 @@ class Arrival(_Movement, frozen=True, kw_only=True, tag="arrival"):
     delay: Delay | None
 
 
-class Weather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="weather"):
+class Weather(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="weather"):
     """An observation; the columns are those of the lake's table, in its units."""
 
-    schema: Literal[1]
+    schema: SchemaNumber
     at: Instant
     origin: Code
     observed_at: Instant
@@ -162,11 +143,7 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 Event = Plan | Departure | Arrival | Weather
-_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _ENCODER = msgspec.json.Encoder()
-_USUAL_BYTES = 1024
-# A message is read for its hour, and again by each firing of the hour's window; what was read is not changed.
-_remembered = functools.lru_cache(maxsize=1 << 14)(_DECODER.decode)
 
 
 def encode(event: Event) -> bytes:
@@ -179,87 +156,12 @@ def key(event: Event) -> bytes:
     return (event.origin if isinstance(event, Weather) else event.flight_id).encode()
 
 
-def decode(value: bytes | None, published_ms: int) -> Event:
-    """Reads a message.
-
-    Args:
-      value: As Kafka has it.
-      published_ms: The message's timestamp, milliseconds since 1970.
-
-    Raises:
-      Poison: It is none of ours, or claims to know what had not happened yet when it was published.
-    """
-    if value is None:
-        raise Poison("null", "the message has no value")
-    if len(value) > MAX_BYTES:
-        raise Poison("too large", f"{len(value)} bytes are more than {MAX_BYTES}")
-    try:
-        event = _remembered(value) if len(value) <= _USUAL_BYTES else _DECODER.decode(value)
-    except msgspec.ValidationError as error:
-        raise Poison("wrong schema", str(error)) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Poison("no JSON", str(error)) from None
-    ahead = event.at - _EPOCH - timedelta(milliseconds=published_ms)
-    if ahead > AHEAD:
-        raise Poison("clock ahead", f"{event.at.isoformat()} is {ahead} after it was published")
-    return event
-
-
 def minute(instant: datetime) -> int:
     """Whole minutes since 1970."""
     return (instant - _EPOCH) // _MINUTE
 
 
-class Columns(NamedTuple):
-    """Departures and arrivals as arrays, [rows] each; what windows are made of.
-
-    Args:
-      stream: object: a name of `features.STREAMS`.
-      minute: int64: since 1970; an event of 10:07:30 belongs to 10:07.
-      delay: int64: minutes behind schedule; 0 where it is not known.
-      known: bool: whether the delay is known; windows count those alone.
-      flight_id: object: str.
-      carrier: object: str.
-      flight: object: str, the number in decimal.
-      tailnum: object: str, "" where there is none.
-      origin: object: str.
-      dest: object: str.
-    """
-
-    stream: np.ndarray
-    minute: np.ndarray
-    delay: np.ndarray
-    known: np.ndarray
-    flight_id: np.ndarray
-    carrier: np.ndarray
-    flight: np.ndarray
-    tailnum: np.ndarray
-    origin: np.ndarray
-    dest: np.ndarray
-
-
-def columns(events: Iterable[Event]) -> Columns:
-    """The departures and arrivals among events, in their order."""
-    moved = [event for event in events if type(event) is Departure or type(event) is Arrival]
-
-    def text(values: list[str]) -> np.ndarray:
-        return np.array(values, object)
-
-    return Columns(
-        text(["departures" if type(event) is Departure else "arrivals" for event in moved]),
-        np.array([event.at.timestamp() // 60 for event in moved], np.int64),
-        np.array([event.delay or 0 for event in moved], np.int64),
-        np.array([event.delay is not None for event in moved], bool),
-        text([event.flight_id for event in moved]),
-        text([event.carrier for event in moved]),
-        text([str(event.flight) for event in moved]),
-        text([event.tailnum or "" for event in moved]),
-        text([event.origin for event in moved]),
-        text([event.dest for event in moved]),
-    )
-
-
 def json_schema() -> dict[str, Any]:
     """The messages as a JSON Schema (2020-12)."""
-    told = msgspec.json.schema(Event)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Events of flights", **told}
+    schema = msgspec.json.schema(Event)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Events of flights", **schema}

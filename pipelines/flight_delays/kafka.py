@@ -1,7 +1,8 @@
-"""`make kafka`, `make stream`: the broker of the local services with the topics of flight_delays, and its readers."""
+"""`make kafka`, `make stream`: the broker of the local services with the topics of flight_delays, and the stream."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from airtight.errors import AirtightError
 from airtight.home import Home
 from pipelines.flight_delays.topics import TOPICS
 from services.__main__ import up
-from services.settings import Settings
+from services.settings import Settings, environment
 from streaming.topics import ensure
 
 
@@ -37,9 +38,24 @@ def start(home: Home, names: Sequence[str] = ()) -> Settings:
     return settings
 
 
-if __name__ == "__main__":
+def main(names: Sequence[str]) -> int:
+    """Starts them; with `flink` among them the stream of flights, too, as a job of the cluster.
+
+    Returns:
+      The exit status: 0, or that of a fault that may or may not heal.
+    """
+    home = Home.current()
     try:
-        start(Home.current(), sys.argv[1:])
+        settings = start(home, names)
     except AirtightError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_status)
+        return error.exit_status
+    if "flink" not in names:
+        return 0
+    # The services' own ports are in their environment.
+    command = [sys.executable, "-m", "streaming.windows", "flight_delays"]
+    return subprocess.run(command, env=environment(settings, home), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -20,10 +20,11 @@ from airtight.errors import TerminalError, TransientError
 from airtight.home import Home
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.events import Flight, minute
-from pipelines.flight_delays.facts import BY_AIRCRAFT, BY_ORIGIN, BY_SCHEDULE, FLIGHTS, WEATHER, store
 from pipelines.flight_delays.features import Overdue
-from streaming.queries import Count, Get, Last, Query, Range, Sum
-from streaming.store import Store
+from pipelines.flight_delays.flight_state import BY_AIRCRAFT, BY_ORIGIN, BY_SCHEDULE, FLIGHTS, WEATHER
+from pipelines.flight_delays.streams import STREAM
+from streaming.windows.store import Newest, Query, Span, Store, address_of, opened
+from streaming.windows.tables import Get, Range
 
 MAX_INSTANCES = 1000
 """Of one request."""
@@ -32,7 +33,7 @@ WEATHER_EXPIRES_MINUTES = 180
 
 _HOUR = 60
 _MEMORY = features.TAIL_MEMORY_HOURS * _HOUR
-_OF_DUE = ("scheduled", "origin", "carrier", "dest")
+_DUE_COLUMNS = ("scheduled", "departed", "origin", "carrier", "dest")
 _MEASURED = [
     (window, window.group.name, [(measure, window.feature(measure)) for measure in window.measures])
     for window in features.WINDOWS
@@ -74,13 +75,13 @@ def known(flights: Sequence[Flight], of: Store, planes: Planes) -> list[Known]:
     Raises:
       TransientError: There is no store, or nothing is in it.
     """
-    end = of.freshest()
+    end = of.watermark()
     if end is None:
         raise TransientError(
             "The online store is empty.",
             expected="events of flights up to now",
             received="none at all",
-            remedy="Start the stream, or wait until it has taken its first hour.",
+            remedy="Start the stream: make stream; or wait until it has written its first minute.",
         )
     moments = [_Moment(flight, min(minute(clock.cutoff(flight.scheduled_departure)), end)) for flight in flights]
     answers = iter(of.read([query for moment in moments for query in moment.queries()]))
@@ -110,34 +111,35 @@ class _Moment:
     def queries(self) -> list[Query]:
         """What to ask the store; `known` reads the answers in this order."""
         hour, as_of, tail = self.scheduled // _HOUR * _HOUR, self.as_of, self.flight.tailnum
-        asked: list[Query] = [
-            Sum(group, self._key(window.by), as_of - window.hours * _HOUR, as_of) for window, group, _ in _MEASURED
+        queries: list[Query] = [
+            Span(group, self._key(window.by), as_of - window.hours * _HOUR, as_of) for window, group, _ in _MEASURED
         ]
         due = (as_of - Overdue.UNTIL_MINUTES, as_of - Overdue.AFTER_MINUTES)
-        asked.append(Range(FLIGHTS.name, BY_SCHEDULE, (), *due, ("departed", as_of), _OF_DUE))
-        asked.append(Count(FLIGHTS.name, BY_ORIGIN, (self.flight.origin,), hour, hour + _HOUR))
-        asked.append(Get(FLIGHTS.name, (self.id,)))
+        queries.append(Range(FLIGHTS.name, BY_SCHEDULE, (), *due, _DUE_COLUMNS))
+        queries.append(Range(FLIGHTS.name, BY_ORIGIN, (self.flight.origin,), hour, hour + _HOUR, ("scheduled",)))
+        queries.append(Get(FLIGHTS.name, (self.id,)))
         # Where the store ends, the observation of that very minute may not be in it yet.
         full = (as_of - bool(self.behind)) // _HOUR * _HOUR
-        asked.append(Get(WEATHER.name, (self.flight.origin, full - _HOUR)))
+        queries.append(Get(WEATHER.name, (self.flight.origin, full - _HOUR)))
         if tail is not None:
-            asked += [Last(group.name, tail, as_of - _MEMORY, as_of) for group in features.TAIL_GROUPS]
-            asked.append(Range(FLIGHTS.name, BY_AIRCRAFT, (tail,), as_of - _MEMORY, self.scheduled + 1))
-        return asked
+            queries += [Newest(group.name, tail, as_of - _MEMORY, as_of) for group in features.TAIL_GROUPS]
+            queries.append(Range(FLIGHTS.name, BY_AIRCRAFT, (tail,), as_of - _MEMORY, self.scheduled + 1))
+        return queries
 
     def known(self, answers: Iterator[Any], planes: Planes) -> Known:
         """All features, from the answers to `queries`."""
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for window, _, names in _MEASURED:
-            count, late, minutes = next(answers)
+            count, late, minutes, _ = next(answers)
             if self.behind > window.hours * _HOUR:
                 count = late = minutes = 0
             measured = {"count": count, "late_share": _share(late, count), "mean_delay": _share(minutes, count)}
-            told |= {name: measured[measure] for measure, name in names}
-        told |= self._overdue(next(answers))
-        told |= self._schedule(next(answers), next(answers)) | self._weather(next(answers)) | self._plane(planes)
-        told |= self._tail(answers)
-        return Known({name: told[name] for name in features.SCHEMA.names}, _instant(self.cutoff), _instant(self.as_of))
+            values |= {name: measured[measure] for measure, name in names}
+        values |= self._overdue(next(answers))
+        values |= self._schedule(len(next(answers)), next(answers)) | self._weather(next(answers))
+        values |= self._plane(planes) | self._tail(answers)
+        in_order = {name: values[name] for name in features.SCHEMA.names}
+        return Known(in_order, _instant(self.cutoff), _instant(self.as_of))
 
     def _key(self, by: tuple[str, ...]) -> str:
         return "|".join(str(getattr(self.flight, column)) for column in by)
@@ -171,39 +173,39 @@ class _Moment:
     def _weather(self, observed: Any) -> dict[str, Any]:
         if observed is None or self.behind > WEATHER_EXPIRES_MINUTES:
             return dict.fromkeys(features.WEATHER, math.nan)
-        told = {name: _number(observed[name]) for name in features.WEATHER}
+        values = {name: _number(observed[name]) for name in features.WEATHER}
         for name in ("wind_speed", "wind_gust"):
-            if told[name] > features.WIND_SPEED_LIMIT_MPH:
-                told[name] = math.nan
-        return told
+            if values[name] > features.WIND_SPEED_LIMIT_MPH:
+                values[name] = math.nan
+        return values
 
     def _overdue(self, due: Sequence[Any]) -> dict[str, Any]:
-        still = due if self.behind <= Overdue.UNTIL_MINUTES else ()
-        told: dict[str, Any] = {}
+        expired = self.behind > Overdue.UNTIL_MINUTES
+        still = [row for row in due if not expired and (row["departed"] is None or row["departed"] >= self.as_of)]
+        values: dict[str, Any] = {}
         for by, count, mean in _OVERDUE:
             own = [(column, getattr(self.flight, column)) for column in by]
             past = [
                 self.as_of - row["scheduled"] for row in still if all(row[column] == value for column, value in own)
             ]
-            told |= {count: len(past), mean: _share(sum(past), len(past))}
-        return told
+            values |= {count: len(past), mean: _share(sum(past), len(past))}
+        return values
 
     def _tail(self, answers: Iterator[Any]) -> dict[str, Any]:
         names = ("departure_delay", "departure_age", "arrival_delay", "arrival_age", "previous_delay", "slack")
-        told = {f"tail_{name}": math.nan for name in names}
+        values = {f"tail_{name}": math.nan for name in names}
         if self.flight.tailnum is None:
-            return told
+            return values
         lasts, plan = [next(answers) for _ in features.TAIL_GROUPS], next(answers)
         if self.behind > _MEMORY:
-            return told
+            return values
         for name, last in zip(("departure", "arrival"), lasts, strict=True):
             if last is not None:
-                at, delay = last
-                told |= {f"tail_{name}_delay": delay, f"tail_{name}_age": self.as_of - at}
+                values |= {f"tail_{name}_delay": last.totals[-1], f"tail_{name}_age": self.as_of - last.start}
         before = [row for row in plan if (row["scheduled"], row["flight_id"]) < (self.scheduled, self.id)]
         if before:
-            told |= self._rotation(max(before, key=lambda row: (row["scheduled"], row["flight_id"])))
-        return told
+            values |= self._rotation(max(before, key=lambda row: (row["scheduled"], row["flight_id"])))
+        return values
 
     def _rotation(self, previous: Any) -> dict[str, Any]:
         scheduled, arrival = previous["scheduled"], previous["arrival"]
@@ -222,12 +224,12 @@ class Lookup:
     """What the router fills in for requests of `POST /v1/flights:predict`.
 
     Args:
-      of: The store; by default the one that `facts.store` finds.
+      of: The store; by default that of the stream of flights.
       planes: Gives the register of aircraft, once; by default that of the lake.
     """
 
     def __init__(self, of: Store | None = None, planes: Callable[[], Planes] | None = None) -> None:
-        self._store, self._read_planes = of or store(), planes or planes_of_lake
+        self._store, self._read_planes = of or opened(address_of(STREAM), STREAM), planes or planes_of_lake
         self._planes: Planes | None = None
 
     def __call__(self, instances: Sequence[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -245,12 +247,12 @@ class Lookup:
         """
         if len(instances) > MAX_INSTANCES:
             raise _bad(f"at most {MAX_INSTANCES} instances", f"{len(instances)} instances")
-        flights = [_flight(number, told) for number, told in enumerate(instances)]
+        flights = [_flight(number, instance) for number, instance in enumerate(instances)]
         if self._planes is None:
             self._planes = self._read_planes()
-        found = known(flights, self._store, self._planes)
-        return [each.features for each in found], [
-            {"cutoff": each.cutoff, "as_of": each.as_of, "behind_minutes": each.behind_minutes} for each in found
+        lookups = known(flights, self._store, self._planes)
+        return [of.features for of in lookups], [
+            {"cutoff": of.cutoff, "as_of": of.as_of, "behind_minutes": of.behind_minutes} for of in lookups
         ]
 
 
@@ -267,17 +269,16 @@ def planes_of_lake() -> Planes:
     lake = Lake(Home.current().lake)
     if not lake.numbers("planes"):
         return {}
-    found = [row for file in lake.snapshot("planes").files for row in pq.read_table(lake.path / file.path).to_pylist()]
-    return {row["tailnum"]: row for row in found}
+    rows = [row for file in lake.snapshot("planes").files for row in pq.read_table(lake.path / file.path).to_pylist()]
+    return {row["tailnum"]: row for row in rows}
 
 
-def _flight(number: int, told: Any) -> Flight:
+def _flight(number: int, instance: Any) -> Flight:
     try:
-        return msgspec.convert(told, Flight)
+        return msgspec.convert(instance, Flight)
     except msgspec.ValidationError as error:
-        where = f"instances[{number}]"
-        said = str(error)
-        received = said.replace("`$", f"`{where}") if "`$" in said else f"{said} - at `{where}`"
+        place, message = f"instances[{number}]", str(error)
+        received = message.replace("`$", f"`{place}") if "`$" in message else f"{message} - at `{place}`"
         raise _bad("the plan of a flight: " + ", ".join(Flight.__struct_fields__), received) from None
 
 

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -66,6 +66,7 @@ class State(msgspec.Struct):
       planned: Flights whose cut-off has not come, by id.
       waiting: Flights that wait for their label, by id.
       counts: What became of the flights so far.
+      offsets: From which to read the topic, by partition; empty where the lake was read.
     """
 
     schema: Literal[1]
@@ -74,6 +75,7 @@ class State(msgspec.Struct):
     planned: dict[str, Plan]
     waiting: dict[str, Waiting]
     counts: dict[str, int]
+    offsets: dict[int, int] = {}
 
 
 class Answer(NamedTuple):
@@ -140,12 +142,13 @@ class Prequential:
         self.hour = hour
         return [Answer(name, each.day, label, *each.answers, each.deployed) for name, each, label in labelled]
 
-    def state(self) -> State:
-        """Where a later one goes on. Only after `take`."""
+    def state(self, offsets: Mapping[int, int] | None = None) -> State:
+        """Where a later one goes on, with the topic's offsets. Only after `take`."""
         if self.hour is None:
             raise ValueError("no hour was taken yet")
         weights = self.models.weights()
-        return State(SCHEMA, self.hour, weights, dict(self.planned), dict(self.waiting), dict(self.counts))
+        planned, waiting, counts = dict(self.planned), dict(self.waiting), dict(self.counts)
+        return State(SCHEMA, self.hour, weights, planned, waiting, counts, dict(offsets or {}))
 
     def _plan(self, plan: Plan) -> None:
         if plan.flight_id in self.waiting or _cutoff(plan) < minute(plan.at):

@@ -2,8 +2,8 @@
 
     python -m pipelines.flight_delays.replay --from 2013-06-01 --to 2013-06-08 --speed 3600
 
-The clock of the replay starts at --from, and each message bears the time on it as its timestamp. Whoever breaks a
-replay off is told the instant from which to go on; what is published twice then counts once, by kind and flight.
+The clock of the replay starts at --from, and each message bears the time on it as its timestamp. A replay
+that is broken off prints the instant from which to go on; what is published twice then counts once, by kind and flight.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from airtight.home import Home
 from components.data.lake import Lake
 from pipelines.flight_delays import clock, features
 from pipelines.flight_delays.events import PLAN_LEAD, SCHEMA, Arrival, Departure, Event, Plan, Weather, encode, key
+from streaming.windows.messages import Message
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,17 +101,23 @@ def events_of(flights: pa.Table, weather: pa.Table, start: datetime, end: dateti
         yield from (made[place] for place in range(len(part)))
 
 
-def shuffled(told: Iterable[Event], minutes: float, seed: int) -> Iterator[tuple[datetime, Event]]:
+def messages(lake: Path, start: datetime, end: datetime) -> Iterator[Message]:
+    """What became known in [start, end), as it would be published at once; raises as `events`."""
+    for event in events(lake, start, end):
+        yield Message(key(event), encode(event), round(event.at.timestamp() * 1000))
+
+
+def shuffled(known: Iterable[Event], minutes: float, seed: int) -> Iterator[tuple[datetime, Event]]:
     """Events as they would arrive if each were delayed by chance; with the instant of its arrival.
 
     Args:
-      told: In the order of `at`.
+      known: In the order of `at`.
       minutes: The longest delay; 0 for none.
       seed: Of the chance.
     """
     dice = random.Random(seed)
     held: list[tuple[datetime, int, Event]] = []
-    for number, event in enumerate(told):
+    for number, event in enumerate(known):
         while held and held[0][0] <= event.at:
             arrived, _, first = heapq.heappop(held)
             yield arrived, first
@@ -173,23 +180,23 @@ def publish(
     from kafka.errors import KafkaError
 
     failed: list[datetime] = []
-    sent, said, before = 0, time.monotonic(), 0
+    sent, reported, before = 0, time.monotonic(), 0
     arrived = pace.start
     try:
         for arrived, event in arriving:
             if (wait := pace.due_s(arrived)) > 0:
                 pace.sleep(wait)
             name = key(event)
-            where = None if partitions is None else partitions[sum(name) % len(partitions)]
+            partition = None if partitions is None else partitions[sum(name) % len(partitions)]
             stamp = round(arrived.timestamp() * 1000)
-            future = producer.send(topic, key=name, value=encode(event), timestamp_ms=stamp, partition=where)
+            future = producer.send(topic, key=name, value=encode(event), timestamp_ms=stamp, partition=partition)
             future.add_errback(lambda _, at=event.at: failed.append(at))
             sent += 1
-            if (now := time.monotonic()) - said >= PROGRESS_S:
+            if (now := time.monotonic()) - reported >= PROGRESS_S:
                 _LOG.info(
-                    "%s  %d events  %.0f/s", arrived.isoformat(" ", "minutes"), sent, (sent - before) / (now - said)
+                    "%s  %d events  %.0f/s", arrived.isoformat(" ", "minutes"), sent, (sent - before) / (now - reported)
                 )
-                said, before = now, sent
+                reported, before = now, sent
         producer.flush()
         if failed:
             raise _unconfirmed(f"{len(failed)} messages were not confirmed", min(failed))
@@ -233,24 +240,24 @@ def _micros(table: pa.Table, column: str) -> np.ndarray:
     return instants.to_numpy()
 
 
-def _plan(*told: Any) -> Plan:
-    values = dict(zip(_COLUMNS[Plan], told, strict=True))
+def _plan(*columns: Any) -> Plan:
+    values = dict(zip(_COLUMNS[Plan], columns, strict=True))
     return Plan(schema=SCHEMA, at=values["scheduled_departure"] - PLAN_LEAD, **values)
 
 
-def _departure(*told: Any) -> Departure:
-    *same, at, delay = told
+def _departure(*columns: Any) -> Departure:
+    *same, at, delay = columns
     return Departure(schema=SCHEMA, at=at, delay=round(delay), **dict(zip(_SAME, same, strict=True)))
 
 
-def _arrival(*told: Any) -> Arrival:
-    *same, at, delay = told
+def _arrival(*columns: Any) -> Arrival:
+    *same, at, delay = columns
     whole = None if delay is None else round(delay)
     return Arrival(schema=SCHEMA, at=at, delay=whole, **dict(zip(_SAME, same, strict=True)))
 
 
-def _weather(*told: Any) -> Weather:
-    values = dict(zip(_COLUMNS[Weather], told, strict=True))
+def _weather(*columns: Any) -> Weather:
+    values = dict(zip(_COLUMNS[Weather], columns, strict=True))
     return Weather(schema=SCHEMA, at=values["observed_at"] + clock.WEATHER_LAG, **values)
 
 
@@ -287,7 +294,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--speed", type=_speed, default=SPEED, help="seconds of the replay in one second; 0 or max: as fast as it goes")
     add("--shuffle-minutes", type=float, default=0.0, help="each event arrives up to so much later than it happened")
     add("--seed", type=int, default=0, help="of that chance")
-    add("--partitions", type=lambda text: [int(each) for each in text.split(",")], help="only to these, such as 0,2")
+    add(
+        "--partitions", type=lambda text: [int(number) for number in text.split(",")], help="only to these, such as 0,2"
+    )
     add("--servers", default="", help="the broker; by default what AIRTIGHT_KAFKA names")
     add("--lake", type=Path, default=None, help="the lake; by default that of the state folder")
     return parser
@@ -308,8 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topics.ensure(servers, TOPICS)
         producer = KafkaProducer(bootstrap_servers=servers.split(","), **SETTINGS)
         try:
-            told = events(flags.lake or Home.current().lake, flags.start, flags.end)
-            arriving = shuffled(told, flags.shuffle_minutes, flags.seed)
+            known = events(flags.lake or Home.current().lake, flags.start, flags.end)
+            arriving = shuffled(known, flags.shuffle_minutes, flags.seed)
             spread = timedelta(minutes=flags.shuffle_minutes)
             pace, began = Pace(flags.start, flags.speed), time.monotonic()
             sent = publish(producer, EVENTS.name, arriving, pace, flags.partitions, spread=spread)

@@ -19,13 +19,19 @@ DEAD_LETTERS = Topic(
     "flights.dead-letters",
     partitions=1,
     settings={**KEPT, "max.message.bytes": LARGEST_MESSAGE},
-    description="events that could not be read or came too late, whole, with reason, partition and offset",
+    description="events that could not be read or came too late, whole, with reason",
 )
 PREDICTIONS = Topic(
     "flights.predictions",
-    partitions=1,
+    partitions=4,
     # 30 days: what is kept for longer is in the lake.
     settings={"retention.ms": str(30 * 24 * 3600 * 1000)},
     description="the prediction log: a row for each answered example; JSON, the key is the request",
 )
-TOPICS = (EVENTS, DEAD_LETTERS, PREDICTIONS)
+PREDICTION_LETTERS = Topic(
+    "flights.predictions.dead-letters",
+    partitions=1,
+    settings={**KEPT, "max.message.bytes": LARGEST_MESSAGE},
+    description="what is no row of the prediction log, whole, with reason",
+)
+TOPICS = (EVENTS, DEAD_LETTERS, PREDICTIONS, PREDICTION_LETTERS)

@@ -25,6 +25,7 @@ def create_pipeline() -> Pipeline:
         tables="pipelines.flight_delays.lake:TABLES",
         table="flights",
         recompute="pipelines.flight_delays_close.batch:totals",
+        stream="flight_delays",
         zone=ZONE,
         interval_start=start,
         interval_end=end,

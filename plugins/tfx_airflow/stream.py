@@ -1,184 +1,155 @@
-"""A stream that runs as a program of the local services: the task that has it run, and the one that watches it.
+"""Tasks about a declared stream that runs as a job of Flink: one starts or upgrades it, one watches it, one stops it.
 
-The supervisor starts the program again within seconds when it dies. What is left to Airflow is what needs a decision or
-a person's eyes: the first start, a program that the supervisor gave up, one that stands still, and new code. Wherever
-it is stopped, the stream goes on from its accounts: no window is lost or doubled (adr/0014).
+They ask Flink's REST API, wherever it is, and the broker. What needs Beam, the submission, is a process of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException
 
-from airtight.errors import AirtightError, TerminalError, TransientError
-from airtight.home import Home
+from airtight.errors import AirtightError
+from plugins.tfx_airflow.command import airflow_fault, run
 from plugins.tfx_airflow.polling import PollingTrigger
-from services.settings import Settings
-from services.supervisor import ENDED, Supervisor
-from streaming import status as streams
-from streaming.status import Running, Status
+from streaming.engine import job_records, stream_status
+from streaming.engine.flink_rest import ENDED, Flink, JobStatus
+from streaming.engine.job_records import JobRecord
+from streaming.engine.stream_status import StreamStatus
+from streaming.windows.declaration import modules_of
 
-POLL_S = 5.0
+POLL_S = 10.0
 CODE_S = 60.0
 """New code is looked for so often; it must look the same twice, so that a half-written checkout starts nothing."""
-UP_S = 120.0
-"""A started stream has so long to submit its job."""
+TOLD_S = 60.0
+"""How often the log gets a line."""
+FULL_HEAP = 0.95
+"""Share of a heap that is never less used between two garbage collections only where memory is short."""
 SHORT = 12
 """Digits of a digest, for people."""
-OVER, ENDED_BY_ITSELF, NEW_CODE, STALLED = "over", "ended", "new_code", "stalled"
+OVER, STOPPED, NEW_CODE, FAILED, STALLED, NO_CHECKPOINT, MEMORY = (
+    "over",
+    "stopped",
+    "new_code",
+    "failed",
+    "stalled",
+    "no_checkpoint",
+    "memory",
+)
+FAULTS = (FAILED, STALLED, NO_CHECKPOINT, MEMORY)
+"""Reasons for which the watching fails."""
 
 
-class EnsureStream(BaseOperator):
-    """Has a stream run, with what it needs, and with the code of the checkout.
-
-    One that runs older code is drained: told to end, waited for, and started again. Nothing is started while the topic
-    is not there.
+class _StreamOperator(BaseOperator):
+    """A task about one stream.
 
     Args:
-      stream: The stream's name.
-      module: Dotted name of what runs; its code is compared with the checkout's.
-      topic: What it reads.
-      program: The program of the local services.
-      needs: Programs that it needs.
+      stream: Name of the job, which is the declaration's.
+      declaration: Name of a pipeline, or import string of the declaration; "" is the stream's name.
       **kwargs: As for every operator.
     """
 
     template_fields = ()
     ui_color = "#e8eaf6"
 
-    def __init__(
-        self,
-        *,
-        stream: str,
-        module: str,
-        topic: str,
-        program: str = "stream",
-        needs: Sequence[str] = ("kafka", "flink-local"),
-        **kwargs: Any,
-    ) -> None:
-        kwargs.setdefault("doc_md", "Starts the stream where it does not run, and again where its code is older.")
+    def __init__(self, *, stream: str, declaration: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.stream, self.module, self.topic = stream, module, topic
-        self.program, self.needs = program, tuple(needs)
+        self.stream, self.declaration = stream, declaration or stream
+
+
+class EnsureStream(_StreamOperator):
+    """Starts a stream where it does not run, and again with a savepoint where its code is older than the checkout's."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("doc_md", "Starts the stream where it does not run, and upgrades it where its code is older.")
+        super().__init__(**kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Starts, upgrades, or leaves it alone.
 
         Returns:
-          What was done (started, upgraded, left), the code before and now, the process and how the stream does, for
-          XCom.
+          What was done (started, upgraded, left), the job and its code, and how the stream does, for XCom.
 
         Raises:
-          AirflowFailException: There is no such topic, there are no local services, or they do not know the program.
-          AirflowException: It does not come up.
+          AirflowFailException: There is no such declaration, or Flink refuses the job.
+          AirflowException: Flink or the broker does not answer.
         """
-        home = Home.current()
-        supervisor = Supervisor(home)
         try:
-            told = self._ensure(supervisor, home)
+            return self._ensure()
         except AirtightError as error:
-            error.step = error.step or self.task_id
-            raise (AirflowException if error.transient else AirflowFailException)(str(error)) from error
-        self.log.info("%s", told["summary"])
-        return told
+            raise airflow_fault(error, self.task_id) from error
 
-    def _ensure(self, supervisor: Supervisor, home: Home) -> dict[str, Any]:
-        state = state_of(supervisor, self.program)
-        before, code = streams.running(home, self.stream), streams.code_of(self.module)
-        settings = Settings.of_running(home)
-        needs = [name for name in self.needs if name != "kafka" or not settings.kafka_elsewhere]
-        supervisor.start(settings, needs)
-        empty = self._topic_is_empty(settings.kafka_servers) if state in ENDED else False
-        done = "left"
-        if state in ENDED:
-            done = "started"
-        elif before is None or before.code != code:
-            done = "upgraded"
-            was = before.code[:SHORT] if before else "not known"
-            self.log.info("Drained for new code: %s -> %s.", was, code[:SHORT])
-            supervisor.end([self.program])
-        supervisor.start(settings, (self.program,))
-        now = _await_up(supervisor, home, self.stream, self.program, None if done == "left" else before)
-        words = {
-            "left": f"runs since {now.since}, process {now.pid}",
-            "started": f"was started, process {now.pid}" + ("" if before is None else ", and goes on where it stopped"),
-            "upgraded": f"runs new code, process {now.pid}, and goes on where it stopped",
-        }
+    def _ensure(self) -> dict[str, Any]:
+        flink = Flink()
+        running, before = flink.running(self.stream), job_records.load(self.stream)
+        code = stream_status.code_of(*modules_of(self.declaration))
+        done = "started"
+        if running:
+            done = "left" if before is not None and before.code == code else "upgraded"
+        if done != "left":
+            run(self.log, "streaming.windows", (self.declaration, *(("--upgrade",) if running else ())))
+        record = job_records.load(self.stream)
+        assert record is not None
+        status = stream_status.status(flink, record)
+        self.log.info("The stream %s was %s: job %s, code %s. %s", self.stream, done, record.id, code[:SHORT], status)
         return {
             "done": done,
+            "job": record.id,
+            "submitted": record.submitted,
             "code_before": before.code if before else "",
-            "code": now.code,
-            "pid": now.pid,
-            "since": now.since,
-            "status": streams.status(now).to_json(),
-            "summary": f"The stream {self.stream} {words[done]}. Its code is {now.code[:SHORT]}."
-            + (f" Nothing was published to {self.topic} yet." if empty else ""),
+            "code": record.code,
+            "status": status.to_json(),
         }
 
-    def _topic_is_empty(self, servers: str) -> bool:
-        """Whether nothing is in it.
+
+class StopStream(_StreamOperator):
+    """Stops a stream with a savepoint, from which the next start goes on."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Stops it; one that does not run is left alone.
+
+        Returns:
+          The savepoint, or "", for XCom.
 
         Raises:
-          TerminalError: There is no such topic.
-          TransientError: The broker does not answer for long.
+          AirflowException: Flink does not answer, or the savepoint fails: the job then goes on.
         """
-        deadline = time.monotonic() + UP_S
-        while True:
-            try:
-                messages = streams.messages_of(servers, self.topic)
-                break
-            except TransientError:
-                # One that was started just now has not opened its port yet.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(min(POLL_S, 1.0))
-        if messages is None:
-            raise TerminalError(
-                f"There is no topic {self.topic}: the stream {self.stream} has nothing to read, and is not started.",
-                expected=f"the topic at {servers}",
-                received="no partitions",
-                remedy="Have it made: make kafka; or pause this DAG.",
-            )
-        return messages == 0
+        flink = Flink()
+        try:
+            running = flink.running(self.stream)
+            savepoint = job_records.stop(flink, self.stream) if running else ""
+        except AirtightError as error:
+            raise airflow_fault(error, self.task_id) from error
+        self.log.info("The stream %s %s.", self.stream, f"has ended with {savepoint}" if running else "does not run")
+        return {"savepoint": savepoint}
 
 
-class WatchStream(BaseOperator):
-    """Watches a stream until something is to be done, or a while is over; no worker is held meanwhile.
+class WatchStream(_StreamOperator):
+    """Watches a stream, and holds no worker meanwhile.
 
-    It ends well in each case, and tells which: the next run of the DAG does what is to be done. Only one that stands
-    still is ended here, so that the next run starts it again.
+    It fails, with the reason, when the job has failed, stands still, completes no checkpoint, or uses too much memory.
+    A job that stands still is cancelled first: the next run's task `ensure` starts it from its last checkpoint. It ends
+    well when the job was stopped on purpose, the checkout has new code, or the time is over.
 
     Args:
-      stream: The stream's name.
-      module: Dotted name of what runs.
-      program: The program of the local services.
-      minutes: It is watched so long; then the next run begins.
-      stalled_minutes: It stands still when it read nothing and finished nothing for so long though messages are there.
-      **kwargs: As for every operator.
+      minutes: How long it is watched; then the next run begins.
+      stalled_minutes: It stands still when for so long messages wait, none is read and event time does not go on; it
+        completes no checkpoint when the newest one is so old.
+      memory_mb: Resident memory of a Python worker, MB, that is too much.
+      **kwargs: As for `EnsureStream`.
     """
 
-    template_fields = ()
     ui_color = "#ede7f6"
 
     def __init__(
-        self,
-        *,
-        stream: str,
-        module: str,
-        program: str = "stream",
-        minutes: float = 60.0,
-        stalled_minutes: float = 10.0,
-        **kwargs: Any,
+        self, *, minutes: float = 60.0, stalled_minutes: float = 1.5, memory_mb: float = 1024.0, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("doc_md", "Watches the stream: lag, watermark, dead letters; no worker is held.")
+        kwargs.setdefault("doc_md", "Watches the stream: state, lag, watermark, checkpoints, memory.")
         super().__init__(**kwargs)
-        self.stream, self.module, self.program = stream, module, program
-        self.minutes, self.stalled_minutes = minutes, stalled_minutes
+        self.minutes, self.stalled_minutes, self.memory_mb = minutes, stalled_minutes, memory_mb
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Begins to watch; called again with what the trigger saw.
@@ -188,137 +159,145 @@ class WatchStream(BaseOperator):
 
         Raises:
           TaskDeferred: It was not watched yet.
-          AirflowFailException: There are no local services.
-          AirflowException: The accounts cannot be read.
+          AirflowFailException: The stream does not do its work, and why.
+          AirflowException: Flink does not answer.
         """
         if event is None:
             self.defer(
                 trigger=StreamWatched(
                     stream=self.stream,
-                    module=self.module,
-                    program=self.program,
+                    declaration=self.declaration,
                     until=(datetime.now(UTC) + timedelta(minutes=self.minutes)).isoformat(),
                     stalled_minutes=self.stalled_minutes,
+                    memory_mb=self.memory_mb,
                 ),
                 method_name="execute",
             )
         assert event is not None
         if error := event.get("error"):
-            fault = AirtightError.from_json(error)
-            fault.step = fault.step or self.task_id
-            raise (AirflowException if fault.transient else AirflowFailException)(str(fault)) from fault
+            raise airflow_fault(AirtightError.from_json(error), self.task_id)
         self.log.info("The watching has ended: %s. %s", event["words"], event["summary"])
         if event["reason"] == STALLED:
-            self.log.warning("It is ended; the next run starts it again where it stopped.")
-            Supervisor(Home.current()).end([self.program])
+            self._cancel()
+        if event["reason"] in FAULTS:
+            raise AirflowFailException(f"The stream {self.stream}: {event['words']}. {event['summary']}")
         return event
+
+    def _cancel(self) -> None:
+        flink = Flink()
+        try:
+            if running := flink.running(self.stream):
+                flink.cancel(running.id)
+        except AirtightError as error:
+            self.log.warning("It could not be cancelled: %s", error)
 
 
 class StreamWatched(PollingTrigger):
-    """Fires when a stream ended, stands still or has new code, or when the while is over.
+    """Fires when a stream does not do its work, was stopped, or has new code, or when the time is over.
 
     Args:
-      stream: The stream's name.
-      module: Dotted name of what runs.
-      program: The program of the local services.
-      until: When the while is over, ISO 8601.
-      stalled_minutes: See WatchStream.
+      stream: See `WatchStream`, as for all.
+      declaration: The same.
+      until: When the time is over, ISO 8601.
+      stalled_minutes: The same.
+      memory_mb: The same.
     """
 
     poll_s = POLL_S
 
-    def __init__(self, *, stream: str, module: str, program: str, until: str, stalled_minutes: float) -> None:
-        super().__init__(stream=stream, module=module, program=program, until=until, stalled_minutes=stalled_minutes)
-        self._moved: tuple[float, Any] = (time.monotonic(), None)
-        self._code: tuple[float, str] = (time.monotonic(), "")
+    def __init__(self, *, stream: str, declaration: str, until: str, stalled_minutes: float, memory_mb: float) -> None:
+        super().__init__(
+            stream=stream, declaration=declaration, until=until, stalled_minutes=stalled_minutes, memory_mb=memory_mb
+        )
+        now = time.monotonic()
+        self._moved: tuple[float, Any] = (now, None)
+        self._heap_since, self._logged, self._looked, self._code = now, 0.0, now, ""
 
     def poll(self) -> dict[str, Any] | None:
         """Returns why the watching ends and how the stream does, or None while it goes on."""
-        home = Home.current()
         try:
-            state = state_of(Supervisor(home), self.arguments["program"])
-            record = streams.running(home, self.arguments["stream"])
-            if state in ENDED or record is None:
-                return self._event(ENDED_BY_ITSELF, f"its program is {state}", record)
-            if words := self._new_code(record):
-                return self._event(NEW_CODE, words, record)
-            if datetime.now(UTC) >= datetime.fromisoformat(self.arguments["until"]):
-                return self._event(OVER, "the while is over, and the stream runs", record)
-            if words := self._stalled(record):
-                return self._event(STALLED, words, record)
+            record = job_records.load(self.arguments["stream"])
+            if record is None:
+                return self._event(FAILED, "it was never started", None)
+            status = stream_status.status(Flink(), record)
+            if reason := self._reason(record, status):
+                return self._event(*reason, status)
         except AirtightError as error:
             return {"error": error.to_json()}
+        if time.monotonic() - self._logged > TOLD_S:
+            self._logged = time.monotonic()
+            self.log.info("%s", status)
         return None
 
-    def _event(self, reason: str, words: str, record: Running | None) -> dict[str, Any]:
-        status = streams.status(record) if record else None
+    def _event(self, reason: str, words: str, status: StreamStatus | None) -> dict[str, Any]:
         return {
             "reason": reason,
             "words": words,
-            "summary": "" if status is None else str(status),
-            "status": {} if status is None else status.to_json(),
+            "summary": str(status or ""),
+            "status": status.to_json() if status else {},
         }
 
-    def _new_code(self, record: Running) -> str:
-        asked, last = self._code
-        if time.monotonic() - asked < CODE_S:
+    def _reason(self, record: JobRecord, status: StreamStatus) -> tuple[str, str] | None:
+        """Why the watching ends, one of the reasons and in words; None while it goes on."""
+        job = status.job
+        if record.stopped:
+            return STOPPED, f"it was stopped with the savepoint {record.start}"
+        if job is None or job.job.state in ENDED:
+            return FAILED, (
+                f"the job is {job.job.state}: {job.failure or 'Flink gives no reason'}"
+                if job
+                else f"Flink does not know the job {record.id} any more"
+            )
+        if words := self._new_code(record):
+            return NEW_CODE, words
+        # Each is asked at each look: they remember since when.
+        faults = [self._full_memory(status), self._stalled(status), self._without_checkpoint(job)]
+        if fault := next(filter(None, faults), None):
+            return fault
+        is_over = datetime.now(UTC) >= datetime.fromisoformat(self.arguments["until"])
+        return (OVER, "the time is over, and the stream runs") if is_over else None
+
+    def _new_code(self, record: JobRecord) -> str:
+        if time.monotonic() - self._looked < CODE_S:
             return ""
-        code = streams.code_of(self.arguments["module"])
-        self._code = time.monotonic(), code
+        code, last = stream_status.code_of(*modules_of(self.arguments["declaration"])), self._code
+        self._looked, self._code = time.monotonic(), code
         if code == record.code or code != last:
             return ""
         return f"its code is {record.code[:SHORT]}, that of the checkout {code[:SHORT]}"
 
-    def _stalled(self, record: Running) -> str:
-        """Told after messages were there for long and nothing moved; the broker is asked once a minute."""
-        since, seen = self._moved
+    def _stalled(self, status: StreamStatus) -> tuple[str, str] | None:
+        since, progress = self._moved
         now = time.monotonic()
-        if seen is not None and now - seen[0] < CODE_S:
-            return ""
-        status = streams.status(record)
-        self.log.info("%s", status)
-        moved = _moved(status, record)
-        if seen is None or moved != seen[1] or not status.lag:
+        if progress is None or status.progress != progress or not status.lag:
             since = now
-        self._moved = since, (now, moved)
-        if now - since < self.arguments["stalled_minutes"] * 60:
-            return ""
-        return f"{status.lag} messages wait, and nothing moved for {self.arguments['stalled_minutes']:g} minutes"
+        self._moved = since, status.progress
+        if now - since < self._patience_s:
+            return None
+        failure = status.job.failure if status.job else ""
+        because = f"; it failed last with: {failure}" if failure else ""
+        return STALLED, f"{status.lag} messages wait, and nothing moved for {self._patience_s:.0f} s{because}"
 
-
-def state_of(supervisor: Supervisor, program: str) -> str:
-    """The program's state, in the supervisor's words.
-
-    Raises:
-      TerminalError: There is no supervisor, or it does not know the program.
-    """
-    programs = {each.name: each.state for each in supervisor.programs()}
-    if program not in programs:
-        raise TerminalError(
-            "The stream's program is not known here." if programs else "The local services do not run here.",
-            expected=f"a supervisor at {supervisor.socket} with the program {program}",
-            received=", ".join(programs) or "no supervisor",
-            remedy="Start the services again: make stop start. In containers, let the engine keep the stream running.",
+    def _without_checkpoint(self, job: JobStatus) -> tuple[str, str] | None:
+        old_s = datetime.now(UTC).timestamp() - max(job.checkpoints.at, job.job.started)
+        if old_s < self._patience_s:
+            return None
+        reason = job.checkpoints.failure or job.failure or "Flink gives no reason"
+        return (
+            NO_CHECKPOINT,
+            f"no checkpoint was complete for {old_s:.0f} s, {job.checkpoints.failed} failed: {reason}",
         )
-    return programs[program]
 
+    def _full_memory(self, status: StreamStatus) -> tuple[str, str] | None:
+        worker_mb = status.job.worker_memory_mb if status.job else 0.0
+        if worker_mb > self.arguments["memory_mb"]:
+            return MEMORY, f"a Python worker uses {worker_mb:.0f} MB, more than {self.arguments['memory_mb']:g}"
+        if status.heap_share < FULL_HEAP:
+            self._heap_since = time.monotonic()
+        if time.monotonic() - self._heap_since < self._patience_s:
+            return None
+        return MEMORY, f"a TaskManager's heap is full for {self._patience_s:.0f} s: {status.heap_share:.0%}"
 
-def _moved(status: Status, record: Running) -> tuple[Any, ...]:
-    return status.read, status.messages, status.undone, record.pid
-
-
-def _await_up(supervisor: Supervisor, home: Home, stream: str, program: str, before: Running | None) -> Running:
-    """Waits until the program runs and has left a record of its own."""
-    deadline = time.monotonic() + UP_S
-    while True:
-        state, record = state_of(supervisor, program), streams.running(home, stream)
-        if state == "RUNNING" and record is not None and record != before and record.alive:
-            return record
-        if state in ENDED or time.monotonic() > deadline:
-            raise TransientError(
-                f"The stream {stream} did not come up.\n{supervisor.log_tail(program)}",
-                expected=f"the program {program} RUNNING within {UP_S:g} s, and its record",
-                received=state if record is not None else f"{state}, no record",
-                remedy=f"See {home.logs / program}.log; the next try goes on where the stream stopped.",
-            )
-        time.sleep(min(POLL_S, 1.0))
+    @property
+    def _patience_s(self) -> float:
+        return float(self.arguments["stalled_minutes"]) * 60

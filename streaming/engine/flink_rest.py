@@ -21,6 +21,9 @@ ENDED = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
 NO_WATERMARK = -(1 << 62)
 """Flink's own least watermark is below it: nothing has come yet."""
 MILLISECONDS = 1000.0
+HEAP = "Status.JVM.Memory.Heap"
+WORKER_MEMORY = "worker_memory_mb"
+"""Gauge of Beam in which a step gives the resident memory of its worker, MB."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class JobStatus:
       failures: How often it failed and was started again; Flink remembers 16, unless web.exception-history-size says
         otherwise.
       failed: When it did last, seconds since 1970; 0 for never.
-      failure: Why, first line.
+      failure: Why: the root cause in one line, of a Python step the error that it raised.
+      worker_memory_mb: Resident memory of the largest Python worker, MB; 0 while none has said.
     """
 
     job: Job
@@ -87,6 +91,7 @@ class JobStatus:
     failures: int = 0
     failed: float = 0.0
     failure: str = ""
+    worker_memory_mb: float = 0.0
 
 
 class Flink:
@@ -134,11 +139,12 @@ class Flink:
         return JobStatus(
             Job(job_id, job["name"], job["state"], job["start-time"] / MILLISECONDS, complete),
             self._watermark(job_id, vertices),
-            self._read(job_id, vertices),
+            round(sum(self._metrics(job_id, vertices, "Source__", ".numRecordsOut", "sum"))),
             self.checkpoints(job_id),
             len(failures),
             failures[0]["timestamp"] / MILLISECONDS if failures else 0.0,
-            failures[0]["stacktrace"].splitlines()[0] if failures else "",
+            root_cause(failures[0]["stacktrace"]) if failures else "",
+            self._worker_memory_mb(job_id, vertices),
         )
 
     def checkpoints(self, job_id: str) -> Checkpoints:
@@ -234,16 +240,36 @@ class Flink:
         settings = self._call("GET", "/jobmanager/config")
         return next((str(entry["value"]) for entry in settings if entry["key"] == name), "")
 
-    def _read(self, job_id: str, vertices: list[dict[str, Any]]) -> int:
-        """What the sources have put out; the parts that they begin may hold further steps, with fewer records."""
-        records = 0.0
+    def heap_share(self) -> float:
+        """Of the TaskManagers' heaps the largest share that is used, 0 to 1; 0 while none is registered.
+
+        Raises:
+          TransientError: Flink does not answer.
+        """
+        shares = [0.0]
+        for manager in self._call("GET", "/taskmanagers")["taskmanagers"]:
+            metrics = self._call("GET", f"/taskmanagers/{manager['id']}/metrics?get={HEAP}.Used,{HEAP}.Max")
+            values = {metric["id"]: float(metric["value"]) for metric in metrics}
+            if values.get(f"{HEAP}.Max", 0.0) > 0:
+                shares.append(values[f"{HEAP}.Used"] / values[f"{HEAP}.Max"])
+        return max(shares)
+
+    def _metrics(self, job_id: str, vertices: list[dict[str, Any]], begin: str, end: str, how: str) -> list[float]:
+        """Metrics of the job's parts by the begin and the end of their names, aggregated by "sum" or "max".
+
+        What sources have put out is theirs alone: the parts that they begin may hold further steps, with fewer records.
+        """
+        values = []
         for part in vertices:
             metrics = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics"
             for name in (metric["id"] for metric in self._call("GET", metrics)):
-                if name.startswith("Source__") and name.endswith(".numRecordsOut"):
-                    values = self._call("GET", f"{metrics}?get={quote(name)}&agg=sum")
-                    records += sum(value["sum"] for value in values)
-        return round(records)
+                if name.startswith(begin) and name.endswith(end):
+                    aggregated = self._call("GET", f"{metrics}?get={quote(name)}&agg={how}")
+                    values += [float(value[how]) for value in aggregated]
+        return values
+
+    def _worker_memory_mb(self, job_id: str, vertices: list[dict[str, Any]]) -> float:
+        return max(self._metrics(job_id, vertices, "", f".{WORKER_MEMORY}", "max"), default=0.0)
 
     def _watermark(self, job_id: str, vertices: list[dict[str, Any]]) -> float | None:
         """The least of what reached the parts of the job; a source has none of its own."""
@@ -290,6 +316,13 @@ class Flink:
             received=received,
             remedy=f"Look at its checkpoints: {self.url}/#/job/{job_id}/checkpoints",
         )
+
+
+def root_cause(stacktrace: str) -> str:
+    """The last cause of a stack trace of Java, in one line; of an error in a Python worker, that error."""
+    cause = f"\n{stacktrace}".rpartition("\nCaused by: ")[2].partition("\n\tat ")[0].strip()
+    lines = [line.strip() for line in cause.splitlines() if line.strip() and not line.startswith(" ")]
+    return (lines[-1] if "Traceback (most recent call last)" in cause else lines[0]) if lines else ""
 
 
 def _first_error(answer: httpx.Response) -> str:

@@ -29,6 +29,11 @@ class JobRecord:
       start: From what it would go on as it was known last: a checkpoint, or the savepoint with which it was stopped.
       stopped: Whether it was stopped with a savepoint, so that no checkpoint is newer.
       earlier: Folder of the checkpoints of the submission before, from which this one may have been started.
+      submitted: When it was submitted last, ISO 8601; like what follows, for those who watch it.
+      code: Digest of the code that it runs.
+      servers: The brokers, host:port,host:port.
+      topics: That it reads.
+      dead_letters: Topic of its dead letters, or "".
     """
 
     name: str
@@ -37,12 +42,18 @@ class JobRecord:
     start: str = ""
     stopped: bool = False
     earlier: str = ""
+    submitted: str = ""
+    code: str = ""
+    servers: str = ""
+    topics: tuple[str, ...] = ()
+    dead_letters: str = ""
 
 
 def load(name: str, home: Home | None = None) -> JobRecord | None:
     """The record of a job; None for one that was never submitted."""
     try:
-        return JobRecord(**json.loads(_file(name, home).read_text(encoding="utf-8")))
+        fields = json.loads(_file(name, home).read_text(encoding="utf-8"))
+        return JobRecord(**{**fields, "topics": tuple(fields.get("topics", ()))})
     except FileNotFoundError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,13 @@ from typing import Any, Literal
 
 from airtight.errors import TerminalError
 from airtight.import_string import load
+from streaming.windows.tables import Table
 
 MINUTE_S = 60
 KEY_SEPARATOR = "|"
+LEAST = 1e-9
+"""A smaller value lies in the part of this one; and what adding up may leave over."""
+QUANTILES = (0.5, 0.95, 0.99)
 _NAME = re.compile(r"[a-z]\w*")
 _IMPORT_STRING = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 
@@ -52,23 +57,54 @@ class Measure:
 
     Args:
       name: An identifier in lower case, unique in the stream.
-      kind: "sum" of a value; "mean", its sum over how many events there are, made when it is read; "max" of a value.
+      kind: "sum" of a value; "mean", its sum over how many events there are, made when it is read; "max" of a value;
+        "distribution", how often a value lies in which part of its range.
       of: The value of the event; "" is the one of the measure's own name. An event that lacks it adds 0, and nothing to
-        a maximum.
+        a maximum or a distribution.
+      ratio: Of a distribution whose parts grow: the end of one by that of the part before, above 1.
+      width: Of a distribution whose parts are equal, their width, above 0.
+      weight: Of a distribution the event's value that says how much it counts; "" counts each event once.
     """
 
     name: str
-    kind: Literal["sum", "mean", "max"] = "sum"
+    kind: Literal["sum", "mean", "max", "distribution"] = "sum"
     of: str = ""
+    ratio: float = 0.0
+    width: float = 0.0
+    weight: str = ""
 
     def __post_init__(self) -> None:
         _check(bool(_NAME.fullmatch(self.name)), "A measure's name", "an identifier in lower case", self.name)
-        _check(self.kind in ("sum", "mean", "max"), f"The measure {self.name}", "sum, mean or max", self.kind)
+        kinds = ("sum", "mean", "max", "distribution")
+        _check(self.kind in kinds, f"The measure {self.name}", ", ".join(kinds), self.kind)
+        if self.kind == "distribution":
+            is_one = (self.ratio > 1) != (self.width > 0)
+            _check(is_one, f"The distribution {self.name}", "a ratio above 1 or a width above 0", self)
 
     @property
     def value(self) -> str:
         """Name of the event's value."""
         return self.of or self.name
+
+    def part_of(self, value: float) -> int:
+        """The number of the part of a distribution in which a value lies."""
+        if self.ratio:
+            return math.ceil(math.log(max(value, LEAST), self.ratio))
+        return math.floor(value * (1 / self.width))
+
+    def summary(self, counts: Mapping[int, float]) -> dict[str, Any]:
+        """A distribution for people: its quantiles, and [end of the part, how often] of each part that has some."""
+        ends = {part: self.ratio**part if self.ratio else (part + 1) * self.width for part in sorted(counts)}
+        summary: dict[str, Any] = {}
+        for quantile in QUANTILES:
+            left = quantile * sum(counts.values())
+            summary[f"p{quantile * 100:g}"] = None
+            for part, end in ends.items():
+                left -= counts[part]
+                if left <= LEAST:
+                    summary[f"p{quantile * 100:g}"] = end
+                    break
+        return summary | {"parts": [[end, counts[part]] for part, end in ends.items()]}
 
 
 @dataclass(frozen=True)
@@ -165,6 +201,7 @@ class Stream:
       dead_letters: Topic of bad and late messages; "" has them counted only.
       bad_share: When the job stops.
       keep_days: What is older than this before the watermark, the store forgets.
+      tables: What is kept beside the totals; events bring their records.
       replay: Import string of the function (lake, start, end) -> iterator of `messages.Message` in the order of their
         publication, which makes messages of the lake's rows; "" for none.
     """
@@ -180,6 +217,7 @@ class Stream:
     dead_letters: str = ""
     bad_share: BadShare = field(default_factory=BadShare)
     keep_days: int = 30
+    tables: tuple[Table, ...] = ()
     replay: str = ""
 
     def __post_init__(self) -> None:
@@ -190,7 +228,11 @@ class Stream:
         )
         _check(self.dead_letters not in self.topics, subject, "dead letters in another topic", self.dead_letters)
         _check(bool(self.groups), subject, "one group or more", self.groups)
-        for names in ([group.name for group in self.groups], ["count", *(measure.name for measure in self.measures)]):
+        for names in (
+            [group.name for group in self.groups],
+            ["count", *(measure.name for measure in self.measures)],
+            [table.name for table in self.tables],
+        ):
             _check(len({*names}) == len(names), subject, "names that are there once", names)
         _check(self.keep_days > 0, subject, "one day or more that the store keeps", self.keep_days)
         for name in (self.parse, *([self.replay] if self.replay else [])):
@@ -203,12 +245,16 @@ class Stream:
           totals: Of the key: how many events, then each measure's.
 
         Returns:
-          `count` and each measure; means and maxima of no event are None.
+          `count` and each measure; means and maxima of no event are None, distributions as `Measure.summary`.
         """
         count, *rest = totals
         values: dict[str, Any] = {"count": count}
         for measure, total in zip(self.measures, rest, strict=True):
-            values[measure.name] = (total / count if count else None) if measure.kind == "mean" else total
+            values[measure.name] = total
+            if measure.kind == "mean":
+                values[measure.name] = total / count if count else None
+            elif measure.kind == "distribution":
+                values[measure.name] = measure.summary(total)
         return values
 
 
@@ -221,6 +267,15 @@ def declared(name: str) -> Stream:
     Raises:
       TerminalError: There is none.
     """
-    stream = load(name if ":" in name else f"pipelines.{name}.streams:STREAM")
+    stream = load(_import_string(name))
     _check(isinstance(stream, Stream), f"The stream of {name}", "a streaming.windows.declaration.Stream", stream)
     return stream
+
+
+def modules_of(name: str) -> tuple[str, ...]:
+    """Modules whose code, with all that they rest on, is what a stream runs; `name` as for `declared`."""
+    return "streaming.windows.__main__", _import_string(name).partition(":")[0]
+
+
+def _import_string(name: str) -> str:
+    return name if ":" in name else f"pipelines.{name}.streams:STREAM"

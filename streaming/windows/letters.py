@@ -55,7 +55,7 @@ class Letters(beam.PTransform):
 
     Args:
       stream: The declaration.
-      servers: The brokers, host:port,host:port.
+      servers: The brokers, host:port,host:port; "" has letters counted only.
     """
 
     def __init__(self, stream: Stream, servers: str) -> None:
@@ -66,7 +66,7 @@ class Letters(beam.PTransform):
         """See the class."""
         typed = letters | "typed" >> beam.Map(lambda pair: pair).with_output_types(tuple[bytes, bytes])
         stopped = typed | "bad_share" >> beam.ParDo(StopAtBadShare(self._stream.name, self._stream.bad_share))
-        if not self._stream.dead_letters:
+        if not (self._stream.dead_letters and self._servers):
             return stopped
         return stopped | "write" >> beam.ParDo(WriteLetters(self._stream, self._servers))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Annotated, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    from streaming.windows.declaration import Stream
 
 MAX_BYTES = 1 << 20
 """A larger message is bad."""
@@ -44,6 +48,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
       values: What measures are made of, by name. Sums of whole numbers are exact, whatever comes in which order.
       identity: What versions of one event have in common; "" counts each message for itself.
       published_ms: When the message was published; filled in by the stream.
+      counts: Whether it is in totals; one that is not brings its records only.
+      records: By table of the stream the key and whole parts of a record.
     """
 
     at: float
@@ -51,6 +57,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     values: dict[str, int | float] = {}
     identity: str = ""
     published_ms: int = 0
+    counts: bool = True
+    records: dict[str, dict[str, Any]] = {}
 
 
 class BadMessage(Exception):
@@ -95,3 +103,35 @@ def json_reader(kind: type[T], max_bytes: int = MAX_BYTES) -> Callable[[bytes], 
             raise BadMessage(NO_JSON, str(error)) from None
 
     return read
+
+
+def read(parse: Callable[[Message], Event | None], stream: Stream, message: Message) -> Event | None:
+    """Reads a message as the stream does.
+
+    Args:
+      parse: The stream's function.
+      stream: Its declaration.
+      message: The message.
+
+    Returns:
+      The event with its publication; None for what is no event of the stream.
+
+    Raises:
+      BadMessage: It cannot be read; or the event is more than `ahead_s` after its publication (reason "ahead"), or more
+        than `allowed_lateness_s` before it (reason "late").
+    """
+    event = parse(message)
+    return None if event is None else checked(event, stream, message.published_ms)
+
+
+def checked(event: Event, stream: Stream, published_ms: int) -> Event:
+    """The event with its publication; raises as `read`, where it is too late or too early for the stream."""
+    if not math.isfinite(event.at):
+        raise BadMessage(AHEAD, f"the event has no time: {event.at}")
+    delay_s = published_ms / 1000 - event.at
+    bounds = stream.bounds
+    if -delay_s > bounds.ahead_s:
+        raise BadMessage(AHEAD, f"published {-delay_s:.0f} s before its event, more than {bounds.ahead_s:g} s")
+    if delay_s > bounds.allowed_lateness_s:
+        raise BadMessage(LATE, f"published {delay_s:.0f} s after its event, more than {bounds.allowed_lateness_s:g} s")
+    return msgspec.structs.replace(event, published_ms=published_ms)

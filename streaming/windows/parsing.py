@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -14,48 +16,20 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from airtight.import_string import load
+from streaming.engine.flink_rest import WORKER_MEMORY
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Judged, Letter, letter_bytes
-from streaming.windows.messages import AHEAD, LATE, BadMessage, Event, Message
+from streaming.windows.messages import LATE, BadMessage, Event, Message, read
 
 LETTERS = "letters"
 """Tag of the output that `letters.Letters` takes."""
-
-
-def read(parse: Callable[[Message], Event | None], stream: Stream, message: Message) -> Event | None:
-    """Reads a message as the stream does.
-
-    Args:
-      parse: The stream's function.
-      stream: Its declaration.
-      message: The message.
-
-    Returns:
-      The event with its publication; None for what is no event of the stream.
-
-    Raises:
-      BadMessage: It cannot be read; or the event is more than `ahead_s` after its publication (reason "ahead"), or more
-        than `allowed_lateness_s` before it (reason "late").
-    """
-    event = parse(message)
-    if event is None:
-        return None
-    if not math.isfinite(event.at):
-        raise BadMessage(AHEAD, f"the event has no time: {event.at}")
-    delay_s = message.published_ms / 1000 - event.at
-    bounds = stream.bounds
-    if -delay_s > bounds.ahead_s:
-        raise BadMessage(AHEAD, f"published {-delay_s:.0f} s before its event, more than {bounds.ahead_s:g} s")
-    if delay_s > bounds.allowed_lateness_s:
-        raise BadMessage(LATE, f"published {delay_s:.0f} s after its event, more than {bounds.allowed_lateness_s:g} s")
-    return Event(event.at, event.fields, event.values, event.identity, message.published_ms)
 
 
 class Parse(beam.DoFn):
     """(key, value) -> `Event`, and `LETTERS` for those that are none: (b"", encoded `Judged` or `Letter`).
 
     Metrics: `events`, `other` (no event of the stream), `bad`, `late`, and `read_after_ms`, from the publication of a
-    bundle's newest message until it is read, by this host's clock.
+    bundle's newest message until it is read, by this host's clock; `worker_memory_mb`, resident memory of this process.
 
     Args:
       stream: The declaration.
@@ -67,6 +41,7 @@ class Parse(beam.DoFn):
             Metrics.counter(stream.name, name) for name in ("events", "other", "bad", "late")
         )
         self._age = Metrics.distribution(stream.name, "read_after_ms")
+        self._memory = Metrics.gauge(stream.name, WORKER_MEMORY)
 
     def setup(self) -> None:
         """See Beam."""
@@ -102,6 +77,7 @@ class Parse(beam.DoFn):
         self._late.inc(late)
         self._other.inc(self._others)
         self._events.inc(self._messages - bad - late - self._others)
+        self._memory.set(_resident_mb())
         self._age.update(max(0, round(time.time() * 1000) - self._newest_ms))
         # First how many were good, so that the share is of the whole bundle.
         for item in (Judged(self._messages - bad), *self._letters):
@@ -109,3 +85,10 @@ class Parse(beam.DoFn):
             yield beam.pvalue.TaggedOutput(
                 LETTERS, WindowedValue(encoded, Timestamp(self._newest_ms / 1000), [GlobalWindow()])
             )
+
+
+def _resident_mb() -> int:
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+    return 0

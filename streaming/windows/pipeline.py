@@ -8,12 +8,13 @@ import apache_beam as beam
 
 from streaming.engine.kafka_source import EventsOf, ReadEvents
 from streaming.run import Build
+from streaming.windows.arithmetic import Account, Key
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Letters
 from streaming.windows.messages import Event, Message
 from streaming.windows.parsing import LETTERS, Parse
-from streaming.windows.sink import WriteMinutes, WriteRows
-from streaming.windows.totals import Account, Key, SumInBundle, Totals
+from streaming.windows.sink import Advance, WriteRecords, WriteRows
+from streaming.windows.totals import SumInBundle, Totals
 from streaming.windows.versions import Versions
 
 FRESH_S = 1
@@ -58,18 +59,22 @@ def build(
 
     def steps(pipeline: beam.Pipeline) -> None:
         events, letters = pipeline | "messages" >> source | "parse" >> _Parsed(stream)
+        counted = events | "counted" >> beam.Filter(_is_counted) if stream.tables else events
         changes: Any
         if stream.identity:
-            versions = events | "versions" >> Versions(stream, follow)
+            versions = counted | "versions" >> Versions(stream, follow)
             changes = versions.changes
             letters = (letters, versions[LETTERS]) | "all_letters" >> beam.Flatten()
         else:
-            changes = events | "changes" >> beam.Map(_counts)
+            changes = counted | "changes" >> beam.Map(_counts)
         _ = letters | "letters" >> Letters(stream, servers)
         accounts = changes | "sum_in_bundle" >> beam.ParDo(SumInBundle(stream)).with_output_types(tuple[Key, Account])
         early = fresh_s if follow else None
         minutes = accounts | "minutes" >> Totals(stream, None, early)
-        _ = minutes | "store" >> WriteMinutes(stream, store, follow)
+        ends = [minutes | "store" >> _writing(WriteRows(stream, store))]
+        if stream.tables:
+            ends.append(events | "records" >> _writing(WriteRecords(stream, store)))
+        _ = ends | "ends" >> beam.Flatten() | "watermark" >> beam.ParDo(Advance(stream, store, follow))
         for windows in stream.windows:
             name = f"windows_{windows.length_s}_{windows.every_s}"
             _ = (
@@ -79,6 +84,14 @@ def build(
             )
 
     return steps
+
+
+def _writing(step: beam.DoFn) -> Any:
+    return beam.ParDo(step).with_output_types(tuple[str, int])
+
+
+def _is_counted(event: Event) -> bool:
+    return event.counts
 
 
 def _counts(event: Event) -> tuple[int, Event]:

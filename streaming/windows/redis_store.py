@@ -6,21 +6,24 @@ Under the prefix `airtight:{<stream>}:`, whose braces keep a stream on one node 
     watermark                            sorted set of one minute, which only grows
     <group>:<key>:<minutes>              sorted set by first minute: JSON of it and of the totals
 
+and the records of `redis_records`.
 A key that nothing is written to expires when its values are older than what the stream keeps.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from airtight.errors import TerminalError, TransientError
+from streaming.windows.arithmetic import sum_of
 from streaming.windows.declaration import Stream
-from streaming.windows.store import Row, Span, Store
+from streaming.windows.redis_records import RedisRecords
+from streaming.windows.store import FOREVER, Newest, Query, Row, Span, Store
+from streaming.windows.tables import Get, Range, Record
 
 TIMEOUT_S = 10.0
 DAY_S = 86_400
@@ -50,9 +53,9 @@ class RedisStore(Store):
             ) from error
         self._redis, self._url, self._stream = redis, url, stream
         self._client: Any = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-        self._kinds = [measure.kind for measure in stream.measures]
         self._layout = " ".join(f"{measure.kind}:{measure.name}" for measure in stream.measures).encode()
         self._keep_s = stream.keep_days * DAY_S
+        self._records = RedisRecords(self._client, self._key, stream.tables, self._keep_s)
         self._checked = False
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -73,10 +76,19 @@ class RedisStore(Store):
                     pipe.expire(key, self._keep_s)
                 pipe.execute()
 
+    def upsert(self, records: Sequence[Record]) -> None:
+        """See `Store`."""
+        with self._faults():
+            self._check()
+            self._records.upsert(records)
+
     def advance(self, minute: int) -> None:
         """See `Store`."""
         with self._faults():
             self._check()
+            known = self._watermark()
+            if self._stream.tables and (known is None or known // MINUTES_A_DAY < minute // MINUTES_A_DAY):
+                self._records.forget(minute - self._stream.keep_days * MINUTES_A_DAY)
             self._client.zadd(self._key("watermark"), {"minute": minute}, gt=True)
             self._client.expire(self._key("watermark"), self._keep_s)
 
@@ -85,25 +97,37 @@ class RedisStore(Store):
         with self._faults():
             return self._watermark()
 
-    def read(self, spans: Sequence[Span]) -> list[tuple[Any, ...]]:
+    def read(self, queries: Sequence[Query]) -> list[Any]:
         """See `Store`."""
         with self._faults(), self._client.pipeline(transaction=True) as pipe:
-            for span in spans:
-                pipe.zrangebyscore(self._key(span.group, span.key, "1"), span.start, f"({span.end}")
-            return [self._add(map(_decode, members)) for members in pipe.execute()]
-
-    def newest(self, span: Span) -> Row | None:
-        """See `Store`."""
-        with self._faults():
-            key = self._key(span.group, span.key, "1")
-            members = self._client.zrevrangebyscore(key, f"({span.end}", span.start, start=0, num=1)
-        return self._row(span.group, span.key, 1, members[0]) if members else None
+            for query in queries:
+                if isinstance(query, Get | Range):
+                    self._records.ask(pipe, query)
+                    continue
+                key = self._key(query.group, query.key, "1")
+                if isinstance(query, Span):
+                    pipe.zrangebyscore(key, query.start, f"({query.end}")
+                else:
+                    pipe.zrevrangebyscore(key, f"({query.end}", query.start, start=0, num=1)
+            return [self._answer(query, reply) for query, reply in zip(queries, pipe.execute(), strict=True)]
 
     def windows(self, group: str, key: str, minutes: int, start: int, end: int) -> list[Row]:
         """See `Store`."""
         with self._faults():
             members = self._client.zrangebyscore(self._key(group, key, str(minutes)), start, f"({end}")
         return [self._row(group, key, minutes, member) for member in members]
+
+    def rows(self, minutes: int = 1, start: int = 0, end: int = FOREVER) -> list[Row]:
+        """See `Store`; of one moment for each key alone."""
+        rows: list[Row] = []
+        with self._faults():
+            for group in self._stream.groups:
+                begin, tail = self._key(group.name, ""), f":{minutes}"
+                for name in {name.decode() for name in self._client.scan_iter(f"{begin}*{tail}")}:
+                    key = name.removeprefix(begin).removesuffix(tail)
+                    members = self._client.zrangebyscore(name, start, f"({end}")
+                    rows += [self._row(group.name, key, minutes, member) for member in members]
+        return sorted(rows, key=lambda row: row[:3])
 
     def close(self) -> None:
         """See `Store`."""
@@ -116,23 +140,18 @@ class RedisStore(Store):
         value = self._client.zscore(self._key("watermark"), "minute")
         return None if value is None else int(value)
 
-    def _add(self, entries: Iterator[list[Any]]) -> tuple[Any, ...]:
-        count, totals, maxima = 0, [0] * len(self._kinds), defaultdict[int, list[Any]](list)
-        for _, number, *values in entries:
-            count += number
-            for place, value in enumerate(values):
-                if self._kinds[place] != "max":
-                    totals[place] += value
-                elif value is not None:
-                    maxima[place].append(value)
-        return count, *(
-            max(maxima[place], default=None) if kind == "max" else totals[place]
-            for place, kind in enumerate(self._kinds)
-        )
+    def _answer(self, query: Query, reply: Any) -> Any:
+        if isinstance(query, Get | Range):
+            return self._records.answer(query, reply)
+        if isinstance(query, Newest):
+            return self._row(query.group, query.key, 1, reply[0]) if reply else None
+        return sum_of(self._stream.measures, (self._row("", "", 1, member).totals for member in reply))
 
     def _row(self, group: str, key: str, minutes: int, member: bytes) -> Row:
-        start, *totals = _decode(member)
-        return Row(group, key, start, minutes, tuple(totals))
+        start, count, *totals = _decode(member)
+        # JSON has numbers of parts as texts.
+        values = ({int(part): n for part, n in of.items()} if isinstance(of, dict) else of for of in totals)
+        return Row(group, key, start, minutes, (count, *values))
 
     def _check(self) -> None:
         """Refuses a server that forgets by itself, and totals of other measures."""

@@ -1,4 +1,4 @@
-"""Rows into the store, and after them the minute to which all is known."""
+"""Rows and records into the store, and after them the minute to which all is known."""
 
 from __future__ import annotations
 
@@ -15,34 +15,11 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from streaming.windows.declaration import MINUTE_S, Stream
+from streaming.windows.messages import Event
 from streaming.windows.store import Row, Store, opened
+from streaming.windows.tables import Record
 
 DAY = 24 * 60
-
-
-class WriteMinutes(beam.PTransform):
-    """Rows of minutes -> the store, and the store's watermark.
-
-    The watermark is the engine's, behind the writing: a timer that fires at a minute does so when every row that the
-    minute's end has fired is written, by all workers. In silence it goes on by the minute with event time.
-
-    Args:
-      stream: The declaration.
-      store: Address of the store, `store.opened`.
-      follow: Whether the input goes on for ever; of one that ends, the watermark ends with the last row.
-    """
-
-    def __init__(self, stream: Stream, store: str, follow: bool) -> None:
-        super().__init__()
-        self._stream, self._store, self._follow = stream, store, follow
-
-    def expand(self, rows: beam.PCollection[Row]) -> Any:
-        """See the class."""
-        return (
-            rows
-            | "rows" >> beam.ParDo(WriteRows(self._stream, self._store)).with_output_types(tuple[str, int])
-            | "watermark" >> beam.ParDo(Advance(self._stream, self._store, self._follow))
-        )
 
 
 class _WithStore(beam.DoFn):
@@ -83,13 +60,37 @@ class WriteRows(_WithStore):
         yield WindowedValue(("", end), Timestamp(end * MINUTE_S), [GlobalWindow()])
 
 
+class WriteRecords(_WithStore):
+    """`Event` -> its records into the store, when a bundle ends; and ("", the minute after the newest event)."""
+
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._records: list[Record] = []
+        self._end = 0
+
+    def process(self, event: Event) -> None:
+        """See Beam."""
+        if event.records:
+            self._records += [Record(table, values) for table, values in event.records.items()]
+            self._end = max(self._end, int(event.at // MINUTE_S) + 1)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Writes them in one transaction."""
+        if self._records:
+            self._store.upsert(self._records)
+            yield WindowedValue(("", self._end), Timestamp(self._end * MINUTE_S), [GlobalWindow()])
+
+
 class Advance(_WithStore):
-    """("", end of a window that was written) -> the store's watermark, with event time.
+    """("", end of what was written) -> the store's watermark, with event time.
+
+    The watermark is the engine's, behind the writing: a timer that fires at a minute does so when everything is written
+    that comes before the minute's end, by all workers. In silence it goes on by the minute with event time.
 
     Args:
       stream: The declaration.
       where: Address of the store.
-      follow: As of `Write`.
+      follow: Whether the input goes on for ever; of one that ends, the watermark ends with what was written last.
     """
 
     NEXT = ReadModifyWriteStateSpec("next", VarIntCoder())

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from airtight.errors import TransientError
 from streaming.windows.declaration import Stream
@@ -27,6 +28,8 @@ class SqliteStore(SqlStore):
       path: The file; the first write makes it. Several streams may share it.
       stream: The declaration.
     """
+
+    CLUSTERED: ClassVar[str] = " WITHOUT ROWID"
 
     def __init__(self, path: Path, stream: Stream) -> None:
         super().__init__(stream)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from airtight.home import Home
+from streaming.windows.tables import Get, Range, Record
+
 if TYPE_CHECKING:
     from streaming.windows.declaration import Stream
+
+FOREVER = 1 << 40
+"""A minute that never comes."""
+STORE = "AIRTIGHT_WINDOWS"
+"""Environment variable with the folder of the streams' SQLite stores, or the address of a Redis or PostgreSQL."""
 
 
 class Row(NamedTuple):
@@ -19,8 +28,8 @@ class Row(NamedTuple):
       key: The fields of the key, joined by "|"; "" where the group has none.
       start: First minute.
       minutes: Length.
-      totals: How many events, then each measure in the order of the declaration: a sum, of a mean too, or a maximum;
-        None is the maximum of nothing.
+      totals: How many events, then each measure in the order of the declaration: a sum, of a mean too; a maximum, None
+        of nothing; or of a distribution how often by the number of the part.
       early: Whether it was written before its window was over.
     """
 
@@ -33,7 +42,7 @@ class Row(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Asks for the totals of a key in the minutes [start, end)."""
+    """Asks for the totals of a key in the minutes [start, end): zeros, and None for maxima, where there is nothing."""
 
     group: str
     key: str
@@ -41,8 +50,23 @@ class Span(NamedTuple):
     end: int
 
 
+class Newest(NamedTuple):
+    """Asks for the `Row` of the newest minute of a key in [start, end); None where there is none."""
+
+    group: str
+    key: str
+    start: int
+    end: int
+
+
+Query = Span | Newest | Get | Range
+
+
 class Store(Protocol):
-    """Rows by (group, key, start, minutes). Done again, a write changes nothing; safe to share among threads."""
+    """Rows by (group, key, start, minutes), and records by table and key.
+
+    Done again, a write changes nothing; safe to share among threads.
+    """
 
     def write(self, rows: Sequence[Row]) -> None:
         """Puts rows in place of those of the same key and window; one without events is removed. All or nothing.
@@ -55,27 +79,44 @@ class Store(Protocol):
           TerminalError: It is laid out for other measures.
         """
 
+    def upsert(self, records: Sequence[Record]) -> None:
+        """Writes parts of records, one after the other, all or nothing.
+
+        A part is passed over where the store's is newer. Raises as `write`.
+        """
+
     def advance(self, minute: int) -> None:
         """Says that all that was published before a minute is in the store; it never goes back. Raises as `write`."""
 
     def watermark(self) -> int | None:
         """The minute to which all is known; None in an empty store. Raises as `read`."""
 
-    def read(self, spans: Sequence[Span]) -> list[tuple[Any, ...]]:
-        """Totals of spans, in their order and of one moment; zeros, and None for maxima, where there is nothing.
+    def read(self, queries: Sequence[Query]) -> list[Any]:
+        """Answers queries, in their order and of one moment; Redis may answer a `Range` of a moment later.
 
         Raises:
           TransientError: There is no store, or it cannot be used now.
         """
 
-    def newest(self, span: Span) -> Row | None:
-        """The newest minute of a key in a span; None where there is none. Raises as `read`."""
-
     def windows(self, group: str, key: str, minutes: int, start: int, end: int) -> list[Row]:
         """The rows of declared windows of a length that begin in [start, end), in order. Raises as `read`."""
 
+    def rows(self, minutes: int = 1, start: int = 0, end: int = FOREVER) -> list[Row]:
+        """All rows of windows of a length that begin in [start, end), by group, key and start. Raises as `read`."""
+
     def close(self) -> None:
         """Lets go of what is open; the store can be used again."""
+
+
+def address_of(stream: Stream, home: Home | None = None) -> str:
+    """The usual address of a stream's store: a file in the folder, or the server, that AIRTIGHT_WINDOWS names.
+
+    Args:
+      stream: The declaration.
+      home: The state folder, whose `stream/` is used otherwise; None is the current one.
+    """
+    address = os.environ.get(STORE) or str((home or Home.current()).path / "stream")
+    return address if "://" in address else f"{address}/{stream.name}.windows.sqlite"
 
 
 def opened(where: str, stream: Stream) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -11,77 +11,13 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 
-from streaming.windows.declaration import KEY_SEPARATOR, MINUTE_S, Measure, Stream, Windows
+from streaming.windows.arithmetic import Account, Arithmetic, Key, Minutes
+from streaming.windows.declaration import MINUTE_S, Stream, Windows
 from streaming.windows.store import Row
 from streaming.windows.versions import Change
 
-Key = tuple[str, str]
-"""Group, and the fields of the key joined by KEY_SEPARATOR."""
 Place = tuple[str, str, int, int]
 """Group, key, first minute and length in minutes."""
-Account = list[Any]
-"""How many events, then each measure: a number; of a maximum how many events have which value, so that one can be
-taken back, or, where nothing is ever taken back, the greatest value or None."""
-
-
-class Arithmetic:
-    """How accounts are made, added and read.
-
-    Args:
-      measures: What is kept.
-      retracts: Whether events may be taken back.
-    """
-
-    def __init__(self, measures: Sequence[Measure], retracts: bool) -> None:
-        self._measures = [(measure.kind == "max", measure.value) for measure in measures]
-        self._retracts = retracts
-
-    def empty(self) -> Account:
-        """Of no event."""
-        return [0, *(({} if self._retracts else None) if largest else 0 for largest, _ in self._measures)]
-
-    def add_values(self, account: Account, sign: int, values: dict[str, int | float]) -> None:
-        """Adds one event's values to an account, or with a sign of -1 takes them away."""
-        account[0] += sign
-        for place, (largest, name) in enumerate(self._measures, 1):
-            value = values.get(name)
-            if value is None:
-                continue
-            if not largest:
-                account[place] += sign * value
-            elif self._retracts:
-                _count(account[place], value, sign)
-            elif account[place] is None or value > account[place]:
-                account[place] = value
-
-    def add(self, account: Account, other: Account) -> None:
-        """Adds another account to the first one."""
-        account[0] += other[0]
-        for place, (largest, _) in enumerate(self._measures, 1):
-            value = other[place]
-            if not largest:
-                account[place] += value
-            elif self._retracts:
-                for number, count in value.items():
-                    _count(account[place], number, count)
-            elif value is not None and (account[place] is None or value > account[place]):
-                account[place] = value
-
-    def totals(self, account: Account) -> tuple[Any, ...]:
-        """How many events, then each measure's total; of a maximum of nothing None."""
-        count, *rest = account
-        numbers = zip(rest, self._measures, strict=True)
-        return count, *(
-            (max(value, default=None) if self._retracts else value) if largest else value
-            for value, (largest, _) in numbers
-        )
-
-
-def _count(counts: dict[float, int], value: float, by: int) -> None:
-    if number := counts.get(value, 0) + by:
-        counts[value] = number
-    else:
-        counts.pop(value, None)
 
 
 class SumInBundle(beam.DoFn):
@@ -92,35 +28,22 @@ class SumInBundle(beam.DoFn):
     """
 
     def __init__(self, stream: Stream) -> None:
-        self._groups = [(group.name, group.by, tuple(group.where.items())) for group in stream.groups]
-        self._arithmetic = Arithmetic(stream.measures, stream.identity is not None)
+        self._stream = stream
 
     def start_bundle(self) -> None:
         """See Beam."""
-        self._accounts: dict[tuple[Key, int], Account] = {}
+        self._minutes = Minutes(self._stream)
 
     def process(self, change: Change) -> None:
         """See Beam."""
         sign, event = change
-        accounts, fields, minute = self._accounts, event.fields, int(event.at // MINUTE_S)
-        for name, by, where in self._groups:
-            if not all(fields.get(field) == value for field, value in where):
-                continue
-            try:
-                key = KEY_SEPARATOR.join([fields[field] for field in by])
-            except KeyError:
-                continue
-            place = ((name, key), minute)
-            account = accounts.get(place)
-            if account is None:
-                account = accounts[place] = self._arithmetic.empty()
-            self._arithmetic.add_values(account, sign, event.values)
+        self._minutes.add(event, sign)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """See Beam."""
-        for (key, minute), account in self._accounts.items():
-            # An account without events goes out too: before the engine went back to a checkpoint, the store may have
-            # been given what is taken away again in this bundle.
+        # An account without events goes out too: before the engine went back to a checkpoint, the store may have been
+        # given what is taken away again in this bundle.
+        for key, minute, account in self._minutes.accounts():
             yield WindowedValue((key, account), Timestamp(minute * MINUTE_S), [GlobalWindow()])
 
 

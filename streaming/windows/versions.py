@@ -66,11 +66,16 @@ class Versions(beam.PTransform):
 
 
 def _in_bucket(event: Event) -> tuple[str, bytes]:
-    return str(zlib.crc32(event.identity.encode()) % BUCKETS), _encode((0, event))
+    return str(zlib.crc32(event.identity.encode()) % BUCKETS), _encoded(event)
 
 
 def _by_identity(event: Event) -> tuple[str, bytes]:
-    return event.identity, _encode((0, event))
+    return event.identity, _encoded(event)
+
+
+def _encoded(event: Event) -> bytes:
+    """The event without its records, which are written already."""
+    return _encode((0, msgspec.structs.replace(event, records={}) if event.records else event))
 
 
 class _Decides(beam.DoFn):

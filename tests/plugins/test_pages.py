@@ -2,19 +2,19 @@
 
 import inspect
 import sys
-from types import SimpleNamespace
 
 import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from streaming import status
+from streaming.engine import job_records, stream_status
+from streaming.engine.job_records import JobRecord
 from tests.plugins.page_client import OF_NO_DAG, address, get, signed_in
 
 
 @pytest.fixture
 def client(home, monkeypatch):
-    monkeypatch.setattr(status, "PATIENCE_MS", 600)
+    monkeypatch.setattr(stream_status, "PATIENCE_MS", 600)
     from plugins.airtight_plugin import AirtightPlugin
 
     with signed_in():
@@ -50,34 +50,33 @@ def test_the_name_of_a_page_imports_no_module(client):
     assert module not in sys.modules
 
 
-def test_the_page_of_a_stream_is_that_of_its_record(home, client):
-    folder = home.path / "stream"
-    folder.mkdir(parents=True)
+def test_the_page_of_a_stream_is_that_of_its_job(home, client, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_FLINK_REST", "http://127.0.0.1:9")
     for path in ("/toy_stream/stream", "/%2e%2e_stream/stream", "/<b>_stream/stream", "/<b>/stream"):
         text = client(path).text
         assert any(words in text for words in ("There is no stream of", "keeps no stream running", "Not Found"))
         assert "<b>" not in text
-    source = SimpleNamespace(accounts=folder / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="dead")
-    status.started(home, "toy", "streaming.draining", source)
+    job_records.save(JobRecord("toy", "j1", servers="127.0.0.1:9", topics=("toys",)), home)
     text = client("/toy_stream/stream").text
-    assert "<h1>Stream toy</h1>" in text and "The broker is away" in text
-    assert "The DAG <code>toy_stream</code> keeps it running" in text
-    (folder / "toy.json").write_text('{"name": "of another version"}')
-    assert "There is no stream of" in client("/toy_stream/stream").text
+    assert "<h1>Stream toy</h1>" in text and "Flink does not answer" in text
 
 
 def test_a_stream_shows_the_report_that_it_writes_and_no_other_file(home, client):
-    folder = home.reports("toys")
-    folder.mkdir(parents=True)
-    page, secret = folder / "learning.html", home.path / "secret"
-    secret.write_text("a secret")
-    source = SimpleNamespace(accounts=home.path / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="")
-    for path in (None, page, secret, folder / ".." / ".." / "secret"):
-        status.started(home, "toy", "streaming.draining", source, path)
-        assert "There is no report of toy_stream yet" in client("/toy_stream/stream/report").text
+    (home.path / "secret_stream").mkdir()
+    (home.path / "secret_stream" / "stream.html").write_text("a secret")
+    for path in (
+        "/toy_stream/stream/report",
+        "/%2e%2e_stream/stream/report",
+        "/..%2fsecret_stream_stream/stream/report",
+    ):
+        text = client(path).text
+        assert "There is no report of" in text or "Not Found" in text
+        assert "secret" not in text.replace("secret_stream", "")
+    page = home.reports("toy") / "stream.html"
+    page.parent.mkdir(parents=True)
     page.write_text("<p>AUC</p>")
-    status.started(home, "toy", "streaming.draining", source, page)
     assert client("/toy_stream/stream/report").text == "<p>AUC</p>"
+    assert 'href="stream/report"' in client("/toy_stream/stream").text, "one that is no job of Flink"
     assert "There is no report of" in client("/other_stream/stream/report").text
 
 
@@ -129,8 +128,7 @@ def test_who_has_not_logged_in_gets_nothing(home):
 
 
 def test_what_the_pages_show_needs_nothing_that_the_policy_refuses(home, client):
-    source = SimpleNamespace(accounts=home.path / "toy.sqlite", servers="127.0.0.1:9", topic="toys", dead_letters="")
-    status.started(home, "toy", "streaming.draining", source)
+    job_records.save(JobRecord("toy", "j1"), home)
     for path in ("/toy_stream/stream", "/toy_stream/stream/report", "/toy/year"):
         text = client(path).text
         assert "<script" not in text and "src=" not in text and "<link" not in text

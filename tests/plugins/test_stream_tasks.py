@@ -1,295 +1,301 @@
-"""The tasks around a stream: started, upgraded, left alone; watched without a worker; and its page."""
+"""The tasks about a stream: started, upgraded, left alone, stopped; watched without a worker; and its page.
+
+Flink's REST API and the broker are stand-ins with the answers of the real ones; `tests/streaming/windows/test_cluster`
+has the real ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
-from airtight.home import Home
+from airtight.errors import TerminalError, TransientError
+from plugins.tfx_airflow import command
 from plugins.tfx_airflow import stream as module
 from plugins.tfx_airflow.pages import stream_page
-from plugins.tfx_airflow.stream import EnsureStream, StreamWatched, WatchStream
-from services.settings import Settings
-from streaming import status
-from streaming.accounts import Accounts, Entry
+from plugins.tfx_airflow.stream import EnsureStream, StopStream, StreamWatched, WatchStream
+from streaming.engine import job_records, stream_status
+from streaming.engine.flink_rest import Checkpoints, Job, JobStatus
+from streaming.engine.job_records import JobRecord
 from tests.streaming.fake_kafka import Broker, Consumer
 
-CODE = "streaming.draining"
-STREAM = {"stream": "toy", "module": CODE}
-HOUR = 3_600_000
+SHOPS = {"stream": "shops", "declaration": "tests.streaming.windows.shops:STREAM"}
+CODE = stream_status.code_of("streaming.windows.__main__", "tests.streaming.windows.shops")
+NOW = datetime.now(UTC).timestamp()
+SOON = NOW + 3600
+"""Of a checkpoint that is new throughout a test."""
 
 
-class Services:
-    """A supervisor of one stream, which starts as the real one does, without a process."""
+class Cluster:
+    """Flink with one job, which `run` starts."""
 
-    state: ClassVar[str] = "STOPPED"
-    did: ClassVar[list[str]] = []
-    source: ClassVar[SimpleNamespace]
-    fails: ClassVar[bool] = False
-    known: ClassVar[bool] = True
+    def __init__(self, broker: str) -> None:
+        self.broker, self.did, self.heap, self.fault = broker, [], 0.5, None
+        self.status: JobStatus | None = None
 
-    def __init__(self, home: Home) -> None:
-        self.home, self.socket = home, home.run / "supervisor.sock"
+    def run(self, code: str = CODE) -> None:
+        self.status = JobStatus(Job("j1", "shops", "RUNNING", NOW, True), 600.0, 8, Checkpoints(3, 0, "file:/c", SOON))
+        record = JobRecord("shops", "j1", submitted="2013-06-01T00:00:00+00:00", code=code, servers=self.broker)
+        job_records.save(replace(record, topics=("test.shops",), dead_letters="dead"))
 
-    def programs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name="stream", state=self.state)] if self.known else []
+    def change(self, **fields: Any) -> None:
+        assert self.status is not None
+        self.status = replace(self.status, **fields)
 
-    def start(self, settings: Settings, names: Sequence[str]) -> list[str]:
-        if self.state != "RUNNING":
-            self.did.append(f"start {' '.join(names)}")
-            if "stream" in names:
-                type(self).state = "FATAL" if self.fails else "RUNNING"
-                if not self.fails:
-                    status.started(self.home, "toy", CODE, self.source)
-        return [*names]
+    def ended(self, state: str, failure: str) -> None:
+        assert self.status is not None
+        self.change(job=replace(self.status.job, state=state), failure=failure)
 
-    def end(self, names: list[str]) -> list[str]:
-        type(self).state = "STOPPED"
-        self.did.append(f"end {' '.join(names)}")
-        return names
 
-    def log_tail(self, name: str) -> str:
-        return "no topic"
+class StubFlink:
+    """As `flink_rest.Flink`."""
+
+    cluster: Cluster
+    url = "http://flink"
+
+    def jobs(self) -> list[Job]:
+        if self.cluster.fault:
+            raise self.cluster.fault
+        return [self.cluster.status.job] if self.cluster.status else []
+
+    def running(self, name: str) -> Job | None:
+        return next((job for job in self.jobs() if job.state == "RUNNING"), None)
+
+    def status(self, job_id: str) -> JobStatus:
+        assert self.cluster.status is not None
+        return self.cluster.status
+
+    def heap_share(self) -> float:
+        return self.cluster.heap
+
+    def savepoint(self, job_id: str, folder: str, *, cancel: bool) -> str:
+        self.cluster.did.append("savepoint")
+        return "file:/s/1"
+
+    def cancel(self, job_id: str) -> None:
+        self.cluster.did.append("cancel")
 
 
 @pytest.fixture
-def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A topic of two partitions with ten messages each, of which the stream read four and one is bad."""
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
-    made = Broker(str(tmp_path))
+    broker = Broker(str(tmp_path))
     for number in range(20):
-        made.add(number % 2, HOUR * number, b"")
-    path = Home.current().path / "stream" / "toy.sqlite"
-    accounts = Accounts(path)
-    run = accounts.begin({0: (0, 10), 1: (0, 10)}).run
-    entries = {
-        number: Entry(4, 100 * HOUR + number * HOUR, hours={hour: (0, 2) for hour in (97, 98)}, bad=number)
-        for number in (0, 1)
-    }
-    accounts.enter(run, entries, closed=98)
-    accounts.write(97, 4)
-    accounts.close()
-    monkeypatch.setitem(Broker.all, Settings().own_kafka, made)
-    source = SimpleNamespace(accounts=path, servers=str(tmp_path), topic="toys", dead_letters="dead")
-    for name, value in {"state": "STOPPED", "did": [], "source": source, "fails": False, "known": True}.items():
-        setattr(Services, name, value)
-    monkeypatch.setattr(module, "Supervisor", Services)
-    monkeypatch.setattr(module, "POLL_S", 0.01)
-    monkeypatch.setattr(StreamWatched, "poll_s", 0.01)
+        broker.add(number % 2, number, b"")
+    broker.committed = {0: 4}
+    made = StubFlink.cluster = Cluster(str(tmp_path))
+
+    def submit(log: Any, of: str, arguments: tuple[str, ...]) -> None:
+        made.did.append(" ".join((of, *arguments)))
+        made.run()
+
+    monkeypatch.setattr(module, "Flink", StubFlink)
+    monkeypatch.setattr(module, "run", submit)
     monkeypatch.setattr(StreamWatched, "settle_s", 0.0)
+    monkeypatch.setattr(StreamWatched, "poll_s", 0.01)
     monkeypatch.setattr("kafka.KafkaConsumer", Consumer)
     yield made
     del Broker.all[str(tmp_path)]
 
 
-def watched(**other: object) -> StreamWatched:
+def ensure() -> dict[str, Any]:
+    return EnsureStream(task_id="ensure", **SHOPS).execute({})
+
+
+def watched(**other: Any) -> StreamWatched:
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    return StreamWatched(**{**STREAM, "program": "stream", "until": until, "stalled_minutes": 10.0} | other)
+    return StreamWatched(**SHOPS | {"until": until, "stalled_minutes": 60.0, "memory_mb": 500.0} | other)
 
 
-def ensure() -> dict:
-    return EnsureStream(task_id="ensure", topic="toys", **STREAM).execute({})
+def watch(event: dict[str, Any]) -> dict[str, Any]:
+    return WatchStream(task_id="watch", **SHOPS).execute({}, event)
 
 
-def test_the_status_tells_lag_watermark_dead_letters_and_the_last_hour_that_is_done(broker: Broker) -> None:
-    told = status.status(status.started(Home.current(), "toy", CODE, Services.source))
-    assert [each.lag for each in told.partitions] == [6, 6]
-    assert (told.lag, told.bad, told.late, told.undone, told.messages) == (12, 1, 0, 1, 8)
-    assert told.watermark == "1970-01-05T04:00:00+00:00", "the slower partition's"
-    assert told.hour_done == "1970-01-05T01:00:00+00:00", "98 is closed, and not written yet"
-    assert told.dead_letters == 20 and not told.broker
-    assert "lag 12 (0: 6, 1: 6)" in str(told)
+def test_a_stream_that_does_not_run_is_started(cluster: Cluster) -> None:
+    result = ensure()
+    assert cluster.did == ["streaming.windows tests.streaming.windows.shops:STREAM"]
+    assert (result["done"], result["job"], result["code"]) == ("started", "j1", CODE)
+    # Of the first partition six, of the second, of which nothing was committed, ten; the same number of dead letters.
+    assert (result["status"]["lag"], result["status"]["dead_letters"]) == (16, 20)
+    assert result["status"]["watermark"] == "1970-01-01T00:10:00+00:00"
 
 
-def test_a_partition_with_nothing_left_holds_nobody_up(broker: Broker) -> None:
-    broker.log[0] = broker.log[0][:4]
-    told = status.status(status.started(Home.current(), "toy", CODE, Services.source))
-    assert told.watermark == "1970-01-05T05:00:00+00:00"
-
-
-def test_without_a_broker_the_accounts_are_told_and_why_there_is_no_lag(broker, monkeypatch) -> None:
-    def away(**_: object) -> None:
-        raise OSError("nobody there")
-
-    told = status.status(status.started(Home.current(), "toy", CODE, Services.source), away)
-    assert told.lag is None and told.bad == 1 and told.broker == "OSError: nobody there"
-    assert "the broker is away" in str(told) and "nobody there" in stream_page.page(_record(), told)
-
-
-def _record() -> status.Running:
-    found = status.running(Home.current(), "toy")
-    assert found is not None
-    return found
-
-
-def test_a_stream_that_does_not_run_is_started_with_what_it_needs(broker: Broker) -> None:
-    told = ensure()
-    assert Services.did == ["start kafka flink-local", "start stream"]
-    assert (told["done"], told["pid"], told["status"]["lag"]) == ("started", os.getpid(), 12)
-    assert told["code"] == status.code_of(CODE)
-
-
-def test_one_that_runs_this_code_is_left_alone(broker: Broker) -> None:
-    ensure()
-    Services.did.clear()
+def test_one_that_runs_this_code_is_left_alone_and_one_of_other_code_is_upgraded(cluster: Cluster) -> None:
+    cluster.run()
     assert ensure()["done"] == "left"
-    assert Services.did == []
+    assert cluster.did == []
+    cluster.run(code="older")
+    result = ensure()
+    assert (result["done"], result["code_before"], result["code"]) == ("upgraded", "older", CODE)
+    assert cluster.did == ["streaming.windows tests.streaming.windows.shops:STREAM --upgrade"]
 
 
-def test_new_code_ends_the_old_before_it_starts_the_new(broker: Broker, monkeypatch) -> None:
-    before = ensure()
-    Services.did.clear()
-    monkeypatch.setattr(status, "code_of", lambda module: "another")
-    told = ensure()
-    assert Services.did == ["end stream", "start stream"]
-    assert (told["done"], told["code_before"], told["code"]) == ("upgraded", before["code"], "another")
-
-
-def test_one_that_does_not_come_up_is_tried_again_with_the_end_of_its_log(broker: Broker) -> None:
-    Services.fails = True
-    with pytest.raises(AirflowException, match=r"ensure: The stream toy did not come up.\nno topic") as failed:
+@pytest.mark.parametrize("kind", [TransientError, TerminalError])
+def test_a_fault_is_retried_only_where_it_may_heal(cluster: Cluster, kind: type) -> None:
+    cluster.fault = kind("Flink says no.")
+    with pytest.raises(AirflowException, match="ensure: Flink says no") as failed:
         ensure()
-    assert not isinstance(failed.value, AirflowFailException)
+    assert isinstance(failed.value, AirflowFailException) == (kind is TerminalError)
 
 
-def test_without_services_it_fails_at_once(broker: Broker) -> None:
-    Services.known = False
-    with pytest.raises(AirflowFailException, match="local services do not run here"):
-        ensure()
+def test_it_is_stopped_with_a_savepoint(cluster: Cluster) -> None:
+    stop = StopStream(task_id="stop", **SHOPS)
+    assert stop.execute({}) == {"savepoint": ""}, "it does not run"
+    cluster.run()
+    assert stop.execute({}) == {"savepoint": "file:/s/1"}
+    record = job_records.load("shops")
+    assert record is not None and (record.start, record.stopped) == ("file:/s/1", True)
+    event = watched().poll()
+    assert event is not None and event["reason"] == "stopped"
+    assert watch(event) == event, "stopped on purpose is no fault"
 
 
-def test_without_its_topic_nothing_is_started_and_it_says_so(broker: Broker) -> None:
-    broker.log.clear()
-    with pytest.raises(AirflowFailException, match=r"ensure: There is no topic toys: .* make kafka; or pause this DAG"):
-        ensure()
-    assert Services.did == ["start kafka flink-local"]
-
-
-def test_a_topic_that_nothing_was_published_to_is_told(broker: Broker) -> None:
-    for log in broker.log.values():
-        log.clear()
-    assert ensure()["summary"].endswith("Nothing was published to toys yet.")
-
-
-def test_a_broker_that_just_starts_is_waited_for_and_one_that_stays_away_is_tried_again(broker, monkeypatch) -> None:
-    away = iter([True, True, False])
-
-    def connect(**settings: object) -> Consumer:
-        if next(away, False):
-            raise OSError("nobody there")
-        return Consumer(**settings)
-
-    monkeypatch.setattr("kafka.KafkaConsumer", connect)
-    assert ensure()["done"] == "started"
-    Services.state, away = "STOPPED", iter([True])
-    monkeypatch.setattr(module, "UP_S", -1.0)
-    with pytest.raises(AirflowException, match="Kafka does not answer") as failed:
-        ensure()
-    assert not isinstance(failed.value, AirflowFailException)
-
-
-def test_one_whose_record_cannot_be_read_is_started_anew(broker: Broker) -> None:
-    ensure()
-    Services.did.clear()
-    status.record_of(Home.current(), "toy").write_text('{"name": "of another version"}')
-    assert ensure()["done"] == "upgraded"
-    assert Services.did == ["end stream", "start stream"]
-
-
-def test_who_writes_no_dead_letters_is_told_none_and_its_report_is_shown(broker: Broker) -> None:
-    source = SimpleNamespace(**{**vars(Services.source), "dead_letters": ""})
-    record = status.started(Home.current(), "toy", CODE, source, Path("a page"))
-    told = status.status(record)
-    assert told.dead_letters is None and "dead letters" not in str(told)
-    text = stream_page.page(record, told)
-    assert "dead letters" not in text and 'href="stream/report"' in text
-    assert "href" not in stream_page.page(_with_letters(), told) and status.running(Home.current(), "toy").report == ""
-
-
-def _with_letters() -> status.Running:
-    return status.started(Home.current(), "toy", CODE, Services.source)
-
-
-def test_it_is_watched_without_a_worker(broker: Broker) -> None:
+def test_it_is_watched_without_a_worker(cluster: Cluster) -> None:
     with pytest.raises(TaskDeferred) as deferred:
-        WatchStream(task_id="watch", **STREAM).execute({})
+        WatchStream(task_id="watch", **SHOPS).execute({})
     kind, settings = deferred.value.trigger.serialize()
     assert kind == "plugins.tfx_airflow.stream.StreamWatched"
     assert StreamWatched(**settings).serialize() == (kind, settings), "a triggerer that restarts goes on"
     assert settings["until"] > datetime.now(UTC).isoformat()
 
 
-def test_the_watching_ends_when_the_program_has_and_tells_how_the_stream_does(broker: Broker) -> None:
-    ensure()
+def test_while_it_does_its_work_the_watching_goes_on_until_the_time_is_over(cluster: Cluster) -> None:
+    cluster.run()
     trigger = watched()
-    assert trigger.poll() is None
-    Services.state = "FATAL"
+    assert [trigger.poll() for _ in range(3)] == [None] * 3
+    event = watched(until=datetime.now(UTC).isoformat()).poll()
+    assert event is not None and event["reason"] == "over"
+    assert watch(event)["status"]["lag"] == 16
 
-    async def first() -> dict:
+
+def red(cluster: Cluster, trigger: StreamWatched) -> str:
+    """What the task fails with."""
+
+    async def first() -> dict[str, Any]:
         async for seen in trigger.run():
             return seen.payload
         raise AssertionError
 
     event = asyncio.run(asyncio.wait_for(first(), 60))
-    assert (event["reason"], event["words"], event["status"]["lag"]) == ("ended", "its program is FATAL", 12)
-    assert WatchStream(task_id="watch", **STREAM).execute({}, event) == event
-    assert Services.did == ["start kafka flink-local", "start stream"], "the next run starts it"
+    with pytest.raises(AirflowFailException) as failed:
+        watch(event)
+    return str(failed.value)
 
 
-def test_it_ends_when_the_while_is_over(broker: Broker) -> None:
-    ensure()
-    assert watched(until=datetime.now(UTC).isoformat()).poll()["reason"] == "over"
+def test_a_job_that_failed_turns_the_task_red_with_the_reason(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.ended("FAILED", "100.0% of the last messages of the stream shops are bad")
+    assert "the job is FAILED: 100.0% of the last messages" in red(cluster, watched())
+    cluster.status = None
+    assert "Flink does not know the job j1 any more" in red(cluster, watched())
+    assert cluster.did == []
 
 
-def test_new_code_ends_it_when_it_looks_the_same_twice(broker: Broker, monkeypatch) -> None:
-    ensure()
+def test_a_job_that_stands_still_is_cancelled_and_turns_the_task_red(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(failure="Connection refused")
+    text = red(cluster, watched(stalled_minutes=1e-6))
+    assert "16 messages wait, and nothing moved for 0 s; it failed last with: Connection refused" in text
+    assert cluster.did == ["cancel"]
+
+
+def test_one_without_messages_and_one_that_moves_do_not_stand_still(cluster: Cluster, monkeypatch) -> None:
+    cluster.run()
+    broker, trigger = Broker.all[cluster.broker], watched(stalled_minutes=10)
+    clock = iter(range(0, 100_000, 400))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(trigger, "_new_code", lambda record: "")
+    for offset in range(5, 9):
+        broker.committed[0] = offset
+        assert trigger.poll() is None
+    broker.committed = {0: 10, 1: 10}
+    assert [trigger.poll() for _ in range(4)] == [None] * 4, "nothing waits"
+    broker.add(0, 0, b"")
+    events = [trigger.poll() for _ in range(4)]
+    assert next(event["reason"] for event in events if event) == "stalled"
+
+
+def test_a_job_without_checkpoints_turns_the_task_red(cluster: Cluster) -> None:
+    cluster.run()
+    old = Checkpoints(3, 7, "file:/c", NOW - 3600, failure="disk full")
+    cluster.change(checkpoints=old, job=replace(cluster.status.job, started=NOW - 7200))
+    text = red(cluster, watched(stalled_minutes=30))
+    assert "no checkpoint was complete for 36" in text and "7 failed: disk full" in text
+
+
+def test_memory_that_grows_turns_the_task_red(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(worker_memory_mb=501.0)
+    assert "a Python worker uses 501 MB, more than 500" in red(cluster, watched())
+    cluster.change(worker_memory_mb=499.0)
+    cluster.heap = 0.97
+    trigger = watched(stalled_minutes=1e-6)
+    assert "a TaskManager's heap is full for 0 s: 97%" in red(cluster, trigger)
+
+
+def test_new_code_ends_it_when_it_looks_the_same_twice(cluster: Cluster, monkeypatch) -> None:
+    cluster.run()
     monkeypatch.setattr(module, "CODE_S", 0.0)
     trigger, codes = watched(), iter(["half", "whole", "whole"])
-    monkeypatch.setattr(status, "code_of", lambda module: next(codes))
+    monkeypatch.setattr(stream_status, "code_of", lambda *modules: next(codes))
     assert trigger.poll() is None and trigger.poll() is None
     event = trigger.poll()
-    assert event["reason"] == "new_code" and event["words"].endswith("that of the checkout whole")
+    assert event is not None and event["reason"] == "new_code"
+    assert watch(event)["words"].endswith("that of the checkout whole")
 
 
-def test_a_stream_that_stands_still_is_ended_but_not_one_without_messages(broker: Broker, monkeypatch) -> None:
-    ensure()
-    monkeypatch.setattr(module, "CODE_S", 0.0)
-    trigger = watched(stalled_minutes=0.0)
-    trigger._new_code = lambda record: ""
-    event = trigger.poll()
-    assert event["reason"] == "stalled" and event["words"].startswith("12 messages wait")
-    WatchStream(task_id="watch", **STREAM).execute({}, event)
-    assert Services.did[-1] == "end stream"
+def test_a_flink_that_does_not_answer_is_retried(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.fault = TransientError("Flink does not answer.")
+    event = watched().poll()
+    assert event is not None
+    with pytest.raises(AirflowException, match="Flink does not answer") as failed:
+        watch(event)
+    assert not isinstance(failed.value, AirflowFailException)
 
 
-def test_what_moves_does_not_stand_still(broker: Broker, monkeypatch) -> None:
-    ensure()
-    monkeypatch.setattr(module, "CODE_S", 0.0)
-    clock = iter(range(0, 10_000, 400))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
-    trigger, record = watched(), _record()
-    read = Accounts(Services.source.accounts)
-    assert trigger._stalled(record) == ""
-    for following in (5, 6, 7):
-        read.enter(1, {0: Entry(following, None)}, None)
-        assert trigger._stalled(record) == "", "every 400 s something is read"
-    assert trigger._stalled(record) == ""
-    assert trigger._stalled(record).endswith("nothing moved for 10 minutes")
-    read.close()
+def test_without_a_broker_the_rest_is_known(cluster: Cluster, monkeypatch) -> None:
+    def away(**_: object) -> None:
+        raise OSError("nobody there")
+
+    cluster.run()
+    monkeypatch.setattr("kafka.KafkaConsumer", away)
+    record = job_records.load("shops")
+    assert record is not None
+    status = stream_status.status(StubFlink(), record)
+    assert (status.lag, status.broker) == (None, "OSError: nobody there")
+    assert "the broker does not answer" in str(status)
+    assert "nobody there" in stream_page.page(record, status)
 
 
-def test_the_page_is_safe_and_tells_all(broker: Broker) -> None:
-    record = status.started(Home.current(), "<toy>", CODE, Services.source)
-    text = stream_page.page(record, status.status(record))
-    assert "&lt;toy&gt;" in text and "<toy>" not in text
-    for shown in ("<dd>12</dd>", "1970-01-05 04:00:00", "runs</span>", record.code):
+def test_the_page_is_safe_and_shows_all(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(failure="<b>because</b>", failed=NOW, worker_memory_mb=123.4)
+    record = job_records.load("shops")
+    assert record is not None
+    text = stream_page.page(replace(record, name="<shops>"), stream_status.status(StubFlink(), record), True)
+    assert "&lt;shops&gt;" in text and "<shops>" not in text and "<b>because" not in text
+    for shown in ("<dd>16</dd>", "1970-01-01 00:10:00", '<span class="good">RUNNING</span>', CODE, "<dd>123</dd>"):
         assert shown in text
+    assert 'href="stream/report"' in text
     assert "There is no stream of &lt;b&gt;" in stream_page.none_yet("<b>")
+
+
+@pytest.mark.parametrize(("status", "kind"), [("0", None), ("64", TerminalError), ("75", TransientError)])
+def test_a_command_says_by_its_exit_status_whether_it_may_heal(status: str, kind: type | None) -> None:
+    lines: list[str] = []
+    log = SimpleNamespace(info=lambda text, line: lines.append(line))
+    if kind is None:
+        command.run(log, "tests.plugins.exits", [status])
+    else:
+        with pytest.raises(kind, match=f"{status}: it ends"):
+            command.run(log, "tests.plugins.exits", [status])
+    assert lines == ["it ends"]

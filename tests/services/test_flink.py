@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import re
-import socket
 from pathlib import Path
 
 import pytest
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from services import flink, flink_jars, flink_local, jars
-from services.__main__ import up
+from services import flink, flink_jars, jars
 from services.settings import Settings
-from services.supervisor import FLINK, Supervisor, expand
-from tests.services.listening import listening
+from services.supervisor import FLINK, expand
 
 
 def test_flinks_own_parts_listen_on_loopback(tmp_path: Path) -> None:
-    assert set(re.findall(r": (.*)", flink_local.configuration())) == {"127.0.0.1"}
     options = flink.configuration(Settings(), Home(tmp_path))
     hosts = {name: value for name, value in options.items() if name.endswith(("host", "address"))}
     assert len(hosts) == 6
@@ -62,13 +57,3 @@ def test_our_jar_is_compiled_once_for_its_sources(tmp_path: Path, monkeypatch: p
         flink_jars.own_jar(home)
     assert "missing()" in refused.value.received
     assert list((tmp_path / "home" / "java").iterdir()) == [made], "nothing half"
-
-
-@pytest.mark.slow
-def test_the_local_job_server_listens_on_loopback_alone(home: Home) -> None:
-    """As Beam ships it, it would let everybody on the network run code here."""
-    settings = up(home, ("flink-local",))
-    (pid,) = (program.pid for program in Supervisor(home).programs() if program.pid)
-    assert listening(pid) == {"127.0.0.1"}
-    for port in (settings.flink_job_port, settings.flink_artifact_port, settings.flink_expansion_port):
-        socket.create_connection(("127.0.0.1", port), 5).close()

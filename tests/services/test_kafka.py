@@ -117,7 +117,7 @@ def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.Capture
         taken = replace(settings, flink_artifact_port=stranger.getsockname()[1])
         taken.save(home)
         with pytest.raises(TerminalError, match=r"Port \d+ .* is taken") as refused:
-            Supervisor(home).start(settings, ("kafka", "flink-local"))
+            Supervisor(home).start(settings, ("kafka", "flink"))
         assert "AIRTIGHT_FLINK_ARTIFACT_PORT" in refused.value.remedy, "what is started later is looked at, too"
         settings.save(home)
 

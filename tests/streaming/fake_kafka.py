@@ -1,14 +1,10 @@
-"""A broker in memory: partitions as lists, a consumer and a writer of dead letters as the source uses them."""
+"""A broker in memory: partitions as lists, and a consumer."""
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
 from typing import Any, ClassVar, NamedTuple
 
 from kafka import TopicPartition
-
-from streaming.sorting import Dead
 
 
 class Message(NamedTuple):
@@ -18,15 +14,14 @@ class Message(NamedTuple):
 
 
 class Broker:
-    """By the name that tests give as the servers' address, so that a pickled source finds it again."""
+    """By the name that tests give as the servers' address, which finds it again."""
 
     all: ClassVar[dict[str, Broker]] = {}
 
     def __init__(self, name: str, partitions: int = 2) -> None:
         self.log: dict[int, list[Message]] = {number: [] for number in range(partitions)}
-        self.dead: dict[tuple[int, int], list[Dead]] = defaultdict(list)
         self.first = 0
-        self.away = False
+        self.committed: dict[int, int] = {}
         self.all[name] = self
 
     def add(self, partition: int, timestamp: int, value: bytes | None) -> None:
@@ -66,21 +61,8 @@ class Consumer:
                 self.at[each] = offset + len(held)
         return found
 
-    def close(self) -> None:
-        pass
-
-
-class Letters:
-    def __init__(self, servers: str, topic: str, source: str) -> None:
-        self.broker = Broker.all[servers]
-
-    def write(self, dead: list[Dead]) -> None:
-        for each in dead:
-            self.broker.dead[each.partition, each.offset].append(each)
+    def committed(self, partition: TopicPartition) -> int | None:
+        return self.broker.committed.get(partition.partition)
 
     def close(self) -> None:
         pass
-
-
-settings = functools.partial(dict, consumer=Consumer, letters=Letters)
-"""What a source needs to use it."""

@@ -80,7 +80,10 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
             {"id": name}
             for name in ("numRecordsOut", "Source__a/K.numRecordsOut", "Source__a/K.numRecordsOutPerSecond")
         ],
-        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [{"id": "numRecordsOut"}],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [{"id": "numRecordsOut"}, {"id": "read.counts.worker_memory_mb"}],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=read.counts.worker_memory_mb&agg=max": [
+            {"id": "n", "max": 250.0}
+        ],
         f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=Source__a/K.numRecordsOut&agg=sum": [
             {"id": "n", "sum": 20000.0}
         ],
@@ -94,11 +97,63 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
     status = server.status(JOB)
     assert (status.watermark, status.read, status.failures, status.failed) == (8.0, 20000, 2, 6.0)
     assert status.job.complete
-    assert status.failure == "java.io.IOException: gone"
+    assert (status.failure, status.worker_memory_mb) == ("java.io.IOException: gone", 250.0)
     assert status.checkpoints == flink_rest.Checkpoints(116, 8, PATH, 7.0, 0.014, 104, "disk full")
     # A part that nothing has reached yet holds the watermark of the whole.
     Answers.answers[f"/jobs/{JOB}/vertices/v2/watermarks"][0]["value"] = str(-(1 << 63))
     assert server.status(JOB).watermark is None
+
+
+PYTHON = """org.apache.flink.runtime.JobException: Recovery is suppressed by ExponentialDelayRestartBackoffTimeStrategy
+\tat org.apache.flink.A.a(A.java:1)
+Caused by: java.lang.RuntimeException: java.util.concurrent.ExecutionException: Error received from SDK harness
+\t... 7 more
+Caused by: java.lang.RuntimeException: Error received from SDK harness: Traceback (most recent call last):
+  File "letters.py", line 112, in process
+    at = raise_it(
+KeyError: 5
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "worker.py", line 7, in finish
+airtight.errors.TerminalError: 100.0% of the last messages are bad. Expected: at most 20%. [while running 'letters']
+
+\tat org.apache.beam.B.b(B.java:2)
+\tat org.apache.flink.C.c(C.java:3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stacktrace", "cause"),
+    [
+        ("java.io.IOException: gone\n\tat x", "java.io.IOException: gone"),
+        ("a.B: outer\n\tat x\nCaused by: c.D: inner\nmore of it\n\tat y\n\t... 3 more", "c.D: inner"),
+        (
+            PYTHON,
+            "airtight.errors.TerminalError: 100.0% of the last messages are bad. Expected: at most 20%. "
+            "[while running 'letters']",
+        ),
+        ("", ""),
+    ],
+    ids=["alone", "java", "python", "nothing"],
+)
+def test_the_root_cause_of_a_failure_is_told_in_a_line(stacktrace: str, cause: str) -> None:
+    assert flink_rest.root_cause(stacktrace) == cause
+
+
+def test_the_fullest_heap_counts(server: Flink) -> None:
+    Answers.answers = {"/taskmanagers": {"taskmanagers": [{"id": "a"}, {"id": "b"}]}}
+    for name, used in (("a", "10"), ("b", "30")):
+        path = f"/taskmanagers/{name}/metrics?get={flink_rest.HEAP}.Used,{flink_rest.HEAP}.Max"
+        Answers.answers[path] = [
+            {"id": f"{flink_rest.HEAP}.Used", "value": used},
+            {"id": f"{flink_rest.HEAP}.Max", "value": "40"},
+        ]
+    assert server.heap_share() == 0.75
+    # One that has just registered has no metrics yet.
+    Answers.answers = {"/taskmanagers": {"taskmanagers": [{"id": "a"}]}, path.replace("/b/", "/a/"): []}
+    assert server.heap_share() == 0.0
 
 
 def test_a_savepoint_is_waited_for_and_its_failure_told(server: Flink, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Spark's side of benchmarks.stream: without Kafka, its totals are those of `group_totals`."""
+"""Spark's side of benchmarks.stream: without Kafka, its totals are those of the declared stream."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks import spark_stream
 from pipelines.flight_delays import features
-from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, Event, Weather, columns, encode
-from pipelines.flight_delays.group_totals import totals
+from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, Event, Weather, encode
+from pipelines.flight_delays.streams import STREAM, event_of
 from services.jars import SETS
+from streaming.windows.arithmetic import Minutes
 
 BEGIN = datetime(2013, 6, 14, 10, 30, tzinfo=UTC)
 NO_READINGS = dict.fromkeys(features.WEATHER)
@@ -34,16 +35,11 @@ def told() -> list[Event]:
 
 
 def rows_of(events: list[Event]) -> list[tuple[Any, ...]]:
-    made = totals(columns(events))
-    return sorted(
-        (each.group, *row)
-        for each in made
-        for row in zip(
-            each.keys,
-            *(c.tolist() for c in (each.minute, each.count, each.late, each.minutes, each.largest)),
-            strict=True,
-        )
-    )
+    minutes = Minutes(STREAM)
+    for event in map(event_of, events):
+        if event.counts:
+            minutes.add(event)
+    return sorted((row.group, row.key, row.start, *row.totals) for row in minutes.rows())
 
 
 def test_what_counts_is_known_before() -> None:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, date, datetime
 from typing import Any
 
-from airtight.interval import Interval
 from benchmarks import stream_parity
-from pipelines.flight_delays import facts, features, windows
-from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, encode
-from streaming.queries import Sum
-from streaming.sink import write_parquet
-from streaming.sorting import Batch
-from streaming.store import SqliteStore
+from pipelines.flight_delays import features
 
-BEGIN = datetime(2013, 6, 14, 10, tzinfo=UTC)
 WINDOW = features.WINDOWS[1]  # With all three measures.
 
 
@@ -47,33 +38,6 @@ def test_a_window_that_is_missing_extra_or_different_is_found() -> None:
     found.add(lacking)
     assert (found.windows, found.missing, found.count, found.equal) == (4, 1, 4, False)
     assert not stream_parity.Found().equal, "nothing was compared"
-
-
-def test_what_the_stream_wrote_is_summed_as_the_store_does(tmp_path: Path) -> None:
-    told = []
-    for number in range(90):
-        same = {"flight_id": f"f{number}", "carrier": "UA", "flight": number % 3, "tailnum": "N1", "dest": "ORD"}
-        kind, at = (Departure, Arrival)[number % 2], BEGIN + timedelta(minutes=number)
-        told.append(kind(schema=SCHEMA, at=at, delay=number, origin=("EWR", "JFK")[number % 3 == 0], **same))
-    first = int(BEGIN.timestamp()) // 3600
-    for hour, some in enumerate((told[:60], told[60:])):
-        batch = Batch(
-            list(range(len(some))), [int(event.at.timestamp() * 1000) for event in some], list(map(encode, some))
-        )
-        made = windows.gathered(first + hour, [batch], over=True)
-        totals = tuple(made.moved.totals(group) for group in features.GROUPS)
-        assert write_parquet(tmp_path / "totals", replace(made, totals=totals))
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES)
-    stream_parity.fill(store, tmp_path / "totals", Interval(BEGIN, BEGIN + timedelta(hours=2)))
-    assert [store.messages(first + hour) for hour in range(3)] == [60, 30, 0]
-    begin = first * 60
-    assert store.freshest() == begin + 120
-    of_newark = [number for number in range(20, 80, 2) if number % 3]
-    expected = len(of_newark), sum(number > features.LATE_MINUTES for number in of_newark), sum(of_newark)
-    assert store.read([Sum("departures_origin", "EWR", begin + 20, begin + 80)]) == [expected]
-    arrived = [number for number in range(1, 90, 2) if number % 3 == 2]
-    expected = len(arrived), sum(number > features.LATE_MINUTES for number in arrived), sum(arrived)
-    assert store.read([Sum("arrivals_carrier_flight", "UA|2", begin, begin + 120)]) == [expected]
 
 
 def test_the_months_of_a_span() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from airtight.errors import TerminalError, TransientError
-from pipelines.flight_delays import clock, facts, features, group_totals, online
-from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, columns, minute
+from pipelines.flight_delays import clock, features, online
+from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, minute
 from pipelines.flight_delays.features import OVERDUE, WINDOWS
 from pipelines.flight_delays.replay import events_of
+from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.tests import odd_flights, plain_totals, reference
-from streaming.store import SqliteStore
+from streaming.windows.sqlite_store import SqliteStore
 
 YEAR = (datetime(2012, 12, 30, tzinfo=UTC), datetime(2014, 1, 3, tzinfo=UTC))
 
@@ -46,9 +48,8 @@ def _differing(made: dict[str, dict], expected: dict[str, dict]) -> list:
 @pytest.mark.slow
 def test_odd_flights_equal_the_reference_in_a_store_of_everything(odd, tmp_path):
     tables, rows, asked, expected = odd
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES, keep_minutes=10**7)
-    hours = plain_totals.by_hour(events_of(tables["flights"], tables["weather"], *YEAR))
-    plain_totals.put(store, hours, of=lambda of_hour: group_totals.totals(columns(of_hour)))
+    store = SqliteStore(tmp_path / "online.sqlite", replace(STREAM, keep_days=10_000))
+    plain_totals.put(store, list(events_of(tables["flights"], tables["weather"], *YEAR)))
     planes = {row["tailnum"]: row for row in rows["planes"]}
     flights = [row for row in rows["flights"] if row["flight_id"] in asked]
     found = online.known([_flight(row) for row in flights], store, planes)
@@ -63,7 +64,7 @@ def test_odd_flights_equal_the_reference_in_a_store_of_everything(odd, tmp_path)
 def test_odd_flights_equal_the_reference_as_the_stream_goes_by(odd, tmp_path):
     """The store holds what became known before the cut-off, and forgets what is old."""
     tables, rows, asked, expected = odd
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES)
+    store = SqliteStore(tmp_path / "online.sqlite", STREAM)
     planes = {row["tailnum"]: row for row in rows["planes"]}
     flights = [row for row in rows["flights"] if row["flight_id"] in asked]
     coming = events_of(tables["flights"], tables["weather"], *YEAR)
@@ -75,9 +76,8 @@ def test_odd_flights_equal_the_reference_as_the_stream_goes_by(odd, tmp_path):
         while event.at < cutoff or (event.at == cutoff and isinstance(event, Weather)):
             held.append(event)
             event = next(coming)
-        hours = plain_totals.by_hour(held)
-        plain_totals.put(store, hours, minute(cutoff))
-        held = hours[minute(cutoff) // 60] if minute(cutoff) // 60 in hours else []  # It is not over.
+        plain_totals.put(store, held, minute(cutoff))
+        held = [one for one in held if minute(one.at) >= minute(cutoff)]  # Its minute is not over.
         made[row["flight_id"]] = online.features_of(_flight(row), store, planes)
     assert _differing(made, expected) == []
 
@@ -116,8 +116,8 @@ def _stream(minutes_before: int) -> list[Event]:
 
 
 def _lookup(path: Path, minutes_before: int, watermark: int = 0) -> online.Lookup:
-    store = SqliteStore(path / "online.sqlite", facts.TABLES)
-    plain_totals.put(store, plain_totals.by_hour(_stream(minutes_before)), minute(CUTOFF) - watermark)
+    store = SqliteStore(path / "online.sqlite", STREAM)
+    plain_totals.put(store, _stream(minutes_before), minute(CUTOFF) - watermark)
     return online.Lookup(store, lambda: {"N1": {"year": 2003.0, "manufacturer": "M", "model": None, "seats": 100}})
 
 
@@ -181,7 +181,7 @@ def test_without_an_aircraft_its_features_are_missing(tmp_path):
 def test_its_own_plan_in_the_store_is_not_counted_twice(tmp_path):
     lookup = _lookup(tmp_path, 10)
     own = _plan("2013-06-13/UA/7/EWR", DEPARTURE)
-    plain_totals.put(lookup._store, plain_totals.by_hour([own]))
+    plain_totals.put(lookup._store, [own])
     assert lookup([PLAN])[0][0]["scheduled_departures_origin"] == 1
     assert lookup([{**PLAN, "flight_id": "another"}])[0][0]["scheduled_departures_origin"] == 2
 
@@ -224,10 +224,10 @@ def test_too_many_are_refused(tmp_path):
 
 
 def test_without_a_store_it_is_not_the_requests_fault(tmp_path):
-    lookup = online.Lookup(SqliteStore(tmp_path / "none" / "online.sqlite", facts.TABLES), dict)
-    with pytest.raises(TransientError, match="online store"):
+    lookup = online.Lookup(SqliteStore(tmp_path / "none" / "online.sqlite", STREAM), dict)
+    with pytest.raises(TransientError, match="store of the stream flight_delays cannot be used"):
         lookup([PLAN])
     assert not (tmp_path / "none").exists()
-    lookup._store.put_hour(1, 0, [], {})
+    lookup._store.write([])
     with pytest.raises(TransientError, match="empty"):
         lookup([PLAN])

@@ -20,13 +20,15 @@ import pytest
 from airtight.errors import TerminalError, TransientError
 from components.measures.scores import roc_auc
 from components.reports.online_learning import by_day, page
-from pipelines.flight_delays import clock, deployed, facts, features, online_learning
-from pipelines.flight_delays.event_hours import FromTopic, Hour, Lookups, hours_of
+from pipelines.flight_delays import clock, deployed, features, online_learning
+from pipelines.flight_delays.event_hours import Closing, Hour, Lookups, hours_of
 from pipelines.flight_delays.events import Arrival, Event, Plan, encode, key, minute
 from pipelines.flight_delays.online_models import SETTINGS, OnlineModels, Seen
 from pipelines.flight_delays.prequential import EXPIRES, Answer, Book, Prequential
+from pipelines.flight_delays.streams import STREAM, event_of
 from pipelines.flight_delays.tests.learnable_flights import BEGIN, flown, looked_up, plan, stream, told_by
-from streaming.store import SqliteStore
+from pipelines.flight_delays.topic_hours import from_topic
+from streaming.windows.sqlite_store import SqliteStore
 
 pytest.importorskip("river")
 
@@ -237,7 +239,7 @@ def _rewritten(path: Path, change, keep: bool = False) -> None:
 
 
 def _run(tmp_path: Path, events: list[Event], start: datetime | None = None) -> tuple[Prequential, Book]:
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES, spans=facts.SPANS)
+    store = SqliteStore(tmp_path / "online.sqlite", STREAM)
     lookups, book = Lookups(store, {}, own=True), Book(tmp_path / "state.sqlite")
     learner = Prequential(lookups, state=book.state())
     online_learning.run(learner, lookups, book, hours_of(iter(events)), start, commit_hours=5)
@@ -258,56 +260,79 @@ def test_a_run_that_begins_in_the_middle_predicts_whole_days_and_goes_on(tmp_pat
 
 
 def test_a_store_of_others_must_be_as_far(tmp_path):
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES)
-    hour = Hour(minute(BEGIN) // 60, 0, ())
-    store.put_hour(hour.number - 1, 1, [], {}, hour.number * 60)
+    store = SqliteStore(tmp_path / "online.sqlite", STREAM)
+    hour = Hour(minute(BEGIN) // 60, ())
+    store.advance(hour.number * 60)
     with pytest.raises(TransientError):
         Lookups(store, {}, own=False).feed(hour)
-    store.put_hour(hour.number, 1, [], {}, (hour.number + 1) * 60)
+    store.advance((hour.number + 1) * 60)
     Lookups(store, {}, own=False).feed(hour)
 
 
-def test_the_topic_gives_the_same_as_the_events_in_order(tmp_path):
+class Stub(Lookups):
+    def __call__(self, flights):
+        return looked_up(flights)
+
+
+def test_the_topic_gives_the_same_as_the_events_in_order_however_often_it_is_read(tmp_path):
     from tests.streaming.fake_kafka import Broker, Consumer
 
     events = stream(100)
     broker = Broker("learning")
-    for number, event in enumerate(events):
-        partition = sum(key(event)) % 2
-        broker.add(partition, int(event.at.timestamp() * 1000), encode(event))
-        if number % 50 == 0:
-            broker.add(partition, int(event.at.timestamp() * 1000), b"no JSON")
     direct = Prequential(looked_up)
     expected = told_by(direct, events)
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES)
 
-    class Stub(Lookups):
-        def __call__(self, flights):
-            return looked_up(flights)
+    def read(name: str) -> Prequential:
+        lookups = Stub(SqliteStore(tmp_path / f"{name}.online.sqlite", STREAM), {}, own=True)
+        book = Book(tmp_path / f"{name}.sqlite")
+        state = book.state()
+        learner = Prequential(lookups, state=state)
+        offsets = state.offsets if state else {}
+        hours = from_topic("learning", learner.hour, offsets, "learning", Consumer)
+        online_learning.run(learner, lookups, book, hours, None, commit_hours=7)
+        return learner
 
-    def read(lookups: Lookups) -> tuple[Prequential, list[int]]:
-        book = Book(tmp_path / "state.sqlite")
-        learner, taken = Prequential(lookups, state=book.state()), []
-        settings = {"consumer": Consumer, "topic": "learning"}
-        topic = FromTopic("learning", learner, lookups, tmp_path / "accounts.sqlite", follow=False, **settings)
-
-        def done(hours):
-            taken.extend(hour.number for hour in hours)
-            topic.done(hours)
-
-        try:
-            online_learning.run(learner, lookups, book, iter(topic), None, done=done, commit_hours=7)
-        finally:
-            topic.close()
-        return learner, taken
-
-    learner, taken = read(Stub(store, {}, own=True))
-    kept = Book(tmp_path / "state.sqlite").answers()
-    assert len(kept["sgd"]) > 60 and taken == sorted(set(taken))
+    for number, event in enumerate(events):
+        partition, stamp = sum(key(event)) % 2, int(event.at.timestamp() * 1000)
+        broker.add(partition, stamp, encode(event))
+        if number % 50 == 0:
+            broker.add(partition, stamp, b"no JSON")
+        if number % 30 == 0:
+            read("by and by")
+        if number % 20 == 0:
+            # What is published twice counts once.
+            broker.add(partition, stamp, encode(event))
+    read("by and by")
+    read("at once")
+    answers = Book(tmp_path / "at once.sqlite").answers()
     # The last hours wait for what closes them; the others are as they would be read in order.
-    found = dict(zip(kept["flight_id"], kept["sgd"], strict=True))
+    assert len(answers["sgd"]) > 60
+    found = dict(zip(answers["flight_id"], answers["sgd"], strict=True))
     assert found == {name: expected[name].sgd for name in found}
-    assert read(Stub(store, {}, own=True))[0].state() == learner.state()
+    states = [Book(tmp_path / f"{name}.sqlite").state() for name in ("by and by", "at once")]
+    assert states[0].offsets == states[1].offsets and min(states[0].offsets.values()) > 50
+    assert msgspec.json.encode(states[0]) == msgspec.json.encode(states[1])
+    stores = [SqliteStore(tmp_path / f"{name}.online.sqlite", STREAM) for name in ("by and by", "at once")]
+    assert sorted(stores[0].rows()) == sorted(stores[1].rows())
+    broker.first = 1 << 40
+    with pytest.raises(TerminalError, match="holds no more"):
+        read("at once")
+
+
+def test_of_the_versions_of_a_departure_the_last_one_counts():
+    first = flown(plan("a", BEGIN), 5)[0]
+    corrected = msgspec.structs.replace(first, at=first.at + timedelta(minutes=70), delay=75)
+    other = flown(plan("b", BEGIN), 1)[0]
+    closing = Closing(None)
+    for offset, event in enumerate((first, other, corrected)):
+        closing.add(event, event_of(event).identity, 0, offset)
+    hour = minute(BEGIN) // 60
+    end_ms = (hour + 1) * 3_600_000
+    lateness_ms = round(1000 * (STREAM.bounds.allowed_lateness_s + STREAM.bounds.out_of_order_s))
+    assert [*closing.over(end_ms + lateness_ms - 1, {0: 3})] == []
+    assert [*closing.over(end_ms + lateness_ms, {0: 3})] == [Hour(hour, [other], {0: 2})]
+    closing.add(first, event_of(first).identity, 0, 3)
+    assert [*closing.over(end_ms + 2 * lateness_ms, {0: 4})] == [Hour(hour + 1, [corrected], {0: 4})]
 
 
 def test_answers_of_the_server_and_of_batches_are_joined(tmp_path):
@@ -365,4 +390,4 @@ def test_a_real_week_is_learned(flight_lake, tmp_path, monkeypatch):
     told, said = deployed.scores(book)
     assert len(told["label"]) > 5000
     assert roc_auc(told["label"], said["sgd"]) > 0.6 and roc_auc(told["label"], said["passive_aggressive"]) > 0.6
-    assert "2013-06-09" in (home / "reports" / "flight_delays" / "online_learning.html").read_text()
+    assert "2013-06-09" in (home / "reports" / "flight_delays_learning" / "stream.html").read_text()

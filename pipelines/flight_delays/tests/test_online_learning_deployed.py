@@ -1,14 +1,11 @@
-"""Learning online beside the deployed model: what a server or batch predictions say stands next to it; told to end."""
+"""Learning online beside the deployed model: what a server or batch predictions say stands next to it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import signal as signals
 import socket
-import threading
 from datetime import timedelta
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
@@ -25,7 +22,6 @@ from pipelines.flight_delays import clock, deployed, online_learning
 from pipelines.flight_delays.events import encode, key
 from pipelines.flight_delays.prequential import Book
 from pipelines.flight_delays.tests.learnable_flights import BEGIN, looked_up, plan, signal, stream
-from streaming import status
 from tests.serving.router.stubs import standing
 from tests.streaming.fake_kafka import Broker, Consumer
 
@@ -150,28 +146,11 @@ def test_batches_count_where_no_server_was_asked(world):
     model = Model(404, 404, 404)
     with standing(model) as server:
         flags = ("--server", f"http://127.0.0.1:{server.rest}", "--predictions", str(world.path / "batches"))
-        ended = enough(world, FLIGHTS)
-        _, said, page = learned(world, *flags, "--follow", ended=ended)
+        _, said, page = learned(world, *flags)
     unasked = sorted(set(range(FLIGHTS)) - set(model.answered))
     assert 3 < len(unasked) < 30 and f"no deployed model to ask</td><td class=n>{len(unasked)}" in page
     assert said["deployed"][unasked].tolist() == [0.25] * len(unasked)
     assert said["deployed"][len(unasked) :].tolist() == [probability(n) for n in range(len(unasked), FLIGHTS)]
-
-
-def enough(world, answers: int):
-    """Says whether to end: once there are so many answers."""
-    path, looks = world.home.path / "stream" / STATE, iter(range(1_000_000))
-
-    def ended() -> bool:
-        if next(looks) % 20 or not path.exists():
-            return False
-        book = Book(path)
-        try:
-            return len(book.answers()["day"]) >= answers
-        finally:
-            book.close()
-
-    return ended
 
 
 def test_folders_without_batches_are_told_before_anything_is_learned(world):
@@ -237,54 +216,3 @@ def test_what_is_missing_is_asked_for_as_in_training():
     (body,) = bodies
     assert body["carrier"] == "" and math.isnan(body["temp"]) and body["distance"] == 7.0
     assert list(body) == list(deployed.features.SCHEMA.names)
-
-
-def test_who_follows_writes_record_and_page_as_it_goes_on_and_ends_between_two_hours(world):
-    pages = world.home.reports("flight_delays") / "online_learning.html"
-    asked = enough(world, 40)
-    seen = []
-
-    def ended() -> bool:
-        seen.append(pages.exists())
-        return asked()
-
-    answers, _, page = learned(world, "--follow", ended=ended)
-    assert 40 <= len(answers["day"]) < FLIGHTS and seen[-1], "the page is there before it ends"
-    assert auc_on_page(page, "sgd")[0] == len(answers["day"])
-    record = status.running(world.home, online_learning.NAME)
-    assert record is not None and (record.pid, record.report) == (os.getpid(), str(pages))
-    told = status.status(record, Consumer)
-    assert told.lag is not None and told.lag > 0 and told.hour_done and told.dead_letters is None
-    # The next start goes on as if nothing had been.
-    went_on = learned(world)
-    whole = learned(world, "--state", str(world.path / "other.sqlite"))
-    assert went_on[0]["sgd"].tolist() == whole[0]["sgd"].tolist() and len(whole[0]["day"]) == FLIGHTS
-    states = [Book(path).state() for path in (world.path / "other.sqlite", world.home.path / "stream" / STATE)]
-    assert states[0] == states[1]
-
-
-def test_who_has_a_state_of_his_own_leaves_the_record_alone(world):
-    learned(world, "--follow", "--state", str(world.path / "own.sqlite"), ended=lambda: True)
-    assert status.running(world.home, online_learning.NAME) is None
-
-
-def test_sigterm_ends_it_well_and_keeps_what_was_learned(world, monkeypatch):
-    learn, before = online_learning.learn, signals.getsignal(signals.SIGTERM)
-    monkeypatch.setattr(
-        online_learning, "learn", lambda *given, **told: learn(*given, planes={}, consumer=Consumer, **told)
-    )
-    asked = enough(world, 10)
-
-    def tell() -> None:
-        while not asked():
-            pass
-        os.kill(os.getpid(), signals.SIGTERM)
-
-    teller = threading.Thread(target=tell)
-    teller.start()
-    assert online_learning.main(["--topic", "--follow"]) == 0
-    teller.join()
-    assert signals.getsignal(signals.SIGTERM) is before
-    book = Book(world.home.path / "stream" / STATE)
-    state, answers = book.state(), book.answers()
-    assert state is not None and state.counts["learned"] == len(answers["day"]) >= 10

@@ -12,9 +12,10 @@ from kafka.errors import KafkaTimeoutError
 from airtight.errors import TerminalError, TransientError
 from components.data.lake import Lake
 from pipelines.flight_delays import features, replay
-from pipelines.flight_delays.events import Arrival, Departure, Plan, Weather, decode
+from pipelines.flight_delays.events import Arrival, Departure, Plan, Weather
 from pipelines.flight_delays.lake import FLIGHTS, WEATHER
 from pipelines.flight_delays.replay import Pace, events, publish, shuffled
+from pipelines.flight_delays.streams import read
 
 START = datetime(2013, 6, 13, 16, 0, tzinfo=UTC)
 
@@ -147,7 +148,7 @@ def _arriving(lake):
 def test_messages_bear_the_time_of_the_replay_and_are_read_again(lake):
     producer, arriving = _Producer(), _arriving(lake)
     assert publish(producer, "t", arriving, Pace(START, 0)) == len(arriving) == len(producer.sent)
-    assert [decode(each["value"], each["timestamp_ms"]) for each in producer.sent] == [event for _, event in arriving]
+    assert [read(sent["value"]) for sent in producer.sent] == [event for _, event in arriving]
     assert {each["topic"] for each in producer.sent} == {"t"}
     assert producer.flushed[-1] == len(arriving) and {each["partition"] for each in producer.sent} == {None}
 

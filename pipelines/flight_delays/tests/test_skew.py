@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,16 +17,17 @@ from airtight.interval import Interval
 from airtight.predictions import REQUEST
 from components.artifacts import SkewReport
 from components.skew import skew
-from pipelines.flight_delays import clock, facts, features, group_totals, online
-from pipelines.flight_delays.events import Flight, columns
+from pipelines.flight_delays import clock, features, online
+from pipelines.flight_delays.events import Flight
 from pipelines.flight_delays.replay import events_of
+from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.tests import plain_totals, small_lake
 from serving.prediction_log import journal_rows
 from serving.prediction_log.notes import Answered, Note
 from serving.prediction_log.personal import Personal
 from serving.prediction_log.rows import groups
 from serving.signature import Signature, TensorSpec
-from streaming.store import SqliteStore
+from streaming.windows.sqlite_store import SqliteStore
 
 FIRST, DAY = date(2013, 6, 12), date(2013, 6, 14)
 ANSWERED = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -67,16 +69,15 @@ def test_the_look_up_has_no_skew_and_a_stale_one_is_found_feature_by_feature(spa
     dataset = small_lake.ingested(lake, day, tmp_path)
     examples = small_lake.transformed(dataset, tmp_path, purpose="prediction")
 
-    store = SqliteStore(tmp_path / "online.sqlite", facts.TABLES, keep_minutes=10**7)
+    store = SqliteStore(tmp_path / "online.sqlite", replace(STREAM, keep_days=10_000))
     tables = {t.name: pa.Table.from_pylist(rows[t.name], t.schema) for t in small_lake.TABLES}
     span = (day.start - timedelta(days=4), day.end + timedelta(days=4))
-    hours = plain_totals.by_hour(events_of(tables["flights"], tables["weather"], *span))
-    plain_totals.put(store, hours, of=lambda of_hour: group_totals.totals(columns(of_hour)))
+    plain_totals.put(store, list(events_of(tables["flights"], tables["weather"], *span)))
     planes = {row["tailnum"]: row for row in rows["planes"]}
-    asked = [row for row in rows["flights"] if day.start <= row["scheduled_departure"] < day.end][::7]
-    flights = [Flight(**{name: row[name] for name in Flight.__struct_fields__}) for row in asked]
+    sampled = [row for row in rows["flights"] if day.start <= row["scheduled_departure"] < day.end][::7]
+    flights = [Flight(**{name: row[name] for name in Flight.__struct_fields__}) for row in sampled]
     known = online.known(flights, store, planes)
-    logged = [(row["flight_id"], one.features) for row, one in zip(asked, known, strict=True)]
+    logged = [(row["flight_id"], one.features) for row, one in zip(sampled, known, strict=True)]
     assert len(logged) > 100
 
     def compared(name: str, requests: list[tuple[str, dict]]) -> tuple[SkewReport, dict[str, dict]]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines.flight_delays import features
-from pipelines.flight_delays.events import columns
-from pipelines.flight_delays.group_totals import totals
 from pipelines.flight_delays.replay import events
+from pipelines.flight_delays.streams import STREAM, event_of
 from pipelines.flight_delays.tests import small_lake
+from streaming.windows.arithmetic import Minutes
 
 FIRST, DAYS = date(2013, 3, 7), 5  # With a storm, and the night in which the clocks change.
 BEGIN, END = datetime(2013, 3, 9, tzinfo=UTC), datetime(2013, 3, 11, tzinfo=UTC)
@@ -27,11 +27,10 @@ def test_every_total_is_that_of_spark(spark: Any, flight_lake: Path, tmp_path: P
 
     rows = small_lake.read(flight_lake, FIRST, FIRST + timedelta(days=DAYS - 1))
     lake = small_lake.write(tmp_path / "lake", rows)
-    streamed = {
-        (each.group, key, minute): tuple(rest)
-        for each in totals(columns(events(lake, BEGIN, END)))
-        for key, minute, *rest in zip(each.keys, *(array.tolist() for array in each[2:]), strict=True)
-    }
+    minutes = Minutes(STREAM)
+    for event in map(event_of, events(lake, BEGIN, END)):
+        minutes.add(event)
+    streamed = {(row.group, row.key, row.start): row.totals for row in minutes.rows()}
     flights = spark.createDataFrame(pa.Table.from_pylist(rows["flights"], FLIGHTS.schema))
     batch = {}
     for group in features.GROUPS:

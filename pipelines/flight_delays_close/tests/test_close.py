@@ -16,8 +16,11 @@ from airtight.interval import Interval
 from airtight.verdict import Verdict
 from components.measures.closing import KEYS, WHOLE, checks, compared
 from components.reports.closing import page
-from pipelines.flight_delays.events import SCHEMA, Arrival, Departure, columns
-from pipelines.flight_delays.group_totals import totals as of_stream
+from pipelines.flight_delays.events import SCHEMA, Arrival, Departure
+from pipelines.flight_delays.streams import STREAM, event_of
+from streaming.windows.arithmetic import Minutes
+from streaming.windows.sqlite_store import SqliteStore
+from streaming.windows.store import Row
 
 BEGIN = datetime(2013, 6, 14, 10, tzinfo=UTC)
 INTERVAL = Interval(BEGIN, BEGIN + timedelta(hours=2))
@@ -50,24 +53,28 @@ def flights(count: int = 300) -> Rows:
     return made
 
 
-def streamed(rows: Rows) -> Rows:
+def minutes(rows: Rows) -> list[Row]:
     """What the stream makes of the same flights."""
-    events = []
+    totals = Minutes(STREAM)
     for row in rows:
         same = {name: row[name] for name in ("flight_id", "carrier", "flight", "tailnum", "origin", "dest")}
         for kind, at, delay in ((Departure, "departed_at", "dep_delay"), (Arrival, "arrived_at", "arr_delay")):
             if row[at] is not None and INTERVAL.start <= row[at] < INTERVAL.end:
-                minutes = None if row[delay] is None else int(row[delay])
-                events.append(kind(schema=SCHEMA, at=row[at], delay=minutes, **same))
+                whole = None if row[delay] is None else int(row[delay])
+                totals.add(event_of(kind(schema=SCHEMA, at=row[at], delay=whole, **same)))
+    return totals.rows()
+
+
+def streamed(rows: Rows) -> Rows:
+    """The same as rows of a table."""
     return [
         {
-            "group": each.group,
-            "key": key,
-            "minute": datetime.fromtimestamp(minute * 60, UTC),
-            **dict(zip(WHOLE, rest, strict=True)),
+            "group": row.group,
+            "key": row.key,
+            "minute": datetime.fromtimestamp(row.start * 60, UTC),
+            **dict(zip(WHOLE, row.totals, strict=True)),
         }
-        for each in of_stream(columns(events))
-        for key, minute, *rest in zip(each.keys, *(array.tolist() for array in each[2:]), strict=True)
+        for row in minutes(rows)
     ]
 
 
@@ -98,7 +105,7 @@ def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: An
 
     figures, differing = compared(spark, batch, write(tmp_path / "equal", stream), INTERVAL)
     assert figures["rows"] == len(stream) > 500
-    assert differing.num_rows == 0 and all(check.passed for check in checks(figures, []))
+    assert differing.num_rows == 0 and all(check.passed for check in checks(figures, 0))
 
     before = {**stream[0], "minute": INTERVAL.start - timedelta(minutes=1)}
     figures, differing = compared(spark, batch, write(tmp_path / "beside", [*stream, before]), INTERVAL)
@@ -113,9 +120,9 @@ def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: An
     expected = {"missing": stream[0], "differing": another}
     assert {(kind, *(row[name] for name in KEYS)) for kind, row in expected.items()} <= found
     assert ("extra", *(extra[name] for name in KEYS)) in found
-    verdict = Verdict("close_stream", str(INTERVAL), checks(figures, []))
+    verdict = Verdict("close_stream", str(INTERVAL), checks(figures, 0))
     assert [check.name for check in verdict.checks if not check.passed][:2] == ["missing", "extra"]
-    text = page(verdict, {**figures, "hours": 2, "hours_without_file": 0}, differing.to_pylist())
+    text = page(verdict, {**figures, "hours": 2, "behind_minutes": 0}, differing.to_pylist())
     assert "not equal" in text and "XXX" in text
 
     figures, differing = compared(spark, batch, [], INTERVAL)
@@ -136,10 +143,10 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
         row |= {"scheduled_departure": noon, "scheduled_arrival": noon, "local_date": days[number % 3]}
     by_day = {day: pa.Table.from_pylist([r for r in told if r["local_date"] == day], FLIGHTS.schema) for day in days}
     Lake(tmp_path / "lake").write("flights", by_day)
-    folder = tmp_path / "lake" / "stream" / "totals" / "date=2013-06-14"
-    folder.mkdir(parents=True)
-    for hour in (10, 11):
-        write(folder / f"hour={hour}.parquet", [row for row in streamed(told) if row["minute"].hour == hour])
+    store = SqliteStore(tmp_path / "store.sqlite", STREAM)
+    store.write(minutes(told))
+    end = int(INTERVAL.end.timestamp()) // 60
+    store.advance(end)
 
     def close(**other: str) -> StreamClosing:
         closing = StreamClosing()
@@ -148,7 +155,7 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
         settings = {
             **{"tables": "pipelines.flight_delays.lake:TABLES", "table": "flights", "zone": "America/New_York"},
             "recompute": "pipelines.flight_delays_close.batch:totals",
-            "lake": str(tmp_path / "lake"),
+            **{"lake": str(tmp_path / "lake"), "stream": "flight_delays", "store": str(store.path)},
         }
         close_stream.EXECUTOR_SPEC.executor_class._FUNCTION(closing=closing, **{**settings, **ends, **other})
         return closing
@@ -158,10 +165,16 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
     assert closed.rows == len(streamed(told))
     assert Verdict.read(Path(closed.uri)).passed and (Path(closed.uri) / "report.html").is_file()
 
-    (folder / "hour=11.parquet").unlink()
+    (file,) = (tmp_path / "lake" / "stream" / "flight_delays").iterdir()
+    assert file.name == "2013-06-14T10_2013-06-14T12.parquet"
+    assert pq.read_metadata(file).num_rows == closed.rows
+
+    store = SqliteStore(tmp_path / "other.sqlite", STREAM)
+    store.write([row for row in minutes(told) if row.start < end - 60])
+    store.advance(end - 60)
     closed = close()
     assert (closed.equal, closed.extra) == (0, 0) and closed.missing > 100
-    assert "no file of 2013-06-14T11:00:00+00:00" in Verdict.read(Path(closed.uri)).checks[0].note
+    assert "60 minutes before the interval's end" in Verdict.read(Path(closed.uri)).checks[0].note
     assert pq.read_metadata(Path(closed.uri) / "differences.parquet").num_rows == closed.missing
 
     with pytest.raises(TerminalError, match="closed by whole hours"):
@@ -170,11 +183,11 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
         close(interval_end="2013-06-17T11:00:00+00:00")
 
 
-def test_the_rules_tell_what_is_wrong_and_which_hours_were_never_written() -> None:
+def test_the_rules_tell_what_is_wrong_and_how_far_the_stream_is_behind() -> None:
     figures = {"rows": 5, "missing": 2, "extra": 0, **{f"largest_{name}": 0 for name in WHOLE}}
     means = {"largest_mean_delay": 1e-10, "largest_late_share": 1e-8}
-    told = {check.name: check for check in checks(figures | means, ["2013-06-14T10:00:00+00:00", "another"])}
-    assert not told["missing"].passed and "no file of 2013-06-14T10" in told["missing"].note
+    told = {check.name: check for check in checks(figures | means, 90)}
+    assert not told["missing"].passed and "90 minutes before" in told["missing"].note
     assert told["extra"].passed and told["mean_delay, largest difference"].passed
     assert not told["late_share, largest difference"].passed
 

@@ -22,7 +22,8 @@ from plugins.tfx_airflow.airflow_compat import dag_reader, is_signed_in, may_rea
 from plugins.tfx_airflow.pages import model_page, reports, run_page, stream_page
 from plugins.tfx_airflow.pages.rendering import render, to_dag
 from plugins.tfx_airflow.pages.visible import MayRead, Visible
-from streaming import status as streams
+from streaming.engine import job_records, stream_status
+from streaming.engine.flink_rest import Flink
 
 _STREAM = "_stream"
 """What the id of a DAG that keeps a stream running ends with, after the stream's name."""
@@ -92,11 +93,8 @@ def stream(dag_id: str) -> Any:
 @of_dag.get("/stream/report")
 def report(dag_id: str) -> Any:
     """The page that a stream itself writes, such as how the models do that learn from it."""
-    record = _record(dag_id)
-    # The record is a file of the state folder, and names no other page than one of the reports.
-    file = Path(record.report) if record is not None and record.report else None
-    known = file is not None and file.resolve().is_relative_to(Home.current().reports("").resolve()) and file.is_file()
-    return HTMLResponse(file.read_text(encoding="utf-8") if file and known else stream_page.no_report(dag_id))
+    file = _report(dag_id)
+    return HTMLResponse(file.read_text(encoding="utf-8") if file else stream_page.no_report(dag_id))
 
 
 @of_dag.get("/model")
@@ -175,18 +173,25 @@ def _no_year(dag_id: str) -> str:
 
 
 def _stream(dag_id: str) -> str:
-    if not dag_id.endswith(_STREAM):
+    name = _name(dag_id)
+    if not name:
         return stream_page.of_none(dag_id)
-    record = _record(dag_id)
+    record, file = job_records.load(name), _report(dag_id)
     if record is None:
-        return stream_page.none_yet(dag_id)
+        return stream_page.report_alone(dag_id) if file else stream_page.none_yet(dag_id)
     try:
-        return stream_page.page(record, streams.status(record))
+        return stream_page.page(record, stream_status.status(Flink(), record), file is not None)
     except AirtightError as error:
         return stream_page.broken(record, str(error))
 
 
-def _record(dag_id: str) -> streams.Running | None:
+def _report(dag_id: str) -> Path | None:
+    name = _name(dag_id)
+    file = Home.current().reports(name) / "stream.html"
+    return file if name and file.is_file() else None
+
+
+def _name(dag_id: str) -> str:
+    """The stream's, which names a file; "" for a DAG that keeps no stream running."""
     name = dag_id.removesuffix(_STREAM)
-    known = name != dag_id and "/" not in name and not name.startswith(".")
-    return streams.running(Home.current(), name) if known else None
+    return "" if name == dag_id or "/" in name or name.startswith(".") else name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from streaming.status import Running, Status
+from streaming.engine.job_records import JobRecord
+from streaming.engine.stream_status import StreamStatus, iso
 
 _AGAIN_S = 10
+_REPORT = '<p><a href="stream/report">Its report</a></p>'
 _STYLE = """
 :root { color-scheme: light dark; --line: #d1d5db; --dim: #6b7280; --bad: #b91c1c; --good: #15803d; }
 @media (prefers-color-scheme: dark) { :root { --line: #374151; --dim: #9ca3af; --bad: #f87171; --good: #4ade80; } }
@@ -22,47 +24,62 @@ td:first-child, th:first-child { text-align: left; } td { border-top: 1px solid 
 """
 
 
-def page(record: Running, status: Status) -> str:
+def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> str:
     """How a stream does.
 
     Args:
-      record: Its record.
-      status: What accounts and broker say.
+      record: Its job's record.
+      status: What Flink and the broker say.
+      with_report: Whether the stream has a page of its own.
 
     Returns:
       A whole HTML document.
     """
-    state = '<span class="good">runs</span>' if record.alive else '<span class="bad">does not run</span>'
+    job = status.job
+    state = job.job.state if job else "not known to Flink"
+    is_well = job is not None and state == "RUNNING" and job.job.complete
     figures = {
         "Lag, messages": _number(status.lag),
         "Watermark": _when(status.watermark),
-        "Last hour done": _when(status.hour_done),
-        "Hours not done": _number(status.undone),
-        "Bad messages": _number(status.bad),
-        "Late messages": _number(status.late),
-        **({"In the dead letters' topic": _number(status.dead_letters)} if record.dead_letters else {}),
-        "Starts": _number(status.run),
+        **({"Dead letters": _number(status.dead_letters)} if record.dead_letters else {}),
     }
+    failure = ""
+    if job:
+        newest = job.checkpoints
+        figures |= {
+            "Last checkpoint": _when(iso(newest.at) if newest.at else ""),
+            "Its size, bytes": _number(newest.bytes),
+            "Checkpoints failed": _number(newest.failed),
+            "Failures": _number(job.failures),
+            "Heap in use": f"{status.heap_share:.0%}",
+            "Python worker, MB": _number(round(job.worker_memory_mb)),
+        }
+        if job.failure:
+            failure = f'<p class="bad">It failed last at {_when(iso(job.failed))}: {escape(job.failure)}</p>'
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     rows = "".join(
-        f"<tr><td>{partition.number}</td><td>{_number(partition.lag)}</td><td>{_number(partition.next)}</td>"
-        f"<td>{_number(partition.end)}</td><td>{_when(partition.come)}</td></tr>"
+        f"<tr><td>{escape(partition.topic)} {partition.number}</td><td>{_number(partition.lag)}</td>"
+        f"<td>{_number(partition.committed)}</td><td>{_number(partition.end)}</td></tr>"
         for partition in status.partitions
     )
-    away = f'<p class="bad">The broker is away: {escape(status.broker)}</p>' if status.broker else ""
-    report = '<p><a href="stream/report">What it found: its report</a></p>' if record.report else ""
+    away = f'<p class="bad">The broker does not answer: {escape(status.broker)}</p>' if status.broker else ""
     return _html(
         f"Stream {record.name}",
-        f"""<p>It {state}: process {record.pid}, since {_when(record.since)}.
-The DAG <code>{escape(record.name)}_stream</code> keeps it running.
-<span class="dim">Asked at {_when(status.at)}; all times are UTC, those of messages and hours event times.</span></p>
-{away}{report}
+        f"""<p>It is <span class="{"good" if is_well else "bad"}">{escape(state)}</span>: job {escape(record.id)},
+submitted {_when(record.submitted)}. The DAG <code>{escape(record.name)}_stream</code> keeps it running.
+<span class="dim">As of {_when(status.at)}; all times are UTC, the watermark is event time.</span></p>
+{failure}{away}{_REPORT if with_report else ""}
 <dl>{shown}</dl>
-<h2>Partitions of <code>{escape(record.topic)}</code></h2>
-<table><tr><th>Partition</th><th>Lag</th><th>Next offset</th><th>End</th><th>Come to</th></tr>{rows}</table>
+<h2>Partitions</h2>
+<table><tr><th>Partition</th><th>Lag</th><th>Committed offset</th><th>End</th></tr>{rows}</table>
 <h2>Code</h2>
-<p><code>{escape(record.module)}</code>, digest <code>{escape(record.code)}</code></p>""",
+<p>Digest <code>{escape(record.code)}</code></p>""",
     )
+
+
+def report_alone(dag_id: str) -> str:
+    """The page of a stream that is no job of Flink, and writes a page of its own."""
+    return _html(f"Stream of {dag_id}", _REPORT)
 
 
 def no_report(dag_id: str) -> str:
@@ -84,8 +101,8 @@ def of_none(dag_id: str) -> str:
     return _html(f"{dag_id} keeps no stream running", f"<p>{text}</p>")
 
 
-def broken(record: Running, words: str) -> str:
-    """The page where the accounts cannot be read."""
+def broken(record: JobRecord, words: str) -> str:
+    """The page where Flink does not answer."""
     return _html(f"Stream {record.name}", f'<p class="bad">{escape(words)}</p>')
 
 

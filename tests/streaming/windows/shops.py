@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from streaming.run import in_process
+from streaming.windows import tables
 from streaming.windows.declaration import Bounds, Group, Identity, Measure, Stream, Windows
 from streaming.windows.messages import BadMessage, Event, Message, SchemaNumber, json_reader
 from streaming.windows.pipeline import build, messages_of
@@ -43,9 +44,17 @@ def parse(message: Message) -> Event | None:
     if order.kind == "bad":
         raise BadMessage("bad kind", "as the test wants it")
     fields = {"shop": order.shop, "kind": order.kind} | ({"clerk": order.clerk} if order.clerk else {})
-    return Event(order.at, fields, {"cents": order.cents}, order.id)
+    told = {"shop": order.shop, "place": 1, "told": int(order.at // 60), "town": "x", "opens": 9, "area": 0.5}
+    return Event(order.at, fields, {"cents": order.cents}, order.id, records={"shops": told})
 
 
+BY_OPENING, BY_TOWN = tables.Order("opens", beside=("shop",)), tables.Order("opens", equal=("town",))
+SHOPS = tables.Table(
+    "shops",
+    key={"shop": str, "place": int},
+    parts={"told": {"town": str, "opens": int, "area": float}, "closed": {}},
+    orders=(BY_OPENING, BY_TOWN),
+)
 STREAM = Stream(
     name="shops",
     topics=("test.shops",),
@@ -55,6 +64,7 @@ STREAM = Stream(
     bounds=Bounds(out_of_order_s=60, allowed_lateness_s=LATENESS_S),
     identity=Identity(lifetime_s=86_400),
     windows=(Windows(300), Windows(600, 120)),
+    tables=(SHOPS,),
 )
 ONCE = replace(STREAM, name="once", identity=None, windows=())
 """The same without versions."""
@@ -108,6 +118,23 @@ def plain(messages: Iterable[Message], minutes: int = 1, every: int = 1, *, once
                 for start in range(minute // every * every, minute - minutes, -every):
                     values[group.name, key, start].append(event.values["cents"])
     return {place: (len(cents), sum(cents), sum(cents), max(cents)) for place, cents in values.items()}
+
+
+def newest(messages: Iterable[Message]) -> dict[str, int]:
+    """By shop the minute of its newest order that is not late: that of its record."""
+    minutes: dict[str, int] = {}
+    for one in messages:
+        event = parse(one)
+        if event and -300 <= one.published_ms / 1000 - event.at <= LATENESS_S:
+            shop = event.fields["shop"]
+            minutes[shop] = max(minutes.get(shop, 0), int(event.at // 60))
+    return minutes
+
+
+def recorded(store: SqliteStore) -> dict[str, int]:
+    """The same of the store."""
+    records = store.read([tables.Range("shops", BY_OPENING, (), 0, 99)])[0]
+    return {record["shop"]: record["told"] for record in records}
 
 
 def written(store: SqliteStore, minutes: int = 1) -> Rows:

@@ -30,7 +30,7 @@ from streaming.windows.messages import Message
 from streaming.windows.pipeline import build, from_kafka
 from streaming.windows.sqlite_store import SqliteStore
 from tests.services.conftest import home  # noqa: F401
-from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, plain, written
+from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, newest, orders, plain, recorded, written
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +117,7 @@ def test_totals_are_exact(
     for minutes, every in ((1, 1), (5, 5), (10, 2)):
         rows = {place: totals for place, totals in written(store, minutes).items() if place[2] <= last}
         assert rows == plain(messages, minutes, every), f"windows of {minutes} minutes"
+    assert recorded(store) == newest([*messages, end])
     flink.cancel(job.id)
     bounded = tmp_path / "bounded.sqlite"
     source = ReadOffsets(servers, whole_topics(servers, [TOPIC.name]))
@@ -136,10 +137,11 @@ def test_a_topic_of_bad_messages_stops_the_job_and_stays_where_it_is(
             producer.send("test.wrong", b"{", timestamp_ms=BEGIN * 1000 + number)
     steps = build(wrong, from_kafka(wrong, servers), str(tmp_path / "wrong.sqlite"), follow=True, servers=servers)
     job = flink_jobs.submit(steps, wrong.name, UNCACHED)
-    until(lambda: flink.status(job.id).failures >= 2, "it fails, and fails again")
-    failures = flink._call("GET", f"/jobs/{job.id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
-    assert "100.0% of the last messages of the stream wrong are bad, lastly: no JSON" in failures[0]["stacktrace"]
-    flink.cancel(job.id)
+    until(lambda: flink.status(job.id).job.state == "FAILED", "it fails again and again, and then for good")
+    status = flink.status(job.id)
+    assert status.failures > 2
+    assert "100.0% of the last messages of the stream wrong are bad, lastly: no JSON" in status.failure
+    assert status.failure.startswith("airtight.errors.TerminalError: ")
     assert len([*dead_letters.letters(servers, "test.wrong.dead")]) <= wrong.bad_share.messages
 
 

@@ -15,9 +15,10 @@ from streaming.run import in_process
 from streaming.windows import letters
 from streaming.windows.declaration import BadShare, Bounds, Group, Measure, Stream, Windows, declared
 from streaming.windows.letters import Judged, Letter, StopAtBadShare, letter_bytes
-from streaming.windows.messages import BadMessage, Message
-from streaming.windows.parsing import read
-from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, parse, plain, run, written
+from streaming.windows.messages import BadMessage, Message, read
+from streaming.windows.pipeline import build, messages_of
+from streaming.windows.sqlite_store import SqliteStore
+from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, parse, plain, written
 
 
 def reason(one: Message) -> str:
@@ -73,8 +74,9 @@ def test_bad_and_late_messages_are_letters_and_the_rest_counts(tmp_path: Path, m
     correction = message(at=BEGIN + 10, id="v", published=BEGIN + LATENESS_S + 6)
     wrong = [message(at=BEGIN, id="b", kind="bad"), message(at=BEGIN, id="l", published=BEGIN + LATENESS_S + 1)]
     stream = replace(STREAM, dead_letters="dead")
-    store = run(stream, [first, *good, *wrong, correction], tmp_path / "store.sqlite")
-    assert written(store) == plain([first, *good])
+    source, path = messages_of([first, *good, *wrong, correction]), tmp_path / "store.sqlite"
+    in_process(build(stream, source, str(path), follow=False, servers="a stand-in writes"))
+    assert written(SqliteStore(path, STREAM)) == plain([first, *good])
     assert sorted(letter.reason for letter in Kept.letters) == ["bad kind", "late", "late correction"]
     kept = next(letter for letter in Kept.letters if letter.reason == "bad kind")
     assert (kept.key, kept.value, kept.published_ms) == wrong[0]
@@ -115,7 +117,7 @@ def test_too_large_a_share_of_bad_messages_stops_the_job() -> None:
         (lambda: Windows(120, 180), "slide"),
         (lambda: Bounds(-1, 0), "0 s or more"),
         (lambda: BadShare(0), "above 0"),
-        (lambda: Measure("a", "median"), "sum, mean or max"),
+        (lambda: Measure("a", "median"), "sum, mean, max, distribution"),
         (lambda: Group("A b"), "lower case"),
         (lambda: declared("tests.streaming.windows.shops:BEGIN"), "Stream"),
     ],

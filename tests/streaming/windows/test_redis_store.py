@@ -10,7 +10,7 @@ import pytest
 from airtight.errors import TerminalError, TransientError
 from streaming.windows.declaration import Measure
 from streaming.windows.redis_store import RedisStore
-from tests.streaming.test_store import redis_server  # noqa: F401
+from tests.streaming.redis_server import redis_server  # noqa: F401
 from tests.streaming.windows.shops import STREAM
 
 

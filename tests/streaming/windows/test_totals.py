@@ -13,7 +13,7 @@ from streaming.windows.declaration import Measure
 from streaming.windows.pipeline import build, messages_of
 from streaming.windows.store import Row
 from streaming.windows.totals import Arithmetic, Combine, _PaneRows
-from tests.streaming.windows.shops import ONCE, STREAM, orders, plain, run, written
+from tests.streaming.windows.shops import ONCE, STREAM, newest, orders, plain, recorded, run, written
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -24,6 +24,7 @@ def test_versions_count_once_in_minutes_and_windows(tmp_path: Path, seed: int) -
     assert written(store, 5) == plain(messages, 5, 5)
     assert written(store, 10) == plain(messages, 10, 2)
     assert store.watermark() == max(start for _, _, start in plain(messages)) + 1
+    assert recorded(store) == newest(messages)
 
 
 def test_without_identity_each_message_counts(tmp_path: Path) -> None:

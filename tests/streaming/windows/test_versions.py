@@ -13,12 +13,13 @@ import pytest
 
 from streaming.run import in_process
 from streaming.windows import versions
-from streaming.windows.messages import BadMessage, Event, Message
-from streaming.windows.parsing import Parse, read
+from streaming.windows.arithmetic import Account, Key
+from streaming.windows.messages import BadMessage, Event, Message, read
+from streaming.windows.parsing import Parse
 from streaming.windows.pipeline import messages_of
-from streaming.windows.sink import WriteMinutes
+from streaming.windows.sink import Advance, WriteRows
 from streaming.windows.sqlite_store import SqliteStore
-from streaming.windows.totals import Account, Key, SumInBundle, Totals
+from streaming.windows.totals import SumInBundle, Totals
 from streaming.windows.versions import LastVersions, Versions
 from tests.streaming.windows.shops import BEGIN, STREAM, message, orders, parse, plain, written
 
@@ -30,7 +31,8 @@ def test_the_steps_of_a_stream_without_end(tmp_path: Path) -> None:
         parsed = pipeline | messages_of(messages) | beam.ParDo(Parse(STREAM)).with_outputs("letters", main="events")
         changes = (parsed.events | Versions(STREAM, follow=True)).changes
         accounts = changes | beam.ParDo(SumInBundle(STREAM)).with_output_types(tuple[Key, Account])
-        _ = accounts | Totals(STREAM) | WriteMinutes(STREAM, str(path), follow=False)
+        ends = accounts | Totals(STREAM) | beam.ParDo(WriteRows(STREAM, str(path))).with_output_types(tuple[str, int])
+        _ = ends | beam.ParDo(Advance(STREAM, str(path), follow=False))
 
     in_process(steps)
     assert written(SqliteStore(path, STREAM)) == plain(messages)

@@ -1,0 +1,114 @@
+"""Hours of the topic of flights that take no more messages, read to the end that it has now."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from airtight.errors import TerminalError, TransientError
+from pipelines.flight_delays import streams
+from pipelines.flight_delays.event_hours import Closing, Hour
+from streaming.windows.messages import BadMessage, checked
+
+SILENCE_S = 30.0
+"""Partitions that are not at their end and give nothing for that long make a fault."""
+POLL_MS = 1000
+_LOG = logging.getLogger(__name__)
+
+
+def from_topic(
+    servers: str,
+    taken: int | None,
+    offsets: Mapping[int, int],
+    topic: str = streams.STREAM.topics[0],
+    consumer: Callable[..., Any] = KafkaConsumer,
+) -> Iterator[Hour]:
+    """Hours in order; bad messages and late ones are passed over: the stream of flights keeps them.
+
+    Args:
+      servers: The brokers, host:port,host:port.
+      taken: The last hour that was taken before, hours since 1970.
+      offsets: From which to read, by partition; a partition that is not named is read from its beginning.
+      topic: Its name.
+      consumer: Makes Kafka's consumer.
+
+    Raises:
+      TerminalError: The topic is not there, or holds an offset no more.
+      TransientError: The broker does not answer.
+    """
+    try:
+        with contextlib.closing(
+            consumer(
+                bootstrap_servers=servers.split(","),
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+            )
+        ) as open_consumer:
+            yield from _hours(open_consumer, servers, taken, offsets, topic)
+    except KafkaError as error:
+        raise _away(servers, str(error) or type(error).__name__) from error
+
+
+def _hours(consumer: Any, servers: str, taken: int | None, offsets: Mapping[int, int], topic: str) -> Iterator[Hour]:
+    parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+    _check(topic, parts, offsets, first, ends)
+    consumer.assign(parts)
+    for part in parts:
+        consumer.seek(part, offsets.get(part.partition, first[part]))
+    closing, passed = Closing(taken), Counter[str]()
+    clocks: dict[TopicPartition, int] = {}
+    silent = 0.0
+    while open_parts := [part for part in parts if consumer.position(part) < ends[part]]:
+        polled = consumer.poll(timeout_ms=POLL_MS, max_records=500)
+        silent = 0.0 if polled else silent + POLL_MS / 1000
+        if silent > SILENCE_S:
+            raise _away(servers, f"nothing of {open_parts} for {SILENCE_S:g} s")
+        for part, records in polled.items():
+            for record in records:
+                clocks[part] = max(clocks.get(part, 0), record.timestamp)
+                try:
+                    event = streams.read(record.value or b"")
+                    identity = checked(streams.event_of(event), streams.STREAM, record.timestamp).identity
+                except BadMessage as error:
+                    passed[error.reason] += 1
+                    continue
+                closing.add(event, identity, part.partition, record.offset)
+        positions = {part.partition: consumer.position(part) for part in parts}
+        # A partition that was read to its end holds nothing up.
+        behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]
+        yield from closing.over(min(behind) if behind else max(clocks.values(), default=0), positions)
+    if passed:
+        _LOG.warning("Messages that were passed over: %s", dict(passed))
+
+
+def _check(topic: str, parts: list[Any], offsets: Mapping[int, int], first: Any, ends: Any) -> None:
+    if not parts:
+        raise TerminalError(
+            f"There is no topic {topic}.", expected="a topic", received="no partitions", remedy="make kafka"
+        )
+    for part in parts:
+        wanted = offsets.get(part.partition, first[part])
+        if not first[part] <= wanted <= ends[part]:
+            raise TerminalError(
+                f"The topic {topic} holds no more what is to be read next.",
+                expected=f"offset {wanted} of partition {part.partition}",
+                received=f"{first[part]} to {ends[part]}",
+                remedy="Let the topic keep its messages (retention.ms=-1); to begin anew, move the state away.",
+            )
+
+
+def _away(servers: str, received: str) -> TransientError:
+    return TransientError(
+        "Kafka does not answer.",
+        expected=f"a broker at {servers}",
+        received=received,
+        remedy="Start it: make kafka; or name another by AIRTIGHT_KAFKA.",
+    )
