@@ -87,6 +87,19 @@ def takeover_of_promotion(properties: Mapping[str, object], order: int) -> Takeo
     return Takeover(max(at, end), order, int(str(properties.get("to_version") or 0)), end)
 
 
+def versions_that_served(
+    pushes: Iterable[tuple[int, Mapping[str, object]]], promotions: Iterable[tuple[int, Mapping[str, object]]]
+) -> set[int]:
+    """The versions that answered requests at any time, taken back since or not.
+
+    Args:
+      pushes: The artifacts' ids and the properties of each `PushedModel`, all those of a version.
+      promotions: Likewise of each `Promotion` of the model.
+    """
+    promoted = (takeover_of_promotion(properties, order) for order, properties in promotions)
+    return {takeover.version for takeover in (*takeovers_of_pushes(pushes), *promoted) if takeover}
+
+
 def served(
     pushes: Callable[[datetime], Iterable[Takeover]], promotions: Sequence[Takeover], instant: datetime, count: int = 1
 ) -> list[Takeover]:

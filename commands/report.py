@@ -21,14 +21,12 @@ from airtight.files import write_text
 from airtight.home import Home
 from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
-from airtight.supervised import LABELS, PROMOTIONS, Supervised, find
+from airtight.supervised import Supervised, find
 from commands import arguments
 from components.modelling import metric_names
 from components.reports.year import Gate, Month, comparison, metrics_of, page
 
 if TYPE_CHECKING:
-    import ml_metadata as mlmd
-
     from runtime.lineage.artifacts import Artifact
     from runtime.lineage.runs import Run
 
@@ -60,31 +58,17 @@ def months(settings: Supervised, home: Home, intervals: int = INTERVALS) -> list
     """What the latest run of each of the last intervals did, in the order of the intervals."""
     from runtime import metadata_connection
     from runtime.lineage.runs import latest_of_each_interval
+    from runtime.lineage.versions import served_ever
 
     store = metadata_connection.project_store(home)
     runs = latest_of_each_interval(store, settings.name, intervals)
-    served = _served(store, settings) if runs else set()
+    served = served_ever(store, settings.name, {version_of(run) for run in runs} - {0})
     return [month_of(run, settings.zone, served) for run in runs]
 
 
 def page_of(settings: Supervised, home: Home) -> Path:
     """Where the page lies."""
     return home.reports(settings.name) / "year.html"
-
-
-def _served(store: mlmd.MetadataStore, settings: Supervised) -> set[int]:
-    """The versions that answered requests at any time: by their push, a promotion, or a release."""
-    from components.modelling.registered import versions_that_served
-    from runtime.cross_run import newest_outputs
-
-    pushed = newest_outputs(store, settings.name, "push", "pushed")
-    promotions = [
-        promotion
-        for part, node in PROMOTIONS.items()
-        if part in (*settings.parts, LABELS)
-        for promotion in newest_outputs(store, settings.id_of(part), node, "promotion")
-    ]
-    return versions_that_served(settings.name, pushed, promotions)
 
 
 def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
@@ -103,7 +87,7 @@ def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
     champion = run.output("champion", "pushed")
     drift = run.output("monitor", "drift")
     data = dataset.properties if dataset else {}
-    version = int(pushed.properties.get("version", 0)) if pushed else 0
+    version = version_of(run)
     return Month(
         name=short(interval, zone),
         run=str(run.labels.get("run_id", run.key)),
@@ -126,6 +110,12 @@ def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
             "model": str(evaluation.properties.get("current_model_digest", "")) if evaluation else "",
         },
     )
+
+
+def version_of(run: Run) -> int:
+    """The version that a run has pushed, or found pushed already; 0 without one."""
+    pushed = run.output("push", "pushed")
+    return int(pushed.properties.get("version", 0)) if pushed else 0
 
 
 def short(interval: Interval, zone: str) -> str:

@@ -156,20 +156,6 @@ def served_before(
     return {*unknown, *attempts, *champions(model, pushed, promotions, datetime.fromisoformat(end), len(known))}
 
 
-def versions_that_served(
-    model: str, pushed: Iterable[artifact.Artifact], promotions: Iterable[artifact.Artifact]
-) -> set[int]:
-    """The versions that answered requests at any time, taken back since or not.
-
-    Args:
-      model: The model's name; promotions of another do not count.
-      pushed: `PushedModel` of all runs of the model.
-      promotions: `Promotion` of all runs.
-    """
-    of_all = (*_takeovers_of_pushes(pushed), *_takeovers_of_promotions(model, promotions))
-    return {takeover.version for takeover in of_all}
-
-
 def _takeovers_of_pushes(pushed: Iterable[artifact.Artifact]) -> list[Takeover]:
     return served_history.takeovers_of_pushes((push.id, _values(push, _OF_PUSH)) for push in pushed)
 

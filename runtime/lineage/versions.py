@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
+from airtight.served_history import versions_that_served
 from runtime import attempt_names
 from runtime.lineage.artifacts import (
     INPUT_EVENTS,
@@ -99,6 +100,24 @@ def of_node(store: mlmd.MetadataStore, pipeline: str, node: str, kind: str, cond
 def of_watch(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
     """Every `WatchDecision` of a watch's pipeline, the oldest first."""
     return of_node(store, pipeline, "decide", "WatchDecision", "state = LIVE")
+
+
+def served_ever(store: mlmd.MetadataStore, pipeline: str, numbers: Collection[int]) -> set[int]:
+    """Those of some versions that answered requests at any time, taken back since or not.
+
+    Args:
+      store: The metadata store.
+      pipeline: Id of the training pipeline, which is also the model's name.
+      numbers: The versions; the cost is that of their records.
+    """
+    if not numbers:
+        return set()
+    wanted = f"IN ({', '.join(map(str, sorted(numbers)))})"
+    condition = f"custom_properties.pushed.int_value = 1 AND custom_properties.version.int_value {wanted}"
+    pushed = of_node(store, pipeline, "push", "PushedModel", condition)
+    promoted = f"type = 'Promotion' AND properties.model.string_value = {quoted(pipeline)}"
+    promotions = _read(store, f"{promoted} AND properties.to_version.int_value {wanted}")
+    return versions_that_served(*([(a.proto.id, a.properties) for a in several] for several in (pushed, promotions)))
 
 
 def published_at(artifact: Artifact) -> str:

@@ -12,9 +12,12 @@ from commands import report
 from components.reports.year import Month
 from runtime.lineage.artifacts import Artifact
 from runtime.lineage.runs import Run, Step
+from runtime.lineage.versions import served_ever
+from runtime.metadata_connection import project_store
+from tests.commands.audited import AUGUST, JULY, JUNE, MODEL
 
 ZONE = "America/New_York"
-JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
+OF_JUNE = {"interval_start": "2013-06-01T00:00:00-04:00", "interval_end": "2013-07-01T00:00:00-04:00"}
 
 
 def month_of(run: Run, served: Collection[int] = ()) -> Month:
@@ -44,7 +47,7 @@ def whole(tmp_path):
     Verdict("monitor", "june", (Check("share of drifted features", True, 0.08),)).write(tmp_path / "drift")
     figures = {"roc_auc": 0.81, "log_loss": 0.46, "champion_roc_auc": 0.8, "current_model_digest": "m"}
     figures |= {"roc_auc_gain": 0.01, "roc_auc_gain_lower": -0.02, "roc_auc_gain_upper": 0.03, "log_loss_gain": 0.1}
-    data = {**JUNE, "lake_version": "now", "version_flights": 2, "version_weather": 1, "digest": "d"}
+    data = {**OF_JUNE, "lake_version": "now", "version_flights": 2, "version_weather": 1, "digest": "d"}
     return run(
         step("ingest", dataset=output("Dataset", "", data)),
         step("transform", "cached", examples=output("Examples", "", {"rows_test": 10, "digest": "e"})),
@@ -77,7 +80,7 @@ def test_a_run_tells_all_that_its_artifacts_tell(whole):
 @pytest.mark.parametrize("served", [set(), {7}])
 def test_a_run_tells_whether_its_version_served_by_its_push_or_later(whole, took_over, served):
     whole.steps["push"].outputs["pushed"] = [
-        output("PushedModel", "", {**JUNE, "version": 7, "pushed": 1, "took_over": took_over})
+        output("PushedModel", "", {**OF_JUNE, "version": 7, "pushed": 1, "took_over": took_over})
     ]
     month = month_of(whole, served)
     assert (month.version, month.took_over) == (7, bool(took_over or served))
@@ -105,3 +108,12 @@ def test_a_month_is_told_by_its_name_and_anything_else_by_its_days(interval, sai
 def test_tables_of_one_version_are_told_together():
     assert report._versions({"version_a": 3, "version_b": 3, "lake_version": "then"}) == "then: all 3"
     assert report._versions({}) == ""
+
+
+@pytest.mark.slow
+def test_a_version_served_if_its_push_or_a_promotion_says_so(audited_home):
+    store = project_store(audited_home)
+    versions = {JUNE, JULY, AUGUST}
+    assert served_ever(store, MODEL, versions) == {JUNE, JULY}, "August was registered, and never served"
+    assert served_ever(store, MODEL, {JULY, AUGUST}) == {JULY}
+    assert served_ever(store, "another", versions) == served_ever(store, MODEL, ()) == set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airtight.audit.log import AuditLog
 from airtight.home import Home
 from airtight.rollout import state
-from airtight.served_history import takeover_of_promotion, takeovers_of_pushes
+from airtight.served_history import versions_that_served
 from airtight.served_spans import Event, Span, spans
 from airtight.supervised import PROMOTE, RELEASE, Supervised
 from plugins.tfx_airflow.pages.visible import Visible
@@ -118,9 +118,8 @@ class ModelRecord:
     @cached_property
     def took_over(self) -> set[int]:
         """The versions that answered requests at any time."""
-        pushed = takeovers_of_pushes((push.proto.id, push.properties) for push in self.pushes)
-        promoted = (takeover_of_promotion(p.properties, p.proto.id) for p in self.promotions)
-        return {takeover.version for takeover in (*pushed, *filter(None, promoted))}
+        records = ([(a.proto.id, a.properties) for a in several] for several in (self.pushes, self.promotions))
+        return versions_that_served(*records)
 
     @cached_property
     def choice(self) -> Choice:
