@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,7 @@ from tensorflow_serving.apis import (
 
 from airtight.errors import TerminalError
 from serving import config, examples, metadata, metrics, tensors_proto
+from serving.deadlines import Deadlines
 from serving.errors import Code, ServingError, invalid
 from serving.inference import GRPC_INLINE_S, Runner
 from serving.manager import Manager
@@ -54,9 +56,9 @@ def _answered(method: Handler) -> Handler:
         name = _model_name(request) if is_inference else ""
         name = name if name in self.registry.models else ""  # Names that people make up are no label values.
         # A client's own deadline is kept by gRPC, which cancels the call.
-        limit_s = self.timeout_s if context is not None and context.time_remaining() is None else None
+        is_limited = context is not None and context.time_remaining() is None
         try:
-            async with asyncio.timeout(limit_s):
+            with self.deadlines.limited() if is_limited else contextlib.nullcontext():
                 answer = await method(self, request, calls)
                 if is_inference and self.log.durable:
                     seconds, noted = time.perf_counter() - started, True
@@ -69,7 +71,7 @@ def _answered(method: Handler) -> Handler:
             await _abort(context, error)
         except TimeoutError:
             status = Code.DEADLINE_EXCEEDED.name
-            await _abort(context, ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {limit_s:g} s"))
+            await _abort(context, ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self.deadlines.limit_s:g} s"))
         except asyncio.CancelledError:  # The client went away, or its deadline has passed.
             status = Code.CANCELLED.name
             raise
@@ -97,7 +99,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, registry: Registry, runner: Runner, log: PredictionLog, timeout_s: float | None = None) -> None:
         self.registry = registry
-        self.timeout_s = timeout_s
+        self.deadlines = Deadlines(timeout_s)
         self.log = log
         self._runner = runner
 
@@ -185,7 +187,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
       manager: Changes it.
     """
 
-    timeout_s = None
+    deadlines = Deadlines(None)
     """The manager limits how long it waits for models."""
 
     def __init__(self, registry: Registry, manager: Manager) -> None:

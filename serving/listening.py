@@ -181,6 +181,7 @@ async def start_http(
             lifespan="off",
             ws="none",
             server_header=False,
+            proxy_headers=False,  # Nobody looks at whom a request comes from.
             timeout_keep_alive=round(settings.limits.keep_alive_s),
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -11,6 +12,8 @@ from serving.version_folders import MAX_VERSION
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<verb>predict|classify|regress)", re.ASCII)
+_KEPT_LENGTH = 256
+"""A shorter path of a call is read once and kept, among the last thousand."""
 _LOOK = re.compile(_MODEL + r"(?P<verb>/metadata)?", re.ASCII)
 
 
@@ -46,6 +49,11 @@ def call(path: str) -> Target | None:
     Raises:
       ServingError: INVALID_ARGUMENT, a version beyond 64 bits.
     """
+    return _call(path) if len(path) < _KEPT_LENGTH else _target(_CALL.fullmatch(path))
+
+
+@functools.lru_cache(maxsize=1024)
+def _call(path: str) -> Target | None:
     return _target(_CALL.fullmatch(path))
 
 

@@ -17,6 +17,7 @@ from serving import cors, examples, metadata, metrics, paths, tensors_json
 from serving.bodies import Bodies, Gone
 from serving.config import Settings
 from serving.connections import GONE, TASK
+from serving.deadlines import Deadlines
 from serving.errors import HTTP_STATUS, Code, ServingError, invalid
 from serving.inference import Runner
 from serving.large_json import APART_BYTES, LargeJson
@@ -58,7 +59,7 @@ class RestApi:
         self._log = log
         self._large = LargeJson()
         self._bodies = bodies or Bodies(settings.max_request_bytes, settings.max_pending_bytes)
-        self._timeout_s = settings.rest_api_timeout_s
+        self._deadlines = Deadlines(settings.rest_api_timeout_s)
         self._metrics_path = settings.metrics_path
         self._more_headers = cors.HEADERS if settings.cors else []
 
@@ -101,7 +102,7 @@ class RestApi:
         calls: list[Answered] = []
         method, noted = target.verb.capitalize(), False
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with self._deadlines.limited():
                 answer = await self._answer(target, body, calls)
                 if self._log.durable:
                     seconds, noted = time.perf_counter() - started, True
@@ -118,7 +119,7 @@ class RestApi:
             raise
         except TimeoutError as error:
             status = Code.DEADLINE_EXCEEDED.name
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._timeout_s:g} s") from error
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"Timed out after {self._deadlines.limit_s:g} s") from error
         finally:
             metrics.REQUESTS.add(name, status)
             seconds = time.perf_counter() - started

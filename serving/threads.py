@@ -8,9 +8,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from serving.errors import Code, ServingError
 
@@ -90,17 +90,28 @@ class ModelThreads:
         if self._timer is None:
             self._timer = loop.call_later(SLOW_S, self._slow_down, loop)
 
-        def call() -> T:
+        outcome: asyncio.Future[T] = loop.create_future()
+
+        def end(value: T | None, error: BaseException | None) -> None:
+            lane.let_go()
+            if outcome.done():  # Nobody waits any more.
+                return
+            if error is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(cast("T", value))
+
+        def call() -> None:
             thread = threading.get_native_id()
             lane.running[thread] = time.monotonic()
+            value, error = None, None
             try:
-                return function(*args, **kwargs)
-            finally:
-                del lane.running[thread]
-
-        def ended(_: Future[T]) -> None:
+                value = function(*args, **kwargs)
+            except BaseException as raised:  # noqa: BLE001 - whoever waits raises it
+                error = raised
+            del lane.running[thread]
             with contextlib.suppress(RuntimeError):  # The loop is closed: the process ends.
-                loop.call_soon_threadsafe(lane.let_go)
+                loop.call_soon_threadsafe(end, value, error)
 
         lane.pending += 1
         try:
@@ -109,12 +120,11 @@ class ModelThreads:
             lane.pending -= 1
             raise
         try:
-            work = lane.pool.submit(call)
+            lane.pool.submit(call)
         except BaseException:
             lane.let_go()
             raise
-        work.add_done_callback(ended)
-        return await asyncio.wrap_future(work)
+        return await outcome
 
     def _slow_down(self, loop: asyncio.AbstractEventLoop) -> None:
         """Makes the threads give way whose calls have taken long; comes back while there are calls."""

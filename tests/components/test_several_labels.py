@@ -268,7 +268,7 @@ def test_batch_predictions_have_a_column_for_each_output(made, tmp_path):
         serving_root=str(tmp_path / "models"),
     )
     rows = ds.dataset(sorted(map(str, Path(predictions.uri).glob("date=*/*.parquet")))).to_table()
-    assert set(rows.column_names) == {"id", "at", "version", *EXPECTED_OUTPUTS}
+    assert set(rows.column_names) == {"id", "at", "version", *EXPECTED_OUTPUTS, *SCHEMA.slices}
     assert rows.num_rows == 80 * (DAYS - 29), "also those of which a label never came"
     summary = json.loads((Path(predictions.uri) / batch_predict.SUMMARY).read_text())
     assert summary["labels"].keys() == {"late", "delay"} and summary["labels"]["late"]["mean"] == summary["mean"]
