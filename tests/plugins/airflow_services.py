@@ -159,13 +159,14 @@ class Airflow:
         until(lambda: self.ask("GET", "dags")["total_entries"] == self._dag_count, "the DAGs are there")
 
     def start_model_server(self, *versions: int) -> None:
-        """Serves versions of flight_delays; the server runs until the end."""
+        """Serves versions of flight_delays, and makes those that are not there; the server runs until the end."""
         if self.served.file.exists():
             return
         for version in versions:
             folder = self.home.models("flight_delays") / str(version)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            save_affine(folder, float(version))
+            if not folder.exists():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                save_affine(folder, float(version))
         self.served.enter("flight_delays")
         config = ("--model_config_file", str(self.served.file), "--model_config_file_poll_wait_seconds=0.2")
         self.start_one(sys.executable, "-m", "serving", *config, *self.model_server)
