@@ -120,8 +120,8 @@ def promote(
     served, server = place.served, place.server
     audit, wanted = AuditLog(model), HIGHEST
     if proposal.pin:
-        reasons = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
-        wanted = Choice.only(proposal.version, **reasons)
+        origin = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
+        wanted = Choice.only(proposal.version, **origin)
     with served.alone(model):
         choice, current = _as_it_is(place, model)
         overridden = served.choice(model).settled.in_words

@@ -77,9 +77,9 @@ class Choice:
         return chosen.labels.get(STABLE) or max(chosen.versions, default=0)
 
     @classmethod
-    def only(cls, version: int, **reasons: Any) -> Choice:
+    def only(cls, version: int, **fields: Any) -> Choice:
         """One version, under the label `stable`."""
-        return cls((version,), {STABLE: version}, **reasons)
+        return cls((version,), {STABLE: version}, **fields)
 
     @property
     def in_words(self) -> str:
@@ -225,11 +225,11 @@ class Served:
             yield
 
 
-def _after(reasons: Mapping[str, Any]) -> dict[str, Choice]:
+def _after(why: Mapping[str, Any]) -> dict[str, Choice]:
     """What is chosen after the release that a comment tells of."""
-    if _AFTER not in reasons:
+    if _AFTER not in why:
         return {}
-    after = dict(reasons[_AFTER])
+    after = dict(why[_AFTER])
     return {_AFTER: Choice(tuple(after.pop("versions", ())), after.pop("labels", {}), **after)}
 
 

@@ -92,9 +92,9 @@ def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None
     """
     served, server, model = place.served, place.server, release.model
     assert server is not None
-    reasons = {"at": release.since, "by": RELEASE, "reason": f"version {release.candidate} is tried ({release.mode})"}
+    origin = {"at": release.since, "by": RELEASE, "reason": f"version {release.candidate} is tried ({release.mode})"}
     only = dataclasses.replace(
-        Choice.only(release.stable, **reasons),
+        Choice.only(release.stable, **origin),
         trial=release.candidate,
         release=release.id,
         owner=owner,
