@@ -252,13 +252,13 @@ def test_ids_pass_on_and_a_missing_one_is_made(plain):
 
 def test_headers_of_the_connection_are_not_passed_on(plain):
     def answer(handler, body):
-        content = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
+        received = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
         handler.send_response(200)
         for name, value in (("connection", "keep-alive, X-Theirs"), ("x-theirs", "1"), ("x-kept", "1")):
             handler.send_header(name, value)
-        handler.send_header("content-length", str(len(content)))
+        handler.send_header("content-length", str(len(received)))
         handler.end_headers()
-        handler.wfile.write(content)
+        handler.wfile.write(received)
 
     with (
         stubs.standing(answer) as stub,
