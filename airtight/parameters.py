@@ -63,9 +63,9 @@ class Parameter:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Parameter:
+    def from_dict(cls, fields: dict[str, Any]) -> Parameter:
         """The inverse of `to_dict`."""
-        return cls(**{**told, "choices": tuple(told.get("choices", ()))})
+        return cls(**{**fields, "choices": tuple(fields.get("choices", ()))})
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Scalar]) -> None:

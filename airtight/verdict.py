@@ -39,14 +39,14 @@ class Check:
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        said = f"{'ok  ' if self.passed else 'FAIL' if self.severity == 'blocking' else 'warn'} {self.name}"
+        line = f"{'ok  ' if self.passed else 'FAIL' if self.severity == 'blocking' else 'warn'} {self.name}"
         if self.value is not None:
-            said += f" = {self.value:.6g}"
+            line += f" = {self.value:.6g}"
         if self.threshold:
-            said += f", bound {self.threshold}"
+            line += f", bound {self.threshold}"
         if self.baseline is not None:
-            said += f", baseline {self.baseline:.6g}"
-        return f"{said}. {self.note}" if self.note else said
+            line += f", baseline {self.baseline:.6g}"
+        return f"{line}. {self.note}" if self.note else line
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Verdict:
         """Writes `verdict.json` into `folder`, atomically."""
         # JSON has no NaN; a metric that does not exist is null.
         checks = [{name: _finite(value) for name, value in asdict(check).items()} for check in self.checks]
-        said = {"gate": self.gate, "interval": self.interval, "passed": self.passed, "summary": str(self)}
+        head = {"gate": self.gate, "interval": self.interval, "passed": self.passed, "summary": str(self)}
         write_text(
-            folder / FILE_NAME, json.dumps({**said, "reason": self.reason, "checks": checks}, indent=1, allow_nan=False)
+            folder / FILE_NAME, json.dumps({**head, "reason": self.reason, "checks": checks}, indent=1, allow_nan=False)
         )
 
     @classmethod

@@ -63,7 +63,7 @@ def trial(folder: Path, count: int, http: int, seed: int) -> dict[str, Any]:
         warm_up = send(0.1, seed + 1)
         before = resident()
         report = send(1.0, seed)
-        report["warm_up_faults"] = [fault for told in warm_up.values() for fault in told["faults"]]
+        report["warm_up_faults"] = [fault for outcome in warm_up.values() for fault in outcome["faults"]]
         report["alive"] = server.process.poll() is None
         after = resident()
         report["resident_mb"] = {"before": round(before / 1e6, 1), "after": round(after / 1e6, 1)}

@@ -147,12 +147,12 @@ class Flights:
             known = self.day < first
             data = lightgbm.Dataset(self.features[known], self.labels[known])
             model = lightgbm.train(settings[0], data, settings[1])
-            asked = self.features[later]
+            features = self.features[later]
             if broken:
-                recent = [column for column in asked if column.endswith(("_count", "_late", "_delay"))]
-                asked = asked.assign(**dict.fromkeys(recent, np.nan))
+                recent = [column for column in features if column.endswith(("_count", "_late", "_delay"))]
+                features = features.assign(**dict.fromkeys(recent, np.nan))
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, np.asarray(model.predict(asked), np.float32))
+            np.save(path, np.asarray(model.predict(features), np.float32))
         answers = np.full(len(self.day), np.nan, np.float32)
         answers[later] = np.load(path)
         return answers

@@ -56,12 +56,12 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, default=1, help="requests that run together, waiting 1 ms for each other")
-    told = parser.parse_args()
-    waits = 0.001 if told.batch > 1 else 0.0
-    api = Api(max_batch_size=told.batch, batch_timeout=waits, api_path=PATH.format(name=told.name))
-    api.folder = told.model
+    args = parser.parse_args()
+    waits = 0.001 if args.batch > 1 else 0.0
+    api = Api(max_batch_size=args.batch, batch_timeout=waits, api_path=PATH.format(name=args.name))
+    api.folder = args.model
     server = ls.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
-    server.run(port=told.port, host="127.0.0.1", log_level="error", access_log=False, generate_client_file=False)
+    server.run(port=args.port, host="127.0.0.1", log_level="error", access_log=False, generate_client_file=False)
 
 
 if __name__ == "__main__":

@@ -54,18 +54,18 @@ def main() -> None:
     parser.add_argument("--interval", default="2013-06")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    told = parser.parse_args()
+    args = parser.parse_args()
     home = Home.current()
     airflow = Airflow.local(Settings.of_running(home), home)
-    runs = [measure(airflow, told.interval) for _ in range(told.runs)]
+    runs = [measure(airflow, args.interval) for _ in range(args.runs)]
     nodes = [task.id for task in runs[0][1]]
     seconds = {node: [next(t.seconds for t in tasks if t.id == node) for _, tasks in runs] for node in nodes}
     seconds["between the tasks"] = [gaps(wall, tasks) for wall, tasks in runs]
     seconds["**trigger to served**"] = [wall for wall, _ in runs]
-    if told.json:
-        print(json.dumps({"interval": told.interval, "cores": os.cpu_count(), "seconds": seconds}, indent=1))
+    if args.json:
+        print(json.dumps({"interval": args.interval, "cores": os.cpu_count(), "seconds": seconds}, indent=1))
         return
-    print(f"\n{told.interval} on {os.cpu_count()} cores, {told.runs} run(s), seconds; parallel tasks overlap.\n")
+    print(f"\n{args.interval} on {os.cpu_count()} cores, {args.runs} run(s), seconds; parallel tasks overlap.\n")
     print("| node | median | lowest | highest |\n|---|---:|---:|---:|")
     for node, values in seconds.items():
         print(f"| {node} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} |")

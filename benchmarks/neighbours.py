@@ -114,12 +114,12 @@ def large(kind: str, server: models.Server) -> Iterator[Callable[[], dict[str, f
     process.start()
     if not ready.wait(120):
         raise SystemExit(f"no request of 50 MB was answered by {kind}")
-    told: dict[str, float] = {}
-    yield lambda: told
+    figures: dict[str, float] = {}
+    yield lambda: figures
     stop.set()
     took = results.get(timeout=120)
     process.join()
-    told.update(large=len(took), large_s=median(took))
+    figures.update(large=len(took), large_s=median(took))
 
 
 @contextlib.contextmanager
@@ -140,7 +140,7 @@ def clients(server: models.Server, kind: str, count: int) -> list[Client]:
     return [GrpcClient(server.grpc, PREDICT, message(np.ones(1))) for _ in range(count)]
 
 
-def measure(asked: dict[str, models.Server], seconds: float, rounds: int) -> list[dict[str, Any]]:
+def measure(servers: dict[str, models.Server], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """All cases, taking turns.
 
     Returns:
@@ -152,24 +152,24 @@ def measure(asked: dict[str, models.Server], seconds: float, rounds: int) -> lis
         "50 MB by gRPC": lambda server: large("gRPC", server),
         f"{SLOW} slow sockets": slow,
     }
-    found: dict[tuple[str, int, str, str], list[dict[str, float]]] = defaultdict(list)
+    measured: dict[tuple[str, int, str, str], list[dict[str, float]]] = defaultdict(list)
     for _ in range(rounds):
         for beside, neighbour in besides.items():
             for count in (1, 8) if neighbour is alone else (1,):
                 for kind in ("REST", "gRPC"):
-                    for name, server in asked.items():
+                    for name, server in servers.items():
                         asking = clients(server, kind, count)
-                        with neighbour(server) as told:
+                        with neighbour(server) as beside_figures:
                             took = 1e3 * closed_loop(asking, seconds, WARM_UP_S)
                         for client in asking:
                             client.socket.close()
                         p50, p99 = np.percentile(took, [50, 99])
                         figures = {"rate": len(took) / seconds, "p50_ms": p50, "p99_ms": p99, "max_ms": took.max()}
-                        found[beside, count, kind, name].append(figures | told())
+                        measured[beside, count, kind, name].append(figures | beside_figures())
     return [
         {"beside": beside, "clients": count, "api": kind, "asked": name}
         | {key: median(figures[key] for figures in all_rounds) for key in all_rounds[0]}
-        for (beside, count, kind, name), all_rounds in found.items()
+        for (beside, count, kind, name), all_rounds in measured.items()
     ]
 
 

@@ -72,13 +72,13 @@ def fastapi_ordinary(port: int, name: str, folder: str) -> None:
     _, dtypes = signature(folder)
     fields: dict[str, Any] = {key: (str if dtype.name == "string" else float, ...) for key, dtype in dtypes.items()}
     row = pydantic.create_model("Row", **fields)
-    asked = pydantic.create_model("Asked", instances=(list[row], ...))  # type: ignore[valid-type]
+    request_model = pydantic.create_model("Asked", instances=(list[row], ...))  # type: ignore[valid-type]
     answered = pydantic.create_model("Answered", predictions=(list[float], ...))
 
     def route(request: Any) -> Any:
         return answered(predictions=predict([one.model_dump() for one in request.instances]))
 
-    route.__annotations__ = {"request": asked, "return": answered}
+    route.__annotations__ = {"request": request_model, "return": answered}
     app.post(PATH.format(name=name))(route)
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
@@ -139,14 +139,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", default="")
     parser.add_argument("--model", default="")
-    told = parser.parse_args()
+    args = parser.parse_args()
     kinds: dict[str, Callable[[], None]] = {
-        "fastapi-raw": lambda: fastapi_raw(told.port, told.name, told.model),
-        "fastapi": lambda: fastapi_ordinary(told.port, told.name, told.model),
-        "none-rest": lambda: none_rest(told.port),
-        "none-grpc": lambda: none_grpc(told.port),
+        "fastapi-raw": lambda: fastapi_raw(args.port, args.name, args.model),
+        "fastapi": lambda: fastapi_ordinary(args.port, args.name, args.model),
+        "none-rest": lambda: none_rest(args.port),
+        "none-grpc": lambda: none_grpc(args.port),
     }
-    kinds[told.kind]()
+    kinds[args.kind]()
 
 
 if __name__ == "__main__":

@@ -155,24 +155,24 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=50, help="rows of a request")
     parser.add_argument("--version", default="served")
-    told = parser.parse_args()
+    args = parser.parse_args()
     schema: ExampleSchema = load(f"{FLIGHTS}.features:SCHEMA")
     with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
         folder = Path(scratch)
-        rows, predictions, version = by_batch(folder, Interval.parse(told.interval, ZONE), told.version)
+        rows, predictions, version = by_batch(folder, Interval.parse(args.interval, ZONE), args.version)
         if rows["flight_id"].to_pylist() != predictions["flight_id"].to_pylist():
             raise SystemExit("the predictions are not of the rows, in their order")
-        chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(told.rows, rows.num_rows)).astype(np.int64))
+        chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(args.rows, rows.num_rows)).astype(np.int64))
         raw, batch = raw_features(rows.take(chosen), schema), predictions.take(chosen)["probability"].to_numpy()
         process, ports = served(folder, version)
         try:
-            rest = by_rest(ports["rest_api_port"], raw, told.batch)
-            over_grpc = by_grpc(ports["port"], raw, schema, told.batch)
+            rest = by_rest(ports["rest_api_port"], raw, args.batch)
+            over_grpc = by_grpc(ports["port"], raw, schema, args.batch)
         finally:
             process.terminate()
             process.wait()
     missing = sum(int(np.isnan(values).sum()) for values in raw.values() if values.dtype != object)
-    print(f"{len(chosen)} of {rows.num_rows} rows of {told.interval}, version {version}, {missing} missing numbers.\n")
+    print(f"{len(chosen)} of {rows.num_rows} rows of {args.interval}, version {version}, {missing} missing numbers.\n")
     print("| batch against | largest difference | mean difference |\n|---|---|---|")
     largest = 0.0
     for name, answers in (("REST", rest), ("gRPC", over_grpc)):

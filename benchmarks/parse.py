@@ -56,9 +56,9 @@ def main() -> None:
     """Prints a table and the same as JSON."""
     results = [measure(file) for file in sorted((ROOT / "dags").glob("*.py"))]
     print(f"{'file':32} {'first parse':>12} {'again':>9}  heavy modules   (median of {ROUNDS} processes)")
-    for told in results:
-        heavy = ", ".join(told["heavy"]) or "none"
-        print(f"{told['file']:32} {told['first_ms']:>9} ms {told['again_ms']:>6} ms  {heavy}")
+    for result in results:
+        heavy = ", ".join(result["heavy"]) or "none"
+        print(f"{result['file']:32} {result['first_ms']:>9} ms {result['again_ms']:>6} ms  {heavy}")
     print(json.dumps({"parse": results}))
 
 

@@ -23,8 +23,11 @@ _PATIENCE_S = 60.0
 
 def binaries() -> Path | None:
     """The folder of PostgreSQL's programs, the newest where there are several; None where it is not installed."""
-    found = shutil.which("initdb")
-    folders = [*glob.glob("/usr/lib/postgresql/*/bin"), *([str(Path(found).resolve().parent)] if found else [])]
+    executable = shutil.which("initdb")
+    folders = [
+        *glob.glob("/usr/lib/postgresql/*/bin"),
+        *([str(Path(executable).resolve().parent)] if executable else []),
+    ]
     whole = [Path(f) for f in folders if Path(f, "initdb").is_file() and Path(f, "postgres").is_file()]
     return max(whole, key=lambda f: int(f.parent.name) if f.parent.name.isdigit() else 0, default=None)
 

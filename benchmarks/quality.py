@@ -98,13 +98,13 @@ def main() -> None:
     parser.add_argument("months", nargs="*", default=["2013-06", "2013-09", "2013-12"])
     parser.add_argument("--examples", type=Path, help="folder of one Examples artifact for each month")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    told = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("components.modelling.fitting").setLevel(logging.INFO)
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in told.months:
-            folder = told.examples / name if told.examples else make_examples(name, Path(scratch) / name)
+        for name in args.months:
+            folder = args.examples / name if args.examples else make_examples(name, Path(scratch) / name)
             month = read_month(name, folder)
             for model, probability, seconds in answers(month, Path(scratch) / f"model-{name}"):
                 figures.append(
@@ -113,8 +113,8 @@ def main() -> None:
                 print(row(figures[-1]), flush=True)
     print()
     print("\n".join(table(figures)))
-    if told.json:
-        told.json.write_text(json.dumps(figures, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
 
 
 def make_examples(name: str, folder: Path) -> Path:
@@ -199,20 +199,20 @@ def judged(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 def table(figures: list[dict[str, Any]]) -> list[str]:
     """A Markdown table, models by month, and the mean over the months."""
     lines = ["| month | model | ROC AUC | PR AUC | log loss | calibration | seconds |", "|---|---|---|---|---|---|---|"]
-    lines += [row(told) for told in figures]
-    months = {told["month"] for told in figures}
-    for model in dict.fromkeys(told["model"] for told in figures) if len(months) > 1 else ():
-        same = [told for told in figures if told["model"] == model]
+    lines += [row(figure) for figure in figures]
+    months = {figure["month"] for figure in figures}
+    for model in dict.fromkeys(figure["model"] for figure in figures) if len(months) > 1 else ():
+        same = [figure for figure in figures if figure["model"] == model]
         names = ("roc_auc", "pr_auc", "log_loss", "calibration", "seconds")
-        mean = {name: float(np.mean([told[name] for told in same])) for name in names}
+        mean = {name: float(np.mean([figure[name] for figure in same])) for name in names}
         lines.append(row({"month": "mean", "model": model, **mean}))
     return lines
 
 
-def row(told: dict[str, Any]) -> str:
+def row(figure: dict[str, Any]) -> str:
     return (
-        f"| {told['month']} | {told['model']} | {told['roc_auc']:.4f} | {told['pr_auc']:.4f} | "
-        f"{told['log_loss']:.4f} | {told['calibration']:.3f} | {told['seconds']:.0f} |"
+        f"| {figure['month']} | {figure['model']} | {figure['roc_auc']:.4f} | {figure['pr_auc']:.4f} | "
+        f"{figure['log_loss']:.4f} | {figure['calibration']:.3f} | {figure['seconds']:.0f} |"
     )
 
 

@@ -25,16 +25,16 @@ BATCHES = (1, 64, 1024)
 
 def latest(folder: Path) -> Path:
     """The folder of the highest number in a folder."""
-    if not (found := [path for path in folder.glob("*") if path.name.isdigit()]):
+    if not (numbered := [path for path in folder.glob("*") if path.name.isdigit()]):
         raise SystemExit(f"There is nothing in {folder}. Run `make demo` first: it trains a model and pushes it.")
-    return max(found, key=lambda path: int(path.name))
+    return max(numbered, key=lambda path: int(path.name))
 
 
 def main() -> None:
     """Prints a table and the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0)
-    told = parser.parse_args()
+    args = parser.parse_args()
     home = Home.current()
     version = latest(home.models(NAME))
     examples = latest(home.pipeline_root(NAME) / "transform" / "examples")
@@ -45,7 +45,7 @@ def main() -> None:
     for batch in BATCHES:
         columns = [rows[spec.name][:batch] for spec in signature.inputs]
         seconds: list[float] = []
-        end = time.perf_counter() + told.seconds
+        end = time.perf_counter() + args.seconds
         while (start := time.perf_counter()) < end:
             signature.run(*columns)
             seconds.append(time.perf_counter() - start)

@@ -32,20 +32,20 @@ def main() -> None:
     parser.add_argument("--interval", default="2013-06")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.child:
-        _child(told.interval, told.child)
+    args = parser.parse_args()
+    if args.child:
+        _child(args.interval, args.child)
         return
     home = Home.current()
     warm = environment(Settings.of_running(home), home)
     own = {name: value for name, value in warm.items() if name != "SPARK_REMOTE"}
-    _measure(told.interval, warm)
+    _measure(args.interval, warm)
     seconds: dict[str, dict[str, list[float]]] = {"own": defaultdict(list), "warm": defaultdict(list)}
-    for _ in range(told.runs):
+    for _ in range(args.runs):
         for way, variables in (("own", own), ("warm", warm)):
-            for node, value in _measure(told.interval, variables).items():
+            for node, value in _measure(args.interval, variables).items():
                 seconds[way][node].append(value)
-    print(f"\n{told.interval}, {os.cpu_count()} cores, medians of {told.runs}, seconds.\n")
+    print(f"\n{args.interval}, {os.cpu_count()} cores, medians of {args.runs}, seconds.\n")
     print("| node | session of its own | warm server | spared |\n|---|---:|---:|---:|")
     for node in NODES:
         mine, shared = (statistics.median(seconds[way][node]) for way in ("own", "warm"))

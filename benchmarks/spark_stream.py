@@ -74,8 +74,8 @@ def moved(messages: DataFrame) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    told = messages.select(F.from_json(F.col("value").cast("string"), MESSAGE).alias("told")).select("told.*")
-    return told.where(F.col("kind").isin("departure", "arrival") & F.col("delay").isNotNull())
+    events = messages.select(F.from_json(F.col("value").cast("string"), MESSAGE).alias("event")).select("event.*")
+    return events.where(F.col("kind").isin("departure", "arrival") & F.col("delay").isNotNull())
 
 
 def once(rows: DataFrame) -> DataFrame:
@@ -150,12 +150,12 @@ class Rows:
         """How many events of an hour since 1970 are in the totals."""
         try:
             wanted = "grp IN (?, ?) AND minute >= ? AND minute < ?"
-            told = self._db.execute(
+            cursor = self._db.execute(
                 f"SELECT coalesce(sum(count), 0) FROM totals WHERE {wanted}", (*WHOLE, hour * HOUR, (hour + 1) * HOUR)
             )
         except sqlite3.OperationalError:  # There is no table yet.
             return 0
-        return told.fetchone()[0]
+        return cursor.fetchone()[0]
 
     def check(self, events: Iterable[Event]) -> int:
         """Compares everything that is there with the totals of events as the stream makes them.

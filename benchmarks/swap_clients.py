@@ -113,14 +113,14 @@ def clients(count: int) -> list[Client]:
     return [Client("REST" if index % 2 else "gRPC", index >= count - 2) for index in range(count)]
 
 
-def loop(asked: Sequence[Client], asking: Asking, stopped: Callable[[], bool]) -> list[Client]:
+def loop(group: Sequence[Client], asking: Asking, stopped: Callable[[], bool]) -> list[Client]:
     """Runs clients in threads of this process until they are stopped."""
-    threads = [threading.Thread(target=client.run, args=(asking, stopped)) for client in asked]
+    threads = [threading.Thread(target=client.run, args=(asking, stopped)) for client in group]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return list(asked)
+    return list(group)
 
 
 class Processes:
@@ -142,8 +142,8 @@ class Processes:
 
     def __exit__(self, *unused: object) -> None:
         self._stop.set()
-        told = [self._results.get(timeout=300) for _ in self._processes]
-        self.clients: list[Client] = [client for group in told for client in group]
+        groups = [self._results.get(timeout=300) for _ in self._processes]
+        self.clients: list[Client] = [client for group in groups for client in group]
         for process in self._processes:
             process.join()
 

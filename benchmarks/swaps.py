@@ -144,11 +144,11 @@ def _in_time(begun: float, limit_s: float = 300.0) -> None:
     time.sleep(0.02)
 
 
-def judge(asked: Sequence[Client], changes: Sequence[Change]) -> dict[str, Any]:
+def judge(clients: Sequence[Client], changes: Sequence[Change]) -> dict[str, Any]:
     """What the clients saw.
 
     Args:
-      asked: The clients, done.
+      clients: The clients, done.
       changes: What happened, in order.
 
     Returns:
@@ -158,22 +158,22 @@ def judge(asked: Sequence[Client], changes: Sequence[Change]) -> dict[str, Any]:
     back = {(change.version + 1, change.version) for change in changes if change.kind == "rollback"}
     backwards = [
         f"{client.protocol}: from {before.version} to {after.version}"
-        for client in asked
+        for client in clients
         if not client.by_label
         for before, after in itertools.pairwise(client.answers)
         if after.version < before.version and not all((n + 1, n) in back for n in range(after.version, before.version))
     ]
     report: dict[str, Any] = {
-        "requests": sum(len(client.answers) for client in asked),
-        "failed": [failure for client in asked for failure in client.failures],
+        "requests": sum(len(client.answers) for client in clients),
+        "failed": [failure for client in clients for failure in client.failures],
         "backwards": backwards,
-        "labels": sorted({answer.version for client in asked if client.by_label for answer in client.answers} - {0}),
+        "labels": sorted({answer.version for client in clients if client.by_label for answer in client.answers} - {0}),
         "seconds_of_a_swap": _quantiles([change.ended - change.begun for change in changes if change.kind == "swap"]),
     }
     loads = [(change.begun, change.ended) for change in changes if change.kind != "label move"]
     for protocol in ("REST", "gRPC"):
         steady, during = [], []
-        for answer in (answer for client in asked if client.protocol == protocol for answer in client.answers):
+        for answer in (answer for client in clients if client.protocol == protocol for answer in client.answers):
             overlaps = any(answer.at < ended and answer.at + answer.took > begun for begun, ended in loads)
             (during if overlaps else steady).append(1e3 * answer.took)
         report[protocol] = {"steady": _quantiles(steady), "during": _quantiles(during)}

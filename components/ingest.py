@@ -234,10 +234,10 @@ def _say(reader: DatasetReader, verifier: Verifier) -> None:
             log.info("%s, version %d: %d rows.", name, table.version, table.rows)
             continue
         parts: tuple[Part, ...] = ("interval", "history")
-        told = [
+        counts = [
             f"{reader.rows(name, part)} rows in {len(reader.files(name, part))} files of the {part}" for part in parts
         ]
-        log.info("%s, version %d: %s.", name, table.version, ", ".join(told))
+        log.info("%s, version %d: %s.", name, table.version, ", ".join(counts))
         held = {file.day for file in table.files}
         for part in parts:
             missing = [day for day in reader.days(part) if day.isoformat() not in held]

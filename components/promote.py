@@ -120,8 +120,8 @@ def promote(
     served, server = place.served, place.server
     audit, wanted = AuditLog(model), HIGHEST
     if proposal.pin:
-        told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
-        wanted = Choice.only(proposal.version, **told)
+        origin = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": approval, "reason": proposal.reason}
+        wanted = Choice.only(proposal.version, **origin)
     with served.alone(model):
         choice, current = _as_it_is(place, model)
         overridden = served.choice(model).settled.in_words
@@ -302,5 +302,5 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _write(path: Path, told: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(told, indent=1))
+def _write(path: Path, payload: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(payload, indent=1))

@@ -82,8 +82,8 @@ def skew(
             received="a schema without keys",
             remedy="Name the column as key.",
         )
-    around, asked = timedelta(hours=around_hours), Interval.of(*ends)
-    when = Interval.parse(answered, zone) if answered else Interval(asked.start - around, asked.end + around)
+    around, interval = timedelta(hours=around_hours), Interval.of(*ends)
+    when = Interval.parse(answered, zone) if answered else Interval(interval.start - around, interval.end + around)
     logged = feature_skew.sampled(Path(log_root), model_name, when, max(1, sample))
     pieces = reading.batches(Path(examples.uri), split, declared, (*declared.names, name))
     tables = list(feature_skew.matching(pieces, name, logged))

@@ -51,19 +51,19 @@ def places(then: Path, now: Path) -> list[str]:
       One line for each file that differs, in the order of their names.
     """
     old, new = _files(then), _files(now)
-    told = [f"{name} is there no longer" for name in sorted(set(old) - set(new))]
-    told += [f"{name} is new" for name in sorted(set(new) - set(old))]
+    differences = [f"{name} is there no longer" for name in sorted(set(old) - set(new))]
+    differences += [f"{name} is new" for name in sorted(set(new) - set(old))]
     common = {name for name in set(old) & set(new) if not _same(old[name], new[name])}
     models = [str(Path(name).parent) for name in old if Path(name).name == _SAVED_MODEL and name in new]
     for model in sorted(models):
         inside = {name for name in common if Path(name).is_relative_to(model)}
         if inside:
-            told += [f"{model}: {difference}" for difference in _saved_model(then / model, now / model)]
+            differences += [f"{model}: {difference}" for difference in _saved_model(then / model, now / model)]
         common -= {name for name in inside if _is_of_saved_model(Path(name).relative_to(model))}
     for name in sorted(common):
         difference = _compared_by(name)(old[name], new[name], (then, now))
-        told += [f"{name}: {difference}"] if difference else []
-    return told
+        differences += [f"{name}: {difference}"] if difference else []
+    return differences
 
 
 def properties(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -73,24 +73,24 @@ def properties(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
       then: As they were recorded.
       now: As they are now.
     """
-    told = []
+    differences = []
     for name in sorted(set(then) | set(now)):
         if _OF_THE_RUN.fullmatch(name) or _OF_THE_STORE.fullmatch(name) or _equal(then.get(name), now.get(name)):
             continue
-        told.append(f"property {name} {_was(then.get(name, 'not there'), now.get(name, 'not there'))}")
-    return told
+        differences.append(f"property {name} {_was(then.get(name, 'not there'), now.get(name, 'not there'))}")
+    return differences
 
 
 def _files(place: Path) -> dict[str, Path]:
     """Files by relative name; a log whose name tells time, host and process is told by its folder."""
     if not place.is_dir():
         return {place.name: place} if place.exists() else {}
-    found = {}
+    files = {}
     for file in sorted(place.rglob("*")):
         if file.is_file():
             name = file.relative_to(place)
-            found[str(name.with_name(_LOGS + "*") if file.name.startswith(_LOGS) else name)] = file
-    return found
+            files[str(name.with_name(_LOGS + "*") if file.name.startswith(_LOGS) else name)] = file
+    return files
 
 
 def _same(then: Path, now: Path) -> bool:
@@ -114,7 +114,7 @@ def _gzip(then: Path, now: Path, roots: tuple[Path, Path]) -> str:
 
 
 def _of_bytes(old: bytes, new: bytes, roots: tuple[Path, Path]) -> str:
-    old, new = (told.replace(str(root).encode(), b"") for told, root in zip((old, new), roots, strict=True))
+    old, new = (content.replace(str(root).encode(), b"") for content, root in zip((old, new), roots, strict=True))
     if old == new:
         return ""
     first = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
@@ -126,12 +126,12 @@ def _json(then: Path, now: Path, roots: tuple[Path, Path]) -> str:
         old, new = (json.loads(file.read_text(encoding="utf-8")) for file in (then, now))
     except ValueError:
         return _bytes(then, now, roots)
-    found = list(_values(_placeless(old, roots[0]), _placeless(new, roots[1]), ""))
-    if not found:
+    differences = list(_values(_placeless(old, roots[0]), _placeless(new, roots[1]), ""))
+    if not differences:
         return ""
-    name, a, b = found[0]
-    distances = [(abs(a - b), name) for name, a, b in found if _is_number(a) and _is_number(b)]
-    more = f" and {len(found) - 1} more values" if len(found) > 1 else ""
+    name, a, b = differences[0]
+    distances = [(abs(a - b), name) for name, a, b in differences if _is_number(a) and _is_number(b)]
+    more = f" and {len(differences) - 1} more values" if len(differences) > 1 else ""
     largest = ""
     if len(distances) > 1:
         distance, where = max(distances)
@@ -181,8 +181,8 @@ def _was(then: Any, now: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    told = str(value)
-    return told if len(told) <= _LONG else f"{told[:_LONG]}…"
+    text = str(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 def _parquet(then: Path, now: Path, _: tuple[Path, Path]) -> str:
@@ -193,12 +193,12 @@ def _parquet(then: Path, now: Path, _: tuple[Path, Path]) -> str:
         return f"other columns, {_was(dict(_columns(old)), dict(_columns(new)))}"
     if len(old) != len(new):
         return f"the number of rows {_was(len(old), len(new))}"
-    told = [
+    differences = [
         f"column {name}, {difference}"
         for name in old.column_names
         if (difference := _arrays(*(np.asarray(table[name].to_numpy()) for table in (old, new))))
     ]
-    return "; ".join(told)
+    return "; ".join(differences)
 
 
 def _columns(table: Any) -> Iterator[tuple[str, str]]:
@@ -229,12 +229,12 @@ def _is_of_saved_model(name: Path) -> bool:
 def _saved_model(then: Path, now: Path) -> list[str]:
     """How two SavedModels differ, in signatures, graphs and variables; a graph's names are counted up by a process."""
     old, new = _Model.read(then), _Model.read(now)
-    told = []
+    differences = []
     if old.graph != new.graph:
         gone, fresh = old.graph - new.graph, new.graph - old.graph
         other = ", ".join(sorted({operation for operation, _ in gone + fresh}))
-        told.append(f"other graph: {gone.total()} nodes are gone, {fresh.total()} are new ({_short(other)})")
-    return told + list(_variables(old.variables, new.variables))
+        differences.append(f"other graph: {gone.total()} nodes are gone, {fresh.total()} are new ({_short(other)})")
+    return differences + list(_variables(old.variables, new.variables))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from runtime.compile_inputs import recording
 from runtime.compile_sources import function_of, module_of
 from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, fingerprint_of, safe_id
 from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
-from runtime.parameters import INTERVAL, Declaration, declared, found_in
+from runtime.parameters import INTERVAL, Declaration, awaited_parameters, declared
 from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
 
 _OURS = (
@@ -173,7 +173,7 @@ def _compiled(
         zone=declaration.zone,
         parameters=parameters,
         required=required,
-        interval=bool(set(INTERVAL) & set(found_in(ir))),
+        interval=bool(set(INTERVAL) & set(awaited_parameters(ir))),
         nodes=tuple(
             replace(_node(n.pipeline_node, nodes.get(n.pipeline_node.node_info.id), deployment), task=task)
             for n, task in zip(ir.nodes, tasks, strict=True)
@@ -269,7 +269,7 @@ def _parameters(
     source: str, ir: pipeline_pb2.Pipeline, own: tuple[Parameter, ...] | None
 ) -> tuple[tuple[Parameter, ...], tuple[str, ...]]:
     """The pipeline's own parameters, which must be those that it uses; without them, what its code waits for."""
-    awaited = {name: parameter for name, parameter in found_in(ir).items() if name not in INTERVAL}
+    awaited = {name: parameter for name, parameter in awaited_parameters(ir).items() if name not in INTERVAL}
     if own is None:
         return tuple(p for p, _ in awaited.values()), tuple(name for name, (_, must) in awaited.items() if must)
     kinds = {p.name: p.type for p in own}

@@ -101,7 +101,7 @@ class Inputs:
         if not self._files.get(path):
             self._files[path] = fingerprint_of(Path(path))
 
-    def asked(self, name: str) -> None:
+    def note_variable(self, name: str) -> None:
         """Notes a variable that is being read."""
         if name in OF_THE_PROCESS:
             return
@@ -144,7 +144,7 @@ class _Environment(os._Environ):
 
     def __getitem__(self, key: str) -> str:
         if _State.inputs is not None and not isinstance(key, _Listed):
-            _State.inputs.asked(key)
+            _State.inputs.note_variable(key)
         return str(super().__getitem__(key))
 
     def __iter__(self) -> Iterator[str]:

@@ -203,13 +203,13 @@ class CompiledPipeline:
 
     def before(self, node_id: str) -> set[str]:
         """Ids of the nodes that come before a node, directly or not."""
-        found: set[str] = set()
+        ancestors: set[str] = set()
         waiting = [node_id]
         while waiting:
-            upstream = set(self.node(waiting.pop()).upstream) - found
-            found |= upstream
+            upstream = set(self.node(waiting.pop()).upstream) - ancestors
+            ancestors |= upstream
             waiting += upstream
-        return found
+        return ancestors
 
     def bind(self, given: dict[str, Any]) -> dict[str, Scalar]:
         """Checks the values of a run and fills in the defaults.

@@ -72,14 +72,14 @@ def _sources() -> dict[Path, tuple[int, int]]:
 
 def _metadata_folders() -> dict[str, Path]:
     """Gives the metadata folder of every distribution that can be imported, by normalized name."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for folder in map(Path, sys.path):
         # Not every entry is a folder that is there.
         with contextlib.suppress(OSError):
             for path in folder.iterdir():
                 if path.suffix in _SUFFIXES:
-                    found.setdefault(fingerprint.normalized(path.stem.partition("-")[0]), path)
-    return found
+                    folders.setdefault(fingerprint.normalized(path.stem.partition("-")[0]), path)
+    return folders
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -50,8 +50,8 @@ def needs(node: pipeline_pb2.PipelineNode) -> tuple[tuple[str, ...], ...]:
     Args:
       node: The node as it was compiled; its run has no key yet.
     """
-    found = ({producer_in_run(channel, None) for channel in sources} for _, sources in required(node))
-    return tuple(sorted({tuple(sorted(producers)) for producers in found if producers and "" not in producers}))
+    producer_sets = ({producer_in_run(channel, None) for channel in sources} for _, sources in required(node))
+    return tuple(sorted({tuple(sorted(producers)) for producers in producer_sets if producers and "" not in producers}))
 
 
 def producer_in_run(channel: pipeline_pb2.InputSpec.Channel, run: str | None) -> str:

@@ -32,13 +32,13 @@ _HOLDING = {
 """TFX's types of which an artifact without a file is of no use; blessings, pushed models and runs may be empty."""
 _MARK = "HOLDS_FILES"
 """Class attribute of other types that say so of themselves."""
-_FOUND = ("tfx.dsl.components.common.importer.Importer", "tfx.dsl.components.common.resolver.Resolver")
+_WITHOUT_EXECUTOR = ("tfx.dsl.components.common.importer.Importer", "tfx.dsl.components.common.resolver.Resolver")
 """Nodes that name what is there already."""
 
 
 def makes_its_own(node: pipeline_pb2.PipelineNode) -> bool:
     """Whether what a node hands on is its own work; importers and resolvers name what is there already."""
-    return node.node_info.type.name not in _FOUND
+    return node.node_info.type.name not in _WITHOUT_EXECUTOR
 
 
 class Launcher(launcher.Launcher):

@@ -80,23 +80,23 @@ def interval_parameters() -> tuple[RuntimeParameter, RuntimeParameter]:
     return start, end
 
 
-def found_in(ir: pipeline_pb2.Pipeline) -> dict[str, tuple[Parameter, bool]]:
+def awaited_parameters(ir: pipeline_pb2.Pipeline) -> dict[str, tuple[Parameter, bool]]:
     """Lists the runtime parameters that a compiled pipeline waits for, without the reserved ones.
 
     Returns:
       For each name the parameter and whether a value must be given (it has no default).
     """
-    found: dict[str, tuple[Parameter, bool]] = {}
+    awaited: dict[str, tuple[Parameter, bool]] = {}
     for proto in _walk(ir):
-        if proto.name in RESERVED or proto.name in found:
+        if proto.name in RESERVED or proto.name in awaited:
             continue
         kind = _NAMES[proto.type]
         has_default = proto.HasField("default_value")
         default: Any = _PYTHON[kind]()
         if has_default:
             default = getattr(proto.default_value, proto.default_value.WhichOneof("value"))
-        found[proto.name] = Parameter(proto.name, kind, _PYTHON[kind](default)), not has_default
-    return found
+        awaited[proto.name] = Parameter(proto.name, kind, _PYTHON[kind](default)), not has_default
+    return awaited
 
 
 def _walk(proto: message.Message) -> Iterator[pipeline_pb2.RuntimeParameter]:

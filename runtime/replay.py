@@ -27,7 +27,7 @@ from runtime.replay_sandbox import Do, Stage, scratch
 
 State = Literal["equal", "differs", "lost", "not replayed"]
 _PYTHON = "python"
-_TOLD = 3
+_MAX_LISTED = 3
 _NAMED = 5
 _FAILS = "it fails: "
 _REPEATABLE = "same code, versions, parameters and inputs"
@@ -96,21 +96,21 @@ def replay(
     unknown = "" if ":" in pipeline or "/" in pipeline else pipeline
     named = next((compiled.pipeline for compiled in known if compiled.source == pipeline), unknown)
     with metadata_store.project_connection(home) as handle:
-        found = recorded_run.find(handle.store, run, named)
+        recorded = recorded_run.find(handle.store, run, named)
     with scratch(home, keep) as place:
         compiled = _current_pipeline(
-            [b for b in known if b.pipeline == found.pipeline], pipeline or found.pipeline, home, place, do
+            [b for b in known if b.pipeline == recorded.pipeline], pipeline or recorded.pipeline, home, place, do
         )
         chosen = [compiled.node(name) for name in nodes] if nodes else list(compiled.nodes)
         with metadata_store.project_connection(home) as handle:
             past = {
-                node.id: recorded_run.succeeded(handle.store, found, node.id)
+                node.id: recorded_run.succeeded(handle.store, recorded, node.id)
                 for node in compiled.nodes
                 if node in chosen
             }
-        stage = Stage(compiled, found, place, home, do)
+        stage = Stage(compiled, recorded, place, home, do)
         again = [past[node.id] for node in compiled.nodes if node.id in past and not stage.why_not(node)]
-        say(f"The run {found}: {len(again)} of {len(past)} nodes to replay. {_changes(again)}")
+        say(f"The run {recorded}: {len(again)} of {len(past)} nodes to replay. {_changes(again)}")
         width = max(len(name) for name in past)
         replayed = []
         for node in (node for node in compiled.nodes if node.id in past):
@@ -119,7 +119,7 @@ def replay(
             say(f"{node.id:<{width}}  {result.state:<12}  {result}")
         if keep:
             say(f"What the replay made lies in {place.path}.")
-    _judge(found, replayed)
+    _judge(recorded, replayed)
     return replayed
 
 
@@ -190,21 +190,23 @@ def _replayed(stage: Stage, node: Node, past: recorded_run.Execution | None) -> 
     seconds = time.monotonic() - started
     if outcome.state == "failed":
         fault = AirtightError.from_json(outcome.error)
-        told = [f"{_FAILS}{fault.message.rstrip('.')}" + (f" ({fault.received})" if fault.received else "")]
+        differences = [f"{_FAILS}{fault.message.rstrip('.')}" + (f" ({fault.received})" if fault.received else "")]
     elif again is None or outcome.state != "complete":
-        told = [f"it was {outcome.state}: {outcome.summary}"]
+        differences = [f"it was {outcome.state}: {outcome.summary}"]
     else:
-        told = list(_compared(past.outputs, again.outputs))
-    told += [f"it wrote into its input {key}" for key, held in _digests(past.inputs).items() if held != before[key]]
+        differences = list(_compared(past.outputs, again.outputs))
+    differences += [
+        f"it wrote into its input {key}" for key, held in _digests(past.inputs).items() if held != before[key]
+    ]
     why = _in_words(list(_changed(past, again.parts if again else {})))
-    if not told:
+    if not differences:
         return Replayed(node.id, "equal", (), why, seconds, past.seconds, past.id)
-    return Replayed(node.id, "differs", tuple(told), why or _REPEATABLE, seconds, past.seconds, past.id)
+    return Replayed(node.id, "differs", tuple(differences), why or _REPEATABLE, seconds, past.seconds, past.id)
 
 
 def _lost(artifacts: ByKey, what: str) -> Iterator[str]:
-    for key, found in artifacts.items():
-        for artifact in found:
+    for key, of_key in artifacts.items():
+        for artifact in of_key:
             uri = artifact.proto.uri
             if uri.startswith("/") and not Path(uri).exists():
                 yield f"its {what} {key} is gone from {uri}"
@@ -240,19 +242,21 @@ def _changed(past: recorded_run.Execution, parts: cache.Parts) -> Iterator[str]:
         for name, old in past.parts.get("outside", {}).items():
             if outside.get(name) != old:
                 yield f"{name} told {old!r}, tells {outside.get(name, 'nothing')!r}"
-        for told in cache.differences(past.parts, {kind: held for kind, held in parts.items() if kind != "outside"}):
-            yield f"{told} on disk since" if told.startswith("input ") else told
-    for key, found in past.outputs.items():
-        if any(artifact.digest not in ("", content_digest.of_uri(artifact.proto.uri)) for artifact in found):
+        for difference in cache.differences(
+            past.parts, {kind: held for kind, held in parts.items() if kind != "outside"}
+        ):
+            yield f"{difference} on disk since" if difference.startswith("input ") else difference
+    for key, artifacts in past.outputs.items():
+        if any(artifact.digest not in ("", content_digest.of_uri(artifact.proto.uri)) for artifact in artifacts):
             yield f"output {key} changed on disk since"
 
 
 def _in_words(changes: Sequence[str]) -> str:
     """Changes as one sentence's part, the files of the code together."""
-    files = [told.removeprefix("code ").removesuffix(" changed") for told in changes if told.startswith("code ")]
+    files = [change.removeprefix("code ").removesuffix(" changed") for change in changes if change.startswith("code ")]
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
-    told = [f"code changed: {', '.join(files[:_NAMED])}{more}"] if files else []
-    return "; ".join([*told, *(told for told in changes if not told.startswith("code "))])
+    code = [f"code changed: {', '.join(files[:_NAMED])}{more}"] if files else []
+    return "; ".join([*code, *(change for change in changes if not change.startswith("code "))])
 
 
 def _judge(run: recorded_run.Run, replayed: Sequence[Replayed]) -> None:
@@ -286,6 +290,6 @@ def _judge(run: recorded_run.Run, replayed: Sequence[Replayed]) -> None:
         if lost
         else f"The run {run} is not repeated: {first.node} differs, the first of {len(wrong)}.",
         expected=f"the outputs of execution {first.execution}",
-        received=first.differences[:_TOLD],
+        received=first.differences[:_MAX_LISTED],
         remedy=remedy,
     )

@@ -124,7 +124,7 @@ class Stage:
         for execution in made:
             outside = execution.parts.get("outside", {})
             # The lake's tables are the real ones, wherever the links to them lie.
-            outside |= {key: told.replace(str(self._place.lake), str(self._lake)) for key, told in outside.items()}
+            outside |= {key: value.replace(str(self._place.lake), str(self._lake)) for key, value in outside.items()}
         return outcome, made[0] if made else None
 
     def _request(self, node: Node, past: recorded_run.Execution) -> NodeRequest:

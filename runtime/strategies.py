@@ -164,17 +164,17 @@ def read_as_of_now(node: pipeline_pb2.PipelineNode, run: str) -> list[str]:
       node: The node in a copy of the IR whose parameters are bound.
       run: Key of the run.
     """
-    found = []
+    sources_read = []
     for key, spec in sorted(node.inputs.inputs.items()):
         is_plain = not spec.input_graph_ref.graph_id or not _has_strategy(node, spec.input_graph_ref.graph_id)
         sources = node_inputs.channels(node, key)
         if is_plain and not spec.hidden and any(not node_inputs.producer_in_run(channel, run) for channel in sources):
-            found.append(f"the input {key}, which all runs fill")
+            sources_read.append(f"the input {key}, which all runs fill")
     parameters = {name: value.field_value.string_value for name, value in node.parameters.parameters.items()}
     patterns = [mark for mark in _LATEST_MARKS if mark in parameters.get("input_config", "")]
     if patterns and "static" not in parameters.get("range_config", ""):
-        found.append(f"the latest folder that fits {' and '.join(patterns)}")
-    return found
+        sources_read.append(f"the latest folder that fits {' and '.join(patterns)}")
+    return sources_read
 
 
 def _has_strategy(node: pipeline_pb2.PipelineNode, graph_id: str) -> bool:

@@ -32,46 +32,46 @@ class ClassFile:
     @classmethod
     def read(cls, code: bytes) -> ClassFile:
         """Takes the file apart."""
-        found, at = cls(code[: POOL - 2]), POOL
+        class_file, at = cls(code[: POOL - 2]), POOL
         (count,) = struct.unpack_from(">H", code, POOL - 2)
-        while len(found.constants) < count:
+        while len(class_file.constants) < count:
             tag = code[at]
             size = 2 + struct.unpack_from(">H", code, at + 1)[0] if tag == UTF8 else SIZES[tag]
-            found.constants.append((tag, code[at + 1 : at + 1 + size]))
-            found.constants += [None] if tag in (LONG, DOUBLE) else []
+            class_file.constants.append((tag, code[at + 1 : at + 1 + size]))
+            class_file.constants += [None] if tag in (LONG, DOUBLE) else []
             at += 1 + size
-        found.rest = code[at:]
-        return found
+        class_file.rest = code[at:]
+        return class_file
 
     def write(self) -> bytes:
         """The file again."""
-        told = b"".join(bytes([each[0]]) + each[1] for each in self.constants if each)
-        return self.head + struct.pack(">H", len(self.constants)) + told + self.rest
+        encoded = b"".join(bytes([constant[0]]) + constant[1] for constant in self.constants if constant)
+        return self.head + struct.pack(">H", len(self.constants)) + encoded + self.rest
 
     def text(self, index: int) -> str:
         """A text among the constants."""
         each = self.constants[index]
         return each[1][2:].decode() if each and each[0] == UTF8 else ""
 
-    def add(self, tag: int, told: bytes) -> int:
+    def add(self, tag: int, content: bytes) -> int:
         """Adds a constant and gives its index."""
-        self.constants.append((tag, told))
+        self.constants.append((tag, content))
         return len(self.constants) - 1
 
     def method(self, name: str) -> int:
         """The index of a method that the class calls, `package/Class.method`; 0 for none, or more than one."""
-        found = [
+        indexes = [
             index
-            for index, each in enumerate(self.constants)
-            if each and each[0] == METHOD and self._named(each[1]) == name
+            for index, constant in enumerate(self.constants)
+            if constant and constant[0] == METHOD and self._named(constant[1]) == name
         ]
-        return found[0] if len(found) == 1 else 0
+        return indexes[0] if len(indexes) == 1 else 0
 
     def _named(self, method: bytes) -> str:
         """A method's class and name: both are constants that point to texts."""
         owner, signature = (self.constants[index] for index in struct.unpack(">HH", method))
         assert owner and signature
-        return ".".join(self.text(struct.unpack_from(">H", told)[0]) for _, told in (owner, signature))
+        return ".".join(self.text(struct.unpack_from(">H", content)[0]) for _, content in (owner, signature))
 
 
 def call_with_the_whole(code: bytes, part: str, static: str, other: str, signature: str) -> bytes:
@@ -103,8 +103,8 @@ def call_with_the_whole(code: bytes, part: str, static: str, other: str, signatu
     held = file.constants[method]
     assert held
     named = [file.add(UTF8, struct.pack(">H", len(text)) + text.encode()) for text in (other, signature)]
-    told = file.add(NAME_AND_TYPE, struct.pack(">HH", *named))
+    name_and_type = file.add(NAME_AND_TYPE, struct.pack(">HH", *named))
     # The class stays, its method is another one.
-    file.constants[method] = (METHOD, held[1][:2] + struct.pack(">H", told))
+    file.constants[method] = (METHOD, held[1][:2] + struct.pack(">H", name_and_type))
     file.rest = file.rest.replace(call, NOTHING * 3 + CALL_STATIC + struct.pack(">H", method))
     return file.write()

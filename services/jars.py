@@ -70,15 +70,15 @@ def java() -> str:
       TerminalError: There is none.
     """
     root = os.environ.get("JAVA_HOME")
-    found = shutil.which(str(Path(root) / "bin" / "java") if root else "java")
-    if not found:
+    executable = shutil.which(str(Path(root) / "bin" / "java") if root else "java")
+    if not executable:
         raise TerminalError(
             "Java was not found.",
             expected="Java 17, as Spark needs it too",
             received=f"no java in JAVA_HOME={root}" if root else "no java on PATH",
             remedy="Install it (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME.",
         )
-    return found
+    return executable
 
 
 def folder(name: str) -> Path:
@@ -137,8 +137,8 @@ def write_locks(names: Sequence[str] = tuple(SETS), ivy_settings: str = "") -> N
     for name in names:
         with _alone() as shared, tempfile.TemporaryDirectory() as temporary:
             _retrieve(name, Path(temporary), shared, ivy_settings)
-            told = {path.name: digest_of_file(path) for path in sorted(Path(temporary).iterdir())}
-            write_text(lock_file(name), "".join(f"{digest}  {jar}\n" for jar, digest in told.items()))
+            digests = {path.name: digest_of_file(path) for path in sorted(Path(temporary).iterdir())}
+            write_text(lock_file(name), "".join(f"{digest}  {jar}\n" for jar, digest in digests.items()))
             # They need not be fetched a second time to be used.
             if not _place(name).exists():
                 with new_folder(_place(name)) as kept:
@@ -182,7 +182,7 @@ def _alone() -> Iterator[Path]:
 def _retrieve(name: str, target: Path, shared: Path, ivy_settings: str) -> None:
     """Has Ivy bring the jars of a set, and all that they need at run time, into `target`."""
     coordinates = SETS[name]
-    parts = [dict(zip(("org", "name", "rev"), each.split(":"), strict=True)) for each in coordinates]
+    parts = [dict(zip(("org", "name", "rev"), coordinate.split(":"), strict=True)) for coordinate in coordinates]
     # Without a mapping Ivy would bring the tests' and the optional dependencies, too.
     mapping = 'conf="default->master" transitive="false"' if name in ALONE else 'conf="default->default"'
     wanted = "".join(
@@ -199,13 +199,13 @@ def _retrieve(name: str, target: Path, shared: Path, ivy_settings: str) -> None:
         command += ["-settings", ivy_settings] if ivy_settings else []
         command += ["-ivy", str(module), "-retrieve", f"{target}/[artifact]-[revision](-[classifier]).[ext]"]
         try:
-            told = subprocess.run(
+            ivy = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise _unreachable(coordinates, f"nothing for {TIMEOUT_S:.0f} s") from error
-    if told.returncode or not any(target.iterdir()):
-        lines = [line.strip(" \t:") for line in (told.stdout + told.stderr).splitlines()]
+    if ivy.returncode or not any(target.iterdir()):
+        lines = [line.strip(" \t:") for line in (ivy.stdout + ivy.stderr).splitlines()]
         telling = [line for line in lines if any(word in line for word in ("not found", "ERROR", "rror:", "xception"))]
         raise _unreachable(coordinates, list(dict.fromkeys(telling or lines[-3:])))
 
@@ -223,15 +223,15 @@ def _unreachable(coordinates: Sequence[str], received: object) -> TransientError
 def _ivy() -> Path:
     """Ivy's jar; Spark ships it for its own packages."""
     spec = importlib.util.find_spec("pyspark")
-    found = sorted(Path(spec.origin).parent.glob("jars/ivy-*.jar")) if spec and spec.origin else []
-    if not found:
+    jars = sorted(Path(spec.origin).parent.glob("jars/ivy-*.jar")) if spec and spec.origin else []
+    if not jars:
         raise TerminalError(
             "Ivy was not found.",
             expected="pyspark with its jars",
             received="no jars/ivy-*.jar in it",
             remedy="Install the locked environment: make install.",
         )
-    return found[-1]
+    return jars[-1]
 
 
 if __name__ == "__main__":

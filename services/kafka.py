@@ -31,13 +31,13 @@ def properties(settings: Settings, data: str) -> str:
       settings: Its ports.
       data: Its folder, relative to that in which it runs: a state folder's path may hold what Kafka cannot read here.
     """
-    told = {
+    configuration = {
         "listeners": f"PLAINTEXT://{HOST}:{settings.kafka_port},CONTROLLER://{HOST}:{settings.kafka_controller_port}",
         "advertised.listeners": f"PLAINTEXT://{HOST}:{settings.kafka_port}",
         "controller.quorum.voters": f"1@{HOST}:{settings.kafka_controller_port}",
         "log.dirs": data,
     }
-    return CONSTANT.read_text(encoding="utf-8") + "".join(f"{name}={value}\n" for name, value in told.items())
+    return CONSTANT.read_text(encoding="utf-8") + "".join(f"{name}={value}\n" for name, value in configuration.items())
 
 
 def format_once(settings: Settings, classes: str, place: Path) -> None:
@@ -56,13 +56,15 @@ def format_once(settings: Settings, classes: str, place: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [jars.java(), *LOGGING, "-cp", classes, "kafka.tools.StorageTool", "format"]
         command += ["--config", str(configuration), f"--cluster-id={cluster}"]
-        told = subprocess.run(command, cwd=place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        completed = subprocess.run(
+            command, cwd=place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         configuration.unlink()
-        if told.returncode:
+        if completed.returncode:
             raise TerminalError(
                 "Kafka's data folder could not be made.",
                 expected="exit status 0 of kafka.tools.StorageTool",
-                received=(told.stderr or told.stdout).strip()[-500:],
+                received=(completed.stderr or completed.stdout).strip()[-500:],
                 remedy=f"Correct what it tells; the folder is {place}.",
             )
 

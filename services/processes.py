@@ -36,15 +36,15 @@ def end_all(home: Home) -> int:
     Raises:
       TransientError: The machine does not let one go, such as while it waits for a disk.
     """
-    found: set[int] = set()
+    signalled: set[int] = set()
     deadline = time.monotonic() + TERMINATE_S
     # One that is ending has lost its environment before it closes its ports, so what was found is waited for by its id.
-    while left := {*alive(home), *(pid for pid in found if not _over(pid))}:
+    while left := {*alive(home), *(pid for pid in signalled if not _over(pid))}:
         # Asked once each; a process that starts another one while it goes is met in the next round.
         kill = time.monotonic() > deadline
-        for pid in left if kill else [pid for pid in left if pid not in found]:
+        for pid in left if kill else [pid for pid in left if pid not in signalled]:
             _send(pid, signal.SIGKILL if kill else signal.SIGTERM)
-        found.update(left)
+        signalled.update(left)
         time.sleep(0.05)
         if time.monotonic() > deadline + TERMINATE_S:
             raise TransientError(
@@ -53,7 +53,7 @@ def end_all(home: Home) -> int:
                 received=[f"{pid} {name(pid)}" for pid in left],
                 remedy="Look at them (ps), and run make stop again.",
             )
-    return len(found)
+    return len(signalled)
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def _over(pid: int) -> bool:
     """Whether a process is gone, with all its threads; a zombie that nobody has waited for counts as gone."""
     try:
         # The name stands in brackets and may hold anything; the state is the letter after the last bracket.
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-        return told == "X" or (told == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        return state == "X" or (state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1)
     except OSError:
         return True

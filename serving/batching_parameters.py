@@ -87,9 +87,9 @@ def parameters_from_file(path: Path, workers: int) -> BatchingParameters:
     Raises:
       TerminalError: It cannot be read, or asks for what is not supported.
     """
-    told = _message()()
+    parameters = _message()()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), told)
+        text_format.Parse(path.read_text(encoding="utf-8"), parameters)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise TerminalError(
             "The batching parameters file cannot be read.",
@@ -97,22 +97,22 @@ def parameters_from_file(path: Path, workers: int) -> BatchingParameters:
             received=f"{path}: {error}",
             remedy="Correct --batching_parameters_file.",
         ) from error
-    if told.pad_variable_length_inputs:
+    if parameters.pad_variable_length_inputs:
         raise _refusal(
             "pad_variable_length_inputs to be false: padding makes an answer depend on whom a request met", "true"
         )
-    if told.HasField("thread_pool_name"):
+    if parameters.HasField("thread_pool_name"):
         logger.info("thread_pool_name is ignored: there is one pool of threads for inference")
 
     def value(name: str, default: int) -> int:
-        return getattr(told, name).value if told.HasField(name) else default
+        return getattr(parameters, name).value if parameters.HasField(name) else default
 
     return BatchingParameters(
         max_batch_size=value("max_batch_size", BatchingParameters.max_batch_size),
         batch_timeout_s=value("batch_timeout_micros", 0) / 1e6,
         max_enqueued_batches=value("max_enqueued_batches", BatchingParameters.max_enqueued_batches),
         num_batch_threads=value("num_batch_threads", workers),
-        allowed_batch_sizes=tuple(told.allowed_batch_sizes),
+        allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
     )
 
 

@@ -115,7 +115,7 @@ class Body:
     async def _rest(self, message: dict[str, Any]) -> bytes:
         parts = []
         # What a request says of itself is refused before any of it is kept; what it sends is counted all the same.
-        self._bodies.take(0, _told(self._scope))
+        self._bodies.take(0, _content_length(self._scope))
         while True:
             if message["type"] == "http.disconnect":
                 raise Gone
@@ -165,7 +165,7 @@ async def unpacked(body: bytes, encoding: bytes, take: Callable[[int, int], None
     return b"".join(pieces)
 
 
-def _told(scope: dict[str, Any]) -> int:
+def _content_length(scope: dict[str, Any]) -> int:
     """Content-Length; 0 where there is none."""
     value = _header(scope, b"content-length")
     return int(value) if value.isdigit() else 0

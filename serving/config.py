@@ -167,14 +167,14 @@ def _model(entry: model_server_config_pb2.ModelConfig) -> ModelSettings:
         raise _refusal(f"base_path {entry.base_path!r}", "a path without NUL, which no file system knows")
     if entry.model_platform not in ("", "tensorflow"):
         raise _refusal(f"model_platform {entry.model_platform!r}", 'model_platform "tensorflow"')
-    told = entry.model_version_policy
-    kind = told.WhichOneof("policy_choice")
-    if kind == "specific" and not told.specific.versions:
+    choice = entry.model_version_policy
+    kind = choice.WhichOneof("policy_choice")
+    if kind == "specific" and not choice.specific.versions:
         raise _refusal("a specific version policy without versions", "at least one version")
     policy = VersionPolicy(
-        latest=max(told.latest.num_versions, 1) if kind == "latest" else 1,
+        latest=max(choice.latest.num_versions, 1) if kind == "latest" else 1,
         every=kind == "all",
-        specific=frozenset(told.specific.versions) if kind == "specific" else frozenset(),
+        specific=frozenset(choice.specific.versions) if kind == "specific" else frozenset(),
     )
     logged = logging_of(entry.name, entry.logging_config) if entry.HasField("logging_config") else None
     return ModelSettings(entry.name, local(entry.base_path), policy, dict(entry.version_labels), logged)
@@ -316,22 +316,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _natural(said: str) -> int:
-    if int(said) < 0:
-        raise argparse.ArgumentTypeError(f"0 or more, not {said}")
-    return int(said)
+def _natural(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"0 or more, not {text}")
+    return int(text)
 
 
-def _seconds(said: str) -> float:
-    if not 0 <= float(said) < float("inf"):
-        raise argparse.ArgumentTypeError(f"0 or more, not {said}")
-    return float(said)
+def _seconds(text: str) -> float:
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"0 or more, not {text}")
+    return float(text)
 
 
-def _arguments(said: str) -> tuple[tuple[str, int | str], ...]:
-    pairs = [argument.partition("=") for argument in said.split(",") if argument]
+def _arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    pairs = [argument.partition("=") for argument in text.split(",") if argument]
     if any(not name or not value for name, _, value in pairs):
-        raise argparse.ArgumentTypeError(f"name=value,name=value, not {said!r}")
+        raise argparse.ArgumentTypeError(f"name=value,name=value, not {text!r}")
     return tuple((name, int(value) if value.lstrip("-").isdigit() else value) for name, _, value in pairs)
 
 

@@ -50,8 +50,8 @@ class ServingError(Exception):
 
 def _cut(message: str) -> str:
     limit = MAX_MESSAGE if message.isascii() else MAX_MESSAGE // 3
-    told = message.encode("utf-8", "surrogatepass")
-    return message if len(told) <= limit else f"{told[:limit].decode('utf-8', 'ignore')}..."
+    encoded = message.encode("utf-8", "surrogatepass")
+    return message if len(encoded) <= limit else f"{encoded[:limit].decode('utf-8', 'ignore')}..."
 
 
 def invalid(message: str) -> ServingError:

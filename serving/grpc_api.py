@@ -122,8 +122,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> classification_pb2.ClassificationResponse:
         """Runs a signature of the method classify on tf.Examples."""
         version = self.registry.resolve(*_chosen(request))
-        told, spec = await self._on_examples(version, request, request.input, "classify", calls)
-        return classification_pb2.ClassificationResponse(result=told, model_spec=spec)
+        result, spec = await self._on_examples(version, request, request.input, "classify", calls)
+        return classification_pb2.ClassificationResponse(result=result, model_spec=spec)
 
     @_answered
     async def Regress(
@@ -131,8 +131,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature of the method regress on tf.Examples."""
         version = self.registry.resolve(*_chosen(request))
-        told, spec = await self._on_examples(version, request, request.input, "regress", calls)
-        return regression_pb2.RegressionResponse(result=told, model_spec=spec)
+        result, spec = await self._on_examples(version, request, request.input, "regress", calls)
+        return regression_pb2.RegressionResponse(result=result, model_spec=spec)
 
     @_answered
     async def MultiInference(
@@ -145,25 +145,25 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with version:  # A swap between two tasks does not take it away.
             for task in request.tasks:
                 verb = _VERBS[task.method_name]
-                told, spec = await self._on_examples(version, task, request.input, verb, calls)
+                result, spec = await self._on_examples(version, task, request.input, verb, calls)
                 field = "classification_result" if verb == "classify" else "regression_result"
-                answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: told}))
+                answer.results.append(inference_pb2.InferenceResult(model_spec=spec, **{field: result}))
         return answer
 
     async def _on_examples(
-        self, version: Version, asked: Any, given: input_pb2.Input, verb: str, calls: list[Answered]
+        self, version: Version, request: Any, given: input_pb2.Input, verb: str, calls: list[Answered]
     ) -> tuple[examples.Result, model_pb2.ModelSpec]:
         with version as loaded:
-            signature = loaded.signature(asked.model_spec.signature_name)
+            signature = loaded.signature(request.model_spec.signature_name)
             arrays = await self._runner.convert(
                 version.model, given.ByteSize(), examples.arrays, given, signature, verb
             )
             outputs = await self._runner.run(version.model, signature, arrays, GRPC_INLINE_S)
             calls.append(Answered(version.number, signature, arrays, outputs))
-            told = await self._runner.convert(
+            result = await self._runner.convert(
                 version.model, size_of(outputs), examples.result, outputs, signature, verb, len(arrays[0])
             )
-            return told, metadata.spec(version, signature.name)
+            return result, metadata.spec(version, signature.name)
 
     @_answered
     async def GetModelMetadata(
@@ -226,14 +226,14 @@ def _chosen(request: Any) -> tuple[str, int | None, str | None]:
     Raises:
       ServingError: INVALID_ARGUMENT, it names no model.
     """
-    told = request.model_spec
-    if not told.name:
+    spec = request.model_spec
+    if not spec.name:
         raise invalid("Missing ModelSpec")
-    choice = told.WhichOneof("version_choice")
+    choice = spec.WhichOneof("version_choice")
     return (
-        told.name,
-        told.version.value if choice == "version" else None,
-        told.version_label if choice == "version_label" else None,
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
     )
 
 

@@ -122,10 +122,10 @@ def boolean(text: str, *, default: bool = False) -> dict[str, Any]:
     return {"type": _truth, "nargs": "?", "const": True, "default": default, "help": text}
 
 
-def _truth(said: str) -> bool:
-    if said.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"true or false, not {said!r}")
-    return said.lower() in ("true", "1")
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() in ("true", "1")
 
 
 def told_to_stop(settings: Listening) -> asyncio.Event:

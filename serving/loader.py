@@ -51,13 +51,13 @@ class LoadedModel:
         Raises:
           ServingError: FAILED_PRECONDITION, there is none of that name.
         """
-        found = self.signatures.get(name or DEFAULT_SIGNATURE)
-        if found is None:
+        signature = self.signatures.get(name or DEFAULT_SIGNATURE)
+        if signature is None:
             raise ServingError(
                 Code.FAILED_PRECONDITION,
                 f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def',
             )
-        return found
+        return signature
 
     def close(self) -> None:
         """Frees variables and tables."""

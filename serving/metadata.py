@@ -23,11 +23,11 @@ def status(versions: list[Version]) -> get_model_status_pb2.GetModelStatusRespon
 
 def status_json(versions: list[Version]) -> bytes:
     """The same as REST answers it: int64 as strings, defaults printed."""
-    told = _as_dict(status(versions))
-    for entry, version in zip(told["model_version_status"], versions, strict=True):
+    payload = _as_dict(status(versions))
+    for entry, version in zip(payload["model_version_status"], versions, strict=True):
         entry.setdefault("status", {"error_code": "OK", "error_message": ""})
         entry["version"] = str(version.number)
-    return _dump(told)
+    return _dump(payload)
 
 
 def signatures(version: Version) -> get_model_metadata_pb2.SignatureDefMap:
@@ -48,8 +48,8 @@ def metadata(version: Version) -> get_model_metadata_pb2.GetModelMetadataRespons
 
 def metadata_json(version: Version) -> bytes:
     """The same as REST answers it: `signature_def` is nested twice, without the type of the packed message."""
-    said = {"name": version.model, "signature_name": "", "version": str(version.number)}
-    return _dump({"model_spec": said, "metadata": {"signature_def": _as_dict(signatures(version))}})
+    model_spec = {"name": version.model, "signature_name": "", "version": str(version.number)}
+    return _dump({"model_spec": model_spec, "metadata": {"signature_def": _as_dict(signatures(version))}})
 
 
 def spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
@@ -59,9 +59,9 @@ def spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
     return answer
 
 
-def _as_dict(told: message.Message) -> dict:
-    return json_format.MessageToDict(told, always_print_fields_with_no_presence=True, preserving_proto_field_name=True)
+def _as_dict(proto: message.Message) -> dict:
+    return json_format.MessageToDict(proto, always_print_fields_with_no_presence=True, preserving_proto_field_name=True)
 
 
-def _dump(told: dict) -> bytes:
-    return json.dumps(told, indent=1).encode()
+def _dump(payload: dict) -> bytes:
+    return json.dumps(payload, indent=1).encode()

@@ -64,15 +64,15 @@ class Histogram:
 
     def lines(self) -> list[str]:
         """The exposition; buckets are cumulative."""
-        said = [f"# HELP {self.name} {self.help}", f"# TYPE {self.name} histogram"]
+        text_lines = [f"# HELP {self.name} {self.help}", f"# TYPE {self.name} histogram"]
         for values, counts in self._counts.items():
             total = 0
             for bound, count in zip((*self._bounds, "+Inf"), counts, strict=True):
                 total += count
-                said.append(f"{self.name}_bucket{_tags((*self.labels, 'le'), (*values, bound))} {total}")
-            said.append(f"{self.name}_sum{_tags(self.labels, values)} {self._sums[values] * self._scale}")
-            said.append(f"{self.name}_count{_tags(self.labels, values)} {total}")
-        return said
+                text_lines.append(f"{self.name}_bucket{_tags((*self.labels, 'le'), (*values, bound))} {total}")
+            text_lines.append(f"{self.name}_sum{_tags(self.labels, values)} {self._sums[values] * self._scale}")
+            text_lines.append(f"{self.name}_count{_tags(self.labels, values)} {total}")
+        return text_lines
 
 
 def exposition() -> bytes:

@@ -228,6 +228,6 @@ def _report(model: Model, problem: str) -> None:
     model.problem = problem
 
 
-def _is_served(model: Model, number: int, found: Mapping[int, Folder]) -> bool:
+def _is_served(model: Model, number: int, folders: Mapping[int, Folder]) -> bool:
     version = model.versions.get(number)
-    return version is not None and version.state == State.AVAILABLE and version.identity == found[number]
+    return version is not None and version.state == State.AVAILABLE and version.identity == folders[number]

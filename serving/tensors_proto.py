@@ -139,20 +139,20 @@ def _shape_of_column(rows: int) -> tensor_shape_pb2.TensorShapeProto:
 
 def _varint(number: int) -> bytes:
     """As protobuf writes a length: seven bits a byte, the lowest first."""
-    told = bytearray()
+    encoded = bytearray()
     while number >> 7:
-        told.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*told, number])
+    return bytes([*encoded, number])
 
 
-def _shape(told: tensor_shape_pb2.TensorShapeProto, spec: TensorSpec) -> list[int]:
-    dims = told.dim
+def _shape(proto: tensor_shape_pb2.TensorShapeProto, spec: TensorSpec) -> list[int]:
+    dims = proto.dim
     # One size, as most inputs have: a request may have a hundred of them.
-    if spec.column and len(dims) == 1 and not told.unknown_rank and 0 <= (size := dims[0].size) <= MAX_EXTENT:
+    if spec.column and len(dims) == 1 and not proto.unknown_rank and 0 <= (size := dims[0].size) <= MAX_EXTENT:
         return [size]
     shape = [dim.size for dim in dims]
-    if told.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
+    if proto.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {spec.name!r} has no definite shape")
     if math.prod(size for size in shape if size) > MAX_EXTENT:
         raise invalid(f"input {spec.name!r} has the sizes {shape}, which are too large")

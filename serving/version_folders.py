@@ -37,12 +37,12 @@ def number_of(name: str) -> int | None:
 
 def by_number(folders: Iterable[Folder]) -> dict[int, Folder]:
     """The folder of each version; of several with one number the one without padding, or else the first by name."""
-    found: dict[int, Folder] = {}
+    numbered: dict[int, Folder] = {}
     for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
         number = number_of(folder.name)
         if number is not None:
-            found.setdefault(number, folder)
-    return found
+            numbered.setdefault(number, folder)
+    return numbered
 
 
 def versions_on_disk(base_path: Path) -> dict[int, Folder]:

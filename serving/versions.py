@@ -108,10 +108,10 @@ class Registry:
             if model is not None and model.latest is not None:
                 return model.latest
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
-        found = model.versions.get(version) if model else None
-        if found is None or found.state != State.AVAILABLE:
+        available = model.versions.get(version) if model else None
+        if available is None or available.state != State.AVAILABLE:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Specific({name}, {version})")
-        return found
+        return available
 
     def _labelled(self, name: str, label: str) -> int:
         model = self.models.get(name)

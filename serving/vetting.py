@@ -163,17 +163,17 @@ def _refuse_size(path: Path, max_bytes: int) -> None:
 
 def free_memory() -> int | None:
     """Bytes that this process can have still, by the machine and by its control group; None where neither tells."""
-    told = []
+    limits = []
     try:
         line = next(line for line in MEMORY_INFO.read_text().splitlines() if line.startswith("MemAvailable:"))
-        told.append(int(line.split()[1]) << 10)
+        limits.append(int(line.split()[1]) << 10)
     except (OSError, StopIteration, ValueError):
         pass
     try:
-        told.append(int(MEMORY_LIMIT.read_text()) - int(MEMORY_USED.read_text()))
+        limits.append(int(MEMORY_LIMIT.read_text()) - int(MEMORY_USED.read_text()))
     except (OSError, ValueError):  # No such file, or "max".
         pass
-    return min(told) if told else None
+    return min(limits) if limits else None
 
 
 def _read(path: Path) -> saved_model_pb2.SavedModel:

@@ -252,10 +252,10 @@ def test_docker_compose_accepts_it() -> None:
     command = ["docker-compose", "--file", str(ROOT / "docker-compose.yaml"), "config", "--quiet"]
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stderr == ""
     del environment["AIRTIGHT_SECRETS"]
-    told = subprocess.run(
+    completed = subprocess.run(
         [*command[:3], "--project-directory", "/nonexistent", *command[3:]],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert "make-secrets" in told.stderr
+    assert "make-secrets" in completed.stderr

@@ -183,9 +183,9 @@ class DatasetReader:
         for table in tables or self.tables:
             for file in self._files(table, part):
                 path = self.lake / file.path
-                found = digest_of_file(path) if path.is_file() else None
-                if found != file.sha256:
-                    raise _changed(file, found, self.lake)
+                digest = digest_of_file(path) if path.is_file() else None
+                if digest != file.sha256:
+                    raise _changed(file, digest, self.lake)
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -261,18 +261,18 @@ class DatasetReader:
         return (file for file in source.files if file.day in touched)
 
 
-def _changed(file: File, found: str | None, lake: Path) -> TerminalError:
+def _changed(file: File, digest: str | None, lake: Path) -> TerminalError:
     day = f" of {file.day}" if file.day else ""
     return TerminalError(
-        f"The lake's file{day}, {file.path}, was {'replaced' if found else 'removed'} after ingest had seen it.",
+        f"The lake's file{day}, {file.path}, was {'replaced' if digest else 'removed'} after ingest had seen it.",
         expected=f"sha256 {file.sha256}, as the manifest says",
-        received=f"sha256 {found}" if found else "no such file",
+        received=f"sha256 {digest}" if digest else "no such file",
         remedy=f"Put the file back, or write that day again from its source (the lake is {lake}), and clear this task. "
         "To take the lake as it is now, clear from ingest on.",
     )
 
 
-def _table_files(name: str, told: dict[str, Any]) -> TableFiles:
-    files = tuple(File(**file) for file in told["files"])
-    fields = {k: told[k] for k in ("version", "known_at", "time", "columns")}
-    return TableFiles(name, key=tuple(told["key"]), missing_days=tuple(told["missing_days"]), files=files, **fields)
+def _table_files(name: str, entry: dict[str, Any]) -> TableFiles:
+    files = tuple(File(**file) for file in entry["files"])
+    fields = {k: entry[k] for k in ("version", "known_at", "time", "columns")}
+    return TableFiles(name, key=tuple(entry["key"]), missing_days=tuple(entry["missing_days"]), files=files, **fields)

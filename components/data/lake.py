@@ -212,8 +212,8 @@ class Lake:
                 received=f"{table} in the lake {self.path}",
                 remedy="Build the lake first, or correct the name of the lake, the table or the version.",
             )
-        told = json.loads((self._log(table) / f"{number or numbers[-1]:06d}.json").read_text(encoding="utf-8"))
-        return Version(**{**told, "files": tuple(File(**file) for file in told["files"])})
+        fields = json.loads((self._log(table) / f"{number or numbers[-1]:06d}.json").read_text(encoding="utf-8"))
+        return Version(**{**fields, "files": tuple(File(**file) for file in fields["files"])})
 
     def snapshot_as_of(self, table: str, instant: datetime) -> Version:
         """Reads the newest version that was known at an instant.
@@ -251,8 +251,8 @@ class Lake:
             raise self._damaged(file, "is missing", f"{file.bytes} bytes", "no such file")
         if path.stat().st_size != file.bytes:
             raise self._damaged(file, "is corrupt", f"{file.bytes} bytes", f"{path.stat().st_size} bytes")
-        if (found := digest_of_file(path)) != file.sha256:
-            raise self._damaged(file, "is corrupt", f"sha256 {file.sha256}", f"sha256 {found}")
+        if (digest := digest_of_file(path)) != file.sha256:
+            raise self._damaged(file, "is corrupt", f"sha256 {file.sha256}", f"sha256 {digest}")
         try:
             with pq.ParquetFile(path) as opened:
                 _same_columns(declared, opened.schema_arrow, path)

@@ -58,21 +58,21 @@ class Verifier:
         Raises:
           TerminalError: As `Lake.verify`.
         """
-        said, started = self._now(table, file), time.time_ns()
-        if by_note and said and self._noted.get(file.path) == said:
+        state, started = self._now(table, file), time.time_ns()
+        if by_note and state and self._noted.get(file.path) == state:
             self.known.append(file)
             return
         self._lake.verify(table, file, self._zone)
         self.read.append(file)
-        touched = max((value for value in said[-2:] if isinstance(value, int)), default=0)
-        if said == self._now(table, file) and touched < started - SETTLED_NS:
-            self._new[file.path] = said
+        touched = max((value for value in state[-2:] if isinstance(value, int)), default=0)
+        if state == self._now(table, file) and touched < started - SETTLED_NS:
+            self._new[file.path] = state
 
     def __enter__(self) -> Verifier:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        new = {path: said for path, said in self._new.items() if self._noted.get(path) != said}
+        new = {path: state for path, state in self._new.items() if self._noted.get(path) != state}
         if not new:
             return
         try:
@@ -88,13 +88,13 @@ class Verifier:
         except OSError:
             return []
         form = [_RULES, self._zone, table.time, [(field.name, str(field.type)) for field in table.schema], file.sha256]
-        asked = hashlib.sha256(json.dumps(form).encode()).hexdigest()
-        return [asked, lies.st_ino, lies.st_size, lies.st_mtime_ns, lies.st_ctime_ns]
+        rules_digest = hashlib.sha256(json.dumps(form).encode()).hexdigest()
+        return [rules_digest, lies.st_ino, lies.st_size, lies.st_mtime_ns, lies.st_ctime_ns]
 
 
 def _read(note: Path) -> dict[str, list[str | int]]:
     try:
-        told = json.loads(note.read_text(encoding="utf-8"))
+        notes = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return notes if isinstance(notes, dict) else {}

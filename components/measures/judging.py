@@ -157,7 +157,7 @@ def in_words(example: dict[str, Any]) -> str:
 
 def _judge_one(subject: Subject, batch: Batch, rows: int) -> list[Finding]:
     """Asks about the whole frame with the value measured, about rows yes or no, and about failed rows once more."""
-    of_rows = [place for place, asked in enumerate(subject.expectations) if isinstance(asked, _OF_ROWS)]
+    of_rows = [place for place, expectation in enumerate(subject.expectations) if isinstance(expectation, _OF_ROWS)]
     of_frame = [place for place in range(len(subject.expectations)) if place not in of_rows]
     answers = _ask(batch, subject, of_rows, "BOOLEAN_ONLY") | _ask(batch, subject, of_frame, "BASIC")
     failed = [place for place in of_rows if not answers[place].success]
@@ -172,11 +172,11 @@ def _ask(
     if not places:
         return {}
     # Answers come in another order than they were asked for, so each carries its place.
-    asked = [subject.expectations[place].copy(update={"meta": {"place": place}}) for place in places]
+    expectations = [subject.expectations[place].copy(update={"meta": {"place": place}}) for place in places]
     settings: dict[str, Any] = {"result_format": result_format, "partial_unexpected_count": MAX_EXAMPLES}
     if result_format == "SUMMARY":
         settings["unexpected_index_column_names"] = list(subject.keys)
-    results = batch.validate(gx.ExpectationSuite("asked", expectations=asked), result_format=settings).results
+    results = batch.validate(gx.ExpectationSuite("asked", expectations=expectations), result_format=settings).results
     for answer in results:
         _check_computed(subject, answer)
     return {answer.expectation_config.meta["place"]: answer for answer in results}

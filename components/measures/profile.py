@@ -69,11 +69,11 @@ def compare(features: Iterable[Feature], reference: Profile, interval: Profile) 
             drifts.append(drift.categories(feature, *sides, CATEGORY_ASPECTS[feature.kind], rows, most))
         if feature.kind in NUMBER_ASPECTS:
             numbers = [Numbers.of(side.sample[feature.name], side.rows) for side in (reference, interval)]
-            found = drift.numbers(feature, numbers[0], numbers[1], NUMBER_ASPECTS[feature.kind])
+            drifted = drift.numbers(feature, numbers[0], numbers[1], NUMBER_ASPECTS[feature.kind])
             if feature.kind == "vector":
                 moved, noise = drift.shift(reference.moments[feature.name], interval.moments[feature.name])
-                found = replace(found, shift=moved, shift_noise=noise)
-            drifts.append(found)
+                drifted = replace(drifted, shift=moved, shift_noise=noise)
+            drifts.append(drifted)
     return drifts
 
 

@@ -66,8 +66,10 @@ class ModelServer:
         Raises:
           TransientError: A server cannot be reached or answers with an error of its own.
         """
-        told = [server.versions(model) for server in self._servers]
-        return {number: _least([each.get(number) for each in told]) for number in sorted(set().union(*told))}
+        by_server = [server.versions(model) for server in self._servers]
+        return {
+            number: _least([states.get(number) for states in by_server]) for number in sorted(set().union(*by_server))
+        }
 
     def available(self, model: str) -> set[int]:
         """The versions that answer requests, on every server.
@@ -75,7 +77,7 @@ class ModelServer:
         Raises:
           TransientError: A server cannot be reached or answers with an error of its own.
         """
-        return {number for number, told in self.versions(model).items() if told.state == AVAILABLE}
+        return {number for number, state in self.versions(model).items() if state.state == AVAILABLE}
 
     def available_anywhere(self, model: str) -> set[int]:
         """The versions that answer requests on one server at least.
@@ -83,8 +85,8 @@ class ModelServer:
         Raises:
           TransientError: A server cannot be reached or answers with an error of its own.
         """
-        told = [server.versions(model) for server in self._servers]
-        return {number for each in told for number, state in each.items() if state.state == AVAILABLE}
+        by_server = [server.versions(model) for server in self._servers]
+        return {number for states in by_server for number, state in states.items() if state.state == AVAILABLE}
 
     def labelled(self, model: str, label: str) -> int:
         """The version that has a label on every server, 0 where one does not know the label (yet) or they differ.
@@ -92,8 +94,8 @@ class ModelServer:
         Raises:
           TransientError: A server cannot be reached.
         """
-        told = {server.labelled(model, label) for server in self._servers}
-        return told.pop() if len(told) == 1 else 0
+        versions = {server.labelled(model, label) for server in self._servers}
+        return versions.pop() if len(versions) == 1 else 0
 
     def refusal_of_a_row(self, model: str, version: int) -> str:
         """Asks a version for one row in which every value is missing; the answer is not judged.
@@ -177,10 +179,10 @@ class _Connection:
           TerminalError: The model has no signature `serving_default`.
         """
         path = f"/v1/models/{quote(model)}/versions/{version}"
-        status, told = self.request("GET", f"{path}/metadata")
+        status, metadata = self.request("GET", f"{path}/metadata")
         if status != OK:
-            raise self._strange(status, told)
-        signatures = told["metadata"]["signature_def"]["signature_def"]
+            raise self._strange(status, metadata)
+        signatures = metadata["metadata"]["signature_def"]["signature_def"]
         if "serving_default" not in signatures:
             raise TerminalError(
                 f"Version {version} of {model} cannot be called.",
@@ -232,16 +234,16 @@ class _Connection:
         )
 
 
-def _least(told: list[VersionState | None]) -> VersionState:
+def _least(states: list[VersionState | None]) -> VersionState:
     """What is true of one version on all servers: a fault on one is a fault, and what one has not is not there yet."""
-    faults = [each for each in told if each is not None and each.error]
+    faults = [state for state in states if state is not None and state.error]
     if faults:
         return faults[0]
-    known = [each for each in told if each is not None]
-    if len(known) < len(told):
+    known = [state for state in states if state is not None]
+    if len(known) < len(states):
         return VersionState(_STATES[0], "")
-    gone = [each for each in known if each.state in (UNLOADING, END)]
-    return gone[0] if gone else min(known, key=lambda each: _STATES.index(each.state))
+    gone = [state for state in known if state.state in (UNLOADING, END)]
+    return gone[0] if gone else min(known, key=lambda state: _STATES.index(state.state))
 
 
 def _missing(info: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ CANARY = "canary"
 RELEASE = "release"
 """Who chose a version where no person did: a push that left it to a release, or the release's decision."""
 _HEAD = "# What the model server serves; push, promote and releases write it (docs/serving.md).\n"
-_TOLD = ("at", "by", "reason", "trial", "release", "owner", "until")
+_REASON_FIELDS = ("at", "by", "reason", "trial", "release", "owner", "until")
 _AFTER = "after"
 _CHOSEN = re.compile(r"^# chosen (\S+) (\{.*\})$", re.MULTILINE)
 
@@ -77,9 +77,9 @@ class Choice:
         return chosen.labels.get(STABLE) or max(chosen.versions, default=0)
 
     @classmethod
-    def only(cls, version: int, **told: Any) -> Choice:
+    def only(cls, version: int, **fields: Any) -> Choice:
         """One version, under the label `stable`."""
-        return cls((version,), {STABLE: version}, **told)
+        return cls((version,), {STABLE: version}, **fields)
 
     @property
     def in_words(self) -> str:
@@ -132,10 +132,10 @@ class Served:
         Raises:
           TerminalError: The file cannot be read.
         """
-        config, told = self._read()
+        config, reasons = self._read()
         for entry in config.model_config_list.config:
             if entry.name == model:
-                why = told.get(model, {})
+                why = reasons.get(model, {})
                 versions = tuple(sorted(entry.model_version_policy.specific.versions))
                 return Choice(versions, dict(entry.version_labels), **{**why, **_after(why)})
         return HIGHEST
@@ -147,14 +147,14 @@ class Served:
           TerminalError: The file cannot be read.
         """
         with self._locked(f".{FILE}.lock"):
-            config, told = self._read()
+            config, reasons = self._read()
             there = {entry.name for entry in config.model_config_list.config}
             if self.file.exists() and there >= set(models):
                 return
             for model in models:
                 if model not in there:
                     self._append(config, model)
-            self._write(config, told)
+            self._write(config, reasons)
 
     def choose(self, model: str, choice: Choice) -> None:
         """Says what is to be served of a model from now on.
@@ -163,7 +163,7 @@ class Served:
           TerminalError: The file cannot be read.
         """
         with self._locked(f".{FILE}.lock"):
-            config, told = self._read()
+            config, reasons = self._read()
             entry = next((e for e in config.model_config_list.config if e.name == model), None)
             entry = self._append(config, model) if entry is None else entry
             entry.ClearField("version_labels")
@@ -172,10 +172,10 @@ class Served:
             entry.model_version_policy.specific.versions.extend(choice.versions)
             if not choice.versions:
                 entry.model_version_policy.latest.num_versions = 1
-            told[model] = {name: value for name in _TOLD if (value := getattr(choice, name))}
+            reasons[model] = {name: value for name in _REASON_FIELDS if (value := getattr(choice, name))}
             if choice.after is not None:
-                told[model][_AFTER] = {k: v for k, v in dataclasses.asdict(choice.after).items() if v}
-            self._write(config, told)
+                reasons[model][_AFTER] = {k: v for k, v in dataclasses.asdict(choice.after).items() if v}
+            self._write(config, reasons)
 
     @contextlib.contextmanager
     def alone(self, model: str) -> Iterator[None]:
@@ -201,7 +201,7 @@ class Served:
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         try:
             text_format.Parse(text, config)
-            told = {model: json.loads(why) for model, why in _CHOSEN.findall(text)}
+            reasons = {model: json.loads(why) for model, why in _CHOSEN.findall(text)}
         except (text_format.ParseError, ValueError) as error:
             raise TerminalError(
                 "The file that says what is served cannot be read.",
@@ -209,10 +209,12 @@ class Served:
                 received=f"{self.file}: {error}",
                 remedy="Correct the file; the server goes on with what it serves.",
             ) from error
-        return config, told
+        return config, reasons
 
-    def _write(self, config: model_server_config_pb2.ModelServerConfig, told: Mapping[str, Mapping[str, Any]]) -> None:
-        chosen = [f"# chosen {model} {json.dumps(why)}\n" for model, why in sorted(told.items()) if why]
+    def _write(
+        self, config: model_server_config_pb2.ModelServerConfig, reasons: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        chosen = [f"# chosen {model} {json.dumps(why)}\n" for model, why in sorted(reasons.items()) if why]
         write_text(self.file, _HEAD + "".join(chosen) + text_format.MessageToString(config))
 
     @contextlib.contextmanager
@@ -223,11 +225,11 @@ class Served:
             yield
 
 
-def _after(told: Mapping[str, Any]) -> dict[str, Choice]:
+def _after(why: Mapping[str, Any]) -> dict[str, Choice]:
     """What is chosen after the release that a comment tells of."""
-    if _AFTER not in told:
+    if _AFTER not in why:
         return {}
-    after = dict(told[_AFTER])
+    after = dict(why[_AFTER])
     return {_AFTER: Choice(tuple(after.pop("versions", ())), after.pop("labels", {}), **after)}
 
 

@@ -44,11 +44,11 @@ def by_day(
     rows = []
     for number, day in enumerate(there.tolist()):
         part = order[first[max(0, number - rolling + 1)] : ends[number]]
-        told = {}
-        for name, said in scores.items():
-            given = part[~np.isnan(said[part])]
-            told[name] = roc_auc(labels[given], said[given])
-        rows.append((day, len(part), told))
+        aucs = {}
+        for name, predictions in scores.items():
+            given = part[~np.isnan(predictions[part])]
+            aucs[name] = roc_auc(labels[given], predictions[given])
+        rows.append((day, len(part), aucs))
     return rows
 
 
@@ -69,20 +69,20 @@ def page(
       A whole HTML document.
     """
     single, week = by_day(days, labels, scores), by_day(days, labels, scores, ROLLING_DAYS)
-    answered = {name: ~np.isnan(said) for name, said in scores.items()}
+    answered = {name: ~np.isnan(predictions) for name, predictions in scores.items()}
     common = np.logical_and.reduce([answered[name] for name in scores if answered[name].any()] or [labels < 0])
     whole = []
-    for name, said in scores.items():
+    for name, predictions in scores.items():
         own = answered[name]
-        on_all = roc_auc(labels[common], said[common]) if own.any() else float("nan")
+        on_all = roc_auc(labels[common], predictions[common]) if own.any() else float("nan")
         whole.append(
             f"<tr><td>{_mark(name, scores)} {escape(name)}</td><td class=n>{int(own.sum()):,}</td>"
-            f"{_number(roc_auc(labels[own], said[own]))}{_number(on_all)}</tr>"
+            f"{_number(roc_auc(labels[own], predictions[own]))}{_number(on_all)}</tr>"
         )
     head = "".join(f"<th class=n>{escape(name)}</th>" for name in scores)
     rows = "\n".join(
-        f"<tr><td>{escape(day)}</td><td class=n>{count:,}</td>{''.join(_number(each) for each in told.values())}</tr>"
-        for day, count, told in single
+        f"<tr><td>{escape(day)}</td><td class=n>{count:,}</td>{''.join(_number(auc) for auc in aucs.values())}</tr>"
+        for day, count, aucs in single
     )
     fates = "".join(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td></tr>" for name, count in counts.items())
     return f"""<!doctype html>
@@ -136,10 +136,10 @@ def _plot(
         known = [(n, row) for n, row in enumerate(week) if not np.isnan(row[2][name])]
         points = " ".join("{:.1f},{:.1f}".format(*place(n, row[2][name])) for n, row in known)
         drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for n, (day, count, told) in enumerate(single):
-            if not np.isnan(told[name]):
-                x, y = place(n, told[name])
-                words = f"{escape(name)}, {escape(day)}: {told[name]:.4f} of {count} rows"
+        for n, (day, count, aucs) in enumerate(single):
+            if not np.isnan(aucs[name]):
+                x, y = place(n, aucs[name])
+                words = f"{escape(name)}, {escape(day)}: {aucs[name]:.4f} of {count} rows"
                 drawn.append(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}" fill-opacity=".45">'
                     f"<title>{words}</title></circle>"

@@ -46,11 +46,11 @@ class ValidationSummary:
 
     def write(self, folder: Path) -> None:
         """Writes the three files, each atomically."""
-        write_text(folder / REPORT_JSON, json.dumps(self._told(), indent=1, allow_nan=False))
+        write_text(folder / REPORT_JSON, json.dumps(self._payload(), indent=1, allow_nan=False))
         write_text(folder / REPORT_HTML, self._html())
         self.verdict.write(folder)
 
-    def _told(self) -> dict[str, object]:
+    def _payload(self) -> dict[str, object]:
         interval = self.reader.interval
         return {
             "pipeline": self.pipeline,
@@ -74,5 +74,5 @@ class ValidationSummary:
             history_start=self.reader.history_start,
             tables=self.reader.tables.values(),
             unmet=self.unmet("blocking") + self.unmet("warning"),
-            groups=[(part, subject, list(found)) for (part, subject), found in groups],
+            groups=[(part, subject, list(grouped)) for (part, subject), grouped in groups],
         )

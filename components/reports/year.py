@@ -34,11 +34,11 @@ class Gate:
 
     Args:
       passed: Whether it passed; None where it has not spoken.
-      said: Its verdict in words.
+      message: Its verdict in words.
     """
 
     passed: bool | None = None
-    said: str = ""
+    message: str = ""
 
 
 class Gain(NamedTuple):
@@ -142,11 +142,11 @@ def page(title: str, months: Sequence[Month], more: str = "") -> str:
     """
     pushed = sum(bool(month.version) for month in months)
     stopped = [month.name for month in months if any(gate.passed is False for gate in month.gates.values())]
-    said = f"Intervals: {len(months)}, models pushed: {pushed}"
-    said += f"; stopped by a gate: {', '.join(stopped)}" if stopped else ""
+    summary = f"Intervals: {len(months)}, models pushed: {pushed}"
+    summary += f"; stopped by a gate: {', '.join(stopped)}" if stopped else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(title)}</h1><p>{escape(said)}.</p>
+<h1>{escape(title)}</h1><p>{escape(summary)}.</p>
 {_plots(months) if months else ""}{more}
 <h2>Interval by interval</h2><div class="scroll">{_table(months)}</div>
 <p class="dim">The champion is the version that served when the interval began; both are measured on the interval
@@ -226,7 +226,7 @@ def _table(months: Sequence[Month]) -> str:
             _number(sum(month.seconds.values()) or None, ",.0f"),
             f'<td class="dim">{escape(month.data)}</td>',
             f'<td class="dim"><small>{escape(month.run)}</small></td>',
-            f'<td class="dim"><small>{escape(month.gates.get("evaluate", Gate()).said or "-")}</small></td>',
+            f'<td class="dim"><small>{escape(month.gates.get("evaluate", Gate()).message or "-")}</small></td>',
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
@@ -234,7 +234,7 @@ def _table(months: Sequence[Month]) -> str:
 
 def _gate(gate: Gate) -> str:
     word, css = {True: ("passed", "yes"), False: ("stopped", "no"), None: ("-", "dim")}[gate.passed]
-    return f'<td class="{css}" title="{escape(gate.said)}">{word}</td>'
+    return f'<td class="{css}" title="{escape(gate.message)}">{word}</td>'
 
 
 def _metric(metric: Metric | None) -> str:

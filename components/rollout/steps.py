@@ -92,9 +92,9 @@ def begin(place: Place, release: Release, *, before: Choice, owner: str) -> None
     """
     served, server, model = place.served, place.server, release.model
     assert server is not None
-    told = {"at": release.since, "by": RELEASE, "reason": f"version {release.candidate} is tried ({release.mode})"}
+    origin = {"at": release.since, "by": RELEASE, "reason": f"version {release.candidate} is tried ({release.mode})"}
     only = dataclasses.replace(
-        Choice.only(release.stable, **told),
+        Choice.only(release.stable, **origin),
         trial=release.candidate,
         release=release.id,
         owner=owner,
@@ -278,10 +278,10 @@ def _tell(place: Place, model: str, release: Release | None, *, needed: bool = T
         log.warning("The router was not asked: %s", error)
 
 
-def _follows(told: dict[str, Any] | None, release: Release | None) -> bool:
-    if told is None or release is None:
-        return told is None and release is None
-    return (told["id"], told["mode"], told["share"]) == (release.id, release.mode, release.share)
+def _follows(listed: dict[str, Any] | None, release: Release | None) -> bool:
+    if listed is None or release is None:
+        return listed is None and release is None
+    return (listed["id"], listed["mode"], listed["share"]) == (release.id, release.mode, release.share)
 
 
 class _NotInTime(TransientError):

@@ -166,7 +166,7 @@ def broken(number: int, model: str, why: str) -> TerminalError:
 
 
 def _is_loaded(server: ModelServer, model: str, version: int) -> bool:
-    told = server.versions(model).get(version)
-    if told is not None and told.state == END and told.error:
-        raise broken(version, model, f"the model server cannot load it: {told.error}")
-    return told is not None and told.state == AVAILABLE
+    state = server.versions(model).get(version)
+    if state is not None and state.state == END and state.error:
+        raise broken(version, model, f"the model server cannot load it: {state.error}")
+    return state is not None and state.state == AVAILABLE

@@ -168,18 +168,18 @@ def _with_gates(nodes: tuple[Node, ...]) -> tuple[dict[str, Node], dict[str, str
     Returns:
       The nodes by id, and for each gate's id the node that it waits for.
     """
-    found = {node.id: node for node in nodes}
+    by_id = {node.id: node for node in nodes}
     gates = {}
     for until in dict.fromkeys(node.after_previous for node in nodes if node.after_previous):
         gate = f"await_previous_{until}"
         waiting = [node for node in nodes if node.after_previous == until]
         inside = {node.id for node in waiting}
         needed = dict.fromkeys(up for node in waiting for up in node.upstream if up not in inside)
-        found[gate] = Node(gate, AwaitPrevious.__name__, tuple(needed))
+        by_id[gate] = Node(gate, AwaitPrevious.__name__, tuple(needed))
         for node in waiting:
-            found[node.id] = replace(node, upstream=(gate, *node.upstream))
+            by_id[node.id] = replace(node, upstream=(gate, *node.upstream))
         gates[gate] = until
-    return found, gates
+    return by_id, gates
 
 
 def _skippable(nodes: dict[str, Node]) -> set[str]:

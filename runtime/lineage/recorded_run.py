@@ -67,7 +67,7 @@ def find(store: mlmd.MetadataStore, run: str, pipeline: str = "") -> Run:
       TerminalError: There is none, or several pipelines have one.
     """
     same_id = f"custom_properties.run_id.string_value = {quoted(run)}"
-    candidates = {found for found in _runs(store, _attempts(store, same_id)) if found.id == run}
+    candidates = {match for match in _runs(store, _attempts(store, same_id)) if match.id == run}
     candidates |= set(_runs(store, _attempts(store, f"name LIKE {quoted(f'{run}/%')}"), key=run))
     chosen = sorted((candidate for candidate in candidates if pipeline in ("", candidate.pipeline)), key=str)
     if len(chosen) == 1:

@@ -73,7 +73,7 @@ class Backend:
         return len(self._under_way)
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
+    def counted_request(self) -> Iterator[None]:
         """Counts one request while it is under way."""
         self.requests += 1
         number = next(self._numbers)

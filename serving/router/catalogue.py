@@ -36,8 +36,8 @@ class Catalogue:
         `error` says why `models.config` cannot be read, and is empty otherwise.
         """
         models, error = self._models()
-        told = await asyncio.gather(*(self._model(model) for model in models))
-        return {"models": told, "error": error}
+        listings = await asyncio.gather(*(self._model(model) for model in models))
+        return {"models": listings, "error": error}
 
     def _models(self) -> tuple[list[ModelSettings], str]:
         try:
@@ -52,9 +52,9 @@ class Catalogue:
             return [], str(error)
 
     async def _model(self, model: ModelSettings) -> dict[str, Any]:
-        said = await asyncio.gather(*(self._versions(backend, model.name) for backend in self._pool.well))
+        listings = await asyncio.gather(*(self._versions(backend, model.name) for backend in self._pool.well))
         versions: dict[int, dict[str, Any]] = {}
-        for entries in said:
+        for entries in listings:
             for entry in entries:
                 number, state = int(entry["version"]), entry["state"]
                 kept = versions.setdefault(
@@ -74,8 +74,8 @@ class Catalogue:
         try:
             async with asyncio.timeout(PROBE_S):
                 async with self._pool.session.get(f"{backend.address.rest}/v1/models/{quote(model)}") as response:
-                    told = orjson.loads(await response.read())
-                    return told.get("model_version_status", [])
+                    status = orjson.loads(await response.read())
+                    return status.get("model_version_status", [])
         except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError):
             self._pool.doubt()
             return []

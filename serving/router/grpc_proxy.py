@@ -168,8 +168,10 @@ class GrpcRouter(grpc.GenericRpcHandler):
 
     async def _ask_all(self, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
         """Sends a request to every server; the first refusal is the answer."""
-        told = await asyncio.gather(*(_send(each, method, request, sent, left) for each in self._pool.backends))
-        return next((answer for answer in told if answer.rest.code is not grpc.StatusCode.OK), told[0])
+        replies = await asyncio.gather(
+            *(_send(backend, method, request, sent, left) for backend in self._pool.backends)
+        )
+        return next((answer for answer in replies if answer.rest.code is not grpc.StatusCode.OK), replies[0])
 
 
 async def _not_here(request: bytes, context: Any) -> bytes:
@@ -191,7 +193,7 @@ class _Ending:
 
 
 async def _send(backend: Backend, method: str, request: bytes, sent: Metadata, left: float | None) -> Answer:
-    with backend.asked():
+    with backend.counted_request():
         call = backend.call(method)(request, timeout=left, metadata=tuple(sent))
         try:
             content = await call

@@ -150,5 +150,5 @@ def _request(content: bytes) -> dict[str, Any]:
     return request
 
 
-def _dumps(told: Any) -> bytes:
-    return orjson.dumps(told, option=orjson.OPT_UTC_Z)
+def _dumps(payload: Any) -> bytes:
+    return orjson.dumps(payload, option=orjson.OPT_UTC_Z)

@@ -260,17 +260,17 @@ class RestRouter:
     ) -> Answer:
         url = URL(backend.address.rest + target, encoded=True)
         session = self._pool.fresh_session if fresh else self._pool.session
-        with backend.asked():
+        with backend.counted_request():
             async with session.request(
                 method, url, data=content or None, headers=headers, allow_redirects=False
             ) as response:
-                told = await response.read()
+                body = await response.read()
                 kept = [(name.lower(), value) for name, value in response.raw_headers]
                 dropped = _NOT_ANSWERED | _of_the_connection(kept)
-                kept = [each for each in kept if each[0] not in dropped]
+                kept = [header for header in kept if header[0] not in dropped]
                 if method == "HEAD" and "content-length" in response.headers:
                     kept.append((b"content-length", response.headers["content-length"].encode()))
-                return Answer(response.status, told, kept)
+                return Answer(response.status, body, kept)
 
 
 def _value(headers: Headers, name: bytes) -> bytes | None:
@@ -283,5 +283,5 @@ def _of_the_connection(headers: Headers) -> set[bytes]:
 
 
 def _refusal(status: int, message: str) -> Answer:
-    told = message.encode("utf-8", "replace").decode()
-    return Answer(status, orjson.dumps({"error": told}), list(_JSON))
+    readable = message.encode("utf-8", "replace").decode()
+    return Answer(status, orjson.dumps({"error": readable}), list(_JSON))

@@ -31,15 +31,15 @@ class _Health:
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
-        self._told: bool | None = None
+        self._reported: bool | None = None
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def changed(self, well: bool) -> None:
         """Takes over whether some server is well."""
-        if well == self._told or self._stopping:
+        if well == self._reported or self._stopping:
             return
-        self._told = well
+        self._reported = well
         task = asyncio.get_running_loop().create_task(self._set(_Status.SERVING if well else _Status.NOT_SERVING))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -152,10 +152,10 @@ class Trials:
         self._saved = ""
         self._kept = _read_state(state_file)
 
-    def follow(self, told: Mapping[str, Release]) -> None:
+    def follow(self, releases: Mapping[str, Release]) -> None:
         """Takes over what `releases.json` says; a release that goes on under its id goes on counting."""
         now = {}
-        for model, release in told.items():
+        for model, release in releases.items():
             trial = self.of.get(model)
             if trial is None or trial.release.id != release.id:
                 trial = Trial(release, self._kept.pop(release.id) if release.id in self._kept else Counts())

@@ -16,9 +16,9 @@ def test_a_fault_survives_json_and_process_boundaries(family):
 
 
 def test_at_most_five_examples_are_told():
-    told = str(TerminalError("Unknown airports.", received=[f"X{i}" for i in range(8)]))
-    assert "X4 and 3 more" in told
-    assert "X5" not in told
+    text = str(TerminalError("Unknown airports.", received=[f"X{i}" for i in range(8)]))
+    assert "X4 and 3 more" in text
+    assert "X5" not in text
 
 
 def test_what_is_empty_is_not_told():

@@ -13,15 +13,15 @@ def test_a_name_is_loaded():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("airtight.import_string", "package.module:attribute"),
         ("airtight.nowhere:x", "no module named"),
         ("airtight.import_string:laod", "did you mean 'load'"),
     ],
 )
-def test_a_wrong_name_is_refused(name, said):
-    with pytest.raises(TerminalError, match=said):
+def test_a_wrong_name_is_refused(name, message):
+    with pytest.raises(TerminalError, match=message):
         load(name)
 
 

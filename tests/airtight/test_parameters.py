@@ -13,7 +13,7 @@ STRATEGY = Parameter("strategy", "str", "mirrored", choices=("mirrored", "tpu"))
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "said"),
+    ("parameter", "value", "message"),
     [
         (EPOCHS, "10", "a value of type int"),
         (EPOCHS, 1.0, "a value of type int"),
@@ -24,8 +24,8 @@ STRATEGY = Parameter("strategy", "str", "mirrored", choices=("mirrored", "tpu"))
         (LIMIT, None, "a value of type float"),
     ],
 )
-def test_a_wrong_value_is_refused(parameter, value, said):
-    with pytest.raises(TerminalError, match=said):
+def test_a_wrong_value_is_refused(parameter, value, message):
+    with pytest.raises(TerminalError, match=message):
         parameter.check(value)
 
 

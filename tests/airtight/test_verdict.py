@@ -16,8 +16,8 @@ def test_warnings_do_not_fail_a_gate_and_blocking_checks_do():
 
 
 def test_the_words_name_what_failed():
-    told = str(Verdict("try_serving", "2013-06", (GOOD, BAD, WARNED)))
-    assert told == "try_serving did not pass for 2013-06: 1 of 3 checks hold, 1 warn; failed: p99_ms"
+    summary = str(Verdict("try_serving", "2013-06", (GOOD, BAD, WARNED)))
+    assert summary == "try_serving did not pass for 2013-06: 1 of 3 checks hold, 1 warn; failed: p99_ms"
     assert str(BAD) == "FAIL p99_ms = 61, bound <= 50"
     assert str(GOOD) == "ok   auc = 0.8, bound >= 0.65, baseline 0.79"
 

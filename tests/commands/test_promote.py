@@ -97,10 +97,10 @@ def test_the_page_shows_a_version_as_served_that_took_over_after_its_run(home):
 @pytest.mark.slow
 def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     assert main(["previous", "--reason", "July is worse"]) == 0
-    told = capsys.readouterr().out
-    assert "| ROC AUC | 0.6900 | 0.7100 |" in told
-    assert "| judged on | 2013-07-01 up to but not 2013-08-01 | 2013-06-01 up to but not 2013-07-01 |" in told
-    assert f"Version {JUNE} of flight_delays is served in place of {JULY}" in told.splitlines()[-1]
+    output = capsys.readouterr().out
+    assert "| ROC AUC | 0.6900 | 0.7100 |" in output
+    assert "| judged on | 2013-07-01 up to but not 2013-08-01 | 2013-06-01 up to but not 2013-07-01 |" in output
+    assert f"Version {JUNE} of flight_delays is served in place of {JULY}" in output.splitlines()[-1]
     choice = Served(home.models_root).choice(MODEL)
     assert (choice.pinned, choice.reason) == (JUNE, "July is worse")
 
@@ -121,8 +121,8 @@ def launch_all(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
         with connection:
-            told, output = protocol.receive_with_output(connection)
-            connection.sendall(protocol.encode_outcome(launch(protocol.decode_request(told))))
+            message, output = protocol.receive_with_output(connection)
+            connection.sendall(protocol.encode_outcome(launch(protocol.decode_request(message))))
             os.close(output)
 
 
@@ -141,8 +141,8 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
         threading.Thread(target=launch_all, args=(listener,), daemon=True).start()
         done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    *_, said, heavy = done.stdout.splitlines()
-    assert said.startswith(f"Version {JUNE} of flight_delays is served in place of {JULY}")
+    *_, summary, heavy = done.stdout.splitlines()
+    assert summary.startswith(f"Version {JUNE} of flight_delays is served in place of {JULY}")
     assert heavy == "HEAVY"
     assert Served(home.models_root).choice(MODEL).pinned == JUNE
 

@@ -98,11 +98,11 @@ def test_a_verdict_whose_artifact_was_removed_is_none(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("interval", "said"),
+    ("interval", "expected"),
     [("2013-06", "2013-06"), ("2013-06-03/2013-06-10", "2013-06-03 to 2013-06-10"), ("2013-03", "2013-03")],
 )
-def test_a_month_is_told_by_its_name_and_anything_else_by_its_days(interval, said):
-    assert report.short(Interval.parse(interval, ZONE), ZONE) == said
+def test_a_month_is_told_by_its_name_and_anything_else_by_its_days(interval, expected):
+    assert report.short(Interval.parse(interval, ZONE), ZONE) == expected
 
 
 def test_tables_of_one_version_are_told_together():

@@ -82,15 +82,15 @@ class StandIn:
             followed = state.read(self.root) if self.follows else {}
             under_way = {model: self._release(release) for model, release in followed.items()}
             return 200, {"servers": [], "releases": under_way, "models": self.models}
-        if found := _LABEL.fullmatch(path):
-            number = self.labels(found[1]).get(found[2])
+        if match := _LABEL.fullmatch(path):
+            number = self.labels(match[1]).get(match[2])
             return (200, self._states({number: "AVAILABLE"})) if number else (400, {"error": "no such label"})
-        if found := _VERSION.fullmatch(path):
-            if self.versions(found[1]).get(int(found[2])) != "AVAILABLE":
+        if match := _VERSION.fullmatch(path):
+            if self.versions(match[1]).get(int(match[2])) != "AVAILABLE":
                 return 404, {"error": "not loaded"}
             return 200, {"metadata": {"signature_def": {"signature_def": {"serving_default": _SIGNATURE}}}}
-        found = _MODEL.fullmatch(path)
-        versions = self.versions(found[1]) if found else {}
+        match = _MODEL.fullmatch(path)
+        versions = self.versions(match[1]) if match else {}
         return (200, self._states(versions)) if versions else (404, {"error": "unknown"})
 
     def _entries(self) -> dict[str, ModelSettings]:
@@ -98,11 +98,11 @@ class StandIn:
         return {entry.name: entry for entry in models_from_file(file)} if file.exists() else {}
 
     def _states(self, versions: dict[int, str]) -> dict[str, Any]:
-        told = [
+        statuses = [
             {"version": str(n), "state": s, "status": {"error_code": "OK", "error_message": "no graph" * (s == "END")}}
             for n, s in versions.items()
         ]
-        return {"model_version_status": told}
+        return {"model_version_status": statuses}
 
     def _release(self, release: state.Release) -> dict[str, Any]:
         sides = {
@@ -121,8 +121,8 @@ def standing_in(root: Path) -> Iterator[StandIn]:
 
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, told = stand_in.answer(self.path)
-            body = json.dumps(told).encode()
+            status, payload = stand_in.answer(self.path)
+            body = json.dumps(payload).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

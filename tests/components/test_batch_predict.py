@@ -227,8 +227,8 @@ def run(tmp_path, models_root, monkeypatch):
 
 
 def read(predictions: Predictions) -> pa.Table:
-    found = ds.dataset(sorted(map(str, Path(predictions.uri).glob("date=*/*.parquet"))), format="parquet")
-    return found.to_table()
+    dataset = ds.dataset(sorted(map(str, Path(predictions.uri).glob("date=*/*.parquet"))), format="parquet")
+    return dataset.to_table()
 
 
 @pytest.mark.slow
@@ -241,9 +241,9 @@ def test_spark_says_what_the_server_says_in_the_same_bytes_however_the_rows_are_
     cut = run("cut", rows.take(np.random.default_rng(1).permutation(ROWS)))
     assert whole.digest == cut.digest and len(whole.digest) == 64
 
-    told = read(whole)
-    assert told.column_names == ["id", "colour", "at", "probability", "version"]
-    assert told["id"].to_pylist() == rows["id"].to_pylist() and set(told["version"].to_pylist()) == {1}
+    predicted = read(whole)
+    assert predicted.column_names == ["id", "colour", "at", "probability", "version"]
+    assert predicted["id"].to_pylist() == rows["id"].to_pylist() and set(predicted["version"].to_pylist()) == {1}
     with models.running(tmp_path, f"--models_root={models_root}", "--port=0") as server:
         # The highest is served; the first is asked for in the other run.
         instances = rows.select(["colour", "size"]).to_pylist()
@@ -252,7 +252,7 @@ def test_spark_says_what_the_server_says_in_the_same_bytes_however_the_rows_are_
     second = read(run("second", rows, version="served"))
     served = np.array(answer["predictions"])
     assert np.max(np.abs(served - second["probability"].to_numpy())) <= 1e-6
-    assert np.max(np.abs(served - told["probability"].to_numpy())) > 0.01, "the two versions say different things"
+    assert np.max(np.abs(served - predicted["probability"].to_numpy())) > 0.01, "the two versions say different things"
 
 
 @pytest.mark.slow
@@ -266,8 +266,8 @@ def test_files_are_by_local_day_and_the_artifact_says_by_which_model(spark, run,
     assert (predictions.model, predictions.version, predictions.rows) == ("m", 1, 600)
     assert (predictions.interval_start, predictions.interval_end) == INTERVAL
     assert predictions.model_digest == digest_of_tree(models_root / "m" / "1")
-    told = json.loads((Path(predictions.uri) / "summary.json").read_text())
-    assert sum(told["counts"]) == told["rows"] == 600 and told["p5"] < told["p50"] < told["p95"]
+    summary = json.loads((Path(predictions.uri) / "summary.json").read_text())
+    assert sum(summary["counts"]) == summary["rows"] == 600 and summary["p5"] < summary["p50"] < summary["p95"]
     page = (Path(predictions.uri) / "report.html").read_text()
     assert page.count("<rect") == 20 and "Predictions of 2020-03-07 to 2020-03-10" in page
 

@@ -285,13 +285,13 @@ def test_a_slice_that_is_worse_beyond_chance_warns_or_blocks(tmp_path, models):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [(toy.table(0, 1), "has no rows"), (toy.table(30, 1, label=1), "All 30 rows have the label 1")],
 )
-def test_rows_that_cannot_judge_do_not_bless(tmp_path, models, rows, said):
+def test_rows_that_cannot_judge_do_not_bless(tmp_path, models, rows, message):
     judged = Judged(tmp_path, toy.examples(tmp_path / "e", test=rows), models["good"], models["flat"])
     assert judged.blessed == 0 and judged.files == ["NOT_BLESSED"]
-    assert said in judged.verdict.checks[0].note and said in judged.page
+    assert message in judged.verdict.checks[0].note and message in judged.page
 
 
 def test_a_slice_of_one_class_is_not_compared_and_does_not_stop_the_rest(tmp_path, models):

@@ -46,7 +46,7 @@ def test_concatenated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.drop_columns(["weight"]), "lack columns.*weight"),
         (lambda t: t.set_column(1, "size", pa.array(["x"] * len(t))), "size.*another type.*string"),
@@ -54,9 +54,9 @@ def test_concatenated(tmp_path):
         (lambda t: t.set_column(3, "broken", pa.array([0.5] * len(t))), "broken.*another type.*double"),
     ],
 )
-def test_wrong_columns_are_refused(tmp_path, change, said):
+def test_wrong_columns_are_refused(tmp_path, change, message):
     toy.examples(tmp_path, train=change(toy.table(10, 1)))
-    with pytest.raises(TerminalError, match=said):
+    with pytest.raises(TerminalError, match=message):
         reading.read_table(tmp_path, "train", toy.SCHEMA)
 
 

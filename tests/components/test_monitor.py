@@ -51,46 +51,46 @@ def test_psi_is_the_textbook_sum():
 def test_the_noise_bounds_psi_when_nothing_changed():
     above = 0
     for seed in range(200):
-        found = drift.measure(NUMBER, numbers(seed, 900), numbers(1000 + seed, 600))
-        above += found.psi > found.noise
+        measured = drift.measure(NUMBER, numbers(seed, 900), numbers(1000 + seed, 600))
+        above += measured.psi > measured.noise
     # The bound holds in 99 of 100 cases; more than 10 of 200 would come once in a million series.
     assert above <= 10
-    assert found.noise < 0.1
+    assert measured.noise < 0.1
 
 
 def test_a_shifted_number_is_seen_by_every_measure():
     reference, interval = numbers(1), numbers(2, mean=1.0)
-    found = drift.measure(NUMBER, reference, interval)
-    assert found.psi > 0.5
-    assert found.distances["KS"] == pytest.approx(ks_2samp(reference, interval).statistic)
-    assert found.distances["Wasserstein"] == pytest.approx(1.0, abs=0.05)
-    assert found.reference.sum() == pytest.approx(1) == found.interval.sum()
-    assert found.reference[:-1] == pytest.approx(0.1, abs=0.01)
-    assert len(found.bins) == len(found.reference) == 11
+    measured = drift.measure(NUMBER, reference, interval)
+    assert measured.psi > 0.5
+    assert measured.distances["KS"] == pytest.approx(ks_2samp(reference, interval).statistic)
+    assert measured.distances["Wasserstein"] == pytest.approx(1.0, abs=0.05)
+    assert measured.reference.sum() == pytest.approx(1) == measured.interval.sum()
+    assert measured.reference[:-1] == pytest.approx(0.1, abs=0.01)
+    assert len(measured.bins) == len(measured.reference) == 11
 
 
 def test_missing_values_are_drift_too():
     reference, interval = numbers(1), numbers(2)
     interval[:1000] = np.nan
-    found = drift.measure(NUMBER, reference, interval)
-    assert found.missing == (0, 0.25)
-    assert found.missing_shift == 0.25
-    assert found.psi > 0.5
-    assert found.distances["KS"] < 0.05
+    measured = drift.measure(NUMBER, reference, interval)
+    assert measured.missing == (0, 0.25)
+    assert measured.missing_shift == 0.25
+    assert measured.psi > 0.5
+    assert measured.distances["KS"] < 0.05
 
 
 @pytest.mark.parametrize("gone", ["reference", "interval"])
 def test_a_side_without_any_value_is_measured(gone):
     sides = {"reference": numbers(1), "interval": numbers(2)}
     sides[gone] = np.full(4000, np.nan, np.float32)
-    found = drift.measure(NUMBER, sides["reference"], sides["interval"])
-    assert found.psi > 1
-    assert np.isnan(found.distances["KS"])
+    measured = drift.measure(NUMBER, sides["reference"], sides["interval"])
+    assert measured.psi > 1
+    assert np.isnan(measured.distances["KS"])
 
 
 def test_a_number_with_few_values_has_few_bins():
-    found = drift.measure(NUMBER, np.repeat(np.float32([1, 2]), 50), np.repeat(np.float32([1, 2]), 30))
-    assert found.psi == pytest.approx(0)
+    measured = drift.measure(NUMBER, np.repeat(np.float32([1, 2]), 50), np.repeat(np.float32([1, 2]), 30))
+    assert measured.psi == pytest.approx(0)
     constant = drift.measure(NUMBER, np.ones(10, np.float32), np.full(10, 2, np.float32))
     assert constant.distances["Wasserstein"] == np.inf
     assert constant.psi > 1
@@ -99,20 +99,20 @@ def test_a_number_with_few_values_has_few_bins():
 def test_new_categories_are_named_with_their_share():
     reference = colours(1, {"red": 0.5, "blue": 0.4, "": 0.1})
     interval = colours(2, {"red": 0.5, "blue": 0.2, "": 0.1, "pink": 0.15, "grey": 0.05})
-    found = drift.measure(CATEGORY, reference, interval)
-    assert found.new == ("pink", "grey")
-    assert found.new_share == pytest.approx(0.2, abs=0.03)
-    assert found.missing == pytest.approx((0.1, 0.1), abs=0.02)
-    assert found.bins == ("red", "blue", drift.OTHERS, drift.MISSING)
-    assert 0.2 < found.distances["Jensen-Shannon"] < 0.5
+    measured = drift.measure(CATEGORY, reference, interval)
+    assert measured.new == ("pink", "grey")
+    assert measured.new_share == pytest.approx(0.2, abs=0.03)
+    assert measured.missing == pytest.approx((0.1, 0.1), abs=0.02)
+    assert measured.bins == ("red", "blue", drift.OTHERS, drift.MISSING)
+    assert 0.2 < measured.distances["Jensen-Shannon"] < 0.5
 
 
 def test_rare_categories_share_a_bin():
     shares = {f"c{i}": 1 / 40 for i in range(40)}
-    found = drift.measure(CATEGORY, colours(1, shares), colours(2, shares))
-    assert len(found.bins) == drift.BINS + 2
-    assert found.reference.sum() == pytest.approx(1)
-    assert found.psi < found.noise
+    measured = drift.measure(CATEGORY, colours(1, shares), colours(2, shares))
+    assert len(measured.bins) == drift.BINS + 2
+    assert measured.reference.sum() == pytest.approx(1)
+    assert measured.psi < measured.noise
 
 
 class _Tags(HTMLParser):
@@ -253,16 +253,16 @@ def drifts_of(reference: dict[str, list], interval: dict[str, list], batch: int 
         for start in range(0, len(table), batch):
             profile.add(table.slice(start, batch))
         profiles.append(profile)
-    return {found.name: found for found in compare(FEATURES.values(), *profiles)}
+    return {drifted.name: drifted for drifted in compare(FEATURES.values(), *profiles)}
 
 
 def test_rows_of_every_kind_that_did_not_change_have_not_drifted():
-    found = drifts_of(wide(1), wide(2))
+    drifts = drifts_of(wide(1), wide(2))
     of_text, of_tags = ("words (words)", "words (length)"), ("tags (items)", "tags (items in a row)")
-    assert list(found) == [*of_text, *of_tags, "place (norm)", "photo (bytes)"]
-    for moved in found.values():
+    assert list(drifts) == [*of_text, *of_tags, "place (norm)", "photo (bytes)"]
+    for moved in drifts.values():
         assert moved.psi < moved.noise and not moved.new and moved.missing_shift < 0.03
-    assert found["place (norm)"].shift < 0.15
+    assert drifts["place (norm)"].shift < 0.15
 
 
 def test_every_kind_of_feature_drifts_by_what_it_is():
@@ -271,24 +271,24 @@ def test_every_kind_of_feature_drifts_by_what_it_is():
     changed["tags"] = [[*tags, "free"] for tags in changed["tags"]]
     changed["place"] = [place + np.float32([0, 2, 0]) for place in changed["place"]]
     changed["photo"] = [photo * 3 if i % 2 else b"" for i, photo in enumerate(changed["photo"])]
-    found = drifts_of(wide(1), changed)
-    assert found["words (words)"].new == ("again", "bus") and found["words (words)"].new_share > 0.5
-    assert found["words (length)"].psi > 1
-    assert found["tags (items)"].new == ("free",) and found["tags (items in a row)"].psi > 0.25
-    assert found["place (norm)"].shift == pytest.approx(2, abs=0.1) and found["place (norm)"].psi > 0.25
-    assert found["photo (bytes)"].missing == (0, 0.5) and found["photo (bytes)"].psi > 1
+    drifts = drifts_of(wide(1), changed)
+    assert drifts["words (words)"].new == ("again", "bus") and drifts["words (words)"].new_share > 0.5
+    assert drifts["words (length)"].psi > 1
+    assert drifts["tags (items)"].new == ("free",) and drifts["tags (items in a row)"].psi > 0.25
+    assert drifts["place (norm)"].shift == pytest.approx(2, abs=0.1) and drifts["place (norm)"].psi > 0.25
+    assert drifts["photo (bytes)"].missing == (0, 0.5) and drifts["photo (bytes)"].psi > 1
 
 
 def test_a_mean_that_moved_is_seen_though_the_norms_are_the_same():
     mirrored = wide(1)
     flipped = mirrored | {"place": [np.abs(place) for place in mirrored["place"]]}
-    found = drifts_of(mirrored, flipped)["place (norm)"]
-    assert found.psi == pytest.approx(0) and found.shift > SHIFT_LIMIT
+    drifted = drifts_of(mirrored, flipped)["place (norm)"]
+    assert drifted.psi == pytest.approx(0) and drifted.shift > SHIFT_LIMIT
 
 
 def test_how_rows_are_cut_changes_no_figure():
     whole, cut = drifts_of(wide(1), wide(2), 2000), drifts_of(wide(1), wide(2), 7)
-    assert [str(found) for found in whole.values()] == [str(found) for found in cut.values()]
+    assert [str(drifted) for drifted in whole.values()] == [str(drifted) for drifted in cut.values()]
 
 
 def test_of_more_rows_than_the_limit_a_part_is_kept_that_is_the_same_each_time():
@@ -321,9 +321,9 @@ def test_many_different_values_are_counted_in_bounded_memory(monkeypatch):
             side.add({f"id{n + shift}": 1 for n in range(start, start + 100)} | {"often": 50, "": 10})
         assert len(side.counts) <= 1000 and side.rows == 200 * 160 and side.counts["often"] == 200 * 50
         sides.append(side)
-    found = drift.categories(CATEGORY, *sides)
+    measured = drift.categories(CATEGORY, *sides)
     # Nobody knows what a reference never had that was not kept whole.
-    assert found.new == () and found.psi < 0.1 and found.missing == pytest.approx((1 / 16, 1 / 16))
+    assert measured.new == () and measured.psi < 0.1 and measured.missing == pytest.approx((1 / 16, 1 / 16))
 
 
 class OwnTask(Regression):

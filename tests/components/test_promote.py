@@ -105,8 +105,8 @@ class Site:
         self.promotions.append(promotion)
         return promotion
 
-    def go(self, version: int | str, **told: str) -> Promotion:
-        return self.promote(self.propose(version), **told)
+    def go(self, version: int | str, **parameters: str) -> Promotion:
+        return self.promote(self.propose(version), **parameters)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_proposal_tells_a_person_what_is_served_what_would_be_and_how_both_wer
     proposal = site.propose("previous", reason="July | learned\nfrom a broken feed")
     assert (proposal.model, proposal.version, proposal.served, proposal.pin) == ("toy", JUNE, JULY, 1)
     assert (proposal.interval_start, proposal.interval_end) == MONTHS[JUNE]
-    for said in (
+    for line in (
         f"| version | {JULY} (the highest) | **{JUNE}** |",
         "| judged on | 2013-07-01 up to but not 2013-08-01 | 2013-06-01 up to but not 2013-07-01 |",
         "| ROC AUC | 0.6900 | 0.7100 |",
@@ -130,7 +130,7 @@ def test_a_proposal_tells_a_person_what_is_served_what_would_be_and_how_both_wer
         "Reason: July \\| learned from a broken feed",
         "stays served whatever is pushed",
     ):
-        assert said in proposal.summary
+        assert line in proposal.summary
     assert (Path(proposal.uri) / module.SUMMARY).read_text() == proposal.summary
     assert json.loads((Path(proposal.uri) / module.RECORD).read_text())["version"] == JUNE
     assert site.served.choice("toy") == HIGHEST, "a proposal changes nothing"
@@ -305,9 +305,9 @@ def test_of_two_promotions_at_once_the_second_sees_what_the_first_did(site):
             return "refused"
 
     with ThreadPoolExecutor(3) as pool:
-        said = list(pool.map(outcome, proposals))
-    assert said in ([1, "refused", 0], [0, "refused", 1], ["refused", 1, "refused"])
-    assert site.served.choice("toy").pinned == (JUNE if said[1] == "refused" else MAY)
+        outcomes = list(pool.map(outcome, proposals))
+    assert outcomes in ([1, "refused", 0], [0, "refused", 1], ["refused", 1, "refused"])
+    assert site.served.choice("toy").pinned == (JUNE if outcomes[1] == "refused" else MAY)
 
 
 class Slow:

@@ -246,11 +246,11 @@ class Serves:
     url = "http://models"
 
     def __init__(self, *numbers: int, at_ask: BaseException | None = None) -> None:
-        self.numbers, self.at_ask, self.asked = numbers, at_ask, 0
+        self.numbers, self.at_ask, self.calls = numbers, at_ask, 0
 
     def versions(self, model: str) -> dict[int, VersionState]:
-        self.asked += 1
-        if self.at_ask is not None and self.asked > 1:
+        self.calls += 1
+        if self.at_ask is not None and self.calls > 1:
             raise self.at_ask
         return {number: VersionState("AVAILABLE", "") for number in self.numbers}
 
@@ -272,9 +272,9 @@ def test_the_first_push_of_a_model_enters_it_and_a_later_one_leaves_a_persons_ch
     served.choose("toy", choice)
     pushed = pusher(model_of(tmp_path / "b", "two"), JULY)
     assert pushed.get_int_custom_property("pushed") == 1
-    said = pushed.get_string_custom_property("reason")
-    assert f"registered only: version {JUNE_1} was promoted by hand on 2013-08-02T10:00:00+00:00 and stays" in said
-    assert "promote latest" in said
+    reason = pushed.get_string_custom_property("reason")
+    assert f"registered only: version {JUNE_1} was promoted by hand on 2013-08-02T10:00:00+00:00 and stays" in reason
+    assert "promote latest" in reason
     assert served.choice("toy") == choice
     # The very version that was promoted is no other one.
     assert "registered only" not in pusher(model_of(tmp_path / "c", "one")).get_string_custom_property("reason")

@@ -31,9 +31,9 @@ def pusher(tmp_path, monkeypatch):
         yield pusher
 
 
-def canary(pusher, folder, interval=JULY, **told):
-    told = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "canary"} | told
-    made = pusher(model_of(pusher.folder / folder, folder), interval, **told)
+def canary(pusher, folder, interval=JULY, **parameters):
+    parameters = {"server_url": pusher.there.url, "timeout_s": 5.0, "release": "canary"} | parameters
+    made = pusher(model_of(pusher.folder / folder, folder), interval, **parameters)
     return made.get_int_custom_property("awaits_release"), made.get_string_custom_property("reason")
 
 
@@ -45,10 +45,10 @@ def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_
         published(*arguments)
 
     monkeypatch.setattr(delivery, "_publish", publish)
-    awaits, said = canary(pusher, "july")
+    awaits, reason = canary(pusher, "july")
     assert awaits == 1
-    assert f"registered only: version {JUNE_1} stays since" in said
-    assert f"(version {JULY_1} waits for its release)" in said
+    assert f"registered only: version {JUNE_1} stays since" in reason
+    assert f"(version {JULY_1} waits for its release)" in reason
     choice = pusher.served.choice("toy")
     assert (choice.versions, choice.labels, choice.by) == ((JUNE_1,), {STABLE: JUNE_1}, RELEASE)
     assert choice.reason == f"version {JULY_1} waits for its release"
@@ -56,12 +56,12 @@ def test_a_newer_version_is_registered_and_the_served_one_stays_before_a_server_
     awaits, _ = canary(pusher, "july-again")
     assert (awaits, pusher.served.choice("toy").reason) == (1, f"version {JULY_1 + 1} waits for its release")
     # Pushed at once, one that is not the newest is registered only, and says what has to be done.
-    _, said = canary(pusher, "may", MAY_ENDS, release="at_once")
-    assert "a release of this one, or `promote`, puts it before the requests" in said
+    _, reason = canary(pusher, "may", MAY_ENDS, release="at_once")
+    assert "a release of this one, or `promote`, puts it before the requests" in reason
     assert pusher.there.versions("toy") == {JUNE_1: "AVAILABLE"}
     # And the newest is served, in place of what a release left: no person chose that.
-    awaits, said = canary(pusher, "july-at-once", release="at_once")
-    assert (awaits, "the server answers with it" in said) == (0, True)
+    awaits, reason = canary(pusher, "july-at-once", release="at_once")
+    assert (awaits, "the server answers with it" in reason) == (0, True)
     assert pusher.served.choice("toy") == HIGHEST
     assert pusher.there.versions("toy") == {JULY_1 + 2: "AVAILABLE"}
 
@@ -105,18 +105,18 @@ def test_where_there_is_nothing_to_compare_with_it_is_served_at_once(tmp_path, m
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     pusher = Pusher(tmp_path)
     with standing_in(pusher.root) as pusher.there:
-        awaits, said = canary(pusher, "june", INTERVAL)
-    assert (awaits, "the server answers with it" in said) == (0, True)
+        awaits, reason = canary(pusher, "june", INTERVAL)
+    assert (awaits, "the server answers with it" in reason) == (0, True)
     assert Served(pusher.root).choice("toy") == HIGHEST
 
 
 def test_an_earlier_one_and_one_beside_a_persons_choice_are_left_to_nobody(pusher):
-    awaits, said = canary(pusher, "may", MAY_ENDS)
-    assert (awaits, "registered only" in said) == (0, True)
+    awaits, reason = canary(pusher, "may", MAY_ENDS)
+    assert (awaits, "registered only" in reason) == (0, True)
     assert pusher.served.choice("toy") == HIGHEST
     pusher.served.choose("toy", PERSON)
-    awaits, said = canary(pusher, "july")
-    assert (awaits, "promoted by hand" in said) == (0, True)
+    awaits, reason = canary(pusher, "july")
+    assert (awaits, "promoted by hand" in reason) == (0, True)
     assert pusher.served.choice("toy") == PERSON
 
 
@@ -172,13 +172,13 @@ def test_a_version_that_was_there_and_takes_over_when_the_push_is_tried_again_sa
     assert pusher.served.choice("toy") == HIGHEST
 
 
-def trial(after, **told):
+def trial(after, **fields):
     """July is tried beside June."""
     return Choice(
         (JUNE_1, JULY_1),
         {STABLE: JUNE_1, CANARY: JULY_1},
         **{"at": "2013-08-03", "by": RELEASE, "trial": JULY_1, "release": "one", "until": "2999-08-04T00:00:00Z"}
-        | told,
+        | fields,
         after=after,
     )
 
@@ -190,9 +190,9 @@ def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, r
     pusher.served.choose("toy", both)
     assert pusher.served.choice("toy") == both, "all of it is kept in the file"
     assert (both.pinned, both.settled) == (0, HIGHEST)
-    awaits, said = canary(pusher, "july-again", release=release)
+    awaits, reason = canary(pusher, "july-again", release=release)
     assert awaits == int(release == "canary")
-    assert f"a release tries version {JULY_1} beside {JUNE_1} since 2013-08-03" in said
+    assert f"a release tries version {JULY_1} beside {JUNE_1} since 2013-08-03" in reason
     chosen = pusher.served.choice("toy")
     if release == "canary":
         # Whatever becomes of the candidate, the newest is not served untried when the release has ended.
@@ -210,13 +210,13 @@ def test_during_a_release_a_push_registers_only_and_says_which_release(pusher, r
 def test_a_release_that_nobody_ended_in_time_holds_up_no_push(pusher, release):
     pusher(model_of(pusher.folder / "july", "july"), JULY)
     pusher.served.choose("toy", trial(HIGHEST, until="2013-08-04T00:00:00Z"))
-    awaits, said = canary(pusher, "july-again", release=release)
+    awaits, reason = canary(pusher, "july-again", release=release)
     chosen = pusher.served.choice("toy")
     assert chosen.release == ""
     if release == "canary":
         assert (awaits, chosen.versions, chosen.by) == (1, (JUNE_1,), RELEASE)
     else:
-        assert (awaits, "the server answers with it" in said, chosen) == (0, True, HIGHEST)
+        assert (awaits, "the server answers with it" in reason, chosen) == (0, True, HIGHEST)
 
 
 def test_of_two_pushes_at_once_the_later_version_is_served_and_the_earlier_one_says_so(pusher, monkeypatch):
@@ -228,8 +228,8 @@ def test_of_two_pushes_at_once_the_later_version_is_served_and_the_earlier_one_s
         change(*arguments)
 
     monkeypatch.setattr(switch, "change", changing_while_another_pushes)
-    _, said = canary(pusher, "july", release="at_once")
-    assert f"registered only: version {AUGUST_1} is of a later interval and stays the served one" in said
+    _, reason = canary(pusher, "july", release="at_once")
+    assert f"registered only: version {AUGUST_1} is of a later interval and stays the served one" in reason
     assert pusher.served.choice("toy") == HIGHEST
 
 
@@ -237,6 +237,6 @@ def test_a_release_of_what_is_beside_a_persons_choice_leaves_no_later_push_to_a_
     pusher(model_of(pusher.folder / "july", "july"), JULY)
     both = trial(PERSON)
     pusher.served.choose("toy", both)
-    awaits, said = canary(pusher, "july-again")
-    assert (awaits, "a release tries" in said) == (0, True)
+    awaits, reason = canary(pusher, "july-again")
+    assert (awaits, "a release tries" in reason) == (0, True)
     assert pusher.served.choice("toy") == both

@@ -224,9 +224,9 @@ def test_it_ends_early_and_keeps_the_best_epoch(tmp_path):
     rng = np.random.default_rng(0)
     shuffled = noise.set_column(3, "broken", [rng.permutation(noise["broken"].to_numpy())])
     run = Trained(tmp_path, toy.examples(tmp_path / "noise", train=shuffled), epochs=12, learning_rate=0.2, patience=2)
-    told = [epoch["validation_log_loss"] for epoch in run.record["epochs"]["judged"]]
-    assert len(told) < 12
-    assert run.record["best_epoch"] == len(told) - 2 == int(np.argmin(told)) + 1
+    losses = [epoch["validation_log_loss"] for epoch in run.record["epochs"]["judged"]]
+    assert len(losses) < 12
+    assert run.record["best_epoch"] == len(losses) - 2 == int(np.argmin(losses)) + 1
 
 
 def test_a_fit_on_one_cpu_has_no_tuner_whose_sleep_its_end_would_wait_for(tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def coloured(rows):
 
 
 @pytest.mark.parametrize(
-    ("splits", "settings", "said"),
+    ("splits", "settings", "message"),
     [
         ({"validation": with_infinity(toy.table(200, 2), "weight")}, {}, "validation holds inf.*weight in 1 of 200"),
         ({"train": with_infinity(toy.table(600, 1), "size")}, {}, "train holds infinite.*size in 1 of 600 rows"),
@@ -282,8 +282,8 @@ def coloured(rows):
         ({}, {"model_fn": "tests.components.toy:modell"}, "did you mean 'model'"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_and_leaves_no_model(tmp_path, splits, settings, said):
-    with pytest.raises(TerminalError, match=said):
+def test_what_cannot_be_trained_is_refused_and_leaves_no_model(tmp_path, splits, settings, message):
+    with pytest.raises(TerminalError, match=message):
         Trained(tmp_path, toy.examples(tmp_path / "e", **splits), **settings)
     assert not saved_model.serving_folder(str(tmp_path / "model")).exists()
 
@@ -294,9 +294,9 @@ def test_fresh_processes_mirror_over_two_cpus_and_write_the_same_bytes(tmp_path)
     folders = [tmp_path / "one", tmp_path / "other"]
     running = []
     for seed, folder in enumerate(folders):
-        told = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": str(seed)}
+        variables = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "PYTHONHASHSEED": str(seed)}
         # Each with its own home, or the second would go on from the checkpoint of the first.
-        environment = {**os.environ, **told, "AIRTIGHT_HOME": str(folder / "home")}
+        environment = {**os.environ, **variables, "AIRTIGHT_HOME": str(folder / "home")}
         folder.mkdir()
         running.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, cwd=ROOT))
     assert [process.wait(timeout=300) for process in running] == [0, 0]
@@ -317,11 +317,11 @@ def test_a_warm_start_takes_fewer_epochs_and_is_nearly_as_good(trained, tmp_path
     with caplog.at_level(logging.INFO):
         warm = Trained(tmp_path / "warm", examples, **settings)
     assert "Start: 5 of 5 weights carried over, 1 new words." in caplog.text
-    told = warm.record["warm_start"]
-    assert told["judged"] == told["refit"] == {"weights": 5, "fresh": [], "new_words": 1}
+    warm_start = warm.record["warm_start"]
+    assert warm_start["judged"] == warm_start["refit"] == {"weights": 5, "fresh": [], "new_words": 1}
     assert [len(epochs) for epochs in warm.record["epochs"].values()] == [1, 1]
     assert warm.record["settings"]["epochs"] == 1
-    assert [each.model.get_int_custom_property("warm_start") for each in (warm, trained)] == [1, 0]
+    assert [trainer_run.model.get_int_custom_property("warm_start") for trainer_run in (warm, trained)] == [1, 0]
     assert trained.record["warm_start"] is None
     cold = Trained(tmp_path / "cold", examples, epochs=1)
     quality = {name: roc_auc(run.labels, run.answers) for name, run in (("warm", warm), ("cold", cold))}

@@ -292,9 +292,9 @@ def _replaced(path: Path) -> None:
 LOST = [(_removed, "was removed after ingest"), (_replaced, r"was replaced after ingest.*Expected: sha256 \w{64}")]
 
 
-@pytest.mark.parametrize(("lose", "said"), LOST)
+@pytest.mark.parametrize(("lose", "message"), LOST)
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_file_that_is_no_longer_what_ingest_saw_stops_the_node(run, lose, said, when, tmp_path):
+def test_a_file_that_is_no_longer_what_ingest_saw_stops_the_node(run, lose, message, when, tmp_path):
     def lost(table):
         (path,) = (tmp_path / "lake").glob(f"parts/date={DAYS[0]}/*.parquet")
         made = None if when == "before" else make(table)
@@ -303,7 +303,7 @@ def test_a_file_that_is_no_longer_what_ingest_saw_stops_the_node(run, lose, said
         return made or make(table)
 
     run.code.make = lost
-    with pytest.raises(TerminalError, match=rf"of {DAYS[0]}, parts/date={DAYS[0]}/\w+.parquet, {said}"):
+    with pytest.raises(TerminalError, match=rf"of {DAYS[0]}, parts/date={DAYS[0]}/\w+.parquet, {message}"):
         run()
     assert not list((tmp_path / "examples").iterdir())
 

@@ -85,10 +85,10 @@ def test_the_report_is_whole_and_escapes_what_it_shows(reader, tmp_path):
     assert "<script>" not in html
     assert "Every thing is &lt;small&gt;" in html
     assert "src=" not in html and "href=" not in html  # Nothing is fetched: the file can be sent to anyone.
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert told["passed"] is False
-    assert [entry["passed"] for entry in told["findings"]] == [True, False, False]
-    assert told["dataset_digest"] == reader.digest
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["passed"] is False
+    assert [entry["passed"] for entry in report["findings"]] == [True, False, False]
+    assert report["dataset_digest"] == reader.digest
     verdict = Verdict.read(tmp_path / "report")
     assert not verdict.passed
     assert [check.severity for check in verdict.checks] == ["blocking", "blocking", "warning"]
@@ -122,9 +122,9 @@ def things(spark):
 @pytest.mark.slow
 def test_each_finding_belongs_to_its_expectation(things):
     subject = Subject("things", "interval", things, ("name", "at"), expectations())
-    found = {finding.sentence: finding for finding in judge([subject])}
-    assert list(found) == [expected.description.rstrip(".") for expected in expectations()]
-    assert {sentence: finding.passed for sentence, finding in found.items()} == {
+    by_sentence = {finding.sentence: finding for finding in judge([subject])}
+    assert list(by_sentence) == [expected.description.rstrip(".") for expected in expectations()]
+    assert {sentence: finding.passed for sentence, finding in by_sentence.items()} == {
         "No thing is there twice": False,
         "The mean is 0.5 to 2": True,
         "Every thing is small": False,
@@ -132,21 +132,21 @@ def test_each_finding_belongs_to_its_expectation(things):
         "One of a colour at a time": True,
         "Half of the things have names": True,
     }
-    assert found["The mean is 0.5 to 2"].observed == pytest.approx(44 / 41)
-    assert found["No thing is there twice"].unexpected == 2
-    assert {row["at"] for row in found["No thing is there twice"].examples} == {3, 99}
-    assert found["Every thing is small"].severity == "warning"
-    assert found["Every thing is small"].examples == [{"name": "n7", "at": 7, "size": 4.0}]
-    assert found["Every thing is red"].measured == "4 of 41 rows do not (9.76 %)"
-    assert {row["name"] for row in found["Every thing is red"].examples} == {"n0", "n10", "n20", "n30"}
+    assert by_sentence["The mean is 0.5 to 2"].observed == pytest.approx(44 / 41)
+    assert by_sentence["No thing is there twice"].unexpected == 2
+    assert {row["at"] for row in by_sentence["No thing is there twice"].examples} == {3, 99}
+    assert by_sentence["Every thing is small"].severity == "warning"
+    assert by_sentence["Every thing is small"].examples == [{"name": "n7", "at": 7, "size": 4.0}]
+    assert by_sentence["Every thing is red"].measured == "4 of 41 rows do not (9.76 %)"
+    assert {row["name"] for row in by_sentence["Every thing is red"].examples} == {"n0", "n10", "n20", "n30"}
 
 
 @pytest.mark.slow
 def test_no_more_than_five_examples_are_told(things):
     expected = [gxe.ExpectColumnValuesToBeInSet(column="colour", value_set=["green"], description="All are green")]
-    (found,) = judge([Subject("things", "interval", things, ("name",), expected)])
-    assert found.unexpected == 41
-    assert len(found.examples) == 5
+    (result,) = judge([Subject("things", "interval", things, ("name",), expected)])
+    assert result.unexpected == 41
+    assert len(result.examples) == 5
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ def network(words: int, units: int = 3, seed: int = 0) -> keras.Model:
     return keras.Model([word, number], keras.layers.Dense(1)(both))
 
 
-def words(*told: str) -> dict[str, list[str]]:
-    return {"embedding_0/embeddings": ["", *told]}
+def words(*entries: str) -> dict[str, list[str]]:
+    return {"embedding_0/embeddings": ["", *entries]}
 
 
 def test_names_do_not_depend_on_what_keras_counted_before():

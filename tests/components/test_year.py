@@ -62,9 +62,9 @@ def test_a_version_that_was_registered_only_says_so():
 def test_the_plots_are_whole_and_the_same_each_time():
     text = page("t", [FEBRUARY, MARCH])
     (svg,) = re.findall(r"<svg.*</svg>", text, re.DOTALL)
-    said = " ".join(ElementTree.fromstring(svg).itertext())
+    labels = " ".join(ElementTree.fromstring(svg).itertext())
     for word in ("2013-02", "2013-03", "candidate", "champion of then", "not pushed", "transform"):
-        assert word in said
+        assert word in labels
     assert page("t", [FEBRUARY, MARCH]) == text
 
 

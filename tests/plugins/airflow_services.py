@@ -198,8 +198,8 @@ class Airflow:
 
     def _answers(self) -> bool:
         try:
-            told = {"username": settings.USER, "password": settings.password(self.home)}
-            self._token = self._send("POST", f"{self.url}/auth/token", told)["access_token"]
+            credentials = {"username": settings.USER, "password": settings.password(self.home)}
+            self._token = self._send("POST", f"{self.url}/auth/token", credentials)["access_token"]
         except (urllib.error.URLError, ConnectionError, KeyError):
             return False
         return True
@@ -240,8 +240,8 @@ class Airflow:
         return self.ask("POST", f"dags/{dag}/dagRuns", body)["dag_run_id"]
 
     def tasks(self, run: str, dag: str = "words") -> dict[str, dict]:
-        found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
-        return {task["task_id"]: task for task in found}
+        instances = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task for task in instances}
 
     def propose(self, run: str, **conf: str) -> str:
         """Starts a promotion and waits until it waits for a person; gives what the person sees."""
@@ -262,7 +262,7 @@ class Airflow:
             return self.ask("GET", dag)["state"] in ("success", "failed")
 
         until(is_over, f"{run} ends")
-        return {task: told["state"] for task, told in self.tasks(run, "flight_delays_promote").items()}
+        return {task: instance["state"] for task, instance in self.tasks(run, "flight_delays_promote").items()}
 
     def ended(self, run: str, dag: str = "words", patience_s: float = PATIENCE_S) -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""

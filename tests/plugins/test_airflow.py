@@ -51,8 +51,8 @@ def test_tfx_own_components_run_as_tasks_and_a_condition_decides(airflow):
     assert list((airflow.home.path / "pushed").iterdir())
     airflow.ask("POST", "dags/standard/dagRuns", {"dag_run_id": "second", "logical_date": None})
     assert {state for state, _ in airflow.ended("second", "standard").values()} == {"success"}
-    told = airflow.ask("GET", "dags/standard/dagRuns/second/taskInstances/Trainer/xcomEntries/return_value")["value"]
-    assert (told if isinstance(told, dict) else json.loads(told))["state"] == "cached"
+    outcome = airflow.ask("GET", "dags/standard/dagRuns/second/taskInstances/Trainer/xcomEntries/return_value")["value"]
+    assert (outcome if isinstance(outcome, dict) else json.loads(outcome))["state"] == "cached"
 
 
 def test_what_can_do_without_a_skipped_node_runs_after_it(airflow):
@@ -147,8 +147,8 @@ def test_the_outputs_are_in_the_xcom(airflow):
     run = airflow.trigger("xcom", repeat=2)
     airflow.ended(run)
     path = f"dags/words/dagRuns/{run}/taskInstances/write/xcomEntries/return_value?deserialize=true"
-    told = airflow.ask("GET", path)["value"]
-    (words,) = told["outputs"]["words"]
+    outcome = airflow.ask("GET", path)["value"]
+    (words,) = outcome["outputs"]["words"]
     assert (Path(words["uri"]) / "words.txt").read_text() == "word word"
     assert words["properties"]["interval_start"] == "2013-06-01T00:00:00-04:00"
 
@@ -228,15 +228,15 @@ def test_when_the_scheduler_and_its_tasks_are_killed_the_next_one_brings_the_run
 def test_backfill_reprocesses_failed_runs_alone(airflow):
     def backfill(behaviour: str) -> None:
         span = {"from_date": "2013-07-01T04:00:00Z", "to_date": "2013-08-01T04:00:00Z"}
-        told = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
-        made = airflow.ask("POST", "backfills", told)
+        form = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
+        made = airflow.ask("POST", "backfills", form)
         until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
 
     backfill("none")
-    found = airflow.ask("GET", "dags/words/dagRuns?run_type=backfill&limit=100")["dag_runs"]
+    runs = airflow.ask("GET", "dags/words/dagRuns?run_type=backfill&limit=100")["dag_runs"]
     # Airflow names a run after the end of its interval.
     ends = ("backfill__2013-08-01", "backfill__2013-09-01")
-    july, august = sorted(run["dag_run_id"] for run in found if run["dag_run_id"].startswith(ends))
+    july, august = sorted(run["dag_run_id"] for run in runs if run["dag_run_id"].startswith(ends))
     airflow.ask("PATCH", f"dags/words/dagRuns/{july}", {"state": "failed"})
     backfill("failed")
     attempts = {
@@ -250,9 +250,9 @@ def test_backfill_reprocesses_failed_runs_alone(airflow):
 def test_backfill_reprocesses_what_it_says(airflow, reprocess, grows):
     def backfill(behaviour: str) -> None:
         span = {"from_date": "2013-03-01T05:00:00Z", "to_date": "2013-04-01T04:00:00Z"}
-        told = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
+        form = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
         with airflow.busy_database():
-            made = airflow.ask("POST", "backfills", told)
+            made = airflow.ask("POST", "backfills", form)
         until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
 
     backfill("none")
@@ -274,15 +274,15 @@ class Ordered:
     def backfill(self, first: int, last: int, reprocess: str = "none") -> dict[int, str]:
         """Backfills months of 2013, all at once; gives the state of each in the end."""
         span = {"from_date": f"2013-{first:02}-01T04:00:00Z", "to_date": f"2013-{last:02}-01T04:00:00Z"}
-        told = {"dag_id": "ordered", **span, "reprocess_behavior": reprocess, "max_active_runs": 4}
-        made = self.airflow.ask("POST", "backfills", told | {"dag_run_conf": {"notes": str(self.notes)}})
+        form = {"dag_id": "ordered", **span, "reprocess_behavior": reprocess, "max_active_runs": 4}
+        made = self.airflow.ask("POST", "backfills", form | {"dag_run_conf": {"notes": str(self.notes)}})
         until(lambda: self.airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
         return {month: state for month, (_, state) in self.runs().items() if first <= month <= last}
 
     def runs(self) -> dict[int, tuple[str, str]]:
         """Id and state of each month's run."""
-        found = self.airflow.ask("GET", "dags/ordered/dagRuns?limit=100")["dag_runs"]
-        return {int(run["data_interval_start"][5:7]): (run["dag_run_id"], run["state"]) for run in found}
+        dag_runs = self.airflow.ask("GET", "dags/ordered/dagRuns?limit=100")["dag_runs"]
+        return {int(run["data_interval_start"][5:7]): (run["dag_run_id"], run["state"]) for run in dag_runs}
 
     def noted(self) -> list[str]:
         return (self.notes / "order").read_text().splitlines()
@@ -338,8 +338,8 @@ def test_a_failed_month_stops_the_gates_behind_it_and_a_person_lets_them_go_on(a
     # As the message says: without September.
     ordered.mark(9, "success")
     again = {"dag_run_id": october, "task_ids": ["await_previous_push"], "include_downstream": True}
-    told = {"dry_run": False, "only_failed": True, "include_future": True, "reset_dag_runs": True}
-    airflow.ask("POST", "dags/ordered/clearTaskInstances", again | told)
+    options = {"dry_run": False, "only_failed": True, "include_future": True, "reset_dag_runs": True}
+    airflow.ask("POST", "dags/ordered/clearTaskInstances", again | options)
     until(lambda: [ordered.runs()[month][1] for month in (10, 11)] == ["success"] * 2, "October and November go on")
     assert [words for words in ordered.noted() if words.startswith("push")] == ["push 8", "push 10", "push 11"]
     assert ordered.noted().count("learn 10") == 1, "what had been learned was not learned again"

@@ -37,9 +37,9 @@ def test_one_task_for_each_node_with_its_edges_and_documentation(home):
 def test_it_can_be_serialized_as_the_scheduler_does(home):
     from airflow.serialization.serialized_objects import DagSerialization
 
-    told = DagSerialization.to_dict(TfxDag(TINY, schedule=None))
-    json.dumps(told)
-    assert {task["__var"]["task_id"] for task in told["dag"]["tasks"]} == {"write", "copy", "count"}
+    serialized = DagSerialization.to_dict(TfxDag(TINY, schedule=None))
+    json.dumps(serialized)
+    assert {task["__var"]["task_id"] for task in serialized["dag"]["tasks"]} == {"write", "copy", "count"}
 
 
 def test_the_trigger_form_is_typed(home):
@@ -367,9 +367,15 @@ def test_a_gate_and_the_end_of_a_resource_come_after_skipped_nodes(home):
         Node("use", "U", ("decide", "yes"), (("decide",), ("yes",))),
         Node("ends", "E", ("use",), ends="decide", trigger="LIFETIME_END_WHEN_SUBGRAPH_CANNOT_PROGRESS"),
     )
-    found = rules(dag)
-    assert found["await_previous_judge"] == found["judge"] == found["use"] == found["succeeded"] == "none_failed"
-    assert found["ends"] == "all_done_setup_success"
+    trigger_rules = rules(dag)
+    assert (
+        trigger_rules["await_previous_judge"]
+        == trigger_rules["judge"]
+        == trigger_rules["use"]
+        == trigger_rules["succeeded"]
+        == "none_failed"
+    )
+    assert trigger_rules["ends"] == "all_done_setup_success"
     assert ["await_previous_judge"] in dag.get_task("judge").needs
     assert dag.get_task("await_previous_judge").needs == [["decide"]], "without it nothing is judged"
     with DAG("around", schedule=None):

@@ -333,8 +333,8 @@ def test_lines_keep_their_level_and_name(home, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     lines = ["loose", "WARNING a.b: careful", "  more of it", "ERROR c: bad", "INFO d: fine"]
     run(monkeypatch, Answering(Outcome("complete"), lines))
-    said = [(r.name, r.levelname, r.getMessage()) for r in caplog.records if "runs in" not in r.getMessage()]
-    assert said == [
+    logged = [(r.name, r.levelname, r.getMessage()) for r in caplog.records if "runs in" not in r.getMessage()]
+    assert logged == [
         ("node", "INFO", "loose"),
         ("a.b", "WARNING", "careful"),
         ("a.b", "WARNING", "  more of it"),

@@ -26,9 +26,9 @@ def test_the_page_of_a_dag_is_the_report_of_its_pipeline(home, client):
     folder.mkdir(parents=True)
     (folder / "year.html").write_text("<p>The year.</p>")
     (home.path / "reports" / "year.html").write_text("<p>Not this.</p>")
-    told = client("/flights/year")
-    assert (told.status_code, told.text) == (200, "<p>The year.</p>")
-    assert told.headers["content-type"].startswith("text/html")
+    response = client("/flights/year")
+    assert (response.status_code, response.text) == (200, "<p>The year.</p>")
+    assert response.headers["content-type"].startswith("text/html")
     for other in ("/words/year", "/%2e/year", "/%2e%2e/year", "/<b>/year"):
         assert "There is no page about" in (text := client(other).text) or "Not Found" in text
         assert "Not this" not in text and "<b>" not in text
@@ -138,5 +138,5 @@ def test_loading_the_plugin_imports_no_web_framework():
     import subprocess
 
     code = "import sys, plugins.airtight_plugin; print(sorted({'fastapi', 'starlette'} & set(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip().endswith("[]")
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip().endswith("[]")

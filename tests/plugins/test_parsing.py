@@ -67,5 +67,5 @@ def test_every_dag_is_made_once_and_operations_in_files_of_their_own(monkeypatch
 def test_the_plugin_loader_sees_the_plugin_only(monkeypatch):
     from airflow._shared.module_loading import find_path_from_directory
 
-    found = [Path(file).name for file in find_path_from_directory(str(ROOT / "plugins"), ".airflowignore", "glob")]
-    assert [name for name in found if name.endswith(".py")] == ["airtight_plugin.py"]
+    names = [Path(file).name for file in find_path_from_directory(str(ROOT / "plugins"), ".airflowignore", "glob")]
+    assert [name for name in names if name.endswith(".py")] == ["airtight_plugin.py"]

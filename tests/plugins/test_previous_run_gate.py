@@ -139,8 +139,8 @@ def test_a_failed_run_before_stops_it_and_says_how_to_go_on(airflow, state):
     airflow.tasks = {"run-3": state}
     with pytest.raises(AirflowFailException) as refused:
         wait(run(4))
-    for said in ("await_previous_push", "run-3 (2013-03-01", state, "mark its task push as success", GO_ON):
-        assert said in str(refused.value)
+    for phrase in ("await_previous_push", "run-3 (2013-03-01", state, "mark its task push as success", GO_ON):
+        assert phrase in str(refused.value)
     assert wait(run(4), when_previous_failed=GO_ON) == {"run": "run-3", "state": state}
 
 

@@ -97,7 +97,7 @@ def test_a_release_that_was_not_begun_is_not_waited_for():
 
 
 @pytest.mark.parametrize(
-    ("seen", "begun", "said"),
+    ("seen", "begun", "expected"),
     [
         ({"release": "one", "reason": "4 minutes are over"}, "one", "4 minutes are over"),
         ({"release": "", "reason": "No release was begun."}, "", "No release was begun."),
@@ -105,10 +105,10 @@ def test_a_release_that_was_not_begun_is_not_waited_for():
         (None, "two", "the task watch was marked as done by hand"),
     ],
 )
-def test_judge_hears_only_what_was_seen_of_the_release_that_it_judges(seen, begun, said):
+def test_judge_hears_only_what_was_seen_of_the_release_that_it_judges(seen, begun, expected):
     task = context(release=begun)["ti"]
     task.xcom["watch"] = seen
-    assert jinja2.Template(WATCHED).render(ti=task) == said
+    assert jinja2.Template(WATCHED).render(ti=task) == expected
 
 
 def test_the_trigger_fires_once_it_is_decided(there):

@@ -114,11 +114,11 @@ def test_saved_models_are_compared_by_graph_and_variables(tmp_path):
         return artifact_diff.places(*folders)
 
     assert compared(Module(0.5, 2.0), Module(0.5 + 1e-8, 2.0)) == []
-    (told,) = compared(Module(0.5, 2.0), Module(0.75, 2.0))
-    assert told.startswith(".: variable weight")
-    assert told.endswith(" differs in 1 of 2 values, by up to 0.25")
-    (told,) = compared(Module(0.5, 2.0), Module(0.5, 3.0))
-    assert told.startswith(".: other graph: 1 nodes are gone, 1 are new")
+    (difference,) = compared(Module(0.5, 2.0), Module(0.75, 2.0))
+    assert difference.startswith(".: variable weight")
+    assert difference.endswith(" differs in 1 of 2 values, by up to 0.25")
+    (difference,) = compared(Module(0.5, 2.0), Module(0.5, 3.0))
+    assert difference.startswith(".: other graph: 1 nodes are gone, 1 are new")
 
 
 def test_variables_that_keras_numbered_in_another_order_are_the_same():

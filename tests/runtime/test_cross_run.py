@@ -83,8 +83,8 @@ def test_many_intervals_within_a_day_hide_none(past, monkeypatch, minutes, newes
     channel = pipeline_pb2.InputSpec.Channel(output_key="sample")
     channel.artifact_query.type.name = "Sample"
     for moment in (instant, instant - timedelta(seconds=30)):
-        (found,) = cross_run._known_at(store, context.id, channel, moment)
-        assert found.proto.id == made[max(end for end in ends if end <= moment)]
+        (latest,) = cross_run._known_at(store, context.id, channel, moment)
+        assert latest.proto.id == made[max(end for end in ends if end <= moment)]
     assert cross_run._known_at(store, context.id, channel, ends[0] - timedelta(seconds=1)) == []
 
 

@@ -54,7 +54,7 @@ def ran(home, folder):
     return run
 
 
-def told(home, outcome) -> str:
+def cache_message(home, outcome) -> str:
     with metadata_store.project_connection(home) as handle:
         (execution,) = handle.store.get_executions_by_id([outcome.execution])
     return execution.custom_properties[cache.MESSAGE].string_value
@@ -82,7 +82,7 @@ def test_all_nodes_run_hit_the_cache_and_miss_when_the_module_file_changes(home,
         "Trainer",
     ]
     assert second["baseline"].outputs["model"][0]["uri"] == first["Trainer"].outputs["model"][0]["uri"]
-    assert "input baseline_model changed" in told(home, second["Evaluator"])
+    assert "input baseline_model changed" in cache_message(home, second["Evaluator"])
 
     states, _ = ran("third")
     assert [node for node in NODES if states[node] != "cached"] == ["baseline", "Pusher"], "TFX resolves anew each time"
@@ -92,12 +92,12 @@ def test_all_nodes_run_hit_the_cache_and_miss_when_the_module_file_changes(home,
     states, changed = ran("changed")
     assert states["SchemaGen"] == "cached"
     assert states["Trainer"] == "complete"
-    assert "user_module.py changed; versions, parameters, inputs equal" in told(home, changed["Trainer"])
+    assert "user_module.py changed; versions, parameters, inputs equal" in cache_message(home, changed["Trainer"])
 
     (folder / "code" / "beside.py").write_text("RATE = 0.2\n")
     states, changed = ran("changed beside")
     assert states["Trainer"] == "complete"
-    assert "beside.py changed" in told(home, changed["Trainer"])
+    assert "beside.py changed" in cache_message(home, changed["Trainer"])
 
 
 NOISE = (

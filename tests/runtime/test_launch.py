@@ -63,8 +63,8 @@ def test_two_runs_do_not_see_each_other(home):
 def test_a_terminal_fault_keeps_its_words_and_leaves_nothing_half_written(home):
     run = Run(home, trouble="terminal")
     run.node("write")
-    told = fault(run.node("copy"))
-    assert told == {
+    error = fault(run.node("copy"))
+    assert error == {
         "transient": False,
         "message": "The words are wrong.",
         "expected": "good words",
@@ -80,9 +80,9 @@ def test_a_terminal_fault_keeps_its_words_and_leaves_nothing_half_written(home):
 def test_what_may_heal_is_transient(home, trouble, words_of):
     run = Run(home, trouble=trouble)
     run.node("write")
-    told = fault(run.node("copy"))
-    assert told["transient"]
-    assert words_of in told["message"]
+    error = fault(run.node("copy"))
+    assert error["transient"]
+    assert words_of in error["message"]
     healed = run.node("copy", trouble="none")
     assert words(uri(healed, "copied")) == "word word word"
     assert len(list(home.pipeline_root("tiny").glob("copy/copied/*"))) == 1
@@ -93,10 +93,10 @@ def test_a_failure_that_tfx_swallows_is_raised(home, monkeypatch):
     run.node("write")
     monkeypatch.setattr(input_checks, "check", lambda *_: None)
     monkeypatch.setattr(attempts, "latest", lambda *_: None)
-    told = fault(run.node("copy"))
-    assert told["message"] == "TFX ended the node before its code ran."
-    assert "FailedPreconditionError" in told["received"] or "min_count" in told["received"]
-    assert not told["transient"]
+    error = fault(run.node("copy"))
+    assert error["message"] == "TFX ended the node before its code ran."
+    assert "FailedPreconditionError" in error["received"] or "min_count" in error["received"]
+    assert not error["transient"]
 
 
 def test_an_output_removed_by_hand_is_named(home):
@@ -104,9 +104,9 @@ def test_an_output_removed_by_hand_is_named(home):
     folder = uri(run.node("write"), "words")
     (folder / "words.txt").unlink()
     folder.rmdir()
-    told = fault(run.node("copy"))
-    assert "The output words of write is gone" in told["message"]
-    assert told["expected"] == str(folder)
+    error = fault(run.node("copy"))
+    assert "The output words of write is gone" in error["message"]
+    assert error["expected"] == str(folder)
 
 
 def test_an_input_that_a_clean_up_has_marked_may_stay_and_is_waited_for(home):
@@ -130,11 +130,11 @@ def test_a_pipeline_root_that_cannot_be_written_is_named(home):
     root = home.pipeline_root("tiny")
     root.parent.parent.mkdir(exist_ok=True)
     root.parent.write_text("a file where the artifacts should lie")
-    told = fault(run.node("write"))
-    assert not told["transient"]
-    assert told["message"] == "The pipeline root cannot be written."
-    assert str(root) in told["expected"]
-    assert told["received"] == f"a file at {root.parent}"
+    error = fault(run.node("write"))
+    assert not error["transient"]
+    assert error["message"] == "The pipeline root cannot be written."
+    assert str(root) in error["expected"]
+    assert error["received"] == f"a file at {root.parent}"
     assert states(run) == [], "nothing was begun"
     root.parent.unlink()
     assert run.node("write").state == "complete"
@@ -144,9 +144,9 @@ def test_a_file_in_the_place_of_a_node_s_folder_is_named(home):
     run = Run(home)
     run.node("write")
     (home.pipeline_root("tiny") / "copy").write_text("a file")
-    told = fault(run.node("copy"))
-    assert not told["transient"]
-    assert told["message"] == "The folder of copy cannot be written."
+    error = fault(run.node("copy"))
+    assert not error["transient"]
+    assert error["message"] == "The folder of copy cannot be written."
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_file_in_the_place_of_a_node_s_folder_is_named(home):
 )
 def test_a_wrong_parameter_is_refused_before_anything_runs(home, values, expected):
     run = Run(home, **values)
-    told = fault(run.node("write"))
-    assert expected in told["expected"] + told["received"]
-    assert not told["transient"]
+    error = fault(run.node("write"))
+    assert expected in error["expected"] + error["received"]
+    assert not error["transient"]
     assert not home.pipeline_root("tiny").exists()
 
 
@@ -170,9 +170,9 @@ def test_a_compiled_pipeline_of_another_tfx_is_refused(home):
     run = Run(home)
     compiled = CompiledPipeline.read(run.compiled)
     dataclasses.replace(compiled, tfx="1.0.0").write(run.compiled)
-    told = fault(run.node("write"))
-    assert told["received"] == "TFX 1.0.0"
-    assert "runtime compile" in told["remedy"]
+    error = fault(run.node("write"))
+    assert error["received"] == "TFX 1.0.0"
+    assert "runtime compile" in error["remedy"]
 
 
 def test_the_flags_of_this_process_do_not_reach_executors(home, monkeypatch):

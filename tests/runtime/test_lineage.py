@@ -66,11 +66,11 @@ def test_a_node_counts_with_its_latest_try(home):
     run = Run(home, "tests.tiny_pipeline.pipeline:create_pipeline", "run")
     run.node("write")
     assert run.node("copy", trouble="terminal").state == "failed"
-    (found,) = read(home, "tiny")
-    assert found.steps["copy"].state == "failed" and found.output("copy", "words") is None
+    (recorded,) = read(home, "tiny")
+    assert recorded.steps["copy"].state == "failed" and recorded.output("copy", "words") is None
     run.node("copy")
-    (found,) = read(home, "tiny")
-    assert found.steps["copy"].state == "complete"
+    (recorded,) = read(home, "tiny")
+    assert recorded.steps["copy"].state == "complete"
 
 
 def test_an_unknown_pipeline_has_no_runs(home):

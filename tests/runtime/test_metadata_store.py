@@ -100,11 +100,11 @@ def test_every_text_comes_back_as_it_was(home, text):
         context.custom_properties["more"].string_value = text
         context.custom_properties[f"key {text}"].int_value = 3
         handle.store.put_contexts([context])
-        (found,) = handle.store.get_contexts_by_type("texts")
-        assert (found.name, found.properties["said"].string_value) == (f"named {text}", text)
-        assert found.custom_properties["more"].string_value == text
-        assert found.custom_properties[f"key {text}"].int_value == 3
-        assert handle.store.get_context_by_type_and_name("texts", f"named {text}").id == found.id
+        (stored,) = handle.store.get_contexts_by_type("texts")
+        assert (stored.name, stored.properties["said"].string_value) == (f"named {text}", text)
+        assert stored.custom_properties["more"].string_value == text
+        assert stored.custom_properties[f"key {text}"].int_value == 3
+        assert handle.store.get_context_by_type_and_name("texts", f"named {text}").id == stored.id
 
 
 @BOTH
@@ -180,12 +180,12 @@ def put_long_ones(store: mlmd.MetadataStore) -> None:
 
 
 def check_long_ones(store: mlmd.MetadataStore) -> None:
-    found = store.get_execution_by_type_and_name("long_ones", LONG_NAME)
-    assert found.properties["text"].string_value == LONG_TEXT
-    assert found.properties["number"].int_value == 2**40
-    assert found.custom_properties["k" * 300].string_value == LONG_TEXT
+    stored = store.get_execution_by_type_and_name("long_ones", LONG_NAME)
+    assert stored.properties["text"].string_value == LONG_TEXT
+    assert stored.properties["number"].int_value == 2**40
+    assert stored.custom_properties["k" * 300].string_value == LONG_TEXT
     wanted = f"properties.number.int_value = {2**40} AND name = '{LONG_NAME}'"
-    assert [e.id for e in store.get_executions(mlmd.ListOptions(filter_query=wanted))] == [found.id]
+    assert [e.id for e in store.get_executions(mlmd.ListOptions(filter_query=wanted))] == [stored.id]
 
 
 @pytest.mark.slow
@@ -523,8 +523,8 @@ def test_a_state_folder_that_is_a_file_is_named(tmp_path):
 
 def states(home: Home) -> list[str]:
     with metadata_store.project_connection(home) as handle:
-        found = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
-        return [State.State.Name(execution.last_known_state) for execution in found]
+        executions = sorted(handle.store.get_executions(), key=lambda execution: execution.id)
+        return [State.State.Name(execution.last_known_state) for execution in executions]
 
 
 def at_the_executor(monkeypatch: pytest.MonkeyPatch, do) -> None:

@@ -83,14 +83,14 @@ def started_sleep(home: Home, run: str, tmp_path: Path, launcher: Path | None) -
 
 
 def test_warm_and_cold_give_the_same(served):
-    said = {}
+    logged = {}
     for name, launcher in (("warm", served.launcher_socket), ("cold", None)):
         with Call(request(served, "write", name, text=name[:1]), launcher) as running:
             lines = list(running.lines())
             assert running.where == ("the warm launcher" if name == "warm" else "a new process")
             assert (uri(running.outcome, "words") / "words.txt").read_text() == " ".join(name[:1] * 3)
-            said[name] = [line for line in lines if "tests.tiny_pipeline" in line]
-    assert said["warm"] == said["cold"] == ["INFO tests.tiny_pipeline.steps: Wrote 3 words."]
+            logged[name] = [line for line in lines if "tests.tiny_pipeline" in line]
+    assert logged["warm"] == logged["cold"] == ["INFO tests.tiny_pipeline.steps: Wrote 3 words."]
 
 
 def test_faults_cross_the_process_boundary(served):
@@ -187,9 +187,9 @@ def test_ten_runs_at_once_lose_and_double_nothing(on_each):
         return [call(request(on_each, node, f"many-{number}"), on_each.launcher_socket).summary for node in NODES]
 
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        said = list(pool.map(nodes_of, range(10)))
-    assert all("is done" in summary for summaries in said for summary in summaries), said
-    executions = {summary.partition("(execution ")[2].partition(")")[0] for run in said for summary in run}
+        by_run = list(pool.map(nodes_of, range(10)))
+    assert all("is done" in summary for summaries in by_run for summary in summaries), by_run
+    executions = {summary.partition("(execution ")[2].partition(")")[0] for run in by_run for summary in run}
     assert len(executions) == 10 * len(NODES)
     with metadata_store.project_connection(on_each) as handle:
         attempts = [c for c in handle.store.get_contexts_by_type("node_attempt") if c.name.startswith("many-")]
@@ -222,11 +222,11 @@ def test_a_launcher_that_starts_without_its_metadata_store_serves_when_it_comes(
     postgresql.stop()
     try:
         server = start_server(home, AIRTIGHT_METADATA=postgresql.address())
-        told = (home.path / "serve.log").read_text
-        until(lambda: "No dead attempts were looked for" in told(), "the launcher says what it could not do")
+        read_log = (home.path / "serve.log").read_text
+        until(lambda: "No dead attempts were looked for" in read_log(), "the launcher says what it could not do")
     finally:
         postgresql.start()
-    assert "Traceback" not in told()
+    assert "Traceback" not in read_log()
     call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
     assert call(request(home, "write", "late"), home.launcher_socket).state == "complete"
     server.terminate()

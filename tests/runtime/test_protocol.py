@@ -33,8 +33,8 @@ def test_a_request_and_the_output_descriptor_arrive_whole(request_):
     read, write = os.pipe()
     with ours, theirs:
         socket.send_fds(ours, [protocol.encode_request(request_)], [write])
-        told, output = protocol.receive_with_output(theirs)
-        assert protocol.decode_request(told) == request_
+        message, output = protocol.receive_with_output(theirs)
+        assert protocol.decode_request(message) == request_
         os.write(output, b"hello")
         assert os.read(read, 10) == b"hello"
 

@@ -175,7 +175,7 @@ def test_training_may_start_from_the_champion_of_then(home):
     november, march, april = record(11), record(3), record(4)
     assert november["warm_start"] is march["warm_start"] is None, "in March November's model is not yet known"
     assert april["warm_start"]["judged"]["weights"] == 5
-    assert [len(told["epochs"]["judged"]) for told in (november, march, april)] == [2, 2, 1]
+    assert [len(training["epochs"]["judged"]) for training in (november, march, april)] == [2, 2, 1]
     record(5, took_over=0)
     assert record(6)["warm_start"]["judged"]["weights"] == 5
     assert champions == [[], [], ["2013-03"], ["2013-04"], ["2013-04"]], "May's weights are inherited by nobody"

@@ -126,11 +126,11 @@ def test_the_chain_leads_from_the_alarm_to_the_outcome(tmp_path):
         all_days = chains(handle.store, TRAINING)
     assert len(all_days) == 24 and all_days[0].decision.properties["day"] == "2013-03-24"
     by_run = {chain.decision.properties["run_id"]: chain for chain in all_days if chain.decision.properties["run_id"]}
-    found = [by_run[decision["run_id"]] for decision in decisions]
-    assert [chain.outcome for chain in found] == ["refused", "failed", "serves"]
-    assert all(chain.alarms and chain.losses for chain in found)
-    assert [v.type.name for v in found[0].verdicts] == ["TrainingClearance"]
-    served = found[2]
+    retrained = [by_run[decision["run_id"]] for decision in decisions]
+    assert [chain.outcome for chain in retrained] == ["refused", "failed", "serves"]
+    assert all(chain.alarms and chain.losses for chain in retrained)
+    assert [v.type.name for v in retrained[0].verdicts] == ["TrainingClearance"]
+    served = retrained[2]
     assert served.version == int(decisions[2]["day"].replace("-", "")) + 1
     assert served.saved == pytest.approx(0.1) and "saves 0.1 a row so far" in in_words(served)
     kept = next(chain for chain in all_days if chain.decision.properties["action"] == "keep")

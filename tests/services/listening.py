@@ -5,5 +5,9 @@ import psutil
 
 def listening(pid: int) -> set[str]:
     """The addresses on which a process listens."""
-    told = psutil.Process(pid).net_connections(kind="inet")
-    return {each.laddr.ip.removeprefix("::ffff:") for each in told if each.status == psutil.CONN_LISTEN}
+    connections = psutil.Process(pid).net_connections(kind="inet")
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    }

@@ -122,8 +122,8 @@ def test_an_error_and_a_dag_from_before_are_waited_out() -> None:
 
 def test_a_dag_that_never_comes_is_told() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        found = request.url.path == "/api/v2/importErrors"
-        return httpx.Response(200, json={"import_errors": []}) if found else httpx.Response(404)
+        lists_errors = request.url.path == "/api/v2/importErrors"
+        return httpx.Response(200, json={"import_errors": []}) if lists_errors else httpx.Response(404)
 
     with pytest.raises(TransientError, match="does not show the DAG d"):
         client(answer).await_dag("d", timeout_s=0)
@@ -156,8 +156,8 @@ def test_every_state_of_a_task_is_told_once_and_the_last_word_is_not_missed() ->
         ("running", [task("b", "running", 3), task("a", "success")]),
         ("success", [task("b", "success", 3), task("a", "success"), task("c", "skipped", None)]),
     )
-    told = [(t.id, t.state) for t in client(run).follow("d", "r")]
-    assert told == [("a", "running"), ("a", "success"), ("b", "running"), ("b", "success"), ("c", "skipped")]
+    states = [(t.id, t.state) for t in client(run).follow("d", "r")]
+    assert states == [("a", "running"), ("a", "success"), ("b", "running"), ("b", "success"), ("c", "skipped")]
 
 
 def test_a_retry_is_told_again() -> None:
@@ -182,19 +182,19 @@ def test_a_failed_run_shows_the_error_and_where_its_log_is() -> None:
         ]
     }
     run = Run(("queued", []), ("failed", [task("a", "failed"), task("b", "upstream_failed", None, 0)]), logs=logs)
-    told: list[str] = []
-    assert not show(client(run), "d", "manual__2026-01-01T00:00:00+00:00", told.append)
-    assert "a" in told[0] and "failed" in told[0] and "2.0 s" in told[0] and "reads" in told[0]
-    assert told[1:3] == ["      Task failed", "      No data for 2014-01"]
-    assert told[3].endswith("/dags/d/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00/tasks/a?try_number=1")
-    assert "upstream_failed" in told[4]
+    lines: list[str] = []
+    assert not show(client(run), "d", "manual__2026-01-01T00:00:00+00:00", lines.append)
+    assert "a" in lines[0] and "failed" in lines[0] and "2.0 s" in lines[0] and "reads" in lines[0]
+    assert lines[1:3] == ["      Task failed", "      No data for 2014-01"]
+    assert lines[3].endswith("/dags/d/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00/tasks/a?try_number=1")
+    assert "upstream_failed" in lines[4]
 
 
 def test_a_good_run_is_shown_in_one_line_for_each_task() -> None:
     run = Run(("running", [task("a", "running")]), ("success", [task("a", "success")]))
-    told: list[str] = []
-    assert show(client(run), "d", "r", told.append)
-    assert len(told) == 1
+    lines: list[str] = []
+    assert show(client(run), "d", "r", lines.append)
+    assert len(lines) == 1
 
 
 def test_the_summary_is_the_nodes_own_last_word() -> None:

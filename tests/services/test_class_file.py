@@ -12,8 +12,8 @@ from services.class_file import METHOD, NAME_AND_TYPE, UTF8, ClassFile, call_wit
 CLASS = 7
 
 
-def text(file: ClassFile, told: str) -> int:
-    return file.add(UTF8, struct.pack(">H", len(told)) + told.encode())
+def text(file: ClassFile, content: str) -> int:
+    return file.add(UTF8, struct.pack(">H", len(content)) + content.encode())
 
 
 def method(file: ClassFile, owner: str, name: str, signature: str) -> int:

@@ -21,7 +21,7 @@ from services.settings import Settings
 from services.supervisor import Program, Supervisor
 
 
-class Told(Supervisor):
+class ScriptedSupervisor(Supervisor):
     """A supervisor that tells what a test says."""
 
     def __init__(self, home: Home, states: Iterator[list[Program]]) -> None:
@@ -51,37 +51,44 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 def test_it_waits_until_the_service_is_well(home: Home) -> None:
     lacks = iter(["not yet", "not yet", ""])
-    told: list[str] = []
-    health.wait(Told(home, forever("RUNNING")), [service(lambda: next(lacks))], told.append)
-    assert [line.split(" (")[0] for line in told] == ["  the server is up at 127.0.0.1:1"]
+    lines: list[str] = []
+    health.wait(ScriptedSupervisor(home, forever("RUNNING")), [service(lambda: next(lacks))], lines.append)
+    assert [line.split(" (")[0] for line in lines] == ["  the server is up at 127.0.0.1:1"]
     assert list(lacks) == []
 
 
 def test_well_is_not_enough_when_the_program_does_not_run(home: Home) -> None:
     states = itertools.chain(itertools.islice(forever("STARTING"), 3), forever("RUNNING"))
-    health.wait(Told(home, states), [service()], lambda line: None)
+    health.wait(ScriptedSupervisor(home, states), [service()], lambda line: None)
 
 
 @pytest.mark.parametrize("state", ["FATAL", "STOPPED"])
 def test_a_program_that_gave_up_fails_with_the_end_of_its_log(home: Home, state: str) -> None:
     with pytest.raises(TransientError, match="no such table: flights"):
-        health.wait(Told(home, forever(state)), [service(lambda: "not yet")], lambda line: None)
+        health.wait(ScriptedSupervisor(home, forever(state)), [service(lambda: "not yet")], lambda line: None)
 
 
 def test_a_program_that_keeps_dying_is_not_waited_for(home: Home) -> None:
     with pytest.raises(TransientError, match="keeps ending by itself"):
-        health.wait(Told(home, forever("RUNNING", itertools.count(1))), [service(lambda: "no")], lambda line: None)
+        health.wait(
+            ScriptedSupervisor(home, forever("RUNNING", itertools.count(1))), [service(lambda: "no")], lambda line: None
+        )
 
 
 def test_a_program_that_an_older_supervisor_does_not_know_is_told(home: Home) -> None:
     another = health.Service("Kafka", ("kafka",), "127.0.0.1:1", lambda: "not yet")
     with pytest.raises(TransientError, match=r"older than it.*make stop"):
-        health.wait(Told(home, forever("RUNNING")), [another], lambda line: None)
+        health.wait(ScriptedSupervisor(home, forever("RUNNING")), [another], lambda line: None)
 
 
 def test_a_slow_service_fails_with_what_is_missing(home: Home) -> None:
     with pytest.raises(TransientError, match="not well after 0 s: no socket"):
-        health.wait(Told(home, forever("RUNNING")), [service(lambda: "no socket")], lambda line: None, timeout_s=0.0)
+        health.wait(
+            ScriptedSupervisor(home, forever("RUNNING")),
+            [service(lambda: "no socket")],
+            lambda line: None,
+            timeout_s=0.0,
+        )
 
 
 @pytest.fixture

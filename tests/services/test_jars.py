@@ -51,11 +51,11 @@ def test_they_are_fetched_once_and_are_then_there(
     fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     java(tmp_path, monkeypatch, bring(JARS))
-    told: list[str] = []
-    folder = jars.fetch("kafka", tell=told.append)
+    lines: list[str] = []
+    folder = jars.fetch("kafka", tell=lines.append)
     assert {path.name: path.read_text() for path in folder.iterdir()} == JARS
-    assert jars.fetch("kafka", tell=told.append) == jars.folder("kafka") == folder
-    assert len(told) == len(fetched.read_text().splitlines()) == 1
+    assert jars.fetch("kafka", tell=lines.append) == jars.folder("kafka") == folder
+    assert len(lines) == len(fetched.read_text().splitlines()) == 1
     assert not (jars.cache() / "ivy").exists(), "what lies in our folder need not lie in Ivy's"
 
 
@@ -89,7 +89,7 @@ def test_one_who_is_killed_half_way_leaves_nothing_that_passes_for_the_whole(
 
 
 @pytest.mark.parametrize(
-    ("brought", "told"),
+    ("brought", "message"),
     [
         ({"slf4j-1.jar": "logger"}, "kafka_2.13-1.jar is missing"),
         ({**JARS, "more-1.jar": "more"}, "more-1.jar is too many"),
@@ -97,10 +97,10 @@ def test_one_who_is_killed_half_way_leaves_nothing_that_passes_for_the_whole(
     ],
 )
 def test_what_the_lock_does_not_have_is_refused_and_not_kept(
-    fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought: dict[str, str], told: str
+    fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought: dict[str, str], message: str
 ) -> None:
     java(tmp_path, monkeypatch, bring(brought))
-    with pytest.raises(TerminalError, match=told):
+    with pytest.raises(TerminalError, match=message):
         jars.fetch("kafka", tell=lambda line: None)
     assert not list(jars.cache().glob("*kafka-*"))
 
@@ -131,9 +131,9 @@ def test_without_a_network_it_says_so_in_ivys_words(
     fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     java(tmp_path, monkeypatch, "echo 'WARN: Host repository.example not found. url=...'; exit 1")
-    with pytest.raises(TransientError, match=r"Host repository\.example not found") as told:
+    with pytest.raises(TransientError, match=r"Host repository\.example not found") as failure:
         jars.fetch("kafka", tell=lambda line: None)
-    assert "AIRTIGHT_IVY_SETTINGS" in told.value.remedy
+    assert "AIRTIGHT_IVY_SETTINGS" in failure.value.remedy
 
 
 def test_another_repository_is_named_by_ivys_settings(

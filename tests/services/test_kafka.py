@@ -28,15 +28,15 @@ STAMP = datetime(2013, 6, 14, 12, tzinfo=UTC)
 
 
 def test_the_broker_and_its_controller_listen_on_loopback_only() -> None:
-    told = dict(
+    properties = dict(
         line.split("=", 1)
         for line in kafka.properties(Settings(kafka_port=1111, kafka_controller_port=2222), "data").splitlines()
         if not line.startswith("#")
     )
-    addresses = told["listeners"].split(",") + told["advertised.listeners"].split(",")
-    assert {each.partition("://")[2] for each in addresses} == {"127.0.0.1:1111", "127.0.0.1:2222"}
-    assert told["controller.quorum.voters"] == "1@127.0.0.1:2222"
-    assert told["auto.create.topics.enable"] == "false", "a misspelt name must not make a topic"
+    addresses = properties["listeners"].split(",") + properties["advertised.listeners"].split(",")
+    assert {address.partition("://")[2] for address in addresses} == {"127.0.0.1:1111", "127.0.0.1:2222"}
+    assert properties["controller.quorum.voters"] == "1@127.0.0.1:2222"
+    assert properties["auto.create.topics.enable"] == "false", "a misspelt name must not make a topic"
 
 
 def test_the_environment_names_the_broker_to_be_used(tmp_path: Path) -> None:
@@ -63,12 +63,12 @@ def test_a_format_that_fails_leaves_no_data_behind(tmp_path: Path, monkeypatch: 
 
 
 def test_a_broker_elsewhere_is_used_in_place_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[object] = []
+    ensured: list[object] = []
     monkeypatch.setenv("AIRTIGHT_KAFKA", "there:9092")
-    monkeypatch.setattr(command, "ensure", lambda servers, topics: asked.append((servers, topics)))
+    monkeypatch.setattr(command, "ensure", lambda servers, topics: ensured.append((servers, topics)))
     monkeypatch.setattr(command, "up", lambda home, names: pytest.fail("nothing of ours is needed"))
     command.start(Home(tmp_path))
-    assert asked == [("there:9092", TOPICS)]
+    assert ensured == [("there:9092", TOPICS)]
 
 
 def read_all(servers: str) -> list[tuple[bytes, int]]:
@@ -78,15 +78,15 @@ def read_all(servers: str) -> list[tuple[bytes, int]]:
         ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning()
-        found: list[tuple[bytes, int]] = []
+        events: list[tuple[bytes, int]] = []
         until(
             lambda: (
-                found.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
-                or len(found) >= sum(ends.values())
+                events.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
+                or len(events) >= sum(ends.values())
             ),
             "all that was written is read",
         )
-        return found
+        return events
 
 
 @pytest.mark.slow

@@ -49,10 +49,10 @@ def mode(path: Path) -> str:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRTIGHT_AIRFLOW_PORT", "9090")
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "1g")
-    told = Settings.from_environment()
-    assert (told.airflow_port, told.spark_memory, told.model_rest_port) == (9090, "1g", 8501)
-    assert (told.model_url, told.server_url) == ("http://127.0.0.1:8501", "http://127.0.0.1:8511")
-    assert told.airflow_url == "http://127.0.0.1:9090"
+    settings = Settings.from_environment()
+    assert (settings.airflow_port, settings.spark_memory, settings.model_rest_port) == (9090, "1g", 8501)
+    assert (settings.model_url, settings.server_url) == ("http://127.0.0.1:8501", "http://127.0.0.1:8511")
+    assert settings.airflow_url == "http://127.0.0.1:9090"
 
 
 @pytest.mark.parametrize("text", ["many", "80.5", "0", "70000", "-1"])
@@ -80,11 +80,11 @@ def test_an_open_run_folder_is_closed(home: Home) -> None:
 
 
 def test_two_state_folders_have_different_passwords(tmp_path: Path) -> None:
-    told = []
+    passwords = []
     for name in ("one", "two"):
         prepare(Home(tmp_path / name))
-        told.append(password(Home(tmp_path / name)))
-    assert told[0] != told[1]
+        passwords.append(password(Home(tmp_path / name)))
+    assert passwords[0] != passwords[1]
 
 
 def test_no_password_before_the_first_start(home: Home) -> None:
@@ -174,22 +174,22 @@ def test_the_environment_is_the_same_from_every_shell(home: Home, monkeypatch: p
     monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "True")
     monkeypatch.setenv("AIRFLOW_CONFIG", "/elsewhere/airflow.cfg")
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    told = environment(Settings(), home)
-    assert told["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
-    assert "AIRFLOW_CONFIG" not in told
-    assert told["PYTHONPATH"] == str(ROOT)
+    variables = environment(Settings(), home)
+    assert variables["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert "AIRFLOW_CONFIG" not in variables
+    assert variables["PYTHONPATH"] == str(ROOT)
     # The caller's own modules, for pipelines that lie outside of the checkout; services have other working folders.
     monkeypatch.setenv("PYTHONPATH", f"/elsewhere{os.pathsep}{os.pathsep}{ROOT}{os.pathsep}relative")
     paths = environment(Settings(), home)["PYTHONPATH"].split(os.pathsep)
     assert paths == [str(ROOT), "/elsewhere", os.path.abspath("relative")]
-    assert told[MARK] == told["AIRTIGHT_HOME"] == str(home.path)
-    assert told["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert variables[MARK] == variables["AIRTIGHT_HOME"] == str(home.path)
+    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
 def test_everything_is_on_loopback(home: Home) -> None:
-    told = airflow_environment(Settings(), home)
-    assert told["AIRFLOW__API__HOST"] == "127.0.0.1"
-    assert not [key for key, value in told.items() if "0.0.0.0" in value or "://localhost" in value]
+    variables = airflow_environment(Settings(), home)
+    assert variables["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert not [key for key, value in variables.items() if "0.0.0.0" in value or "://localhost" in value]
 
 
 def test_what_was_lost_is_tried_again_within_three_minutes_and_nothing_is_lost_before_a_stall_is_over(

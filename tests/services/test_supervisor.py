@@ -38,8 +38,8 @@ def answers(port: int) -> bool:
 def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 1
     settings = up(home, NAMES)
-    told = capsys.readouterr().out
-    assert "Spark is up at" in told and "model server is up at" in told and "router is up at" in told
+    output = capsys.readouterr().out
+    assert "Spark is up at" in output and "model server is up at" in output and "router is up at" in output
     assert httpx.get(f"{settings.model_url}/v1/models/none").status_code == 404
     assert oct((home.run / "supervisor.sock").stat().st_mode & 0o777) == "0o600"
     listening = (settings.spark_port, *(getattr(settings, f"{a}_{b}_port") for a in NAMED for b in ("rest", "grpc")))
@@ -67,15 +67,15 @@ def test_services_start_heal_and_leave_nothing_behind(home: Home, capsys: pytest
 
 @pytest.mark.slow
 def test_spark_answers_its_owner_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = environment(up(home, ("spark",)), home)
+    variables = environment(up(home, ("spark",)), home)
     for name in ("SPARK_REMOTE", "SPARK_TOKEN_FILE"):
-        monkeypatch.setenv(name, told[name])
+        monkeypatch.setenv(name, variables[name])
     with session("owner") as spark:
         assert spark.range(3).count() == 3
     token = (home.run / "spark_token").read_text()
     assert token.encode() not in Path(f"/proc/{pids(home)['spark']}/cmdline").read_bytes()
     # Not with Spark's own client: it would try for minutes to take leave of a server that is gone by then.
-    with grpc.insecure_channel(told["SPARK_REMOTE"].removeprefix("sc://")) as channel:
+    with grpc.insecure_channel(variables["SPARK_REMOTE"].removeprefix("sc://")) as channel:
         ask = channel.unary_unary("/spark.connect.SparkConnectService/AnalyzePlan")
         with pytest.raises(grpc.RpcError) as refused:
             ask(b"", timeout=30)
@@ -120,9 +120,9 @@ def test_a_start_waits_for_the_stop_before_it(home: Home) -> None:
 def test_a_port_of_a_stranger_is_told_before_anything_starts(home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
-        with pytest.raises(TerminalError, match=f"Port {port} .* is taken") as told:
+        with pytest.raises(TerminalError, match=f"Port {port} .* is taken") as refused:
             Supervisor(home).start(replace(Settings.from_environment(), model_rest_port=port), NAMES)
-        assert "AIRTIGHT_MODEL_REST_PORT" in told.value.remedy
+        assert "AIRTIGHT_MODEL_REST_PORT" in refused.value.remedy
     assert processes.alive(home) == []
 
 

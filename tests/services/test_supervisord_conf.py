@@ -44,9 +44,9 @@ def test_control_is_the_owners_alone_and_no_port() -> None:
 
 
 def test_it_asks_for_nothing_that_the_settings_do_not_tell(tmp_path: Path) -> None:
-    asked = set(re.findall(r"%\(ENV_(\w+)\)s", CONFIGURATION.read_text()))
-    assert asked
-    assert asked <= set(environment(Settings(), Home(tmp_path)))
+    variables = set(re.findall(r"%\(ENV_(\w+)\)s", CONFIGURATION.read_text()))
+    assert variables
+    assert variables <= set(environment(Settings(), Home(tmp_path)))
 
 
 def test_spark_does_not_start_without_a_token(tmp_path: Path) -> None:

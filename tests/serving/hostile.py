@@ -83,8 +83,8 @@ def fuzz_rest(port: int, count: int, seed: int) -> tuple[Counter[int], list[str]
         path, body = json_case(random)
         status, answer = client.post(path, body)
         seen[status] += 1
-        told = json.loads(answer) if answer else {}
-        if not ((status == 200 and "error" not in told) or (400 <= status < 500 and set(told) == {"error"})):
+        payload = json.loads(answer) if answer else {}
+        if not ((status == 200 and "error" not in payload) or (400 <= status < 500 and set(payload) == {"error"})):
             faults.append(f"{path} {body[:200]!r}: {status} {answer[:300]!r}")
     client.close()
     return seen, faults

@@ -104,8 +104,8 @@ def _predict(random: Random) -> tuple[str, Any]:
     return "/tensorflow.serving.PredictionService/Predict", request
 
 
-def _examples(random: Random, told: Any) -> None:
-    listed = told.example_list if random.random() < 0.7 else told.example_list_with_context
+def _examples(random: Random, examples_input: Any) -> None:
+    listed = examples_input.example_list if random.random() < 0.7 else examples_input.example_list_with_context
     for _ in range(random.randrange(4)):
         feature = listed.examples.add().features.feature[random.choice(("x", "x", "x", "y", ""))]
         kind = random.randrange(4)

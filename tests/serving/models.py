@@ -112,8 +112,8 @@ class Server:
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
         """One HTTP request: status and parsed body; a body that is no text is sent as JSON."""
-        said = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
-        status, answer = self.raw(method, path, said)
+        content = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+        status, answer = self.raw(method, path, content)
         return status, json.loads(answer)
 
     def states(self, model: str) -> dict[int, str]:
@@ -187,8 +187,8 @@ def save_half_plus_two(folder: Path, plus: float = 2.0, regress: str = "regress_
         describe = v1.saved_model.utils.build_tensor_info
 
         def signature(inputs, outputs, method):
-            told = [{name: describe(tensor) for name, tensor in side.items()} for side in (inputs, outputs)]
-            return v1.saved_model.build_signature_def(*told, f"tensorflow/serving/{method}")
+            tensor_infos = [{name: describe(tensor) for name, tensor in side.items()} for side in (inputs, outputs)]
+            return v1.saved_model.build_signature_def(*tensor_infos, f"tensorflow/serving/{method}")
 
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(folder))

@@ -168,8 +168,8 @@ def test_tasks_of_one_request_are_answered_by_one_version_whatever_is_swapped_be
         task.model_spec.name, task.model_spec.signature_name = "m", name
     log = PredictionLog(LogSettings(), registry)
     answer = asyncio.run(grpc_api.PredictionService(registry, Runner(1), log).MultiInference(request, None))
-    told = [(one.model_spec.version.value, one.regression_result.regressions[0].value) for one in answer.results]
-    assert told == [(1, 1.0), (1, 1.0)]
+    regressions = [(one.model_spec.version.value, one.regression_result.regressions[0].value) for one in answer.results]
+    assert regressions == [(1, 1.0), (1, 1.0)]
     assert model.versions[1].in_flight == 0
 
 

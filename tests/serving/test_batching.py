@@ -29,8 +29,8 @@ def batched(parameters: BatchingParameters, *requests, model: Model | None = Non
     async def ask():
         made = model or Model()
         batcher = Batcher(parameters, made.call)
-        asked = [batcher.run("m", made.signature, arrays) for arrays in requests]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        calls = [batcher.run("m", made.signature, arrays) for arrays in requests]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
         return [a if isinstance(a, Exception) else a[0].tolist() for a in answers], made.sizes
 
     return asyncio.run(ask())
@@ -50,8 +50,8 @@ def test_both_protocols_share_a_batch_where_a_batch_waits_for_others(parameters,
     async def ask() -> list[int]:
         model = Model()
         batcher = Batcher(parameters, model.call)
-        asked = [batcher.run("m", model.signature, column(n), inline_s) for n, inline_s in ((1, 1e-3), (2, 1e-4))]
-        answers = await asyncio.wait_for(asyncio.gather(*asked), 5)
+        calls = [batcher.run("m", model.signature, column(n), inline_s) for n, inline_s in ((1, 1e-3), (2, 1e-4))]
+        answers = await asyncio.wait_for(asyncio.gather(*calls), 5)
         assert [answer[0].tolist() for answer in answers] == [[2], [4]]
         return model.sizes
 

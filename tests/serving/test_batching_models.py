@@ -54,7 +54,7 @@ def network(tmp_path_factory):
 
 
 def test_only_signatures_of_rows_are_batched(affine):
-    assert {name: found.batchable for name, found in affine.signatures.items()} == {
+    assert {name: signature.batchable for name, signature in affine.signatures.items()} == {
         "serving_default": True,
         "matrix": True,
         "scalar": False,
@@ -85,7 +85,7 @@ def test_batched_answers_are_those_of_single_requests(network):
         rows = int(generator.integers(1, 9))
         words = np.array([f"{index}-{row}".encode() for row in range(rows)], object)
         requests.append({"w": words, "x": generator.normal(size=(rows, 6)).astype(np.float32)})
-    arrays = [[request[found.name] for found in signature.inputs] for request in requests]
+    arrays = [[request[tensor.name] for tensor in signature.inputs] for request in requests]
     plain, joined = Runner(1), Runner(2, BatchingParameters(max_batch_size=64, num_batch_threads=2))
     before = dict(metrics.BATCHES._sums), dict(metrics.BATCHED_REQUESTS._sums)
 
@@ -193,8 +193,8 @@ def test_clients_over_rest_and_grpc_get_their_own_rows_from_common_batches(serve
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for _ in range(5):
-            asked = {client: pool.submit((by_rest, by_grpc)[client % 2], client) for client in range(8)}
-            for client, answer in asked.items():
+            futures = {client: pool.submit((by_rest, by_grpc)[client % 2], client) for client in range(8)}
+            for client, answer in futures.items():
                 rows = [mixed_row(client, row) for row in range(1 + client % 3)]
                 assert answer.result() == [(row["count"], row["word"], row["flag"], row["exact"]) for row in rows]
     channel.close()
@@ -213,10 +213,10 @@ def test_a_full_queue_is_503_over_rest(server):
     rows = [mixed_row(0, row) for row in range(20)]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for _ in range(20):
-            asked = [
+            futures = [
                 pool.submit(server.ask, "POST", "/v1/models/mixed:predict", {"instances": rows}) for _ in range(16)
             ]
-            answers = [one.result() for one in asked]
+            answers = [one.result() for one in futures]
             for status, answer in answers:
                 if status == 503:
                     assert "queue is full" in answer["error"]

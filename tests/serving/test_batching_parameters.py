@@ -10,7 +10,7 @@ from tests.serving.batching import written
 
 
 def test_a_parameters_file_is_read_as_tensorflow_serving_reads_it(tmp_path):
-    told = parameters_from_file(
+    parameters = parameters_from_file(
         written(
             tmp_path,
             """max_batch_size { value: 32 } batch_timeout_micros { value: 2000 } max_enqueued_batches { value: 7 }
@@ -19,7 +19,7 @@ def test_a_parameters_file_is_read_as_tensorflow_serving_reads_it(tmp_path):
         ),
         workers=2,
     )
-    assert told == BatchingParameters(32, 0.002, 7, 3, (8, 32))
+    assert parameters == BatchingParameters(32, 0.002, 7, 3, (8, 32))
     assert parameters_from_file(written(tmp_path, ""), workers=5) == BatchingParameters(1000, 0.0, 10, 5)
 
 

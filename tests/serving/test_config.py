@@ -55,7 +55,7 @@ def test_a_config_file_is_read_whole():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("nonsense", "cannot be read"),
         ('model_config_list { config { name: "a" } }', "base_path"),
@@ -67,6 +67,6 @@ def test_a_config_file_is_read_whole():
         (r'model_config_list { config { name: "a" base_path: "a\000b" } }', "NUL"),
     ],
 )
-def test_a_config_file_that_cannot_be_used_is_refused_in_words(text, said):
-    with pytest.raises(TerminalError, match=said):
+def test_a_config_file_that_cannot_be_used_is_refused_in_words(text, message):
+    with pytest.raises(TerminalError, match=message):
         models_from_text(text, "here")

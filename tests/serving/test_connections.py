@@ -82,13 +82,13 @@ def status_and_error(answer: bytes) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [HEAD, "POST", f"{HEAD}Content-Length: 30\r\n\r\n{{", f"{HEAD}Transfer-Encoding: chunked\r\n\r\n1;x"],
     ids=["headers", "request line", "body", "chunk"],
 )
-def test_a_request_that_does_not_come_is_given_up(server, said):
+def test_a_request_that_does_not_come_is_given_up(server, sent):
     with connected(server) as client:
-        client.sendall(said.encode())
+        client.sendall(sent.encode())
         assert status_and_error(received(client)) == (408, "The request did not come in time")
 
 
@@ -185,14 +185,14 @@ def test_requests_that_are_sent_ahead_wait_at_the_client():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [HEAD + "X-Long: " + "x" * 100_000, HEAD + "X-Many: 1\r\n" * 20_000, "POST /" + "x" * 100_000],
     ids=["one header", "many headers", "address"],
 )
-def test_a_head_without_end_is_refused(server, said):
+def test_a_head_without_end_is_refused(server, sent):
     with connected(server) as client:
         with contextlib.suppress(ConnectionError):
-            client.sendall(said.encode())
+            client.sendall(sent.encode())
         answer = received(client)
     assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
 
@@ -296,10 +296,10 @@ class Others:
 
 
 def request(numbers: object) -> predict_pb2.PredictRequest:
-    asked = predict_pb2.PredictRequest()
-    asked.model_spec.name = "m"
-    asked.inputs["x"].CopyFrom(tf.make_tensor_proto(numbers, tf.float32))
-    return asked
+    proto = predict_pb2.PredictRequest()
+    proto.model_spec.name = "m"
+    proto.inputs["x"].CopyFrom(tf.make_tensor_proto(numbers, tf.float32))
+    return proto
 
 
 @pytest.mark.slow

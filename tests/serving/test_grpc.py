@@ -153,7 +153,7 @@ def broken(**changes) -> object:
 
 
 @pytest.mark.parametrize(
-    ("request_", "code", "said"),
+    ("request_", "code", "message"),
     [
         (predict_request(None, {}), Code.INVALID_ARGUMENT, "Missing ModelSpec"),
         (predict_request("none", {}), Code.NOT_FOUND, "Servable not found for request: Latest(none)"),
@@ -197,19 +197,19 @@ def broken(**changes) -> object:
         ),
     ],
 )
-def test_predict_refuses_with_tensorflow_servings_code(stub, request_, code, said):
+def test_predict_refuses_with_tensorflow_servings_code(stub, request_, code, message):
     got, details = refusal(stub.Predict, request_)
     assert got == code
-    assert said in details
+    assert message in details
 
 
-@pytest.mark.parametrize(("chosen", "said"), [(["nothing"], "not found"), (["y", "y"], "duplicate")])
-def test_an_unknown_or_repeated_output_is_refused(stub, chosen, said):
+@pytest.mark.parametrize(("chosen", "message"), [(["nothing"], "not found"), (["y", "y"], "duplicate")])
+def test_an_unknown_or_repeated_output_is_refused(stub, chosen, message):
     request = predict_request("affine", {"x": tensor([1.0])})
     request.output_filter.extend(chosen)
     code, details = refusal(stub.Predict, request)
     assert code == Code.INVALID_ARGUMENT
-    assert said in details
+    assert message in details
 
 
 def test_a_kernel_that_fails_is_an_error_of_the_request(stub):
@@ -225,9 +225,9 @@ def test_metadata(stub):
     request.model_spec.name = "half"
     response = stub.GetModelMetadata(request, timeout=30)
     assert response.model_spec.version.value == 3
-    told = get_model_metadata_pb2.SignatureDefMap()
-    assert response.metadata["signature_def"].Unpack(told)
-    assert told.signature_def["serving_default"].inputs["x"].dtype == types_pb2.DT_FLOAT
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    assert signatures.signature_def["serving_default"].inputs["x"].dtype == types_pb2.DT_FLOAT
 
     request.ClearField("metadata_field")
     assert refusal(stub.GetModelMetadata, request)[0] == Code.INVALID_ARGUMENT
@@ -240,8 +240,8 @@ def test_metadata(stub):
 def test_status(model_stub):
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "affine"
-    told = model_stub.GetModelStatus(request, timeout=30).model_version_status
-    assert [(entry.version, entry.state, entry.status.error_code) for entry in told] == [(2, 30, 0), (1, 30, 0)]
+    statuses = model_stub.GetModelStatus(request, timeout=30).model_version_status
+    assert [(entry.version, entry.state, entry.status.error_code) for entry in statuses] == [(2, 30, 0), (1, 30, 0)]
     request.model_spec.version_label = "stable"
     assert [e.version for e in model_stub.GetModelStatus(request, timeout=30).model_version_status] == [1]
     request.model_spec.version.value = 9
@@ -267,8 +267,8 @@ def test_classify_regress_and_multi_inference(stub):
     request.model_spec.name, request.model_spec.signature_name = "half", "classify_x"
     request.input.example_list_with_context.context.CopyFrom(example(x=2.0))
     request.input.example_list_with_context.examples.extend([example(), example(x=4.0)])
-    told = stub.Classify(request, timeout=30).result.classifications
-    assert [[(one.label, one.score) for one in entry.classes] for entry in told] == [
+    classifications = stub.Classify(request, timeout=30).result.classifications
+    assert [[(one.label, one.score) for one in entry.classes] for entry in classifications] == [
         [("low", 3.0), ("high", 30.0)],
         [("low", 4.0), ("high", 40.0)],
     ]

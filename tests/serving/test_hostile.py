@@ -50,7 +50,7 @@ def spec(dtype: np.dtype, rank: int) -> TensorSpec:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ([tensors_proto.MAX_FILLED + 1], "fills at most"),
         ([2**40, 2**40], "too large"),
@@ -61,12 +61,12 @@ def spec(dtype: np.dtype, rank: int) -> TensorSpec:
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
-def test_a_few_bytes_cannot_ask_for_gigabytes(sizes, said, dtype):
+def test_a_few_bytes_cannot_ask_for_gigabytes(sizes, message, dtype):
     wanted = spec(dtype, len(sizes))
     proto = tensor_pb2.TensorProto(dtype=wanted.enum, float_val=[1.0], half_val=[1], int64_val=[1])
     for size in sizes:
         proto.tensor_shape.dim.add(size=size)
-    with pytest.raises(ServingError, match=said):
+    with pytest.raises(ServingError, match=message):
         tensors_proto.decode(proto, wanted)
 
 

@@ -579,15 +579,15 @@ def test_bad_versions_stay_out_saying_why_and_the_old_one_serves(tmp_path):
         def served(answer: float) -> bool:
             return server.ask("POST", "/v1/models/m:predict", {"instances": [1]}) == (200, {"predictions": [answer]})
 
-        for number, (spoil, said) in enumerate(BAD, start=2):
+        for number, (spoil, message) in enumerate(BAD, start=2):
             shutil.copytree(base / "1", base / "new")
             spoil(base / "new", tmp_path)
             (base / "new").rename(base / str(number))
             server.await_states("m", **{f"v{number}": "END", "v1": "AVAILABLE"})
-            _, told = server.ask("GET", f"/v1/models/m/versions/{number}")
-            status = told["model_version_status"][0]["status"]
+            _, payload = server.ask("GET", f"/v1/models/m/versions/{number}")
+            status = payload["model_version_status"][0]["status"]
             assert status["error_code"] != "OK" and status["error_message"], (spoil, status)
-            assert said in status["error_message"], (spoil, status)
+            assert message in status["error_message"], (spoil, status)
             assert served(2.0), spoil
         for path in WAYS_OUT:
             status, answer = server.ask("POST", f"/v1/models/{path}:predict", {"instances": [1]})

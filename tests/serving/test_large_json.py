@@ -56,7 +56,7 @@ SCORED = Signature("scored", "tensorflow/serving/classify", (spec("inputs", tf.s
 NAMED = Signature("named", "tensorflow/serving/classify", (spec("x", tf.string, None),), (), lambda: [])
 
 
-async def told(reader: LargeJson, body: bytes, signature: Signature):
+async def decoded(reader: LargeJson, body: bytes, signature: Signature):
     try:
         async with reader.parsed("m", body) as document:
             return document.signature_name, *await document.decode(signature)
@@ -96,7 +96,7 @@ def test_the_other_process_says_what_this_one_would(document, signature):
         body = json.dumps(document).encode()
         expected = wanted(body, signature)
         for _ in range(2):  # It goes on after whatever it has refused.
-            got = await told(reader, body, signature)
+            got = await decoded(reader, body, signature)
             if isinstance(expected[1], str):
                 assert got == expected
                 continue
@@ -104,8 +104,8 @@ def test_the_other_process_says_what_this_one_would(document, signature):
             for mine, other in zip(got[1], expected[1], strict=True):
                 assert mine.dtype == other.dtype and mine.shape == other.shape
                 assert mine.tolist() == other.tolist() or mine.tobytes() == other.tobytes()
-        assert (await told(reader, b"{", signature))[0] == Code.INVALID_ARGUMENT
-        assert (await told(reader, b'{"signature_name": 1}', signature))[0] == Code.INVALID_ARGUMENT
+        assert (await decoded(reader, b"{", signature))[0] == Code.INVALID_ARGUMENT
+        assert (await decoded(reader, b'{"signature_name": 1}', signature))[0] == Code.INVALID_ARGUMENT
 
     asyncio.run(ask())
 
@@ -202,11 +202,11 @@ def test_the_server_parses_no_large_body_itself(monkeypatch, verb):
 def test_a_process_that_dies_is_told_and_replaced():
     async def ask():
         reader, body = LargeJson(), b'{"instances": [[1, 2]]}'
-        assert (await told(reader, body, ONE))[0] == ""
+        assert (await decoded(reader, body, ONE))[0] == ""
         reader._process.kill()
         reader._process.wait()
-        assert (await told(reader, body, ONE))[0] == Code.UNAVAILABLE
-        assert (await told(reader, body, ONE))[0] == ""
+        assert (await decoded(reader, body, ONE))[0] == Code.UNAVAILABLE
+        assert (await decoded(reader, body, ONE))[0] == ""
 
     asyncio.run(ask())
 
@@ -214,13 +214,13 @@ def test_a_process_that_dies_is_told_and_replaced():
 def test_the_process_keeps_nothing_of_a_body_whatever_became_of_it():
     async def ask():
         reader = LargeJson()
-        await told(reader, b'{"instances": [[1, 2]]}', ONE)
+        await decoded(reader, b'{"instances": [[1, 2]]}', ONE)
         process = psutil.Process(reader._process.pid)
         before = process.memory_info().rss
         refused = json.dumps({"instances": [list(range(1_000_000))] * 2, "inputs": 1}).encode()
         fine = json.dumps({"instances": [[float(n), 1.5] for n in range(200_000)]}).encode()
         for body, code in ((refused, Code.INVALID_ARGUMENT), (fine, ""), (b" " * (20 << 20), Code.INVALID_ARGUMENT)):
-            assert (await told(reader, body, ONE))[0] == code
+            assert (await decoded(reader, body, ONE))[0] == code
         async with reader.parsed("m", refused):
             pass  # Its model, say, is unknown.
         deadline = time.monotonic() + 20
@@ -237,7 +237,7 @@ def test_strings_are_made_beside_the_event_loop(monkeypatch):
     made = large_json._array
     monkeypatch.setattr(large_json, "_array", lambda *given: threads.append(threading.get_ident()) or made(*given))
     body = json.dumps({"instances": [ROW, OTHER]}).encode()
-    assert isinstance(asyncio.run(told(LargeJson(), body, MANY))[1], list)
+    assert isinstance(asyncio.run(decoded(LargeJson(), body, MANY))[1], list)
     assert len(threads) == 4 and threading.get_ident() not in threads
 
 
@@ -248,11 +248,11 @@ def test_requests_take_turns_and_one_that_is_given_up_leaves_the_next_its_own_an
         def body(number: int) -> bytes:
             return json.dumps({"instances": [[number, number]] * 2000}).encode()
 
-        asked = [asyncio.ensure_future(told(reader, body(number), ONE)) for number in range(8)]
+        tasks = [asyncio.ensure_future(decoded(reader, body(number), ONE)) for number in range(8)]
         await asyncio.sleep(0)
-        asked[0].cancel()
-        asked[3].cancel()
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        tasks[0].cancel()
+        tasks[3].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
         for number, answer in enumerate(answers):
             if number in (0, 3):
                 assert isinstance(answer, asyncio.CancelledError)

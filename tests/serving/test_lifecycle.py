@@ -43,18 +43,18 @@ def test_a_port_that_is_taken_is_a_fault_that_may_heal():
 
 @pytest.mark.parametrize(("host", "address"), [("::1", "[::1]:8500"), ("127.0.0.1", "127.0.0.1:8500")])
 def test_an_address_of_ipv6_stands_in_brackets_before_its_port(host, address):
-    asked = []
+    addresses = []
 
     class Rpc:
         def add_insecure_port(self, address: str) -> int:
-            asked.append(address)
+            addresses.append(address)
             return 8500
 
         async def start(self) -> None:
             pass
 
     assert asyncio.run(start_grpc(Rpc(), Settings(host=host, port=8500))) == 8500
-    assert asked == [address]
+    assert addresses == [address]
 
 
 def test_a_server_that_stops_closes_its_log_before_it_waits_for_models_and_calls(monkeypatch):

@@ -94,7 +94,7 @@ def test_predict_answers(contract_server, path, body, answer):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "message"),
     [
         (PREDICT, "", 400, "JSON Parse error: The document is empty"),
         (PREDICT, "{", 400, "JSON Parse error"),
@@ -161,14 +161,14 @@ def test_predict_answers(contract_server, path, body, answer):
         (PREDICT, {"signature_name": "s", "instances": 1}, 400, "signature def"),
     ],
 )
-def test_predict_refuses_saying_what_and_where(contract_server, path, body, status, said):
+def test_predict_refuses_saying_what_and_where(contract_server, path, body, status, message):
     got, answer = contract_server.ask("POST", path, body)
     assert (got, list(answer)) == (status, ["error"])
-    assert said in answer["error"]
+    assert message in answer["error"]
 
 
 @pytest.mark.parametrize(
-    ("verb", "path", "status", "said"),
+    ("verb", "path", "status", "message"),
     [
         ("GET", "/v1/models/half:predict", 400, "Malformed request: GET /v1/models/half:predict"),
         ("PUT", "/v1/models/half:predict", 400, "Malformed request: PUT"),
@@ -190,16 +190,16 @@ def test_predict_refuses_saying_what_and_where(contract_server, path, body, stat
         ("GET", "/v1/models/none/metadata", 404, "Servable not found"),
     ],
 )
-def test_what_is_no_request_of_the_contract_is_told_so(contract_server, verb, path, status, said):
+def test_what_is_no_request_of_the_contract_is_told_so(contract_server, verb, path, status, message):
     got, answer = contract_server.ask(verb, path, "{}" if verb == "POST" else None)
     assert got == status
-    assert said in answer["error"]
+    assert message in answer["error"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models/half", "/v1/models/half/versions/3"])
 def test_status(contract_server, path):
-    told = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert contract_server.ask("GET", path) == (200, {"model_version_status": [told]})
+    version_status = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert contract_server.ask("GET", path) == (200, {"model_version_status": [version_status]})
 
 
 def test_status_of_several_versions_and_of_a_label(contract_server):
@@ -215,9 +215,9 @@ def test_metadata_nests_the_signatures_twice(contract_server):
     assert answer["model_spec"] == {"name": "half", "signature_name": "", "version": "3"}
     signatures = answer["metadata"]["signature_def"]["signature_def"]
     assert set(signatures) >= {"serving_default", "regress_x_to_y", "classify_x"}
-    told = signatures["serving_default"]
-    assert told["method_name"] == "tensorflow/serving/predict"
-    assert told["inputs"]["x"] == {
+    signature = signatures["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    assert signature["inputs"]["x"] == {
         "dtype": "DT_FLOAT",
         "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "1", "name": ""}], "unknown_rank": False},
         "name": "x:0",
@@ -275,7 +275,7 @@ def test_classify(contract_server):
 
 
 @pytest.mark.parametrize(
-    ("verb", "body", "said"),
+    ("verb", "body", "message"),
     [
         ("regress", {"examples": [{"x": 1.0}]}, "Expected regression signature method_name"),
         (
@@ -292,10 +292,10 @@ def test_classify(contract_server):
         ("regress", {"signature_name": "regress_x_to_y", "examples": [{}]}, "x"),
     ],
 )
-def test_classify_and_regress_refuse(contract_server, verb, body, said):
+def test_classify_and_regress_refuse(contract_server, verb, body, message):
     status, answer = contract_server.ask("POST", f"/v1/models/half:{verb}", body)
     assert status == 400
-    assert said in answer["error"]
+    assert message in answer["error"]
 
 
 def test_metrics_have_tensorflow_servings_names(contract_server):

@@ -48,7 +48,7 @@ def test_a_named_size_is_read_too():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "change", "said"),
+    ("dtype", "change", "message"),
     [
         (tf.int8, {"int_val": [300]}, "out of the range of int8"),
         (tf.float32, {"float_val": [1, 2]}, "holds 2 values, but its shape needs 1"),
@@ -56,10 +56,10 @@ def test_a_named_size_is_read_too():
         (tf.float32, {"float_val": [], "tensor_content": b"12345678"}, "holds 8 bytes, its shape needs 4"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(dtype, change, said):
+def test_what_does_not_fit_is_refused_in_words(dtype, change, message):
     proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, **change)
     proto.tensor_shape.dim.add(size=1)
-    with pytest.raises(ServingError, match=said):
+    with pytest.raises(ServingError, match=message):
         tensors_proto.decode(proto, column(dtype))
 
 

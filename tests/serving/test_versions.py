@@ -109,9 +109,9 @@ def test_swaps_a_broken_version_and_rollback_under_load_lose_no_request(base):
         (broken / "variables" / "variables.index").write_bytes(b"nonsense")
         broken.rename(base / "5")
         server.await_states("m", v5="END", v4="AVAILABLE")
-        _, told = server.ask("GET", "/v1/models/m/versions/5")
-        assert told["model_version_status"][0]["status"]["error_code"] != "OK"
-        assert told["model_version_status"][0]["status"]["error_message"]
+        _, payload = server.ask("GET", "/v1/models/m/versions/5")
+        assert payload["model_version_status"][0]["status"]["error_code"] != "OK"
+        assert payload["model_version_status"][0]["status"]["error_message"]
         load.settle()
 
         models.save_affine(base / "6", 6.0)
@@ -180,8 +180,8 @@ def test_a_link_out_of_the_base_path_is_refused_and_the_old_version_serves(base,
     with serving(base) as server:
         (base / "2").symlink_to(outside)
         server.await_states("m", v2="END", v1="AVAILABLE")
-        _, told = server.ask("GET", "/v1/models/m/versions/2")
-        assert told["model_version_status"][0]["status"]["error_code"] == "PERMISSION_DENIED"
+        _, payload = server.ask("GET", "/v1/models/m/versions/2")
+        assert payload["model_version_status"][0]["status"]["error_code"] == "PERMISSION_DENIED"
         shutil.copytree(base / "1", base / "3.tmp")
         (base / "3.tmp" / "saved_model.pb").unlink()
         (base / "3.tmp" / "saved_model.pb").symlink_to(outside / "saved_model.pb")

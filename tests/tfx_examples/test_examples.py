@@ -138,12 +138,12 @@ def runs(tmp_path_factory):
 
 def files() -> set[str]:
     """The files of the checkout and of TFX's examples, but for what Python and the tools keep."""
-    found = set()
+    paths = set()
     for top in (str(ROOT), next(iter(tfx.examples.__path__))):
         for folder, folders, names in os.walk(top):
             folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-            found |= {f"{folder}/{name}" for name in names}
-    return found
+            paths |= {f"{folder}/{name}" for name in names}
+    return paths
 
 
 @pytest.fixture(scope="module")

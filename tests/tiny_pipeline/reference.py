@@ -65,7 +65,7 @@ def made(store: mlmd.MetadataStore, after: int = 0) -> dict[str, dict]:
       For each node that has an execution its latest one: `state`, such as "COMPLETE", and `outputs`: for each output
       key the sorted pairs of type and state of the artifacts; `blessed`: whether one of them blesses a model.
     """
-    found: dict[str, dict] = {}
+    latest: dict[str, dict] = {}
     node_type = store.get_context_type("node").id
     for execution in sorted(store.get_executions(), key=lambda execution: execution.id):
         if execution.id <= after:
@@ -78,12 +78,12 @@ def made(store: mlmd.MetadataStore, after: int = 0) -> dict[str, dict]:
             artifact = artifacts[event.artifact_id]
             state = metadata_store_pb2.Artifact.State.Name(artifact.state)
             outputs.setdefault(event.path.steps[0].key, []).append((artifact.type, state))
-        found[context.name.partition(".")[2]] = {
+        latest[context.name.partition(".")[2]] = {
             "state": States.Name(execution.last_known_state),
             "outputs": {key: sorted(pairs) for key, pairs in sorted(outputs.items())},
             "blessed": any(artifact.custom_properties["blessed"].int_value == 1 for artifact in artifacts.values()),
         }
-    return found
+    return latest
 
 
 def _store(database: Path) -> mlmd.MetadataStore:

@@ -86,5 +86,5 @@ def break_on_request(words: InputArtifact[Words], copied: OutputArtifact[Words],
 @component
 def count(words: InputArtifact[Words]) -> None:
     """Counts the words."""
-    said = (Path(words.uri) / "words.txt").read_text(encoding="utf-8")
-    log.info("Counted %d words.", len(said.split()))
+    text = (Path(words.uri) / "words.txt").read_text(encoding="utf-8")
+    log.info("Counted %d words.", len(text.split()))

@@ -106,7 +106,7 @@ def test_what_the_server_says_stands_next_to_what_was_learned(world, caplog):
     caplog.set_level("INFO")
     with standing(model) as server:
         answers, said, page = learned(world, "--server", f"http://127.0.0.1:{server.rest}")
-    assert {path for path, _ in server.asked} == {"/v1/models/flight_delays:predict"}
+    assert {path for path, _ in server.requests} == {"/v1/models/flight_delays:predict"}
     assert sorted(model.answered)[:FLIGHTS] == list(range(FLIGHTS)), "each flight once"
     numbers = [int(name[1:]) for name in answers["flight_id"]]
     assert numbers == list(range(FLIGHTS))

@@ -78,8 +78,8 @@ def test_equals_are_taken_back_as_rarely_as_the_error_says_whatever_days_have_in
 
 def test_a_version_that_loses_three_standard_deviations_of_a_day_is_found():
     rng = np.random.default_rng(1)
-    found = [
+    taken_back = [
         judge(days(rng.normal(0.03, 0.01, 7).tolist(), 0.005**2), 8, Settings()).outcome == TAKE_BACK
         for _ in range(200)
     ]
-    assert np.mean(found) > 0.9
+    assert np.mean(taken_back) > 0.9

@@ -78,16 +78,16 @@ def test_days_out_of_order_and_losses_that_are_none_are_refused():
 
 
 def test_the_bound_is_above_the_truth_as_rarely_as_it_states_and_is_not_idle():
-    ever, found = 0, 0
+    ever, detected = 0, 0
     for seed in range(200):
         state, above = None, False
         for day in days(noise(364, seed)):
             state = after(state, day, SETTINGS)
             above |= state.lower_bound(SETTINGS) > 0
         ever += above
-        found += state_after(days(noise(182, seed, 0.003))).lower_bound(SETTINGS) > 0
+        detected += state_after(days(noise(182, seed, 0.003))).lower_bound(SETTINGS) > 0
     assert ever <= 14
-    assert found > 190
+    assert detected > 190
 
 
 def test_before_the_fourth_week_nothing_is_sure():

@@ -37,10 +37,10 @@ def test_the_manifest_names_interval_and_history(run, lake, caplog):
 
 
 def test_the_manifest_is_flat_json(run):
-    told = json.loads((Path(run("2013-04").uri) / MANIFEST).read_text())
-    assert told["interval_start"] == "2013-04-01T00:00:00-04:00"
-    assert told["tables"]["events"]["columns"]["at"] == "timestamp[us, tz=UTC]"
-    assert set(told["tables"]["events"]["files"][0]) == {"path", "day", "rows", "bytes", "sha256"}
+    manifest = json.loads((Path(run("2013-04").uri) / MANIFEST).read_text())
+    assert manifest["interval_start"] == "2013-04-01T00:00:00-04:00"
+    assert manifest["tables"]["events"]["columns"]["at"] == "timestamp[us, tz=UTC]"
+    assert set(manifest["tables"]["events"]["files"][0]) == {"path", "day", "rows", "bytes", "sha256"}
 
 
 def test_the_digest_tells_the_content_and_nothing_else(run, lake, tmp_path):
@@ -155,7 +155,7 @@ def test_a_lake_without_a_single_day(run, lake):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"window_days": -1}, "window_days of 0 or more"),
         ({"lookback_days": -1}, "lookback_days"),
@@ -163,8 +163,8 @@ def test_a_lake_without_a_single_day(run, lake):
         ({"lake_version": "tomorrow"}, "one of now, then"),
     ],
 )
-def test_a_setting_out_of_range(run, settings, said):
-    with pytest.raises(TerminalError, match=said):
+def test_a_setting_out_of_range(run, settings, message):
+    with pytest.raises(TerminalError, match=message):
         run("2013-04", **settings)
 
 
@@ -243,17 +243,17 @@ LOST = [(_removed, "was removed after ingest.*no such file"), (_replaced, r"was 
 @pytest.mark.parametrize("lost", LOST)
 @pytest.mark.parametrize(("part", "day"), [("interval", "2013-04-02"), ("history", "2013-03-02")])
 def test_a_file_that_is_no_longer_what_ingest_saw_is_not_read(run, lake, lost, part, day):
-    lose, said = lost
+    lose, reason = lost
     reader = DatasetReader.open(run("2013-04").uri)
     (file,) = [file for file in lake.snapshot("events").files if file.day == day]
     lose(lake.path / file.path)
-    told = rf"of {day}, events/date={day}/\w+.parquet, {said}.*clear this task.*clear from ingest on"
-    with pytest.raises(TerminalError, match=told) as refused:
+    pattern = rf"of {day}, events/date={day}/\w+.parquet, {reason}.*clear this task.*clear from ingest on"
+    with pytest.raises(TerminalError, match=pattern) as refused:
         reader.arrow_table("events", part)
     assert f"Expected: sha256 {file.sha256}" in str(refused.value)
-    with pytest.raises(TerminalError, match=told):
+    with pytest.raises(TerminalError, match=pattern):
         reader.spark_frame(None, "events", part)
-    with pytest.raises(TerminalError, match=told):
+    with pytest.raises(TerminalError, match=pattern):
         reader.check()
     # What a node does not read, does not stop it.
     assert reader.arrow_table("events", "history" if part == "interval" else "interval").num_rows

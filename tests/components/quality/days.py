@@ -66,7 +66,9 @@ class World:
     batches: list[Predictions] = field(default_factory=list)
     results: list[LabelQuality] = field(default_factory=list)
 
-    def predict(self, days: dict[str, dict[str, np.ndarray]], version: int = 1, asked: str = "as_of") -> Predictions:
+    def predict(
+        self, days: dict[str, dict[str, np.ndarray]], version: int = 1, requested: str = "as_of"
+    ) -> Predictions:
         """Writes a batch of predictions as batch_predict does."""
         batch = Predictions()
         batch.uri, batch.id = str(self.folder / f"batch-{len(self.batches)}"), len(self.batches) + 1
@@ -82,7 +84,7 @@ class World:
                 columns[name] = pa.array(list(values), type_)
             columns["version"] = pa.array([version] * len(rows["id"]), pa.int64())
             pq.write_table(pa.table(columns), path / "predictions.parquet")
-        (Path(batch.uri) / "summary.json").write_text(json.dumps({"asked": asked}))
+        (Path(batch.uri) / "summary.json").write_text(json.dumps({"asked": requested}))
         self.batches.append(batch)
         return batch
 

@@ -170,7 +170,7 @@ def test_a_version_that_was_asked_beside_is_compared_on_the_same_rows(spark, tmp
     world, rows = World(tmp_path), day_rows(0)
     world.predict({NAMES[0]: rows}, version=2)
     worse = {**rows, "probability": np.clip(rows["probability"] * 0.5, 0.01, 0.99)}
-    world.predict({NAMES[0]: {name: values[:200] for name, values in worse.items()}}, version=1, asked="1")
+    world.predict({NAMES[0]: {name: values[:200] for name, values in worse.items()}}, version=1, requested="1")
     world.label(rows, 0.1)
     day = world.judge(end_of(1), monkeypatch, spark)[NAMES[0]]
     assert (day.rows, day.beside) == (ROWS, 200)

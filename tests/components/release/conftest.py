@@ -39,8 +39,8 @@ def states(site, monkeypatch) -> list:
         choose(self, model, choice)
         noted()
 
-    def writing(root, told):
-        write(root, told)
+    def writing(root, releases):
+        write(root, releases)
         noted()
 
     monkeypatch.setattr(Served, "choose", choosing)

@@ -28,16 +28,16 @@ class Site:
         self.served.enter("toy")
         self.named = {"serving_root": str(self.served.root), "server_url": stand_in.url, "timeout_s": 5.0}
 
-    def start(self, version: int | str = JULY, **told) -> Release:
+    def start(self, version: int | str = JULY, **parameters) -> Release:
         release = self.artifacts.new(Release)
-        settings = {"router_url": self.there.url, **self.named, "model_name": "toy", "minutes": 0.0} | told
+        settings = {"router_url": self.there.url, **self.named, "model_name": "toy", "minutes": 0.0} | parameters
         module.start_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, version=str(version), **settings)
         return release
 
-    def judge(self, release: Release, **told) -> ReleaseDecision:
+    def judge(self, release: Release, **parameters) -> ReleaseDecision:
         decision = self.artifacts.new(ReleaseDecision)
-        told = {"router_url": self.there.url, "watched": "it was long enough"} | told
-        module.judge_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, decision=decision, **told)
+        parameters = {"router_url": self.there.url, "watched": "it was long enough"} | parameters
+        module.judge_release.EXECUTOR_SPEC.executor_class._FUNCTION(release=release, decision=decision, **parameters)
         return decision
 
     def finish(self, release: Release, decision: ReleaseDecision | None = None) -> Promotion:
@@ -80,10 +80,10 @@ def check(choice: Choice, followed: state.Release | None) -> None:
         is_promotion = bool(choice.trial) and not choice.release
         assert len(choice.versions) < 2 or is_promotion, "whoever names no version would be answered by the highest"
         return
-    asked = {followed.stable} if followed.share < 1 or followed.mode == "shadow" else set()
+    routed = {followed.stable} if followed.share < 1 or followed.mode == "shadow" else set()
     if followed.share > 0:
-        asked.add(followed.candidate)
-    assert asked <= set(choice.versions), "the router asks for versions by their numbers"
+        routed.add(followed.candidate)
+    assert routed <= set(choice.versions), "the router asks for versions by their numbers"
     assert choice.release == followed.id, "the mark is there before the router follows, and after it has forgotten"
 
 

@@ -110,16 +110,16 @@ def test_what_a_push_asks_for_gives_way_to_a_person_and_to_a_newer_version(site,
     site.served.choose("toy", before)
     states.clear()
     release = site.start(candidate, asked_by="push")
-    said = f"No release of version {candidate} of toy was begun: {why}"
-    assert (release.release, release.candidate, release.summary) == ("", candidate, said)
+    message = f"No release of version {candidate} of toy was begun: {why}"
+    assert (release.release, release.candidate, release.summary) == ("", candidate, message)
     decision = site.judge(release)
-    assert (decision.promoted, decision.reason) == (0, said)
-    told = json.loads((Path(decision.uri) / FILE_NAME).read_text())
-    assert (told["checks"], told["reason"]) == ([], said)
-    assert said in (Path(decision.uri) / module.REPORT).read_text()
+    assert (decision.promoted, decision.reason) == (0, message)
+    verdict = json.loads((Path(decision.uri) / FILE_NAME).read_text())
+    assert (verdict["checks"], verdict["reason"]) == ([], message)
+    assert message in (Path(decision.uri) / module.REPORT).read_text()
     for made in (site.finish(release, decision), site.finish(release)):
         assert (made.changed, made.to_version, made.approval) == (0, release.stable, RELEASE)
-        assert made.summary == f"{said} Nothing was changed."
+        assert made.summary == f"{message} Nothing was changed."
     assert (site.choice, site.followed, states) == (before, None, []), "nothing was changed, and nothing is a fault"
 
 
@@ -261,10 +261,10 @@ def kill_at(monkeypatch, number: int) -> None:
 
         return wrapped
 
-    def ending(*arguments, **told):
+    def ending(*arguments, **keywords):
         if left[0] == 0:
             raise Killed
-        end(*arguments, **told)
+        end(*arguments, **keywords)
 
     monkeypatch.setattr(Served, "choose", counting(choose))
     monkeypatch.setattr(state, "write", counting(write))

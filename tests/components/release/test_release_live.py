@@ -155,8 +155,8 @@ def test_under_load_a_good_one_takes_over_a_bad_one_is_taken_back_and_a_rollback
         # Nobody waited until its four minutes were over.
         checks = {check.name: check for check in Verdict.read(Path(decision.uri)).checks}
         assert checks["refused share"].value == pytest.approx(1.0)
-        asked = load.statuses.total()
-        until(lambda: load.statuses.total() > asked + 50, "further requests")
+        answered = load.statuses.total()
+        until(lambda: load.statuses.total() > answered + 50, "further requests")
     refused = load.statuses[400]
     assert set(load.statuses) == {200, 400}
     assert refused < load.statuses[200]

@@ -95,8 +95,8 @@ def test_a_fault_is_found_on_its_first_day(year, planted, what, hard):
     for number in range(200, 228, 9):
         before = {finding.what for finding in judgements[number].findings}
         _, judgement = after(states[number], summary(number, spoiled(number, *planted)), summaries[:number])
-        found = {(finding.feature, finding.what, finding.hard) for finding in judgement.findings}
-        assert (planted[0], what, hard) in found, (number, before, judgement)
+        faults = {(finding.feature, finding.what, finding.hard) for finding in judgement.findings}
+        assert (planted[0], what, hard) in faults, (number, before, judgement)
 
 
 def test_a_day_with_a_fault_is_no_measure_of_usual_days(year):

@@ -18,11 +18,11 @@ class Doubling:
             raise TransientError("The store is away.", expected="a store", received="none", remedy="Start the stream.")
         if instances == ["broken"]:
             raise RuntimeError("secret")
-        for number, told in enumerate(instances):
-            if not isinstance(told, float):
+        for number, instance in enumerate(instances):
+            if not isinstance(instance, float):
                 raise TerminalError("No.", expected="a float", received=f"instances[{number}]", remedy="Correct it.")
         freshness = [{"as_of": NOON, "behind_minutes": 3} for _ in instances]
-        return [{"x": math.nan if told < 0 else told * 2} for told in instances], freshness
+        return [{"x": math.nan if instance < 0 else instance * 2} for instance in instances], freshness
 
 
 class Mixed:

@@ -48,8 +48,8 @@ class Router(Server):
         """One HTTP request: status, headers in lower case, body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.rest, timeout=300)
         try:
-            said = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
-            connection.request(method, path, said, headers or {})
+            content = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+            connection.request(method, path, content, headers or {})
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:

@@ -24,7 +24,7 @@ class Stub:
 
     def __init__(self, rest: int, grpc: int) -> None:
         self.rest, self.grpc = rest, grpc
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
         self.metadata: list[dict[str, str]] = []
 
 
@@ -42,10 +42,10 @@ def standing(
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            told = {name.lower(): value for name, value in self.headers.items()}
-            stub.asked.append((self.path, told))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            stub.requests.append((self.path, headers))
             if answer is None:
-                self.reply(told)
+                self.reply(headers)
             else:
                 answer(self, body)
 
@@ -74,8 +74,8 @@ def standing(
             return health_pb2.HealthCheckResponse(status="SERVING").SerializeToString()
 
         def echo(self, request, context):
-            told = {**dict(context.invocation_metadata()), "time-remaining": str(context.time_remaining())}
-            stub.metadata.append(told)
+            metadata = {**dict(context.invocation_metadata()), "time-remaining": str(context.time_remaining())}
+            stub.metadata.append(metadata)
             if refuse is not None:
                 context.abort(refuse, "turned away")
             context.set_trailing_metadata((("x-told", "yes"),))

@@ -106,7 +106,7 @@ class Scene:
 
     async def send(self, backend: backends.Backend, fresh: bool) -> Attempt:
         self.sent[backend] += 1
-        with backend.asked():
+        with backend.counted_request():
             outcome = self.outcomes[backend]
             # The good one takes longer, as a server that refuses at once does not work.
             await asyncio.sleep(0.005 if outcome is Outcome.ANSWERED else 0)
@@ -306,7 +306,7 @@ def test_requests_that_nobody_waited_for_make_a_server_slow():
         async def send(backend: backends.Backend, fresh: bool) -> Attempt:
             if backend is hanging:
                 stand_ins.sent[backend] += 1
-                with backend.asked():
+                with backend.counted_request():
                     await asyncio.sleep(60)
             return await stand_ins.send(backend, fresh)
 

@@ -28,31 +28,31 @@ def online(models_root, addresses, tmp_path_factory):
 
 
 def _ask(router, body: object, path: str = "/v1/doubled:predict", headers: dict | None = None):
-    status, told, content = router.full("POST", path, body, headers)
-    assert told["content-type"].startswith("application/json")
-    assert int(told["content-length"]) == len(content)
-    return status, json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")), told
+    status, response_headers, content = router.full("POST", path, body, headers)
+    assert response_headers["content-type"].startswith("application/json")
+    assert int(response_headers["content-length"]) == len(content)
+    return status, json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")), response_headers
 
 
 @pytest.mark.slow
 def test_the_model_is_asked_with_what_was_filled_in(online):
     fresh = {"as_of": "2013-06-01T12:00:00Z", "behind_minutes": 3}
-    status, told, headers = _ask(online, {"instances": [1.0, 2.5]}, headers={"x-request-id": "mine"})
+    status, answer, headers = _ask(online, {"instances": [1.0, 2.5]}, headers={"x-request-id": "mine"})
     assert (status, headers["x-request-id"]) == (200, "mine")
-    assert told == {"predictions": [4.0, 10.0], "freshness": [fresh, fresh]}
-    _, told, _ = _ask(online, {"instances": [1.0, 2.5], "features": True})
-    assert told["features"] == [{"x": 2.0}, {"x": 5.0}]
+    assert answer == {"predictions": [4.0, 10.0], "freshness": [fresh, fresh]}
+    _, answer, _ = _ask(online, {"instances": [1.0, 2.5], "features": True})
+    assert answer["features"] == [{"x": 2.0}, {"x": 5.0}]
 
 
 @pytest.mark.slow
 def test_a_missing_number_reaches_the_model_as_nan_and_the_client_as_null(online):
-    status, told, _ = _ask(online, {"instances": [-1.0], "features": True})
-    assert (status, told["predictions"], told["features"]) == (200, [None], [{"x": None}])
+    status, answer, _ = _ask(online, {"instances": [-1.0], "features": True})
+    assert (status, answer["predictions"], answer["features"]) == (200, [None], [{"x": None}])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ("{", 400, "JSON"),
         ("", 400, "JSON"),
@@ -68,10 +68,10 @@ def test_a_missing_number_reaches_the_model_as_nan_and_the_client_as_null(online
         ({"instances": ["broken"]}, 500, "RuntimeError"),
     ],
 )
-def test_what_cannot_be_filled_in_is_refused(online, body, status, said):
-    found, told, _ = _ask(online, body)
-    assert found == status and list(told) == ["error"]
-    assert said in told["error"] and "secret" not in told["error"]
+def test_what_cannot_be_filled_in_is_refused(online, body, status, message):
+    got, answer, _ = _ask(online, body)
+    assert got == status and list(answer) == ["error"]
+    assert message in answer["error"] and "secret" not in answer["error"]
 
 
 @pytest.mark.slow
@@ -108,21 +108,21 @@ def test_releases_hold(models_root, addresses, tmp_path):
     root.mkdir()
     with routers.routing(tmp_path, root, addresses, *FLAGS) as router:
         router.release(affine=Release("affine", id="r", mode="canary", share=1.0, stable=1, candidate=2))
-        status, told, headers = _ask(router, {"instances": [1.0]})
-        assert (status, told["predictions"]) == (200, [4.0])
+        status, answer, headers = _ask(router, {"instances": [1.0]})
+        assert (status, answer["predictions"]) == (200, [4.0])
         assert (headers["x-airtight-side"], headers["x-airtight-version"]) == ("candidate", "2")
         assert router.status()["releases"]["affine"]["sides"]["candidate"]["requests"] == 1
         router.release(affine=Release("affine", id="s", mode="canary", share=0.0, stable=1, candidate=2))
-        _, told, headers = _ask(router, {"instances": [1.0]})
-        assert told["predictions"] == [2.0] and headers["x-airtight-version"] == "1"
+        _, answer, headers = _ask(router, {"instances": [1.0]})
+        assert answer["predictions"] == [2.0] and headers["x-airtight-version"] == "1"
 
 
 SERVER = ("--models_root=m", "--server=http://127.0.0.1:1=127.0.0.1:2")
 
 
 def test_the_flag_names_route_model_and_code():
-    told = settings_from_flags([*SERVER, *FLAGS]).online
-    assert told == (Online("doubled", "affine", f"{HERE}:Doubling"), Online("mixed", "mixed", f"{HERE}:Mixed"))
+    routes = settings_from_flags([*SERVER, *FLAGS]).online
+    assert routes == (Online("doubled", "affine", f"{HERE}:Doubling"), Online("mixed", "mixed", f"{HERE}:Mixed"))
     assert settings_from_flags(SERVER).online == ()
 
 

@@ -73,15 +73,15 @@ ROW = {"pair": [1.0, 2.0], "count": 3, "word": "Zürich ☃", "flag": True, "exa
     ],
 )
 def test_rest_answers_are_the_servers(servers, plain, method, path, body):
-    told = []
+    answers = []
     for port in (servers[0].rest, plain.rest):
         plain.rest, kept = port, plain.rest
         status, headers, content = plain.full(method, path, body)
         plain.rest = kept
         if path.endswith("/metadata"):
             content = json.loads(content)  # The order of the signatures is each process's own.
-        told.append((status, content, headers["content-type"], headers["content-length"]))
-    assert told[0] == told[1]
+        answers.append((status, content, headers["content-type"], headers["content-length"]))
+    assert answers[0] == answers[1]
 
 
 def test_random_paths_and_bodies_are_answered_as_by_the_server(servers, plain):
@@ -204,15 +204,15 @@ def test_bytes_that_are_no_message_are_refused_as_by_the_server(servers, plain):
         ]
         for _ in range(60):
             method = randomly.choice(["Predict", "Classify", "MultiInference", "GetModelMetadata"])
-            content, told = randomly.randbytes(randomly.randrange(1, 60)), []
+            content, answers = randomly.randbytes(randomly.randrange(1, 60)), []
             for channel in channels:
                 try:
-                    told.append(
+                    answers.append(
                         channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")(content, timeout=10)
                     )
                 except grpc.RpcError as error:
-                    told.append(error.code())
-            assert told[0] == told[1]
+                    answers.append(error.code())
+            assert answers[0] == answers[1]
 
 
 def test_metadata_and_deadlines_pass_on(plain):
@@ -223,10 +223,10 @@ def test_metadata_and_deadlines_pass_on(plain):
         with grpc.insecure_channel(f"127.0.0.1:{own.grpc}") as channel:
             call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
             _, state = call.with_call(b"", timeout=20, metadata=(("x-caller-id", "me"), ("x-airtight-side", "mine")))
-            told = dict(state.trailing_metadata())
-            assert told["x-told"] == "yes" and len(told["x-request-id"]) == 32
+            trailing = dict(state.trailing_metadata())
+            assert trailing["x-told"] == "yes" and len(trailing["x-request-id"]) == 32
             seen = stub.metadata[-1]
-            assert seen["x-caller-id"] == "me" and seen["x-request-id"] == told["x-request-id"]
+            assert seen["x-caller-id"] == "me" and seen["x-request-id"] == trailing["x-request-id"]
             # gRPC rounds a deadline up, by as much as 1 % on each of the two ways.
             assert "x-airtight-side" not in seen and 0 < float(seen["time-remaining"]) <= 20 * 1.01**2
             _, state = call.with_call(b"", timeout=20, metadata=(("x-request-id", "known"),))
@@ -252,13 +252,13 @@ def test_ids_pass_on_and_a_missing_one_is_made(plain):
 
 def test_headers_of_the_connection_are_not_passed_on(plain):
     def answer(handler, body):
-        told = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
+        received = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
         handler.send_response(200)
         for name, value in (("connection", "keep-alive, X-Theirs"), ("x-theirs", "1"), ("x-kept", "1")):
             handler.send_header(name, value)
-        handler.send_header("content-length", str(len(told)))
+        handler.send_header("content-length", str(len(received)))
         handler.end_headers()
-        handler.wfile.write(told)
+        handler.wfile.write(received)
 
     with (
         stubs.standing(answer) as stub,
@@ -279,16 +279,16 @@ def test_slow_sockets_stop_nobody(models_root, addresses, tmp_path):
     ):
         ask = routers.rest_client(router.rest, AFFINE, {"instances": [4.0]})()
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", router.rest), 30)) for _ in range(200)]
-        for number, each in enumerate(slow):
+        for number, client in enumerate(slow):
             head = b"POST %s HTTP/1.1\r\nhost: h\r\n" % AFFINE.encode()
-            each.sendall(head if number % 2 else head + b"content-length: 100\r\n\r\n{")
+            client.sendall(head if number % 2 else head + b"content-length: 100\r\n\r\n{")
         assert all(ask() == (200, {"predictions": [8.0]}) for _ in range(20))
         # Each of them is told so and loses its connection.
-        for each in slow:
-            told = b""
-            while part := each.recv(4096):
-                told += part
-            assert told.startswith(b"HTTP/1.1 408 ")
+        for client in slow:
+            reply = b""
+            while part := client.recv(4096):
+                reply += part
+            assert reply.startswith(b"HTTP/1.1 408 ")
         assert ask() == (200, {"predictions": [8.0]})
 
 
@@ -299,8 +299,8 @@ def test_a_large_body_is_passed_or_refused(servers, models_root, addresses, tmp_
         small = b'{"instances": [1.0], "padding": "' + b"x" * (7 << 20) + b'"}'
         assert router.raw("POST", AFFINE, small) == (200, servers[0].raw("POST", AFFINE, small)[1])
     with routers.routing(tmp_path / "narrow", models_root, addresses, "--max_request_bytes=1000000") as router:
-        status, told = router.ask("POST", AFFINE, body)
-        assert (status, told) == (429, {"error": "The request is larger than 1000000 bytes"})
+        status, answer = router.ask("POST", AFFINE, body)
+        assert (status, answer) == (429, {"error": "The request is larger than 1000000 bytes"})
         assert router.ask("POST", AFFINE, {"instances": [1.0]})[0] == 200
         large = predict_pb2.PredictRequest(
             model_spec={"name": "affine"}, inputs=tensors(x=np.zeros(1 << 20, np.float32))
@@ -376,8 +376,8 @@ def test_running_requests_end_before_the_router_does(models_root, tmp_path):
         stubs.standing(answer) as stub,
         routers.routing(tmp_path / "r", models_root, [(stub.rest, stub.grpc)]) as router,
     ):
-        told = []
-        thread = threading.Thread(target=lambda: told.append(router.ask("POST", AFFINE, "{}")))
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(router.ask("POST", AFFINE, "{}")))
         thread.start()
         assert inside.wait(30)
         with grpc.insecure_channel(f"127.0.0.1:{router.grpc}") as channel:
@@ -394,10 +394,10 @@ def test_running_requests_end_before_the_router_does(models_root, tmp_path):
             return True
 
         until(closed, "no new connections are taken")
-        assert router.process.poll() is None and not told
+        assert router.process.poll() is None and not answers
         go.set()
         thread.join()
-        assert told == [(200, {"done": True})]
+        assert answers == [(200, {"done": True})]
         assert router.process.wait(30) == 0
 
 
@@ -406,8 +406,8 @@ def test_a_request_without_any_server(models_root, tmp_path):
         free.bind(("127.0.0.1", 0))
         nobody = free.getsockname()[1]
         with routers.routing(tmp_path / "r", models_root, [(nobody, nobody)]) as router:
-            status, told = router.ask("POST", AFFINE, {"instances": [1.0]})
-            assert status == 503 and told["error"].startswith("No model server answers: http://127.0.0.1:")
+            status, payload = router.ask("POST", AFFINE, {"instances": [1.0]})
+            assert status == 503 and payload["error"].startswith("No model server answers: http://127.0.0.1:")
             assert called(router.grpc, *CALLS[0])[0] is grpc.StatusCode.UNAVAILABLE
             assert router.status()["servers"][0]["healthy"] is False
             with grpc.insecure_channel(f"127.0.0.1:{router.grpc}") as channel:

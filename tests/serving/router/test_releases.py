@@ -36,7 +36,7 @@ STABLE, CANDIDATE = {"predictions": [0.25]}, {"predictions": [0.5]}
 KEYS = [f"caller-{number}" for number in range(60)]
 
 
-def asked(router, key: str | None = None, path: str = PATH, body: object = BODY):
+def answered(router, key: str | None = None, path: str = PATH, body: object = BODY):
     """Status, parsed body, and the side and the version that the answer tells."""
     status, headers, content = router.full("POST", path, body, {"x-request-key": key} if key else {})
     return status, json.loads(content), headers.get("x-airtight-side"), headers.get("x-airtight-version")
@@ -49,13 +49,13 @@ def predicted(router, *metadata: tuple[str, str], spec: dict | None = None):
     with grpc.insecure_channel(f"127.0.0.1:{router.grpc}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answer, call = stub.Predict.with_call(request, timeout=30, metadata=metadata)
-    told = dict(call.trailing_metadata())
-    return answer.model_spec.version.value, told.get("x-airtight-side"), told.get("x-airtight-version")
+    trailing = dict(call.trailing_metadata())
+    return answer.model_spec.version.value, trailing.get("x-airtight-side"), trailing.get("x-airtight-version")
 
 
 def sides(router, model: str = "affine") -> tuple[dict, dict]:
-    told = router.status()["releases"][model]["sides"]
-    return told["stable"], told["candidate"]
+    arms = router.status()["releases"][model]["sides"]
+    return arms["stable"], arms["candidate"]
 
 
 def test_a_split_goes_by_the_key_and_each_caller_keeps_its_side(router):
@@ -65,7 +65,7 @@ def test_a_split_goes_by_the_key_and_each_caller_keeps_its_side(router):
     assert 10 < len(chosen) < 40
     for key in KEYS:
         expected = (200, CANDIDATE, "candidate", "2") if key in chosen else (200, STABLE, "stable", "1")
-        assert asked(router, key) == expected
+        assert answered(router, key) == expected
     for key in KEYS[:10]:
         expected = (2, "candidate", "2") if key in chosen else (1, "stable", "1")
         assert predicted(router, ("x-request-key", key)) == expected
@@ -75,7 +75,7 @@ def test_a_split_goes_by_the_key_and_each_caller_keeps_its_side(router):
     assert stable["requests"] == len(KEYS) - len(chosen) + 10 - among
     # A larger share only moves callers to the candidate, none back.
     router.release(affine=Release("affine", "split-1", 1, 2, "split", 0.7))
-    assert all(asked(router, key)[2] == "candidate" for key in chosen)
+    assert all(answered(router, key)[2] == "candidate" for key in chosen)
     assert sides(router)[1]["requests"] == 2 * len(chosen) + among
 
 
@@ -89,17 +89,17 @@ def test_a_canary_gets_its_share(router):
         assert sides(router)[1]["requests"] == answers.count(CANDIDATE)
         # In a canary a caller has no side of its own.
         if share == 0.5:
-            assert {asked(router, "one")[2] for _ in range(60)} == {"stable", "candidate"}
+            assert {answered(router, "one")[2] for _ in range(60)} == {"stable", "candidate"}
 
 
 def test_who_names_a_version_or_a_label_is_left_alone(router):
     router.release(affine=Release("affine", "all", 1, 2, "canary", 1.0))
-    assert asked(router)[1:] == (CANDIDATE, "candidate", "2")
-    assert asked(router, path="/v1/models/affine/versions/1:predict") == (200, STABLE, None, None)
-    assert asked(router, path="/v1/models/affine/labels/stable:predict") == (200, STABLE, None, None)
+    assert answered(router)[1:] == (CANDIDATE, "candidate", "2")
+    assert answered(router, path="/v1/models/affine/versions/1:predict") == (200, STABLE, None, None)
+    assert answered(router, path="/v1/models/affine/labels/stable:predict") == (200, STABLE, None, None)
     assert predicted(router, spec={"name": "affine", "version": {"value": 1}}) == (1, None, None)
     assert predicted(router, spec={"name": "affine", "version_label": "stable"}) == (1, None, None)
-    assert asked(router, path="/v1/models/half:predict", body={"instances": [[1.0]]})[2:] == (None, None)
+    assert answered(router, path="/v1/models/half:predict", body={"instances": [[1.0]]})[2:] == (None, None)
     assert router.ask("GET", "/v1/models/affine")[0] == 200
     stable, candidate = sides(router)
     assert (stable["requests"], candidate["requests"]) == (0, 1)
@@ -126,7 +126,7 @@ def test_all_methods_are_released(router):
     rows = [{"x": -3.0}]
     for verb, signature in (("classify", "classify_x"), ("regress", "regress_x_to_y")):
         body = {"signature_name": signature, "examples": rows}
-        assert asked(router, path=f"/v1/models/half:{verb}", body=body)[2:] == ("candidate", "3")
+        assert answered(router, path=f"/v1/models/half:{verb}", body=body)[2:] == ("candidate", "3")
     _, candidate = sides(router, "half")
     assert candidate["requests"] == 5
     # The two regressions have answered numbers: -3 / 2 + 2.
@@ -136,9 +136,9 @@ def test_all_methods_are_released(router):
 def test_codes_and_numbers_are_counted(router):
     router.release(affine=Release("affine", "counted", 1, 2, "canary", 1.0))
     for value in (0.1, 0.2, 0.45, 3.0):
-        assert asked(router, body={"instances": [value, value]})[0] == 200
+        assert answered(router, body={"instances": [value, value]})[0] == 200
     for body in ({"instances": []}, "{", {"signature_name": "none", "instances": [1.0]}):
-        assert asked(router, body=body)[0] == 400
+        assert answered(router, body=body)[0] == 400
     assert predicted(router)[0] == 2
     stable, candidate = sides(router)
     assert (stable["requests"], stable["latency_ms"]["p99"], stable["answers"]["mean"]) == (0, None, None)
@@ -163,9 +163,9 @@ def test_codes_and_numbers_are_counted(router):
 def test_a_shadow_is_asked_and_never_heard(router):
     router.release(affine=Release("affine", "shadow", 1, 2, "shadow", 1.0))
     for _ in range(20):
-        assert asked(router) == (200, STABLE, "stable", "1")
+        assert answered(router) == (200, STABLE, "stable", "1")
     assert predicted(router) == (1, "stable", "1")
-    assert asked(router, body="{")[0] == 400
+    assert answered(router, body="{")[0] == 400
     until(lambda: sides(router)[1]["requests"] == 22, "all shadows are counted")
     counts = router.status()["releases"]["affine"]
     pairs = counts["pairs"]
@@ -179,7 +179,7 @@ def test_a_shadow_is_asked_and_never_heard(router):
     assert (candidate["codes"], candidate["answers"]["mean"]) == ({"200": 21, "400": 1}, 0.5)
     router.release(affine=Release("affine", "same", 2, 2, "shadow", 1.0))
     for _ in range(5):
-        assert asked(router)[:2] == (200, CANDIDATE)
+        assert answered(router)[:2] == (200, CANDIDATE)
     until(lambda: router.status()["releases"]["affine"]["pairs"]["count"] == 5, "all pairs are counted")
     assert router.status()["releases"]["affine"]["pairs"]["differing"] == 0
 
@@ -200,23 +200,23 @@ def test_a_shadow_that_hangs_or_fails_slows_nobody(models_root, tmp_path):
     with stubs.standing(answer) as stub, routers.routing(tmp_path / "r", root, [(stub.rest, stub.grpc)]) as router:
         router.release(affine=Release("affine", "hanging", 1, 2, "shadow", 1.0))
         for _ in range(50):
-            assert asked(router) == (200, STABLE, "stable", "1")
-        told = router.status()["releases"]["affine"]
-        assert told["sides"]["stable"]["requests"] == 50
-        assert (told["pairs"]["dropped"], told["pairs"]["count"]) == (50 - 32, 0)
+            assert answered(router) == (200, STABLE, "stable", "1")
+        progress = router.status()["releases"]["affine"]
+        assert progress["sides"]["stable"]["requests"] == 50
+        assert (progress["pairs"]["dropped"], progress["pairs"]["count"]) == (50 - 32, 0)
 
 
 def test_a_candidate_that_is_not_served_fails_no_request(router):
     router.release(affine=Release("affine", "missing", 1, 9, "canary", 1.0))
     for _ in range(5):
-        assert asked(router) == (200, STABLE, None, None), "by the stable version, and not by the highest"
+        assert answered(router) == (200, STABLE, None, None), "by the stable version, and not by the highest"
     assert predicted(router) == (1, None, None)
     _, candidate = sides(router)
     assert (candidate["requests"], candidate["unserved"]) == (0, 6)
     metrics = router.admin.raw("GET", "/router/metrics")[1].decode()
     assert 'airtight_router_resent_total{why="version"} 6' in metrics
     router.release(none=Release("none", "unknown", 1, 2, "canary", 1.0))
-    assert asked(router, path="/v1/models/none:predict")[:2] == (
+    assert answered(router, path="/v1/models/none:predict")[:2] == (
         404,
         {"error": "Servable not found for request: Latest(none)"},
     )
@@ -233,7 +233,7 @@ def test_a_server_that_lacks_a_version_is_passed_over(servers, models_root, tmp_
         routers.routing(tmp_path / "r", root, [(each.rest, each.grpc) for each in (lacking, servers[0])]) as router,
     ):
         router.release(affine=Release("affine", "elsewhere", stable, candidate, "canary", share))
-        assert [asked(router)[1] for _ in range(10)] == [STABLE] * 10
+        assert [answered(router)[1] for _ in range(10)] == [STABLE] * 10
         assert [predicted(router)[0] for _ in range(10)] == [1] * 10
         assert [side["unserved"] for side in sides(router)] == [0, 0]
 
@@ -270,11 +270,11 @@ def test_a_candidate_that_goes_away_under_load_fails_no_request(tmp_path):
 def test_a_release_that_nobody_ended_in_time_gives_the_candidate_no_more_requests(router):
     moment = datetime.now(UTC) + timedelta(days=1)
     router.release(affine=Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat()))
-    assert asked(router)[2] == "candidate"
+    assert answered(router)[2] == "candidate"
     moment = datetime.now(UTC) - timedelta(seconds=1)
     state.write(router.root, {"affine": Release("affine", "short", 1, 2, "canary", 1.0, until=moment.isoformat())})
     until(lambda: router.status()["releases"]["affine"]["until"] == moment.isoformat(), "the time is followed")
-    assert asked(router) == (200, STABLE, "stable", "1")
+    assert answered(router) == (200, STABLE, "stable", "1")
     assert sides(router)[1]["requests"] == 1, "what was counted before is kept"
     (router.root / state.FILE).write_text('{"affine": {"id": "b", "stable": 1, "candidate": 2, "until": "noon"}}')
     until(lambda: "until" in router.status()["error"], "the error is told")
@@ -286,12 +286,12 @@ def test_a_broken_file_changes_nothing_and_is_told(router):
         (router.root / state.FILE).write_text(text)
         until(lambda: router.status()["error"] != "", "the error is told")
         assert router.status()["releases"]["affine"]["id"] == "kept"
-        assert asked(router)[2] == "candidate"
+        assert answered(router)[2] == "candidate"
         router.release(affine=Release("affine", "kept", 1, 2, "canary", 1.0))
         until(lambda: router.status()["error"] == "", "the error is over")
     (router.root / state.FILE).unlink()
     until(lambda: router.status()["releases"] == {}, "the release is over")
-    assert asked(router)[2] is None
+    assert answered(router)[2] is None
 
 
 def test_counts_outlive_the_router(router, addresses, tmp_path):
@@ -300,13 +300,13 @@ def test_counts_outlive_the_router(router, addresses, tmp_path):
     with routers.routing(tmp_path / "r", router.root, addresses, state) as first:
         first.release(affine=release)
         for _ in range(7):
-            asked(first)
+            answered(first)
         before = sides(first)
         os.kill(first.process.pid, signal.SIGTERM)
         assert first.process.wait(30) == 0
     with routers.routing(tmp_path / "r", router.root, addresses, state) as second:
         assert sides(second) == before and before[1]["requests"] == 7
-        asked(second)
+        answered(second)
         assert sides(second)[1]["requests"] == 8
         until(lambda: '"200": 8' in (tmp_path / "state.json").read_text(), "counts are saved now and then")
         second.process.kill()

@@ -69,15 +69,15 @@ def test_a_server_that_ends_under_load_fails_no_request(models_root, servers, tm
                 rest.more(50)
                 calls.more(50)
                 until(lambda: not router.status()["servers"][1]["healthy"], "the server is left out")
-                asked = router.status()["servers"][1]["requests"]
+                requests = router.status()["servers"][1]["requests"]
                 rest.more(50)
                 calls.more(50)
-                assert router.status()["servers"][1]["requests"] == asked
+                assert router.status()["servers"][1]["requests"] == requests
                 if number == signal.SIGKILL:
                     with models.running(folder, *flags):
                         until(lambda: router.status()["servers"][1]["healthy"], "the server is back")
                         rest.more(50)
-                        until(lambda: router.status()["servers"][1]["requests"] > asked, "it is asked again")
+                        until(lambda: router.status()["servers"][1]["requests"] > requests, "it is asked again")
                         rest.more(20)
                         calls.more(20)
                     rest.more(50)
@@ -110,7 +110,7 @@ def test_beside_a_server_that_refuses_at_once_under_one_percent_fail(servers, mo
                 load.more(400)
             assert not load.errors
             failed = sum(code != 200 for code, _ in load.answers)
-            assert failed < len(load.answers) / 100 and len(stub.asked) < len(load.answers) / 10
+            assert failed < len(load.answers) / 100 and len(stub.requests) < len(load.answers) / 10
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE])
@@ -135,7 +135,7 @@ def test_a_server_that_does_not_have_the_model_yet_is_passed_over_and_that_none_
             call = grpc_client(router.grpc)()
             assert [router.ask("POST", PATH, BODY) for _ in range(10)] == [(200, {"predictions": [8.0]})] * 10
             assert [call() for _ in range(10)] == [8.0] * 10
-            assert stub.asked and stub.metadata
+            assert stub.requests and stub.metadata
         with routers.routing(tmp_path / "alone", models_root, addresses[:1]) as router:
             assert router.ask("POST", PATH, BODY) == (404, {"error": "not loaded"})
             with pytest.raises(grpc.RpcError) as caught:
@@ -155,7 +155,7 @@ def test_a_request_that_cuts_connections_is_sent_twice_and_then_held_back(models
             for _ in range(3):
                 status, refusal = router.ask("POST", PATH, BODY)
                 assert status == 503 and "No model server answers" in refusal["error"]
-            assert sum(len(stub.asked) for stub in three) == 2
+            assert sum(len(stub.requests) for stub in three) == 2
             assert "not passed on for a while" in refusal["error"]
 
 
@@ -169,7 +169,7 @@ def test_a_server_that_hangs_up_before_it_answers(servers, models_root, tmp_path
         with routers.routing(tmp_path / "r", models_root, addresses) as router:
             for _ in range(10):
                 assert router.ask("POST", PATH, BODY) == (200, {"predictions": [8.0]})
-            assert stub.asked
+            assert stub.requests
             assert 'resent_total{why="server"}' in router.admin.raw("GET", "/router/metrics")[1].decode()
 
 
@@ -184,7 +184,7 @@ def test_a_request_that_is_sent_again_and_again_has_no_more_time_than_one(models
         addresses = [(stub.rest, stub.grpc) for stub in three]
         with routers.routing(tmp_path / "r", models_root, addresses, "--rest_api_timeout_in_ms=1000") as router:
             assert router.ask("POST", PATH, BODY) == (504, {"error": "No answer in 1 s"})
-            assert sum(len(stub.asked) for stub in three) == 2
+            assert sum(len(stub.requests) for stub in three) == 2
 
 
 def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
@@ -199,8 +199,10 @@ def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
         addresses = [(stub.rest, stub.grpc), (servers[0].rest, servers[0].grpc)]
         with routers.routing(tmp_path / "r", models_root, addresses) as router:
             ask = routers.rest_client(router.rest, PATH, BODY)()
-            told: list[object] = []
-            threads = [threading.Thread(target=lambda: told.append(router.ask("POST", PATH, BODY))) for _ in range(2)]
+            answers: list[object] = []
+            threads = [
+                threading.Thread(target=lambda: answers.append(router.ask("POST", PATH, BODY))) for _ in range(2)
+            ]
             for thread in threads:
                 thread.start()
             assert inside.wait(30)  # One of the two hangs there, so that all others go to the other server.
@@ -209,7 +211,7 @@ def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
             go.set()
             for thread in threads:
                 thread.join()
-            assert {status for status, _ in told} == {200}
+            assert {status for status, _ in answers} == {200}
 
 
 def test_a_new_config_goes_to_all_servers(models_root, tmp_path):
