@@ -27,6 +27,10 @@ _BY_TEXT = """((text, last) => {
 })"""
 
 
+class PageGone(Exception):
+    """The page was left while it was asked for something."""
+
+
 class Browser:
     """One tab of a browser of its own, with a profile of its own.
 
@@ -74,12 +78,17 @@ class Browser:
         while True:
             message = json.loads(self._socket.recv(timeout=30))
             if message.get("id") == number:
+                if _GONE in str(message.get("error")):
+                    raise PageGone
                 assert "error" not in message, message
                 return message["result"]
 
     def run(self, script: str) -> Any:
-        """The value of an expression of JavaScript in the page."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        """The value of an expression of JavaScript in the page; None while the page gives way to another."""
+        try:
+            result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        except PageGone:
+            return None
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
