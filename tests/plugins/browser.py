@@ -18,6 +18,7 @@ from tests.waiting import until
 
 PROGRAM = "chromium"
 _SIZE = (1440, 1000)
+_GONE = "target navigated or closed"
 _BY_TEXT = """((text, last) => {
   const roots = [document, ...[...document.querySelectorAll("iframe")].map(f => f.contentDocument).filter(Boolean)];
   const all = roots.flatMap(r => [...r.querySelectorAll("button, a, [role=tab], [role=menuitem]")]);
