@@ -182,7 +182,7 @@ def of_log(
             "Rows of the prediction log are joined by one column.",
             expected="one key, whose values clients send as x-request-id",
             received=list(form.join),
-            remedy="Name the key as join, such as join='flight_id'.",
+            remedy="Name the key as join, such as join='order_id'.",
         )
     refused: Counter[str] = Counter()
     day = timedelta(days=SPAN_DAYS)

@@ -11,6 +11,7 @@ class Message(NamedTuple):
     offset: int
     timestamp: int
     value: bytes | None
+    key: bytes | None = None
 
 
 class Broker:
