@@ -14,7 +14,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from pipelines.flight_delays import kafka as command
+from commands import kafka as command
+from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.topics import EVENTS, TOPICS
 from services import kafka, processes
 from services.__main__ import main
@@ -63,12 +64,12 @@ def test_a_format_that_fails_leaves_no_data_behind(tmp_path: Path, monkeypatch: 
 
 
 def test_a_broker_elsewhere_is_used_in_place_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[object] = []
+    ensured: list[object] = []
     monkeypatch.setenv("AIRTIGHT_KAFKA", "there:9092")
-    monkeypatch.setattr(command, "ensure", lambda servers, topics: asked.append((servers, topics)))
+    monkeypatch.setattr(command, "ensure", lambda servers, topics: ensured.append((servers, topics)))
     monkeypatch.setattr(command, "up", lambda home, names: pytest.fail("nothing of ours is needed"))
-    command.start(Home(tmp_path))
-    assert asked == [("there:9092", TOPICS)]
+    command.start(Home(tmp_path), STREAM)
+    assert ensured == [("there:9092", TOPICS)]
 
 
 def read_all(servers: str) -> list[tuple[bytes, int]]:
@@ -91,7 +92,7 @@ def read_all(servers: str) -> list[tuple[bytes, int]]:
 
 @pytest.mark.slow
 def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = command.start(home)
+    settings = command.start(home, STREAM)
     servers = settings.own_kafka
     assert "flights.events: made, 4 partitions" in capsys.readouterr().out
     assert ensure(servers, TOPICS) == [], "done again, nothing is changed"
@@ -127,6 +128,6 @@ def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.Capture
     assert processes.alive(home) == []
 
     # Started anew it is the same broker, not a new one.
-    command.start(home)
+    command.start(home, STREAM)
     assert "all as declared" in capsys.readouterr().out
     assert len(read_all(servers)) == 2

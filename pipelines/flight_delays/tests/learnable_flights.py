@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from pipelines.flight_delays import features
-from pipelines.flight_delays.events import Arrival, Departure, Event, Plan, encode, key
+from pipelines.flight_delays.events import Arrival, Departure, Event, Plan
 from pipelines.flight_delays.learning import LEARNING
+from pipelines.flight_delays.replay import message
 from streaming.learning.hours import Hour, Observed, hours_of, observer
 from streaming.learning.prequential import Answer, Prequential
-from streaming.windows.messages import Message
 
 BEGIN = datetime(2013, 6, 3, tzinfo=UTC)
 SAME = {"carrier": "UA", "flight": 7, "tailnum": "N1", "origin": "EWR", "dest": "IAH"}
@@ -75,7 +75,7 @@ _observe = observer(LEARNING)
 
 def observed(event: Event) -> Observed:
     """An event as it is read from its message."""
-    return _observe(Message(key(event), encode(event), round(event.at.timestamp() * 1000)))
+    return _observe(message(event))
 
 
 def hours(events: list[Event]) -> list[Hour]:
