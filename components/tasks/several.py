@@ -150,6 +150,12 @@ class Several(Task):
         parts = self._parts.items()
         return max(part.wrong_predictions(self.predictions_of(name, predictions)) for name, part in parts)
 
+    def perfect(self, labels: np.ndarray) -> np.ndarray:
+        """See `Task`: one label after the other."""
+        parts = self._parts.items()
+        own = [part.perfect(self.labels_of(name, labels)).reshape(len(labels), -1) for name, part in parts]
+        return np.concatenate(own, axis=1)
+
     def decidable(self, labels: np.ndarray) -> str:
         """See `Task`: of the first label that judges nothing."""
         for name, part in self._parts.items():

@@ -225,8 +225,9 @@ def test_one_without_messages_and_one_that_moves_do_not_stand_still(cluster: Clu
 
 def test_a_job_without_checkpoints_turns_the_task_red(cluster: Cluster) -> None:
     cluster.run()
-    old = Checkpoints(3, 7, "file:/c", NOW - 3600, failure="disk full")
-    cluster.change(checkpoints=old, job=replace(cluster.status.job, started=NOW - 7200))
+    now = datetime.now(UTC).timestamp()
+    old = Checkpoints(3, 7, "file:/c", now - 3600, failure="disk full")
+    cluster.change(checkpoints=old, job=replace(cluster.status.job, started=now - 7200))
     text = red(cluster, watched(stalled_minutes=30))
     assert "no checkpoint was complete for 36" in text and "7 failed: disk full" in text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import attempts, launch, local, metadata_store
+from runtime import attempts, input_checks, local, metadata_store
 from runtime.compiled_pipeline import CompiledPipeline
 from tests.tiny_pipeline.running import Run, fault, states, uri
 
@@ -91,7 +91,7 @@ def test_what_may_heal_is_transient(home, trouble, words_of):
 def test_a_failure_that_tfx_swallows_is_raised(home, monkeypatch):
     run = Run(home)
     run.node("write")
-    monkeypatch.setattr(launch, "_check_inputs", lambda *_: None)
+    monkeypatch.setattr(input_checks, "check", lambda *_: None)
     monkeypatch.setattr(attempts, "latest", lambda *_: None)
     told = fault(run.node("copy"))
     assert told["message"] == "TFX ended the node before its code ran."

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ml_metadata.proto.metadata_store_pb2 import Event
 
@@ -243,6 +244,26 @@ def test_nonsense_does_not_hurt_the_launcher(served):
             connection.connect(str(served.launcher_socket))
             connection.sendall(sent)
     assert call(request(served, "write", "after"), served.launcher_socket).state == "complete"
+
+
+def test_the_child_that_waits_for_a_request_may_die_and_ends_with_the_launcher(tmp_path):
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    server = start_server(home)
+    launcher = psutil.Process(server.pid)
+    # Whoever looked for dead attempts at the start has ended, and one waits.
+    until(lambda: len(launcher.children()) == 1, "a child waits")
+    call(CompileRequest(TINY, str(home.path)), home.launcher_socket).raise_if_failed()
+    until(lambda: len(launcher.children()) == 1, "another child waits")
+    (waiting,) = launcher.children()
+    waiting.kill()
+    waiting.wait(PATIENCE_S)
+    assert call(request(home, "write", "after"), home.launcher_socket).state == "complete"
+    until(lambda: len(launcher.children()) == 1, "another child waits")
+    (waiting,) = launcher.children()
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0
+    assert not waiting.is_running()
 
 
 def test_changed_code_is_seen_by_the_next_request(served):
