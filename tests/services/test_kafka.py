@@ -29,15 +29,15 @@ STAMP = datetime(2013, 6, 14, 12, tzinfo=UTC)
 
 
 def test_the_broker_and_its_controller_listen_on_loopback_only() -> None:
-    told = dict(
+    properties = dict(
         line.split("=", 1)
         for line in kafka.properties(Settings(kafka_port=1111, kafka_controller_port=2222), "data").splitlines()
         if not line.startswith("#")
     )
-    addresses = told["listeners"].split(",") + told["advertised.listeners"].split(",")
-    assert {each.partition("://")[2] for each in addresses} == {"127.0.0.1:1111", "127.0.0.1:2222"}
-    assert told["controller.quorum.voters"] == "1@127.0.0.1:2222"
-    assert told["auto.create.topics.enable"] == "false", "a misspelt name must not make a topic"
+    addresses = properties["listeners"].split(",") + properties["advertised.listeners"].split(",")
+    assert {one.partition("://")[2] for one in addresses} == {"127.0.0.1:1111", "127.0.0.1:2222"}
+    assert properties["controller.quorum.voters"] == "1@127.0.0.1:2222"
+    assert properties["auto.create.topics.enable"] == "false", "a misspelt name must not make a topic"
 
 
 def test_the_environment_names_the_broker_to_be_used(tmp_path: Path) -> None:
@@ -79,15 +79,15 @@ def read_all(servers: str) -> list[tuple[bytes, int]]:
         ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning()
-        found: list[tuple[bytes, int]] = []
+        held: list[tuple[bytes, int]] = []
         until(
             lambda: (
-                found.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
-                or len(found) >= sum(ends.values())
+                held.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
+                or len(held) >= sum(ends.values())
             ),
             "all that was written is read",
         )
-        return found
+        return held
 
 
 @pytest.mark.slow
