@@ -75,7 +75,7 @@ def test_of_several_labels_the_first_decides_and_rows_count_that_have_all(tmp_pa
     day = day.set_column(day.column_names.index("other"), "other", lacking)
     toy.examples(tmp_path / "watched", train=tables.table(schema, ROWS, 1), day=day)
     losses = compare(tmp_path / "watched", schema, START, [0], served=served, former=served)
-    assert losses.rows == DAY_ROWS * 8 // 10 and losses.unit == "Log loss of label"
+    assert losses.rows == DAY_ROWS * 8 // 10 and losses.unit == "log loss of label"
     assert losses.served == losses.former and losses.challengers[0] == pytest.approx(losses.served, rel=0.3)
 
 
