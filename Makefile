@@ -60,12 +60,12 @@ year: install ## Start everything, and train every interval of PIPELINE by one b
 		--parallel $(PARALLEL) --reprocess $(REPROCESS)
 
 .PHONY: kafka
-kafka: install ## Start the Kafka broker alone, with the topics of flight_delays (AIRTIGHT_KAFKA=host:port for one elsewhere)
-	@$(PY) -m pipelines.flight_delays.kafka
+kafka: install ## Start the Kafka broker alone, with the topics of PIPELINE (AIRTIGHT_KAFKA=host:port for one elsewhere)
+	@$(PY) -m commands.kafka $(PIPELINE)
 
 .PHONY: stream
-stream: install ## Start the broker, Flink, and the stream of flights on it (the DAG flight_delays_stream keeps it running)
-	@$(PY) -m pipelines.flight_delays.kafka flink
+stream: install ## Start the broker, Flink, and the stream of PIPELINE on it (the DAG flight_delays_stream keeps the flights' running)
+	@$(PY) -m commands.kafka $(PIPELINE) flink
 
 .PHONY: start
 start: install ## Start the local services (Airflow, launcher, model server, Spark)
@@ -146,8 +146,8 @@ bench-serving: install ## Measure the model server beside FastAPI, LitServe and 
 	@$(PY) -m benchmarks.prediction_log
 
 .PHONY: replay
-replay: install ## Publish days of 2013 to the broker as they became known: FROM=2013-06-10 TO=2013-06-14 SPEED=3600 or max
-	@$(PY) -m pipelines.flight_delays.replay --from $(FROM) --to $(TO) --speed $(SPEED)
+replay: install ## Publish days of PIPELINE's lake to the broker as they became known: FROM=2013-06-10 TO=2013-06-14 SPEED=3600 or max
+	@$(PY) -m streaming.windows $(PIPELINE) --publish $(FROM) $(TO) --speed $(SPEED)
 
 .PHONY: bench-stream
 bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request

@@ -67,7 +67,7 @@ NODES = {
     ),
 }
 """Ids of the nodes of each part; `clear_training` is there where there is a watch."""
-_OPTIONAL = ("expectations", "fill_lake", "services", "in_words")
+_OPTIONAL = ("expectations", "fill_lake", "stream", "in_words")
 _IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
 _IMPORT_STRING = re.compile(r"\.?[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
@@ -114,8 +114,7 @@ class Supervised:
         parameters of the usual component as keyword arguments and returns a node with the same outputs.
       interval: The interval of `make demo`; "" is the month of `first`.
       fill_lake: The function (Path) -> None that fills the lake at this path where it is not filled yet.
-      services: The function (Home, names) -> services.settings.Settings that starts what `make demo` needs, where that
-        is more than the services of those names.
+      stream: The `streaming.windows.declaration.Stream` whose broker and topics `make demo` starts, too.
       in_words: The function (commands.demo.Answer, Home) -> str that tells what the served model answered to a row.
       builder: The function (Supervised, part) -> tfx Pipeline.
 
@@ -151,7 +150,7 @@ class Supervised:
     components: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
     interval: str = ""
     fill_lake: str = ""
-    services: str = ""
+    stream: str = ""
     in_words: str = ""
     builder: str = "components.supervised:create_pipeline"
 

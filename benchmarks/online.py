@@ -14,16 +14,16 @@ import json
 import random
 import tempfile
 import time
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airtight.home import Home
 from pipelines.flight_delays import online
-from pipelines.flight_delays.event_hours import Hour, Lookups
-from pipelines.flight_delays.events import Event, Flight, Plan, minute
-from pipelines.flight_delays.replay import events
+from pipelines.flight_delays.events import Flight, Plan
+from pipelines.flight_delays.learning import LEARNING
+from pipelines.flight_delays.replay import events, messages
 from pipelines.flight_delays.streams import STREAM
+from streaming.learning.hours import FeatureStore, hours_of, observer
 from streaming.windows.store import opened
 
 DAY = datetime(2013, 6, 13, 4, tzinfo=UTC)
@@ -45,17 +45,15 @@ def main() -> None:
     parser.add_argument("--flights", type=int, default=2000, help="so many look-ups")
     flags = parser.parse_args()
     lake = Home.current().lake
-    hours: dict[int, list[Event]] = defaultdict(list)
-    for event in events(lake, DAY - RECORD, DAY + timedelta(days=1)):
-        hours[minute(event.at) // 60].append(event)
+    hours = list(hours_of(filter(None, map(observer(LEARNING), messages(lake, DAY - RECORD, DAY + timedelta(days=1))))))
     of_day = [event for event in events(lake, DAY - timedelta(days=1), DAY) if isinstance(event, Plan)]
     flights = [Flight(**{name: getattr(plan, name) for name in Flight.__struct_fields__}) for plan in of_day]
     with tempfile.TemporaryDirectory() as folder:
         store = opened(flags.store or str(Path(folder) / "online.sqlite"), STREAM)
-        lookups, written = Lookups(store, {}, own=True), []
-        for hour, of_hour in hours.items():
+        features, written = FeatureStore(store, LEARNING, own=True), []
+        for hour in hours:
             began = time.perf_counter()
-            lookups.feed(Hour(hour, of_hour))
+            features.feed(hour)
             written.append(time.perf_counter() - began)
         planes = online.planes_of_lake()
         dice, read = random.Random(1), []
@@ -64,7 +62,7 @@ def main() -> None:
             online.features_of(flight, store, planes)
             read.append(time.perf_counter() - began)
         store.close()
-    mean = sum(map(len, hours.values())) / len(hours)
+    mean = sum(len(hour.observed) for hour in hours) / len(hours)
     result = {"lookup_ms": percentiles(read), "hour_ms": percentiles(written), "events_of_an_hour": round(mean, 1)}
     for name, what in (("lookup_ms", f"look-up of {len(online.features.SCHEMA.names)} features"), ("hour_ms", "hour")):
         figures = "  ".join(f"{key} {value:8.3f} ms" for key, value in result[name].items())

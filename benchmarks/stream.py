@@ -47,7 +47,7 @@ from airtight.home import Home
 from benchmarks import spark_stream
 from benchmarks.spark_stream import HOUR, HOUR_S, WHOLE, counts
 from pipelines.flight_delays.events import Event, encode, key
-from pipelines.flight_delays.replay import SETTINGS, events
+from pipelines.flight_delays.replay import events
 from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
 from streaming.engine import flink_jobs
@@ -55,6 +55,7 @@ from streaming.engine.flink_rest import ENDED, Flink
 from streaming.topics import ensure, servers
 from streaming.windows.__main__ import UNCACHED
 from streaming.windows.pipeline import build, from_kafka
+from streaming.windows.publishing import SETTINGS
 
 BEGIN = datetime(2013, 3, 1, tzinfo=UTC)
 LOOK_S = 0.01

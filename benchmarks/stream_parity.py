@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -44,9 +45,9 @@ from components.close_stream import totals_file
 from components.data.lake import SPARK_TYPES, Lake
 from components.measures.closing import MEAN_LIMIT, MEANS, WHOLE, compared
 from pipelines.flight_delays import clock, features, online
-from pipelines.flight_delays.events import SCHEMA, Event, Flight, Weather
+from pipelines.flight_delays.events import SCHEMA, Flight, Weather
 from pipelines.flight_delays.lake import TABLES
-from pipelines.flight_delays.replay import SETTINGS, Pace, events, publish, shuffled
+from pipelines.flight_delays.replay import message, messages
 from pipelines.flight_delays.streams import LATENESS_S, STREAM
 from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
 from streaming import dead_letters
@@ -55,7 +56,9 @@ from streaming.engine.flink_rest import ENDED, Flink
 from streaming.topics import ensure, servers
 from streaming.windows.__main__ import UNCACHED
 from streaming.windows.declaration import Stream
+from streaming.windows.messages import Message
 from streaming.windows.pipeline import build, from_kafka
+from streaming.windows.publishing import delayed, publish
 from streaming.windows.store import Store, opened
 
 BEFORE, AFTER = timedelta(days=4), timedelta(days=2)
@@ -67,7 +70,6 @@ STALLED_S = 600.0
 AT_ONCE = 500
 """Flights that are asked for at once."""
 MINUTE = "a minute, every group"
-Arriving = tuple[datetime, Event]
 Features = Mapping[str, Any]
 
 
@@ -292,15 +294,14 @@ def running(declaration: Stream, path: Path, home: Home) -> Iterator[Callable[[i
         flink.cancel(job.id)
 
 
-def replayed(topic: str, arriving: Iterator[Arriving], parts: Sequence[Interval], wait: Callable[[int], None]) -> int:
+def replayed(topic: str, arriving: Iterator[Message], parts: Sequence[Interval], wait: Callable[[int], None]) -> int:
     """Publishes everything, and an observation a day later, which closes all windows; how many were published."""
-    producer = KafkaProducer(bootstrap_servers=servers().split(","), **{**SETTINGS, "delivery_timeout_ms": 600_000})
+    producer = partial(KafkaProducer, delivery_timeout_ms=600_000)
     began = time.monotonic()
-    sent = publish(producer, topic, arriving, Pace(parts[0].start, 0))
+    sent = publish(servers(), topic, arriving, producer=producer)
     later = parts[-1].end + timedelta(days=1)
     last = Weather(schema=SCHEMA, at=later, origin="EWR", observed_at=later, **dict.fromkeys(features.WEATHER))
-    publish(producer, topic, [(later, last)], Pace(parts[0].start, 0))
-    producer.close(timeout=60)
+    publish(servers(), topic, [message(last)], producer=producer)
     published = time.monotonic()
     wait(int(parts[-1].end.timestamp() + LATENESS_S) // 60)
     say(f"{sent:,} events published in {published - began:.0f} s")
@@ -356,7 +357,7 @@ def main() -> int:
         declaration = replace(
             STREAM, name=f"parity_{os.getpid()}", topics=(topic,), dead_letters=letters, keep_days=KEEP_DAYS
         )
-        arriving = shuffled(events(lake, parts[0].start, parts[-1].end), late, flags.shuffled or 0)
+        arriving = delayed(messages(lake, parts[0].start, parts[-1].end), late, flags.shuffled or 0)
         with running(declaration, path, Home(Path(place))) as wait:
             sent = replayed(topic, arriving, parts, wait)
         dead = sum(1 for _ in dead_letters.letters(servers(), letters))

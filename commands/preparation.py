@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 from airtight.home import Home
@@ -19,13 +18,16 @@ DAG_TIMEOUT_S = 120.0
 
 
 def start_services(settings: Supervised, home: Home) -> Settings:
-    """Starts the local services, and what else the pipeline names; gives the settings that they run with.
+    """Starts the local services, and the broker of the pipeline's stream; gives the settings that they run with.
 
     Raises:
       AirtightError: A service does not come up.
     """
-    start: Callable[[Home, Sequence[str]], Settings] = load(settings.services) if settings.services else up
-    return start(home, ALWAYS)
+    if not settings.stream:
+        return up(home, ALWAYS)
+    from commands import kafka
+
+    return kafka.start(home, load(settings.stream), ALWAYS)
 
 
 def fill_lake(settings: Supervised, home: Home) -> None:

@@ -64,9 +64,10 @@ def label_quality(
 
     A day is unripe, so much ripe, or ripe, by the share of its predictions that are settled. A day whose predictions
     or labels changed since the run before is made anew, and counted as reopened where it was ripe; the others are
-    carried on. Spark joins and sorts, and this process reads a few thousand rows at a time; see `day_rows` for what is
-    kept of a row. A day without rows, labels that contradict each other or that came before the prediction, and
-    labels without a prediction are counted, and are no fault.
+    carried on. Figures of several labels go by the labels' names; a row has a label when all of them are known. Spark
+    joins and sorts, and this process reads a few thousand rows at a time; see `day_rows` for what is kept of a row. A
+    day without rows, labels that contradict each other or that came before the prediction, and labels without a
+    prediction are counted, and are no fault.
 
     Args:
       dataset: The tables with the labels; the instant by which its labels are known is the one that counts here.
@@ -191,9 +192,9 @@ def _joined(
     # Written before it is looked at twice: Spark would join it twice.
     joined.write.parquet(str(scratch / "joined"))
     joined = joined.sparkSession.read.schema(joined.schema).parquet(str(scratch / "joined"))
-    found = late_labels.digests(joined, form)
-    digests = {day: digest for day, (_, digest) in found.items()}
-    counts = {day: count for day, (count, digest) in found.items() if day not in known or known[day].digest != digest}
+    of_days = late_labels.digests(joined, form)
+    digests = {day: digest for day, (_, digest) in of_days.items()}
+    counts = {day: count for day, (count, digest) in of_days.items() if day not in known or known[day].digest != digest}
     if not counts:
         return {}, digests, []
     changed = joined.where(F.col(DAY).isin(sorted(counts)))
@@ -267,7 +268,7 @@ class _Judged:
     def _sample(self, path: Path, sample: Path) -> None:
         """Keeps evenly many of the labelled answers for estimators."""
         judged = (pc.field(late_labels.STATUS) == late_labels.LABELLED) & ~pc.field(BESIDE)
-        columns = [*self.form.outputs, self.form.schema.label, VERSION, *(f"slice_{n}" for n in self.form.told_apart)]
+        columns = [*self.form.outputs, *self.form.schema.labels, VERSION, *(f"slice_{n}" for n in self.form.slices)]
         total = sum(table.filter(judged).num_rows for table in shards.read_parts([path]))
         step, passed, kept = max(1, -(-total // self.monthly.sample_rows)), 0, []
         for table in shards.read_parts([path]):

@@ -81,8 +81,12 @@ with DAG(
 ):
     RunModule(
         task_id="learn",
-        module="pipelines.flight_delays.online_learning",
+        module="streaming.learning",
         # The router, as clients do.
-        arguments=("--topic", "--server", f"http://127.0.0.1:{os.environ.get('AIRTIGHT_MODEL_REST_PORT', '8501')}"),
+        arguments=(
+            "flight_delays",
+            "--topic",
+            *("--server", f"http://127.0.0.1:{os.environ.get('AIRTIGHT_MODEL_REST_PORT', '8501')}"),
+        ),
         doc_md="Predicts and learns from the hours that are over since the last run, and writes the page of the tab.",
     )

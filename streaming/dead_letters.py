@@ -25,7 +25,7 @@ from kafka.structs import OffsetAndMetadata
 from airtight.errors import AirtightError, TerminalError, TransientError
 from airtight.import_string import load
 from streaming.topics import servers
-from streaming.windows import replay
+from streaming.windows import publishing
 from streaming.windows.declaration import Stream, declared
 from streaming.windows.letters import DETAIL, REASON, SIZE, TOPIC
 from streaming.windows.messages import BadMessage, Message, read
@@ -189,7 +189,7 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int
 
 def _send(address: str, topic: str, records: list[Any]) -> int:
     stamp = newest_stamp(address, topic)
-    return replay.publish(
+    return publishing.publish(
         address, topic, (Message(r.key or b"", r.value or b"", max(stamp, r.timestamp)) for r in records)
     )
 

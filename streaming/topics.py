@@ -109,8 +109,8 @@ def _admin(address: str, timeout_s: float) -> Iterator[Any]:
 
 
 def _partitions(admin: Any, topics: Sequence[Topic]) -> dict[str, int]:
-    told = admin.describe_topics([topic.name for topic in topics]) if topics else []
-    return {each["name"]: len(each["partitions"]) for each in told}
+    described = admin.describe_topics([topic.name for topic in topics]) if topics else []
+    return {topic["name"]: len(topic["partitions"]) for topic in described}
 
 
 def _refuse_fewer(topic: Topic, partitions: int) -> None:
@@ -134,16 +134,16 @@ def _alter(admin: Any, topics: Sequence[Topic]) -> list[str]:
     """Sets what differs. A default of the broker does not count: it may be another one tomorrow."""
     if not topics:
         return []
-    asked = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
-    told = admin.describe_configs(asked, config_filter="modified")["topic"]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
+    modified = admin.describe_configs(resources, config_filter="modified")["topic"]
     changes = []
     for topic in topics:
-        now = {name: setting["value"] for name, setting in told[topic.name].items()}
+        now = {name: setting["value"] for name, setting in modified[topic.name].items()}
         wanted = {name: value for name, value in topic.settings.items() if now.get(name) != value}
         if not wanted:
             continue
         answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name, wanted)])
-        if (said := answer["topic"][topic.name]) != "OK":
-            raise ValueError(said)
+        if (outcome := answer["topic"][topic.name]) != "OK":
+            raise ValueError(outcome)
         changes += [f"{topic.name}: {name} {now.get(name, 'unset')} -> {value}" for name, value in wanted.items()]
     return changes

@@ -131,8 +131,9 @@ def in_watched_spans(frame: DataFrame, schema: ExampleSchema, spans: Sequence[Sp
 
     dealt = in_spans(frame, schema, spans)
     watched = F.col(SPAN) == len(spans) - 1
-    label = F.when(~watched | F.col(KEPT), F.col(schema.label))
-    return dealt.withColumns({schema.label: label, KEPT: F.col(KEPT) | watched})
+    known = ~watched | F.col(KEPT)
+    labels = {name: F.when(known, F.col(name)) for name in schema.labels}
+    return dealt.withColumns({**labels, KEPT: F.col(KEPT) | watched})
 
 
 def in_hashed_spans(frame: DataFrame, schema: ExampleSchema) -> DataFrame:

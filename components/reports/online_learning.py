@@ -1,8 +1,9 @@
-"""The page of models that learn as labels come: ROC AUC by day, all models side by side; one HTML file, no script."""
+"""The page of models that learn as labels come: a figure by day, all models side by side; one HTML file, no script."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -21,22 +22,51 @@ p.dim { color: #6b7280; } svg { display: block; } svg text { font: 11px system-u
 """
 _PLOT = (1120, 280)
 _MARGIN, _TOP = 40, 12
-_LOWEST = 0.4
+_TICKS = 7
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What answers are judged by.
+
+    Args:
+      title: What the page calls it.
+      short: Likewise, in the heads of columns.
+      value: Of labels [rows] and answers [rows]; NaN where it is not defined.
+      lowest: Where the curve's axis begins.
+      highest: Where it ends; 0 is with the greatest value of a day.
+    """
+
+    title: str
+    short: str
+    value: Callable[[np.ndarray, np.ndarray], float]
+    lowest: float = 0.0
+    highest: float = 0.0
+
+
+def mean_absolute_error(labels: np.ndarray, answers: np.ndarray) -> float:
+    """In the label's unit; NaN of no rows."""
+    return float(np.abs(labels - answers).mean()) if len(labels) else float("nan")
+
+
+AUC = Figure("ROC AUC", "AUC", roc_auc, 0.4, 1.0)
+ERROR = Figure("Mean absolute error", "MAE", mean_absolute_error)
 
 
 def by_day(
-    days: np.ndarray, labels: np.ndarray, scores: Mapping[str, np.ndarray], rolling: int = 1
+    days: np.ndarray, labels: np.ndarray, scores: Mapping[str, np.ndarray], figure: Figure = AUC, rolling: int = 1
 ) -> list[tuple[str, int, dict[str, float]]]:
-    """ROC AUC of each day's rows, or of those of some days up to it.
+    """The figure of each day's rows, or of those of some days up to it.
 
     Args:
       days: ISO days, [rows].
-      labels: 0 or 1, [rows].
+      labels: As the figure wants them, [rows].
       scores: By model, [rows]; NaN where it gave no answer, and such rows do not count for it.
+      figure: What answers are judged by.
       rolling: Of how many of the days that there are.
 
     Returns:
-      For each day in order: the day, how many rows, and the AUC by model, NaN where it is not defined.
+      For each day in order: the day, how many rows, and the figure by model, NaN where it is not defined.
     """
     order = np.argsort(days, kind="stable")
     there, first = np.unique(days[order], return_index=True)
@@ -44,45 +74,51 @@ def by_day(
     rows = []
     for number, day in enumerate(there.tolist()):
         part = order[first[max(0, number - rolling + 1)] : ends[number]]
-        aucs = {}
-        for name, predictions in scores.items():
-            given = part[~np.isnan(predictions[part])]
-            aucs[name] = roc_auc(labels[given], predictions[given])
-        rows.append((day, len(part), aucs))
+        values = {}
+        for name, answers in scores.items():
+            given = part[~np.isnan(answers[part])]
+            values[name] = figure.value(labels[given], answers[given])
+        rows.append((day, len(part), values))
     return rows
 
 
 def page(
-    title: str, days: np.ndarray, labels: np.ndarray, scores: Mapping[str, np.ndarray], counts: Mapping[str, int]
+    title: str,
+    days: np.ndarray,
+    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    counts: Mapping[str, int],
+    figure: Figure = AUC,
 ) -> str:
     """Renders the report.
 
     Args:
       title: What it is about.
       days: Local day of each prediction whose label came, ISO, [rows].
-      labels: 0 or 1, [rows].
-      scores: What each model said, [rows]; NaN where it was not asked. All models of two or more have an AUC of the
+      labels: As the figure wants them, [rows].
+      scores: What each model said, [rows]; NaN where it was not asked. All models of two or more have a figure of the
         rows that all answered, too.
       counts: What became of what was predicted, in words.
+      figure: What answers are judged by.
 
     Returns:
       A whole HTML document.
     """
-    single, week = by_day(days, labels, scores), by_day(days, labels, scores, ROLLING_DAYS)
-    answered = {name: ~np.isnan(predictions) for name, predictions in scores.items()}
+    single, week = by_day(days, labels, scores, figure), by_day(days, labels, scores, figure, ROLLING_DAYS)
+    answered = {name: ~np.isnan(answers) for name, answers in scores.items()}
     common = np.logical_and.reduce([answered[name] for name in scores if answered[name].any()] or [labels < 0])
     whole = []
-    for name, predictions in scores.items():
+    for name, answers in scores.items():
         own = answered[name]
-        on_all = roc_auc(labels[common], predictions[common]) if own.any() else float("nan")
+        on_all = figure.value(labels[common], answers[common]) if own.any() else float("nan")
         whole.append(
             f"<tr><td>{_mark(name, scores)} {escape(name)}</td><td class=n>{int(own.sum()):,}</td>"
-            f"{_number(roc_auc(labels[own], predictions[own]))}{_number(on_all)}</tr>"
+            f"{_number(figure.value(labels[own], answers[own]))}{_number(on_all)}</tr>"
         )
     head = "".join(f"<th class=n>{escape(name)}</th>" for name in scores)
     rows = "\n".join(
-        f"<tr><td>{escape(day)}</td><td class=n>{count:,}</td>{''.join(_number(auc) for auc in aucs.values())}</tr>"
-        for day, count, aucs in single
+        f"<tr><td>{escape(day)}</td><td class=n>{count:,}</td>{''.join(map(_number, values.values()))}</tr>"
+        for day, count, values in single
     )
     fates = "".join(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td></tr>" for name, count in counts.items())
     return f"""<!doctype html>
@@ -90,11 +126,11 @@ def page(
 <h1>{escape(title)}</h1>
 <p>Each row is predicted at its cut-off, by what was learned from the labels known then; it is learned from when its
 own label comes.</p>
-<h2>ROC AUC of the whole</h2>
-<table><tr><th>model</th><th class=n>predictions with a label</th><th class=n>AUC</th>
+<h2>{figure.title} of the whole</h2>
+<table><tr><th>model</th><th class=n>predictions with a label</th><th class=n>{figure.short}</th>
 <th class=n>on the {int(common.sum()):,} rows that all answered</th></tr>{"".join(whole)}</table>
-<h2>ROC AUC by day</h2>
-{_plot(single, week, list(scores))}
+<h2>{figure.title} by day</h2>
+{_plot(single, week, list(scores), figure)}
 <p class="dim">Dots: the rows of a day. Lines: those of {ROLLING_DAYS} days, up to and with that day.</p>
 <table><tr><th>day</th><th class=n>rows</th>{head}</tr>
 {rows}</table>
@@ -116,30 +152,34 @@ def _plot(
     single: Sequence[tuple[str, int, dict[str, float]]],
     week: Sequence[tuple[str, int, dict[str, float]]],
     names: Sequence[str],
+    figure: Figure,
 ) -> str:
     if not single:
         return "<p>No label has come yet.</p>"
     width, height = _PLOT
     across = (width - _MARGIN - 10) / max(1, len(single) - 1)
+    lowest = figure.lowest
+    values = [value for _, _, by_model in single for value in by_model.values() if not np.isnan(value)]
+    highest = figure.highest or max([*values, lowest + 1e-9])
 
     def place(number: int, value: float) -> tuple[float, float]:
-        share = (max(value, _LOWEST) - _LOWEST) / (1 - _LOWEST)
+        share = (min(max(value, lowest), highest) - lowest) / (highest - lowest)
         return _MARGIN + number * across, height - share * (height - _TOP)
 
     drawn = []
-    for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+    for tick in np.linspace(lowest, highest, _TICKS).tolist():
         y = place(0, tick)[1]
         drawn.append(f'<line x1="{_MARGIN}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e7eb"/>')
-        drawn.append(f'<text x="0" y="{y + 4:.1f}">{tick:.1f}</text>')
+        drawn.append(f'<text x="0" y="{y + 4:.1f}">{tick:.3g}</text>')
     for number, name in enumerate(names):
         colour = _COLOURS[number % len(_COLOURS)]
         known = [(n, row) for n, row in enumerate(week) if not np.isnan(row[2][name])]
         points = " ".join("{:.1f},{:.1f}".format(*place(n, row[2][name])) for n, row in known)
         drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for n, (day, count, aucs) in enumerate(single):
-            if not np.isnan(aucs[name]):
-                x, y = place(n, aucs[name])
-                words = f"{escape(name)}, {escape(day)}: {aucs[name]:.4f} of {count} rows"
+        for n, (day, count, by_model) in enumerate(single):
+            if not np.isnan(by_model[name]):
+                x, y = place(n, by_model[name])
+                words = f"{escape(name)}, {escape(day)}: {by_model[name]:.4f} of {count} rows"
                 drawn.append(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}" fill-opacity=".45">'
                     f"<title>{words}</title></circle>"
@@ -148,4 +188,4 @@ def _plot(
         x = place(number, 1)[0]
         drawn.append(f'<text x="{x:.1f}" y="{height + 16}" text-anchor="{anchor}">{escape(single[number][0])}</text>')
     box = f'viewBox="0 0 {width} {height + 22}" width="100%"'
-    return f'<svg {box} role="img" aria-label="ROC AUC by day">{"".join(drawn)}</svg>'
+    return f'<svg {box} role="img" aria-label="{figure.title} by day">{"".join(drawn)}</svg>'

@@ -108,6 +108,7 @@ class Several(Task):
                 gain=self._gain(name, described),
                 size=self._size(name, described),
                 property=f"{name}_{described.property or metric}",
+                losses=self._losses(name, described),
             )
             for name, part in self._parts.items()
             for metric, described in part.metrics.items()
@@ -136,6 +137,12 @@ class Several(Task):
             return metric.gain(self.labels_of(name, labels), own, others, blocks, weights)
 
         return of_label
+
+    def _losses(self, name: str, metric: Metric) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+        losses = metric.losses
+        if losses is None:
+            return None
+        return lambda labels, predictions: losses(self.labels_of(name, labels), self.predictions_of(name, predictions))
 
     def _size(self, name: str, metric: Metric) -> Callable[[np.ndarray], float]:
         return lambda labels: metric.size(self.labels_of(name, labels))

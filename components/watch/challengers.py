@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,7 @@ def compare(
     loss = loss_of(task)
     with tempfile.TemporaryDirectory(prefix="challengers-") as scratch:
         folder = Path(scratch)
-        compared = _copied(
-            examples, reading.DAY, folder, _COMPARED, schema, lambda table: table[schema.label].is_valid()
-        )
+        compared = _copied(examples, reading.DAY, folder, _COMPARED, schema, lambda table: _labelled(table, schema))
         rows = LabelledExamples(folder, [_COMPARED], schema)
         if served is None or not compared:
             return Losses(0, loss.title)
@@ -106,7 +105,7 @@ def compare(
 
 
 def loss_of(task: Task) -> Metric:
-    """The first of a task's metrics that is a loss.
+    """The first of a task's metrics that is a loss; of several labels it is the first label's.
 
     Raises:
       TerminalError: It has none.
@@ -168,6 +167,11 @@ def _copied(
             rows += kept.num_rows
             writer.write_table(kept)
     return rows
+
+
+def _labelled(table: pa.Table, schema: ExampleSchema) -> pa.ChunkedArray:
+    """Whether all labels of a row are known."""
+    return reduce(pc.and_, [table[name].is_valid() for name in schema.labels])
 
 
 def _labels(rows: LabelledExamples) -> tuple[np.ndarray, np.ndarray | None]:

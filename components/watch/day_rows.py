@@ -1,7 +1,7 @@
 """The predictions of a day with what became of them, as they pass by, and how good they were.
 
-What is kept of a row are its predictions (4 bytes each), label (8), block (4), hash of its name (8), version (8), and a
-code for each slice (4).
+What is kept of a row are its predictions (4 bytes each), labels (8 each), block (4), hash of its name (8), version (8),
+and a code for each slice (4).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DayRows:
         self.day, self.task, self.form = day, task, form
         self.counts: Counter[str] = Counter()
         self._columns: dict[str, list[np.ndarray]] = {}
-        self._codes = {name: Codes() for name in form.told_apart}
+        self._codes = {name: Codes() for name in form.slices}
         self._last: int | None = None
         self._longest = 0
 
@@ -80,8 +80,8 @@ class DayRows:
         self.counts["beside"] += int(beside.sum())
         labelled = pc.equal(table[became.STATUS], became.LABELLED)
         is_labelled = labelled.to_numpy(zero_copy_only=False)
-        encoded = self.task.encode(table.filter(labelled)[self.form.schema.label])
-        labels = np.zeros(table.num_rows, encoded.dtype)
+        encoded = self.task.labels(table.filter(labelled))
+        labels = np.zeros((table.num_rows, *encoded.shape[1:]), encoded.dtype)
         labels[is_labelled] = encoded
         response = {name: output_array(table[name]) for name in self.form.outputs}
         kept = {
@@ -171,7 +171,10 @@ class DayRows:
         return measured
 
     def pairs(self) -> list[Pair]:
-        """The versions that answered beside those that were asked beside them, on the rows of both."""
+        """The versions that answered beside those that were asked beside them, on the rows of both.
+
+        By the task's first metric that is a mean of losses; of several labels that is the first label's.
+        """
         metric = next(((name, metric.losses) for name, metric in self.task.metrics.items() if metric.losses), None)
         judged = self.judged
         if metric is None or not len(judged) or self.task.wrong_predictions(self.column("predictions")):

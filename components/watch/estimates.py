@@ -48,24 +48,29 @@ class Estimator:
       losses: Of a task of numbers, by metric: LightGBM's text.
       slices: Of a task of numbers, by slice the values in the order of their codes.
       rows: It was fitted on.
+      parts: Of several labels, by name that of each for which it could be fitted.
     """
 
     rows: int
     calibration: tuple[Mapping[str, Any], ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, Estimator] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For `of_json`."""
         slices = {name: list(values) for name, values in self.slices.items()}
         calibration = [dict(one) for one in self.calibration]
-        return {"rows": self.rows, "calibration": calibration, "losses": dict(self.losses), "slices": slices}
+        own = {"rows": self.rows, "calibration": calibration, "losses": dict(self.losses), "slices": slices}
+        parts = {name: part.to_json() for name, part in self.parts.items()}
+        return {**own, "parts": parts} if parts else own
 
     @classmethod
     def of_json(cls, payload: Mapping[str, Any]) -> Estimator:
         """The inverse of `to_json`."""
         slices = {name: tuple(values) for name, values in payload["slices"].items()}
-        return cls(payload["rows"], tuple(payload["calibration"]), payload["losses"], slices)
+        parts = {name: cls.of_json(part) for name, part in payload.get("parts", {}).items()}
+        return cls(payload["rows"], tuple(payload["calibration"]), payload["losses"], slices, parts)
 
 
 def fit(
@@ -79,7 +84,7 @@ def fit(
 
     Args:
       task: Of the labels.
-      labels: Encoded, [rows].
+      labels: Encoded, [rows] or [rows, labels].
       predictions: [rows] or [rows, outputs].
       slices: Of the rows.
       calibration: One of CALIBRATIONS; of a task of numbers it has no effect.
@@ -87,6 +92,13 @@ def fit(
     Returns:
       None where there are fewer than LEAST_ROWS rows, or they all have one label.
     """
+    if len(task.parts) > 1:
+        by_label = {
+            name: fit(part, task.labels_of(name, labels), task.predictions_of(name, predictions), slices, calibration)
+            for name, part in task.parts.items()
+        }
+        parts = {name: part for name, part in by_label.items() if part}
+        return Estimator(len(labels), parts=parts) if parts else None
     if len(labels) < LEAST_ROWS or labels.min() == labels.max():
         return None
     if np.issubdtype(labels.dtype, np.floating):
@@ -110,6 +122,14 @@ def estimate(
       predictions: [rows] or [rows, outputs], at least one row.
       slices: Of the rows.
     """
+    if estimator.parts:
+        return {
+            f"{name}_{metric}": value
+            for name, part in estimator.parts.items()
+            for metric, value in estimate(
+                part, task.parts[name], task.predictions_of(name, predictions), slices
+            ).items()
+        }
     if estimator.losses:
         return _expected_losses(estimator, task, predictions, slices)
     probabilities = calibrated(estimator, predictions)

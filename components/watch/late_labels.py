@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 from airtight.errors import TerminalError
@@ -25,14 +27,15 @@ def labels_of(made: DataFrame, form: Form, function: str, known_by: datetime) ->
     """The newest label of every row that was known by an instant.
 
     Args:
-      made: What the pipeline's function made: the columns of `form.join`, the label, LABEL_KNOWN_AT and, where the
-        schema has one, the time. A label of null with an instant says that none will come.
+      made: What the pipeline's function made: the columns of `form.join`, the labels, LABEL_KNOWN_AT and, where the
+        schema has one, the time. A label of null with an instant says that none will come; a row without one of its
+        labels has none.
       form: Of the predictions.
       function: Its name.
       known_by: Labels that became known before this instant count.
 
     Returns:
-      `form.join`, the label as examples store it, DAY, and what is needed to tell corrections and contradictions.
+      `form.join`, the labels as examples store them, DAY, and what is needed to tell corrections and contradictions.
 
     Raises:
       TerminalError: A column is missing, or cannot be the task's label.
@@ -42,7 +45,7 @@ def labels_of(made: DataFrame, form: Form, function: str, known_by: datetime) ->
 
     schema = form.schema
     time = [schema.time] if schema.time else []
-    wanted = dict.fromkeys((*form.join, schema.label, LABEL_KNOWN_AT, *time))
+    wanted = dict.fromkeys((*form.join, *schema.labels, LABEL_KNOWN_AT, *time))
     if lacking := [name for name in wanted if name not in made.columns]:
         raise TerminalError(
             f"What {function} made are no labels.",
@@ -51,7 +54,10 @@ def labels_of(made: DataFrame, form: Form, function: str, known_by: datetime) ->
             remedy="Correct the function, or join by columns that it has.",
         )
     types = {field.name: field.dataType for field in made.schema.fields}
-    label = task_of(schema).spark_label(F.col(schema.label), types[schema.label])
+    parts = task_of(schema).parts.items()
+    labels = {name: part.spark_label(F.col(name), types[name]) for name, part in parts}
+    is_whole = reduce(and_, [label.isNotNull() for label in labels.values()])
+    label = F.when(is_whole, F.struct(*(label.alias(name) for name, label in labels.items())))
     at = F.col(schema.time if time else LABEL_KNOWN_AT).cast("timestamp")
     rows = made.select(
         *(F.col(name).cast(_spark_type(form, name)).alias(name) for name in form.join),
@@ -88,8 +94,8 @@ def joined(predictions: DataFrame, labels: DataFrame, form: Form) -> DataFrame:
       form: Of the predictions.
 
     Returns:
-      The predictions' columns, the schema's label (null where there is none), STATUS, CORRECTED (whether the label had
-      another value before), and KEY, a hash of what names the row (int64).
+      The predictions' columns, the schema's labels (null where there are none), STATUS, CORRECTED (whether the label
+      had another value before), and KEY, a hash of what names the row (int64).
     """
     from pyspark.sql import functions as F
 
@@ -104,7 +110,7 @@ def joined(predictions: DataFrame, labels: DataFrame, form: Form) -> DataFrame:
     is_labelled = F.col(STATUS) == LABELLED
     return rows.withColumns(
         {
-            form.schema.label: F.when(is_labelled, F.col("_label")),
+            **{name: F.when(is_labelled, F.col("_label")[name]) for name in form.schema.labels},
             CORRECTED: is_labelled & (F.coalesce(F.col(_VALUES), F.lit(0)) > 1),
             KEY: F.xxhash64(*form.join),
         }
@@ -130,7 +136,7 @@ def digests(rows: DataFrame, form: Form) -> dict[str, tuple[int, str]]:
     """
     from pyspark.sql import functions as F
 
-    columns = [KEY, VERSION, BESIDE, form.schema.label, STATUS, CORRECTED, *form.outputs]
+    columns = [KEY, VERSION, BESIDE, *form.schema.labels, STATUS, CORRECTED, *form.outputs]
     hashed = F.xxhash64(*columns).cast("decimal(38,0)")
     summed = rows.groupBy(DAY).agg(F.sum(hashed).alias("digest"), F.count("*").alias("rows")).collect()
     return {row[DAY]: (row["rows"], f"{row['rows']}:{row['digest']}") for row in summed}

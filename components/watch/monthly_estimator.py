@@ -122,7 +122,7 @@ class Monthly:
 
 def _fitted(task: Task, form: Form, paths: list[Path], calibration: str) -> Estimator | None:
     table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths], promote_options="default")
-    labels = task.encode(table[form.schema.label])
+    labels = task.labels(table)
     response = {name: output_array(table[name]) for name in form.outputs}
     predictions = np.asarray(task.predictions(response), np.float32)
     slices = {}

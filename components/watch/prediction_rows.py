@@ -67,8 +67,8 @@ class Form:
         return task_of(self.schema).outputs
 
     @property
-    def told_apart(self) -> tuple[str, ...]:
-        """Columns of slices and blocks; texts."""
+    def slices(self) -> tuple[str, ...]:
+        """Columns of the schema's slices and blocks; texts."""
         blocks = [] if self.schema.blocks == DAY_BLOCKS else [self.schema.blocks]
         return tuple(dict.fromkeys((*self.schema.slices, *blocks)))
 
@@ -85,7 +85,7 @@ class Form:
         there = set(frame.columns)
         slices = {
             f"slice_{name}": F.coalesce(F.col(name).cast("string"), F.lit("")) if name in there else F.lit("")
-            for name in self.told_apart
+            for name in self.slices
         }
         instant = F.col(at)
         day = F.to_date(F.from_utc_timestamp(instant, self.zone)).cast("string")
@@ -124,7 +124,7 @@ def of_batch(spark: SparkSession, batches: Sequence[Predictions], days: Sequence
         raise TerminalError(
             "Predictions without a time have no day.",
             expected="a schema with a time",
-            received=f"the schema of {form.schema.label} without one",
+            received=f"the schema of {', '.join(form.schema.labels)} without one",
             remedy="Name the column of the time in the schema, or judge the log, whose rows have the answer's.",
         )
     answers: dict[str, tuple[int, Path]] = {}
@@ -247,7 +247,7 @@ def _logged(piece: pa.Table, form: Form, interval: Interval, refused: Counter[st
     }
     columns |= {name: _output(answered, name) for name in form.outputs}
     nothing = pa.nulls(answered.num_rows, pa.string())
-    for name in form.told_apart:
+    for name in form.slices:
         logged = INPUT + name
         columns.setdefault(name, answered[logged].cast(pa.string()) if logged in answered.column_names else nothing)
     return pa.table(columns)

@@ -44,7 +44,7 @@ SETTINGS = Supervised(
         unit="flight",
     ),
     fill_lake=".lake:build",
-    services=".kafka:start",
+    stream=".streams:STREAM",
     in_words=".demo:in_words",
 )
 WARM = replace(

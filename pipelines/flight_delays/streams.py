@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipelines.flight_delays import events, features, flight_state, topics
+from pipelines.flight_delays import clock, events, features, flight_state, topics
 from streaming.windows.declaration import Bounds, Group, Identity, Measure, Stream
 from streaming.windows.messages import Event, Message, json_reader
 from streaming.windows.predictions import prediction_log
@@ -54,6 +54,8 @@ STREAM = Stream(
     identity=Identity(lifetime_s=86_400),
     tables=flight_state.TABLES,
     dead_letters=topics.DEAD_LETTERS.name,
+    made=topics.TOPICS,
+    zone=clock.ZONE,
 )
 
 PREDICTIONS = prediction_log("flight_delays_predictions", topics.PREDICTIONS.name, topics.PREDICTION_LETTERS.name)

@@ -6,14 +6,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airtight.errors import TerminalError
 from airtight.import_string import load
 from streaming.windows.tables import Table
 
+if TYPE_CHECKING:
+    from streaming.topics import Topic
+
 MINUTE_S = 60
 KEY_SEPARATOR = "|"
+PARTITIONS = 4
 LEAST = 1e-9
 """A smaller value lies in the part of this one; and what adding up may leave over."""
 QUANTILES = (0.5, 0.95, 0.99)
@@ -204,6 +208,8 @@ class Stream:
       tables: What is kept beside the totals; events bring their records.
       replay: Import string of the function (lake, start, end) -> iterator of `messages.Message` in the order of their
         publication, which makes messages of the lake's rows; "" for none.
+      made: Topics as they are to be, the stream's and others that belong to it; see `all_topics`.
+      zone: IANA name of the time zone of days that a person names.
     """
 
     name: str
@@ -219,6 +225,8 @@ class Stream:
     keep_days: int = 30
     tables: tuple[Table, ...] = ()
     replay: str = ""
+    made: tuple[Topic, ...] = ()
+    zone: str = "UTC"
 
     def __post_init__(self) -> None:
         subject = f"The stream {self.name!r}"
@@ -237,6 +245,15 @@ class Stream:
         _check(self.keep_days > 0, subject, "one day or more that the store keeps", self.keep_days)
         for name in (self.parse, *([self.replay] if self.replay else [])):
             _check(bool(_IMPORT_STRING.fullmatch(name)), subject, "package.module:attribute", name)
+
+    @property
+    def all_topics(self) -> tuple[Topic, ...]:
+        """`made`, and the stream's that are not among them: of four partitions, that of dead letters of one."""
+        from streaming.topics import Topic
+
+        partitions = {**dict.fromkeys(self.topics, PARTITIONS), **({self.dead_letters: 1} if self.dead_letters else {})}
+        names = {topic.name for topic in self.made}
+        return (*self.made, *(Topic(name, number) for name, number in partitions.items() if name not in names))
 
     def values_of(self, totals: Sequence[Any]) -> dict[str, Any]:
         """Totals of a key by name, for people.

@@ -14,7 +14,7 @@ from tfx.types import standard_artifacts
 
 from components import train as training
 from components.modelling import saved_model
-from components.schema import ExampleSchema, Feature
+from components.schema import ExampleSchema, Feature, Label
 from tests.components import toy
 
 FEATURES = (
@@ -31,6 +31,7 @@ MEAN = replace(BINARY, task="regression")
 QUANTILES = replace(MEAN, quantiles=(0.1, 0.5, 0.9))
 PROPORTIONAL = replace(QUANTILES, reference="size")
 WEIGHTED = replace(BINARY, weight="times")
+SEVERAL = replace(BINARY, more_labels=(Label("other", "regression"),))
 TAGS, NOTE, MEASURES, PICTURE = (replace(BINARY, features=(feature,), slices=()) for feature in FEATURES[2:])
 ALL = replace(BINARY, features=FEATURES)
 SCHEMAS = {"binary": BINARY, "multiclass": MULTICLASS, "mean": MEAN, "quantiles": QUANTILES}
@@ -63,6 +64,7 @@ def table(schema: ExampleSchema, rows: int, seed: int) -> pa.Table:
         "measures": pa.array(np.stack([size, value, size * 0], 1).tolist(), pa.list_(pa.float32())),
         "picture": pa.array([pictures[int(np.clip(v / 2, 0, 255)) // 16 * 16] for v in value], pa.binary()),
         "label": labels[schema.task],
+        "other": value,
         "times": np.where(value > 200, 3.0, 1.0),
         "at": pa.array(at, pa.timestamp("us", "UTC")),
         "id": pa.array([f"k{i % 2}" for i in range(rows)]),

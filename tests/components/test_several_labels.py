@@ -274,6 +274,14 @@ def test_batch_predictions_have_a_column_for_each_output(made, tmp_path):
     assert summary["labels"].keys() == {"late", "delay"} and summary["labels"]["late"]["mean"] == summary["mean"]
 
 
+def test_for_watching_a_row_has_all_its_labels_or_none(spark, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
+    examples = make_examples(tmp_path, "watched", purpose="watching")
+    rows = read_table(Path(examples.uri), "day", SCHEMA)
+    lacking = [{n for n, label in enumerate(rows[name].to_pylist()) if label is None} for name in SCHEMA.labels]
+    assert lacking[0] == lacking[1] and 0 < len(lacking[0]) < rows.num_rows
+
+
 def test_margins_go_by_label():
     task = task_of(SCHEMA)
     assert margins("delay_mae=5%, late_auc=0.1", task)["delay_mae"].amount == 0.05

@@ -10,6 +10,7 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airtight.home import ROOT
+from streaming.learning.declaration import declared as learning_of
 from streaming.windows.declaration import declared, modules_of
 
 FILE = ROOT / "dags" / "flight_delays_stream.py"
@@ -53,4 +54,5 @@ def test_the_learner_runs_one_after_the_other(parsed) -> None:
     assert (dag.max_active_runs, dag.catchup, dag.is_paused_upon_creation) == (1, False, True)
     (task,) = dag.tasks
     assert find_spec(task.module)
-    assert task.arguments[:2] == ("--topic", "--server")
+    assert learning_of(task.arguments[0]).report == LEARNING.removesuffix("_stream")
+    assert task.arguments[1:3] == ("--topic", "--server")

@@ -14,7 +14,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from pipelines.flight_delays import kafka as command
+from commands import kafka as command
+from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.topics import EVENTS, TOPICS
 from services import kafka, processes
 from services.__main__ import main
@@ -67,7 +68,7 @@ def test_a_broker_elsewhere_is_used_in_place_of_ours(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AIRTIGHT_KAFKA", "there:9092")
     monkeypatch.setattr(command, "ensure", lambda servers, topics: ensured.append((servers, topics)))
     monkeypatch.setattr(command, "up", lambda home, names: pytest.fail("nothing of ours is needed"))
-    command.start(Home(tmp_path))
+    command.start(Home(tmp_path), STREAM)
     assert ensured == [("there:9092", TOPICS)]
 
 
@@ -78,20 +79,20 @@ def read_all(servers: str) -> list[tuple[bytes, int]]:
         ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning()
-        events: list[tuple[bytes, int]] = []
+        held: list[tuple[bytes, int]] = []
         until(
             lambda: (
-                events.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
-                or len(events) >= sum(ends.values())
+                held.extend((m.value, m.timestamp) for ms in consumer.poll(500).values() for m in ms)
+                or len(held) >= sum(ends.values())
             ),
             "all that was written is read",
         )
-        return events
+        return held
 
 
 @pytest.mark.slow
 def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = command.start(home)
+    settings = command.start(home, STREAM)
     servers = settings.own_kafka
     assert "flights.events: made, 4 partitions" in capsys.readouterr().out
     assert ensure(servers, TOPICS) == [], "done again, nothing is changed"
@@ -127,6 +128,6 @@ def test_a_real_broker_keeps_what_it_was_told(home: Home, capsys: pytest.Capture
     assert processes.alive(home) == []
 
     # Started anew it is the same broker, not a new one.
-    command.start(home)
+    command.start(home, STREAM)
     assert "all as declared" in capsys.readouterr().out
     assert len(read_all(servers)) == 2

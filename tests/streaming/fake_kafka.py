@@ -11,6 +11,7 @@ class Message(NamedTuple):
     offset: int
     timestamp: int
     value: bytes | None
+    key: bytes | None = None
 
 
 class Broker:
@@ -41,7 +42,7 @@ class Consumer:
         return dict.fromkeys(partitions, self.broker.first)
 
     def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        return {each: len(self.broker.log[each.partition]) for each in partitions}
+        return {one: len(self.broker.log[one.partition]) for one in partitions}
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         self.at = dict.fromkeys(partitions, -1)
@@ -54,12 +55,12 @@ class Consumer:
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
         # A few of each partition, so that there are many polls.
-        found = {}
-        for each, offset in self.at.items():
-            if held := self.broker.log[each.partition][offset : offset + 37]:
-                found[each] = held
-                self.at[each] = offset + len(held)
-        return found
+        polled = {}
+        for partition, offset in self.at.items():
+            if held := self.broker.log[partition.partition][offset : offset + 37]:
+                polled[partition] = held
+                self.at[partition] = offset + len(held)
+        return polled
 
     def committed(self, partition: TopicPartition) -> int | None:
         return self.broker.committed.get(partition.partition)

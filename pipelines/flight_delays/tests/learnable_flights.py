@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from pipelines.flight_delays import features
-from pipelines.flight_delays.event_hours import hours_of
 from pipelines.flight_delays.events import Arrival, Departure, Event, Plan
-from pipelines.flight_delays.prequential import Answer, Prequential
+from pipelines.flight_delays.learning import LEARNING
+from pipelines.flight_delays.replay import message
+from streaming.learning.hours import Hour, Observed, hours_of, observer
+from streaming.learning.prequential import Answer, Prequential
 
 BEGIN = datetime(2013, 6, 3, tzinfo=UTC)
 SAME = {"carrier": "UA", "flight": 7, "tailnum": "N1", "origin": "EWR", "dest": "IAH"}
@@ -20,8 +22,8 @@ SAME = {"carrier": "UA", "flight": 7, "tailnum": "N1", "origin": "EWR", "dest": 
 def plan(name: str, scheduled: datetime, at: datetime | None = None, **other) -> Plan:
     arrival = scheduled + timedelta(hours=2)
     known = at or scheduled - timedelta(hours=24)
-    told = {**SAME, "scheduled_departure": scheduled, "scheduled_arrival": arrival, "distance": 900.0, **other}
-    return Plan(schema=1, at=known, flight_id=name, **told)
+    fields = {**SAME, "scheduled_departure": scheduled, "scheduled_arrival": arrival, "distance": 900.0, **other}
+    return Plan(schema=1, at=known, flight_id=name, **fields)
 
 
 def flown(of: Plan, delay: int | None) -> list[Event]:
@@ -44,7 +46,7 @@ def stream(flights: int, flip_from: datetime | None = None) -> list[Event]:
       flights: How many.
       flip_from: Labels that come then or later are the contrary.
     """
-    told: list[Event] = []
+    events: list[Event] = []
     for number in range(flights):
         of = plan(f"f{number:05}", BEGIN + timedelta(hours=24, minutes=10 * number), flight=number)
         late = signal(number) + random.Random(-number - 1).gauss(0, 0.7) > 0.5
@@ -52,22 +54,38 @@ def stream(flights: int, flip_from: datetime | None = None) -> list[Event]:
         if flip_from is not None and of.scheduled_arrival + timedelta(minutes=delay) >= flip_from:
             # The label is the contrary; when it comes is the same, and nothing else happens.
             departure, arrival = flown(of, delay)
-            told += [of, departure, msgspec.structs.replace(arrival, delay=30 - delay)]
+            events += [of, departure, msgspec.structs.replace(arrival, delay=30 - delay)]
         else:
-            told += [of, *flown(of, delay)]
-    return sorted(told, key=lambda event: event.at)
+            events += [of, *flown(of, delay)]
+    return sorted(events, key=lambda event: event.at)
 
 
-def looked_up(flights) -> list[dict]:
+def looked_up(flights: list[dict]) -> list[dict]:
     rows = []
     for flight in flights:
-        row = {each.name: "" if each.kind == "category" else math.nan for each in features.SCHEMA.features}
-        row |= {"carrier": flight.carrier, "origin": flight.origin, "dest": flight.dest}
-        row |= {"departures_mean_delay_origin_2h": 30 + 12 * signal(flight.flight), "distance": flight.distance}
+        row = {feature.name: "" if feature.kind == "category" else math.nan for feature in features.SCHEMA.features}
+        row |= {name: flight[name] for name in ("carrier", "origin", "dest", "distance")}
+        row |= {"departures_mean_delay_origin_2h": 30 + 12 * signal(flight["flight"])}
         rows.append(row)
     return rows
 
 
-def told_by(learner: Prequential, events: list[Event]) -> dict[str, Answer]:
-    found = [learner.take(hour.number, hour.events) for hour in hours_of(iter(events))]
-    return {answer.flight_id: answer for answers in found for answer in answers}
+_observe = observer(LEARNING)
+
+
+def observed(event: Event) -> Observed:
+    """An event as it is read from its message."""
+    return _observe(message(event))
+
+
+def hours(events: list[Event]) -> list[Hour]:
+    return list(hours_of(map(observed, events)))
+
+
+def learner(features_of=looked_up, **other) -> Prequential:
+    return Prequential(LEARNING, features_of, **other)
+
+
+def answers_of(learning: Prequential, events: list[Event]) -> dict[str, Answer]:
+    taken = [learning.take(hour.number, hour.known) for hour in hours(events)]
+    return {answer.id: answer for answers in taken for answer in answers}

@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,18 +19,22 @@ import pytest
 from airtight.errors import TerminalError, TransientError
 from airtight.home import Home
 from components.measures.scores import roc_auc
-from pipelines.flight_delays import clock, deployed, online_learning
+from pipelines.flight_delays import clock
 from pipelines.flight_delays.events import encode, key
-from pipelines.flight_delays.prequential import Book
+from pipelines.flight_delays.learning import LEARNING
 from pipelines.flight_delays.tests.learnable_flights import BEGIN, looked_up, plan, signal, stream
+from streaming.learning import __main__ as command
+from streaming.learning import deployed
+from streaming.learning.book import Book
 from tests.serving.router.stubs import standing
 from tests.streaming.fake_kafka import Broker, Consumer
 
 pytest.importorskip("river")
 
 FLIGHTS = 200
-STATE = "online_learning.sqlite"
+STATE = "flight_delays_learning.sqlite"
 WEEKDAYS = ("Mon", "Tue", "Wed")
+ROW = msgspec.to_builtins(plan("x", BEGIN))
 
 
 def number_of(row: dict) -> int:
@@ -53,11 +58,11 @@ class Model:
     def __call__(self, request, body: bytes) -> None:
         rows = json.loads(body)["instances"]
         code = self.statuses.pop(0) if self.statuses else 200
-        told = {"error": "not now"}
+        answer = {"error": "not now"}
         if code == 200:
             self.answered += [number_of(row) for row in rows]
-            told = {"predictions": [probability(number_of(row)) for row in rows]}
-        content = json.dumps(told).encode()
+            answer = {"predictions": [probability(number_of(row)) for row in rows]}
+        content = json.dumps(answer).encode()
         # Head and body are two packets: the second shall not wait until the first is confirmed.
         request.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request.send_response(code)
@@ -84,12 +89,12 @@ def world(tmp_path, monkeypatch):
 
 
 def learned(world, *flags: str, **settings) -> tuple[dict, dict, str]:
-    """What `learn` makes of a command line: the answers, what each model said, and the page."""
-    told = online_learning._parser().parse_args(["--topic", *flags])
-    report = online_learning.learn(told, world.home, planes={}, consumer=Consumer, **settings)
-    book = Book(told.state or world.home.path / "stream" / STATE)
+    """What `learn` makes of a command line: the answers, what each model answered, and the page."""
+    options = command._parser().parse_args(["flight_delays", "--topic", *flags])
+    report = command.learn(options, world.home, consumer=Consumer, **settings)
+    book = Book(options.state or world.home.path / "stream" / STATE)
     try:
-        return *deployed.scores(book, told.predictions), report.read_text()
+        return *deployed.scores(book, LEARNING, options.predictions), report.read_text()
     finally:
         book.close()
 
@@ -98,20 +103,20 @@ def auc_on_page(page: str, model: str) -> tuple[int, float, float]:
     """Of the table of the whole: how many predictions, AUC, and that on the rows that all answered."""
     (row,) = re.findall(rf"</span> {model}</td><td class=n>([\d,]+)</td>(.*?)</tr>", page)
     own, common = re.findall(r">([\d.]+|-)</td>", row[1])
-    return int(row[0].replace(",", "")), *(float(each) if each != "-" else math.nan for each in (own, common))
+    return int(row[0].replace(",", "")), *(float(value) if value != "-" else math.nan for value in (own, common))
 
 
 def test_what_the_server_says_stands_next_to_what_was_learned(world, caplog):
     model = Model()
     caplog.set_level("INFO")
     with standing(model) as server:
-        answers, said, page = learned(world, "--server", f"http://127.0.0.1:{server.rest}")
+        answers, by_model, page = learned(world, "--server", f"http://127.0.0.1:{server.rest}")
     assert {path for path, _ in server.requests} == {"/v1/models/flight_delays:predict"}
     assert sorted(model.answered)[:FLIGHTS] == list(range(FLIGHTS)), "each flight once"
-    numbers = [int(name[1:]) for name in answers["flight_id"]]
+    numbers = [int(name[1:]) for name in answers["id"]]
     assert numbers == list(range(FLIGHTS))
-    assert said["deployed"].tolist() == [probability(number) for number in numbers]
-    expected = {name: roc_auc(answers["label"], each) for name, each in said.items()}
+    assert by_model["deployed"].tolist() == [probability(number) for number in numbers]
+    expected = {name: roc_auc(answers["label"], scores) for name, scores in by_model.items()}
     assert expected["deployed"] > 0.85 and expected["deployed"] > max(expected["sgd"], expected["passive_aggressive"])
     for name, auc in expected.items():
         assert auc_on_page(page, name) == (FLIGHTS, pytest.approx(auc, abs=5e-5), pytest.approx(auc, abs=5e-5))
@@ -126,14 +131,14 @@ def test_what_batches_say_stands_next_to_it_on_the_flights_that_they_know(world)
     known = range(0, FLIGHTS, 2)
     rows = {"flight_id": [f"f{n:05}" for n in known] + ["x"], "probability": [*map(probability, known), 0.5]}
     pq.write_table(pa.table(rows), folder / "part.parquet")
-    answers, said, page = learned(world, "--predictions", str(world.path / "batches"))
-    there = ~np.isnan(said["deployed"])
+    answers, by_model, page = learned(world, "--predictions", str(world.path / "batches"))
+    there = ~np.isnan(by_model["deployed"])
     assert there.tolist() == [number % 2 == 0 for number in range(FLIGHTS)]
-    auc = roc_auc(answers["label"][there], said["deployed"][there])
+    auc = roc_auc(answers["label"][there], by_model["deployed"][there])
     assert auc_on_page(page, "deployed") == (len(known), pytest.approx(auc, abs=5e-5), pytest.approx(auc, abs=5e-5))
     count, whole, common = auc_on_page(page, "sgd")
-    assert count == FLIGHTS and whole == pytest.approx(roc_auc(answers["label"], said["sgd"]), abs=5e-5)
-    assert common == pytest.approx(roc_auc(answers["label"][there], said["sgd"][there]), abs=5e-5)
+    assert count == FLIGHTS and whole == pytest.approx(roc_auc(answers["label"], by_model["sgd"]), abs=5e-5)
+    assert common == pytest.approx(roc_auc(answers["label"][there], by_model["sgd"][there]), abs=5e-5)
     assert f"on the {len(known)} rows that all answered" in page
 
 
@@ -146,11 +151,11 @@ def test_batches_count_where_no_server_was_asked(world):
     model = Model(404, 404, 404)
     with standing(model) as server:
         flags = ("--server", f"http://127.0.0.1:{server.rest}", "--predictions", str(world.path / "batches"))
-        _, said, page = learned(world, *flags)
+        _, by_model, page = learned(world, *flags)
     unasked = sorted(set(range(FLIGHTS)) - set(model.answered))
     assert 3 < len(unasked) < 30 and f"no deployed model to ask</td><td class=n>{len(unasked)}" in page
-    assert said["deployed"][unasked].tolist() == [0.25] * len(unasked)
-    assert said["deployed"][len(unasked) :].tolist() == [probability(n) for n in range(len(unasked), FLIGHTS)]
+    assert by_model["deployed"][unasked].tolist() == [0.25] * len(unasked)
+    assert by_model["deployed"][len(unasked) :].tolist() == [probability(n) for n in range(len(unasked), FLIGHTS)]
 
 
 def test_folders_without_batches_are_told_before_anything_is_learned(world):
@@ -166,9 +171,9 @@ def test_a_server_that_fails_once_changes_nothing(world):
             learned(world, *flags)
         interrupted = learned(world, *flags)
         other = learned(world, *flags, "--state", str(world.path / "other.sqlite"))
-    for told in (0, 1):
-        assert {name: each.tolist() for name, each in interrupted[told].items()} == {
-            name: each.tolist() for name, each in other[told].items()
+    for part in (0, 1):
+        assert {name: column.tolist() for name, column in interrupted[part].items()} == {
+            name: column.tolist() for name, column in other[part].items()
         }
     assert not np.isnan(interrupted[1]["deployed"]).any()
 
@@ -177,16 +182,16 @@ def test_a_server_that_fails_once_changes_nothing(world):
     ("code", "kind"), [(429, TransientError), (500, TransientError), (400, TerminalError), (404, TerminalError)]
 )
 def test_a_refusal_may_heal_or_not(code, kind):
-    asked = SimpleNamespace(request=lambda method, path, body: (code, {"error": "why"}))
+    server = SimpleNamespace(request=lambda method, path, body: (code, {"error": "why"}))
     with pytest.raises(kind, match="why"):
-        deployed.Served(asked)(looked_up([plan("x", BEGIN)]))
+        deployed.served(LEARNING, server)(looked_up([ROW]))
 
 
-@pytest.mark.parametrize("said", [0.5, [0.5], {"probability": 0.5}, {"probability": [0.5]}, 1], ids=str)
-def test_a_probability_is_found_in_whatever_form(said):
-    asked = SimpleNamespace(request=lambda method, path, body: (200, {"predictions": [said]}))
-    (told,) = deployed.Served(asked)(looked_up([plan("x", BEGIN)]))
-    assert told in (0.5, 1.0) and isinstance(told, float)
+@pytest.mark.parametrize("prediction", [0.5, [0.5], {"probability": 0.5}, {"probability": [0.5]}, 1], ids=str)
+def test_a_probability_is_found_in_whatever_form(prediction):
+    server = SimpleNamespace(request=lambda method, path, body: (200, {"predictions": [prediction]}))
+    (number,) = deployed.served(LEARNING, server)(looked_up([ROW]))
+    assert number in (0.5, 1.0) and isinstance(number, float)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +204,9 @@ def test_a_probability_is_found_in_whatever_form(said):
     ids=str,
 )
 def test_an_answer_that_is_no_probability_is_refused(answer):
-    asked = SimpleNamespace(request=lambda method, path, body: (200, answer))
+    server = SimpleNamespace(request=lambda method, path, body: (200, answer))
     with pytest.raises(TerminalError, match="deployed model did not answer"):
-        deployed.Served(asked, may_lack=True)(looked_up([plan("x", BEGIN)] * 2))
+        deployed.served(LEARNING, server, may_lack=True)(looked_up([ROW] * 2))
 
 
 def test_what_is_missing_is_asked_for_as_in_training():
@@ -211,8 +216,8 @@ def test_what_is_missing_is_asked_for_as_in_training():
         bodies.append(json.loads(body)["instances"][0])
         return 200, {"predictions": [0.5]}
 
-    row = looked_up([plan("x", BEGIN)])[0] | {"carrier": None, "temp": None, "distance": 7}
-    assert deployed.Served(SimpleNamespace(request=request))([row]) == [0.5]
+    row = looked_up([ROW])[0] | {"carrier": None, "temp": None, "distance": 7}
+    assert deployed.served(LEARNING, SimpleNamespace(request=request))([row]) == [0.5]
     (body,) = bodies
     assert body["carrier"] == "" and math.isnan(body["temp"]) and body["distance"] == 7.0
-    assert list(body) == list(deployed.features.SCHEMA.names)
+    assert list(body) == list(LEARNING.schema.names)

@@ -13,6 +13,7 @@ from pipelines.flight_delays.tests import plain_totals
 from streaming.run import in_process
 from streaming.windows.messages import BadMessage, Message
 from streaming.windows.pipeline import build, messages_of
+from streaming.windows.publishing import delayed
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.tables import Get
 
@@ -37,8 +38,7 @@ def test_unknown_fields_and_newer_schemas_are_read() -> None:
 @pytest.mark.parametrize("late_minutes", [0, 120])
 def test_totals_are_those_of_a_plain_computation(flight_lake: Path, tmp_path: Path, late_minutes: int) -> None:
     known = list(replay.events(flight_lake, BEGIN, END))
-    arriving = list(replay.shuffled(known, late_minutes, seed=7))
-    messages = [Message(events.key(e), events.encode(e), round(at.timestamp() * 1000)) for at, e in arriving]
+    messages = list(delayed(map(replay.message, known), late_minutes, seed=7))
     path = tmp_path / "store.sqlite"
     in_process(build(STREAM, messages_of(messages), str(path), follow=False))
     store = SqliteStore(path, STREAM)

@@ -57,7 +57,7 @@ class World:
     Args:
       folder: For everything.
       schema: Of the rows.
-      labels: Rows of the labels' table: name, instant of the row, label, when it became known.
+      labels: Rows of the labels' table: name, instant of the row, label (of several a tuple), when it became known.
     """
 
     folder: Path
@@ -76,7 +76,9 @@ class World:
         for day, rows in days.items():
             path = Path(batch.uri) / f"date={day}"
             path.mkdir(parents=True)
-            columns = {name: pa.array(values.tolist()) for name, values in rows.items() if name != self.schema.label}
+            columns = {
+                name: pa.array(values.tolist()) for name, values in rows.items() if name not in self.schema.labels
+            }
             columns["at"] = pa.array(rows["at"], pa.timestamp("us", "UTC"))
             for name in task_of(self.schema).outputs:
                 values = rows[name].astype(np.float32)
@@ -91,8 +93,10 @@ class World:
     def label(self, rows: dict[str, np.ndarray], hours: float | np.ndarray, places: slice = slice(None)) -> None:
         """Has labels become known so many hours after their row's instant."""
         hours = np.broadcast_to(hours, len(rows["id"]))
-        columns = (rows["id"], rows["at"], rows[self.schema.label], hours)
-        for name, at, label, later in zip(*(column[places].tolist() for column in columns), strict=True):
+        names = self.schema.labels
+        columns = [column[places].tolist() for column in (rows["id"], rows["at"], hours, *(rows[n] for n in names))]
+        for name, at, later, *labels in zip(*columns, strict=True):
+            label = labels[0] if len(labels) == 1 else tuple(labels)
             known = datetime.fromtimestamp(at / 1e6, UTC) + timedelta(hours=later)
             self.labels.append((name, at, label, known))
 
@@ -104,7 +108,10 @@ class World:
         columns = {
             "id": pa.array(ids, pa.string()),
             "at": pa.array(ats, pa.int64()).cast(instant),
-            self.schema.label: pa.array(labels, task_of(self.schema).label_type),
+            **{
+                name: pa.array([one[place] if isinstance(one, tuple) else one for one in labels], part.label_type)
+                for place, (name, part) in enumerate(task_of(self.schema).parts.items())
+            },
             LABEL_KNOWN_AT: pa.array(known, instant),
         }
         pq.write_table(pa.table(columns), path)

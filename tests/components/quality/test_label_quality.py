@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from airtight.errors import TerminalError
 from airtight.interval import Interval
 from components.data.predictions import read
 from components.measures import scores
-from components.schema import ExampleSchema, Feature
+from components.schema import ExampleSchema, Feature, Label
 from components.watch import quality_days
 from tests.components.quality.days import FIRST, NAMES, ROWS, World, day_rows, end_of
 from tests.serving import models
@@ -209,6 +210,48 @@ def _task_rows(schema: ExampleSchema, number: int) -> dict[str, np.ndarray]:
         rows["quantiles"] = middle[:, None] + np.array([-1.3, 0.0, 1.3]) * (0.2 + middle / 5)[:, None]
     del rows["probability"], rows["broken"]
     return rows
+
+
+SEVERAL = replace(
+    NUMBERS,
+    label="broken",
+    task="binary",
+    quantiles=(),
+    more_labels=(Label("length", "regression", (), (0.1, 0.5, 0.9)),),
+)
+
+
+def test_several_labels_are_judged_and_estimated_each_by_its_name(spark, tmp_path, monkeypatch):
+    world, days = World(tmp_path, SEVERAL), []
+    for number in range(4):
+        rows, numbers = day_rows(number), _task_rows(NUMBERS, number)
+        names = {"broken_probability": rows.pop("probability"), "length_quantiles": numbers["quantiles"]}
+        days.append({**rows, **names, "length": numbers["length"].astype(object)})
+    for rows in days:
+        rows["length"][:5] = None  # One of the two will never come: the row has no label.
+    world.predict(dict(zip(NAMES, days, strict=False)))
+    beside = {**days[0], "broken_probability": np.full(ROWS, 0.5, np.float32)}
+    world.predict({NAMES[0]: beside}, version=7, requested="former")
+    for rows in days:
+        world.label(rows, 25.0)
+    world.judge(end_of(2), monkeypatch, spark)
+    second = world.judge(end_of(4), monkeypatch, spark)
+    day, rows = second[NAMES[0]], {name: values[5:] for name, values in days[0].items()}
+    assert (day.state, day.labelled, day.never) == ("ripe", ROWS - 5, 5)
+    expected = scores.log_loss(rows["broken"], rows["broken_probability"])
+    assert day.figures["broken_log_loss"][0] == pytest.approx(expected, rel=1e-5)
+    error = np.abs(rows["length"].astype(float) - rows["length_quantiles"][:, 1]).mean()
+    assert day.figures["length_mae"][0] == pytest.approx(error, rel=1e-4)
+    assert day.figures["length_pinball"][1] < day.figures["length_pinball"][0] < day.figures["length_pinball"][2]
+    (pair,) = day.pairs
+    assert (pair["metric"], pair["beside"]) == ("broken_log_loss", 7)
+    even = scores.log_loss(rows["broken"], np.full(ROWS - 5, 0.5))
+    assert pair["difference"] == pytest.approx(expected - even, rel=1e-4)
+    newest = second[NAMES[3]]
+    for name in ("broken_log_loss", "length_pinball"):
+        assert newest.estimate[name] == pytest.approx(second[NAMES[2]].figures[name][0], rel=0.25)
+    page = (Path(world.results[-1].uri) / "report.html").read_text()
+    assert "of broken" in page and "of length" in page
 
 
 @pytest.mark.parametrize("schema", [CLASSES, NUMBERS], ids=["classes", "numbers"])

@@ -66,6 +66,19 @@ def test_a_challenger_loses_what_a_fresh_model_does_and_a_model_of_another_world
     assert (nothing.rows, nothing.challengers) == (0, {})
 
 
+def test_of_several_labels_the_first_decides_and_rows_count_that_have_all(tmp_path):
+    schema = tables.SEVERAL
+    trees = {"model_fn": "components.modelling.tabular:build_trees"}
+    served, _ = tables.train(tmp_path / "served", "SEVERAL", **trees)
+    day = day_of(schema)
+    lacking = pa.array(day["other"].to_pylist(), mask=np.arange(DAY_ROWS) % 10 == 1)
+    day = day.set_column(day.column_names.index("other"), "other", lacking)
+    toy.examples(tmp_path / "watched", train=tables.table(schema, ROWS, 1), day=day)
+    losses = compare(tmp_path / "watched", schema, START, [0], served=served, former=served)
+    assert losses.rows == DAY_ROWS * 8 // 10 and losses.unit == "log loss of label"
+    assert losses.served == losses.former and losses.challengers[0] == pytest.approx(losses.served, rel=0.3)
+
+
 def test_too_little_history_or_one_label_is_no_challenger(tmp_path):
     schema = tables.BINARY
     few = tables.table(schema, LEAST_HISTORY - 1, 1)

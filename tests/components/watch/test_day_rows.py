@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from components.measures import scores
 from components.reports import label_quality as report
-from components.schema import ExampleSchema, Feature
+from components.schema import ExampleSchema, Feature, Label
 from components.tasks import task_of
 from components.watch.day_rows import DayRows
 from components.watch.prediction_rows import Form
@@ -87,6 +87,30 @@ def test_both_versions_are_compared_on_the_rows_of_both():
     assert pair.difference == pytest.approx(expected, rel=1e-5) and pair.variance > 0
     assert rows.counts["rows"] == 100 and rows.counts["beside"] == 60
     assert rows_of(answers).pairs() == []
+
+
+def test_of_several_labels_figures_and_pairs_go_by_the_labels_names():
+    schema = replace(SCHEMA, more_labels=(Label("length", "regression"),))
+    answers = table(["labelled", "pending"] * 60)
+    known = [label is not None for label in answers["broken"].to_pylist()]
+    lengths = pa.array(np.arange(120.0), mask=~np.array(known))
+    place = answers.column_names.index("probability")
+    answers = answers.set_column(place, "broken_probability", answers["probability"])
+    answers = answers.append_column("length_prediction", pa.array(np.arange(120, dtype=np.float32) + 2))
+    answers = answers.append_column("length", lengths)
+    beside = answers.set_column(place, "broken_probability", pa.array(np.full(120, 0.5, np.float32)))
+    for name, value in (("_beside", pa.array([True] * 120)), ("version", pa.array([1] * 120))):
+        beside = beside.set_column(beside.column_names.index(name), name, value)
+    rows = DayRows("2020-03-06", task_of(schema), replace(FORM, schema=schema))
+    for part in (answers.slice(0, 50), answers.slice(50), beside):
+        rows.add(part)
+    figures, p = rows.figures()["figures"], answers["broken_probability"].to_numpy()[known]
+    labels = np.array([label for label in answers["broken"].to_pylist() if label is not None])
+    assert figures["broken_log_loss"][0] == pytest.approx(scores.log_loss(labels, p))
+    assert figures["length_mae"][0] == pytest.approx(2.0)
+    (pair,) = rows.pairs()
+    assert (pair.metric, pair.rows) == ("broken_log_loss", 60)
+    assert pair.difference == pytest.approx(scores.log_loss(labels, p) - scores.log_loss(labels, np.full(60, 0.5)))
 
 
 def test_predictions_that_are_none_have_neither_figures_nor_pairs():

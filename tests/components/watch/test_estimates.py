@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from components.measures import scores
 from components.measures.slices import Slices
-from components.schema import ExampleSchema
+from components.schema import ExampleSchema, Label
 from components.tasks import task_of
 from components.watch import estimates
 from components.watch.estimates import Estimator
@@ -37,6 +38,28 @@ def test_calibrated_estimates_are_near_the_truth_where_the_models_own_are_not(ca
     assert expected["auc"] == pytest.approx(truth["auc"], abs=0.015)
     assert expected["log_loss"] == pytest.approx(truth["log_loss"], rel=0.06)
     assert abs(naive["log_loss"] - truth["log_loss"]) > 3 * abs(expected["log_loss"] - truth["log_loss"])
+
+
+def test_of_several_labels_each_is_estimated_by_its_name():
+    schema = replace(BINARY.schema, more_labels=(Label("length", "regression"),))
+    several, rng = task_of(schema), np.random.default_rng(3)
+
+    def rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        labels, p = binary(seed)
+        middle = rng.uniform(0, 10, len(p))
+        length = middle + rng.normal(size=len(p)) * (0.2 + middle / 5)
+        return np.stack([labels, length], 1), np.stack([p, middle], 1).astype(np.float32)
+
+    kept = estimates.fit(several, *rows(0), {})
+    estimator = Estimator.of_json(json.loads(json.dumps(kept.to_json())))
+    labels, predictions = rows(1)
+    expected = estimates.estimate(estimator, several, predictions, {})
+    for name in ("late_auc", "late_log_loss", "length_mae"):
+        assert expected[name] == pytest.approx(several.metrics[name].value(labels, predictions, None), rel=0.06)
+    # A label that is always the same leaves the other one.
+    labels[:, 0] = 1
+    assert set(estimates.fit(several, labels, predictions, {}).parts) == {"length"}
+    assert estimates.fit(several, labels[:10], predictions[:10], {}) is None
 
 
 def test_the_estimate_follows_another_mix_of_rows():

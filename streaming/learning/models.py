@@ -1,8 +1,8 @@
-"""Linear models that learn flight by flight, from river: logistic regression by SGD, and the passive-aggressive one.
+"""Linear models that learn row by row, from river: one by SGD, and a passive-aggressive one.
 
-They are baselines. What they see of a flight are the model's own features: numbers, scaled by the mean and variance of
-the flights learned so far, and categories, one-hot. A missing number is at the mean, and a flag says that it is
-missing: the rule of training, by which missing is a value of its own. A missing category is the category "".
+They are baselines. What they see of a row are the deployed model's own features: numbers, scaled by the mean and
+variance of the rows learned so far, and categories, one-hot. A missing number is at the mean, and a flag says that it
+is missing: the rule of training, by which missing is a value of its own. A missing category is the category "".
 """
 
 from __future__ import annotations
@@ -14,44 +14,35 @@ from typing import Any
 import msgspec
 
 from airtight.errors import TerminalError
-from pipelines.flight_delays import features
+from components.schema import ExampleSchema
+from streaming.learning.declaration import ModelSettings
 
 NAMES = ("sgd", "passive_aggressive")
 """The models, in the order of their answers."""
-LEARNING_RATE = 0.001
-"""Of SGD; constant, because flights of the next season are not those of the last. Both were chosen on June 2013."""
-AGGRESSIVENESS = 3e-4
-"""The longest step of the passive-aggressive one (C, PA-I). One flight says little: the labels are noisy."""
-FURTHEST = 5.0
-"""A number so many standard deviations from its mean counts as no further: one odd flight must not turn the weights."""
-SETTINGS = f"river: sgd {LEARNING_RATE}, pa-1 {AGGRESSIVENESS}, clip {FURTHEST}"
-"""What a state must have been made with."""
-
-_NUMBERS, _CATEGORIES = features.SCHEMA.of_kind("number"), features.SCHEMA.of_kind("category")
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """A flight as the models see it, not scaled yet.
+class Inputs(msgspec.Struct, frozen=True):
+    """A row as the models see it, not scaled yet.
 
     Args:
       numbers: Finite numbers by feature; those that are missing are not there.
-      flags: Names of inputs that are 1: `carrier=UA`, `temp?` for a missing temperature.
+      flags: Names of inputs that are 1: `shop=a`, `temp?` for a missing temperature.
     """
 
     numbers: dict[str, float]
     flags: list[str]
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Seen:
-        """A flight's features, by the names of `features.SCHEMA`; a number that is NaN, infinite or None is missing."""
+    def of(cls, row: Mapping[str, Any], schema: ExampleSchema) -> Inputs:
+        """A row's features, by the schema's names; a number that is NaN, infinite or None is missing."""
         numbers, flags = {}, []
-        for name in _NUMBERS:
-            value = told[name]
+        for name in schema.of_kind("number"):
+            value = row[name]
             if value is not None and math.isfinite(value):
                 numbers[name] = float(value)
             else:
                 flags.append(f"{name}?")
-        flags += [f"{name}={told[name] or ''}" for name in _CATEGORIES]
+        flags += [f"{name}={row[name] or ''}" for name in schema.of_kind("category")]
         return cls(numbers, flags)
 
 
@@ -59,12 +50,12 @@ class Weights(msgspec.Struct):
     """All that the models have learned; finite numbers by input.
 
     Args:
-      settings: `SETTINGS` of those who learned it.
-      learned: From how many flights.
-      counts: Of how many flights a number is known.
+      settings: `OnlineModels.settings` of those who learned it.
+      learned: From how many rows.
+      counts: Of how many rows a number is known.
       means: Its mean.
       variances: Its variance, population.
-      sgd: Weights of the logistic regression.
+      sgd: Weights of the model by SGD.
       sgd_intercept: Its intercept.
       passive_aggressive: Weights of the passive-aggressive one.
       passive_aggressive_intercept: Its intercept.
@@ -85,13 +76,15 @@ class OnlineModels:
     """The two models and the scaler before them.
 
     Args:
+      task: "binary" or "regression".
+      settings: Of the models.
       weights: What they have learned; None for nothing yet.
 
     Raises:
       TerminalError: It was learned with other settings, or river is not installed.
     """
 
-    def __init__(self, weights: Weights | None = None) -> None:
+    def __init__(self, task: str, settings: ModelSettings, weights: Weights | None = None) -> None:
         try:
             from river import linear_model, optim, preprocessing
             from river.utils import VectorDict
@@ -102,16 +95,21 @@ class OnlineModels:
                 received=str(error),
                 remedy="Install the locked requirements: make install.",
             ) from error
+        rate, step = settings.learning_rate, settings.aggressiveness
+        self.settings = f"river: {task}, sgd {rate}, pa-1 {step}, clip {settings.clip}"
         self.learned = 0
+        self._is_binary, self._clip = task == "binary", settings.clip
         self._scaler = preprocessing.StandardScaler()
-        self._sgd = linear_model.LogisticRegression(optim.SGD(LEARNING_RATE), intercept_lr=LEARNING_RATE)
-        self._passive = linear_model.PAClassifier(C=AGGRESSIVENESS, mode=1)
+        linear: Any = linear_model.LogisticRegression if self._is_binary else linear_model.LinearRegression
+        self._sgd: Any = linear(optim.SGD(rate), intercept_lr=rate)
+        passive_aggressive: Any = linear_model.PAClassifier if self._is_binary else linear_model.PARegressor
+        self._passive: Any = passive_aggressive(C=step, mode=1)
         if weights is None:
             return
-        if weights.settings != SETTINGS:
+        if weights.settings != self.settings:
             raise TerminalError(
                 "The online models' state was made with other settings.",
-                expected=SETTINGS,
+                expected=self.settings,
                 received=weights.settings,
                 remedy="Begin anew with another --state, or go back to the code that made it.",
             )
@@ -125,27 +123,30 @@ class OnlineModels:
         self._passive.weights.update(weights.passive_aggressive)
         self._passive.intercept = weights.passive_aggressive_intercept
 
-    def predict(self, seen: Seen) -> tuple[float, float]:
-        """How probable it is that the flight is late, by each of `NAMES`.
+    def predict(self, inputs: Inputs) -> tuple[float, float]:
+        """What each of `NAMES` predicts: the probability that the label is 1, or the label of a regression.
 
-        The passive-aggressive one knows margins, no probabilities: its answer ranks flights, and is not calibrated.
+        The passive-aggressive classifier knows margins, no probabilities: its answer ranks rows, and is not calibrated.
         """
-        x = self._inputs(seen)
-        return float(self._sgd.predict_proba_one(x)[True]), float(self._passive.predict_proba_one(x)[True])
+        x = self._scaled(inputs)
+        if self._is_binary:
+            return float(self._sgd.predict_proba_one(x)[True]), float(self._passive.predict_proba_one(x)[True])
+        return float(self._sgd.predict_one(x)), float(self._passive.predict_one(x))
 
-    def learn(self, seen: Seen, late: bool) -> None:
+    def learn(self, inputs: Inputs, label: float) -> None:
         """Takes a label in."""
-        self._scaler.learn_one(seen.numbers)
-        x = self._inputs(seen)
-        self._sgd.learn_one(x, late)
-        self._passive.learn_one(x, late)
+        self._scaler.learn_one(inputs.numbers)
+        x = self._scaled(inputs)
+        y = bool(label) if self._is_binary else label
+        self._sgd.learn_one(x, y)
+        self._passive.learn_one(x, y)
         self.learned += 1
 
     def weights(self) -> Weights:
         """All that was learned."""
         scaler = self._scaler
         return Weights(
-            SETTINGS,
+            self.settings,
             self.learned,
             dict(scaler.counts),
             dict(scaler.means),
@@ -156,8 +157,9 @@ class OnlineModels:
             float(self._passive.intercept),
         )
 
-    def _inputs(self, seen: Seen) -> dict[str, float]:
-        scaled = self._scaler.transform_one(seen.numbers)
-        inputs = {name: max(-FURTHEST, min(FURTHEST, float(value))) for name, value in scaled.items()}
-        inputs.update(dict.fromkeys(seen.flags, 1.0))
-        return inputs
+    def _scaled(self, inputs: Inputs) -> dict[str, float]:
+        scaled = self._scaler.transform_one(inputs.numbers)
+        clip = self._clip
+        return {name: max(-clip, min(clip, float(value))) for name, value in scaled.items()} | dict.fromkeys(
+            inputs.flags, 1.0
+        )

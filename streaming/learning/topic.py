@@ -1,4 +1,4 @@
-"""Hours of the topic of flights that take no more messages, read to the end that it has now."""
+"""Hours of a stream's topic that take no more messages, read to the end that it has now."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from airtight.errors import TerminalError, TransientError
-from pipelines.flight_delays import streams
-from pipelines.flight_delays.event_hours import Closing, Hour
-from streaming.windows.messages import BadMessage, checked
+from streaming.learning.declaration import Learning
+from streaming.learning.hours import Closing, Hour, observer
+from streaming.windows.messages import BadMessage, Message
 
 SILENCE_S = 30.0
 """Partitions that are not at their end and give nothing for that long make a fault."""
@@ -23,19 +23,19 @@ _LOG = logging.getLogger(__name__)
 
 
 def from_topic(
+    learning: Learning,
     servers: str,
     taken: int | None,
     offsets: Mapping[int, int],
-    topic: str = streams.STREAM.topics[0],
     consumer: Callable[..., Any] = KafkaConsumer,
 ) -> Iterator[Hour]:
-    """Hours in order; bad messages and late ones are passed over: the stream of flights keeps them.
+    """Hours in order; bad messages and late ones are passed over: the stream's job keeps them.
 
     Args:
+      learning: Of the stream; its first topic is read.
       servers: The brokers, host:port,host:port.
       taken: The last hour that was taken before, hours since 1970.
       offsets: From which to read, by partition; a partition that is not named is read from its beginning.
-      topic: Its name.
       consumer: Makes Kafka's consumer.
 
     Raises:
@@ -51,19 +51,22 @@ def from_topic(
                 allow_auto_create_topics=False,
             )
         ) as open_consumer:
-            yield from _hours(open_consumer, servers, taken, offsets, topic)
+            yield from _hours(open_consumer, learning, servers, taken, offsets)
     except KafkaError as error:
         raise _away(servers, str(error) or type(error).__name__) from error
 
 
-def _hours(consumer: Any, servers: str, taken: int | None, offsets: Mapping[int, int], topic: str) -> Iterator[Hour]:
+def _hours(
+    consumer: Any, learning: Learning, servers: str, taken: int | None, offsets: Mapping[int, int]
+) -> Iterator[Hour]:
+    topic, observe = learning.stream.topics[0], observer(learning)
     parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     _check(topic, parts, offsets, first, ends)
     consumer.assign(parts)
     for part in parts:
         consumer.seek(part, offsets.get(part.partition, first[part]))
-    closing, passed = Closing(taken), Counter[str]()
+    closing, passed = Closing(learning.stream, taken), Counter[str]()
     clocks: dict[TopicPartition, int] = {}
     silent = 0.0
     while open_parts := [part for part in parts if consumer.position(part) < ends[part]]:
@@ -75,12 +78,12 @@ def _hours(consumer: Any, servers: str, taken: int | None, offsets: Mapping[int,
             for record in records:
                 clocks[part] = max(clocks.get(part, 0), record.timestamp)
                 try:
-                    event = streams.read(record.value or b"")
-                    identity = checked(streams.event_of(event), streams.STREAM, record.timestamp).identity
+                    observed = observe(Message(record.key or b"", record.value or b"", record.timestamp))
                 except BadMessage as error:
                     passed[error.reason] += 1
                     continue
-                closing.add(event, identity, part.partition, record.offset)
+                if observed is not None:
+                    closing.add(observed, part.partition, record.offset)
         positions = {part.partition: consumer.position(part) for part in parts}
         # A partition that was read to its end holds nothing up.
         behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]

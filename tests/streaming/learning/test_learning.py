@@ -1,0 +1,114 @@
+"""Models that learn from any declared stream: here numbers, of a meter, over the lake and over a topic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+import numpy as np
+import pytest
+
+from airtight.errors import TerminalError
+from airtight.home import Home
+from components.schema import Feature, Label
+from streaming.learning import __main__ as command
+from streaming.learning import deployed
+from streaming.learning.book import Book
+from streaming.learning.declaration import declared
+from streaming.learning.models import Inputs, OnlineModels, Weights
+from tests.streaming.fake_kafka import Broker, Consumer
+from tests.streaming.learning import meters
+
+pytest.importorskip("river")
+DECLARATION = "tests.streaming.learning.meters:LEARNING"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRTIGHT_KAFKA", str(tmp_path))
+    return Home.current()
+
+
+def answers(home: Home, state: str = "meters_learning.sqlite") -> dict[str, np.ndarray]:
+    book = Book(home.path / "stream" / state)
+    try:
+        return deployed.scores(book, meters.LEARNING)[0]
+    finally:
+        book.close()
+
+
+def test_a_regression_is_learned_from_the_lake_and_goes_on(home):
+    days = [(meters.BEGIN + timedelta(days=number)).date().isoformat() for number in (1, 10, 20)]
+    assert command.main([DECLARATION, "--from", days[0], "--to", days[1]]) == 0
+    assert command.main([DECLARATION, "--to", days[2]]) == 0
+    by_and_by = answers(home)
+    assert command.main([DECLARATION, "--from", days[0], "--to", days[2], "--state", str(home.path / "stream/x")]) == 0
+    at_once = answers(home, "x")
+    for name in set(at_once) - {"deployed"}:
+        assert by_and_by[name].tolist() == at_once[name].tolist()
+    assert np.isnan(at_once["deployed"]).all()
+    assert len(at_once["id"]) == 2 * 24 * 19 - 2 and len(set(at_once["day"])) == 19
+    page = (home.reports("meters_learning") / "stream.html").read_text()
+    assert "Mean absolute error by day" in page and ">MAE<" in page and "AUC" not in page
+    late = slice(-200, None)
+    labels = at_once["label"][late]
+    # The last reading alone is as wrong as can be; who always says the mean is half as wrong.
+    mean = np.abs(labels - labels.mean()).mean()
+    for name in ("sgd", "passive_aggressive"):
+        assert np.abs(labels - at_once[name][late]).mean() < mean
+
+
+def test_the_topic_gives_what_the_lake_gives(home):
+    end = meters.BEGIN + timedelta(days=5)
+    broker = Broker(str(home.path))
+    for number, message in enumerate(meters.messages(home.lake, meters.BEGIN, end)):
+        broker.add(number % 2, message.published_ms, message.value)
+    broker.add(0, int(end.timestamp() * 1000), b"no JSON")
+    flags = command._parser().parse_args([DECLARATION, "--topic"])
+    command.learn(flags, home, consumer=Consumer)
+    of_topic = answers(home)
+    state = str(home.path / "stream/x")
+    assert command.main([DECLARATION, "--from", "2013-06-01", "--to", "2013-06-05", "--state", state]) == 0
+    of_lake = answers(home, "x")
+    by_id = dict(zip(of_lake["id"], of_lake["sgd"], strict=True))
+    shared = {name: value for name, value in zip(of_topic["id"], of_topic["sgd"], strict=True) if name in by_id}
+    assert len(shared) > 150 and shared == {name: by_id[name] for name in shared}
+    del Broker.all[str(home.path)]
+
+
+def test_weights_of_a_regression_come_back_to_the_bit():
+    settings = meters.LEARNING.settings
+    models = OnlineModels("regression", settings)
+    inputs = [Inputs({"last": number % 7}, [f"meter={number % 3}"]) for number in range(60)]
+    for number, one in enumerate(inputs[:30]):
+        models.learn(one, float(number))
+    kept = msgspec.json.decode(msgspec.json.encode(models.weights()), type=Weights)
+    again = OnlineModels("regression", settings, kept)
+    for number, one in enumerate(inputs[30:]):
+        assert models.predict(one) == again.predict(one)
+        models.learn(one, float(number))
+        again.learn(one, float(number))
+    with pytest.raises(TerminalError, match="other settings"):
+        OnlineModels("binary", settings, models.weights())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "multiclass", "classes": ("a", "b")},
+        {"more_labels": (Label("other"),)},
+        {"features": (Feature("words", "text", "x"),)},
+    ],
+    ids=["classes", "labels", "text"],
+)
+def test_rows_that_these_models_cannot_learn_are_refused(change):
+    with pytest.raises(TerminalError, match="cannot learn"):
+        replace(meters.LEARNING, schema=replace(meters.SCHEMA, **change))
+
+
+def test_what_is_no_declaration_is_refused():
+    assert declared(DECLARATION) is meters.LEARNING
+    with pytest.raises(TerminalError, match="declares no models"):
+        declared("tests.streaming.learning.meters:STREAM")
