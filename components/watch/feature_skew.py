@@ -169,13 +169,13 @@ def compare(
     logged = sample.rows.take(pa.array(known))
     there = recomputed.take(pa.array(at[known]))
     others = [_parsed(text) for text in logged[OTHER_INPUTS].to_pylist()] if OTHER_INPUTS in logged.column_names else []
-    told = {
+    names = {
         "key": logged[_KEY].to_pylist() if len(known) else [],
         "version": logged[VERSION].to_pylist() if len(known) else [],
         "time": [str(moment) for moment in logged[TIME].to_pylist()] if len(known) else [],
     }
     compared = [
-        _compared(feature, _logged(feature, logged, others), there[feature.name], told, tolerance)
+        _compared(feature, _logged(feature, logged, others), there[feature.name], names, tolerance)
         for feature in schema.features
     ]
     return compared, len(keys) - len(known)
@@ -194,7 +194,7 @@ _ABSENT = object()
 
 
 def _compared(
-    feature: Feature, logged: list[Any], recomputed: pa.ChunkedArray, told: Mapping[str, list[Any]], tolerance: float
+    feature: Feature, logged: list[Any], recomputed: pa.ChunkedArray, names: Mapping[str, list[Any]], tolerance: float
 ) -> FeatureSkew:
     skew = FeatureSkew(feature)
     batch = kind_of(feature).numpy(feature, recomputed).tolist()
@@ -214,7 +214,7 @@ def _compared(
         if kind:
             setattr(skew, kind, getattr(skew, kind) + 1)
             if len(skew.examples) < EXAMPLES:
-                place = {name: values[row] for name, values in told.items()}
+                place = {name: values[row] for name, values in names.items()}
                 skew.examples.append({**place, "kind": kind, "logged": _shown(a), "recomputed": _shown(b)})
     return skew
 

@@ -35,15 +35,15 @@ class Walk:
         self.seen: dict[str, list[tuple[datetime.datetime, Row]]] = {"departures": [], "arrivals": []}
         self.left: set[str] = set()
 
-    def features_of(self, asked: set[str]) -> dict[str, Row]:
-        """Walks through the time of all flights, and answers for those asked, at their cut-offs.
+    def features_of(self, flight_ids: set[str]) -> dict[str, Row]:
+        """Walks through the time of all flights, and answers for those flight_ids, at their cut-offs.
 
         Returns:
           Features by flight_id: str, or a Python number, NaN when missing.
         """
         happened: list[tuple[datetime.datetime, int, float, str, Row]] = []
         for flight in self.plan:
-            if flight["flight_id"] in asked:
+            if flight["flight_id"] in flight_ids:
                 # What happens at the very instant of the cut-off is not known yet: the question comes first.
                 happened.append((clock.cutoff(flight["scheduled_departure"]), 0, 0.0, "question", flight))
             for stream in features.STREAMS:

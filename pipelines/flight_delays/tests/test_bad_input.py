@@ -60,8 +60,10 @@ def judge_days(spark, tmp_path, monkeypatch) -> Callable[..., ValidationReport]:
 
 
 def test_a_month_that_the_lake_lacks_is_no_interval(lake_without_may, tmp_path):
-    told = r"no flights in the interval.*flights of 2013-05-01 to 2013-05-31.*a gap there.*add these days to the lake"
-    with pytest.raises(TerminalError, match=told):
+    refusal = (
+        r"no flights in the interval.*flights of 2013-05-01 to 2013-05-31.*a gap there.*add these days to the lake"
+    )
+    with pytest.raises(TerminalError, match=refusal):
         ingested(lake_without_may, Interval.parse("2013-05", clock.ZONE), tmp_path)
 
 
@@ -70,10 +72,10 @@ def test_a_month_that_is_missing_within_stops_the_run(lake_without_may, judge_da
     caplog.set_level(logging.INFO)
     with pytest.raises(TerminalError) as refused:
         judge_days(lake_without_may, interval, 33)
-    said = str(refused.value)
-    assert f"The data of the {part} do not meet a blocking expectation: Every day has flights." in said
-    assert re.search(r"31 of \d\d rows do not .*such as day 2013-05-\d\d, flights 0", said)
-    assert "correct these days in the lake and run again from ingest" in said
+    message = str(refused.value)
+    assert f"The data of the {part} do not meet a blocking expectation: Every day has flights." in message
+    assert re.search(r"31 of \d\d rows do not .*such as day 2013-05-\d\d, flights 0", message)
+    assert "correct these days in the lake and run again from ingest" in message
     assert f"flights has nothing of 2013-05-01 to 2013-05-31, days of the {part}." in caplog.text
 
 
@@ -142,7 +144,7 @@ def _night_flights(flights: list[dict], night: tuple[datetime, datetime]) -> lis
                 "arrived_at": left + length,
             }
             minutes = delay / timedelta(minutes=1)
-            told = {"flight_id": f"night/{half}/{number}", "flight": 9000 + number, "local_date": scheduled.date()}
-            told |= {"local_minute": scheduled.hour * 60 + 30, "dep_delay": minutes, "arr_delay": minutes}
-            made.append(like | times | told)
+            changes = {"flight_id": f"night/{half}/{number}", "flight": 9000 + number, "local_date": scheduled.date()}
+            changes |= {"local_minute": scheduled.hour * 60 + 30, "dep_delay": minutes, "arr_delay": minutes}
+            made.append(like | times | changes)
     return made

@@ -56,8 +56,8 @@ def test_keys_keep_a_flight_and_an_airport_together():
 
 
 def _with(**changes) -> bytes:
-    told = {**json.loads(encode(DEPARTURE)), **changes}
-    return json.dumps({name: value for name, value in told.items() if value is not ...}).encode()
+    message = {**json.loads(encode(DEPARTURE)), **changes}
+    return json.dumps({name: value for name, value in message.items() if value is not ...}).encode()
 
 
 @pytest.mark.parametrize(

@@ -30,26 +30,26 @@ def read(lake: Path, interval: str, window_days: int) -> DatasetReader:
 
 
 def unmet(reader: DatasetReader, spark, parts=("interval", "history")) -> dict[str, Finding]:
-    found = list(judge(subject for subject in subjects(reader, spark) if subject.part in parts))
-    assert len(found) > 30 * len(parts)
-    return {f"{f.part} {f.subject}: {f.sentence}": f for f in found if not f.passed}
+    findings = list(judge(subject for subject in subjects(reader, spark) if subject.part in parts))
+    assert len(findings) > 30 * len(parts)
+    return {f"{f.part} {f.subject}: {f.sentence}": f for f in findings if not f.passed}
 
 
 def test_the_blizzard_and_the_impossible_wind_only_warn(flight_lake, spark):
-    found = unmet(read(flight_lake, "2013-02-08/2013-02-13", 5), spark)
-    assert {finding.severity for finding in found.values()} == {"warning"}
-    wind = found["interval observations: No wind is faster than 150 miles per hour"]
+    violated = unmet(read(flight_lake, "2013-02-08/2013-02-13", 5), spark)
+    assert {finding.severity for finding in violated.values()} == {"warning"}
+    wind = violated["interval observations: No wind is faster than 150 miles per hour"]
     assert wind.examples == [{"origin": "EWR", "observed_at": "2013-02-12 08:00 UTC", "wind_speed": 1048.36058}]
-    days = found["interval days: On no day do over 30 % of the flights lack an arrival delay"]
+    days = violated["interval days: On no day do over 30 % of the flights lack an arrival delay"]
     assert {row["day"] for row in days.examples} == {"2013-02-08", "2013-02-09"}
-    assert len(found) == 3  # The third: under 90 % of these days' flights have an arrival delay.
+    assert len(violated) == 3  # The third: under 90 % of these days' flights have an arrival delay.
 
 
 def test_the_last_days_of_the_year_lack_weather(flight_lake, spark):
-    found = unmet(read(flight_lake, "2013-12-30/2014-01-01", 3), spark, ("interval",))
-    assert {name for name, finding in found.items() if finding.severity == "blocking"} == set()
-    assert "interval flights: At least 98 % of the flights have an observation at the cut-off" in found
-    days = found["interval days: On no day do over half of the flights lack weather"]
+    violated = unmet(read(flight_lake, "2013-12-30/2014-01-01", 3), spark, ("interval",))
+    assert {name for name, finding in violated.items() if finding.severity == "blocking"} == set()
+    assert "interval flights: At least 98 % of the flights have an observation at the cut-off" in violated
+    days = violated["interval days: On no day do over half of the flights lack weather"]
     assert days.examples == [{"day": "2013-12-31", "share_weather": 0.0}]
 
 
@@ -86,10 +86,10 @@ def test_damage_is_named_with_its_flights(flight_lake, spark, tmp_path):
                 rows = pq.read_table(flight_lake / file.path, partitioning=None)
                 day = file.day and date.fromisoformat(file.day)
                 lake.write(table.name, {day: _damaged(rows) if (table.name, day) == ("flights", DAY) else rows})
-    found = unmet(read(lake.path, DAY.isoformat(), 0), spark)
+    violated = unmet(read(lake.path, DAY.isoformat(), 0), spark)
     for sentence in DAMAGE:
-        finding = found[f"interval flights: {sentence}"]
+        finding = violated[f"interval flights: {sentence}"]
         assert finding.unexpected == 3
         assert all(example["flight_id"].startswith("2013-03-12/") for example in finding.examples)
         assert finding.severity == ("warning" if "aircraft" in sentence else "blocking")
-    assert not any(finding.severity == "blocking" for finding in found.values() if finding.part == "history")
+    assert not any(finding.severity == "blocking" for finding in violated.values() if finding.part == "history")

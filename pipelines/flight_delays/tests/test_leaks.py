@@ -170,9 +170,9 @@ def test_what_became_known_after_the_history_changes_nothing_that_is_learned(run
     reference = reading.features(rows_of(then, "train"), features.SCHEMA)
     watched = [reading.features(rows_of(examples, "test"), features.SCHEMA) for examples in (then, other)]
     for feature in features.SCHEMA.features:
-        found = [drift.measure(feature, reference[feature.name], interval[feature.name]) for interval in watched]
-        assert found[0].bins == found[1].bins
-        assert np.array_equal(found[0].reference, found[1].reference)
+        measures = [drift.measure(feature, reference[feature.name], interval[feature.name]) for interval in watched]
+        assert measures[0].bins == measures[1].bins
+        assert np.array_equal(measures[0].reference, measures[1].reference)
     moved = drift.measure(features.SCHEMA.features[0], reference["carrier"], watched[1]["carrier"])
     assert moved.new == ("ZZ",)
 
@@ -239,8 +239,8 @@ def made(spark, real, tmp_path_factory) -> Callable[[list[dict[str, Any]]], dict
         for table in TABLES:
             rows = flights if table is FLIGHTS else real[table.name]
             pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / f"{table.name}.parquet")
-        told = make(lambda name: spark.read.parquet(str(folder / f"{name}.parquet"))).toArrow().to_pylist()
-        return {row["flight_id"]: {name: str(row[name]) for name in features.SCHEMA.names} for row in told}
+        rows = make(lambda name: spark.read.parquet(str(folder / f"{name}.parquet"))).toArrow().to_pylist()
+        return {row["flight_id"]: {name: str(row[name]) for name in features.SCHEMA.names} for row in rows}
 
     return made
 

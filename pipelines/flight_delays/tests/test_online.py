@@ -30,8 +30,8 @@ def odd(flight_lake: Path):
     """Tables, rows, the ids of the sample and what the reference says of them."""
     tables = odd_flights.tables(flight_lake)
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    asked = odd_flights.sample(rows)
-    return tables, rows, asked, reference.Walk(**rows).features_of(asked)
+    sampled = odd_flights.sample(rows)
+    return tables, rows, sampled, reference.Walk(**rows).features_of(sampled)
 
 
 def _differing(made: dict[str, dict], expected: dict[str, dict]) -> list:
@@ -47,26 +47,29 @@ def _differing(made: dict[str, dict], expected: dict[str, dict]) -> list:
 
 @pytest.mark.slow
 def test_odd_flights_equal_the_reference_in_a_store_of_everything(odd, tmp_path):
-    tables, rows, asked, expected = odd
+    tables, rows, sampled, expected = odd
     store = SqliteStore(tmp_path / "online.sqlite", replace(STREAM, keep_days=10_000))
     plain_totals.put(store, list(events_of(tables["flights"], tables["weather"], *YEAR)))
     planes = {row["tailnum"]: row for row in rows["planes"]}
-    flights = [row for row in rows["flights"] if row["flight_id"] in asked]
-    found = online.known([_flight(row) for row in flights], store, planes)
+    flights = [row for row in rows["flights"] if row["flight_id"] in sampled]
+    answers = online.known([_flight(row) for row in flights], store, planes)
     assert (
-        _differing({row["flight_id"]: each.features for row, each in zip(flights, found, strict=True)}, expected) == []
+        _differing({row["flight_id"]: answer.features for row, answer in zip(flights, answers, strict=True)}, expected)
+        == []
     )
-    assert {each.behind_minutes for each in found} == {0}
-    assert all(each.as_of == clock.cutoff(row["scheduled_departure"]) for row, each in zip(flights, found, strict=True))
+    assert {answer.behind_minutes for answer in answers} == {0}
+    assert all(
+        answer.as_of == clock.cutoff(row["scheduled_departure"]) for row, answer in zip(flights, answers, strict=True)
+    )
 
 
 @pytest.mark.slow
 def test_odd_flights_equal_the_reference_as_the_stream_goes_by(odd, tmp_path):
     """The store holds what became known before the cut-off, and forgets what is old."""
-    tables, rows, asked, expected = odd
+    tables, rows, sampled, expected = odd
     store = SqliteStore(tmp_path / "online.sqlite", STREAM)
     planes = {row["tailnum"]: row for row in rows["planes"]}
-    flights = [row for row in rows["flights"] if row["flight_id"] in asked]
+    flights = [row for row in rows["flights"] if row["flight_id"] in sampled]
     coming = events_of(tables["flights"], tables["weather"], *YEAR)
     held: list[Event] = []
     made, event = {}, next(coming)
@@ -94,9 +97,9 @@ PLAN = {
 
 
 def _plan(flight_id: str, scheduled: datetime, **other) -> Plan:
-    told = {**SAME, "distance": 1400.0, "scheduled_arrival": scheduled + timedelta(hours=4), **other}
+    fields = {**SAME, "distance": 1400.0, "scheduled_arrival": scheduled + timedelta(hours=4), **other}
     at = scheduled - timedelta(days=1)
-    return Plan(schema=1, at=at, flight_id=flight_id, scheduled_departure=scheduled, **told)
+    return Plan(schema=1, at=at, flight_id=flight_id, scheduled_departure=scheduled, **fields)
 
 
 def _stream(minutes_before: int) -> list[Event]:
@@ -187,7 +190,7 @@ def test_its_own_plan_in_the_store_is_not_counted_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "received"),
     [
         ({"origin": 5}, "instances[1].origin"),
         ({"origin": "a|b"}, "instances[1].origin"),
@@ -200,10 +203,10 @@ def test_its_own_plan_in_the_store_is_not_counted_twice(tmp_path):
         ({"gate": "A1"}, "gate"),
     ],
 )
-def test_a_bad_plan_is_refused_by_its_field(tmp_path, bad, said):
+def test_a_bad_plan_is_refused_by_its_field(tmp_path, bad, received):
     with pytest.raises(TerminalError) as refused:
         _lookup(tmp_path, 10)([PLAN, {**PLAN, **bad}])
-    assert said in refused.value.received and "instances[1]" in refused.value.received
+    assert received in refused.value.received and "instances[1]" in refused.value.received
 
 
 @pytest.mark.parametrize("name", [name for name in PLAN])

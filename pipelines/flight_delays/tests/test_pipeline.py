@@ -41,18 +41,18 @@ def constant(compiled: CompiledPipeline, node: str, parameter: str) -> str:
 
 def test_months_are_learned_side_by_side_and_judged_in_order(home):
     compiled, dag = compiled_and_rendered(home, "flight_delays")
-    told = upstream(dag)
-    assert told["train"] == {"transform"} and told[GATE] == {"train"}
-    assert told["champion"] == {GATE} and told["evaluate"] == {"champion"}
+    waits_for = upstream(dag)
+    assert waits_for["train"] == {"transform"} and waits_for[GATE] == {"train"}
+    assert waits_for["champion"] == {GATE} and waits_for["evaluate"] == {"champion"}
     assert compiled.pipeline == constant(compiled, "push", "model_name") == "flight_delays"
 
 
 def test_with_a_warm_start_training_waits_too_and_what_is_before_it_does_not(home):
     compiled, dag = compiled_and_rendered(home, WARM.name)
-    told = upstream(dag)
-    assert told[GATE] == {"transform"} and told["champion"] == {GATE}
-    assert told["train"] == {"champion"} and told["evaluate"] == {"train"}
-    assert told["monitor"] == {"transform"}
+    waits_for = upstream(dag)
+    assert waits_for[GATE] == {"transform"} and waits_for["champion"] == {GATE}
+    assert waits_for["train"] == {"champion"} and waits_for["evaluate"] == {"train"}
+    assert waits_for["monitor"] == {"transform"}
     names = (compiled.pipeline, dag.dag_id, constant(compiled, "push", "model_name"))
     assert names == (WARM.name,) * 3, "nothing of it touches the other's"
 
@@ -75,8 +75,12 @@ def test_what_a_run_leaves_to_a_release_is_released_by_a_dag_of_its_own(home):
 def test_a_release_is_watched_between_start_and_judge_and_ended_whatever_becomes_of_them(home):
     compiled_and_rendered(home, "flight_delays_release")
     dag = dag_of("flight_delays_operations.py", "flight_delays_release")
-    told = upstream(dag)
-    assert told["watch"] == {"start"} and {"watch"} <= told["judge"] and told["finish"] == {"start", "judge"}
+    waits_for = upstream(dag)
+    assert (
+        waits_for["watch"] == {"start"}
+        and {"watch"} <= waits_for["judge"]
+        and waits_for["finish"] == {"start", "judge"}
+    )
     finish = dag.get_task("finish")
     assert dag.get_task("start").is_setup and finish.is_teardown, "a failure between them stays the run's"
     assert finish.on_failure_fail_dagrun

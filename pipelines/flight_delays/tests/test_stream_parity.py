@@ -38,10 +38,10 @@ def test_every_total_is_that_of_spark(spark: Any, flight_lake: Path, tmp_path: P
         known = flights.where(delay.isNotNull() & minute.between(_minute(BEGIN), _minute(END) - 1))
         known = known.dropna(subset=list(group.by)) if group.by else known
         key = F.concat_ws("|", *(F.col(name).cast("string") for name in group.by))
-        found = known.groupBy(key.alias("key"), minute.alias("minute")).agg(
+        totals = known.groupBy(key.alias("key"), minute.alias("minute")).agg(
             F.count("*"), F.sum((delay > features.LATE_MINUTES).cast("long")), F.sum(delay), F.max(delay)
         )
-        batch |= {(group.name, row[0], row[1]): tuple(map(int, row[2:])) for row in found.collect()}
+        batch |= {(group.name, row[0], row[1]): tuple(map(int, row[2:])) for row in totals.collect()}
     assert streamed == batch
     assert {name for name, _, _ in streamed} == {group.name for group in features.GROUPS}
 

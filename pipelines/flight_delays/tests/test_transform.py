@@ -42,8 +42,8 @@ def made(spark, tables, tmp_path_factory) -> dict[str, dict]:
 
 def test_200_flights_equal_the_reference(tables, made):
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    asked = odd_flights.sample(rows)
-    expected = reference.Walk(**rows).features_of(asked)
+    sampled = odd_flights.sample(rows)
+    expected = reference.Walk(**rows).features_of(sampled)
     assert len(expected) == odd_flights.SAMPLE
     differ = []
     for flight_id, answer in expected.items():
@@ -56,8 +56,8 @@ def test_200_flights_equal_the_reference(tables, made):
     assert not differ, differ[:10]
     # Were everything missing, it would be equal too.
     for name in features.SCHEMA.of_kind("number"):
-        told = {answer[name] for answer in expected.values() if not math.isnan(answer[name])}
-        assert len(told) > 1 or name == "plane_engines", name
+        values = {answer[name] for answer in expected.values() if not math.isnan(answer[name])}
+        assert len(values) > 1 or name == "plane_engines", name
 
 
 def test_labels_are_those_of_the_lake(tables, made):

@@ -93,15 +93,15 @@ def write(path: Path, rows: Rows) -> list[str]:
 def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: Any, tmp_path: Path) -> None:
     from pipelines.flight_delays_close.batch import totals
 
-    told = flights()
+    rows = flights()
     schema = (
         "flight_id string, carrier string, flight int, tailnum string, origin string, dest string, "
         "departed_at timestamp, dep_delay double, arrived_at timestamp, arr_delay double"
     )
     names = [part.split()[0] for part in schema.split(", ")]
-    frame = spark.createDataFrame([tuple(row[name] for name in names) for row in told], schema)
+    frame = spark.createDataFrame([tuple(row[name] for name in names) for row in rows], schema)
     batch = totals(frame, INTERVAL.start, INTERVAL.end).cache()
-    stream = streamed(told)
+    stream = streamed(rows)
 
     figures, differing = compared(spark, batch, write(tmp_path / "equal", stream), INTERVAL)
     assert figures["rows"] == len(stream) > 500
@@ -116,10 +116,10 @@ def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: An
     wrong = [*stream[2:], another, extra, stream[3]]
     figures, differing = compared(spark, batch, write(tmp_path / "wrong", wrong), INTERVAL)
     assert (figures["missing"], figures["extra"], figures["differing"], figures["largest_late"]) == (1, 2, 1, 1)
-    found = {(row["kind"], *(row[name] for name in KEYS)) for row in differing.to_pylist()}
+    differences = {(row["kind"], *(row[name] for name in KEYS)) for row in differing.to_pylist()}
     expected = {"missing": stream[0], "differing": another}
-    assert {(kind, *(row[name] for name in KEYS)) for kind, row in expected.items()} <= found
-    assert ("extra", *(extra[name] for name in KEYS)) in found
+    assert {(kind, *(row[name] for name in KEYS)) for kind, row in expected.items()} <= differences
+    assert ("extra", *(extra[name] for name in KEYS)) in differences
     verdict = Verdict("close_stream", str(INTERVAL), checks(figures, 0))
     assert [check.name for check in verdict.checks if not check.passed][:2] == ["missing", "extra"]
     text = page(verdict, {**figures, "hours": 2, "behind_minutes": 0}, differing.to_pylist())
@@ -136,15 +136,15 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
     from components.data.lake import Lake
     from pipelines.flight_delays.lake import FLIGHTS
 
-    told, days = flights(), [date(2013, 6, 13) + timedelta(days=n) for n in range(3)]
-    for number, row in enumerate(told):
+    rows, days = flights(), [date(2013, 6, 13) + timedelta(days=n) for n in range(3)]
+    for number, row in enumerate(rows):
         # Flights of the day before and after are known in the interval, too.
         noon = datetime.combine(days[number % 3], time(16), UTC)
         row |= {"scheduled_departure": noon, "scheduled_arrival": noon, "local_date": days[number % 3]}
-    by_day = {day: pa.Table.from_pylist([r for r in told if r["local_date"] == day], FLIGHTS.schema) for day in days}
+    by_day = {day: pa.Table.from_pylist([r for r in rows if r["local_date"] == day], FLIGHTS.schema) for day in days}
     Lake(tmp_path / "lake").write("flights", by_day)
     store = SqliteStore(tmp_path / "store.sqlite", STREAM)
-    store.write(minutes(told))
+    store.write(minutes(rows))
     end = int(INTERVAL.end.timestamp()) // 60
     store.advance(end)
 
@@ -162,7 +162,7 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
 
     closed = close()
     assert (closed.equal, closed.missing, closed.extra, closed.differing) == (1, 0, 0, 0)
-    assert closed.rows == len(streamed(told))
+    assert closed.rows == len(streamed(rows))
     assert Verdict.read(Path(closed.uri)).passed and (Path(closed.uri) / "report.html").is_file()
 
     (file,) = (tmp_path / "lake" / "stream" / "flight_delays").iterdir()
@@ -170,7 +170,7 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
     assert pq.read_metadata(file).num_rows == closed.rows
 
     store = SqliteStore(tmp_path / "other.sqlite", STREAM)
-    store.write([row for row in minutes(told) if row.start < end - 60])
+    store.write([row for row in minutes(rows) if row.start < end - 60])
     store.advance(end - 60)
     closed = close()
     assert (closed.equal, closed.extra) == (0, 0) and closed.missing > 100
@@ -186,10 +186,10 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
 def test_the_rules_tell_what_is_wrong_and_how_far_the_stream_is_behind() -> None:
     figures = {"rows": 5, "missing": 2, "extra": 0, **{f"largest_{name}": 0 for name in WHOLE}}
     means = {"largest_mean_delay": 1e-10, "largest_late_share": 1e-8}
-    told = {check.name: check for check in checks(figures | means, 90)}
-    assert not told["missing"].passed and "90 minutes before" in told["missing"].note
-    assert told["extra"].passed and told["mean_delay, largest difference"].passed
-    assert not told["late_share, largest difference"].passed
+    by_name = {check.name: check for check in checks(figures | means, 90)}
+    assert not by_name["missing"].passed and "90 minutes before" in by_name["missing"].note
+    assert by_name["extra"].passed and by_name["mean_delay, largest difference"].passed
+    assert not by_name["late_share, largest difference"].passed
 
 
 @pytest.mark.slow
