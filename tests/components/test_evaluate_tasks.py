@@ -264,7 +264,7 @@ def test_of_a_long_history_the_baseline_learns_evenly_many_rows(tmp_path, monkey
     history = evaluation_rows._History.read(tmp_path, schema, evaluation_rows.task_of(schema))
     every = pa.concat_tables([table("quantiles", 2000, 1), table("quantiles", 500, 2)])
     np.testing.assert_array_equal(history.labels, every["target"].to_numpy()[::9])
-    np.testing.assert_array_equal(history.feature, every["size"].to_numpy()[::9])
+    np.testing.assert_array_equal(history.features["size"], every["size"].to_numpy()[::9])
     assert made.splits
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,9 +41,9 @@ print(json.dumps([executors, count, digests]))
 """
 
 
-def run(folder: Path, master: str) -> tuple[int, int, list[str]]:
+def run(folder: Path, model: Path, master: str) -> tuple[int, int, list[str]]:
     step_memory.write_lake(folder, 4000)
-    step_memory.write_model(folder / "models" / "m" / "1")
+    shutil.copytree(model, folder / "models" / "m" / "1")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AIRTIGHT_SPARK_MASTER": master, "SPARK_DRIVER_MEMORY": "1g"}
     environment.pop("SPARK_REMOTE", None)
     command = [sys.executable, "-c", RUN, str(folder)]
@@ -90,6 +91,8 @@ def await_listener(port: int) -> None:
 
 
 def test_two_workers_make_the_same_examples_and_predictions(tmp_path: Path, master: str) -> None:
-    here, cluster = run(tmp_path / "here", "local[2]"), run(tmp_path / "cluster", master)
+    model = tmp_path / "model"
+    step_memory.write_model(model)
+    here, cluster = run(tmp_path / "here", model, "local[2]"), run(tmp_path / "cluster", model, master)
     assert (here[0], cluster[0]) == (0, 2)
     assert here[1:] == cluster[1:]

@@ -93,7 +93,8 @@ def test_a_tab_shows_its_page_and_its_links_lead_out(site):
     with Browser(size=(1440, 2600)) as browser:
         open_tab(browser, site, MODEL)
         browser.sees("Served: version 202611010400001, the highest that there is.")
-        assert "Champion over time" in browser.frame and "Time and cost of nodes" in browser.frame
+        browser.sees("Champion over time")
+        browser.sees("Time and cost of nodes")
         wide, seen = browser.run(
             "(e => [e.scrollWidth, e.clientWidth])(document.querySelector('iframe').contentDocument.documentElement)"
         )
