@@ -17,7 +17,7 @@ from airtight.home import Home
 from runtime.attempt_names import CONTEXT_TYPE, context_name, node_context_name
 from runtime.openlineage import record
 from runtime.openlineage.record import FAILED, NodeRun
-from runtime.protocol import NodeRequest, Outcome
+from runtime.protocol import REPLAY, NodeRequest, Outcome
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
@@ -88,7 +88,7 @@ class Reporter:
         self._began = datetime.now(UTC)
         self._connection: metadata.Metadata | None = None
         self._pipeline = ""
-        if is_configured():
+        if is_configured() and REPLAY not in request.labels:
             with self._harmless():
                 self._emitter = Emitter()
 

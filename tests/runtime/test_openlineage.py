@@ -4,6 +4,7 @@ import json
 import os
 import types
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import attr
@@ -14,7 +15,9 @@ from openlineage.client.generated import base
 from airtight.home import Home
 from airtight.verdict import Check, Verdict
 from commands import lineage
+from runtime.launch import launch
 from runtime.openlineage.emit import is_configured
+from runtime.protocol import REPLAY
 from tests.tiny_pipeline.running import JUNE, Run
 
 AUDITED = "tests.tiny_pipeline.audited:create_pipeline"
@@ -212,6 +215,12 @@ def test_what_a_resolver_hands_on_is_what_it_reads(home, events):
     assert resolved["outputs"] == []
     for event in events():
         follows(event_v2.RunEvent, event)
+
+
+def test_what_a_replay_of_a_past_run_executes_is_nobodys_lineage(home, events):
+    run = Run(home)
+    assert launch(replace(run.request("write"), labels={REPLAY: "key"})).state == "complete"
+    assert events() == []
 
 
 def test_a_transport_that_is_away_fails_no_node_and_is_named_once(home, events, monkeypatch, caplog):
