@@ -156,13 +156,12 @@ def versions_of(store: mlmd.MetadataStore, model: str) -> list[MirroredVersion]:
     from runtime.lineage.dags import run_of_execution
     from runtime.lineage.versions import pushes
 
-    every = pushes(store, model)
-    makers = executions_that_made(store, every)
+    every = {int(push.properties["version"]): push for push in pushes(store, model)}
+    makers = executions_that_made(store, every.values())
     return [
-        MirroredVersion(
-            int(push.properties["version"]), run_of_execution(store, makers.get(push.proto.id, 0)), _tags(push)
-        )
-        for push in {int(push.properties["version"]): push for push in every}.values()
+        MirroredVersion(number, run_of_execution(store, maker) if maker else "", _tags(push))
+        for number, push in every.items()
+        for maker in (makers.get(push.proto.id),)
     ]
 
 

@@ -114,7 +114,7 @@ class Reporter:
             self._has_started = True
 
     def ended(self, outcome: Outcome) -> None:
-        """Sends how the attempt ended; START before it, if that was not sent.
+        """Sends how the attempt ended; START before it, if that was not sent. A signal to stop is too late by now.
 
         Args:
           outcome: What became of it, which is published.
@@ -122,7 +122,7 @@ class Reporter:
         if self._emitter is None or self._connection is None:
             return
         error = outcome.summary if outcome.state == "failed" else ""
-        with self._harmless(), self._connection as handle:
+        with contextlib.suppress(Exception), self._harmless(), self._connection as handle:
             self._emit(self._recorded(handle.store, error) or self._unrecorded(error), is_end=True)
             self._emitter.close()
 
@@ -163,13 +163,18 @@ class Reporter:
         """Turns faults into one warning: lineage elsewhere is no reason for a node to fail."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a transport raises whatever its library does
+        except Exception as error:
+            from runtime.faults import Cancelled
+
+            # A signal to stop may come in the middle of sending, and a transport may wrap what it raises.
+            if isinstance(error, Cancelled) or isinstance(error.__cause__, Cancelled):
+                raise
             if self._has_warned:
                 return
             self._has_warned = True
             transport = self._emitter.transport if self._emitter else "that is configured"
             log.warning(
-                "OpenLineage events of %s were not sent: the transport %s failed with %s: %s. "
+                "OpenLineage events of %s were not sent by the transport %s. %s: %s. "
                 "`python -m commands.lineage` sends those of past runs again.",
                 *(self._request.node, transport, type(error).__name__, error),
             )
