@@ -29,7 +29,7 @@ from openlineage.client.generated.base import DatasetFacet, InputDatasetFacet, R
 from airtight import fingerprint
 from airtight.verdict import Check
 from runtime.lineage.artifacts import Artifact, Scalar
-from runtime.openlineage.record import ENDED, FAILED, Dataset, NodeRun
+from runtime.openlineage.record import ENDED, FAILED, Dataset, NodeRun, interval_of
 
 PRODUCER = "airtight://openlineage"
 NAMESPACE = "OPENLINEAGE_NAMESPACE"
@@ -161,7 +161,8 @@ def _run_facets(node_run: NodeRun, *, is_start: bool) -> dict[str, RunFacet]:
             producer=PRODUCER,
         ),
     }
-    if interval := node_run.interval:
+    # What a node makes has an interval too, and is not there at its start.
+    if interval := interval_of(node_run.parameters) if is_start else node_run.interval:
         ends = (end.isoformat() for end in (interval.start, interval.end))
         facets["nominalTime"] = nominal_time_run.NominalTimeRunFacet(*ends, producer=PRODUCER)
     if not is_start and node_run.error:

@@ -95,13 +95,22 @@ class NodeRun:
     @property
     def interval(self) -> Interval | None:
         """The data interval, by its parameters or the first artifact that has one; None where none has."""
-        of_artifacts = (dataset.artifact.properties for dataset in (*self.outputs, *self.inputs))
-        for known in (self.parameters, *of_artifacts):
-            ends = [str(known.get(name, "")) for name in ("interval_start", "interval_end")]
-            if all(ends):
-                with contextlib.suppress(AirtightError):
-                    return Interval.of(*ends)
-        return None
+        datasets = (*self.outputs, *self.inputs)
+        return interval_of(self.parameters, *(dataset.artifact.properties for dataset in datasets))
+
+
+def interval_of(*known: Mapping[str, Scalar]) -> Interval | None:
+    """The data interval of the first properties that have one; None where none have.
+
+    Args:
+      *known: Properties, or parameters, by name.
+    """
+    for properties in known:
+        ends = [str(properties.get(name, "")) for name in ("interval_start", "interval_end")]
+        if all(ends):
+            with contextlib.suppress(AirtightError):
+                return Interval.of(*ends)
+    return None
 
 
 def read(store: mlmd.MetadataStore, attempt: metadata_store_pb2.Context, home: Home) -> NodeRun | None:
