@@ -108,6 +108,10 @@ audit: install ## Check the audit log of PIPELINE: who had which version served,
 card: install ## Write the model card of a version of PIPELINE, HTML and JSON: VERSION=201307010400001, or the latest
 	@$(PY) -m commands.card --pipeline $(PIPELINE) '$(or $(VERSION),latest)'
 
+.PHONY: mlflow
+mlflow: install ## Add MLflow's client, by which runs are mirrored to the server that MLFLOW_TRACKING_URI names
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements/mlflow.txt
+
 .PHONY: test
 test: install ## Run all tests, with a few of TFX's examples
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not tfx" $(PYTEST)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from airtight.interval import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what is on PYTHONPATH."""
@@ -67,6 +71,11 @@ class Home:
     def reports(self, pipeline: str) -> Path:
         """Pages about a pipeline that belong to no single artifact."""
         return self.path / "reports" / pipeline
+
+    def failed_report(self, pipeline: str, interval: Interval, node: str) -> Path:
+        """Where a gate that failed keeps its report; the next attempt for the same interval replaces it."""
+        name = f"{interval.start:%Y-%m-%dT%H%M}_{interval.end:%Y-%m-%dT%H%M}"
+        return self.reports(pipeline) / name / node
 
     def gates(self, pipeline: str) -> Path:
         """One empty file for each DAG whose gates order runs of a pipeline, named by the DAG's id."""

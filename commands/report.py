@@ -3,7 +3,8 @@
     python -m commands.report --pipeline NAME
     python -m commands.report --pipeline NAME --compare OTHER
 
-The page lies in the state folder under `reports/`, and Airflow's UI shows it beside the DAG and each of its runs.
+The page lies in the state folder under `reports/`, and Airflow's UI shows it beside the DAG. Where MLFLOW_TRACKING_URI
+is set, what is new is mirrored there (`commands.mlflow_mirror`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from airtight.home import Home
 from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
 from airtight.supervised import Supervised, find
-from commands import arguments
+from commands import arguments, mlflow_mirror
 from components.modelling import metric_names
 from components.reports.year import Gate, Month, comparison, metrics_of, page
 
@@ -173,6 +174,8 @@ def main(args: Sequence[str] | None = None) -> int:
     def command(settings: Supervised, chosen: argparse.Namespace) -> int:
         compare = find(chosen.compare)[0] if chosen.compare else None
         print(f"The intervals at a glance: {write(settings, Home.current(), compare, chosen.intervals)}")
+        if mirrored := mlflow_mirror.after_run(settings, Home.current()):
+            print(mirrored)
         return 0
 
     return arguments.run(parser, args, command)

@@ -11,6 +11,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 
 from airtight.files import new_file, write_text
+from airtight.watch.alarm_acts import summary_of
 from components.artifacts import DataAlarms, SummarizedDay
 from components.data import examples as reading
 from components.watch.data_alarms import JUDGEMENT, POOL_DAYS, STATE, Judgement, State, after, is_fault
@@ -64,7 +65,7 @@ def _read(summary: SummarizedDay) -> DaySummary:
 
 def _in_words(judgement: Judgement) -> str:
     if judgement.findings:
-        return f"{judgement.day}: {'; '.join(finding.words for finding in judgement.findings)}."
+        return summary_of(judgement.day, (finding.words for finding in judgement.findings))
     if judgement.enough:
         return f"{judgement.day}: {judgement.enough}."
     return f"{judgement.day}: nothing is unusual (score {judgement.score:.2g} of {judgement.threshold:.2g})."

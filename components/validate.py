@@ -62,8 +62,7 @@ def validate(
 
 def reports_folder(pipeline: str, interval: Interval) -> Path:
     """Where the report of a run that validate stopped is kept; the next attempt for the same interval replaces it."""
-    name = f"{interval.start:%Y-%m-%dT%H%M}_{interval.end:%Y-%m-%dT%H%M}"
-    return Home.current().reports(pipeline) / name / "validate"
+    return Home.current().failed_report(pipeline, interval, "validate")
 
 
 def _refusal(summary: ValidationSummary, kept: Path) -> TerminalError:

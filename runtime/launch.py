@@ -38,6 +38,7 @@ from runtime import (
 )
 from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.lineage.artifacts import DIGEST, Artifact, by_key
+from runtime.openlineage.emit import Reporter
 from runtime.parameters import as_tfx
 from runtime.protocol import NodeRequest, Outcome, State
 
@@ -58,17 +59,19 @@ def launch(request: NodeRequest) -> Outcome:
     Returns:
       The outcome; faults are in it, none is raised.
     """
+    reporter = Reporter(request)
     try:
-        outcome = _launch(request)
+        outcome = _launch(request, reporter)
     except Exception as error:  # noqa: BLE001 - the outcome carries every fault across the process boundary
         if not isinstance(error, (AirtightError, faults.Cancelled)):
             log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         outcome = Outcome.failure(faults.in_words(error, request.node))
+    reporter.ended(outcome)
     log.log(logging.ERROR if outcome.state == "failed" else logging.INFO, "%s", outcome.summary)
     return outcome
 
 
-def _launch(request: NodeRequest) -> Outcome:
+def _launch(request: NodeRequest, reporter: Reporter) -> Outcome:
     provenance.begin(ROOT)
     compiled = CompiledPipeline.read(Path(request.compiled))
     # The same folder and modules wherever the node runs: relative paths begin where the pipeline's file lies.
@@ -76,10 +79,10 @@ def _launch(request: NodeRequest) -> Outcome:
     # A container need not have that of a pipeline whose paths are absolute.
     folder = ROOT / compiled.folder
     with contextlib.chdir(folder if folder.is_dir() else ROOT):
-        return _launch_compiled(compiled, request)
+        return _launch_compiled(compiled, request, reporter)
 
 
-def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcome:
+def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest, reporter: Reporter) -> Outcome:
     home = Home(Path(request.home))
     for module in compiled.types:
         importlib.import_module(module)
@@ -87,6 +90,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
     values: dict[str, Any] = as_tfx(compiled.bind(request.parameters))
     deployment = runner_utils.extract_local_deployment_config(ir)
     connection = metadata_store.connection(deployment, home)
+    reporter.connected(connection, compiled.pipeline)
     with connection as handle:
         node = _bound(ir, request, values, metadata_store.pipeline_root(ir, home, handle.store))
         earlier = attempts.earlier(handle.store, request.run, request.node, request.earlier)
@@ -123,6 +127,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest) -> Outcom
     ):
         info = outputs.Launcher(
             kept=kept,
+            started=reporter.started,
             pipeline_node=node,
             mlmd_connection=connection,
             pipeline_info=ir.pipeline_info,

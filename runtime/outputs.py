@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
 from tfx.dsl.io import fileio
@@ -48,15 +49,18 @@ class Launcher(launcher.Launcher):
 
     Args:
       kept: The cache, which notes its answer in the execution.
+      started: Is called with the metadata store once the execution is registered.
       **arguments: For TFX's launcher.
     """
 
-    def __init__(self, *, kept: Cache, **arguments: Any) -> None:
+    def __init__(self, *, kept: Cache, started: Callable[[mlmd.MetadataStore], None], **arguments: Any) -> None:
         super().__init__(**arguments)
         self._kept = kept
+        self._started = started
 
     def _register_or_reuse_execution(self, **arguments: Any) -> metadata_store_pb2.Execution:
         self._kept.execution = super()._register_or_reuse_execution(**arguments)
+        self._started(arguments["metadata_handle"].store)
         return self._kept.execution
 
     def _run_executor(self, execution_info: data_types.ExecutionInfo) -> execution_result_pb2.ExecutorOutput:

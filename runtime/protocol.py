@@ -24,6 +24,8 @@ EXIT_SKIPPED = 99
 OF_OTHERS = ("AIRFLOW", "_AIRFLOW", "AIRTIGHT_AIRFLOW_", "SUPERVISOR_")
 """Beginnings of the environment variables of Airflow, its tasks and the supervisor. No node sees them, so that it sees
 the same in a child of the launcher as in a process that a task starts, and none of Airflow's connections."""
+REPLAY = "replay_of"
+"""Label of an attempt that executes one of a past run again, with that run's key: nothing outside hears of it."""
 MAX_FRAME = 16 * 2**20
 _LENGTH = struct.Struct("!I")
 _LONGEST_RUN_KEY = 120

@@ -29,7 +29,7 @@ from runtime.compiled_pipeline import PUSHED, CompiledPipeline, Node
 from runtime.lineage import recorded_run
 from runtime.lineage.artifacts import DIGEST, Artifact
 from runtime.local import link_lake
-from runtime.protocol import NodeRequest, Outcome, Request
+from runtime.protocol import REPLAY, NodeRequest, Outcome, Request
 
 Do = Callable[[Request], Outcome]
 
@@ -134,7 +134,7 @@ class Stage:
             run=self._run.key,
             attempt=uuid.uuid4().hex,
             home=str(self._place.path),
-            labels={"run_id": self._run.id},
+            labels={"run_id": self._run.id, REPLAY: self._run.key},
             use_cache=False,
         )
 

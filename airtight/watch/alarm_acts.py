@@ -11,6 +11,8 @@ from airtight.audit.log import AuditLog
 
 ACKNOWLEDGED, SILENCED, UNSILENCED = ACTS = ("alarm acknowledged", "alarms silenced", "silence ended")
 SILENCE = "silence"
+BETWEEN = "; "
+"""Between the alarms of a day, in its summary."""
 BY_ACTION = {"acknowledge": ACKNOWLEDGED, SILENCE: SILENCED, "end_silence": UNSILENCED}
 """What a person may do on the trigger form, and how the audit log calls it."""
 
@@ -44,6 +46,15 @@ class AlarmAct:
         until = f" until {self.until[:16].replace('T', ' ')}" if self.until else ""
         return f"{self.act}{about}{until} by {self.by or 'a command'}: {self.reason}"
 
+    @property
+    def effect(self) -> str:
+        """What it does to an alarm, in a sentence without its end."""
+        by = f"by {self.by or 'a command'}: {self.reason}"
+        if self.act == ACKNOWLEDGED:
+            return f"acknowledged {by}"
+        which = f"“{self.alarm}” " if self.alarm else ""
+        return f"{which}silenced until {self.until[:16].replace('T', ' ')} {by}"
+
     def concerns(self, day: str) -> bool:
         """Whether it was done about the alarm of a day."""
         return self.act == ACKNOWLEDGED and self.alarm == day
@@ -75,15 +86,40 @@ def open_silences(done: Iterable[AlarmAct], instant: datetime) -> list[AlarmAct]
     return list(held.values())
 
 
-def is_silenced(done: Iterable[AlarmAct], words: str, instant: datetime) -> bool:
-    """Whether an alarm is silenced: by a silence of all alarms, or of those whose words begin as it says.
+def summary_of(day: str, alarms: Iterable[str]) -> str:
+    """The alarms of a day in a sentence; `alarms_in` takes it apart.
+
+    Args:
+      day: ISO 8601.
+      alarms: The words of each, without an end.
+    """
+    return f"{day}: {BETWEEN.join(alarms)}."
+
+
+def alarms_in(day: str, summary: str) -> list[str]:
+    """The words of each alarm in a day's summary.
+
+    Args:
+      day: ISO 8601.
+      summary: As `summary_of` makes it.
+    """
+    return summary.removeprefix(f"{day}: ").removesuffix(".").split(BETWEEN)
+
+
+def quieting(done: Iterable[AlarmAct], day: str, words: str, instant: datetime) -> AlarmAct | None:
+    """The act because of which nobody is notified of an alarm: an acknowledgement, or a silence; None for none.
+
+    It quiets people alone: whatever decides knows of the alarm.
 
     Args:
       done: Acts about alarms, the oldest first.
+      day: The local day that alarms, ISO 8601.
       words: Of the alarm.
       instant: With its zone.
     """
-    return any(words.startswith(silence.alarm) for silence in open_silences(done, instant))
+    done = list(done)
+    acknowledged = next((act for act in reversed(done) if act.concerns(day)), None)
+    return acknowledged or next((s for s in open_silences(done, instant) if words.startswith(s.alarm)), None)
 
 
 def _of(entry: dict[str, Any]) -> AlarmAct:

@@ -238,7 +238,7 @@ def _volume(day: DaySummary, past: Sequence[DaySummary]) -> tuple[Finding, ...]:
     usual = float(np.median(same)) if same else 0.0
     if not usual or usual / TIMES <= day.rows <= usual * TIMES:
         return ()
-    return (Finding("", VOLUME, f"{day.rows} rows, where such weekdays have {usual:.0f}", True),)
+    return (Finding("", VOLUME, f"rows: {day.rows}, where such weekdays have {usual:.0f}", True),)
 
 
 def _widened(state: State, keys: tuple[Key, ...]) -> State:

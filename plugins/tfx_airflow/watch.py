@@ -11,8 +11,10 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import NEVER_EXPIRE, Asset, BaseNotifier, BaseOperator, Context  # type: ignore[attr-defined]
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from airtight.errors import TerminalError
+from airtight.audit.log import AuditLog
+from airtight.errors import AirtightError, TerminalError
 from airtight.import_string import load
+from airtight.watch.alarm_acts import acts, alarms_in, quieting, summary_of
 from plugins.tfx_airflow.airflow_compat import BACKFILL, count_runs, dag_is_paused, state_store, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
 
@@ -105,7 +107,7 @@ class Announce(BaseOperator):
 
 
 class AnnounceDay(Announce):
-    """Announces alarms that are new, and decisions that do something.
+    """Announces alarms that are new and that nobody acknowledged or silenced, and decisions that do something.
 
     Its asset's event has the day, what was decided and why, whether there is an alarm, and the training's run id.
     """
@@ -119,13 +121,27 @@ class AnnounceDay(Announce):
         if self.asset is not None:
             context["outlet_events"][self.asset].extra = {name: decision.get(name, "") for name in shown}
         common = {"pipeline": self.pipeline, "day": day}
-        if alarms.get("alarm"):
-            yield {"event": ALARM, **common, "words": str(alarms["summary"])}
+        loud = self._loud(day, alarms_in(day, str(alarms["summary"]))) if alarms.get("alarm") else []
+        if loud:
+            yield {"event": ALARM, **common, "words": summary_of(day, loud)}
         if decision.get("alarm_since") == day:
-            yield {"event": ALARM, **common, "words": str(decision["regret"])}
+            for words in self._loud(day, [str(decision["regret"])]):
+                yield {"event": ALARM, **common, "words": words}
         if decision["action"] != "keep":
             about = {"action": str(decision["action"]), "run_id": str(decision.get("run_id", ""))}
             yield {"event": DECISION, **common, **about, "words": f"{decision['action']}: {decision['reason']}."}
+
+    def _loud(self, day: str, alarms: Sequence[str]) -> list[str]:
+        """Those of a day's alarms that nobody has acknowledged or silenced; all, where the audit log cannot be read."""
+        try:
+            done, now = acts(AuditLog(self.pipeline)), datetime.now(UTC)
+        except AirtightError as error:
+            self.log.warning("Nobody's acknowledgement or silence counts. %s", error)
+            return list(alarms)
+        quiet = {words: act for words in alarms if (act := quieting(done, day, words, now))}
+        for words, act in quiet.items():
+            self.log.info("Nobody is notified of: %s. It is %s.", words, act.effect)
+        return [words for words in alarms if words not in quiet]
 
 
 class AnnounceRollback(Announce):

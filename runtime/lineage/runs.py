@@ -113,7 +113,7 @@ def latest_of_each_interval(store: mlmd.MetadataStore, pipeline: str, intervals:
     """
     latest: dict[Interval, Run] = {}
     read = 0
-    for run in _newest(store, pipeline, intervals):
+    for run in newest(store, pipeline, intervals):
         interval, read = run.interval, read + 1
         if interval is not None and (interval not in latest or latest[interval].ended < run.ended):
             latest[interval] = run
@@ -160,8 +160,14 @@ def _of_pipeline(pipeline: str) -> str:
     return f"type = 'pipeline_run' AND {parent}"
 
 
-def _newest(store: mlmd.MetadataStore, pipeline: str, page: int) -> Iterator[Run]:
-    """The runs of a pipeline that have begun, the newest first; so many are read at once."""
+def newest(store: mlmd.MetadataStore, pipeline: str, page: int) -> Iterator[Run]:
+    """The runs of a pipeline that have begun, the newest first.
+
+    Args:
+      store: The metadata store.
+      pipeline: The pipeline's id.
+      page: So many are read at once.
+    """
     of_pipeline = _of_pipeline(pipeline)
     before = ""
     while True:

@@ -45,19 +45,36 @@ def test_an_acknowledgement_is_about_one_day_and_says_who_did_it(do):
     assert json.loads((Path(made.uri) / ACT).read_text())["approval"] == "bob at 09:12: known"
 
 
+def test_an_acknowledgement_quiets_the_alarms_of_its_day_alone(do):
+    do("acknowledge", alarm="2013-06-14", approval="bob at 09:12")
+    acts, now = alarm_acts.acts(AuditLog("toy")), datetime.now(UTC)
+    assert alarm_acts.quieting(acts, "2013-06-14", "dead: humid", now).effect == "acknowledged by bob at 09:12: seen"
+    assert alarm_acts.quieting(acts, "2013-06-15", "dead: humid", now) is None
+
+
 def test_a_silence_holds_until_its_end_or_until_it_is_ended(do):
     do("silence", alarm="rows:", until=SOON.isoformat())
     log, before, after = AuditLog("toy"), SOON - timedelta(hours=1), SOON + timedelta(hours=1)
-    assert alarm_acts.is_silenced(alarm_acts.acts(log), "rows: 212", before)
-    assert not alarm_acts.is_silenced(alarm_acts.acts(log), "dead: humid", before)
-    assert not alarm_acts.is_silenced(alarm_acts.acts(log), "rows: 212", after)
+
+    def quieting(words, instant):
+        return alarm_acts.quieting(alarm_acts.acts(log), "2013-06-14", words, instant)
+
+    silence = quieting("rows: 212", before)
+    assert silence.effect == f"“rows:” silenced until {SOON:%Y-%m-%d %H:%M} by ada (Airflow): seen"
+    assert not quieting("dead: humid", before)
+    assert not quieting("rows: 212", after)
     do("silence", until=SOON.replace(tzinfo=None).isoformat())
-    assert alarm_acts.is_silenced(alarm_acts.acts(log), "dead: humid", before), "of all alarms"
+    assert quieting("dead: humid", before).alarm == "", "of all alarms"
     assert len(alarm_acts.open_silences(alarm_acts.acts(log), before)) == 2
     do("end_silence")
-    assert not alarm_acts.is_silenced(alarm_acts.acts(log), "dead: humid", before)
-    assert alarm_acts.is_silenced(alarm_acts.acts(log), "rows: 212", before), "the other one holds"
+    assert not quieting("dead: humid", before)
+    assert quieting("rows: 212", before), "the other one holds"
     assert not [finding for finding in verify(log, [], lambda by: OPEN) if finding.kind != "note"]
+
+
+def test_the_alarms_of_a_day_are_in_its_summary():
+    alarms = ["rows: 212, where such weekdays have 900", "size: no row has a value"]
+    assert alarm_acts.alarms_in("2013-06-14", alarm_acts.summary_of("2013-06-14", alarms)) == alarms
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ class PastModels:
           began: When the run began.
           served: Version of the champion; 0 for none.
           run_id: Airflow's id of the run.
-          **how: `pushed` and `took_over`, true by default; `cached` nodes; `factor` of the seconds; `digest`.
+          **how: `pushed` and `took_over`, true by default; `cached` nodes; `factor` of the seconds; `digest`;
+            `parameters` by node.
 
         Returns:
           The version that it pushed; 0 for none.
@@ -135,6 +136,7 @@ class PastModels:
                 given=given,
                 state="CACHED" if node in cached else "COMPLETE",
                 cache=cache,
+                parameters=how.get("parameters", {}).get(node),
             )
             given = [made]
             at += timedelta(seconds=seconds)
@@ -221,13 +223,15 @@ class PastModels:
         given: Iterable[int] = (),
         state: str = "COMPLETE",
         cache: str = "",
+        parameters: Mapping[str, str] | None = None,
     ) -> int:
         """One execution of a node, with what it made; gives the artifact's id."""
         self._attempts += 1
         execution = metadata_store_pb2.Execution(
             type_id=self._type("execution", node, {}), last_known_state=_STATES.Value(state)
         )
-        execution.custom_properties["cache"].string_value = cache
+        for name, text in {"cache": cache, **(parameters or {})}.items():
+            execution.custom_properties[name].string_value = text
         own = {} if kind in _OF_TFX else properties
         artifact = metadata_store_pb2.Artifact(
             type_id=self._type("artifact", kind, own), state=metadata_store_pb2.Artifact.LIVE

@@ -6,9 +6,12 @@ from urllib.parse import quote
 
 import pytest
 
+from airtight.audit.actor import Actor, acting
+from airtight.audit.log import AuditLog
 from airtight.home import Home
 from airtight.rollout import state
 from airtight.rollout.state import Release
+from airtight.watch.alarm_acts import ACKNOWLEDGED, SILENCED
 from tests.plugins.page_client import get, signed_in
 from tests.plugins.past_models import MODEL, PastModels, Run
 from tests.plugins.past_year import year
@@ -107,6 +110,26 @@ def test_a_model_shows_versions_champions_alarms_quality_decisions_and_cost(page
     assert "6 %) went into models that never served" in text
     assert "complaints about Newark" in text and "ada at 09:12" in text
     assert f'href="/dags/{MODEL}_promote" target="_top"' in text
+
+
+def test_an_alarm_is_shown_as_acknowledged_or_as_silenced_until_an_instant(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.train(date(2026, 8, 1), date(2026, 9, 1), 1, began=AT, served=0)
+    for day, alarm in ((1, "size: no row has a value"), (2, "rows: 212, where such weekdays have 900")):
+        past.watch(date(2026, 10, day), at=AT, alarm=alarm)
+    past.watch(date(2026, 10, 3), at=AT, alarm="colour: is missing in 9.0% of rows")
+    past.close()
+    labels = {"dag_id": f"{MODEL}_alarms", "run_id": "manual"}
+    with acting(Actor(f"{MODEL}_alarms", "act_on_alarm", "key", "1", labels=labels)):
+        log = AuditLog(MODEL, past.home)
+        log.append(ACKNOWLEDGED, reason="known", alarm="2026-10-01", approval="ada at 09:12")
+        log.append(SILENCED, reason="a strike", alarm="rows:", until="9999-01-01T00:00:00+00:00", approval="bob")
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    rows = {day: text.split(f"2026-10-0{day}</td>")[1].split("</tr>")[0] for day in (1, 2, 3)}
+    assert "acknowledged by ada at 09:12: known" in rows[1]
+    assert "“rows:” silenced until 9999-01-01 00:00 by bob: a strike" in rows[2]
+    assert "nothing yet" in rows[3]
+    assert "strike" not in in_home(past.home, monkeypatch, f"/{MODEL}/model", f"{MODEL}_alarms")
 
 
 def test_what_other_dags_did_is_shown_to_who_may_read_them_alone(page):

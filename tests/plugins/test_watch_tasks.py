@@ -13,6 +13,8 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
+from airtight.audit.log import AuditLog
+from airtight.watch.alarm_acts import ACKNOWLEDGED, SILENCED
 from plugins.tfx_airflow import watch
 from plugins.tfx_airflow.watch import AnnounceDay, AnnounceRollback, CheckWatch, StartTraining
 
@@ -53,7 +55,8 @@ class Store(dict):
 
 
 @pytest.fixture(autouse=True)
-def _nobody_has_heard():
+def _nobody_has_heard(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
     HEARD.clear()
 
 
@@ -109,19 +112,50 @@ def announce(notify, decision=RETRAIN, alarms=None, **more):
 
 def test_each_kind_of_notifier_hears_of_each_event():
     names = [f"{__name__}:{name}" for name in ("hear", "Pager", "PAGER")]
-    alarms = {"alarm": 1, "summary": "size is missing."}
+    alarms = {"alarm": 1, "summary": f"{DAY}: size is missing."}
     extra = announce(names, RETRAIN | {"alarm_since": DAY}, alarms)
     assert [event["event"] for event in HEARD[:3]] == ["alarm", "alarm", "decision"]
-    assert [event["words"] for event in HEARD[:3]] == ["size is missing.", "Version 7 loses .03.", "retrain: regret."]
+    words = [f"{DAY}: size is missing.", "Version 7 loses .03.", "retrain: regret."]
+    assert [event["words"] for event in HEARD[:3]] == words
     assert HEARD[2]["run_id"] == RETRAIN["run_id"]
     assert HEARD[3:6] == ["class: alarm", "class: alarm", "class: decision"]
-    assert HEARD[6] == f"flights, {DAY}: size is missing."
+    assert HEARD[6] == f"flights, {DAY}: {DAY}: size is missing."
     assert (extra["action"], extra["run_id"], extra["day"]) == ("retrain", RETRAIN["run_id"], DAY)
 
 
 def test_an_alarm_is_announced_on_its_first_day_and_a_day_that_is_as_usual_not_at_all():
     announce([f"{__name__}:hear"], RETRAIN | {"action": "keep"})
     assert HEARD == []
+
+
+TWO_ALARMS = {"alarm": 1, "summary": f"{DAY}: rows: 212, where such weekdays have 900; size: no row has a value."}
+LATER = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("act", "details", "words"),
+    [
+        (ACKNOWLEDGED, {"alarm": DAY}, []),
+        (ACKNOWLEDGED, {"alarm": "2013-07-02"}, [TWO_ALARMS["summary"], "Version 7 loses .03."]),
+        (SILENCED, {"until": LATER}, []),
+        (SILENCED, {"until": LATER, "alarm": "rows:"}, [f"{DAY}: size: no row has a value.", "Version 7 loses .03."]),
+        (SILENCED, {"until": LATER, "alarm": "Version"}, [TWO_ALARMS["summary"]]),
+        (SILENCED, {"until": "2013-07-03T12:00:00+00:00"}, [TWO_ALARMS["summary"], "Version 7 loses .03."]),
+    ],
+    ids=["acknowledged", "another day's", "silenced", "one of the day", "the regret", "a silence that is over"],
+)
+def test_nobody_is_notified_of_an_alarm_that_is_acknowledged_or_silenced(act, details, words):
+    AuditLog("flights").append(act, reason="known", **details)
+    extra = announce([f"{__name__}:hear"], RETRAIN | {"alarm_since": DAY, "data_alarm": 1}, TWO_ALARMS)
+    assert [event["words"] for event in HEARD if event["event"] == "alarm"] == words
+    assert [event["action"] for event in HEARD if event["event"] == "decision"] == ["retrain"]
+    assert extra["data_alarm"] == 1, "others see the alarm"
+
+
+def test_everybody_is_notified_where_the_audit_log_cannot_be_read():
+    AuditLog("flights").file.mkdir(parents=True)
+    announce([f"{__name__}:hear"], RETRAIN | {"action": "keep"}, TWO_ALARMS)
+    assert [event["words"] for event in HEARD] == [TWO_ALARMS["summary"]]
 
 
 def test_a_notifier_that_fails_keeps_no_other_from_hearing_and_is_called_again_alone():

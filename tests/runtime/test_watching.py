@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from airtight.audit.log import AuditLog
 from airtight.home import Home
+from airtight.watch.alarm_acts import SILENCED
 from components.watch.data_alarms import LEAST_PAST
 from runtime import metadata_store
 from runtime.launch import launch
@@ -97,7 +99,10 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     days = [Day(home, number, policy="airtight.watch.policies:never") for number in range(LEAST_PAST + 1)]
     assert {day.decision["action"] for day in days} == {"keep"}
     every, number = {"policy": "airtight.watch.policies:every?n=1"}, len(days)
+    # A silence quiets people, and no gate.
+    AuditLog(TRAINING, home).append(SILENCED, reason="known", until="9999-01-01T00:00:00+00:00")
     broken = Day(home, number, broken=1, regret=0.3, **every)
+    assert broken.decision["data_alarm"] == 1
     assert broken.decision["action"] == "fix_data" and "size: no row has a value" in broken.decision["reason"]
     assert broken.decision["run_id"] == ""
     end = {"trains": f"{ends(number - 6)['interval_start']}/{ends(number)['interval_end']}"}

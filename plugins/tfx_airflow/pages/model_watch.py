@@ -91,11 +91,18 @@ def _alarms(judged: Sequence[Artifact], acts: Sequence[alarm_acts.AlarmAct]) -> 
                 "day": day,
                 "blocking": bool(alarmed[day].get("blocking")),
                 "summary": str(alarmed[day].get("summary", "")),
-                "acts": [act.in_words for act in acts if act.concerns(day)],
+                "effects": _effects(day, str(alarmed[day].get("summary", "")), acts),
             }
             for day in sorted(alarmed, reverse=True)[:_NEWEST]
         ],
     }
+
+
+def _effects(day: str, summary: str, acts: Sequence[alarm_acts.AlarmAct]) -> list[str]:
+    """Because of what nobody is notified of a day's alarms, in words."""
+    now = datetime.now(UTC)
+    quiet = [alarm_acts.quieting(acts, day, words, now) for words in alarm_acts.alarms_in(day, summary)]
+    return list(dict.fromkeys(act.effect for act in quiet if act))
 
 
 def _decisions(decided: Sequence[Artifact]) -> Sequence[Mapping[str, Any]]:
