@@ -46,7 +46,7 @@ from benchmarks.stream_runs import (
 )
 from pipelines.flight_delays.streams import STREAM
 from streaming.engine.flink_rest import Flink, Job
-from streaming.windows.declaration import Stream
+from streaming.windows.declaration import Bounds, Stream
 
 HOUR_S = 3600.0
 PARTITIONS = 3
@@ -112,27 +112,23 @@ def ask(job: Job, seen: Seen, over: threading.Event) -> None:
                 seen.lags.append(time.time() - watermark)
 
 
-def measure(stream: Stream, folder: Path, per_second: float, seconds: float, arguments: list[str]) -> dict[str, Any]:
-    """One stream at one rate."""
-    path, seen = folder / f"{stream.name}.sqlite", Seen()
-    with running(stream, path, arguments) as job:
-        # Workers that have just started would make the first event late.
-        with producer() as client:
-            send(client, stream.topics[0], msgspec.structs.replace(next(movements(1)), at=datetime.now(UTC)), 1)
-        while counted(stream, path) < 1:
-            if why := failure_of(job):
-                raise SystemExit(f"The stream has ended: {why}")
-            time.sleep(LOOK_S)
-        publishing = threading.Thread(
-            target=publish, args=(stream.topics[0], seen, per_second, seconds), name=stream.name, daemon=True
-        )
-        over = threading.Event()
-        asking = threading.Thread(target=ask, args=(job, seen, over), daemon=True)
-        publishing.start()
-        asking.start()
-        watch(lambda: counted(stream, path) - 1, seen, publishing)
-        over.set()
-        asking.join()
+def measure(stream: Stream, path: Path, job: Job, per_second: float, seconds: float) -> dict[str, Any]:
+    """One stream, which runs, at one rate."""
+    seen, over = Seen(), threading.Event()
+    # Workers that have just started would make the first event late.
+    with producer() as client:
+        send(client, stream.topics[0], msgspec.structs.replace(next(movements(1)), at=datetime.now(UTC)), 1)
+    while counted(stream, path) < 1:
+        if why := failure_of(job):
+            raise SystemExit(f"The stream has ended: {why}")
+        time.sleep(0.5)
+    publishing = threading.Thread(target=publish, args=(stream.topics[0], seen, per_second, seconds), daemon=True)
+    asking = threading.Thread(target=ask, args=(job, seen, over), daemon=True)
+    publishing.start()
+    asking.start()
+    watch(lambda: counted(stream, path) - 1, seen, publishing)
+    over.set()
+    asking.join()
     bounds = stream.bounds
     row = {
         "events an hour": round(per_second * HOUR_S),
@@ -147,6 +143,26 @@ def measure(stream: Stream, folder: Path, per_second: float, seconds: float, arg
     return row
 
 
+def slow(args: argparse.Namespace, bounds: Bounds, folder: Path) -> list[dict[str, Any]]:
+    """The slow rates, all at the same time."""
+    rows: list[dict[str, Any]] = []
+    threads = []
+    with contextlib.ExitStack() as jobs:
+        for per_hour in args.per_hour:
+            stream = declaration(f"slow_{per_hour:g}".replace(".", "_"), bounds=bounds)
+            path = folder / f"{stream.name}.sqlite"
+            job = jobs.enter_context(running(stream, path))
+            arguments = (stream, path, job, per_hour / HOUR_S, args.minutes * 60)
+            threads.append(threading.Thread(target=lambda arguments=arguments: rows.append(measure(*arguments))))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if len(rows) < len(threads):
+        raise SystemExit("A stream has ended; see above.")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="of the slow rates, in real time")
@@ -158,25 +174,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     bounds = replace(STREAM.bounds, out_of_order_s=args.out_of_order, idle_s=args.idle)
-    rows: list[dict[str, Any]] = []
     slots = max(1, len(args.per_hour))
     with tempfile.TemporaryDirectory(prefix="airtight-bench-") as name, own_cluster(slots=slots):
-        folder = Path(name)
-
-        def slow(per_hour: float) -> None:
-            stream = declaration(f"slow_{per_hour:g}".replace(".", "_"), bounds=bounds)
-            rows.append(measure(stream, folder, per_hour / HOUR_S, args.minutes * 60, ["--slots=1"]))
-
-        threads = [threading.Thread(target=slow, args=(per_hour,)) for per_hour in args.per_hour]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if len(rows) < len(threads):
-            raise SystemExit("A stream has ended; see above.")
+        rows = slow(args, bounds, Path(name))
         if args.rate:
-            stream = declaration("fast", bounds=bounds)
-            rows.append(measure(stream, folder, args.rate, args.rate_minutes * 60, [f"--slots={min(2, slots)}"]))
+            stream, path = declaration("fast", bounds=bounds), Path(name) / "fast.sqlite"
+            with running(stream, path, [f"--slots={min(2, slots)}"]) as job:
+                rows.append(measure(stream, path, job, args.rate, args.rate_minutes * 60))
     report("Freshness in real time", {"bounds": str(bounds)}, rows, args.json)
 
 

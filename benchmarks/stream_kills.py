@@ -34,7 +34,7 @@ from typing import Any
 
 import msgspec
 
-from airtight.errors import AirtightError
+from airtight.errors import AirtightError, TransientError
 from benchmarks.own_cluster import OwnCluster, own_cluster
 from benchmarks.stream_runs import (
     await_watermark,
@@ -136,8 +136,11 @@ class Recovery:
 
     def failures(self) -> tuple[str, int]:
         """The job and how often it has failed."""
-        job = self._job()
-        return job.id, self._flink.status(job.id).failures
+        while True:
+            with contextlib.suppress(TransientError):
+                job = self._job()
+                return job.id, self._flink.status(job.id).failures
+            time.sleep(POLL_S)
 
     def wait(self, kind: str, before: tuple[str, int], published: int) -> float:
         """Waits.

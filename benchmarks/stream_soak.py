@@ -106,8 +106,9 @@ class Sampler:
         row: dict[str, float] = {"minutes": (time.monotonic() - self._began) / 60, "busy": float(load.is_busy)}
         files = 0
         for name, processes in self._processes():
-            row[f"rss {name}"] = sum(process.memory_info().rss for process in processes) / MB
-            files += sum(process.num_fds() for process in processes)
+            with contextlib.suppress(psutil.Error):
+                row[f"rss {name}"] = sum(process.memory_info().rss for process in processes) / MB
+                files += sum(process.num_fds() for process in processes)
         row["files"] = files
         folder = flink_service.place(self._cluster.home)
         for name in ("tmp", "checkpoints", "artifacts"):
@@ -118,11 +119,10 @@ class Sampler:
         return row
 
     def _processes(self) -> Iterator[tuple[str, list[psutil.Process]]]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for program in Supervisor(self._cluster.home).programs():
-                if program.pid:
-                    yield program.name, [psutil.Process(program.pid)]
-            yield "python workers", self._cluster.workers()
+        for program in Supervisor(self._cluster.home).programs():
+            if program.pid and psutil.pid_exists(program.pid):
+                yield program.name, [psutil.Process(program.pid)]
+        yield "python workers", self._cluster.workers()
 
     def _of_flink(self) -> dict[str, float]:
         flink = Flink()
@@ -197,7 +197,7 @@ def stall(cluster: OwnCluster, stream: Stream) -> dict[str, Any]:
         worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     try:
-        while (event := trigger.poll()) is None:
+        while (event := trigger.poll()) is None or "error" in event:
             time.sleep(POLL_S)
         try:
             task.execute({}, event)
