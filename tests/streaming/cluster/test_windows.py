@@ -106,7 +106,9 @@ def test_a_topic_of_bad_messages_stops_the_job_and_stays_where_it_is(cluster: Ow
         for number in range(2_000):
             producer.send("test.wrong", b"{", timestamp_ms=BEGIN * 1000 + number)
     steps = build(wrong, from_kafka(wrong, servers), str(tmp_path / "wrong.sqlite"), follow=True, servers=servers)
-    job = flink_jobs.submit(steps, wrong.name, UNCACHED)
+    # The cluster's own ten tries take two minutes.
+    tries = ["--number_of_execution_retries=3", "--execution_retry_delay=500"]
+    job = flink_jobs.submit(steps, wrong.name, [*UNCACHED, *tries])
     until(lambda: flink.status(job.id).job.state == "FAILED", "it fails again and again, and then for good")
     status = flink.status(job.id)
     assert status.failures > 2
