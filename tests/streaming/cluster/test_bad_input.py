@@ -32,7 +32,9 @@ def topic_of(cluster: OwnCluster, name: str) -> str:
 
 def in_transaction(servers: str, topic: str, count: int, *, is_committed: bool) -> None:
     """Publishes messages of a key of their own in one transaction, which is committed or aborted."""
-    with KafkaProducer(bootstrap_servers=servers, transactional_id=f"{topic}.{is_committed}") as producer:
+    # The broker makes its topic of transactions first.
+    settings = {"transactional_id": f"{topic}.{is_committed}", "max_block_ms": 300_000}
+    with KafkaProducer(bootstrap_servers=servers, **settings) as producer:
         producer.init_transactions()
         producer.begin_transaction()
         for _ in range(count):
