@@ -154,9 +154,9 @@ replay: install ## Publish days of PIPELINE's lake to the broker as they became 
 	@$(PY) -m streaming.windows $(PIPELINE) --publish $(FROM) $(TO) --speed $(SPEED)
 
 .PHONY: bench-stream
-bench-stream: install ## Measure the stream: events a second and latency beside the bare consumer, and features for a request
-	@$(PY) -m services up kafka flink
-	@$(PY) -m benchmarks.stream
+bench-stream: install ## Measure the stream: events a second beside Spark and the bare consumer, freshness in real time, features for a request (an hour)
+	@$(PY) -m benchmarks.stream_rates --events 1000000
+	@$(PY) -m benchmarks.stream_freshness --minutes 20 --rate 15000 --rate-minutes 2
 	@$(PY) -m benchmarks.online
 
 .PHONY: bench-growth
@@ -172,12 +172,13 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs under random kills, deletions and standstills, then 40 on PostgreSQL; 2013 through the stream beside Spark
+soak: install ## 100 runs under random kills and standstills, then 40 on PostgreSQL; 2013 through the stream beside Spark; 40 kills of the stream; two hours of it
 	@$(PY) -m benchmarks.kills --runs 100
 	@$(PY) -m benchmarks.kills --runs 40 --metadata postgresql --airflow postgresql
-	@$(PY) -m services up kafka flink
 	@$(PY) -m benchmarks.stream_parity
-	@$(PY) -m benchmarks.stream_parity --shuffled 0
+	@$(PY) -m benchmarks.stream_parity --shuffled 0 --taskmanagers 2
+	@$(PY) -m benchmarks.stream_kills --events 1000000 --kills 40
+	@$(PY) -m benchmarks.stream_soak --hours 2 --busy-minutes 10 --idle-minutes 10 --lifetime-minutes 10 --every 10
 
 .PHONY: lock
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt, and the jars

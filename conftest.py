@@ -5,8 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+ONE_CLUSTER = "tests/streaming/cluster/"
+"""Tests that share a Flink cluster."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """By `--dist loadfile` the tests of a file go to one worker; those of all files that share a cluster do, too."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrCluster(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return ONE_CLUSTER if nodeid.startswith(ONE_CLUSTER) else str(super()._split_scope(nodeid))
+
+    return ByFileOrCluster(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Spark Structured Streaming at the windows of the stream of flights; `benchmarks.stream` measures it beside ours.
+"""Spark Structured Streaming at the windows of the flights' stream; `benchmarks.stream_rates` measures it beside ours.
 
     python -m benchmarks.spark_stream TOPIC FOLDER      until it is ended; the broker is that of AIRTIGHT_KAFKA
 
@@ -146,16 +146,13 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         self._db = sqlite3.connect(store_of(folder))
 
-    def messages(self, hour: int) -> int:
-        """How many events of an hour since 1970 are in the totals."""
+    def messages(self) -> int:
+        """How many events are in the totals."""
         try:
-            wanted = "grp IN (?, ?) AND minute >= ? AND minute < ?"
-            cursor = self._db.execute(
-                f"SELECT coalesce(sum(count), 0) FROM totals WHERE {wanted}", (*WHOLE, hour * HOUR, (hour + 1) * HOUR)
-            )
+            total = self._db.execute("SELECT coalesce(sum(count), 0) FROM totals WHERE grp IN (?, ?)", WHOLE)
         except sqlite3.OperationalError:  # There is no table yet.
             return 0
-        return cursor.fetchone()[0]
+        return total.fetchone()[0]
 
     def check(self, events: Iterable[Event]) -> int:
         """Compares everything that is there with the totals of events as the stream makes them.

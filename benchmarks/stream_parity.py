@@ -1,10 +1,10 @@
 """The whole of 2013 through the stream, and every window of it beside what Spark computes from the lake.
 
     python -m benchmarks.stream_parity [--from 2013-01-01 --to 2014-01-01] [--shuffled SEED] [--windows SAMPLE]
+                                       [--taskmanagers 2]
 
-It needs the broker and the Flink cluster (`python -m services up kafka flink`) and the lake. On a topic of its own, as
-a job of its own, into a store of its own, the events are published as they became known, or each up to the allowed
-lateness later. Compared are
+It needs the lake, and starts a broker and a Flink cluster of its own. The events are published as they became known, or
+each up to the allowed lateness later. Compared are
 
 - the windows of a minute: every group, key and minute, as `close_stream` does;
 - the sliding windows of the features at the cut-off of every flight (or of a sample of each month): sums of those
@@ -41,6 +41,7 @@ from kafka.admin import KafkaAdminClient
 from airtight.errors import TransientError
 from airtight.home import Home
 from airtight.interval import Interval
+from benchmarks.own_cluster import own_cluster
 from components.close_stream import totals_file
 from components.data.lake import SPARK_TYPES, Lake
 from components.measures.closing import MEAN_LIMIT, MEANS, WHOLE, compared
@@ -270,11 +271,11 @@ def _letters(topic: str) -> str:
 
 
 @contextmanager
-def running(declaration: Stream, path: Path, home: Home) -> Iterator[Callable[[int], None]]:
+def running(declaration: Stream, path: Path, slots: int) -> Iterator[Callable[[int], None]]:
     """The stream as a job of Flink; what waits until its store's watermark has come to a minute."""
     flink, store = Flink(), opened(str(path), declaration)
     steps = build(declaration, from_kafka(declaration, servers()), str(path), follow=True, servers=servers())
-    job = flink_jobs.submit(steps, declaration.name, UNCACHED, home=home)
+    job = flink_jobs.submit(steps, declaration.name, [*UNCACHED, f"--slots={slots}"])
 
     def wait(minute: int) -> None:
         reached, since = 0, time.monotonic()
@@ -346,19 +347,24 @@ def main() -> int:
     parser.add_argument(
         "--windows", type=int, default=0, metavar="SAMPLE", help="at the cut-offs of so many flights a month; 0: of all"
     )
+    parser.add_argument("--taskmanagers", type=int, choices=(1, 2), default=1, help="with a slot of the job on each")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     lake, parts = Home.current().lake, months(flags.start, flags.end)
     late = 0 if flags.shuffled is None else LATENESS_S / 60
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="airtight-parity-") as place, topics() as topic:
+    with (
+        tempfile.TemporaryDirectory(prefix="airtight-parity-") as place,
+        own_cluster(taskmanagers=flags.taskmanagers),
+        topics() as topic,
+    ):
         path, letters = Path(place) / "store.sqlite", _letters(topic)
         declaration = replace(
             STREAM, name=f"parity_{os.getpid()}", topics=(topic,), dead_letters=letters, keep_days=KEEP_DAYS
         )
         arriving = delayed(messages(lake, parts[0].start, parts[-1].end), late, flags.shuffled or 0)
-        with running(declaration, path, Home(Path(place))) as wait:
+        with running(declaration, path, flags.taskmanagers) as wait:
             sent = replayed(topic, arriving, parts, wait)
         dead = sum(1 for _ in dead_letters.letters(servers(), letters))
         found = compare(lake, declaration, path, parts, flags.windows)

@@ -17,9 +17,11 @@ import yaml
 
 from airtight.home import ROOT, Home
 from benchmarks.postgresql import PASSWORD, Cluster, binaries
-from services.jars import SETS
+from services import flink, flink_jars, jars
 from services.kafka import CONSTANT
 from services.settings import Settings, airflow_environment
+from streaming import topics
+from streaming.engine import addresses
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -143,16 +145,82 @@ def test_whoever_speaks_to_the_broker_finds_it() -> None:
     assert SERVICES["topics"]["environment"]["AIRTIGHT_KAFKA"] == inside
 
 
-def test_the_job_server_is_of_the_flink_and_the_beam_that_run() -> None:
-    """The cluster's Flink, and the Beam of the local job server, which is what was tried."""
-    (runner,) = (each for each in SETS["flink"] if each.startswith("org.apache.beam:"))
-    _, artifact, version = runner.split(":")
-    flink = artifact.removeprefix("beam-runners-flink-")
-    assert SERVICES["flink-job-server"]["image"] == f"apache/beam_flink{flink}_job_server:{version}"
-    for name in ("flink-jobmanager", "flink-taskmanager"):
-        assert SERVICES[name]["image"].startswith(f"flink:{flink}-")
-    (broker,) = (each for each in SETS["kafka"] if each.startswith("org.apache.kafka:"))
+ADDRESSES = (addresses.JOB_SERVER, addresses.EXPANSION, addresses.REST, addresses.WORKERS, topics.SERVERS)
+"""Environment variables in which the code of streams looks for others."""
+OURS = [name for name in SERVICES if SERVICES[name]["image"] == "airtight-runtime" and name != "spark"]
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("variable", ADDRESSES)
+def test_every_address_that_the_code_reads_is_set_and_somebody_is_there(name: str, variable: str) -> None:
+    host, _, port = SERVICES[name]["environment"][variable].removeprefix("http://").partition(":")
+    if variable == addresses.WORKERS:
+        # As the TaskManager sees it.
+        assert host == "127.0.0.1" and SERVICES["beam-workers"]["network_mode"] == "service:flink-taskmanager"
+        host = "beam-workers"
+    service = {key: value for key, value in SERVICES[host].items() if key != "environment" or host == "kafka"}
+    assert re.search(rf"\b{port}\b", yaml.safe_dump(service)), f"{host} does not listen on {port}"
+
+
+def flink_properties(service: str = "flink-jobmanager") -> dict[str, str]:
+    """The settings of Flink in one of its services."""
+    text = SERVICES[service]["environment"]["FLINK_PROPERTIES"]
+    return dict(line.split(": ", 1) for line in text.splitlines())
+
+
+def test_the_job_server_is_started_as_the_local_one(tmp_path: Path) -> None:
+    local = flink.command("job-server", Settings(), Home(tmp_path), "classes")
+    shell, _, *here = SERVICES["flink-job-server"]["command"][2:]
+    assert all(option in shell for option in flink_jars.OPENS)
+    there = local[local.index("airtight.JobServer") :]
+    assert [part.partition("=")[0] for part in here[4:]] == [part.partition("=")[0] for part in there[4:]]
+    assert here[:3] == ["airtight.JobServer", "0.0.0.0", "8097"]
+
+
+def test_flink_behaves_as_in_the_local_services(tmp_path: Path) -> None:
+    """Where it listens, what it may use, and where its files are is each one's own."""
+    own = re.compile(r"(host|address|port|dir|dirs|cores)$|^taskmanager\.memory|numberOfTaskSlots")
+    local = {k: v for k, v in flink.configuration(Settings(), Home(tmp_path)).items() if not own.search(k)}
+    assert len(local) > 10
+    for name in ("flink-jobmanager", "flink-taskmanager", "flink-job-server"):
+        here = flink_properties(name)
+        assert {key: here.get(key) for key in local} == local
+        assert here["env.java.opts.taskmanager"] == here["env.java.opts.jobmanager"] == " ".join(flink_jars.OPENS)
+
+
+def test_flink_is_that_of_the_locked_jars() -> None:
+    (core,) = (jar for jar in jars.lock("flink") if jar.startswith("flink-core-"))
+    version = core.removeprefix("flink-core-").removesuffix(".jar")
+    dockerfile = (ROOT / "docker" / "runtime.Dockerfile").read_text()
+    assert re.search(rf"^FROM flink:{re.escape(version)}-java17 AS flink$", dockerfile, re.MULTILINE)
+    built = [service["build"] for name, service in SERVICES.items() if name.startswith("flink")]
+    assert len(built) == 3
+    for build in built:
+        assert build == {"context": ".", "dockerfile": "docker/runtime.Dockerfile", "target": "flink"}
+    (broker,) = (one for one in jars.SETS["kafka"] if one.startswith("org.apache.kafka:"))
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{broker.rpartition(':')[2]}"
+
+
+def test_whoever_resumes_a_stream_sees_flinks_checkpoints() -> None:
+    assert flink_properties()["state.checkpoints.dir"] == "file:///checkpoints"
+    for name in ("flink-jobmanager", "flink-taskmanager", "scheduler", "triggerer"):
+        assert any(volume.startswith("flink:/checkpoints") for volume in SERVICES[name]["volumes"])
+
+
+def test_the_flink_of_the_documented_kubernetes_is_the_same() -> None:
+    block = (ROOT / "docs" / "streaming.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    deployment, server, service = yaml.safe_load_all(block)
+    own = re.compile(r"(address|host|port|dir)$|^web\.submit|^env\.|numberOfTaskSlots")
+    shared = {key: value for key, value in flink_properties().items() if not own.search(key)}
+    here = deployment["spec"]["flinkConfiguration"]
+    assert {key: here.get(key) for key in shared} == shared
+    (jobs,) = server["spec"]["template"]["spec"]["containers"]
+    assert jobs["image"] == deployment["spec"]["image"]
+    assert {port["port"] for port in service["spec"]["ports"]} == {8097, 8098, 8099}
+    _, pool = deployment["spec"]["taskManager"]["podTemplate"]["spec"]["containers"]
+    assert pool["command"] == SERVICES["beam-workers"]["command"]
+    value = SERVICES["scheduler"]["environment"][addresses.WORKERS]
+    assert {"name": addresses.WORKERS, "value": value} in pool["env"]
 
 
 def test_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:

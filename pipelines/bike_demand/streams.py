@@ -47,6 +47,7 @@ STREAM = Stream(
     name="bike_demand",
     topics=("bike.rides",),
     parse="pipelines.bike_demand.streams:parse",
+    messages="pipelines.bike_demand.streams:Reading",
     replay="pipelines.bike_demand.streams:messages",
     groups=(Group("all"), Group("weekday_hour", ("weekday", "hour"))),
     measures=(Measure("rides"), Measure("mean_rides", "mean", "rides"), Measure("most_rides", "max", "rides")),

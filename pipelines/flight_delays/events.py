@@ -7,13 +7,14 @@ Each is a JSON object with `kind`, `schema` and `at`, the instant from which it 
   a flight that was diverted on its way;
 - `weather`, an hour after its stamp: an observation at an airport of departure.
 
-The key is the flight's id, or the airport of the weather. `docs/events.schema.json` is the same as a JSON Schema.
+The key is the flight's id, or the airport of the weather. `docs/schemas/flights.events.json` is its JSON
+Schema.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -159,9 +160,3 @@ def key(event: Event) -> bytes:
 def minute(instant: datetime) -> int:
     """Whole minutes since 1970."""
     return (instant - _EPOCH) // _MINUTE
-
-
-def json_schema() -> dict[str, Any]:
-    """The messages as a JSON Schema (2020-12)."""
-    schema = msgspec.json.schema(Event)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Events of flights", **schema}

@@ -47,6 +47,7 @@ STREAM = Stream(
     name="flight_delays",
     topics=(topics.EVENTS.name,),
     parse="pipelines.flight_delays.streams:parse",
+    messages="pipelines.flight_delays.events:Event",
     replay="pipelines.flight_delays.replay:messages",
     groups=tuple(Group(group.name, group.by, {"stream": group.stream.name}) for group in features.GROUPS),
     measures=(Measure("late"), Measure("minutes", of="delay"), Measure("largest", "max", of="delay")),

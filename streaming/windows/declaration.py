@@ -206,6 +206,8 @@ class Stream:
       bad_share: When the job stops.
       keep_days: What is older than this before the watermark, the store forgets.
       tables: What is kept beside the totals; events bring their records.
+      messages: Import string of what a message is, a `msgspec.Struct` or a union of them, of which `schemas` makes a
+        JSON Schema; "" where messages have none.
       replay: Import string of the function (lake, start, end) -> iterator of `messages.Message` in the order of their
         publication, which makes messages of the lake's rows; "" for none.
       made: Topics as they are to be, the stream's and others that belong to it; see `all_topics`.
@@ -224,6 +226,7 @@ class Stream:
     bad_share: BadShare = field(default_factory=BadShare)
     keep_days: int = 30
     tables: tuple[Table, ...] = ()
+    messages: str = ""
     replay: str = ""
     made: tuple[Topic, ...] = ()
     zone: str = "UTC"
@@ -243,7 +246,7 @@ class Stream:
         ):
             _check(len({*names}) == len(names), subject, "names that are there once", names)
         _check(self.keep_days > 0, subject, "one day or more that the store keeps", self.keep_days)
-        for name in (self.parse, *([self.replay] if self.replay else [])):
+        for name in (self.parse, *filter(None, (self.messages, self.replay))):
             _check(bool(_IMPORT_STRING.fullmatch(name)), subject, "package.module:attribute", name)
 
     @property

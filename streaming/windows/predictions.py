@@ -66,6 +66,7 @@ def prediction_log(name: str, topic: str, dead_letters: str, score: str = "proba
         name=name,
         topics=(topic,),
         parse="streaming.windows.predictions:parse",
+        messages="streaming.windows.predictions:Answer",
         groups=(Group("version", ("model", "version")),),
         measures=(
             Measure("requests"),

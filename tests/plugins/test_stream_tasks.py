@@ -1,6 +1,6 @@
 """The tasks about a stream: started, upgraded, left alone, stopped; watched without a worker; and its page.
 
-Flink's REST API and the broker are stand-ins with the answers of the real ones; `tests/streaming/windows/test_cluster`
+Flink's REST API and the broker are stand-ins with the answers of the real ones; `tests/streaming/cluster`
 has the real ones.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import defaultdict
@@ -13,12 +14,16 @@ import apache_beam as beam
 from apache_beam.transforms import window
 from kafka import KafkaProducer
 
+from tests import waiting
+
 MINUTE_S = 60
 START_S = 1_370_044_800
 """2013-06-01."""
 STEP_S = 0.1
 """Between two events."""
 KEYS = 20
+until = functools.partial(waiting.until, patience_s=600)
+"""On a machine that does much else a Python worker takes minutes to start."""
 Counts = dict[tuple[str, int], tuple[int, int]]
 """How many and their sum, by key and the minute's start."""
 
@@ -53,16 +58,19 @@ def _decode(event: tuple[bytes, bytes]) -> tuple[str, int]:
     return event[0].decode(), int(event[1])
 
 
-def counts_to(path: Path, source: Callable[[], beam.PTransform]) -> Callable[[beam.Pipeline], Any]:
-    """The stream's steps after a source; Beam's transforms belong to one pipeline, so each gets one of its own."""
+def counts_to(path: Path, source: Callable[[], beam.PTransform], name: str = "") -> Callable[[beam.Pipeline], Any]:
+    """The stream's steps after a source; Beam's transforms belong to one pipeline, so each gets one of its own.
+
+    With another name its steps have other names, as those of other code.
+    """
 
     def build(pipeline: beam.Pipeline) -> Any:
         return (
             pipeline
-            | "events" >> source()
+            | f"{name}events" >> source()
             | "decode" >> beam.Map(_decode).with_output_types(tuple[str, int])
             | "minutes" >> beam.WindowInto(window.FixedWindows(MINUTE_S))
-            | "count" >> beam.CombinePerKey(CountAndSum())
+            | f"{name}count" >> beam.CombinePerKey(CountAndSum())
             | "write" >> beam.ParDo(AppendLines(str(path)))
         )
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airtight.home import ROOT
 from airtight.import_string import load
 from pipelines.flight_delays import events
 from pipelines.flight_delays.events import Arrival, Departure, Event, Flight, Plan, Weather, encode
@@ -115,11 +114,6 @@ def test_the_clock_of_a_plan_is_new_yorks():
     assert (summer.local_minute, str(summer.local_day)) == (23 * 60 + 59, "2013-06-30")
     assert (winter.local_minute, str(winter.local_day)) == (0, "2013-01-01")
     assert winter.scheduled_minutes == 100 and winter.usual_id == "2013-01-01/UA/7/EWR"
-
-
-def test_the_documented_schema_is_that_of_the_messages():
-    file = ROOT / "docs" / "events.schema.json"
-    assert json.loads(file.read_text()) == events.json_schema(), f"write it anew: {file}"
 
 
 def test_no_number_of_the_weather_is_infinite():

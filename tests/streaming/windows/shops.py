@@ -150,4 +150,4 @@ def parse_bad_kinds(message: Message) -> Event | None:
     return parse(message._replace(value=message.value.replace(b'"kind":"bad"', b'"kind":"order"')))
 
 
-DEAD_SHOPS = replace(STREAM, dead_letters="test.dead")
+DEAD_SHOPS = replace(STREAM, dead_letters="test.shops.dead")
