@@ -188,7 +188,7 @@ def kill(cluster: OwnCluster, kind: str, dice: random.Random) -> bool:
 
 def differences(one: Path, other: Path) -> dict[str, int]:
     """How many rows only one of two stores has, by table; without the table of watermarks."""
-    found = {}
+    differences = {}
     with closing(sqlite3.connect(one)) as db:
         db.execute("ATTACH ? AS other", (str(other),))
         query = "SELECT name FROM {}.sqlite_master WHERE type = 'table' AND name NOT IN ('streams', 'sqlite_stat1')"
@@ -200,8 +200,8 @@ def differences(one: Path, other: Path) -> dict[str, int]:
                 ).fetchone()[0]
                 for a, b in (("main", "other"), ("other", "main"))
             ]
-            found[name] = sum(only)
-    return found
+            differences[name] = sum(only)
+    return differences
 
 
 def rows_of(path: Path, stream: Stream) -> int:

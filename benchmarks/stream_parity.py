@@ -113,21 +113,21 @@ def beside(window: features.Window, batch: Mapping[str, Features], streamed: Map
       batch: Features by flight; a mean of nothing is None or NaN.
       streamed: The same of the stream.
     """
-    found = Found()
+    differences = Found()
     counts = [window.feature(measure) for measure in window.measures if measure == "count"]
     means = [window.feature(measure) for measure in window.measures if measure != "count"]
     for flight in batch.keys() | streamed.keys():
-        found.windows += 1
+        differences.windows += 1
         here, there = batch.get(flight, {}), streamed.get(flight, {})
         for name in counts:
-            found.count = max(found.count, abs((here.get(name) or 0) - (there.get(name) or 0)))
+            differences.count = max(differences.count, abs((here.get(name) or 0) - (there.get(name) or 0)))
         pairs: list[tuple[Any, Any]] = [(here.get(name), there.get(name)) for name in means]
-        found.missing += flight not in streamed or any(not _nothing(one) and _nothing(two) for one, two in pairs)
-        found.extra += flight not in batch or any(_nothing(one) and not _nothing(two) for one, two in pairs)
+        differences.missing += flight not in streamed or any(not _nothing(one) and _nothing(two) for one, two in pairs)
+        differences.extra += flight not in batch or any(_nothing(one) and not _nothing(two) for one, two in pairs)
         for one, two in pairs:
             if not _nothing(one) and not _nothing(two):
-                found.mean = max(found.mean, abs(one - two))
-    return found
+                differences.mean = max(differences.mean, abs(one - two))
+    return differences
 
 
 def _nothing(value: Any) -> bool:
@@ -169,10 +169,10 @@ class Batch:
         def table(name: str) -> Any:
             rows = self._table(name, part.start - LONGEST - BEFORE, part.end + AFTER)
             if name == "flights":
-                for told in features.STREAMS:
-                    at = F.col(told.known_at)
+                for movements in features.STREAMS:
+                    at = F.col(movements.known_at)
                     inside = (at >= F.lit(self.known.start)) & (at < F.lit(self.known.end))
-                    rows = rows.withColumn(told.delay, F.when(inside, F.col(told.delay)))
+                    rows = rows.withColumn(movements.delay, F.when(inside, F.col(movements.delay)))
             return rows
 
         scheduled, ends = F.col("scheduled_departure"), [end + clock.CUTOFF for end in (part.start, part.end)]
@@ -203,21 +203,21 @@ def sliding(batch: Batch, store: Store, part: Interval, sample: int) -> Iterator
     Yields:
       The name of each window, and what was found.
     """
-    asked = flights_of(batch.lake, part)
-    told = batch.sliding(part)
+    flights = flights_of(batch.lake, part)
+    expected = batch.sliding(part)
     if sample:
-        asked = random.Random(sample).sample(asked, min(sample, len(asked)))
-        names = {flight.flight_id for flight in asked}
-        told = {name: answer for name, answer in told.items() if name in names}
+        flights = random.Random(sample).sample(flights, min(sample, len(flights)))
+        names = {flight.flight_id for flight in flights}
+        expected = {name: answer for name, answer in expected.items() if name in names}
     streamed: dict[str, Features] = {}
-    for begin in range(0, len(asked), AT_ONCE):
-        some = asked[begin : begin + AT_ONCE]
+    for begin in range(0, len(flights), AT_ONCE):
+        some = flights[begin : begin + AT_ONCE]
         for flight, answer in zip(some, online.known(some, store, {}), strict=True):
             if answer.behind_minutes:
                 raise SystemExit(f"the store ends {answer.behind_minutes} minutes before the cut-off of {flight}")
             streamed[str(flight.flight_id)] = {name: answer.features[name] for name in _NAMES}
     for window in features.WINDOWS:
-        yield f"{window.length}, {window.group.name}", beside(window, told, streamed)
+        yield f"{window.length}, {window.group.name}", beside(window, expected, streamed)
 
 
 def files_of(lake: Path, name: str, start: datetime, end: datetime) -> list[Path]:
@@ -230,12 +230,12 @@ def files_of(lake: Path, name: str, start: datetime, end: datetime) -> list[Path
 def flights_of(lake: Path, part: Interval) -> list[Flight]:
     """The flights of which the cut-off is in a part."""
     fields = list(Flight.__struct_fields__)
-    found = []
+    flights = []
     for path in files_of(lake, "flights", part.start, part.end + clock.CUTOFF):
         for row in pq.read_table(path, columns=fields, partitioning=None).to_pylist():
             if part.start <= clock.cutoff(row["scheduled_departure"]) < part.end:
-                found.append(Flight(**row))
-    return found
+                flights.append(Flight(**row))
+    return flights
 
 
 def months(start: date, end: date) -> list[Interval]:
@@ -319,7 +319,7 @@ def compare(lake: Path, declaration: Stream, path: Path, parts: Sequence[Interva
     """Everything that the stream wrote, month by month, beside Spark."""
     from components.data.spark import session
 
-    found: dict[str, Found] = defaultdict(Found)
+    by_window: dict[str, Found] = defaultdict(Found)
     store = opened(str(path), declaration)
     rows = 0
     with session("stream_parity") as spark:
@@ -330,13 +330,13 @@ def compare(lake: Path, declaration: Stream, path: Path, parts: Sequence[Interva
             rows += of_part[MINUTE].windows - of_part[MINUTE].missing
             total = Found()
             for name, of_windows in of_part.items():
-                found[name].add(of_windows)
+                by_window[name].add(of_windows)
                 total.add(of_windows)
             say(f"{name_of(part)}: {total.windows:,} windows compared, {'equal' if total.equal else total}")
     # A row of another time than any month was compared with nothing.
-    found[MINUTE].extra += abs(len(store.rows()) - rows)
+    by_window[MINUTE].extra += abs(len(store.rows()) - rows)
     store.close()
-    return found
+    return by_window
 
 
 def main() -> int:
@@ -367,16 +367,16 @@ def main() -> int:
         with running(declaration, path, flags.taskmanagers) as wait:
             sent = replayed(topic, arriving, parts, wait)
         dead = sum(1 for _ in dead_letters.letters(servers(), letters))
-        found = compare(lake, declaration, path, parts, flags.windows)
+        by_window = compare(lake, declaration, path, parts, flags.windows)
     order = "in their order" if flags.shuffled is None else f"each up to {late:.0f} minutes late"
     print(f"\n{sent:,} events published, {order}; {dead} dead letters; {time.monotonic() - began:.0f} s in all.\n")
     print(
         "| windows | compared | missing | extra | largest difference of counts | of means |\n|---|---|---|---|---|---|"
     )
-    for name, of_windows in found.items():
+    for name, of_windows in by_window.items():
         figures = (of_windows.missing, of_windows.extra, f"{of_windows.count:g}", f"{of_windows.mean:g}")
         print(f"| {name} | {of_windows.windows:,} | {' | '.join(map(str, figures))} |")
-    equal = not dead and all(of_windows.equal for of_windows in found.values())
+    equal = not dead and all(of_windows.equal for of_windows in by_window.values())
     print("\nEqual." if equal else "\nNOT equal.")
     return 0 if equal else 1
 

@@ -1,7 +1,7 @@
 """`make kafka`, `make stream`: the broker of the local services with a pipeline's topics, and the pipeline's stream.
 
-python -m commands.kafka flight_delays           the broker, and the topics that the pipeline's stream declares
-python -m commands.kafka flight_delays flink     Flink, too, and the stream as a job of it
+python -m commands.kafka PIPELINE           the broker, and the topics that the pipeline's stream declares
+python -m commands.kafka PIPELINE flink     Flink, too, and the stream as a job of it
 """
 
 from __future__ import annotations

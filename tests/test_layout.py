@@ -163,17 +163,6 @@ def test_a_dag_file_is_documented_wiring(dag: Path) -> None:
 
 VAGUE = {"told", "said", "found", "asked"}
 """Names that fit any value, and so tell a reader nothing of this one."""
-STILL_VAGUE = {
-    "pipelines/flight_delays": "its stream and its learner are being rewritten",
-    "pipelines/flight_delays_close": "it is being rewritten with the stream",
-    "streaming": "its engine is being rewritten",
-    "tests/streaming": "they are being rewritten with the engine",
-    "benchmarks/stream.py": "it is being rewritten with the engine",
-    "benchmarks/stream_parity.py": "it is being rewritten with the engine",
-    "components/watch": "its schedule is being rewritten",
-    "components/label_quality.py": "it is being rewritten with the watch",
-}
-"""Files and folders that may still have such names, each with the reason."""
 
 
 def bound_names(node: ast.AST) -> list[str]:
@@ -201,6 +190,4 @@ def test_no_name_fits_any_value() -> None:
         for name in bound_names(node)
         if name.strip("_") in VAGUE
     }
-    allowed = {place: next((p for p in STILL_VAGUE if re.match(rf"{p}[/:]", place)), None) for place in vague}
-    assert {place: name for place, name in vague.items() if allowed[place] is None} == {}
-    assert set(STILL_VAGUE) == set(allowed.values()), "one without such names needs no reason"
+    assert vague == {}

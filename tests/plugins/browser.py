@@ -40,7 +40,7 @@ class Browser:
     """
 
     def __init__(self, size: tuple[int, int] = _SIZE) -> None:
-        self._profile = tempfile.TemporaryDirectory()
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--hide-scrollbars"]
         self._process = subprocess.Popen(
             [

@@ -333,7 +333,9 @@ def test_a_server_logs_both_protocols_and_closes_its_files_when_it_stops(tmp_pat
             metadata = (("x-caller-id", "me"), ("x-request-id", "r1"), ("x-airtight-side", "stable"))
             prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, metadata=metadata)
         deadline = time.monotonic() + 30
-        while b'prediction_log_rows{model_name="m"} 4' not in server.raw("GET", "/monitoring/prometheus/metrics")[1]:
+        while (
+            b'prediction_log_rows_total{model_name="m"} 4' not in server.raw("GET", "/monitoring/prometheus/metrics")[1]
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert visible(root) == [] and logged(root) == 4

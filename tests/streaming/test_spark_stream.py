@@ -21,7 +21,7 @@ BEGIN = datetime(2013, 6, 14, 10, 30, tzinfo=UTC)
 NO_READINGS = dict.fromkeys(features.WEATHER)
 
 
-def told() -> list[Event]:
+def some_events() -> list[Event]:
     """Over two hours, with an aircraft that is not known, an arrival without a delay, and the weather."""
     events: list[Event] = []
     for number in range(60):
@@ -43,7 +43,7 @@ def rows_of(events: list[Event]) -> list[tuple[Any, ...]]:
 
 
 def test_what_counts_is_known_before() -> None:
-    events = told()
+    events = some_events()
     counted = [event for event in events if spark_stream.counts(event)]
     assert len(events) == 61
     assert 50 < len(counted) < 60
@@ -52,16 +52,16 @@ def test_what_counts_is_known_before() -> None:
 
 @pytest.mark.slow
 def test_its_totals_are_ours(spark: Any) -> None:
-    values = [(encode(event),) for event in told()] + [(b"no message",), (None,)]
+    values = [(encode(event),) for event in some_events()] + [(b"no message",), (None,)]
     made = spark_stream.totals(spark_stream.moved(spark.createDataFrame(values, "value binary")))
     assert made.columns == list(spark_stream.NAMES)
-    assert sorted(tuple(row) for row in made.collect()) == rows_of(told())
+    assert sorted(tuple(row) for row in made.collect()) == rows_of(some_events())
 
 
 @pytest.mark.slow
 def test_a_stream_of_two_parts_is_written_and_compared(spark: Any, tmp_path: Path) -> None:
     """As from Kafka: each micro-batch brings whole totals, and what comes twice counts once."""
-    events, folder = told(), tmp_path / "state"
+    events, folder = some_events(), tmp_path / "state"
     folder.mkdir()
     for number, part in enumerate((events[:30], [*events[30:], events[2]])):
         spark.createDataFrame([(encode(event),) for event in part], "value binary").coalesce(1).write.parquet(

@@ -21,8 +21,8 @@ def test_a_window_that_is_missing_extra_or_different_is_found() -> None:
     batch = of("a", 4, 0.25, 7.0) | of("b", 0, None, None)
     nothing = of("b", 0, math.nan, math.nan)
     same = of("a", 4, 0.25, 7.0 + 1e-10) | nothing
-    found = stream_parity.beside(WINDOW, batch, same)
-    assert found.equal and (found.windows, found.missing, found.extra) == (2, 0, 0)
+    differences = stream_parity.beside(WINDOW, batch, same)
+    assert differences.equal and (differences.windows, differences.missing, differences.extra) == (2, 0, 0)
 
     lacking = stream_parity.beside(WINDOW, batch, of("a", 0, math.nan, math.nan) | nothing)
     assert (lacking.missing, lacking.extra, lacking.count, lacking.equal) == (1, 0, 4, False)
@@ -35,8 +35,8 @@ def test_a_window_that_is_missing_extra_or_different_is_found() -> None:
     assert (wrong.missing, wrong.extra, wrong.count, wrong.equal) == (0, 0, 1, False)
     assert 0.9e-8 < wrong.mean < 1.1e-8 and not stream_parity.Found(1, mean=wrong.mean).equal
 
-    found.add(lacking)
-    assert (found.windows, found.missing, found.count, found.equal) == (4, 1, 4, False)
+    differences.add(lacking)
+    assert (differences.windows, differences.missing, differences.count, differences.equal) == (4, 1, 4, False)
     assert not stream_parity.Found().equal, "nothing was compared"
 
 

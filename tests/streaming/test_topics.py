@@ -21,7 +21,7 @@ class Broker:
 
     def __init__(self, held: dict[str, tuple[int, dict[str, str]]] | None = None) -> None:
         self.held = {name: [count, dict(settings)] for name, (count, settings) in (held or {}).items()}
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.refusal: Exception | None = None
         self.hidden: set[str] = set()
 
@@ -40,29 +40,29 @@ class Broker:
     def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
         return [{"name": name, "partitions": list(range(self.held[name][0]))} for name in names]
 
-    def create_topics(self, asked: dict[str, Any]) -> None:
-        self.asked.append("create")
+    def create_topics(self, topics: dict[str, Any]) -> None:
+        self.calls.append("create")
         if self.refusal:
             raise self.refusal
-        for name, data in asked.items():
+        for name, data in topics.items():
             self.held[name] = [data["num_partitions"], data["configs"]]
 
-    def create_partitions(self, asked: dict[str, int]) -> None:
-        self.asked.append("partitions")
-        for name, count in asked.items():
+    def create_partitions(self, counts: dict[str, int]) -> None:
+        self.calls.append("partitions")
+        for name, count in counts.items():
             self.held[name][0] = count
 
-    def describe_configs(self, asked: list[Any], config_filter: str) -> dict[str, Any]:
+    def describe_configs(self, resources: list[Any], config_filter: str) -> dict[str, Any]:
         assert config_filter == "modified", "a default of the broker may be another one tomorrow"
-        return {"topic": {one.name: {k: {"value": v} for k, v in self.held[one.name][1].items()} for one in asked}}
+        return {"topic": {one.name: {k: {"value": v} for k, v in self.held[one.name][1].items()} for one in resources}}
 
-    def alter_configs(self, asked: list[Any]) -> dict[str, Any]:
-        self.asked.append("alter")
+    def alter_configs(self, resources: list[Any]) -> dict[str, Any]:
+        self.calls.append("alter")
         if self.refusal:
-            return {"topic": {one.name: str(self.refusal) for one in asked}}
-        for one in asked:
+            return {"topic": {one.name: str(self.refusal) for one in resources}}
+        for one in resources:
             self.held[one.name][1].update(one.configs)
-        return {"topic": {one.name: "OK" for one in asked}}
+        return {"topic": {one.name: "OK" for one in resources}}
 
     def wait_for_topics(self, names: list[str], timeout_ms: int) -> None:
         assert set(names) <= set(self.held)
@@ -79,7 +79,7 @@ def test_what_is_missing_is_made_and_made_once(broker: Broker) -> None:
     assert ensure("b:1", [A]) == ["a: made, 2 partitions"]
     assert broker.held == {"a": [2, {"retention.ms": "-1"}]}
     assert ensure("b:1", [A]) == []
-    assert broker.asked == ["create"]
+    assert broker.calls == ["create"]
 
 
 def test_a_setting_that_differs_is_changed_and_one_that_nobody_declared_stays(broker: Broker) -> None:
@@ -102,10 +102,10 @@ def test_partitions_are_added(broker: Broker) -> None:
 
 def test_partitions_are_never_taken_away_and_then_nothing_else_is_changed(broker: Broker) -> None:
     broker.held = {"a": [3, {}]}
-    with pytest.raises(TerminalError, match="has more partitions") as told:
+    with pytest.raises(TerminalError, match="has more partitions") as refused:
         ensure("b:1", [Topic("new", 1), A])
-    assert (told.value.expected, told.value.received) == ("2 partitions", "3 partitions")
-    assert broker.asked == []
+    assert (refused.value.expected, refused.value.received) == ("2 partitions", "3 partitions")
+    assert broker.calls == []
 
 
 def test_one_that_somebody_else_made_meanwhile_is_no_fault(broker: Broker) -> None:
@@ -133,9 +133,9 @@ def test_a_broker_that_is_away_is_told_with_its_address() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(TransientError, match=address) as told:
+        with pytest.raises(TransientError, match=address) as fault:
             ensure(address, [A], timeout_s=0.5)
-    assert "make kafka" in told.value.remedy
+    assert "make kafka" in fault.value.remedy
 
 
 def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,15 +44,15 @@ def parse(message: Message) -> Event | None:
     if order.kind == "bad":
         raise BadMessage("bad kind", "as the test wants it")
     fields = {"shop": order.shop, "kind": order.kind} | ({"clerk": order.clerk} if order.clerk else {})
-    told = {"shop": order.shop, "place": 1, "told": int(order.at // 60), "town": "x", "opens": 9, "area": 0.5}
-    return Event(order.at, fields, {"cents": order.cents}, order.id, records={"shops": told})
+    record = {"shop": order.shop, "place": 1, "noted": int(order.at // 60), "town": "x", "opens": 9, "area": 0.5}
+    return Event(order.at, fields, {"cents": order.cents}, order.id, records={"shops": record})
 
 
 BY_OPENING, BY_TOWN = tables.Order("opens", beside=("shop",)), tables.Order("opens", equal=("town",))
 SHOPS = tables.Table(
     "shops",
     key={"shop": str, "place": int},
-    parts={"told": {"town": str, "opens": int, "area": float}, "closed": {}},
+    parts={"noted": {"town": str, "opens": int, "area": float}, "closed": {}},
     orders=(BY_OPENING, BY_TOWN),
 )
 STREAM = Stream(
@@ -134,7 +134,7 @@ def newest(messages: Iterable[Message]) -> dict[str, int]:
 def recorded(store: SqliteStore) -> dict[str, int]:
     """The same of the store."""
     records = store.read([tables.Range("shops", BY_OPENING, (), 0, 99)])[0]
-    return {record["shop"]: record["told"] for record in records}
+    return {record["shop"]: record["noted"] for record in records}
 
 
 def written(store: SqliteStore, minutes: int = 1) -> Rows:

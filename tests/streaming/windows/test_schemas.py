@@ -20,13 +20,13 @@ FOLDER = ROOT / "docs" / "schemas"
 
 def streams() -> list[tuple[str, Stream]]:
     """Import strings and streams of every pipeline."""
-    found = []
+    declared = []
     for path in sorted((ROOT / "pipelines").glob("*/streams.py")):
         name = f"pipelines.{path.parent.name}.streams"
         for attribute, value in vars(importlib.import_module(name)).items():
             if isinstance(value, Stream):
-                found.append((f"{name}:{attribute}", value))
-    return found
+                declared.append((f"{name}:{attribute}", value))
+    return declared
 
 
 STREAMS = streams()

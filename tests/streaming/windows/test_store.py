@@ -103,14 +103,14 @@ def test_threads_write_beside_each_other(store: Store) -> None:
     assert store.watermark() == 399
 
 
-def shop(name: str, told: int, town: str | None = "x", opens: int | None = 9, area: float | None = 0.1) -> Record:
-    return Record("shops", {"shop": name, "place": 1, "told": told, "town": town, "opens": opens, "area": area})
+def shop(name: str, noted: int, town: str | None = "x", opens: int | None = 9, area: float | None = 0.1) -> Record:
+    return Record("shops", {"shop": name, "place": 1, "noted": noted, "town": town, "opens": opens, "area": area})
 
 
 def test_parts_of_a_record_are_replaced_by_what_is_as_new_or_newer(store: Store) -> None:
     store.upsert([shop("a", 5), Record("shops", {"shop": "a", "place": 1, "closed": 7})])
     store.upsert([shop("a", 4, "old"), shop("b", 5), shop("b", 5, "as new", area=0.30000000000000004)])
-    whole = {"shop": "a", "place": 1, "told": 5, "town": "x", "opens": 9, "area": 0.1, "closed": 7}
+    whole = {"shop": "a", "place": 1, "noted": 5, "town": "x", "opens": 9, "area": 0.1, "closed": 7}
     b = whole | {"shop": "b", "town": "as new", "area": 0.30000000000000004, "closed": None}
     assert store.read([Get("shops", ("a", 1)), Get("shops", ("c", 1)), Get("shops", ("b", 1))]) == [whole, None, b]
     store.upsert([Record("shops", {"shop": "d", "place": 2, "closed": 3})])
