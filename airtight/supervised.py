@@ -50,7 +50,7 @@ PARAMETERS = {
     **{BATCH_PREDICT: BATCH_PREDICTION, WATCH: WATCHING},
 }
 """The run parameters of each part, without what settings change."""
-SUFFIXES = tuple(f"_{part}" for part in PARAMETERS if part != TRAIN)
+SUFFIXES = tuple(f"_{part}" for part in (*PARAMETERS, LABELS) if part != TRAIN)
 """Ends of the parts' ids. No pipeline's name has one: its id would be that of another pipeline's part."""
 NODES = {
     TRAIN: (

@@ -45,7 +45,7 @@ def test_defaults_are_the_pipelines_and_everything_else_stays():
     [
         ({"name": "bike demand"}, "a letter, then letters, digits and _"),
         ({"name": "7up"}, "'7up'"),
-        ({"name": "bike_promote"}, "none of _promote, _release, _alarms, _batch_predict, _watch at the end"),
+        ({"name": "bike_promote"}, "none of _promote, _release, _alarms, _batch_predict, _watch, _labels at the end"),
         ({"zone": "Mars/Base"}, "Unknown time zone"),
         ({"tables": "lake.TABLES"}, "an import string"),
         ({"transform": ""}, "transform"),

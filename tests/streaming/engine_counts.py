@@ -108,18 +108,21 @@ def produce(servers: str, topic: str, numbers: Sequence[int], *, partitions: int
       rate: Events a second; 0 is as fast as it goes.
     """
     with KafkaProducer(bootstrap_servers=servers, linger_ms=10) as producer:
-        start = time.monotonic()
+        start, sent = time.monotonic(), []
         for index, number in enumerate(numbers):
-            producer.send(
+            message = producer.send(
                 topic,
                 key=f"K{number % KEYS:02d}".encode(),
                 value=str(number % 97).encode(),
                 partition=number // KEYS % partitions,
                 timestamp_ms=round((START_S + number * STEP_S) * 1000),
             )
+            sent.append(message)
             if rate and (early := index / rate - (time.monotonic() - start)) > 0:
                 time.sleep(early)
         producer.flush()
+        for message in sent:
+            message.get(0)  # Raises where the broker did not take it.
 
 
 def close_windows(servers: str, topic: str, after: int) -> None:

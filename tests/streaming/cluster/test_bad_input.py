@@ -69,6 +69,7 @@ def test_aborted_transactions_a_stamp_of_the_future_and_a_broker_that_hangs(
         assert flink.status(job.id).job.state == "RUNNING"
     finally:
         os.kill(broker, signal.SIGCONT)
+    until(lambda: not stream_status.status(flink, record).broker, "the broker answers again")
     produce(servers, topic, range(2_000, 4_000), partitions=3)
     close_windows(servers, topic, 4_000)
     counts = expected(range(4_000)) | {("committed", START_S): (30, 30)}
