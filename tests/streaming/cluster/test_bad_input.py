@@ -56,9 +56,10 @@ def test_aborted_transactions_a_stamp_of_the_future_and_a_broker_that_hangs(
         stamp = round((time.time() + AHEAD_S) * 1000)
         with pytest.raises(InvalidTimestampError):
             producer.send(topic, key=b"future", value=b"1", partition=1, timestamp_ms=stamp).get(60)
-    build = counts_to(file, lambda: ReadEvents(servers, [topic], out_of_order_s=2, group=topic))
+    build = counts_to(file, lambda: ReadEvents(servers, [topic], out_of_order_s=30, group=topic))
     job = flink_jobs.submit(build, "bad")
-    produce(servers, topic, range(2_000), partitions=3)
+    # Ten seconds of event time a second: what a partition gets later than another stays within the bound.
+    produce(servers, topic, range(2_000), partitions=3, rate=100)
     until(lambda: read_counts(file), "windows: no aborted message holds them")
 
     record = JobRecord("bad", job.id, servers=servers, topics=(topic,))
@@ -70,7 +71,7 @@ def test_aborted_transactions_a_stamp_of_the_future_and_a_broker_that_hangs(
     finally:
         os.kill(broker, signal.SIGCONT)
     until(lambda: not stream_status.status(flink, record).broker, "the broker answers again")
-    produce(servers, topic, range(2_000, 4_000), partitions=3)
+    produce(servers, topic, range(2_000, 4_000), partitions=3, rate=100)
     close_windows(servers, topic, 4_000)
     counts = expected(range(4_000)) | {("committed", START_S): (30, 30)}
     until(lambda: len(read_counts(file)) == len(counts), "all windows")
@@ -82,9 +83,9 @@ def test_a_checkpoint_folder_that_cannot_be_written_fails_the_job_with_that_reas
 ) -> None:
     servers, flink, file = cluster.servers, Flink(), tmp_path / "counts.jsonl"
     topic = topic_of(cluster, "test.unwritable")
-    build = counts_to(file, lambda: ReadEvents(servers, [topic], out_of_order_s=2))
+    build = counts_to(file, lambda: ReadEvents(servers, [topic], out_of_order_s=30))
     job = flink_jobs.submit(build, "unwritable")
-    produce(servers, topic, range(1_500), partitions=3)
+    produce(servers, topic, range(1_500), partitions=3, rate=100)
     until(lambda: flink.checkpoints(job.id).completed, "a checkpoint")
     folder = Path(flink.setting("state.checkpoints.dir").removeprefix("file:")) / job.id
     aside = folder.with_name("aside")
@@ -99,7 +100,7 @@ def test_a_checkpoint_folder_that_cannot_be_written_fails_the_job_with_that_reas
     finally:
         folder.unlink()
         shutil.move(aside, folder)
-    produce(servers, topic, range(1_500, 3_000), partitions=3)
+    produce(servers, topic, range(1_500, 3_000), partitions=3, rate=100)
     close_windows(servers, topic, 3_000)
     until(lambda: len(read_counts(file)) == len(expected(range(3_000))), "it goes on by itself, once it can be written")
     assert read_counts(file) == expected(range(3_000))

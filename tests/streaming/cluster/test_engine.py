@@ -41,7 +41,7 @@ def topic_of(cluster: OwnCluster, name: str) -> Topic:
 def test_results_are_exact_after_kills_of_each_part_and_of_all(cluster: OwnCluster, tmp_path: Path) -> None:
     servers, flink, file = cluster.servers, Flink(), tmp_path / "counts.jsonl"
     topic = topic_of(cluster, "test.kills")
-    build = counts_to(file, lambda: ReadEvents(servers, [topic.name], out_of_order_s=2, group=topic.name))
+    build = counts_to(file, lambda: ReadEvents(servers, [topic.name], out_of_order_s=30, group=topic.name))
     writing = threading.Thread(
         target=produce, args=(servers, topic.name, range(EVENTS)), kwargs={"partitions": 3, "rate": RATE}
     )
@@ -91,7 +91,7 @@ def test_results_are_exact_after_kills_of_each_part_and_of_all(cluster: OwnClust
 def test_a_job_that_was_stopped_goes_on_from_its_savepoint(cluster: OwnCluster, tmp_path: Path) -> None:
     servers, flink, file = cluster.servers, Flink(), tmp_path / "counts.jsonl"
     topic = topic_of(cluster, "test.savepoints")
-    source = {"topics": [topic.name], "out_of_order_s": 2, "group": topic.name}
+    source = {"topics": [topic.name], "out_of_order_s": 30, "group": topic.name}
     build = counts_to(file, lambda: ReadEvents(servers, **source))
     produce(servers, topic.name, range(3_000), partitions=3)
     job = flink_jobs.submit(build, NAME)
@@ -112,7 +112,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint(cluster: OwnCluster, 
     ensure(servers, [replace(topic, partitions=6)])
     time.sleep(10)
     # The last one is a second before its minute is over.
-    produce(servers, topic.name, range(4_500, 5_990), partitions=6)
+    produce(servers, topic.name, range(4_500, 5_990), partitions=6, rate=100)
     closed = {place: count for place, count in expected(range(5_990)).items() if place[1] < START_S + 540}
     until(lambda: len(read_counts(file)) == len(closed), "all windows but the last")
     assert read_counts(file) == closed, "the open window was in the savepoint"
