@@ -41,7 +41,7 @@ def topic_of(cluster: OwnCluster, name: str) -> Topic:
 def test_results_are_exact_after_kills_of_each_part_and_of_all(cluster: OwnCluster, tmp_path: Path) -> None:
     servers, flink, file = cluster.servers, Flink(), tmp_path / "counts.jsonl"
     topic = topic_of(cluster, "test.kills")
-    build = counts_to(file, lambda: ReadEvents(servers, [topic.name], out_of_order_s=30, group=topic.name))
+    build = counts_to(file, lambda: ReadEvents(servers, [topic.name], out_of_order_s=120, group=topic.name))
     writing = threading.Thread(
         target=produce, args=(servers, topic.name, range(EVENTS)), kwargs={"partitions": 3, "rate": RATE}
     )
