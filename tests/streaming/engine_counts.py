@@ -97,7 +97,7 @@ def expected(numbers: Sequence[int]) -> Counts:
     return {place: (count, total) for place, (count, total) in counts.items()}
 
 
-def produce(servers: str, topic: str, numbers: Sequence[int], *, partitions: int, rate: float = 0.0) -> None:
+def produce(servers: str, topic: str, numbers: Iterable[int], *, partitions: int, rate: float = 0.0) -> None:
     """Publishes events in the order of their times.
 
     Args:
