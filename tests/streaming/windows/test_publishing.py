@@ -160,4 +160,4 @@ def test_missing_topics_are_made_as_they_are_declared(monkeypatch):
     monkeypatch.setattr(command, "ensure", lambda address, topics: made.append((address, topics)))
     kept = Topic("test.shops", 8, {"retention.ms": "-1"})
     ensure_topics(replace(DEAD_SHOPS, made=(kept, Topic("test.other", 1))), "here:1")
-    assert made == [("here:1", [kept, Topic("test.dead", 1)])]
+    assert made == [("here:1", [kept, Topic(DEAD_SHOPS.dead_letters, 1)])]
