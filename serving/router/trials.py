@@ -203,11 +203,9 @@ class Trials:
             return answer, ""
         milliseconds = 1e3 * (time.perf_counter() - started)
         arms = trial.counts.side(side).counted(group)
-        for arm in arms:
-            arm.traffic.add(answer.code, milliseconds)
-        # What follows waits until the answer is on its way.
-        shadowed_ms = milliseconds if within and release.mode == SHADOW else None
-        asyncio.get_running_loop().call_soon(self._answered, trial, arms, answer, request, shadowed_ms)
+        shadowed = within and release.mode == SHADOW
+        # Counted when the answer is on its way, and all at once: nobody reads a request whose numbers are still missing.
+        asyncio.get_running_loop().call_soon(self._count, trial, arms, answer, request, milliseconds, shadowed)
         return answer, side
 
     def as_dict(self) -> dict[str, Any]:
@@ -242,12 +240,20 @@ class Trials:
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.save()
 
-    def _answered(
-        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, request: RoutedRequest, shadowed_ms: float | None
+    def _count(
+        self,
+        trial: Trial,
+        arms: tuple[Arm, ...],
+        answer: Answer,
+        request: RoutedRequest,
+        milliseconds: float,
+        shadowed: bool,
     ) -> None:
+        for arm in arms:
+            arm.traffic.add(answer.code, milliseconds)
         numbers = self._count_numbers(trial.release, arms, answer, request.read)
-        if shadowed_ms is not None:
-            self._shadow(trial, Outcome(answer.code, numbers, shadowed_ms), request)
+        if shadowed:
+            self._shadow(trial, Outcome(answer.code, numbers, milliseconds), request)
 
     def _count_numbers(self, release: Release, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         """Counts an answer's numbers, which it gives back, in units of the release's range."""

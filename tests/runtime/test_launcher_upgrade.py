@@ -80,6 +80,10 @@ class Launcher:
     def log(self) -> str:
         return (self.home.path / "serve.log").read_text()
 
+    def until_load(self, load: str) -> None:
+        """Waits for this load: a node has its outcome a moment before the launcher reaps its process."""
+        until(lambda: launcher_load(self.home) == load, load)
+
     def versions(self, outcome: Outcome) -> tuple[str, str]:
         """The version that the node ran with, and the version that its cache key holds."""
         with metadata_store.project_connection(self.home) as handle:
@@ -106,7 +110,7 @@ def test_an_upgrade_replaces_the_launcher_and_no_node_that_runs(launcher, tmp_pa
     ):
         pids = [int(until(lambda w=w: w.exists() and w.read_text(), "the node waits")) for w in waits]
         install(launcher.site, "toylib", "2.0")
-        assert launcher_load(launcher.home) == "2 run, 2 ended, 0 of them died"
+        launcher.until_load("2 run, 2 ended, 0 of them died")
         outcome = launcher.node("after")
         assert launcher.versions(outcome) == ("2.0", "2.0")
         assert outcome.state == "complete"
@@ -118,7 +122,7 @@ def test_an_upgrade_replaces_the_launcher_and_no_node_that_runs(launcher, tmp_pa
         with pytest.raises(AirtightError, match="SIGKILL"):
             killed.outcome.raise_if_failed()
         until(lambda: not temporary.exists(), "what the killed node left is gone")
-        assert launcher_load(launcher.home) == "1 run, 4 ended, 1 of them died"
+        launcher.until_load("1 run, 4 ended, 1 of them died")
         waits[0].unlink()
         assert slow.outcome.state == "complete"
         assert launcher.versions(slow.outcome) == ("1.0", "1.0")

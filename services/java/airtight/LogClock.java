@@ -17,8 +17,8 @@ import org.slf4j.LoggerFactory;
 /**
  * Looks at some topics' log each second: how far it has come in event time, and which partitions there are.
  *
- * <p>Event time is the largest stamp in the log, the same in every TaskManager. When nothing new has come for the
- * idleness, it goes on as fast as the clock on the wall, and never past now: a log of 2013 stays in 2013.
+ * <p>Event time is the largest stamp of a message in the log, the same in every TaskManager. When nothing new has come
+ * for the idleness, it goes on as fast as the clock on the wall, and never past now: a log of 2013 stays in 2013.
  */
 final class LogClock implements Runnable {
   static final long UNKNOWN = Long.MIN_VALUE;
@@ -29,7 +29,7 @@ final class LogClock implements Runnable {
   private static final long UNUSED_MS = 60_000;
   private static final long ABSURD_MS = Duration.ofDays(1).toMillis();
 
-  private final Map<String, Object> admin;
+  private final Map<String, Object> consumer;
   private final List<String> topics;
   private final long idle;
   private volatile Log log;
@@ -38,7 +38,7 @@ final class LogClock implements Runnable {
   private long used;
 
   private LogClock(KafkaSource.Settings settings) {
-    this.admin = admin(settings.consumer);
+    this.consumer = settings.consumer;
     this.topics = settings.topics;
     this.idle = settings.idle;
   }
@@ -99,10 +99,11 @@ final class LogClock implements Runnable {
 
   @Override
   public void run() {
-    try (Admin client = Admin.create(admin)) {
+    try (Admin client = Admin.create(admin(consumer));
+        NewestMessages messages = new NewestMessages(consumer)) {
       while (inUse()) {
         try {
-          log = lookAt(client);
+          log = lookAt(client, messages);
         } catch (Exception error) {
           LOG.warn("The log of {} could not be looked at: {}", topics, String.valueOf(error));
         }
@@ -113,12 +114,17 @@ final class LogClock implements Runnable {
     }
   }
 
-  private Log lookAt(Admin client) throws Exception {
+  private Log lookAt(Admin client, NewestMessages messages) throws Exception {
     Map<TopicPartition, String> ids = partitions(client, topics);
     long now = System.currentTimeMillis();
-    for (ListOffsetsResultInfo at : list(client, ids, OffsetSpec::maxTimestamp).values()) {
+    for (Map.Entry<TopicPartition, ListOffsetsResultInfo> entry :
+        list(client, ids, OffsetSpec::maxTimestamp).entrySet()) {
       // An empty partition has no largest stamp.
-      long stamp = at.offset() < 0 ? UNKNOWN : plausible(at.timestamp(), now);
+      long offset = entry.getValue().offset();
+      long stamp = offset < 0 ? UNKNOWN : plausible(entry.getValue().timestamp(), now);
+      if (stamp > newest) {
+        stamp = messages.largest(entry.getKey(), offset, stamp);
+      }
       if (stamp > newest) {
         newest = stamp;
         since = now;

@@ -344,6 +344,28 @@ def answered(trials: Trials, requests: int, reads: list[bytes]) -> dict:
     return trials.as_dict()["m"]
 
 
+def test_a_request_is_counted_at_once_with_its_numbers():
+    trials = Trials()
+    trials.follow({"m": Release("m", "a", 1, 2, share=1.0)})
+
+    async def ask(version: int | None, side: str) -> Answer:
+        return Answer(200, b"nan")
+
+    async def seen() -> list[tuple[int, int]]:
+        """Requests and answers that are not finite, as whoever reads the status at each turn of the loop has them."""
+        arm = trials.of["m"].counts.candidate
+        await trials.answer(trials.of["m"], RoutedRequest(key=None, ask=ask, read=lambda _: [math.nan], size=1))
+        turns = []
+        for _ in range(3):
+            turns.append((sum(arm.traffic.codes.values()), arm.numbers.not_finite))
+            await asyncio.sleep(0)
+        return turns
+
+    turns = asyncio.run(seen())
+    assert all(requests == not_finite for requests, not_finite in turns), turns
+    assert turns[-1] == (1, 1)
+
+
 def test_numbers_are_compared_in_units_of_the_releases_range():
     trials = Trials()
     trials.follow({"m": Release("m", "a", 100, 300, share=0.5, low=-100.0, high=300.0)})
