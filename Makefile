@@ -114,7 +114,7 @@ mlflow: install ## Add MLflow's client, by which runs are mirrored to the server
 
 .PHONY: test
 test: install ## Run all tests, with a few of TFX's examples
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not tfx" $(PYTEST)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 20 -m "not tfx" $(PYTEST)
 
 .PHONY: test-tfx
 test-tfx: install ## Run all of TFX's own examples, locally, on Airflow, and beside them TFX's LocalDagRunner (an hour)

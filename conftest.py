@@ -27,6 +27,12 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     return ByFileOrCluster(config, log)
 
 
+def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
+    """With several workers what takes longest begins first, so that none of them is left alone with it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (not item.nodeid.startswith(ONE_CLUSTER), item.get_closest_marker("slow") is None))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or touches, the state of the checkout or the machine's warm services."""
