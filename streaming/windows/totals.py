@@ -158,8 +158,8 @@ class _PaneRows(beam.DoFn):
         of: window.IntervalWindow = beam.DoFn.WindowParam,
         pane: PaneInfo = beam.DoFn.PaneInfoParam,
     ) -> Iterator[Row]:
-        if pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0:
-            return  # A window that expires fires once more, with nothing new in it.
         key, totals = element
-        if totals is not None:
+        # A window that expires fires once more, with nothing new in it.
+        expired = pane.timing == PaneInfoTiming.LATE and pane.is_last and pane.nonspeculative_index > 0
+        if totals is not None and not expired:
             yield _row(_place(key, of), totals, pane.timing == PaneInfoTiming.EARLY)
