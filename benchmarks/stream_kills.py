@@ -53,7 +53,6 @@ from benchmarks.stream_runs import (
 from pipelines.flight_delays.events import Event
 from streaming.engine import flink_jobs
 from streaming.engine.flink_rest import Flink, Job
-from streaming.run import Build
 from streaming.windows.__main__ import UNCACHED
 from streaming.windows.declaration import Stream
 
@@ -130,7 +129,6 @@ class Recovery:
 
     def __init__(self, cluster: OwnCluster, stream: Stream, path: Path) -> None:
         self._cluster, self._stream, self._path = cluster, stream, path
-        self._build: Build = steps_of(stream, path)
         self._flink = Flink()
         self.resumed = 0
 
@@ -172,7 +170,8 @@ class Recovery:
         job = self._flink.running(self._stream.name)
         if job is None:
             self.resumed += 1
-            job = flink_jobs.resume(self._build, self._stream.name, [*UNCACHED, *SLOTS])
+            # Anew each time: Beam's transforms belong to one pipeline.
+            job = flink_jobs.resume(steps_of(self._stream, self._path), self._stream.name, [*UNCACHED, *SLOTS])
         return job
 
 

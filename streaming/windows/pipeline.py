@@ -46,7 +46,7 @@ def messages_of(messages: list[Message]) -> beam.PTransform:
 def build(
     stream: Stream, source: beam.PTransform, store: str, *, follow: bool, servers: str = "", fresh_s: int = FRESH_S
 ) -> Build:
-    """The steps of a stream.
+    """The steps of a stream, for one pipeline: the source belongs to that, as all transforms of Beam do.
 
     Args:
       stream: The declaration.
