@@ -14,6 +14,7 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -32,6 +33,7 @@ _LOADERS = (
     *("spec_from_file_location", "SourceFileLoader", "run_path", "run_module"),
 )
 """Functions that take a module's name, or its place, from a value."""
+_Import = ast.Import | ast.ImportFrom
 _BY_PARAMETER = "airtight.import_string"
 """It loads what a node's parameters name, and the cache follows these itself."""
 
@@ -85,7 +87,8 @@ def closure_of_file(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def look_again() -> None:
     """Forgets where modules were found, or were not: files and the places where Python looks may have changed."""
-    _spec.cache_clear()
+    for kept in (_spec, _imported, _folders, _real_folder, _distribution):
+        kept.cache_clear()
     importlib.invalidate_caches()
 
 
@@ -126,8 +129,8 @@ def folder_of(module: str) -> Path | None:
 
 def path_in_checkout(file: Path) -> str:
     """A file's path, relative to the checkout where it lies there."""
-    resolved = file.resolve()
-    return str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
+    real = _real(file)
+    return "." if real == str(ROOT) else real.removeprefix(f"{ROOT}{os.sep}")
 
 
 def pin_versions(imported: Mapping[str, str]) -> None:
@@ -146,13 +149,25 @@ def normalized(distribution: str) -> str:
 
 def is_foreign(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package."""
-    resolved = file.resolve()
-    return any(resolved.is_relative_to(folder) for folder in _foreign())
+    return f"{_real(file)}{os.sep}".startswith(_foreign())
+
+
+def _real(file: Path) -> str:
+    """A file's path without links; thousands of files share their folders, whose links are followed once."""
+    folder, name = os.path.split(os.path.abspath(file))
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 @functools.cache
-def _foreign() -> frozenset[Path]:
-    return frozenset(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+@functools.cache
+def _foreign() -> tuple[str, ...]:
+    paths = {os.path.realpath(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return tuple(f"{path}{os.sep}" for path in sorted(paths))
 
 
 @functools.cache
@@ -196,22 +211,25 @@ def _source(name: str) -> Path | None:
     return file if file and file.suffix == ".py" and not is_foreign(file) else None
 
 
-def _folders(name: str) -> list[Path]:
+@functools.cache
+def _folders(name: str) -> tuple[Path, ...]:
     """The folders of a package of ours; none for what is no package."""
     spec = _spec(name)
     places = (spec.submodule_search_locations if spec else None) or ()
-    return [Path(place) for place in places if not is_foreign(Path(place))]
+    return tuple(Path(place) for place in places if not is_foreign(Path(place)))
 
 
-def _imported(name: str, file: Path) -> Iterator[str]:
+@functools.cache
+def _imported(name: str, file: Path) -> tuple[str, ...]:
     """Modules that a file names in its import statements, wherever they stand in it, and those that it may compute."""
+    imports, loads = _statements(file.read_bytes())
+    return tuple(_named(name, file, imports, loads))
+
+
+def _named(name: str, file: Path, imports: Iterable[_Import], loads: Iterable[ast.Call]) -> Iterator[str]:
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    try:
-        tree = _parsed(file)
-    except (SyntaxError, ValueError):
-        return  # A template, say, which nobody can import.
     bound: list[str] = []
-    for statement in ast.walk(tree):
+    for statement in imports:
         if isinstance(statement, ast.Import):
             bound += [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):
@@ -227,22 +245,13 @@ def _imported(name: str, file: Path) -> Iterator[str]:
                 yield from _modules_in(base)
     yield from bound
     if name != _BY_PARAMETER:
-        yield from _computed(tree, package, file, bound)
+        yield from _computed(loads, package, file, bound)
 
 
-def _computed(tree: ast.Module, package: str, file: Path, bound: list[str]) -> Iterator[str]:
+def _computed(loads: Iterable[ast.Call], package: str, file: Path, bound: list[str]) -> Iterator[str]:
     """Modules whose names a file computes, or says in the call that loads them."""
-    loaders = {
-        alias.asname or alias.name
-        for statement in ast.walk(tree)
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-        if alias.name in _LOADERS
-    } | set(_LOADERS)
     reached: set[str] = set()
-    for call in ast.walk(tree):
-        if not isinstance(call, ast.Call) or getattr(call.func, "attr", getattr(call.func, "id", "")) not in loaders:
-            continue
+    for call in loads:
         first = call.args[0] if call.args else None
         if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.endswith(".py"):
             yield _absolute(first.value, call, package)
@@ -284,8 +293,22 @@ def _modules_in(package: str) -> Iterator[str]:
             yield ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
-def _parsed(file: Path) -> ast.Module:
-    """The syntax tree of a file, parsed with garbage collection at rest.
+@functools.lru_cache(maxsize=4096)
+def _statements(source: bytes) -> tuple[list[_Import], list[ast.Call]]:
+    """The import statements of a source, and its calls of loaders; none of a template, say, which nobody can import."""
+    try:
+        nodes = list(ast.walk(_parsed(source)))
+    except (SyntaxError, ValueError):
+        return [], []
+    imports = [node for node in nodes if isinstance(node, _Import)]
+    aliases = (alias for statement in imports if isinstance(statement, ast.ImportFrom) for alias in statement.names)
+    loaders = {alias.asname or alias.name for alias in aliases if alias.name in _LOADERS} | set(_LOADERS)
+    calls = (node for node in nodes if isinstance(node, ast.Call))
+    return imports, [c for c in calls if getattr(c.func, "attr", getattr(c.func, "id", "")) in loaders]
+
+
+def _parsed(source: bytes) -> ast.Module:
+    """The syntax tree of a source, parsed with garbage collection at rest.
 
     A finalizer that the collector runs may log a traceback, which Python 3.11 renders by parsing; the interpreter keeps
     one account of the depth for all parsing, and the outer one ends in a SystemError.
@@ -293,12 +316,13 @@ def _parsed(file: Path) -> ast.Module:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return ast.parse(file.read_bytes(), str(file))
+        return ast.parse(source)
     finally:
         if collects:
             gc.enable()
 
 
+@functools.cache
 def _distribution(package: str) -> str:
     """The distribution that brings a package, or "" for Python's own and for what is not installed."""
     if package in sys.stdlib_module_names:

@@ -137,7 +137,7 @@ def test_what_a_library_reads_for_itself_does_not_count(home, pipeline, tmp_path
     (tmp_path / "ours.txt").write_text("read at the library's import")
     (pipeline.folder / "mine.txt").write_text("read for the pipeline")
     monkeypatch.syspath_prepend(library)
-    foreign = fingerprint._foreign() | {library.resolve()}
+    foreign = (*fingerprint._foreign(), f"{library.resolve()}{os.sep}")
     monkeypatch.setattr(fingerprint, "_foreign", lambda: foreign)
     compiled = pipeline("import libby\nlibby.home()\ntext = libby.read('mine.txt')", home)
     sys.modules.pop("libby")
