@@ -222,7 +222,7 @@ def _clean(args: argparse.Namespace) -> int:
     print(
         f"{len(cleaned.removed)} artifacts, {cleaned.bytes / 2**20:.1f} MiB, {done}; of the others that were looked at "
         f"{cleaned.recent} were used in the last {args.days:g} days, "
-        f"{cleaned.needed} are what pushed or blessed models rest on. "
+        f"{cleaned.needed} are what pushed or blessed models rest on, {len(cleaned.kept)} could not be removed. "
         f"{len(compiled)} compiled pipelines that no recent run began with {done}."
     )
     return 0

@@ -29,6 +29,8 @@ _CURRENT = "current"
 _RUNS = "runs"
 _CANDIDATES = 20
 _DAY_S = 86_400
+RUN_DAYS = 366
+"""So long a record of a run stays at least after its last task began."""
 
 
 @dataclass(frozen=True)
@@ -191,21 +193,22 @@ def remove_old(home: Home, *, days: float, dry_run: bool = False) -> list[Path]:
 
     Args:
       home: The state folder.
-      days: What was made, asked for, or used by a run of which a task began, within so many days stays; a day at least,
-        so that no run that is under way loses its pipeline.
+      days: What was made or asked for within so many days stays; a day at least. What a run began with stays for a year
+        after its last task began, so that one that waits long, for a person say, does not go on with another pipeline.
       dry_run: Only list.
 
     Returns:
       The compiled pipelines that went.
     """
-    oldest = time.time() - max(days, 1) * _DAY_S
+    now = time.time()
+    oldest, oldest_run = now - max(days, 1) * _DAY_S, now - max(days, RUN_DAYS) * _DAY_S
     records = set((home.compiled / _RUNS).glob("*.json"))
-    used = {path_of_name(_record_in(path).compiled, home) for path in records if not _is_old(path, oldest)}
+    used = {path_of_name(_record_in(path).compiled, home) for path in records if not _is_old(path, oldest_run)}
     kept = used | {_current_in(folder) for folder in home.compiled.glob("*") if folder.is_dir()}
     removed = []
     for path in home.compiled.glob("*/*.json"):
         # Whoever has come to use it since the records were read has made it young.
-        if path not in kept and _is_old(path, oldest):
+        if path not in kept and _is_old(path, oldest_run if path in records else oldest):
             removed.append(path)
             if not dry_run:
                 path.unlink(missing_ok=True)

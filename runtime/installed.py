@@ -83,9 +83,9 @@ def _metadata_folders() -> dict[str, Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Tells one installation from another, of the same version too; (0, 0) for none."""
+    """Tells one installation from another, of the same version too; (0, 0) for one that cannot be looked at."""
     try:
         status = folder.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return status.st_ino, status.st_mtime_ns

@@ -194,7 +194,11 @@ class Server:
 
     def _fork_spare(self) -> None:
         """Forks the child of the next request."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            log.warning("No process could be started ahead: %s.", error)
+            return
         try:
             pid = os.fork()
         except OSError as error:
@@ -266,8 +270,10 @@ class Server:
                 self._note_load()
                 send_exit(connection, status)
             if status != 0:
-                log.warning("The node's process %d ended with status %d.", pid, status)
-                self._reap_orphans()
+                log.warning("The process %d ended with status %d.", pid, status)
+                # Others than nodes left nothing open; a reaper that is killed must not be followed by the next at once.
+                if connection is not None:
+                    self._reap_orphans()
 
     def _note_load(self) -> None:
         """Writes beside the socket how many requests run, how many have ended, and where their folders are."""

@@ -8,6 +8,7 @@ good, because artifacts do not change, so no later pass looks at it again.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Cleaned:
     Args:
       removed: Places of the removed artifacts.
       bytes: Their size on disk.
+      kept: Places that could not be removed.
       recent: How many of the artifacts that were looked at were kept because they were used since.
       needed: How many were kept because a pushed or blessed model rests on them.
       given_up: Executions that are no longer waited for.
@@ -61,6 +63,7 @@ class Cleaned:
 
     removed: list[str] = field(default_factory=list)
     bytes: int = 0
+    kept: list[str] = field(default_factory=list)
     recent: int = 0
     needed: int = 0
     given_up: list[int] = field(default_factory=list)
@@ -99,7 +102,10 @@ def clean(
     since = 0 if everything else settled - _OVERLAP_MS
     ended = [execution.id for execution in _ended_between(store, since, oldest)]
     touched = by_id(store, {event.artifact_id for event in events_of(store, ended)})
-    live = {i: a for i, a in touched.items() if a.proto.state != _States.DELETED and _is_ours(a.uri, home)}
+    ours = {i: a for i, a in touched.items() if _is_ours(a.uri, home)}
+    live = {i: a for i, a in ours.items() if a.proto.state != _States.DELETED}
+    # A pass before was broken off, or could not remove them.
+    left = [a for a in ours.values() if a.proto.state == _States.DELETED and os.path.lexists(a.uri)]
     recent = _used_since(store, live, oldest, given_up)
     needed = _needed(store, {i: a for i, a in live.items() if i not in recent})
     cleaned.recent, cleaned.needed = len(recent), len(needed)
@@ -116,9 +122,12 @@ def clean(
         sleep(grace_s)
     for artifact in old:
         _remove(store, artifact, oldest, given_up, cleaned)
-    # A text, as in the stores that have one already.
-    mark.custom_properties[_SETTLED].string_value = str(max(int(oldest), settled))
-    store.put_contexts([mark])
+    for artifact in left:
+        _erase(store, artifact, cleaned)
+    if not cleaned.kept:
+        # A text, as in the stores that have one already.
+        mark.custom_properties[_SETTLED].string_value = str(max(int(oldest), settled))
+        store.put_contexts([mark])
     return cleaned
 
 
@@ -131,15 +140,26 @@ def _remove(store: mlmd.MetadataStore, artifact: Artifact, oldest: float, given_
         cleaned.recent += 1
         return
     _set_state(store, [artifact], _States.DELETED)
+    _erase(store, artifact, cleaned)
+
+
+def _erase(store: mlmd.MetadataStore, artifact: Artifact, cleaned: Cleaned) -> None:
+    """Removes the place of a deleted artifact, if it is no other's; what cannot be removed the next pass tries again."""
     if not _is_alone(store, artifact, set()):
         return
     place = Path(artifact.uri)
+    size = _size(place)
+    try:
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s could not be removed, which the next clean-up tries again: %s", place, error)
+        cleaned.kept.append(artifact.uri)
+        return
     cleaned.removed.append(artifact.uri)
-    cleaned.bytes += _size(place)
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
+    cleaned.bytes += size
 
 
 def _give_up(store: mlmd.MetadataStore, home: Home, before: float, *, dry_run: bool) -> set[int]:

@@ -37,7 +37,8 @@ def is_configured() -> bool:
     if os.environ.get("OPENLINEAGE_URL") or any(name.startswith("OPENLINEAGE__TRANSPORT") for name in os.environ):
         return True
     files = (os.environ.get("OPENLINEAGE_CONFIG", ""), "openlineage.yml", "~/.openlineage/openlineage.yml")
-    return any(Path(name).expanduser().is_file() for name in files if name)
+    # A folder that may not be looked at, and a user without a home, are no settings; `Path` raises for both.
+    return any(os.path.isfile(os.path.expanduser(name)) for name in files if name)  # noqa: PTH111, PTH113
 
 
 class Emitter:

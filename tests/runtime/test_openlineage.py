@@ -283,6 +283,10 @@ def test_nothing_is_sent_unless_it_is_configured(home, events, monkeypatch, tmp_
     assert Run(home).node("write").state == "complete"
     assert lineage.main(["--pipeline", "flight_delays"]) == 64
     assert "No OpenLineage event can be sent" in capsys.readouterr().err
+    for name in ("HOME", "OPENLINEAGE_CONFIG"):
+        monkeypatch.setenv(name, "~nobody-of-this-name")
+    assert not is_configured(), "a user without a home has no settings"
+    monkeypatch.delenv("OPENLINEAGE_CONFIG")
     Path("openlineage.yml").write_text("transport: {type: file, log_file_path: here.jsonl, append: true}\n")
     assert is_configured()
     assert Run(home, run="again").node("write").state == "complete"

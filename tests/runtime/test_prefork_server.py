@@ -260,6 +260,8 @@ def test_the_child_that_waits_for_a_request_may_die_and_ends_with_the_launcher(t
     waiting.wait(PATIENCE_S)
     assert call(request(home, "write", "after"), home.launcher_socket).state == "complete"
     until(lambda: len(launcher.children()) == 1, "another child waits")
+    log = (home.path / "serve.log").read_text()
+    assert f"The process {waiting.pid} ended with status 9." in log
     (waiting,) = launcher.children()
     server.terminate()
     assert server.wait(PATIENCE_S) == 0

@@ -197,3 +197,22 @@ def test_a_clean_up_that_was_broken_off_is_taken_up(home, runs, later, monkeypat
     assert uri(other["train"], "model").exists()
     assert str(uri(other["train"], "model")) in clean(home, days=30).removed
     assert not uri(other["train"], "model").exists()
+
+
+def test_what_cannot_be_removed_the_next_pass_removes(home, runs, later, monkeypatch, caplog):
+    place = uri(runs[1]["train"], "model")
+    remove = retention.shutil.rmtree
+
+    def refused(path, **options):
+        if path == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        remove(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retention.shutil, "rmtree", refused)
+        cleaned = clean(home, days=30)
+    assert cleaned.kept == [str(place)] and str(place) not in cleaned.removed
+    assert "tries again" in caplog.text
+    assert clean(home, days=30).removed == [str(place)]
+    assert not place.exists()
+    assert clean(home, days=30).removed == []

@@ -28,7 +28,8 @@ class Visible:
         self.store = store
         self.dag_id = dag_id
         self.may_read = functools.cache(may_read)
-        self.run = functools.cache(self._run)
+        # No cache of a bound method: the circle would keep the store's connection until Python looks for circles.
+        self._runs: dict[str, bool] = {}
         self._readable: set[str] = set()
         self.hidden = 0
         """How many artifacts `artifacts` has left out."""
@@ -48,7 +49,13 @@ class Visible:
             self._readable.update(runs_of_dag(self.store, dag_id))
         return self.may_read(dag_id)
 
-    def _run(self, key: str) -> bool:
+    def run(self, key: str) -> bool:
+        """Whether the reader may see what a run has made."""
+        if key not in self._runs:
+            self._runs[key] = self._may_see(key)
+        return self._runs[key]
+
+    def _may_see(self, key: str) -> bool:
         from runtime.lineage.dags import dag_of_run
 
         if key in self.own_runs or key in self._readable:

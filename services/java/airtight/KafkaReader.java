@@ -50,6 +50,8 @@ final class KafkaReader extends UnboundedSource.UnboundedReader<KV<byte[], byte[
     this.clock = LogClock.of(settings);
     if (mark != null) {
       positions.putAll(mark.positions);
+      // Before the first look, too, nothing may come to a window that was over at the checkpoint.
+      watermark = positions.values().stream().mapToLong(position -> position.watermark).min().orElse(MIN);
     }
   }
 

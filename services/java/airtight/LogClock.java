@@ -5,6 +5,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutionException;
 import java.util.function.Supplier;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
@@ -26,6 +27,7 @@ final class LogClock implements Runnable {
   private static final Logger LOG = LoggerFactory.getLogger(LogClock.class);
   private static final Map<String, LogClock> CLOCKS = new ConcurrentHashMap<>();
   private static final long POLL_MS = 1_000;
+  private static final long LATE_LOOK_MS = 3 * POLL_MS;
   private static final long UNUSED_MS = 60_000;
   private static final long ABSURD_MS = Duration.ofDays(1).toMillis();
 
@@ -33,9 +35,12 @@ final class LogClock implements Runnable {
   private final List<String> topics;
   private final long idle;
   private volatile Log log;
+  private Map<TopicPartition, String> known = Map.of();
   private long newest = UNKNOWN;
   private long since;
+  private long looked;
   private long used;
+  private Thread thread;
 
   private LogClock(KafkaSource.Settings settings) {
     this.consumer = settings.consumer;
@@ -80,43 +85,60 @@ final class LogClock implements Runnable {
 
   /** The last look; null before the first. A clock that nobody reads for a minute stops until it is read again. */
   synchronized Log look() {
-    if (used == 0) {
-      Thread thread = new Thread(this, "log-clock " + topics);
+    used = System.currentTimeMillis();
+    if (thread == null) {
+      // What was known when nobody read may be of other topics, and of another time.
+      looked = 0;
+      thread = new Thread(this, "log-clock " + topics);
       thread.setDaemon(true);
       thread.start();
     }
-    used = System.currentTimeMillis();
     return log;
   }
 
   private synchronized boolean inUse() {
-    if (System.currentTimeMillis() - used > UNUSED_MS) {
-      used = 0;
-      log = null;
-    }
-    return used != 0;
+    return thread == Thread.currentThread() && System.currentTimeMillis() - used <= UNUSED_MS;
+  }
+
+  private synchronized void ended() {
+    thread = null;
+    log = null;
   }
 
   @Override
   public void run() {
-    try (Admin client = Admin.create(admin(consumer));
-        NewestMessages messages = new NewestMessages(consumer)) {
+    try {
       while (inUse()) {
-        try {
-          log = lookAt(client, messages);
-        } catch (Exception error) {
+        try (Admin client = Admin.create(admin(consumer));
+            NewestMessages messages = new NewestMessages(consumer)) {
+          while (inUse()) {
+            log = lookAt(client, messages);
+            Thread.sleep(POLL_MS);
+          }
+        } catch (RuntimeException | ExecutionException error) {
           LOG.warn("The log of {} could not be looked at: {}", topics, String.valueOf(error));
+          Thread.sleep(POLL_MS);
         }
-        Thread.sleep(POLL_MS);
       }
     } catch (InterruptedException error) {
       Thread.currentThread().interrupt();
+    } finally {
+      ended();
     }
   }
 
-  private Log lookAt(Admin client, NewestMessages messages) throws Exception {
+  private Log lookAt(Admin client, NewestMessages messages) throws InterruptedException, ExecutionException {
     Map<TopicPartition, String> ids = partitions(client, topics);
     long now = System.currentTimeMillis();
+    if (looked == 0 || known.entrySet().stream().anyMatch(was -> !was.getValue().equals(ids.get(was.getKey())))) {
+      // A topic that was made anew begins anew.
+      newest = UNKNOWN;
+      messages.forget();
+    } else {
+      // While nobody could look, nobody knows that there was silence.
+      since += Math.max(0, now - looked - LATE_LOOK_MS);
+    }
+    known = ids;
     for (Map.Entry<TopicPartition, ListOffsetsResultInfo> entry :
         list(client, ids, OffsetSpec::maxTimestamp).entrySet()) {
       // An empty partition has no largest stamp.
@@ -130,6 +152,7 @@ final class LogClock implements Runnable {
         since = now;
       }
     }
+    looked = now;
     long silence = idle > 0 && newest != UNKNOWN ? Math.max(0, now - since - idle) : 0;
     long reached = silence == 0 ? newest : Math.max(newest, Math.min(now, newest + silence));
     // After the stamps: what is not in the log by now is no older than what they say, less the bound.
@@ -141,20 +164,23 @@ final class LogClock implements Runnable {
   }
 
   private static Map<TopicPartition, ListOffsetsResultInfo> list(
-      Admin client, Map<TopicPartition, String> partitions, Supplier<OffsetSpec> spec) throws Exception {
+      Admin client, Map<TopicPartition, String> partitions, Supplier<OffsetSpec> spec)
+      throws InterruptedException, ExecutionException {
     Map<TopicPartition, OffsetSpec> wanted = new HashMap<>();
     partitions.keySet().forEach(partition -> wanted.put(partition, spec.get()));
     return client.listOffsets(wanted).all().get();
   }
 
   /** Every partition of some topics, with the id of its topic; a fault where a topic is not there. */
-  static Map<TopicPartition, String> partitions(Map<String, Object> consumer, List<String> topics) throws Exception {
+  static Map<TopicPartition, String> partitions(Map<String, Object> consumer, List<String> topics)
+      throws InterruptedException, ExecutionException {
     try (Admin client = Admin.create(admin(consumer))) {
       return partitions(client, topics);
     }
   }
 
-  private static Map<TopicPartition, String> partitions(Admin client, List<String> topics) throws Exception {
+  private static Map<TopicPartition, String> partitions(Admin client, List<String> topics)
+      throws InterruptedException, ExecutionException {
     Map<TopicPartition, String> ids = new HashMap<>();
     client.describeTopics(topics).allTopicNames().get().forEach((topic, described) ->
         described.partitions().forEach(p ->

@@ -50,19 +50,28 @@ final class NewestMessages implements AutoCloseable {
    */
   long largest(TopicPartition partition, long offset, long stamp) {
     Known last = known.computeIfAbsent(partition, any -> new Known());
-    consumer.assign(List.of(partition));
-    long end = consumer.endOffsets(List.of(partition)).get(partition);
-    if (last.offset != offset) {
-      last.isMessage = offset < end && isMessage(partition, offset);
-      // Of an open transaction nobody knows yet.
-      last.offset = offset < end ? offset : -1;
-    }
-    if (last.isMessage) {
+    if (last.offset == offset && last.isMessage) {
       return stamp;
     }
+    consumer.assign(List.of(partition));
     long begin = consumer.beginningOffsets(List.of(partition)).get(partition);
+    long end = consumer.endOffsets(List.of(partition)).get(partition);
+    // The broker also counts what was deleted from the beginning; of an open transaction nobody knows yet.
+    if (last.offset != offset && offset >= begin && offset < end) {
+      last.isMessage = isMessage(partition, offset);
+      // What did not come in time is asked for again.
+      last.offset = consumer.position(partition) > offset ? offset : -1;
+      if (last.isMessage) {
+        return stamp;
+      }
+    }
     read(partition, Math.max(Math.max(begin, last.readTo), end - COUNT), end, last);
     return last.stamp;
+  }
+
+  /** Forgets the partitions, which are of topics that were made anew. */
+  void forget() {
+    known.clear();
   }
 
   private boolean isMessage(TopicPartition partition, long offset) {

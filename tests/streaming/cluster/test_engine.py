@@ -156,3 +156,10 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint(cluster: OwnCluster, 
     admin.close()
     ensure(servers, [topic])
     until(lambda: "was made anew" in flink.status(anew.id).failure, "what happened to the topic is the reason")
+    if failing := flink.running(NAME):
+        flink.cancel(failing.id)
+    # The same TaskManagers knew how far the topic of before had come.
+    remade = tmp_path / "remade.jsonl"
+    flink_jobs.submit(counts_to(remade, idle), NAME)
+    produce(servers, topic.name, range(1_500), partitions=4, rate=100)
+    until(lambda: read_counts(remade) == expected(range(1_500)), "nothing of the new topic is late")
