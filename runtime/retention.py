@@ -144,7 +144,7 @@ def _remove(store: mlmd.MetadataStore, artifact: Artifact, oldest: float, given_
 
 
 def _erase(store: mlmd.MetadataStore, artifact: Artifact, cleaned: Cleaned) -> None:
-    """Removes the place of a deleted artifact, if it is no other's; what cannot be removed the next pass tries again."""
+    """Removes the place of a deleted artifact, if it is no other's; what stays, the next pass tries again."""
     if not _is_alone(store, artifact, set()):
         return
     place = Path(artifact.uri)

@@ -38,7 +38,7 @@ def is_configured() -> bool:
         return True
     files = (os.environ.get("OPENLINEAGE_CONFIG", ""), "openlineage.yml", "~/.openlineage/openlineage.yml")
     # A folder that may not be looked at, and a user without a home, are no settings; `Path` raises for both.
-    return any(os.path.isfile(os.path.expanduser(name)) for name in files if name)  # noqa: PTH111, PTH113
+    return any(os.path.isfile(os.path.expanduser(name)) for name in files if name)
 
 
 class Emitter:

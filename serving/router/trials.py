@@ -204,7 +204,7 @@ class Trials:
         milliseconds = 1e3 * (time.perf_counter() - started)
         arms = trial.counts.side(side).counted(group)
         shadowed = within and release.mode == SHADOW
-        # Counted when the answer is on its way, and all at once: nobody reads a request whose numbers are still missing.
+        # Counted when the answer is on its way, all at once: nobody reads a request whose numbers are still missing.
         asyncio.get_running_loop().call_soon(self._count, trial, arms, answer, request, milliseconds, shadowed)
         return answer, side
 

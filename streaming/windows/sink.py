@@ -19,7 +19,8 @@ from streaming.windows.messages import Event
 from streaming.windows.store import Row, Store, opened
 from streaming.windows.tables import Record
 
-DAY = 24 * 60
+STEPS = tuple(2**power for power in range(11))
+"""Minutes ahead of the last one that was passed at which timers wait: to 17 hours."""
 
 
 class _WithStore(beam.DoFn):
@@ -85,7 +86,8 @@ class Advance(_WithStore):
     """("", end of what was written) -> the store's watermark, with event time.
 
     The watermark is the engine's, behind the writing: a timer that fires at a minute does so when everything is written
-    that comes before the minute's end, by all workers. In silence it goes on by the minute with event time.
+    that comes before the minute's end, by all workers. In silence it goes on by the minute with event time. Beam says
+    no watermark, so timers feel for it, ahead by 1, 2, 4 ... minutes: it is found in a few rounds, however far it went.
 
     Args:
       stream: The declaration.
@@ -93,7 +95,7 @@ class Advance(_WithStore):
       follow: Whether the input goes on for ever; of one that ends, the watermark ends with what was written last.
     """
 
-    NEXT = ReadModifyWriteStateSpec("next", VarIntCoder())
+    REACHED = ReadModifyWriteStateSpec("reached", VarIntCoder())
     NEWEST = ReadModifyWriteStateSpec("newest", VarIntCoder())
     MINUTE = TimerSpec("minute", TimeDomain.WATERMARK)
 
@@ -103,41 +105,48 @@ class Advance(_WithStore):
 
     def start_bundle(self) -> None:
         """See Beam."""
-        self._reached = 0
+        self._passed = 0
 
     def finish_bundle(self) -> None:
         """Writes the last minute that was passed."""
-        if self._reached:
-            self._store.advance(self._reached)
+        if self._passed:
+            self._store.advance(self._passed)
 
     def process(
         self,
         element: tuple[str, int],
-        following: Any = beam.DoFn.StateParam(NEXT),
+        reached: Any = beam.DoFn.StateParam(REACHED),
         newest: Any = beam.DoFn.StateParam(NEWEST),
         minute: Any = beam.DoFn.TimerParam(MINUTE),
     ) -> None:
         """See Beam."""
-        end = element[1]
-        newest.write(max(end, newest.read() or 0))
-        if following.read() is None:
-            following.write(end)
-            minute.set(Timestamp(end * MINUTE_S))
+        end, before = element[1], newest.read()
+        if before is not None and end <= before:
+            return
+        newest.write(end)
+        # Years that hold nothing are passed at once.
+        minute.set(Timestamp(end * MINUTE_S), dynamic_timer_tag="newest")
+        if before is None:
+            reached.write(end - 1)
+            self._feel(end - 1, end, minute)
 
     @on_timer(MINUTE)
     def advance(
         self,
-        following: Any = beam.DoFn.StateParam(NEXT),
+        reached: Any = beam.DoFn.StateParam(REACHED),
         newest: Any = beam.DoFn.StateParam(NEWEST),
         minute: Any = beam.DoFn.TimerParam(MINUTE),
+        time: Any = beam.DoFn.TimestampParam,
     ) -> None:
         """Event time has passed a minute, and nothing of it is on its way any more."""
-        reached, end = following.read(), newest.read()
-        self._reached = max(self._reached, reached)
-        if end <= reached and not self._follow:
-            following.clear()
+        passed = time.seconds() // MINUTE_S
+        if passed <= (reached.read() or 0):
             return
-        # Years that hold nothing are not gone through by the minute.
-        after = end if end - reached > DAY else reached + 1
-        following.write(after)
-        minute.set(Timestamp(after * MINUTE_S))
+        reached.write(passed)
+        self._passed = max(self._passed, passed)
+        self._feel(passed, newest.read(), minute)
+
+    def _feel(self, reached: int, end: int, minute: Any) -> None:
+        for step in STEPS:
+            if self._follow or reached + step <= end:
+                minute.set(Timestamp((reached + step) * MINUTE_S), dynamic_timer_tag=f"{step}")

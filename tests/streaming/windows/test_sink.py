@@ -1,0 +1,113 @@
+"""The store's watermark beside the engine's: a small engine with timers by tag, which fire in bundles."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.utils.timestamp import Timestamp
+
+from streaming.windows.sink import Advance
+from streaming.windows.sqlite_store import SqliteStore
+from tests.streaming.windows.shops import STREAM
+
+
+class State:
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def read(self) -> Any:
+        return self.value
+
+    def write(self, value: Any) -> None:
+        self.value = value
+
+
+class Engine:
+    """Timers that are set are there after the bundle; those that event time has passed fire together."""
+
+    def __init__(self, path: Path, follow: bool) -> None:
+        self.store = SqliteStore(path, STREAM)
+        self.step = Advance(STREAM, str(path), follow)
+        self.step.setup()
+        self.reached, self.newest = State(), State()
+        self.timers: dict[str, Timestamp] = {}
+        self.waiting: dict[str, Timestamp] = {}
+        self.bundles = 0
+
+    def set(self, at: Timestamp, dynamic_timer_tag: str = "") -> None:
+        self.waiting[dynamic_timer_tag] = at
+
+    def bundle(self, *, ends: list[int] = (), times: list[Timestamp] = ()) -> None:
+        self.step.start_bundle()
+        for end in ends:
+            self.step.process(("", end), self.reached, self.newest, self)
+        for time in times:
+            self.step.advance(self.reached, self.newest, self, time)
+        self.step.finish_bundle()
+        self.timers |= self.waiting
+        self.waiting = {}
+        self.bundles += 1
+
+    def advance_to(self, minute: float) -> None:
+        while passed := sorted((at, tag) for tag, at in self.timers.items() if at <= Timestamp(minute * 60)):
+            for _, tag in passed:
+                del self.timers[tag]
+            self.bundle(times=[at for at, _ in passed])
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path / "store.sqlite", follow=True)
+
+
+def test_it_follows_event_time_by_the_minute_in_silence_too(engine: Engine) -> None:
+    engine.bundle(ends=[1_000])
+    engine.advance_to(999.9)
+    assert engine.bundles == 1, "nothing is passed"
+    for minute in (1_000, 1_001, 1_002, 1_050):
+        engine.advance_to(minute + 0.5)
+        assert engine.store.watermark() == minute
+
+
+def test_what_is_days_ahead_does_not_hold_it(engine: Engine) -> None:
+    """Such as the message of a clock that is ahead, or of the next day."""
+    engine.bundle(ends=[1_000])
+    engine.advance_to(1_000)
+    engine.bundle(ends=[1_000 + 5_000])
+    engine.advance_to(1_000 + 4_999)
+    assert engine.store.watermark() == 1_000 + 4_999
+
+
+@pytest.mark.parametrize("far", [1_500, 40_000, 3_000_000])
+def test_however_far_event_time_goes_at_once_it_is_there_in_few_bundles(engine: Engine, far: int) -> None:
+    engine.bundle(ends=[1_000])
+    engine.bundle(ends=[1_000 + far])
+    engine.advance_to(1_000 + far)
+    assert engine.store.watermark() == 1_000 + far
+    assert engine.bundles < 80
+
+
+def test_random_streams(tmp_path: Path) -> None:
+    dice = random.Random(1)
+    for number in range(20):
+        engine, event_time, newest = Engine(tmp_path / f"{number}.sqlite", follow=True), 1_000.0, 1_000
+        engine.bundle(ends=[newest])
+        for _ in range(30):
+            event_time += dice.choice([0.01, 0.5, 1, 7, 60, 2_000]) * dice.random()
+            if dice.random() < 0.7:
+                newest = max(newest, int(event_time) + dice.randrange(1, 3_000))
+                engine.bundle(ends=[newest])
+            engine.advance_to(event_time)
+            assert engine.store.watermark() == int(event_time)
+
+
+def test_of_an_input_that_ends_it_ends_with_what_was_written_last(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "store.sqlite", follow=False)
+    engine.bundle(ends=[1_000, 1_010])
+    engine.bundle(ends=[9_000])
+    engine.advance_to(10_000_000)
+    assert engine.store.watermark() == 9_000
+    assert not engine.timers
