@@ -205,7 +205,8 @@ class Trials:
         arms = trial.counts.side(side).counted(group)
         shadowed = within and release.mode == SHADOW
         # Counted when the answer is on its way, all at once: nobody reads a request whose numbers are still missing.
-        asyncio.get_running_loop().call_soon(self._count, trial, arms, answer, request, milliseconds, shadowed)
+        count = functools.partial(self._count, trial, arms, answer, request, ms=milliseconds, shadowed=shadowed)
+        asyncio.get_running_loop().call_soon(count)
         return answer, side
 
     def as_dict(self) -> dict[str, Any]:
@@ -246,14 +247,15 @@ class Trials:
         arms: tuple[Arm, ...],
         answer: Answer,
         request: RoutedRequest,
-        milliseconds: float,
+        *,
+        ms: float,
         shadowed: bool,
     ) -> None:
         for arm in arms:
-            arm.traffic.add(answer.code, milliseconds)
+            arm.traffic.add(answer.code, ms)
         numbers = self._count_numbers(trial.release, arms, answer, request.read)
         if shadowed:
-            self._shadow(trial, Outcome(answer.code, numbers, milliseconds), request)
+            self._shadow(trial, Outcome(answer.code, numbers, ms), request)
 
     def _count_numbers(self, release: Release, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         """Counts an answer's numbers, which it gives back, in units of the release's range."""
