@@ -150,6 +150,7 @@ class Trials:
         self._shadow_bytes = 0
         self._state_file = state_file
         self._saved = ""
+        self._saving = asyncio.Lock()
         self._kept = _read_state(state_file)
 
     def follow(self, releases: Mapping[str, Release]) -> None:
@@ -230,16 +231,25 @@ class Trials:
             await self.save()
 
     async def save(self) -> None:
-        """Saves the counts where they have changed; a disk that does not take them is told and stops nothing."""
-        if self._state_file is None:
-            return
+        """Saves the counts where they have changed; a disk that does not take them is logged and stops nothing.
+
+        One write follows another, also one that nobody waits for any more: else the older one might end last.
+        """
+        if self._state_file is not None:
+            await asyncio.shield(self._save(self._state_file))
+
+    async def _save(self, file: Path) -> None:
+        async with self._saving:
+            await self._write(file)
+
+    async def _write(self, file: Path) -> None:
         counted = {**self._kept, **{trial.release.id: trial.counts for trial in self.of.values()}}
         text = json.dumps({key: asdict(counts) for key, counts in counted.items()})
         if text == self._saved:
             return
         self._saved = text
         try:
-            await asyncio.to_thread(write_text, self._state_file, text)
+            await asyncio.to_thread(write_text, file, text)
         except Exception:  # Whatever a disk has, requests are answered.
             logger.exception("The counts of the releases could not be saved")
             self._saved = ""
