@@ -93,6 +93,7 @@ class RestApi:
             logger.exception("A request was not answered")
             status, kind = HTTP_STATUS[Code.INTERNAL], _JSON
             answer = orjson.dumps({"error": f"Internal error: {type(error).__name__}"})
+        scope.pop(TASK, None)  # What is left is to send the answer.
         headers = [kind, (b"content-length", str(len(answer)).encode()), *self._more_headers]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})

@@ -122,29 +122,64 @@ def as_json(value: Any) -> bytes:
     return orjson.dumps(value, default=_plain)
 
 
-def opened(values: Sequence[bytes], personal: Personal | None = None) -> list[dict[str, Any]] | None:
+def opened(values: Sequence[bytes]) -> list[dict[str, Any]] | None:
     """Serialized tf.Examples by the names of their features; None where the values are no such thing.
 
     Args:
       values: One for each row.
-      personal: Which features are hashed or left out.
     """
     # Field 1 of the message begins with this byte, and hardly any text does.
     if not any(values) or not all(value[:1] == b"\n" for value in values if value):
         return None
     try:
-        examples = [_EXAMPLE.FromString(value) for value in values]
+        return [_features(_EXAMPLE.FromString(value), None) for value in values]
     except DecodeError:
         return None
-    return [
-        {name: _plain_feature(name, feature, personal) for name, feature in sorted(_features(example, personal))}
-        for example in examples
-    ]
 
 
-def _features(example: Any, personal: Personal | None) -> list[tuple[str, Any]]:
+def without_personal(values: Sequence[bytes], personal: Personal) -> tuple[list[Any], bool] | None:
+    """Text of which nobody reads personal features of a tf.Example, whatever else its client put into it.
+
+    Args:
+      values: Text, or serialized tf.Examples.
+      personal: Which features are hashed or left out; some are.
+
+    Returns:
+      Examples by the names of their features, text as it is, and None for what may be an example that cannot be read:
+      it begins as one does, has the name of a personal feature in it, or others of the column are examples. Then
+      whether some are examples. Or None for the whole where all is text.
+    """
+    # Most values are short text: an example has this byte in it, the tag of its features.
+    suspects = [n for n, value in enumerate(values) if value and (b"\n" in value or personal.is_named_in(value))]
+    if not suspects:
+        return None
+    kept: list[Any] = list(values)
+    for number in suspects:
+        value = values[number]
+        kept[number] = _example(value, personal)
+        if kept[number] is None and not value.startswith(b"\n") and not personal.is_named_in(value):
+            kept[number] = value
+    if not any(isinstance(value, dict) for value in kept):
+        return kept, False
+    return [value if isinstance(value, dict) else None if value else {} for value in kept], True
+
+
+def _example(value: bytes, personal: Personal) -> dict[str, Any] | None:
+    """The features of a serialized tf.Example that has some; None for anything else."""
+    try:
+        example = _EXAMPLE.FromString(value)
+    except DecodeError:
+        return None
+    return _features(example, personal) if example.HasField("features") else None
+
+
+def _features(example: Any, personal: Personal | None) -> dict[str, Any]:
     by_name = {entry.key: entry.value for entry in example.features.feature}  # Of a name that is there twice, the last.
-    return [(name, by_name[name]) for name in by_name if personal is None or name not in personal.omitted]
+    return {
+        name: _plain_feature(name, by_name[name], personal)
+        for name in sorted(by_name)
+        if personal is None or name not in personal.omitted
+    }
 
 
 def _plain_feature(name: str, feature: Any, personal: Personal | None) -> Any:

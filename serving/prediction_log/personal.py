@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,19 @@ class Personal:
         """
         key = read_key(settings.key_file) if settings.hash_columns and settings.key_file else b""
         return cls(settings.hash_columns, settings.omit_columns, key)
+
+    @cached_property
+    def _names(self) -> re.Pattern[bytes] | None:
+        names = sorted(self.hashed | self.omitted)
+        return re.compile(b"|".join(re.escape(name.encode()) for name in names)) if names else None
+
+    def __bool__(self) -> bool:
+        """Whether any column is personal."""
+        return self._names is not None
+
+    def is_named_in(self, value: bytes) -> bool:
+        """Whether the name of a personal column stands anywhere in some bytes."""
+        return self._names is not None and self._names.search(value) is not None
 
     def hashes(self, values: Iterable[Any]) -> list[str | None]:
         """HMAC-SHA-256 of each value's text in UTF-8, hexadecimal; what is missing (None, "", NaN) stays missing."""

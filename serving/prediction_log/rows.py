@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from airtight.predictions import CALLER, INPUT, OUTPUT, REQUEST
-from serving.prediction_log.journal_rows import JSON, REQUEST_COLUMNS, TEXT, VALUE, as_json, opened
+from serving.prediction_log.journal_rows import JSON, REQUEST_COLUMNS, TEXT, VALUE, as_json, without_personal
 from serving.prediction_log.notes import LONGEST_ID, NUMBERS, Answered, Note, Row
 from serving.prediction_log.personal import Personal
 from serving.signature import TensorSpec
@@ -207,20 +207,30 @@ def _typed(name: str, spec: TensorSpec, values: Any, personal: Personal) -> tupl
     """A column of one value for each row, of a sequence or an array of them."""
     if isinstance(values, np.ndarray) and (spec.text or spec.name in personal.hashed):
         values = values.tolist()
-    if spec.text and (personal.hashed or personal.omitted):
-        examples = opened(values, personal)
-        if examples is not None:
-            return JSON + name, pa.array([as_json(example) for example in examples], pa.binary())
+    guarded = without_personal(values, personal) if spec.text and personal else None
+    if guarded is not None and guarded[1]:
+        return JSON + name, pa.array([as_json(value) for value in guarded[0]], pa.binary())
     if spec.name in personal.hashed:
         return name, pa.array(personal.hashes(values), pa.string())
     if not spec.text and spec.numpy.kind not in NUMBERS:
         return VALUE + name, _plain(spec, values)
-    return (TEXT + name if spec.text else name), _plain(spec, values)
+    return (TEXT + name if spec.text else name), _plain(spec, values if guarded is None else guarded[0])
 
 
 def _lists(name: str, spec: TensorSpec, arrays: Sequence[np.ndarray], personal: Personal) -> tuple[str, pa.Array]:
     """Arrays of [rows, ...] one after the other, as lists of lists."""
-    column = _plain(spec, np.concatenate([array.ravel() for array in arrays]))
+    flat = np.concatenate([array.ravel() for array in arrays])
+    if spec.text and personal and spec.name not in personal.hashed:
+        guarded = without_personal(flat.tolist(), personal)
+        if guarded is not None:
+            flat = flat.astype(object)
+            flat[:] = guarded[0]
+            if guarded[1]:
+                ends = np.cumsum([array.size for array in arrays])[:-1]
+                parts = zip(np.split(flat, ends), arrays, strict=True)
+                nested = [row for part, array in parts for row in part.reshape(array.shape).tolist()]
+                return JSON + name, pa.array([as_json(row) for row in nested], pa.binary())
+    column = _plain(spec, flat)
     for axis in range(arrays[0].ndim - 1, 0, -1):
         sizes = [array.shape[axis] for array in arrays]
         offsets = np.cumsum([0, *np.repeat(sizes, [math.prod(array.shape[:axis]) for array in arrays])])

@@ -65,6 +65,7 @@ class Quarantine:
 
     def holds(self, target: str, content: bytes) -> bool:
         """Whether a request with this target (path or method) and body is to be passed to no server now."""
+        self._forget()  # Without entries nothing is hashed.
         return bool(self._cuts) and bool(content) and self._count(_digest(target, content)) >= self._limit
 
     def cut(self, target: str, content: bytes, began: float) -> None:
@@ -79,6 +80,7 @@ class Quarantine:
         """
         if not content:
             return
+        self._forget()
         key = _digest(target, content)
         count = self._count(key)
         if count and began < self._cuts[key][1] - self._hold_s:
@@ -94,11 +96,15 @@ class Quarantine:
             self._cuts.pop(_digest(target, content), None)
 
     def _count(self, key: bytes) -> int:
-        count, until = self._cuts.get(key, (0, 0.0))
-        if count and until < self._clock():
+        return self._cuts.get(key, (0, 0.0))[0]
+
+    def _forget(self) -> None:
+        """Drops what is held no longer: it stands in front, in the order of the last cuts."""
+        while self._cuts:
+            key, (_, until) = next(iter(self._cuts.items()))
+            if until >= self._clock():
+                return
             del self._cuts[key]
-            return 0
-        return count
 
 
 _ENDS = 1 << 20

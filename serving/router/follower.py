@@ -49,8 +49,11 @@ class Follower:
             for release in releases.values():
                 _check(release)
         except (TerminalError, OSError, RecursionError) as error:
+            if isinstance(error, OSError):
+                self._seen = ()  # It says nothing of the file, which is read at the next look.
+            if str(error) != self.error:
+                logger.error("The releases stay as they were: %s", error)
             self.error = str(error)
-            logger.error("The releases stay as they were: %s", error)
             return
         self.error = ""
         self._changed(releases)

@@ -20,7 +20,7 @@ from serving.router.attempts import Outcome
 from serving.router.backends import Backend
 from serving.router.pool import Attempt, Pool
 from serving.router.rest import MAX_ID, REQUEST_ID, SIDE, VERSION
-from serving.router.trials import STABLE, Answer, RoutedRequest, Trials
+from serving.router.trials import GATEWAY_TIMEOUT, STABLE, Answer, RoutedRequest, Trials
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -108,30 +108,40 @@ class GrpcRouter(grpc.GenericRpcHandler):
             model, free = messages.requested_model(name, request)
         trial = self._trials.of.get(model) if free else None
         trailing: Metadata = []
-        if trial is None:
-            answer = await self._ask(method, request, sent, over)
-        else:
+        try:
+            if trial is None:
+                answer = await self._ask(method, request, sent, over)
+            else:
 
-            async def ask(version: int | None, side: str) -> Answer:
-                if version is None:
-                    return await self._ask(method, request, sent, over)
-                chosen = messages.with_version(name, request, version)
-                # Nobody waits for a shadow request: the caller's deadline is not its own.
-                until = time.monotonic() + SHADOW_S if side == SHADOW else over
-                # A fault of the version on trial says nothing of the server.
-                return await self._ask(method, chosen, [*sent, (SIDE, side)], until, chosen=True, blame=side == STABLE)
+                async def ask(version: int | None, chosen_side: str) -> Answer:
+                    nonlocal side
+                    if chosen_side != SHADOW:
+                        side = chosen_side
+                    if version is None:
+                        return await self._ask(method, request, sent, over)
+                    chosen = messages.with_version(name, request, version)
+                    # Nobody waits for a shadow request: the caller's deadline is not its own.
+                    until = time.monotonic() + SHADOW_S if chosen_side == SHADOW else over
+                    # A fault of the version on trial says nothing of the server.
+                    blame = chosen_side == STABLE
+                    return await self._ask(
+                        method, chosen, [*sent, (SIDE, chosen_side)], until, chosen=True, blame=blame
+                    )
 
-            versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
-            key = next((value for key, value in sent if key == KEY_HEADER), None)
-            routed = RoutedRequest(
-                key=key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key,
-                ask=ask,
-                read=partial(answers.from_grpc, name),
-                size=len(request),
-            )
-            answer, side = await self._trials.answer(trial, routed)
-            if side:
-                trailing = [(VERSION, str(versions[side])), (SIDE, side)]
+                versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
+                key = next((value for key, value in sent if key == KEY_HEADER), None)
+                routed = RoutedRequest(
+                    key=key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key,
+                    ask=ask,
+                    read=partial(answers.from_grpc, name),
+                    size=len(request),
+                )
+                answer, side = await self._trials.answer(trial, routed)
+                if side:
+                    trailing = [(VERSION, str(versions[side])), (SIDE, side)]
+        except asyncio.CancelledError:  # The caller's deadline is over, or it has gone.
+            metrics.answered(model, "GRPC", side, GATEWAY_TIMEOUT, time.perf_counter() - started)
+            raise
         metrics.answered(model, "GRPC", side, answer.code, time.perf_counter() - started)
         return answer, trailing
 

@@ -70,6 +70,8 @@ class Filling:
         }
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="online")
+        # Requests wait here and not in the executor's queue: one that is over leaves nothing behind.
+        self._free = asyncio.Semaphore(THREADS)
 
     def name(self, method: str, path: str) -> str | None:
         """The route that a request is for; None where it is none of these."""
@@ -88,10 +90,9 @@ class Filling:
           ServingError: The request is at fault, or nothing can be looked up.
         """
         model, lookup = self._of[name]
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                filled = await loop.run_in_executor(self._threads, _filled, lookup, content)
+                filled = await self._look_up(lookup, content)
         except TimeoutError:
             raise ServingError(Code.DEADLINE_EXCEEDED, f"No features in {self._timeout_s:g} s") from None
         except TerminalError as error:
@@ -108,6 +109,12 @@ class Filling:
         if answer.code != _OK:
             return answer
         return Answer(_OK, _dumps({"predictions": _predictions(answer.content), **filled_in}), answer.rest)
+
+    async def _look_up(self, lookup: Lookup, content: bytes) -> tuple[bytes, dict[str, Any]]:
+        await self._free.acquire()
+        filling = asyncio.get_running_loop().run_in_executor(self._threads, _filled, lookup, content)
+        filling.add_done_callback(lambda _: self._free.release())
+        return await asyncio.shield(filling)  # The thread is busy until it is done, whoever still waits.
 
 
 def _filled(lookup: Lookup, content: bytes) -> tuple[bytes, dict[str, Any]]:

@@ -21,6 +21,7 @@ from yarl import URL
 from airtight.rollout.state import KEY_HEADER, SHADOW
 from serving import cors, paths
 from serving.bodies import Bodies, Gone
+from serving.connections import GONE, TASK
 from serving.errors import HTTP_STATUS, ServingError
 from serving.metrics import CONTENT_TYPE
 from serving.router import answers, metrics
@@ -30,7 +31,7 @@ from serving.router.catalogue import Catalogue
 from serving.router.config import Settings
 from serving.router.online import Filling
 from serving.router.pool import Attempt, Pool
-from serving.router.trials import STABLE, Answer, RoutedRequest, Trials
+from serving.router.trials import GATEWAY_TIMEOUT, STABLE, Answer, RoutedRequest, Trials
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class RestRouter:
         request_id = _value(headers, REQUEST_ID.encode())
         if request_id is None or not 0 < len(request_id) <= MAX_ID:
             request_id = os.urandom(16).hex().encode()
+        scope[TASK] = asyncio.current_task()
         try:
             name = self._filling.name(scope["method"], path)
             async with self._bodies.read(scope, receive, unpack=bool(name)) as content:
@@ -135,8 +137,13 @@ class RestRouter:
                     answer = await self._route(scope, path, headers, content, request_id)
         except Gone:
             return
+        except asyncio.CancelledError:
+            if not scope.get(GONE):
+                raise
+            return  # Nobody waits for an answer.
         except ServingError as error:
             answer = _refusal(HTTP_STATUS[error.code], error.message)
+        del scope[TASK]  # What is left is to send the answer.
         answer_headers = [*answer.rest, (b"x-request-id", request_id)]
         if self._cors:
             names = {name for name, _ in answer_headers}
@@ -194,34 +201,41 @@ class RestRouter:
                     how = {"chosen": bool(side), "blame": side in ("", STABLE)}
                     return await self._ask(method, target, headers, content, predicts=call is not None, **how)
             except TimeoutError:
-                return _refusal(504, f"No answer in {self._timeout_s:g} s")
+                return _refusal(GATEWAY_TIMEOUT, f"No answer in {self._timeout_s:g} s")
 
         if call is None:
             return await ask(path)
         started, side = time.perf_counter(), ""
         model, chosen, verb = paths.decoded(call[1]), call[2], call[3]
         trial = self._trials.of.get(model) if chosen is None else None
-        if trial is None:
-            answer = await ask(path)
-        else:
+        try:
+            if trial is None:
+                answer = await ask(path)
+            else:
 
-            async def ask_version(version: int | None, side: str) -> Answer:
-                if version is None:
-                    return await ask(path)
-                return await ask(f"/v1/models/{call[1]}/versions/{version}:{verb}", side)
+                async def ask_version(version: int | None, chosen_side: str) -> Answer:
+                    nonlocal side
+                    if chosen_side != SHADOW:
+                        side = chosen_side
+                    if version is None:
+                        return await ask(path)
+                    return await ask(f"/v1/models/{call[1]}/versions/{version}:{verb}", chosen_side)
 
-            versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
-            key = _value(headers, KEY_HEADER.encode())
-            routed = RoutedRequest(
-                key=None if key is None else key.decode("utf-8", "surrogateescape"),
-                ask=ask_version,
-                read=partial(answers.from_rest, verb),
-                size=len(content),
-            )
-            answer, side = await self._trials.answer(trial, routed)
-            if side:
-                answer.rest.append((VERSION.encode(), str(versions[side]).encode()))
-                answer.rest.append((SIDE.encode(), side.encode()))
+                versions = {"stable": trial.release.stable, "candidate": trial.release.candidate}
+                key = _value(headers, KEY_HEADER.encode())
+                routed = RoutedRequest(
+                    key=None if key is None else key.decode("utf-8", "surrogateescape"),
+                    ask=ask_version,
+                    read=partial(answers.from_rest, verb),
+                    size=len(content),
+                )
+                answer, side = await self._trials.answer(trial, routed)
+                if side:
+                    answer.rest.append((VERSION.encode(), str(versions[side]).encode()))
+                    answer.rest.append((SIDE.encode(), side.encode()))
+        except asyncio.CancelledError:  # The client has gone.
+            metrics.answered(model, "REST", side, GATEWAY_TIMEOUT, time.perf_counter() - started)
+            raise
         metrics.answered(model, "REST", side, answer.code, time.perf_counter() - started)
         return answer
 

@@ -31,7 +31,7 @@ MAX_SHADOWS, MAX_SHADOW_BYTES = 32, 64 << 20
 SAVE_S = 2.0
 STANDING_S = 2.0
 """Between two times that a release's rules are worked out for the status."""
-_OK, _NOT_FOUND = 200, 404
+_OK, _NOT_FOUND, GATEWAY_TIMEOUT = 200, 404, 504
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class Trials:
         self._shadow_bytes = 0
         self._state_file = state_file
         self._saved = ""
+        self._saving = asyncio.Lock()
         self._kept = _read_state(state_file)
 
     def follow(self, releases: Mapping[str, Release]) -> None:
@@ -178,6 +179,9 @@ class Trials:
 
         Returns:
           The answer, and the side that it is of; no side where no server had the chosen version (any more).
+
+        Raises:
+          CancelledError: Nobody waits any longer; the request is counted as one that got no answer in time.
         """
         release, key = trial.release, request.key
         drawn = self._random.random() if not key or release.mode == CANARY else place(release.id, key)
@@ -186,11 +190,19 @@ class Trials:
         if not release.share:
             # The candidate is being loaded, or taken back: there is nothing to compare with, so no count is kept.
             trial = Trial(release)
-        started = time.perf_counter()
-        answer = await request.ask(trial.version(side), side)
         group = None
         if release.mode == SPLIT:
             group = cell(release.id, key) if key else self._random.randrange(CELLS)
+        started = time.perf_counter()
+        try:
+            answer = await request.ask(trial.version(side), side)
+        except asyncio.CancelledError:
+            # A version that hangs is known by its callers, who do not wait as long as the router would. There is no
+            # shadow: the stable version had less time for this request than the candidate would have.
+            milliseconds = 1e3 * (time.perf_counter() - started)
+            for arm in trial.counts.side(side).counted(group):
+                arm.traffic.add(GATEWAY_TIMEOUT, milliseconds)
+            raise
         if answer.code == _NOT_FOUND:
             for arm in trial.counts.side(side).counted(group):
                 arm.unserved += 1
@@ -203,10 +215,9 @@ class Trials:
             return answer, ""
         milliseconds = 1e3 * (time.perf_counter() - started)
         arms = trial.counts.side(side).counted(group)
-        shadowed = within and release.mode == SHADOW
-        # Counted when the answer is on its way, all at once: nobody reads a request whose numbers are still missing.
-        count = functools.partial(self._count, trial, arms, answer, request, ms=milliseconds, shadowed=shadowed)
-        asyncio.get_running_loop().call_soon(count)
+        # Counted when the answer is on its way, and all at once: nobody reads a request whose numbers are missing.
+        count = self._count_and_shadow if within and release.mode == SHADOW else self._count
+        asyncio.get_running_loop().call_soon(count, trial, arms, answer, request, milliseconds)
         return answer, side
 
     def as_dict(self) -> dict[str, Any]:
@@ -220,16 +231,25 @@ class Trials:
             await self.save()
 
     async def save(self) -> None:
-        """Saves the counts where they have changed; a disk that does not take them is told and stops nothing."""
-        if self._state_file is None:
-            return
+        """Saves the counts where they have changed; a disk that does not take them is logged and stops nothing.
+
+        One write follows another, also one that nobody waits for any more: else the older one might end last.
+        """
+        if self._state_file is not None:
+            await asyncio.shield(self._save(self._state_file))
+
+    async def _save(self, file: Path) -> None:
+        async with self._saving:
+            await self._write(file)
+
+    async def _write(self, file: Path) -> None:
         counted = {**self._kept, **{trial.release.id: trial.counts for trial in self.of.values()}}
         text = json.dumps({key: asdict(counts) for key, counts in counted.items()})
         if text == self._saved:
             return
         self._saved = text
         try:
-            await asyncio.to_thread(write_text, self._state_file, text)
+            await asyncio.to_thread(write_text, file, text)
         except Exception:  # Whatever a disk has, requests are answered.
             logger.exception("The counts of the releases could not be saved")
             self._saved = ""
@@ -242,20 +262,18 @@ class Trials:
         await self.save()
 
     def _count(
-        self,
-        trial: Trial,
-        arms: tuple[Arm, ...],
-        answer: Answer,
-        request: RoutedRequest,
-        *,
-        ms: float,
-        shadowed: bool,
-    ) -> None:
+        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, request: RoutedRequest, milliseconds: float
+    ) -> list[float] | None:
+        """Counts an answer; gives back its numbers."""
         for arm in arms:
-            arm.traffic.add(answer.code, ms)
-        numbers = self._count_numbers(trial.release, arms, answer, request.read)
-        if shadowed:
-            self._shadow(trial, Outcome(answer.code, numbers, ms), request)
+            arm.traffic.add(answer.code, milliseconds)
+        return self._count_numbers(trial.release, arms, answer, request.read)
+
+    def _count_and_shadow(
+        self, trial: Trial, arms: tuple[Arm, ...], answer: Answer, request: RoutedRequest, milliseconds: float
+    ) -> None:
+        numbers = self._count(trial, arms, answer, request, milliseconds)
+        self._shadow(trial, Outcome(answer.code, numbers, milliseconds), request)
 
     def _count_numbers(self, release: Release, arms: tuple[Arm, ...], answer: Answer, read: Read) -> list[float] | None:
         """Counts an answer's numbers, which it gives back, in units of the release's range."""

@@ -131,3 +131,63 @@ def test_the_tables_columns_are_those_of_the_reader():
     kinds = {field.name: field.type for field in table.schema}
     assert all(kinds[field.name] == field.type for field in predictions._NOTHING)
     assert kinds["input_delay"] == pa.float32() and kinds["input_origin"] == pa.string()
+
+
+PERSONAL = Personal(frozenset({"origin"}), frozenset({"tail"}), b"k" * 32)
+WHOLE = serialized(origin=b"SECRET-ORIGIN", tail=b"SECRET-TAIL", hour=6.0)
+UNKNOWN_FIELD = b"\x12\x00"
+"""A field that tf.Example does not have, empty: TensorFlow reads what has it in front, too."""
+HOSTILE = {
+    "an unknown field in front": UNKNOWN_FIELD + WHOLE,
+    "bytes behind": WHOLE + b"\xff",
+    "cut off": WHOLE[:-3],
+    "a tag in more bytes than it needs": b"\x8a\x00" + WHOLE[1:],
+    "only a line feed": b"\nSECRET-ORIGIN",
+}
+
+
+def examples_call(*values: bytes, shape: tuple[int, ...] | None = None) -> Answered:
+    """A call whose one input is of text: tf.Examples, or not."""
+    array = texts(*values) if shape is None else texts(*values).reshape(shape)
+    dimensions = (None, *array.shape[1:])
+    signature = Signature("s", "", (spec("examples", tf.string, dimensions),), (spec("y", tf.float32),), lambda *x: [])
+    return Answered(1, signature, [array], [np.zeros(len(array), np.float32)])
+
+
+@pytest.mark.parametrize("shape", [None, (-1, 1)], ids=["a value for each row", "lists"])
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("company", [(), (WHOLE,), (b"JFK",), (b"", WHOLE)], ids=["alone", "examples", "text", "both"])
+def test_no_value_keeps_personal_features_of_any_request_in_the_clear(hostile, company, shape):
+    call = examples_call(*company, hostile, *company, shape=shape)
+    for together in (note(call), note(call, code="INVALID_ARGUMENT")):
+        (group,) = groups([together])
+        journal = group.batch(PERSONAL).serialize().to_pybytes()
+        assert b"SECRET" not in journal, "no journal has it"
+        rows = rows_of(together, personal=PERSONAL)
+        assert "SECRET" not in str(rows) and len(rows) == 2 * len(company) + 1
+        if WHOLE in company:
+            assert '"hour":6.0' in str(rows[-1]), "what can be read of the others is kept"
+
+
+@pytest.mark.parametrize("shape", [None, (-1, 1), (1, -1)])
+def test_text_that_is_none_of_this_is_kept_as_it_is(shape):
+    values = (b"JFK", b"", b"two\nlines", b"\xff\x00", b"J\x01")
+    call = examples_call(*values, shape=shape)
+    assert rows_of(note(call), personal=PERSONAL)[0].keys() == rows_of(note(call))[0].keys()
+    kept, plain = rows_of(note(call), personal=PERSONAL), rows_of(note(call))
+    names = ("input_examples", "inputs_json")
+    assert [[row.get(name) for name in names] for row in kept] == [[row.get(name) for name in names] for row in plain]
+
+
+def test_examples_in_lists_are_opened():
+    personal = PERSONAL
+    (row,) = rows_of(note(examples_call(WHOLE, WHOLE, shape=(1, 2))), personal=personal)
+    (hashed,) = personal.hashes([b"SECRET-ORIGIN"])
+    assert (
+        row["inputs_json"] == f'{{"examples":[{{"hour":6.0,"origin":"{hashed}"}},{{"hour":6.0,"origin":"{hashed}"}}]}}'
+    )
+
+
+def test_a_hashed_column_whose_values_are_no_examples_is_hashed_whatever_they_hold():
+    (row,) = rows_of(note(examples_call(b"origin")), personal=Personal(frozenset({"examples", "origin"}), key=b"k"))
+    assert len(row["input_examples"]) == 64

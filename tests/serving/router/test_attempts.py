@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from serving.router import backends, pool
+from serving.router import attempts, backends, pool
 from serving.router.attempts import Outcome, Quarantine, RetryBudget
 from serving.router.config import settings_from_flags
 from serving.router.pool import Attempt, Pool
@@ -55,6 +55,24 @@ def test_a_body_that_cut_two_connections_is_held_for_a_while():
     assert holds(large) and not holds(large + b"x")
     cut(b"3")
     assert not holds(large), "no more than three are remembered"
+
+
+def test_once_cuts_are_forgotten_no_body_is_hashed_any_more(monkeypatch):
+    now, hashed = [0.0], []
+    digest = attempts._digest
+    monkeypatch.setattr(attempts, "_digest", lambda *of: hashed.append(of) or digest(*of))
+    quarantine = Quarantine(hold_s=10, clock=lambda: now[0])
+    for body in (b"a", b"b", b"a"):
+        quarantine.cut(PATH, body, now[0])
+        now[0] += 4
+    now[0] = 15
+    assert quarantine.holds(PATH, b"a"), "that of b is over, and it stands in front of this one"
+    now[0] = 30
+    hashed.clear()
+    for _ in range(3):
+        assert not quarantine.holds(PATH, b"good")
+        quarantine.clear(PATH, b"good")
+    assert hashed == []
 
 
 def test_what_one_version_does_with_a_body_holds_back_no_other_version():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
 import math
 import random
+import threading
 from dataclasses import asdict
 
 import numpy as np
@@ -19,6 +22,7 @@ from airtight.rollout.state import Release
 from components.schema import ExampleSchema
 from components.tasks import task_of
 from serving.router import answers, messages
+from serving.router import trials as module
 from serving.router.arm_metrics import CELLS, Counts, Latency, Numbers, Outcome, Pairs
 from serving.router.config import address, settings_from_flags
 from serving.router.follower import Follower
@@ -483,6 +487,88 @@ def test_a_broken_file_leaves_the_releases_as_they_were(tmp_path, content):
     state.write(tmp_path, {})
     follower.look()
     assert seen[2:] == [{}] and not follower.error
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_at_the_next_look(tmp_path, monkeypatch, caplog):
+    seen = []
+    follower = Follower(tmp_path, seen.append)
+    follower.look()
+    release = Release("m", "a", 1, 2)
+    state.write(tmp_path, {"m": release})
+
+    def fails(root):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "read", fails)
+        for _ in range(3):
+            follower.look()
+        assert "Too many open files" in follower.error and seen == [{}]
+    assert caplog.text.count("The releases stay as they were") == 1, "it is looked at ten times a second"
+    follower.look()
+    assert seen == [{}, {"m": release}] and not follower.error
+
+
+def test_the_last_counts_are_those_that_are_kept(tmp_path, monkeypatch):
+    """The write that is under way when the router stops ends after the last one has begun, or not at all."""
+    file, release = tmp_path / "state.json", Release("m", "a", 1, 2)
+    first_begins, last_begins = threading.Event(), threading.Event()
+    write, writes = module.write_text, itertools.count()
+
+    def slow(path, text):
+        if not next(writes):
+            first_begins.set()
+            last_begins.wait(1)  # It does not, where the last write waits for this one.
+        else:
+            last_begins.set()
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_text", slow)
+
+    async def stop() -> None:
+        trials = Trials(file)
+        trials.follow({"m": release})
+        trials.of["m"].counts.stable.traffic.add(200, 1.0)
+        saving = asyncio.create_task(trials.save())
+        await asyncio.to_thread(first_begins.wait, 60)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        trials.of["m"].counts.stable.traffic.add(200, 1.0)
+        await trials.close()
+
+    asyncio.run(stop())
+    again = Trials(file)
+    again.follow({"m": release})
+    assert again.as_dict()["m"]["sides"]["stable"]["requests"] == 2
+
+
+def test_a_write_that_fails_after_it_was_cancelled_is_made_again(tmp_path, monkeypatch):
+    file, release = tmp_path / "state.json", Release("m", "a", 1, 2)
+    begins, go_on = threading.Event(), threading.Event()
+    write, writes = module.write_text, itertools.count()
+
+    def fails(path, text):
+        if not next(writes):
+            begins.set()
+            go_on.wait(60)
+            raise OSError("no room")
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_text", fails)
+
+    async def stop() -> None:
+        trials = Trials(file)
+        trials.follow({"m": release})
+        saving = asyncio.create_task(trials.save())
+        await asyncio.to_thread(begins.wait, 60)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        closing = asyncio.create_task(trials.close())
+        go_on.set()
+        await closing
+
+    asyncio.run(stop())
+    assert release.id in json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("text", ["http://127.0.0.1:8511=127.0.0.1:8510", "http://127.0.0.1:8511/,127.0.0.1:8510"])
