@@ -23,7 +23,7 @@ from pipelines.flight_delays.events import Flight, Plan
 from pipelines.flight_delays.learning import LEARNING
 from pipelines.flight_delays.replay import events, messages
 from pipelines.flight_delays.streams import STREAM
-from streaming.learning.hours import FeatureStore, hours_of, observer
+from streaming.learning.hours import HOUR_S, FeatureStore, hours_of
 from streaming.windows.store import opened
 
 DAY = datetime(2013, 6, 13, 4, tzinfo=UTC)
@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--flights", type=int, default=2000, help="so many look-ups")
     flags = parser.parse_args()
     lake = Home.current().lake
-    hours = list(hours_of(filter(None, map(observer(LEARNING), messages(lake, DAY - RECORD, DAY + timedelta(days=1))))))
+    ends = DAY - RECORD, DAY + timedelta(days=1)
+    first, end = (int(instant.timestamp()) // HOUR_S for instant in ends)
+    hours = list(hours_of(LEARNING, messages(lake, *ends), first, end))
     of_day = [event for event in events(lake, DAY - timedelta(days=1), DAY) if isinstance(event, Plan)]
     flights = [Flight(**{name: getattr(plan, name) for name in Flight.__struct_fields__}) for plan in of_day]
     with tempfile.TemporaryDirectory() as folder:

@@ -42,15 +42,16 @@ from airtight.errors import TransientError
 from airtight.home import Home
 from airtight.interval import Interval
 from benchmarks.own_cluster import own_cluster
-from components.close_stream import totals_file
+from components.close_stream import columns_of, totals_file
 from components.data.lake import SPARK_TYPES, Lake
-from components.measures.closing import MEAN_LIMIT, MEANS, WHOLE, compared
+from components.measures.closing import MEAN_LIMIT, compared
 from pipelines.flight_delays import clock, features, online
 from pipelines.flight_delays.events import SCHEMA, Flight, Weather
 from pipelines.flight_delays.lake import TABLES
 from pipelines.flight_delays.replay import message, messages
 from pipelines.flight_delays.streams import LATENESS_S, STREAM
 from pipelines.flight_delays.topics import DEAD_LETTERS, EVENTS
+from pipelines.flight_delays_close.settings import MEANS
 from streaming import dead_letters
 from streaming.engine import flink_jobs
 from streaming.engine.flink_rest import ENDED, Flink
@@ -156,8 +157,9 @@ class Batch:
         from pipelines.flight_delays_close import batch
 
         flights = self._table("flights", part.start - BEFORE, part.end + AFTER)
-        figures, _ = compared(self.spark, batch.totals(flights, part.start, part.end), [str(totals)], part)
-        differences = (max(figures[f"largest_{name}"] for name in names) for names in (WHOLE, MEANS))
+        columns = columns_of(STREAM, MEANS)
+        figures, _ = compared(self.spark, batch.totals(flights, part.start, part.end), [str(totals)], part, columns)
+        differences = (max(figures[f"largest_{name}"] for name in names) for names in (columns.totals, columns.means))
         return Found(figures["rows"] + figures["extra"], figures["missing"], figures["extra"], *differences)
 
     def sliding(self, part: Interval) -> dict[str, Features]:

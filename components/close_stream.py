@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+from collections.abc import Mapping
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from components.artifacts import StreamClosing
 from components.data.lake import SPARK_TYPES, Lake, Table
 from components.data.spark import session
 from components.data.verified import Verifier
-from components.measures.closing import checks, compared
+from components.measures.closing import KEYS, Columns, checks, compared
 from components.reports.closing import page
 from streaming.windows.declaration import Stream, declared
 from streaming.windows.store import address_of, opened
@@ -42,6 +44,7 @@ def close_stream(
     zone: Parameter[str],
     interval_start: Parameter[str],
     interval_end: Parameter[str],
+    means: Parameter[str] = "{}",
     days_before: Parameter[int] = 4,
     days_after: Parameter[int] = 2,
     lake: Parameter[str] = "",
@@ -59,18 +62,21 @@ def close_stream(
       tables: Dotted name of the pipeline's tables, a sequence of `components.data.lake.Table`.
       table: The table of which the stream tells, by its name.
       recompute: Dotted name of `(rows: DataFrame, start: datetime, end: datetime) -> DataFrame`, which gives the
-        columns of `components.measures.closing`.
+        `group`, `key` and `minute` of `components.measures.closing`, `count` and a column of each of the stream's
+        measures.
       stream: The stream's declaration: a pipeline's name, or an import string.
       zone: IANA name of the zone whose days are the lake's partitions.
       interval_start: A whole hour, ISO 8601 with offset.
       interval_end: A whole hour.
+      means: JSON object: by the name of a mean that is compared, too, the measure that it is made of, by the count.
       days_before: What is known in the interval may belong to a day so many before it,
       days_after: or after it.
       lake: Folder of the lake; "" for that of the current home.
       store: Address of the stream's store; "" for the usual one.
 
     Raises:
-      TerminalError: The interval has no whole hours, or the lake nothing of it, or a file of it is damaged.
+      TerminalError: The interval has no whole hours, or the lake nothing of it, or a file of it is damaged; or the
+        stream keeps what is no whole number.
       TransientError: Spark or the stream's store cannot be reached.
     """
     interval = Interval.of(interval_start, interval_end)
@@ -78,13 +84,15 @@ def close_stream(
     place = Path(lake) if lake else Home.current().lake
     (described,) = (candidate for candidate in load(tables) if candidate.name == table)
     files, version = _files_of_lake(Lake(place), described, interval, zone, days_before, days_after)
-    streamed, behind = totals_file(declared(stream), store, place / "stream", interval)
+    declaration = declared(stream)
+    columns = columns_of(declaration, json.loads(means))
+    streamed, behind = totals_file(declaration, store, place / "stream", interval)
     with session("close_stream") as spark:
         schema = ", ".join(f"`{field.name}` {SPARK_TYPES[str(field.type)]}" for field in described.schema)
         batch = load(recompute)(spark.read.schema(schema).parquet(*files), interval.start, interval.end)
-        figures, differing = compared(spark, batch, [str(streamed)], interval)
+        figures, differing = compared(spark, batch, [str(streamed)], interval, columns)
     figures |= {"hours": (interval.end - interval.start) // _HOUR, "behind_minutes": behind}
-    verdict = Verdict("close_stream", str(interval), checks(figures, behind))
+    verdict = Verdict("close_stream", str(interval), checks(figures, behind, columns))
     for check in verdict.checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "%s", check)
     folder = Path(closing.uri)
@@ -92,7 +100,8 @@ def close_stream(
         pq.write_table(differing, temporary)
     verdict.write(folder)
     inputs = {"interval_start": interval_start, "interval_end": interval_end, "table": table, "version": version}
-    write_text(folder / SUMMARY, json.dumps({**inputs, **figures, "equal": verdict.passed}, indent=1))
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    write_text(folder / SUMMARY, json.dumps({**inputs, **finite, "equal": verdict.passed}, indent=1))
     write_text(folder / REPORT, page(verdict, figures, differing.slice(0, 50).to_pylist()))
     closing.interval_start, closing.interval_end = interval.start.isoformat(), interval.end.isoformat()
     closing.equal, closing.summary, closing.lake_version = int(verdict.passed), str(verdict), version
@@ -133,6 +142,30 @@ def _files_of_lake(
     return [str(lake.path / file.path) for file in files], version.number
 
 
+def columns_of(stream: Stream, means: Mapping[str, str]) -> Columns:
+    """What is compared of a stream.
+
+    Args:
+      stream: Its declaration.
+      means: By name, which measure it is made of, by the count.
+
+    Raises:
+      TerminalError: The stream has distributions, or measures with a name of a key's column; or a mean is of no measure
+        of it.
+    """
+    totals = ("count", *(measure.name for measure in stream.measures))
+    wrong = [measure.name for measure in stream.measures if measure.kind == "distribution" or measure.name in KEYS]
+    wrong += [name for name, total in means.items() if name in totals or total not in totals]
+    if wrong:
+        raise TerminalError(
+            f"The stream {stream.name} cannot be compared with a batch.",
+            expected=f"measures that are numbers and not named {', '.join(KEYS)}, and means of {', '.join(totals)}",
+            received=", ".join(wrong),
+            remedy="Correct the means, or declare a stream of numbers.",
+        )
+    return Columns(totals, dict(means))
+
+
 def totals_file(stream: Stream, address: str, folder: Path, interval: Interval) -> tuple[Path, int]:
     """Writes a file with a stream's totals by the minute.
 
@@ -146,6 +179,7 @@ def totals_file(stream: Stream, address: str, folder: Path, interval: Interval) 
       The file, and by how many minutes the stream's watermark is before the interval's end.
 
     Raises:
+      TerminalError: A total is no whole number.
       TransientError: The store cannot be reached.
     """
     first, end = (int(instant.timestamp()) // 60 for instant in (interval.start, interval.end))
@@ -155,12 +189,22 @@ def totals_file(stream: Stream, address: str, folder: Path, interval: Interval) 
     finally:
         store.close()
     names = ("count", *(measure.name for measure in stream.measures))
+    try:
+        # The cast refuses what `pa.array` of a type would cut off.
+        totals = {name: pa.array([row.totals[n] for row in rows]).cast(pa.int64()) for n, name in enumerate(names)}
+    except pa.ArrowInvalid as error:
+        raise TerminalError(
+            f"The stream {stream.name} cannot be compared with a batch.",
+            expected="totals that are whole numbers",
+            received=str(error),
+            remedy="Count in a smaller unit, such as cents.",
+        ) from error
     table = pa.table(
         {
             "group": pa.array([row.group for row in rows], pa.string()),
             "key": pa.array([row.key for row in rows], pa.string()),
             "minute": pa.array([row.start * MINUTE_US for row in rows], pa.timestamp("us", tz="UTC")),
-            **{name: pa.array([row.totals[n] for row in rows], pa.int64()) for n, name in enumerate(names)},
+            **totals,
         }
     )
     ends = (instant.astimezone(UTC).strftime("%Y-%m-%dT%H") for instant in (interval.start, interval.end))

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import operator
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,32 +35,28 @@ from streaming.windows.messages import BadMessage, Message, read
 POLL_MS = 1000
 SILENT_POLLS = 30
 BATCH = 10_000
-"""Messages that are held at once."""
+"""Letters that are published before their offsets are committed."""
 SHOWN = 200
 """Bytes of a value that are shown."""
 
 
-def letters(address: str, topic: str, reason: str = "", group: str = "") -> Iterator[Any]:
+def letters(address: str, topic: str, reason: str = "") -> Iterator[Any]:
     """Dead letters that are there now, partition by partition.
 
     Args:
       address: The brokers.
       topic: Of the dead letters.
       reason: Only those; empty for all.
-      group: Consumer group after whose offsets it begins, and whose offsets are moved to the end when all are taken.
 
     Yields:
       kafka-python's records, whose headers are a dict of str here.
     """
-    with _consumer(address, group) as consumer:
+    with _consumer(address) as consumer:
         parts = _partitions(consumer, topic)
-        ends = consumer.end_offsets(parts)
+        starts, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
         consumer.assign(parts)
         for part in parts:
-            start = (consumer.committed(part) if group else None) or consumer.beginning_offsets([part])[part]
-            yield from (record for record in _part(consumer, part, start, ends[part]) if _has(record, reason))
-        if group:
-            consumer.commit({part: OffsetAndMetadata(end, "", -1) for part, end in ends.items()})
+            yield from (record for record in _part(consumer, part, starts[part], ends[part]) if _has(record, reason))
 
 
 def _part(consumer: Any, part: TopicPartition, start: int, end: int) -> Iterator[Any]:
@@ -155,6 +153,9 @@ def explanation(stream: Stream, record: Any) -> str:
 def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int:
     """Publishes dead letters of a reason again, to the topic that they came from.
 
+    Offsets are committed after each batch that the broker confirmed: after a fault the next try goes on with the batch
+    that was not, of which some messages may then be there twice.
+
     Args:
       address: The brokers.
       stream: The declaration.
@@ -165,26 +166,56 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int
       How many.
 
     Raises:
-      TerminalError: One names several topics, or was cut off.
+      TerminalError: One names several topics, or was cut off; then none is published.
       TransientError: The broker does not answer.
     """
     group = f"{stream.dead_letters}.republished.{reason.replace(' ', '-')}"
-    held: dict[str, list[Any]] = defaultdict(list)
     count = 0
-    for record in letters(address, stream.dead_letters, reason, group):
-        target = topic or record.headers.get(TOPIC, "")
-        whole = len(record.value or b"") == int(record.headers.get(SIZE) or -1)
-        if target not in stream.topics or not whole:
-            raise TerminalError(
-                "A dead letter cannot be published again.",
-                expected=f"a whole message of one of {stream.topics}",
-                received=f"{record.partition}/{record.offset}, of {target!r}" + ("" if whole else ", cut off"),
-                remedy="Name a topic with --to, or another reason.",
-            )
-        held[target].append(record)
-        if len(held[target]) == BATCH:
-            count += _send(address, target, held.pop(target))
-    return count + sum(_send(address, target, records) for target, records in held.items())
+    with _consumer(address, group) as consumer:
+        parts = _partitions(consumer, stream.dead_letters)
+        starts, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+        consumer.assign(parts)
+
+        def due(part: TopicPartition) -> Iterator[tuple[str, Any]]:
+            start = max(starts[part], consumer.committed(part) or 0)
+            for record in _part(consumer, part, start, ends[part]):
+                if _has(record, reason):
+                    yield _target(record, stream, topic), record
+
+        for part in parts:  # All of them are checked before the first is sent.
+            for _ in due(part):
+                pass
+        for part in parts:
+            for target, records in _batches(due(part)):
+                count += _send(address, target, records)
+                _commit(consumer, part, records[-1].offset + 1)
+            _commit(consumer, part, ends[part])
+    return count
+
+
+def _target(record: Any, stream: Stream, topic: str) -> str:
+    """The topic to which a dead letter goes; raises where it cannot be published again."""
+    target = topic or record.headers.get(TOPIC, "")
+    whole = len(record.value or b"") == int(record.headers.get(SIZE) or -1)
+    if target not in stream.topics or not whole:
+        raise TerminalError(
+            "A dead letter cannot be published again.",
+            expected=f"a whole message of one of {stream.topics}",
+            received=f"{record.partition}/{record.offset}, of {target!r}" + ("" if whole else ", cut off"),
+            remedy="Name a topic with --to, or another reason.",
+        )
+    return target
+
+
+def _batches(letters: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Neighbours that go to one topic, `BATCH` at most."""
+    for target, group in itertools.groupby(letters, key=operator.itemgetter(0)):
+        while records := [record for _, record in itertools.islice(group, BATCH)]:
+            yield target, records
+
+
+def _commit(consumer: Any, part: TopicPartition, offset: int) -> None:
+    consumer.commit({part: OffsetAndMetadata(offset, "", -1)})
 
 
 def _send(address: str, topic: str, records: list[Any]) -> int:

@@ -5,6 +5,8 @@ close_stream
 One node: what is compared are whole hours of what became known, which belong to flights of days around them.
 """
 
+import json
+
 from tfx.orchestration.pipeline import Pipeline
 
 from components.close_stream import close_stream
@@ -29,6 +31,7 @@ def create_pipeline() -> Pipeline:
         zone=ZONE,
         interval_start=start,
         interval_end=end,
+        means=json.dumps(settings.MEANS),
         days_before=settings.DAYS_BEFORE,
         days_after=settings.DAYS_AFTER,
     ).with_id("close_stream")

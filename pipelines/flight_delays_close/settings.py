@@ -11,5 +11,8 @@ FIRST, LAST = (2013, 1, 1), (2014, 1, 1)
 DAYS_BEFORE, DAYS_AFTER = 4, 2
 """A flight leaves and arrives at most so many days after its scheduled day, and so many before (pipelines' replay)."""
 
+MEANS = {"mean_delay": "minutes", "late_share": "late"}
+"""What features are made of: by name the measure that it is, by the count."""
+
 PARAMETERS: tuple[Parameter, ...] = ()
 """Nothing but the interval is for a person to say."""

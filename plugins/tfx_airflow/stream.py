@@ -178,16 +178,20 @@ class WatchStream(_StreamOperator):
             raise airflow_fault(AirtightError.from_json(error), self.task_id)
         self.log.info("The watching has ended: %s. %s", event["words"], event["summary"])
         if event["reason"] == STALLED:
-            self._cancel()
+            self._cancel(event.get("job", ""))
         if event["reason"] in FAULTS:
             raise AirflowFailException(f"The stream {self.stream}: {event['words']}. {event['summary']}")
         return event
 
-    def _cancel(self) -> None:
+    def _cancel(self, job: str) -> None:
+        """Ends the job that stood still; one that was started since is left alone."""
         flink = Flink()
         try:
-            if running := flink.running(self.stream):
-                flink.cancel(running.id)
+            running = flink.running(self.stream)
+            if running and running.id == job:
+                flink.cancel(job)
+            else:
+                self.log.info("The job %s runs no more; %s is left alone.", job, running.id if running else "no other")
         except AirtightError as error:
             self.log.warning("It could not be cancelled: %s", error)
 
@@ -218,10 +222,10 @@ class StreamWatched(PollingTrigger):
         try:
             record = job_records.load(self.arguments["stream"])
             if record is None:
-                return self._event(FAILED, "it was never started", None)
+                return self._event("", FAILED, "it was never started", None)
             status = stream_status.status(Flink(), record)
             if reason := self._reason(record, status):
-                return self._event(*reason, status)
+                return self._event(record.id, *reason, status)
         except AirtightError as error:
             return {"error": error.to_json()}
         if time.monotonic() - self._logged > TOLD_S:
@@ -229,8 +233,9 @@ class StreamWatched(PollingTrigger):
             self.log.info("%s", status)
         return None
 
-    def _event(self, reason: str, words: str, status: StreamStatus | None) -> dict[str, Any]:
+    def _event(self, job: str, reason: str, words: str, status: StreamStatus | None) -> dict[str, Any]:
         return {
+            "job": job,
             "reason": reason,
             "words": words,
             "summary": str(status or ""),

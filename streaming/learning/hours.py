@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,12 @@ from streaming.learning.prequential import Known, Prequential
 from streaming.windows import replay
 from streaming.windows.arithmetic import Minutes
 from streaming.windows.declaration import Stream
-from streaming.windows.messages import Event, Message, read
+from streaming.windows.messages import BadMessage, Event, Message, read
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Store
 from streaming.windows.tables import Record
 
+_LOG = logging.getLogger(__name__)
 HOUR_S = 3600
 LOOKUPS = 500
 """Instances that are looked up at once."""
@@ -54,12 +55,21 @@ class Hour:
         return [(one.event.at, subject) for one in self.observed for subject in one.subjects]
 
 
-def observer(learning: Learning) -> Callable[[Message], Observed | None]:
-    """The function that reads a message; it answers None for what is no event, and raises `BadMessage`."""
+def observer(learning: Learning, passed: Counter[str]) -> Callable[[Message], Observed | None]:
+    """The function that reads a message; it answers None for what is no event, is late or is bad.
+
+    Args:
+      learning: The declaration.
+      passed: Counts those that are late or bad, by the reason.
+    """
     parse, subjects, stream = load(learning.stream.parse), learning.reader, learning.stream
 
     def observed(message: Message) -> Observed | None:
-        event = read(parse, stream, message)
+        try:
+            event = read(parse, stream, message)
+        except BadMessage as error:
+            passed[error.reason] += 1
+            return None
         return None if event is None else Observed(event, tuple(subjects(message)))
 
     return observed
@@ -114,21 +124,44 @@ class FeatureStore:
         return [features for part in parts for features in self._lookup(part)[0]]
 
 
-def hours_of(ordered: Iterable[Observed]) -> Iterator[Hour]:
-    """Events that come in order, by the hour."""
-    for number, group in itertools.groupby(ordered, key=lambda one: int(one.event.at // HOUR_S)):
-        yield Hour(number, list(group))
+def hours_of(learning: Learning, messages: Iterable[Message], first: int, end: int) -> Iterator[Hour]:
+    """The hours [first, end), hours since 1970, of messages in the order of their publication; late and bad ones are
+    passed over.
+
+    Args:
+      learning: The declaration.
+      messages: From the first that may be of `first` to the last that may be of the hour before `end`.
+      first: What belongs to an earlier hour is passed over.
+      end: The hours before it that are not over with the last message are so nevertheless.
+    """
+    closing, passed = Closing(learning.stream, first - 1), Counter[str]()
+    observe = observer(learning, passed)
+    for number, message in enumerate(messages):
+        observed = observe(message)
+        if observed is not None:
+            closing.add(observed, 0, number)
+        yield from closing.over(message.published_ms, {})
+    yield from closing.through(end - 1, {})
+    report_passed(passed)
+
+
+def report_passed(passed: Counter[str]) -> None:
+    """Logs what `observer` has passed over."""
+    if passed:
+        _LOG.warning("Messages that were passed over: %s", dict(sorted(passed.items())))
 
 
 def from_lake(
     lake: Path, learner: Prequential, features: FeatureStore, start: datetime | None, end: datetime
 ) -> Iterator[Hour]:
-    """Hours of the lake, from where the learner and its own store go on.
+    """Hours of the lake before an end, from where the learner and its own store go on.
+
+    What was published until no message can be added to the last of them is read, as far as the lake has it.
 
     Raises:
       TerminalError: There is neither a beginning nor anything learned, or the stream has no replay.
     """
-    learning, fresh = features.learning, features.watermark
+    learning, fresh, bounds = features.learning, features.watermark, features.learning.stream.bounds
     if learner.hour is not None and fresh is not None and fresh >= (learner.hour + 1) * 60:
         begin = _of_hour(learner.hour + 1)
     elif learner.hour is not None:
@@ -142,10 +175,13 @@ def from_lake(
             received="no --from",
             remedy="Say --from, or --topic to read the topic from its beginning.",
         )
-    whole = end.replace(minute=0, second=0, microsecond=0)
-    if begin >= whole:
+    first, last = (int(instant.timestamp() // HOUR_S) for instant in (begin, end))
+    if first >= last:
         return iter(())
-    return hours_of(filter(None, map(observer(learning), replay.messages(learning.stream, lake, begin, whole))))
+    # Clocks differ: a message may be published before its event.
+    since = _of_hour(first) - timedelta(seconds=bounds.ahead_s)
+    until = _of_hour(last) + timedelta(seconds=bounds.allowed_lateness_s + bounds.out_of_order_s)
+    return hours_of(learning, replay.messages(learning.stream, lake, since, until), first, last)
 
 
 class Closing:
@@ -186,17 +222,20 @@ class Closing:
           newest_ms: Stamp to which all partitions were read, milliseconds since 1970.
           positions: The next offset of each partition.
         """
-        last = int((newest_ms / 1000 - self._bounds_s) // HOUR_S) - 1
+        return self.through(int((newest_ms / 1000 - self._bounds_s) // HOUR_S) - 1, positions)
+
+    def through(self, last: int, positions: Mapping[int, int]) -> Iterator[Hour]:
+        """Hours up to a last one, hours since 1970, in order; `positions` as for `over`."""
         for hour in sorted(number for number in self._hours if number <= last):
             held = self._hours.pop(hour)
             self._first.pop(hour, None)
             for identity in held:
                 self._hour_of.pop(identity, None)
             self._taken = hour
-            offsets = dict(positions)
-            for first in self._first.values():
-                for partition, offset in first.items():
-                    offsets[partition] = min(offsets[partition], offset)
+            offsets = {
+                partition: min([position, *(first[partition] for first in self._first.values() if partition in first)])
+                for partition, position in positions.items()
+            }
             yield Hour(hour, list(held.values()), offsets)
 
 

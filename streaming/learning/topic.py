@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,13 +12,12 @@ from kafka.errors import KafkaError
 
 from airtight.errors import TerminalError, TransientError
 from streaming.learning.declaration import Learning
-from streaming.learning.hours import Closing, Hour, observer
-from streaming.windows.messages import BadMessage, Message
+from streaming.learning.hours import Closing, Hour, observer, report_passed
+from streaming.windows.messages import Message
 
 SILENCE_S = 30.0
 """Partitions that are not at their end and give nothing for that long make a fault."""
 POLL_MS = 1000
-_LOG = logging.getLogger(__name__)
 
 
 def from_topic(
@@ -59,14 +57,15 @@ def from_topic(
 def _hours(
     consumer: Any, learning: Learning, servers: str, taken: int | None, offsets: Mapping[int, int]
 ) -> Iterator[Hour]:
-    topic, observe = learning.stream.topics[0], observer(learning)
+    topic, passed = learning.stream.topics[0], Counter[str]()
+    observe = observer(learning, passed)
     parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     _check(topic, parts, offsets, first, ends)
     consumer.assign(parts)
     for part in parts:
         consumer.seek(part, offsets.get(part.partition, first[part]))
-    closing, passed = Closing(learning.stream, taken), Counter[str]()
+    closing = Closing(learning.stream, taken)
     clocks: dict[TopicPartition, int] = {}
     silent = 0.0
     while open_parts := [part for part in parts if consumer.position(part) < ends[part]]:
@@ -77,19 +76,14 @@ def _hours(
         for part, records in polled.items():
             for record in records:
                 clocks[part] = max(clocks.get(part, 0), record.timestamp)
-                try:
-                    observed = observe(Message(record.key or b"", record.value or b"", record.timestamp))
-                except BadMessage as error:
-                    passed[error.reason] += 1
-                    continue
+                observed = observe(Message(record.key or b"", record.value or b"", record.timestamp))
                 if observed is not None:
                     closing.add(observed, part.partition, record.offset)
         positions = {part.partition: consumer.position(part) for part in parts}
         # A partition that was read to its end holds nothing up.
         behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]
         yield from closing.over(min(behind) if behind else max(clocks.values(), default=0), positions)
-    if passed:
-        _LOG.warning("Messages that were passed over: %s", dict(passed))
+    report_passed(passed)
 
 
 def _check(topic: str, parts: list[Any], offsets: Mapping[int, int], first: Any, ends: Any) -> None:

@@ -41,7 +41,8 @@ from streaming.run import in_process
 from streaming.topics import SERVERS, ensure, servers
 from streaming.windows import publishing, replay
 from streaming.windows.declaration import Stream, declared, modules_of
-from streaming.windows.pipeline import build, from_kafka, messages_of
+from streaming.windows.lake_source import Replayed
+from streaming.windows.pipeline import build, from_kafka
 from streaming.windows.store import STORE, address_of
 
 UNCACHED = ("--max_cache_memory_usage_mb=0",)
@@ -124,7 +125,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     store = options.store or address_of(stream, home)
     tables = options.tables or home.lake
     if options.lake:
-        source = messages_of(list(replay.messages(stream, tables, *_span(options.lake, stream))))
+        source = Replayed(stream, tables, *_span(options.lake, stream))
         in_process(build(stream, source, store, follow=False))
         return
     address = options.servers or servers()

@@ -50,7 +50,8 @@ def build(
 
     Args:
       stream: The declaration.
-      source: Gives (key, value) with the publication as time: `from_kafka`, `kafka_source.ReadOffsets`, `messages_of`.
+      source: Gives (key, value) with the publication as time: `from_kafka`, `kafka_source.ReadOffsets`,
+        `lake_source.Replayed`, `messages_of`.
       store: Address of the store.
       follow: Whether the source goes on for ever. Of one that ends, rows are written when their windows are over.
       servers: The brokers, for the dead letters; empty has them counted only.

@@ -120,7 +120,7 @@ def days(lake: Path, table: str, first: date, last: date) -> pa.Table:
     return pa.concat_tables([pq.read_table(lake / file.path, partitioning=None) for file in held])
 
 
-def rows(lake: Path, table: str, time: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+def rows(lake: Path, table: str, time: str, start: datetime, end: datetime) -> Iterator[dict[str, Any]]:
     """Rows of a table in the order of a column of instants.
 
     Args:
@@ -138,4 +138,5 @@ def rows(lake: Path, table: str, time: str, start: datetime, end: datetime) -> l
     content = days(lake, table, whole[0].date() - 2 * day, whole[1].date() + 2 * day)
     lower, upper = (pa.scalar(instant, content.schema.field(time).type) for instant in whole)
     inside = pc.and_(pc.greater_equal(content[time], lower), pc.less(content[time], upper))
-    return content.filter(inside).sort_by(time).to_pylist()
+    chosen = content.filter(inside).sort_by(time)
+    return (row for batch in chosen.to_batches(max_chunksize=_CHUNK) for row in batch.to_pylist())

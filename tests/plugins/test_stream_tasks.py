@@ -41,9 +41,9 @@ class Cluster:
         self.broker, self.did, self.heap, self.fault = broker, [], 0.5, None
         self.status: JobStatus | None = None
 
-    def run(self, code: str = CODE) -> None:
-        self.status = JobStatus(Job("j1", "shops", "RUNNING", NOW, True), 600.0, 8, Checkpoints(3, 0, "file:/c", SOON))
-        record = JobRecord("shops", "j1", submitted="2013-06-01T00:00:00+00:00", code=code, servers=self.broker)
+    def run(self, code: str = CODE, job: str = "j1") -> None:
+        self.status = JobStatus(Job(job, "shops", "RUNNING", NOW, True), 600.0, 8, Checkpoints(3, 0, "file:/c", SOON))
+        record = JobRecord("shops", job, submitted="2013-06-01T00:00:00+00:00", code=code, servers=self.broker)
         job_records.save(replace(record, topics=("test.shops",), dead_letters="dead"))
 
     def change(self, **fields: Any) -> None:
@@ -81,7 +81,7 @@ class StubFlink:
         return "file:/s/1"
 
     def cancel(self, job_id: str) -> None:
-        self.cluster.did.append("cancel")
+        self.cluster.did.append(f"cancel {job_id}")
 
 
 @pytest.fixture
@@ -204,7 +204,19 @@ def test_a_job_that_stands_still_is_cancelled_and_turns_the_task_red(cluster: Cl
     cluster.change(failure="Connection refused")
     text = red(cluster, watched(stalled_minutes=1e-6))
     assert "16 messages wait, and nothing moved for 0 s; it failed last with: Connection refused" in text
-    assert cluster.did == ["cancel"]
+    assert cluster.did == ["cancel j1"]
+
+
+def test_a_job_that_was_started_since_is_not_cancelled_in_place_of_the_one_that_stood_still(cluster: Cluster) -> None:
+    cluster.run()
+    trigger = watched(stalled_minutes=1e-6)
+    assert trigger.poll() is None
+    event = trigger.poll()
+    assert event is not None and event["reason"] == "stalled"
+    cluster.run(job="j2")
+    with pytest.raises(AirflowFailException, match="nothing moved"):
+        watch(event)
+    assert cluster.did == []
 
 
 def test_one_without_messages_and_one_that_moves_do_not_stand_still(cluster: Cluster, monkeypatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,7 +14,7 @@ from pipelines.flight_delays import features
 from pipelines.flight_delays.events import Arrival, Departure, Event, Plan
 from pipelines.flight_delays.learning import LEARNING
 from pipelines.flight_delays.replay import message
-from streaming.learning.hours import Hour, Observed, hours_of, observer
+from streaming.learning.hours import HOUR_S, Hour, Observed, observer
 from streaming.learning.prequential import Answer, Prequential
 
 BEGIN = datetime(2013, 6, 3, tzinfo=UTC)
@@ -70,7 +72,7 @@ def looked_up(flights: list[dict]) -> list[dict]:
     return rows
 
 
-_observe = observer(LEARNING)
+_observe = observer(LEARNING, Counter())
 
 
 def observed(event: Event) -> Observed:
@@ -79,7 +81,9 @@ def observed(event: Event) -> Observed:
 
 
 def hours(events: list[Event]) -> list[Hour]:
-    return list(hours_of(map(observed, events)))
+    """Events that come in order, by the hour."""
+    by_hour = itertools.groupby(map(observed, events), key=lambda one: int(one.event.at // HOUR_S))
+    return [Hour(number, list(group)) for number, group in by_hour]
 
 
 def learner(features_of=looked_up, **other) -> Prequential:

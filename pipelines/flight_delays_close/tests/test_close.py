@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.verdict import Verdict
-from components.measures.closing import KEYS, WHOLE, checks, compared
+from components.close_stream import columns_of
+from components.measures.closing import KEYS, checks, compared
 from components.reports.closing import page
 from pipelines.flight_delays.events import SCHEMA, Arrival, Departure
 from pipelines.flight_delays.streams import STREAM, event_of
+from pipelines.flight_delays_close.settings import MEANS
 from streaming.windows.arithmetic import Minutes
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Row
 
 BEGIN = datetime(2013, 6, 14, 10, tzinfo=UTC)
+COLUMNS = columns_of(STREAM, MEANS)
 INTERVAL = Interval(BEGIN, BEGIN + timedelta(hours=2))
 Rows = list[dict[str, Any]]
 
@@ -72,7 +76,7 @@ def streamed(rows: Rows) -> Rows:
             "group": row.group,
             "key": row.key,
             "minute": datetime.fromtimestamp(row.start * 60, UTC),
-            **dict(zip(WHOLE, row.totals, strict=True)),
+            **dict(zip(COLUMNS.totals, row.totals, strict=True)),
         }
         for row in minutes(rows)
     ]
@@ -80,7 +84,7 @@ def streamed(rows: Rows) -> Rows:
 
 ARROW = pa.schema(
     {"group": pa.string(), "key": pa.string(), "minute": pa.timestamp("us", tz="UTC")}
-    | dict.fromkeys(WHOLE, pa.int64())
+    | dict.fromkeys(COLUMNS.totals, pa.int64())
 )
 
 
@@ -103,29 +107,29 @@ def test_the_batch_is_what_the_stream_computes_and_what_is_not_is_told(spark: An
     batch = totals(frame, INTERVAL.start, INTERVAL.end).cache()
     stream = streamed(rows)
 
-    figures, differing = compared(spark, batch, write(tmp_path / "equal", stream), INTERVAL)
+    figures, differing = compared(spark, batch, write(tmp_path / "equal", stream), INTERVAL, COLUMNS)
     assert figures["rows"] == len(stream) > 500
-    assert differing.num_rows == 0 and all(check.passed for check in checks(figures, 0))
+    assert differing.num_rows == 0 and all(check.passed for check in checks(figures, 0, COLUMNS))
 
     before = {**stream[0], "minute": INTERVAL.start - timedelta(minutes=1)}
-    figures, differing = compared(spark, batch, write(tmp_path / "beside", [*stream, before]), INTERVAL)
+    figures, differing = compared(spark, batch, write(tmp_path / "beside", [*stream, before]), INTERVAL, COLUMNS)
     assert differing.num_rows == 0, "what is outside of the interval is nobody's concern"
 
     another = {**stream[1], "late": stream[1]["late"] + 1}
     extra = {**stream[2], "key": "XXX"}
     wrong = [*stream[2:], another, extra, stream[3]]
-    figures, differing = compared(spark, batch, write(tmp_path / "wrong", wrong), INTERVAL)
+    figures, differing = compared(spark, batch, write(tmp_path / "wrong", wrong), INTERVAL, COLUMNS)
     assert (figures["missing"], figures["extra"], figures["differing"], figures["largest_late"]) == (1, 2, 1, 1)
     differences = {(row["kind"], *(row[name] for name in KEYS)) for row in differing.to_pylist()}
     expected = {"missing": stream[0], "differing": another}
     assert {(kind, *(row[name] for name in KEYS)) for kind, row in expected.items()} <= differences
     assert ("extra", *(extra[name] for name in KEYS)) in differences
-    verdict = Verdict("close_stream", str(INTERVAL), checks(figures, 0))
+    verdict = Verdict("close_stream", str(INTERVAL), checks(figures, 0, COLUMNS))
     assert [check.name for check in verdict.checks if not check.passed][:2] == ["missing", "extra"]
     text = page(verdict, {**figures, "hours": 2, "behind_minutes": 0}, differing.to_pylist())
     assert "not equal" in text and "XXX" in text
 
-    figures, differing = compared(spark, batch, [], INTERVAL)
+    figures, differing = compared(spark, batch, [], INTERVAL, COLUMNS)
     assert figures["missing"] == len(stream) == differing.num_rows
 
 
@@ -156,6 +160,7 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
             **{"tables": "pipelines.flight_delays.lake:TABLES", "table": "flights", "zone": "America/New_York"},
             "recompute": "pipelines.flight_delays_close.batch:totals",
             **{"lake": str(tmp_path / "lake"), "stream": "flight_delays", "store": str(store.path)},
+            "means": json.dumps(MEANS),
         }
         close_stream.EXECUTOR_SPEC.executor_class._FUNCTION(closing=closing, **{**settings, **ends, **other})
         return closing
@@ -184,9 +189,9 @@ def test_the_node_records_what_it_decides_and_fails_only_where_it_cannot_compare
 
 
 def test_the_rules_tell_what_is_wrong_and_how_far_the_stream_is_behind() -> None:
-    figures = {"rows": 5, "missing": 2, "extra": 0, **{f"largest_{name}": 0 for name in WHOLE}}
+    figures = {"rows": 5, "missing": 2, "extra": 0, **{f"largest_{name}": 0 for name in COLUMNS.totals}}
     means = {"largest_mean_delay": 1e-10, "largest_late_share": 1e-8}
-    by_name = {check.name: check for check in checks(figures | means, 90)}
+    by_name = {check.name: check for check in checks(figures | means, 90, COLUMNS)}
     assert not by_name["missing"].passed and "90 minutes before" in by_name["missing"].note
     assert by_name["extra"].passed and by_name["mean_delay, largest difference"].passed
     assert not by_name["late_share, largest difference"].passed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,27 @@ def messages(lake: Path, start: datetime, end: datetime) -> Iterator[Message]:
                 yield Message(meter.encode(), msgspec.json.encode(reading), at(reading) * 1000)
 
 
+def late_messages(lake: Path, start: datetime, end: datetime) -> Iterator[Message]:
+    """The same readings in another order, each up to 50 minutes late.
+
+    A third is published with a wrong number before, a sixth once more when it is too late; and some are not readable.
+    """
+    made = []
+    for number, message in enumerate(messages(lake, BEGIN, end)):
+        dice = random.Random(number)
+        wrong = msgspec.structs.replace(_read(message.value), litres=99.0)
+        first, last = sorted(dice.randrange(3_000_000) for _ in range(2))
+        made.append(message._replace(published_ms=message.published_ms + last))
+        if number % 3 == 0:
+            made.append(Message(message.key, msgspec.json.encode(wrong), message.published_ms + first))
+        if number % 6 == 0:
+            made.append(Message(message.key, msgspec.json.encode(wrong), message.published_ms + 3_600_001))
+        if number % 25 == 0:
+            made.append(Message(message.key, b"{", message.published_ms))
+    first_ms, end_ms = start.timestamp() * 1000, end.timestamp() * 1000
+    yield from sorted((one for one in made if first_ms <= one.published_ms < end_ms), key=lambda one: one.published_ms)
+
+
 STREAM = Stream(
     name="meters",
     topics=("test.meters",),
@@ -110,3 +132,4 @@ LEARNING = Learning(
     output="litres",
     settings=ModelSettings(learning_rate=0.01, aggressiveness=0.1),
 )
+LATE = replace(LEARNING, stream=replace(STREAM, replay="tests.streaming.learning.meters:late_messages"))

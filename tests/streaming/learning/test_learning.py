@@ -17,11 +17,13 @@ from streaming.learning import deployed
 from streaming.learning.book import Book
 from streaming.learning.declaration import declared
 from streaming.learning.models import Inputs, OnlineModels, Weights
+from streaming.windows.sqlite_store import SqliteStore
 from tests.streaming.fake_kafka import Broker, Consumer
 from tests.streaming.learning import meters
 
 pytest.importorskip("river")
 DECLARATION = "tests.streaming.learning.meters:LEARNING"
+DELAYED = "tests.streaming.learning.meters:LATE"
 
 
 @pytest.fixture
@@ -75,6 +77,46 @@ def test_the_topic_gives_what_the_lake_gives(home):
     by_id = dict(zip(of_lake["id"], of_lake["sgd"], strict=True))
     shared = {name: value for name, value in zip(of_topic["id"], of_topic["sgd"], strict=True) if name in by_id}
     assert len(shared) > 150 and shared == {name: by_id[name] for name in shared}
+    del Broker.all[str(home.path)]
+
+
+def learned(home: Home, name: str) -> tuple[bytes, list, list]:
+    """What a state, its answers and its store hold."""
+    book = Book(home.path / name)
+    state, columns = book.state(), ("id", "day", "label", "sgd", "passive_aggressive")
+    answers = {column: list(book.answers()[column]) for column in columns}
+    book.close()
+    store = SqliteStore(home.path / f"{name}.windows.sqlite", meters.STREAM)
+    return msgspec.json.encode(state), answers, sorted(store.rows())
+
+
+def test_the_lake_gives_the_same_in_whatever_order_events_were_published(home, caplog):
+    def run(declaration: str, name: str, *flags: str) -> None:
+        assert command.main([declaration, *flags, "--state", str(home.path / name)]) == 0
+
+    whole = ("--from", "2013-06-02", "--to", "2013-06-05")
+    run(DECLARATION, "in order", *whole)
+    expected = learned(home, "in order")
+    assert len(expected[1]["id"]) > 100
+    run(DELAYED, "late", *whole)
+    assert "Messages that were passed over: {'late': 25, 'no JSON': 6}" in caplog.text
+    assert learned(home, "late") == expected
+    run(DELAYED, "by and by", "--from", "2013-06-02", "--to", "2013-06-03")
+    run(DELAYED, "by and by", "--to", "2013-06-05")
+    assert learned(home, "by and by") == expected, "nothing of the hours about midnight is lost, or there twice"
+
+
+def test_the_topic_gives_what_the_lake_gives_in_whatever_order_events_were_published(home):
+    broker = Broker(str(home.path))
+    for message in meters.late_messages(home.lake, meters.BEGIN, meters.BEGIN + timedelta(days=5)):
+        broker.add(sum(message.key) % 2, message.published_ms, message.value)
+    flags = [DELAYED, "--from", "2013-06-02", "--to", "2013-06-05", "--state"]
+    state = str(home.path / "topic")
+    command.learn(command._parser().parse_args([*flags, state, "--topic"]), home, consumer=Consumer)
+    assert command.main([*flags, str(home.path / "lake")]) == 0
+    _, of_topic, _ = learned(home, "topic")
+    _, of_lake, _ = learned(home, "lake")
+    assert len(of_topic["id"]) > 100 and of_topic == of_lake
     del Broker.all[str(home.path)]
 
 

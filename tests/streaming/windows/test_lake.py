@@ -1,0 +1,48 @@
+"""The command over the lake: its messages are read as the steps take them, and never held all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from streaming.windows import __main__ as command
+from streaming.windows.messages import Message
+from streaming.windows.sqlite_store import SqliteStore
+from tests.streaming.windows.shops import STREAM, orders, plain, written
+
+COUNT = 2_000
+ALIVE = {"now": 0, "most": 0}
+"""How many messages of the replay there are."""
+
+
+class CountedMessage(Message):
+    def __del__(self) -> None:
+        ALIVE["now"] -= 1
+
+
+def messages(lake: Path, start: datetime, end: datetime) -> Iterator[Message]:
+    """Orders of the test, of which nothing is read from the lake."""
+    assert (lake.name, start.isoformat()) == ("tables", "2013-06-01T00:00:00+00:00")
+    for message in orders(COUNT):
+        ALIVE["now"] += 1
+        ALIVE["most"] = max(ALIVE.values())
+        yield CountedMessage(*message)
+
+
+REPLAYED = replace(STREAM, replay="tests.streaming.windows.test_lake:messages")
+
+
+def test_the_span_of_the_lake_is_not_held_in_memory(tmp_path: Path) -> None:
+    store = tmp_path / "store.sqlite"
+    flags = ["--lake", "2013-06-01", "2013-06-02", "--store", str(store), "--tables", str(tmp_path / "tables")]
+    assert command.main(["tests.streaming.windows.test_lake:REPLAYED", *flags]) == 0
+    assert written(SqliteStore(store, STREAM)) == plain(orders(COUNT))
+    assert 0 < ALIVE["most"] < COUNT / 10
+
+
+def test_a_stream_without_a_replay_is_a_fault_of_its_own(tmp_path: Path, caplog) -> None:
+    flags = ["--lake", "2013-06-01", "2013-06-02", "--store", str(tmp_path / "store.sqlite")]
+    assert command.main(["tests.streaming.windows.shops:STREAM", *flags]) == 64
+    assert "The stream shops cannot be replayed." in caplog.text
