@@ -167,6 +167,7 @@ def measure(home: Home, interval: str, limit_s: float) -> dict[str, Any]:
         begun = time.monotonic()
         with Watch() as watch, Call(request, None) as call:
             timer = threading.Timer(max(0.0, started + limit_s - begun), call.stop)
+            timer.daemon = True
             timer.start()
             for line in call.lines():
                 print(f"  {line}", file=sys.stderr, flush=True)

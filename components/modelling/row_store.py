@@ -106,14 +106,21 @@ class RowStore:
         Args:
           blocks: int64 [blocks].
         """
-        numbers = tf.strings.as_string(blocks)
-        arrays = []
-        for array, (dtype, shape) in enumerate(self.specs):
-            files = tf.strings.join([f"{self.path}/{array}-", numbers, ".rows"])
-            # Bytes of rows one after the other are those of the joined rows.
-            joined = tf.strings.reduce_join(tf.map_fn(tf.io.read_file, files))
-            arrays.append(tf.reshape(tf.io.decode_raw(joined, dtype), [-1, *shape]))
+        # By NumPy into the array itself: as TensorFlow's strings the bytes would be there four times at once.
+        types = [tf.as_dtype(dtype) for dtype, _ in self.specs]
+        arrays = tf.numpy_function(self._joined, [blocks], types, stateful=False)
+        for array, (_, shape) in zip(arrays, self.specs, strict=True):
+            array.set_shape([None, *shape])
         return tf.nest.pack_sequence_as(self._structure, arrays)
+
+    def _joined(self, blocks: np.ndarray) -> list[np.ndarray]:
+        """The arrays of some blocks, one after the other."""
+        ends = np.cumsum(np.minimum(self.block, self._count - blocks * self.block))
+        joined = [np.empty((ends[-1], *shape), dtype) for dtype, shape in self.specs]
+        for place, array in enumerate(joined):
+            for block, start, end in zip(blocks, [0, *ends], ends, strict=False):
+                array[start:end] = self.read_array(place, block)
+        return joined
 
     def _file(self, array: int, block: int) -> Path:
         return self.path / f"{array}-{block}.rows"
