@@ -101,8 +101,9 @@ def batches(
     # There is nothing to tune, and the thread that tunes sleeps: see `distributed`.
     options.autotune.enabled = False
     numbers = tf.data.Dataset.range(first * windows.count, last * windows.count)
-    # A window is read in some tens of milliseconds: to have the next one ready would cost the memory of two more.
-    data = numbers.map(window_of).flat_map(batches_of)
+    # A window is read in some tens of milliseconds, when the one before it is used up and, with its own data set, gone:
+    # to have the next one ready would cost the memory of two more.
+    data = numbers.flat_map(lambda number: tf.data.Dataset.from_tensors(number).map(window_of).flat_map(batches_of))
     return data.prefetch(4).with_options(options)
 
 

@@ -21,6 +21,9 @@ from airtight.errors import TerminalError
 BLOCK, BLOCK_BYTES = 8192, 16 << 20
 """Rows of a block at most, and its bytes, if that is 256 rows or more; the last one has what is left."""
 
+ALIGNMENT = 64
+"""Bytes of whose multiples one is where a tensor begins."""
+
 
 class RowStore:
     """A nest of arrays [rows, ...], in a temporary folder that goes with the last reference, or with the node.
@@ -116,7 +119,7 @@ class RowStore:
     def _joined(self, blocks: np.ndarray) -> list[np.ndarray]:
         """The arrays of some blocks, one after the other."""
         ends = np.cumsum(np.minimum(self.block, self._count - blocks * self.block))
-        joined = [np.empty((ends[-1], *shape), dtype) for dtype, shape in self.specs]
+        joined = [_aligned(dtype, (int(ends[-1]), *shape)) for dtype, shape in self.specs]
         for place, array in enumerate(joined):
             for block, start, end in zip(blocks, [0, *ends], ends, strict=False):
                 array[start:end] = self.read_array(place, block)
@@ -135,6 +138,14 @@ class RowStore:
                 self._file(place, block).write_bytes(rows[start : start + self.block].tobytes())
             self._pending[place] = [rows[(until - self._blocks) * self.block :].copy()]
         self._blocks = until
+
+
+def _aligned(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An empty array that TensorFlow takes as it is: it copies those that begin elsewhere."""
+    size = dtype.itemsize * math.prod(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    first = -buffer.ctypes.data % ALIGNMENT
+    return buffer[first : first + size].view(dtype).reshape(shape)
 
 
 class RowReader:
