@@ -101,13 +101,14 @@ def write_copies(year: Lake, lake_: Lake, factor: int, last_day: str) -> int:
 
 
 class Watch:
-    """Samples the sizes of this process's children until the block ends.
+    """Samples the sizes of the processes that this one starts within the block, until it ends.
 
     `peaks` has mebibytes by `KINDS`, of the largest process of that kind, and as `ALL` of all of them together.
     """
 
     def __init__(self) -> None:
         self.peaks: dict[str, float] = {}
+        self._earlier = {process.pid for process in psutil.Process().children(recursive=True)}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_ended, daemon=True)
 
@@ -122,7 +123,8 @@ class Watch:
     def _sample_until_ended(self) -> None:
         while not self._ended.wait(_TICK_S):
             together, top = 0.0, psutil.Process()
-            for process in top.children(recursive=True):
+            started = (process for process in top.children(recursive=True) if process.pid not in self._earlier)
+            for process in started:
                 with contextlib.suppress(psutil.Error, OSError, ValueError):
                     kind = _kind(process)
                     self.peaks[kind] = max(self.peaks.get(kind, 0.0), _high_water_mib(process.pid))
