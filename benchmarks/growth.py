@@ -49,6 +49,8 @@ SKEW = 0.8
 """Share of the skewed rows that are of one airport and one carrier."""
 SPLIT = 1_000_000
 """Flights are numbered apart by it from copy to copy."""
+KEYS = ("flight_id", "carrier", "origin", "dest", "tailnum", "flight", "faa")
+"""Columns by which a copy's rows are told from those of others."""
 COMPARED = 5_000
 """Flights whose answers are compared."""
 
@@ -69,16 +71,22 @@ def multiply(year: Path, folder: Path, factor: int, shape: str) -> None:
         (folder / name).mkdir(parents=True)
     for copy in range(factor):
         for name, rows in tables.items():
-            own = _own(rows, copy, crowded=shape == "skewed" and name == "flights")
+            own = with_own_keys(rows, copy, crowded=shape == "skewed" and name == "flights")
             if shape == "skewed" and name == "weather" and copy:
                 own = own.filter(pc.not_equal(own["origin"], "EWR"))
             pq.write_table(own, folder / name / f"{copy:03d}.parquet")
 
 
-def _own(rows: pa.Table, copy: int, *, crowded: bool) -> pa.Table:
-    """A copy of the rows whose keys are its own, but for the share of a crowd that flies for UA from EWR."""
+def with_own_keys(rows: pa.Table, copy: int, *, crowded: bool = False) -> pa.Table:
+    """A copy of a table's rows whose keys are its own, but for the share of a crowd that flies for UA from EWR.
+
+    Args:
+      rows: Of a table of `pipelines.flight_delays.lake`.
+      copy: Number of the copy; the first one, 0, has the keys of the source.
+      crowded: Whether most rows are of one carrier and one origin.
+    """
     crowd = pa.array(np.random.default_rng(copy).random(rows.num_rows) < SKEW) if crowded else None
-    for name in ("flight_id", "carrier", "origin", "dest", "tailnum", "flight"):
+    for name in KEYS:
         if name not in rows.schema.names:
             continue
         own = rows[name]

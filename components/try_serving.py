@@ -22,7 +22,7 @@ from airtight.import_string import load
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
 from components.data.examples import features as raw_features
-from components.data.examples import interval_of, read_table
+from components.data.examples import interval_of, spread_rows
 from components.data.feature_kinds import kind_of
 from components.modelling import candidate_server, judged
 from components.modelling.candidate_server import CANDIDATE
@@ -76,9 +76,7 @@ def try_serving(
         checks = [Check("blessed by evaluate", False, note="Not tried: evaluate did not bless the model.")]
     else:
         wanted: ExampleSchema = load(schema)
-        table = read_table(Path(examples.uri), "test", wanted, wanted.names)
-        chosen = np.unique(np.linspace(0, table.num_rows - 1, min(requests, table.num_rows)).astype(np.int64))
-        rows = raw_features(table.take(chosen), wanted)
+        rows = raw_features(spread_rows(Path(examples.uri), "test", wanted, requests, wanted.names), wanted)
         checks = trial(serving_folder(model.uri), wanted, rows, p99_limit_ms, start_timeout_s, memory_limit_mb)
     verdict = Verdict("try_serving", str(Interval.of(*ends)), tuple(checks))
     judged.write(infra_blessing, model)

@@ -21,6 +21,8 @@ from components.tasks import task_of
 SUFFIXES = PARQUET_SUFFIX, _ = (".parquet", ".gz")
 RECORDS = 1 << 13
 """TFRecords that are parsed together, at most."""
+PIECE = 1 << 13
+"""Rows of a piece, by default."""
 _ALL_ROWS = 1 << 20
 
 HISTORY, DAY = "train", "day"
@@ -49,8 +51,38 @@ def read_table(folder: Path, split: str, schema: ExampleSchema, columns: Sequenc
     return pa.concat_tables(_tables(files_of(folder, split), schema, wanted, _ALL_ROWS))
 
 
+def spread_rows(
+    folder: Path, split: str, schema: ExampleSchema, most: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Some rows of a split, evenly many of all its parts, with no more than a piece of it in memory.
+
+    Args:
+      folder: The artifact's folder.
+      split: Name of the split, such as "train".
+      schema: What the rows must hold.
+      most: How many rows; all of them where there are no more.
+      columns: Which columns to read; features, labels and slices when None.
+
+    Returns:
+      The rows in their order, the first and the last among them.
+
+    Raises:
+      TerminalError: As `read_table`.
+    """
+    rows = count(folder, split)
+    places = np.unique(np.linspace(0, max(0, rows - 1), min(most, rows)).astype(np.int64))
+    wanted = list(dict.fromkeys(columns or (*schema.names, *schema.labels, *schema.slices)))
+    parts, first = [], 0
+    for table in _tables(files_of(folder, split), schema, wanted, PIECE):
+        start, stop = np.searchsorted(places, (first, first + table.num_rows))
+        # Copies: a slice would keep the whole piece.
+        parts.append(table.take(pa.array(places[start:stop] - first)))
+        first += table.num_rows
+    return pa.concat_tables(parts)
+
+
 def batches(
-    folder: Path, split: str, schema: ExampleSchema, columns: Sequence[str] | None = None, rows: int = 8192
+    folder: Path, split: str, schema: ExampleSchema, columns: Sequence[str] | None = None, rows: int = PIECE
 ) -> Iterator[pa.Table]:
     """One split in pieces, so that no more than one of them is in memory.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 LIMIT = 1 << 20
 """Rows that are kept, at most."""
-MOST_VALUES = 1 << 26
+MOST_VALUES = 1 << 24
 """Values that are kept of all columns together: many columns have fewer rows for it, down to LEAST_ROWS."""
 LEAST_ROWS = 1 << 16
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from components.data.feature_kinds import kind_of
 from components.modelling.encoder_layers import DecodedImage, FixedLength, HashedWords, Standardized
-from components.modelling.labelled_examples import Statistics
+from components.modelling.labelled_examples import LabelledExamples, Statistics
 from components.modelling.piecewise_linear import BinIndex, PiecewiseLinear, quantile_edges
 from components.schema import ExampleSchema, Feature
 
@@ -42,14 +42,15 @@ class Numbers(Encoder):
 
     Args:
       names: Features.
-      statistics: Of the rows that are fitted.
+      fitted: The rows that are fitted.
       bins: Quantile bins of a number.
       width: Size of an embedding.
     """
 
-    def __init__(self, names: Sequence[str], statistics: Statistics, bins: int, width: int) -> None:
+    def __init__(self, names: Sequence[str], fitted: LabelledExamples, bins: int, width: int) -> None:
         self.names, self.width = names, width
-        self.edges = [quantile_edges(statistics.samples[name], bins).tolist() for name in names]
+        samples = fitted.samples(names)
+        self.edges = [quantile_edges(samples[name], bins).tolist() for name in names]
         self.bins = [len(edges) - 1 for edges in self.edges]
 
     def preprocess(self, raw: Tensors) -> dict[str, Any]:

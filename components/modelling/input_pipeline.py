@@ -15,7 +15,7 @@ import tensorflow as tf
 from components.modelling.row_store import RowStore
 
 WINDOW_BYTES = 128 << 20
-"""Bytes of a window's rows, at most, if that is a block or more. Two windows are read ahead of the one in use."""
+"""Bytes of a window's rows, at most, if that is a block or more. One is in memory: none is read ahead."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def batches(
     # There is nothing to tune, and the thread that tunes sleeps: see `distributed`.
     options.autotune.enabled = False
     numbers = tf.data.Dataset.range(first * windows.count, last * windows.count)
-    data = numbers.map(window_of, num_parallel_calls=1).prefetch(1).flat_map(batches_of)
+    # A window is read in some tens of milliseconds, when the one before it is used up and, with its own data set, gone:
+    # to have the next one ready would cost the memory of two more.
+    data = numbers.flat_map(lambda number: tf.data.Dataset.from_tensors(number).map(window_of).flat_map(batches_of))
     return data.prefetch(4).with_options(options)
 
 

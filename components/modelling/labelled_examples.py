@@ -50,7 +50,6 @@ class Statistics:
     Args:
       rows: How many.
       vocabularies: Of each column of categories how often each word is there, without missing ones.
-      samples: Of each number its values in the sampled rows, float32, NaN where missing.
       infinite: Of each column of numbers how many rows hold infinite ones.
       labels: What the encoded labels are, by the label's name; empty without rows.
       weight: Sum of the weights as they are stored; the rows where there are none.
@@ -61,7 +60,6 @@ class Statistics:
 
     rows: int = 0
     vocabularies: dict[str, Counter[str]] = field(default_factory=dict)
-    samples: dict[str, np.ndarray] = field(default_factory=dict)
     infinite: Counter[str] = field(default_factory=Counter)
     labels: dict[str, LabelStatistics] = field(default_factory=dict)
     weight: float = 0.0
@@ -141,23 +139,19 @@ class LabelledExamples:
         words = [feature.name for feature in schema.features if feature.kind in ("category", "categories")]
         numbers, vectors = schema.of_kind("number"), schema.of_kind("vector")
         answer.vocabularies = {name: Counter() for name in words}
-        samples: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
         moments, vector_moments = _Moments(), {name: _Moments() for name in vectors}
         features = [feature for feature in schema.features if feature.kind in ("number", "vector")]
         columns = [*words, *numbers, *vectors, *schema.labels, *filter(None, (schema.time, schema.weight))]
         times: list[datetime] = []
         ends: list[tuple[np.ndarray, np.ndarray]] = []
         for table in self.tables(list(dict.fromkeys(columns))):
-            kept = sampled(answer.rows, answer.rows + len(table), self._rows, SAMPLE)
             for name in words:
                 answer.vocabularies[name].update(_counts(table[name]))
             values = raw_features.columns(table, features)
             for name, array in values.items():
                 bad = np.isinf(array).reshape(len(array), -1).any(axis=1).sum()
                 answer.infinite.update({name: int(bad)} if bad else {})
-                if name in samples:
-                    samples[name].append(array[kept])
-                else:
+                if name in vector_moments:
                     vector_moments[name].add(array.astype(np.float64), None)
             labels, weights = reading.labels(table, schema).reshape(len(table), -1), self._weights(table)
             moments.add(labels.astype(np.float64), weights)
@@ -167,7 +161,6 @@ class LabelledExamples:
             if schema.time:
                 span = pc.min_max(table[schema.time]).as_py()
                 times += [span["min"], span["max"]]
-        answer.samples = {name: _joined(parts) for name, parts in samples.items()}
         if ends:
             low, high = np.min([end[0] for end in ends], axis=0), np.max([end[1] for end in ends], axis=0)
             figures = np.stack([low, high, *moments.mean_and_deviation(len(schema.labels))], axis=1).tolist()
@@ -182,6 +175,28 @@ class LabelledExamples:
         if schema.weight and answer.rows and not answer.weight:
             raise self._no_weight("a sum above 0", f"0 in each of {answer.rows:,} rows")
         return answer
+
+    def samples(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Values of numbers in the same rows, all of them or about `SAMPLE`; read anew, as they are large.
+
+        Args:
+          names: Of the features.
+
+        Returns:
+          By name, float32 [sampled rows], NaN where missing.
+
+        Raises:
+          TerminalError: As `pieces`.
+        """
+        features = [feature for feature in self.schema.features if feature.name in names]
+        samples: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        start = 0
+        for table in self.tables(list(names)):
+            kept = sampled(start, start + len(table), self._rows, SAMPLE)
+            start += len(table)
+            for name, values in raw_features.columns(table, features).items():
+                samples[name].append(values[kept])
+        return {name: _joined(parts) for name, parts in samples.items()}
 
     def _weights(self, table: pa.Table) -> np.ndarray | None:
         if not self.schema.weight:

@@ -21,6 +21,9 @@ from airtight.errors import TerminalError
 BLOCK, BLOCK_BYTES = 8192, 16 << 20
 """Rows of a block at most, and its bytes, if that is 256 rows or more; the last one has what is left."""
 
+ALIGNMENT = 64
+"""Bytes of whose multiples one is where a tensor begins."""
+
 
 class RowStore:
     """A nest of arrays [rows, ...], in a temporary folder that goes with the last reference, or with the node.
@@ -106,14 +109,21 @@ class RowStore:
         Args:
           blocks: int64 [blocks].
         """
-        numbers = tf.strings.as_string(blocks)
-        arrays = []
-        for array, (dtype, shape) in enumerate(self.specs):
-            files = tf.strings.join([f"{self.path}/{array}-", numbers, ".rows"])
-            # Bytes of rows one after the other are those of the joined rows.
-            joined = tf.strings.reduce_join(tf.map_fn(tf.io.read_file, files))
-            arrays.append(tf.reshape(tf.io.decode_raw(joined, dtype), [-1, *shape]))
+        # By NumPy into the array itself: as TensorFlow's strings the bytes would be there four times at once.
+        types = [tf.as_dtype(dtype) for dtype, _ in self.specs]
+        arrays = tf.numpy_function(self._joined, [blocks], types, stateful=False)
+        for array, (_, shape) in zip(arrays, self.specs, strict=True):
+            array.set_shape([None, *shape])
         return tf.nest.pack_sequence_as(self._structure, arrays)
+
+    def _joined(self, blocks: np.ndarray) -> list[np.ndarray]:
+        """The arrays of some blocks, one after the other."""
+        ends = np.cumsum(np.minimum(self.block, self._count - blocks * self.block))
+        joined = [_aligned(dtype, (int(ends[-1]), *shape)) for dtype, shape in self.specs]
+        for place, array in enumerate(joined):
+            for block, start, end in zip(blocks, [0, *ends], ends, strict=False):
+                array[start:end] = self.read_array(place, block)
+        return joined
 
     def _file(self, array: int, block: int) -> Path:
         return self.path / f"{array}-{block}.rows"
@@ -128,6 +138,14 @@ class RowStore:
                 self._file(place, block).write_bytes(rows[start : start + self.block].tobytes())
             self._pending[place] = [rows[(until - self._blocks) * self.block :].copy()]
         self._blocks = until
+
+
+def _aligned(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An empty array that TensorFlow takes as it is: it copies those that begin elsewhere."""
+    size = dtype.itemsize * math.prod(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    first = -buffer.ctypes.data % ALIGNMENT
+    return buffer[first : first + size].view(dtype).reshape(shape)
 
 
 class RowReader:

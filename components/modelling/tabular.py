@@ -176,7 +176,7 @@ def _encoders(
     by_kind = {kind: [f.name for f in features if f.kind == kind] for kind in ("number", "category")}
     parts: list[encoders.Encoder] = []
     if by_kind["number"]:
-        parts.append(encoders.Numbers(by_kind["number"], fitted.statistics, shape.bins, shape.width))
+        parts.append(encoders.Numbers(by_kind["number"], fitted, shape.bins, shape.width))
     if by_kind["category"]:
         names = by_kind["category"]
         parts.append(encoders.Categories(names, [words[name] for name in names], shape.category_width))

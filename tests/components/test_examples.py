@@ -88,3 +88,30 @@ def test_the_interval_is_found_or_missed_in_words(tmp_path):
     assert reading.interval_of(toy.examples(tmp_path)) == toy.INTERVAL
     with pytest.raises(TerminalError, match="which data interval"):
         reading.interval_of(toy.artifact(standard_artifacts.Examples, tmp_path / "x"))
+
+
+def test_some_rows_of_a_large_split_are_read_in_the_memory_of_a_piece(tmp_path, monkeypatch):
+    rows = toy.table(20_000, 1)
+    (tmp_path / "Split-test").mkdir()
+    for number in range(2):
+        part = rows.slice(number * 10_000, 10_000)
+        pq.write_table(part, tmp_path / "Split-test" / f"examples-{number:05d}-of-00002.parquet", row_group_size=1000)
+    monkeypatch.setattr(reading, "PIECE", 1000)
+    before, held, tables = pa.total_allocated_bytes(), [], reading._tables
+
+    def watched(*arguments):
+        for table in tables(*arguments):
+            yield table
+            held.append(pa.total_allocated_bytes() - before)
+
+    monkeypatch.setattr(reading, "_tables", watched)
+    some = reading.spread_rows(tmp_path, "test", toy.SCHEMA, 50)
+    places = np.linspace(0, 19_999, 50).astype(int)
+    assert repr(some.to_pydict()) == repr(rows.select(some.column_names).take(places).to_pydict())  # NaN is NaN.
+    assert len(held) >= 20 and max(held) < rows.select(some.column_names).nbytes / 2
+    assert reading.spread_rows(tmp_path, "test", toy.SCHEMA, 30_000).num_rows == 20_000
+
+
+def test_some_rows_of_none_are_none(tmp_path):
+    toy.examples(tmp_path, test=toy.table(0, 1))
+    assert reading.spread_rows(tmp_path, "test", toy.SCHEMA, 50).num_rows == 0

@@ -87,6 +87,22 @@ def test_a_window_mixes_blocks_from_all_over_and_another_epoch_other_ones():
     assert max(spans[0]) - min(spans[0]) > 50, "no ten neighbours"
 
 
+def test_one_window_is_in_memory_and_the_next_is_read_when_it_is_used_up(monkeypatch):
+    rows, tensors, read = stored(1600, block=16), RowStore.tensors, []
+
+    def recorded(store, blocks):
+        tf.numpy_function(lambda some: read.append(len(some)), [blocks], [])
+        return tensors(store, blocks)
+
+    monkeypatch.setattr(RowStore, "tensors", recorded)
+    windows = Windows(1600, 16, 25, 16)
+    taken = batches(rows, windows, 0, 0, 2).as_numpy_iterator()
+    for _ in range(15):
+        next(taken)
+    assert read == [25], "of four windows of 25 blocks and batches"
+    assert len([*taken]) == 2 * 100 - 15 and read == [25] * 8
+
+
 def test_rows_that_fit_are_one_window_and_a_window_has_whole_blocks():
     assert windows_of(stored(26), 8).count == 1
     windows = windows_of(stored(1000, block=100), 8, window_bytes=9 * 250)

@@ -199,18 +199,28 @@ def test_a_label_that_does_not_fit_is_refused(tmp_path, name, wrong):
 
 def test_statistics_are_those_of_all_rows(tmp_path):
     artifact = tables.examples(tmp_path, ALL)
-    statistics = LabelledExamples(Path(artifact.uri), ["train", "validation"], ALL).statistics
+    examples = LabelledExamples(Path(artifact.uri), ["train", "validation"], ALL)
+    statistics = examples.statistics
     rows = [read_table(tmp_path, split, ALL) for split in ("train", "validation")]
     colours = [colour for table in rows for colour in table["colour"].to_pylist()]
     assert statistics.vocabularies["colour"] == {name: colours.count(name) for name in ("red", "green")}
     assert statistics.vocabularies["tags"]["rare"] == len(colours) - colours.count("")
     sizes = np.concatenate([table["size"].to_numpy() for table in rows])
-    np.testing.assert_array_equal(statistics.samples["size"], sizes)
+    np.testing.assert_array_equal(examples.samples(["size"])["size"], sizes)
     labels = np.concatenate([table["label"].to_numpy() for table in rows])
     assert (statistics.rows, statistics.labels["label"].mean) == (800, pytest.approx(labels.mean()))
     assert statistics.labels["label"].deviation == pytest.approx(labels.std())
     measures = np.array([row for table in rows for row in table["measures"].to_pylist()], np.float32)
     np.testing.assert_allclose(statistics.vectors["measures"], [measures.mean(axis=0), measures.std(axis=0)], rtol=1e-4)
+
+
+def test_what_is_kept_of_rows_holds_none_of_their_numbers(tmp_path):
+    """A training has the statistics of three sets of rows at once: as many samples would be half a gigabyte."""
+    examples = LabelledExamples(Path(tables.examples(tmp_path, ALL).uri), ["train"], ALL)
+    statistics, values = examples.statistics, examples.samples(ALL.of_kind("number"))
+    assert list(values) == list(ALL.of_kind("number")) and all(len(own) == len(examples) for own in values.values())
+    kept = (*vars(statistics).values(), *statistics.vectors.values(), *vars(examples).values())
+    assert not any(isinstance(value, np.ndarray) and len(value) >= len(examples) for value in kept)
 
 
 def test_a_sample_is_of_its_size_and_knows_no_pieces():
