@@ -224,10 +224,13 @@ def without_personal(values: Sequence[bytes], personal: Personal) -> tuple[list[
       it begins as one does, has the name of a personal feature in it, or others of the column are examples. Then
       whether some are examples. Or None for the whole where all is text.
     """
-    # Most values are short text: an example has this byte in it, the tag of its features.
-    suspects = [n for n, value in enumerate(values) if value and (b"\n" in value or personal.is_named_in(value))]
-    if not suspects:
+
+    def is_suspect(value: bytes) -> bool:
+        return b"\n" in value or personal.is_named_in(value)  # An example has this byte in it, the tag of its features.
+
+    if not is_suspect(b"\0".join(values)):  # Most columns are short text, and looked at all at once.
         return None
+    suspects = [number for number, value in enumerate(values) if is_suspect(value)]
     kept: list[Any] = list(values)
     for number in suspects:
         value = values[number]
