@@ -7,7 +7,7 @@ them `.<name>.arrows` is a file that is still being written: an Arrow stream, re
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 REQUEST, ROW, VERSION, SIGNATURE, TIME = "request_id", "row", "version", "signature", "time"
 """What names a row of the log (a request asked of two versions, or signatures, is two answers), and its instant."""
@@ -27,3 +27,8 @@ def folder_of(root: Path, model: str) -> Path:
     """Where the log of a model lies; whatever the model is called, it lies below `root`."""
     quoted = quote(model, safe="")
     return root / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
+
+
+def model_of(folder: Path) -> str:
+    """The model whose log lies in a folder: `folder_of` the other way round."""
+    return unquote(folder.name)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import JOURNAL, REQUEST, ROW, SIGNATURE, TIME, VERSION, folder_of
-from serving.prediction_log.journal_rows import batches, rows_of
+from serving.prediction_log.journal_rows import rows_of, slices
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 _NAMES = {VERSION: pa.int64(), SIGNATURE: pa.string(), REQUEST: pa.string(), ROW: pa.int32()}
@@ -83,14 +83,12 @@ def _days(interval: Interval) -> Iterator[date]:
 def _journal(path: Path) -> Iterator[pa.Table]:
     """What is whole of a file that is still being written; nothing where it was closed since."""
     try:
-        whole = list(batches(path))
+        for batch in slices(path):
+            yield rows_of(batch)
     except FileNotFoundError:
         return
     except OSError as error:
         raise _unreadable(path, error) from error
-    if whole:
-        for batch in pa.Table.from_batches(whole).combine_chunks().to_batches(max_chunksize=_TOGETHER):
-            yield rows_of(batch)
 
 
 def _file(path: Path) -> Iterator[pa.Table]:

@@ -8,7 +8,8 @@ its role: `text:` are bytes that are text, Base64 or serialized tf.Examples, `va
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ REQUEST_COLUMNS: dict[str, pa.DataType] = {
     "sampling_rate": pa.float64(),
 }
 """The columns of every row."""
+TOGETHER = 1000
+"""Rows that are converted together."""
+_MARK = b"\xff\xff\xff\xff"
+_HEAD = re.compile(_MARK + rb"..[\x00-\x0f]\x00", re.DOTALL)
+"""How a message of an Arrow stream begins; then comes the size of its description."""
 _EXAMPLE = message_classes(
     "airtight.example",
     {  # Names and numbers as in tensorflow/core/example/*.proto.
@@ -64,21 +70,90 @@ _EXAMPLE = message_classes(
 _KINDS = ("bytes_list", "float_list", "int64_list")
 
 
-def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a journal up to its end, or up to the one that is not whole.
+def batches(path: Path) -> Generator[pa.RecordBatch, None, int]:
+    """The batches of a journal up to its end, or up to the one that is not whole, or damaged.
+
+    Returns:
+      Where the last of them ends, bytes from the beginning.
 
     Raises:
       OSError: The file is not there or cannot be read.
     """
+    end = 0
     try:
         with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
-            yield from stream
+            end = file.tell()
+            for batch in stream:
+                batch.validate(full=True)  # What is computed with damaged bytes may end the process.
+                end = file.tell()
+                yield batch
     except (EOFError, pa.ArrowInvalid):
-        return
+        pass
     except OSError as error:
         # Arrow has the same kind of error, without a number, for a message that is not whole yet.
         if error.errno is not None:
             raise
+    return end
+
+
+def slices(path: Path) -> Generator[pa.RecordBatch, None, int]:
+    """The same rows, `TOGETHER` at a time: where few requests come, a batch has few rows, and each has its price."""
+    gathered: list[pa.RecordBatch] = []
+    rows, reading = 0, batches(path)
+    while True:
+        try:
+            gathered.append(next(reading))
+            rows += len(gathered[-1])
+        except StopIteration as ended:
+            yield from _sliced(gathered)
+            return ended.value
+        if rows >= TOGETHER:
+            yield from _sliced(gathered)
+            gathered, rows = [], 0
+
+
+def _sliced(gathered: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    if gathered:
+        yield from pa.Table.from_batches(gathered).combine_chunks().to_batches(max_chunksize=TOGETHER)
+
+
+def is_torn_message(path: Path, start: int) -> bool:
+    """Whether a journal holds from a place on nothing, or one message that was not written to its end.
+
+    Args:
+      path: The journal.
+      start: Where the last batch that can be read ends, bytes from the beginning.
+
+    Returns:
+      False where there is more: a batch that can be read behind one that cannot, one that is whole and damaged, or
+      what is no message at all.
+
+    Raises:
+      OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        rest = file.read()
+    if not rest.strip(b"\0"):
+        return True  # Where the power fails, a file may be longer than what was written to it.
+    if not rest.startswith(_MARK[: len(rest)]):
+        return False
+    stream = pa.BufferReader(rest)
+    try:
+        pa.ipc.read_message(stream)
+    except (EOFError, pa.ArrowInvalid, OSError):
+        return stream.tell() == len(rest) and not _holds_message(rest)
+    return False
+
+
+def _holds_message(rest: bytes) -> bool:
+    for match in _HEAD.finditer(rest, len(_MARK)):
+        try:
+            pa.ipc.read_message(pa.BufferReader(rest[match.start() :]))
+        except (EOFError, pa.ArrowInvalid, OSError):
+            continue
+        return True
+    return False
 
 
 def rows_of(batch: pa.RecordBatch | pa.Table) -> pa.Table:
@@ -149,10 +224,13 @@ def without_personal(values: Sequence[bytes], personal: Personal) -> tuple[list[
       it begins as one does, has the name of a personal feature in it, or others of the column are examples. Then
       whether some are examples. Or None for the whole where all is text.
     """
-    # Most values are short text: an example has this byte in it, the tag of its features.
-    suspects = [n for n, value in enumerate(values) if value and (b"\n" in value or personal.is_named_in(value))]
-    if not suspects:
+
+    def is_suspect(value: bytes) -> bool:
+        return b"\n" in value or personal.is_named_in(value)  # An example has this byte in it, the tag of its features.
+
+    if not is_suspect(b"\0".join(values)):  # Most columns are short text, and looked at all at once.
         return None
+    suspects = [number for number, value in enumerate(values) if is_suspect(value)]
     kept: list[Any] = list(values)
     for number in suspects:
         value = values[number]

@@ -11,7 +11,6 @@ removed when its rows are where they belong, and the next shipper does the rest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -21,22 +20,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from airtight.files import new_file
 from airtight.predictions import JOURNAL
-from serving.prediction_log.journal_rows import batches, rows_of
-from serving.prediction_log.journals import ROLL_BYTES, folders_to_change, sync_folders
+from serving.prediction_log import parquet_files
+from serving.prediction_log.claimed_journal import ClaimedJournal, claim, report
+from serving.prediction_log.journals import ROLL_BYTES
 from serving.prediction_log.kafka_sender import AWAY_S, KafkaAway, KafkaSender
 
 logger = logging.getLogger(__name__)
 
-ROW_GROUP = 1 << 17
 AGAIN_S = 60.0
 """All journals are looked at so often; and again after so long where something failed."""
 FALLBACK_S = 60.0
@@ -46,8 +43,6 @@ END_S = 10.0
 NICE = 10
 MOST_FILES = 200
 """At most so many journals become one file of the fallback, and no more where they reach `ROLL_BYTES` (memory)."""
-_TOGETHER = 1000
-"""Rows that are converted together."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +70,7 @@ class Job:
         return json.dumps(vars(self)).encode() + b"\n"
 
 
-@dataclass(frozen=True, eq=False)
-class _Claimed:
-    """A journal that no server writes, and that this process has locked."""
-
-    path: Path
-    file: FileIO
-
-    def rows(self) -> list[pa.Table]:
-        """Its rows as readers see them, some at a time."""
-        whole = list(batches(self.path))
-        if not whole:
-            return []
-        # Where few requests come, a batch has few rows, and each has its price.
-        table = pa.Table.from_batches(whole).combine_chunks()
-        return [rows_of(batch) for batch in table.to_batches(max_chunksize=_TOGETHER)]
-
-    def schema(self) -> pa.Schema | None:
-        """Its columns; None where it has no rows, because its server was killed before any was whole."""
-        batch = next(batches(self.path), None)
-        return batch.schema if batch is not None else None
-
-    def remove(self) -> None:
-        """Removes the journal, whose rows are where they belong."""
-        self.path.unlink(missing_ok=True)
-        self.file.close()
-
-
-_Waiting = dict[tuple[Path, pa.Schema], list[_Claimed]]
+_Waiting = dict[tuple[Path, pa.Schema], list[ClaimedJournal]]
 """Journals that go to the fallback together, by folder and columns."""
 
 
@@ -142,7 +110,7 @@ class Shipper:
                 continue
             claimed = None
             try:
-                claimed = _claim(path)
+                claimed = claim(path)
                 if claimed is None:
                     held = held or self._job.owner in path.name
                 else:
@@ -160,44 +128,51 @@ class Shipper:
         if self._sender is not None:
             self._sender.close()
 
-    def _put_off(self, path: Path, claimed: _Claimed | None) -> None:
+    def _put_off(self, path: Path, claimed: ClaimedJournal | None) -> None:
         """Leaves a journal that could not be shipped alone for `AGAIN_S`."""
         self._failed[path] = self._looked_at + AGAIN_S
         if claimed is not None:
-            claimed.file.close()
+            claimed.let_go()
 
-    def _ship_or_wait(self, claimed: _Claimed, waiting: _Waiting, last: bool) -> None:
+    def _ship_or_wait(self, claimed: ClaimedJournal, waiting: _Waiting, last: bool) -> None:
         try:
             self._ship(claimed)
         except KafkaAway:
             self.due_at = time.monotonic() + AWAY_S
             self._let_wait(claimed, waiting, last)
 
-    def _ship(self, claimed: _Claimed) -> None:
+    def _ship(self, claimed: ClaimedJournal) -> None:
         if self._sender is not None:
             self._sender.check()
-        tables = claimed.rows()
+        contents = claimed.contents
         if self._sender is None:
             if self._job.owner not in claimed.path.name:
                 logger.warning("%s, left by a server that was killed, is closed", claimed.path)
-            _write_parquet(_final(claimed.path, self._root), tables)
-            claimed.remove()
+            parquet_files.write(_final(claimed.path, self._root), contents.schema, claimed.tables())
+            report(claimed.model, broken=claimed.finish())
             return
-        too_large = [rows for table in tables if (rows := self._sender.send(table)).num_rows]
+        too_large = self._send(claimed)
         lost = 0
         if self._too_large:
-            _write_parquet(_final(claimed.path, self._too_large), too_large)
-        elif lost := sum(table.num_rows for table in too_large):
+            parquet_files.write(_final(claimed.path, self._too_large), contents.schema, too_large)
+        elif lost := sum(rows.num_rows for rows in too_large):
             logger.warning("%d rows of the prediction log are lost: they are larger than Kafka's messages", lost)
-        claimed.remove()
-        _report(tables, lost)
+        broken = claimed.finish()
+        report(claimed.model, written=contents.rows - lost, too_large=lost, broken=broken)
 
-    def _let_wait(self, claimed: _Claimed, waiting: _Waiting, last: bool) -> None:
+    def _send(self, claimed: ClaimedJournal) -> Iterator[pa.Table]:
+        """Sends a journal's rows; gives back those of which a message is too large."""
+        assert self._sender is not None, "rows are sent"
+        for table in claimed.tables():
+            if (rows := self._sender.send(table)).num_rows:
+                yield rows
+
+    def _let_wait(self, claimed: ClaimedJournal, waiting: _Waiting, last: bool) -> None:
         """Leaves a journal to a later look; or gathers it for the fallback, with all younger ones of its kind."""
         if self._fallback:
-            schema = claimed.schema()
+            schema = claimed.written_schema()
             if schema is None:
-                claimed.remove()
+                report(claimed.model, broken=claimed.finish())
                 return
             key = (claimed.path.parent, schema)
             if last or key in waiting or time.time() - claimed.path.stat().st_mtime > FALLBACK_S:
@@ -206,16 +181,15 @@ class Shipper:
                 if size >= ROLL_BYTES or len(waiting[key]) >= MOST_FILES:
                     self._fall_back(waiting.pop(key))
                 return
-        claimed.file.close()
+        claimed.let_go()
 
-    def _fall_back(self, claims: list[_Claimed]) -> None:
+    def _fall_back(self, claims: list[ClaimedJournal]) -> None:
         assert self._fallback is not None, "rows fall back to it"
-        readable: list[_Claimed] = []
-        tables: list[pa.Table] = []
+        readable: list[ClaimedJournal] = []
         for claimed in claims:
             try:
-                tables += claimed.rows()
-                readable.append(claimed)
+                if claimed.contents.schema is not None:
+                    readable.append(claimed)
             except Exception:
                 logger.exception("%s of the prediction log cannot be read now", claimed.path)
                 self._put_off(claimed.path, claimed)
@@ -223,60 +197,24 @@ class Shipper:
             return
         final = _final(readable[0].path, self._fallback)
         try:
-            _write_parquet(final, tables)
-            for claimed in readable:  # The first one first: while it is there, the file may be written again.
-                claimed.remove()
+            schemas = [claimed.contents.schema for claimed in readable]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            parquet_files.write(final, schema, chain.from_iterable(claimed.tables() for claimed in readable))
+            # The first one first: while it is there, the file may be written again.
+            broken = sum([claimed.finish() for claimed in readable])
         except Exception:
             for claimed in readable:
                 self._put_off(claimed.path, claimed)
             logger.exception("Rows that Kafka did not take cannot be moved to %s now", final)
             return
         logger.warning("Rows that Kafka did not take are in %s", final)
-        _report(tables, 0)
-
-
-def _claim(path: Path) -> _Claimed | None:
-    """Locks a journal that no process holds; None where one does, or where it is gone."""
-    try:
-        file = FileIO(path)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    if not path.exists():  # Another shipper was done with it between the two lines above.
-        file.close()
-        return None
-    return _Claimed(path, file)
+        report(readable[0].model, written=sum(claimed.contents.rows for claimed in readable), broken=broken)
 
 
 def _final(journal: Path, root: Path) -> Path:
     """The Parquet file of a journal, below a folder, by model and day as the journal."""
     name = journal.name.removeprefix(".").removesuffix(JOURNAL)
     return root / journal.parent.parent.name / journal.parent.name / f"{name}.parquet"
-
-
-def _write_parquet(path: Path, tables: list[pa.Table]) -> None:
-    for abandoned in path.parent.glob(f".{path.name}.*.tmp"):
-        abandoned.unlink(missing_ok=True)  # Its shipper was killed: only the holder of the journal's lock writes it.
-    if not tables:
-        return
-    table = pa.concat_tables(tables, promote_options="permissive")
-    changed = folders_to_change(path.parent)
-    with new_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    sync_folders(path.parent, *changed, path.parent.parent, path.parent.parent.parent)
-
-
-def _report(tables: list[pa.Table], lost: int) -> None:
-    if not tables:
-        return
-    rows = sum(table.num_rows for table in tables)
-    report = {"model": tables[0]["model"][0].as_py(), "written": rows - lost, "too_large": lost}
-    with contextlib.suppress(OSError):  # The server has gone.
-        os.write(1, json.dumps(report).encode() + b"\n")
 
 
 def main() -> None:

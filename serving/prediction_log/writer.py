@@ -36,6 +36,11 @@ CLOSE_S = 10.0
 ROWS = metrics.Counter(
     "airtight_serving_prediction_log_rows_total", "Rows of the prediction log written.", "model_name"
 )
+BROKEN = metrics.Counter(
+    "airtight_serving_prediction_log_broken_journals_total",
+    "Journals of the prediction log that are kept, as not all of them can be read.",
+    "model_name",
+)
 DROPPED = metrics.Counter(
     "airtight_serving_prediction_log_dropped_total", "Notes and rows of it lost.", "model_name", "reason"
 )
@@ -200,9 +205,12 @@ class Writer:
 
     def _count_shipped(self, reports: list[dict[str, Any]]) -> None:
         for report in reports:
-            self._count(ROWS, report["written"], report["model"])
+            if report["written"]:
+                self._count(ROWS, report["written"], report["model"])
             if report["too_large"]:
                 self._count(DROPPED, report["too_large"], report["model"], "too_large")
+            if report["broken"]:
+                self._count(BROKEN, report["broken"], report["model"])
 
     def _open(self, destination: Destination) -> _Sink:
         ours = self._settings

@@ -17,19 +17,45 @@ async def waits(deadlines: Deadlines, event: asyncio.Event) -> str:
         return "too late"
 
 
+class Clock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes when the test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def pass_until(self, now: float) -> None:
+        """Lets everything happen that is due, before and after the time passes."""
+        for passed in (self.now, now):
+            self.now = passed
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+
 def test_each_ends_when_its_own_time_is_over():
-    async def body() -> tuple[list[str], int]:
-        deadlines, never, now = Deadlines(0.2), asyncio.Event(), asyncio.Event()
+    async def body() -> None:
+        clock = asyncio.get_running_loop()
+        deadlines, never, now = Deadlines(2.0), asyncio.Event(), asyncio.Event()
         now.set()
         first = asyncio.create_task(waits(deadlines, never))
-        await asyncio.sleep(0.1)
+        await clock.pass_until(1.0)
         second = asyncio.create_task(waits(deadlines, never))
-        await asyncio.wait([first])
-        assert not second.done(), "it began later"
-        answers = [await first, await waits(deadlines, now), await second, await waits(deadlines, never)]
-        return answers, asyncio.current_task().cancelling()
+        await clock.pass_until(1.9)
+        assert not first.done()
+        await clock.pass_until(2.1)
+        assert first.done() and not second.done(), "it began later"
+        assert await waits(deadlines, now) == "answered"
+        await clock.pass_until(3.1)
+        assert (await first, await second) == ("too late", "too late")
+        third = asyncio.create_task(waits(deadlines, never))
+        await clock.pass_until(3.2)
+        await clock.pass_until(5.2)
+        assert third.done() and await third == "too late", "the timer is set again"
+        assert asyncio.current_task().cancelling() == 0
 
-    assert asyncio.run(body()) == (["too late", "answered", "too late", "too late"], 0)
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(body())
 
 
 def test_without_a_limit_nothing_ends():

@@ -15,6 +15,7 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from airtight.predictions import JOURNAL
 from components.data import predictions
+from serving.prediction_log import claimed_journal, journal_rows, parquet_files
 from serving.prediction_log import shipper as module
 from serving.prediction_log.journals import Journals
 from serving.prediction_log.kafka_sender import KafkaAway, KafkaSender, as_messages
@@ -193,18 +194,18 @@ def test_a_fallback_that_cannot_be_written_is_not_tried_at_each_look(tmp_path, r
 
 
 def test_a_journal_that_cannot_be_read_keeps_no_other_from_the_fallback(tmp_path, reports, monkeypatch):
-    def read(claimed):
-        if claimed.path == damaged:
+    def read(path):
+        if path == damaged:
             raise pa.ArrowNotImplementedError("damaged")
-        return rows(claimed)
+        return slices(path)
 
-    spool, rows = Spool(tmp_path, Producer), module._Claimed.rows
+    spool, slices = Spool(tmp_path, Producer), claimed_journal.slices
     spool.sender._away_until = time.monotonic() + 60
     for _ in range(3):
         spool.put(note(answered(2)))
     damaged, *others = sorted(spool.root.rglob(f"*{JOURNAL}"))
     with monkeypatch.context() as patch:
-        patch.setattr(module._Claimed, "rows", read)
+        patch.setattr(claimed_journal, "slices", read)
         spool.shipper.work(last=True)
     assert len(spool.fallen_back()) == 4 and damaged.exists() and not any(path.exists() for path in others)
     spool.shipper.work(last=True)
@@ -235,7 +236,7 @@ def test_the_disk_keeps_all_folders_that_are_made_for_the_fallback(tmp_path, rep
         raise KafkaTimeoutError
 
     synced: list[Path] = []
-    monkeypatch.setattr(module, "sync_folders", lambda *folders: synced.extend(folders))
+    monkeypatch.setattr(parquet_files, "sync_folders", lambda *folders: synced.extend(folders))
     spool = Spool(tmp_path, connect)
     spool.put(note(answered(2)))
     spool.shipper.work(last=True)
@@ -306,6 +307,23 @@ def test_a_row_too_large_for_a_message_goes_to_the_fallback_or_is_lost_and_count
     assert len(producer.sent) == 2 and not producer.closed and not spool.waiting, "Kafka is not away"
     assert [row["row"] for row in spool.fallen_back()] == ([0] if fallback else [])
     assert [(report["written"], report["too_large"]) for report in reports] == ([(3, 0)] if fallback else [(2, 1)])
+
+
+def test_a_long_journal_is_sent_piece_by_piece(tmp_path, reports, monkeypatch):
+    steps: list[str] = []
+
+    class Watched(Producer):
+        def send(self, topic, key, value):
+            steps.append("send")
+            return super().send(topic, key, value)
+
+    spool, read = Spool(tmp_path, lambda **unused: Watched()), claimed_journal.rows_of
+    spool.put(note(answered(3)), note(answered(3)))
+    monkeypatch.setattr(journal_rows, "TOGETHER", 3)
+    monkeypatch.setattr(claimed_journal, "rows_of", lambda batch: steps.append("read") or read(batch))
+    spool.shipper.work()
+    assert steps == ["read", "read", *["read", *["send"] * 3] * 2] and not spool.waiting
+    assert [report["written"] for report in reports] == [6]
 
 
 def test_a_flush_that_ends_late_sends_the_rows_again(tmp_path, reports):

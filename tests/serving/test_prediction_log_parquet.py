@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import JOURNAL, folder_of
 from components.data import predictions
+from serving.prediction_log import claimed_journal, journal_rows, parquet_files
 from serving.prediction_log import journals as journals_module
+from serving.prediction_log.journal_rows import is_torn_message
 from serving.prediction_log.journals import Journal, Journals
+from serving.prediction_log.notes import Answered
 from serving.prediction_log.personal import Personal
+from serving.prediction_log.settings import LogSettings
 from serving.prediction_log.shipper import Job, Shipper
+from serving.prediction_log.writer import BROKEN, Warnings, Writer
 from serving.signature import Signature
-from tests.serving.notes import AROUND, DAY, SIGNATURE, answered, note, visible, write
+from tests.serving.notes import AROUND, DAY, SIGNATURE, answered, note, spec, texts, visible, write
 
 
 def ship(root: Path, owner: str = "nobody") -> bool:
@@ -101,6 +110,107 @@ def test_a_journal_without_a_whole_batch_is_removed(tmp_path):
     assert visible(tmp_path) == [] and not list(tmp_path.rglob(f"*{JOURNAL}"))
 
 
+def damaged(content: bytes, starts: list[int], kind: str) -> bytes:
+    """A journal whose last batch but one, or last, is not as it was written; `starts` are those of its batches."""
+    second, third = starts[1:3]
+    return {
+        "a size in the middle": content[: second + 4] + b"\xff\xff\xff\x7f" + content[second + 8 :],
+        "a size beyond the end": content[: second + 4] + b"\x00\x00\x00\x08" + content[second + 8 :],
+        "a description in the middle": content[: second + 8] + b"\xee" * 16 + content[second + 24 :],
+        "the last description": content[: third + 8] + b"\xee" * 16 + content[third + 24 :],
+        "bytes that are missing": content[: third - 64] + content[third:],
+        "something else at the end": content + b"something else",
+        "zeros between": content[:second] + bytes(64) + content[second:],
+        "the schema": content[:8] + b"\xee" * 16 + content[24:],
+    }[kind]
+
+
+def three_batches(root: Path) -> tuple[Path, bytes, list[int]]:
+    """A journal, its content and where its batches begin."""
+    journals, starts = Journals(root, 3600), []
+    for _ in range(3):
+        if journals._open:
+            starts.append(next(iter(journals._open.values())).file.tell())
+        write(journals, note(answered(2)))
+    journals.roll(everything=True)
+    (path,) = root.rglob(f"*{JOURNAL}")
+    content = path.read_bytes()
+    first = 2 * starts[0] - starts[1]  # All batches are of one size.
+    return path, content, [first, *starts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("a size in the middle", 2),
+        ("a size beyond the end", 2),
+        ("a description in the middle", 2),
+        ("the last description", 4),
+        ("bytes that are missing", 2),
+        ("something else at the end", 6),
+        ("zeros between", 2),
+        ("the schema", 0),
+    ],
+)
+def test_a_journal_that_cannot_be_read_whole_is_kept_and_counted(tmp_path, monkeypatch, caplog, kind, rows):
+    lines: list[bytes] = []
+    path, content, starts = three_batches(tmp_path)
+    path.write_bytes(damaged(content, starts, kind))
+    monkeypatch.setattr(os, "write", lambda handle, line: lines.append(line))
+    ship(tmp_path)
+    assert [json.loads(line) for line in lines] == [{"model": "m", "written": 0, "too_large": 0, "broken": 1}]
+    assert sum(pq.read_table(file, partitioning=None).num_rows for file in visible(tmp_path)) >= rows
+    assert path.with_name(path.name + ".broken").read_bytes() == damaged(content, starts, kind) and not path.exists()
+    assert "cannot be read" in caplog.text
+    ship(tmp_path)
+    assert len(lines) == 1, "nobody looks at it again"
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(4096)], ids=["ends there", "zeros behind"])
+def test_a_journal_whose_last_batch_is_torn_is_removed_wherever_it_is_torn(tmp_path, behind):
+    path, content, starts = three_batches(tmp_path)
+    for start, end in ((0, starts[0]), (starts[2], len(content))):
+        for size in {*range(start, start + 24), *range(start, end, 37), end - 1}:
+            path.write_bytes(content[:size])
+            assert is_torn_message(path, start), size
+    path.write_bytes(content + behind)
+    assert is_torn_message(path, len(content))
+    ship(tmp_path)
+    assert [file.suffix for file in path.parent.iterdir()] == [".parquet"]
+
+
+def test_the_server_counts_the_journals_that_cannot_be_read_whole():
+    counted = []
+    writer = Writer(LogSettings(), Warnings(), lambda *of: counted.append(of))
+    writer._count_shipped([{"model": "m", "written": 0, "too_large": 0, "broken": 1}])
+    assert counted == [(BROKEN, 1, "m")]
+
+
+def test_a_long_journal_becomes_a_file_piece_by_piece(tmp_path, monkeypatch):
+    """As many rows are held as a group has; columns that only some pieces have are null in the others."""
+    signature = Signature("s", "", (spec("text", tf.string),), (spec("y", tf.float32),), lambda *unused: [])
+    example = tf.train.Example()
+    example.features.feature["x"].float_list.value.append(1.5)
+    values = [texts(*[b"plain"] * 40), texts(*[example.SerializeToString()] * 40), texts(*[b"plain"] * 40)]
+    journals, steps = Journals(tmp_path, 3600), []
+    for column in values:
+        write(journals, note(Answered(1, signature, [column], [np.zeros(40, np.float32)])))
+    journals.roll(everything=True)
+    read, add = claimed_journal.rows_of, parquet_files._add
+    monkeypatch.setattr(journal_rows, "TOGETHER", 10)
+    monkeypatch.setattr(parquet_files, "GROUP_ROWS", 20)
+    monkeypatch.setattr(parquet_files, "_add", lambda *of: steps.append("write") or add(*of))
+    monkeypatch.setattr(claimed_journal, "rows_of", lambda batch: steps.append("read") or read(batch))
+    ship(tmp_path)
+    begun = steps[12:]  # First all pieces are read for their columns.
+    assert begun == ["read", "read", "write"] * 6
+    (file,) = visible(tmp_path)
+    table = pq.read_table(file, partitioning=None)
+    assert table["input_text"].to_pylist() == ["plain"] * 40 + [None] * 40 + ["plain"] * 40
+    assert table["inputs_json"].to_pylist() == [None] * 40 + ['{"text":{"x":1.5}}'] * 40 + [None] * 40
+    assert pq.ParquetFile(file).metadata.num_row_groups == 6
+
+
 def test_a_journal_that_cannot_become_a_file_stays_and_does_later(tmp_path, monkeypatch, caplog):
     journals = Journals(tmp_path, 3600)
     write(journals, note(answered(3)))
@@ -110,7 +220,7 @@ def test_a_journal_that_cannot_become_a_file_stays_and_does_later(tmp_path, monk
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", full)
+        patch.setattr(pq, "ParquetWriter", full)
         ship(tmp_path)
     assert "no room" in caplog.text
     assert visible(tmp_path) == [] and predictions.read(tmp_path, "m", AROUND).num_rows == 3

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.serving import models
+from tests.waiting import until
 
 POLL = "--file_system_poll_wait_seconds=0.05"
 
@@ -264,14 +266,17 @@ def test_sigterm_lets_running_requests_finish(base):
         body = b'{"instances": [1.0]}'
         connection.putrequest("POST", "/v1/models/m:predict")
         connection.putheader("Content-Length", str(len(body)))
+        connection.putheader("Expect", "100-continue")
         connection.endheaders()
+        # So says the server when it has read the headers, and waits for the body.
+        goes_on = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.sock.recv(len(goes_on), socket.MSG_WAITALL) == goes_on
         connection.send(body[:5])
-        time.sleep(0.2)
         os.kill(server.process.pid, signal.SIGTERM)
-        time.sleep(0.5)
+        log = base.parent.parent / "serving.log"
+        until(lambda: "no new requests are taken" in log.read_text(), "the server is stopping")
         connection.send(body[5:])
         response = connection.getresponse()
         assert (response.status, json.loads(response.read())) == (200, {"predictions": [1.0]})
         assert server.process.wait(60) == 0
-        log = (base.parent.parent / "serving.log").read_text()
-        assert "Version 1 of m is unloaded" in log
+        assert "Version 1 of m is unloaded" in log.read_text()
