@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from components.watch.day_summary import DaySummary
 MANY_ROWS = 1_000_000
 """Rows from which on Spark counts them, where they are Parquet: starting its tasks costs more than counting fewer."""
 _JSON = "summary"
+_JOINED_ROWS, _JOINED_BYTES = 1 << 16, 1 << 25
 _Batches = Iterator[pa.RecordBatch]
 
 
@@ -36,15 +37,15 @@ def summary_of(folder: Path, split: str, schema: ExampleSchema, day: str, many_r
     Raises:
       TerminalError: The split is not there, or a column is missing or of another type.
     """
-    columns = [*schema.names, schema.label]
+    columns = [*schema.names, *schema.labels]
     files = reading.files_of(folder, split)
     is_parquet = all(file.suffix == reading.PARQUET_SUFFIX for file in files)
     if not is_parquet or sum(pq.read_metadata(file).num_rows for file in files) < many_rows:
         tables = reading.batches(folder, split, schema, columns)
-        return DaySummary.of(day, schema.features, tables, schema.label)
+        return DaySummary.of(day, schema.features, tables, schema.labels)
     # The columns are as the schema has them: this reads the first rows alone.
     next(reading.batches(folder, split, schema, columns), None)
-    count = _counter(str(ROOT), day, [asdict(feature) for feature in schema.features], schema.label)
+    count = _counter(str(ROOT), day, [asdict(feature) for feature in schema.features], schema.labels)
     with session("summarize") as spark:
         rows = spark.read.parquet(*map(str, files)).select(*columns)
         parts = [row[_JSON] for row in rows.mapInArrow(count, f"{_JSON} string").collect()]
@@ -52,7 +53,21 @@ def summary_of(folder: Path, split: str, schema: ExampleSchema, day: str, many_r
     return first.merged(*others)
 
 
-def _counter(root: str, day: str, features: list[dict[str, Any]], label: str) -> Callable[[_Batches], _Batches]:
+def joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of some 64 thousand rows or 32 MiB: counting them takes half as long as Spark's 10,000 rows at a time."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= _JOINED_ROWS or sum(one.nbytes for one in held) >= _JOINED_BYTES:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _counter(
+    root: str, day: str, features: list[dict[str, Any]], labels: Sequence[str]
+) -> Callable[[_Batches], _Batches]:
     """What `mapInArrow` runs; it names nothing of this checkout until a worker runs it."""
     name = _JSON
 
@@ -61,9 +76,9 @@ def _counter(root: str, day: str, features: list[dict[str, Any]], label: str) ->
             sys.path.insert(0, root)
         from components.schema import Feature
         from components.watch.day_summary import DaySummary
+        from components.watch.summarizing import joined
 
-        tables = (pa.Table.from_batches([batch]) for batch in batches)
-        part = DaySummary.of(day, [Feature(**feature) for feature in features], tables, label)
+        part = DaySummary.of(day, [Feature(**feature) for feature in features], joined(batches), labels)
         yield pa.RecordBatch.from_pydict({name: [part.to_json()]})
 
     return count
