@@ -38,7 +38,7 @@ def test_spark_counts_labels_by_name_too(tmp_path, spark):
     toy.examples(tmp_path, day=lacking(tables.table(tables.SEVERAL, 300, 1), label=2, other=3))
     here = summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01")
     assert here.labels == {"label": 150, "other": 200}
-    assert summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01", many_rows=1).to_json() == here.to_json()
+    assert summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01", many_values=1).to_json() == here.to_json()
 
 
 @pytest.mark.slow
@@ -49,11 +49,11 @@ def test_spark_counts_to_the_same_bytes(tmp_path, spark):
         pq.write_table(more, tmp_path / "Split-day" / f"examples-{number:05d}-of-00004.parquet", row_group_size=100)
     here = summary_of(tmp_path, "day", tables.ALL, "2020-01-01")
     assert here.rows == 4600
-    assert summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_rows=1).to_json() == here.to_json()
+    assert summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_values=1).to_json() == here.to_json()
 
 
 def test_batches_are_joined_until_they_are_many_rows_or_bytes(monkeypatch):
-    batches = [pa.RecordBatch.from_pydict({"size": list(range(100))}) for _ in range(7)]
+    batches = [pa.table({"size": list(range(100))}) for _ in range(7)]
     assert [table.num_rows for table in joined(batches)] == [700]
     monkeypatch.setattr(summarizing, "_JOINED_ROWS", 250)
     assert [table.num_rows for table in joined(batches)] == [300, 300, 100]
