@@ -48,9 +48,9 @@ class Measure:
         """Of one column; NaN where the reference has no values, infinite where only the day has none."""
         if feature.kind == "category":
             return self.category(reference, day)
-        if not len(reference.sorted):
+        if not len(reference.numbers):
             return math.nan
-        return self.number(reference, day) if len(day.sorted) else math.inf
+        return self.number(reference, day) if len(day.numbers) else math.inf
 
 
 _TOOLS = (
@@ -111,14 +111,14 @@ def hits_of_rules(
     days = list(parts.values())
     measured = np.full((len(MEASURES), len(days), len(FEATURES)), math.nan)
     faults = []
+    values = [{name: Values.of(rows[name]) for name in ALL} for rows in days]
     for number in range(1, len(days)):
-        pools = {count: _pool(days[max(0, number - count) : number]) for count in {m.days for m in MEASURES}}
-        values = {name: Values(days[number][name]) for name in ALL}
+        pools = {count: _pool(values[max(0, number - count) : number]) for count in {m.days for m in MEASURES}}
         for column, feature in enumerate(FEATURES):
-            measured[:, number, column] = _distances(feature, pools, values[feature.name])
+            measured[:, number, column] = _distances(feature, pools, values[number][feature.name])
         if number in before or number in chosen:
             for feature, fault, column in planted(days[number], number):
-                faults.append((number, feature, fault, _distances(feature, pools, Values(column))))
+                faults.append((number, feature, fault, _distances(feature, pools, Values.of(column))))
     is_usual = np.array([day not in UNUSUAL for day in parts])
     years = [RuleYear(m, d, own, is_usual) for m, d in zip(MEASURES, measured, strict=True) for own in (False, True)]
     hits: list[tuple[Hits, Hits]] = [(no_hits(), no_hits()) for _ in years]
@@ -147,10 +147,9 @@ def _distances(feature: Feature, pools: dict[int, dict[str, Values]], day: Value
     return [measure.distance(feature, pools[measure.days][feature.name], day) for measure in MEASURES]
 
 
-def _pool(days: Sequence[pd.DataFrame]) -> dict[str, Values]:
-    """The values of days, by column."""
-    rows = pd.concat([day[[*ALL]] for day in days])
-    return {name: Values(rows[name]) for name in ALL}
+def _pool(days: Sequence[dict[str, Values]]) -> dict[str, Values]:
+    """The values of days together, by column."""
+    return {name: Values.joined([day[name] for day in days]) for name in ALL}
 
 
 def _usual(measured: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ As in the tools, missing values are left out; "" is a value of a category.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -19,55 +20,62 @@ _BUCKETS = 10
 
 
 class Values:
-    """Values of a column in some rows, with what distances need of them, computed once.
+    """Values of a column in some rows: different ones, and how often each is there.
 
     Args:
-      values: Float or string [rows].
+      numbers: Finite ones, rising, float [values].
+      counts: Rows of each, [values].
+      infinite: Rows with infinite numbers.
+      categories: Rows by category.
     """
 
-    def __init__(self, values: pd.Series) -> None:
-        self._values = values
+    def __init__(self, numbers: np.ndarray, counts: np.ndarray, infinite: int, categories: Counter[str]) -> None:
+        self.numbers, self.counts, self.infinite, self.categories = numbers, counts, infinite, categories
+
+    @classmethod
+    def of(cls, column: pd.Series) -> Values:
+        """Of rows; missing numbers are left out."""
+        if column.dtype == object:
+            return cls(np.empty(0), np.empty(0), 0, Counter(column.tolist()))
+        values = column.to_numpy(np.float64)
+        numbers, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+        return cls(numbers, counts, int(np.isinf(values).sum()), Counter())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Values]) -> Values:
+        """Of the rows of several."""
+        numbers, places = np.unique(np.concatenate([part.numbers for part in parts]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([part.counts for part in parts]), len(numbers))
+        categories: Counter[str] = Counter()
+        for part in parts:
+            categories.update(part.categories)
+        return cls(numbers, counts, sum(part.infinite for part in parts), categories)
 
     @cached_property
-    def sorted(self) -> np.ndarray:
-        """Finite numbers, rising, [values]."""
-        values = self._values.to_numpy(np.float64)
-        return np.sort(values[np.isfinite(values)])
-
-    @cached_property
-    def infinite(self) -> int:
-        """Infinite numbers."""
-        return int(np.isinf(self._values.to_numpy(np.float64)).sum())
-
-    @cached_property
-    def different(self) -> tuple[np.ndarray, np.ndarray]:
-        """Different finite numbers, and how often each is there."""
-        return np.unique(self.sorted, return_counts=True)
+    def until(self) -> np.ndarray:
+        """Share of the rows that have each number or a smaller one, [values]."""
+        return self.counts.cumsum() / self.counts.sum()
 
     @cached_property
     def deviation(self) -> float:
         """Standard deviation of the finite numbers."""
-        return float(self.sorted.std())
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Rows by category."""
-        return dict(self._values.value_counts())
+        mean = np.average(self.numbers, weights=self.counts)
+        return math.sqrt(np.average((self.numbers - mean) ** 2, weights=self.counts))
 
     @cached_property
     def equal_width(self) -> tuple[np.ndarray, np.ndarray]:
         """TFDV's standard histogram: edges [buckets + 1], values of each bucket [buckets]; a point for a constant."""
-        low, high = self.sorted[[0, -1]]
-        if low == high:
-            return np.array([low, high]), np.array([len(self.sorted)])
-        counts, edges = np.histogram(self.sorted, _BUCKETS)
+        if len(self.numbers) == 1:
+            return self.numbers[[0, 0]], self.counts
+        counts, edges = np.histogram(self.numbers, _BUCKETS, weights=self.counts)
         return edges, counts
 
     @cached_property
     def equal_count(self) -> tuple[np.ndarray, np.ndarray]:
         """TFDV's histogram of quantiles, as `equal_width`; a value of many rows makes points."""
-        until = np.linspace(0, len(self.sorted), _BUCKETS + 1).astype(int)
-        return self.sorted[np.maximum(until - 1, 0)], np.diff(until)
+        places = np.searchsorted(self.until, np.linspace(0, 1, _BUCKETS + 1)[1:] - 1e-9)
+        edges = self.numbers[np.append(0, places)]
+        return edges, np.full(_BUCKETS, self.counts.sum() / _BUCKETS)
 
 
 Distance = Callable[[Values, Values], float]
@@ -100,21 +108,21 @@ def _divergence(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def normed_wasserstein(reference: Values, day: Values) -> float:
     """Evidently's, in standard deviations of the reference."""
-    (ours, our_counts), (theirs, their_counts) = reference.different, day.different
-    return float(wasserstein_distance(ours, theirs, our_counts, their_counts)) / max(reference.deviation, 0.001)
+    distance = wasserstein_distance(reference.numbers, day.numbers, reference.counts, day.counts)
+    return float(distance) / max(reference.deviation, 0.001)
 
 
 def kolmogorov_smirnov(reference: Values, day: Values) -> float:
-    values, counts = day.different
-    until = counts.cumsum() / counts.sum()
+    """The largest difference of the cumulative shares."""
     # The reference's share rises between the day's values, so that the largest difference is beside one of them.
-    below, at = (np.searchsorted(reference.sorted, values, side) / len(reference.sorted) for side in ("left", "right"))
-    return float(max(np.abs(at - until).max(), np.abs(below - np.append(0, until[:-1])).max()))
+    until = np.append(0, reference.until)
+    below, at = (until[np.searchsorted(reference.numbers, day.numbers, side)] for side in ("left", "right"))
+    return float(max(np.abs(at - day.until).max(), np.abs(below - np.append(0, day.until[:-1])).max()))
 
 
 def _shares(reference: Values, day: Values) -> tuple[np.ndarray, np.ndarray]:
-    names = sorted({*reference.counts, *day.counts})
-    counts = [np.array([values.counts.get(name, 0) for name in names], np.float64) for values in (reference, day)]
+    names = sorted({*reference.categories, *day.categories})
+    counts = [np.array([values.categories[name] for name in names], np.float64) for values in (reference, day)]
     return counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
 
 
