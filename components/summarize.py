@@ -44,4 +44,5 @@ def summarize(
     write_text(Path(summary.uri) / FILE, counts.to_json())
     summary.interval_start, summary.interval_end, summary.day = start, end, day
     summary.rows, summary.labelled = counts.rows, counts.labelled
-    log.info("%s: %d rows, %d with a label so far.", day, counts.rows, counts.labelled)
+    by_label = ", ".join(f"{count} {name}" for name, count in counts.labels.items())
+    log.info("%s: %d rows, %d with all labels so far (%s).", day, counts.rows, counts.labelled, by_label)

@@ -155,7 +155,7 @@ def after(
     errors = values - predicted
     scores = _scores(state, errors, day.rows)
     score = float(np.nanmax(scores)) if np.isfinite(scores).any() else math.nan
-    threshold = _threshold(state.scores, alarms_a_year)
+    threshold = alarm_threshold(state.scores, alarms_a_year)
     hard = (*_volume(day, past), *(_hard(day, past, figures) if len(past) >= LEAST_PAST else ()))
     order = [place for place in np.argsort(-np.nan_to_num(scores, nan=-1.0))[:5] if np.isfinite(scores[place])]
     above = [(state.keys[place], values[place], predicted[place]) for place in order if scores[place] > threshold]
@@ -181,8 +181,16 @@ def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:
     return scores
 
 
-def _threshold(scores: np.ndarray, alarms_a_year: float) -> float:
-    """The past score that a new one exceeds as rarely as wanted: the k-th largest of n, k / (n + 1) often."""
+def alarm_threshold(scores: np.ndarray, alarms_a_year: float) -> float:
+    """The past score that a new one exceeds as rarely as wanted: the k-th largest of n, k / (n + 1) often.
+
+    Args:
+      scores: Of past days, [days]; NaN counts as none.
+      alarms_a_year: How many usual days may alarm.
+
+    Returns:
+      Infinite where there are too few days for the budget.
+    """
     known = np.sort(scores[np.isfinite(scores)])
     rank = math.floor(alarms_a_year / YEAR_DAYS * (len(known) + 1))
     return float(known[-rank]) if rank >= 1 else math.inf

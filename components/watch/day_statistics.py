@@ -10,12 +10,14 @@ from components.watch.day_summary import Categories, DaySummary, Numbers
 
 MISSING, NON_FINITE, NEW, VOLUME, CODE = "missing", "non-finite", "new", "rows", "code"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-BINS = 10
+BINS = 30
+"""Of the past's rows, by which the distance of numbers is measured."""
 TOP = 5
 """Values of a category whose shares are figures of their own: the most frequent ones of the past."""
+_SHAPE, _DISTANCE, _RISE = "shape", "distance", "rise"
 _ATOM = 0.2
 """Share of the past's rows in one bucket from which on a quantile that lies in it is no figure."""
-_CODES = 50
+_CODES = 10
 """A bucket of fewer rows of the past, in parts per thousand, is a new code when it fills up."""
 
 Key = tuple[str, str]
@@ -49,7 +51,8 @@ def floor(key: Key, rows: int) -> float:
         return 0.05
     if key[1] == VOLUME:
         return 0.02
-    return 0.005 + 1.0 / max(1, rows) ** 0.5 * (0.5 if key[1] in {"shape"} else 0.1)
+    chance = 1.0 / max(1, rows) ** 0.5 * (0.5 if key[1] == _SHAPE else 0.1)
+    return chance + (0.001 if key[1] in {CODE, _RISE} else 0.005)
 
 
 def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
@@ -70,8 +73,12 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
         if past_counts[past_values == before].sum() < _ATOM * pool.there:
             figures[_quantile_name(share)] = (value - middle) / spread
     edges = np.unique(_quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
-    shares = [np.bincount(np.searchsorted(edges, v), c, len(edges) + 1) for v, c in _both(numbers, pool)]
-    figures["shape"] = _distance(shares[0] / numbers.there, shares[1] / pool.there)
+    below, before = (
+        np.bincount(np.searchsorted(edges, v), c, len(edges) + 1).cumsum() / c.sum()
+        for v, c in ((values, counts), (past_values, past_counts))
+    )
+    # Kolmogorov and Smirnov's: a shift moves it more, and chance less, than the share of rows in other bins.
+    figures[_DISTANCE] = float(np.abs(below - before).max())
     figures[CODE] = max(
         (count / rows for key, count in numbers.buckets.items() if pool.buckets[key] * 1000 < _CODES * pool.there),
         default=0.0,
@@ -96,14 +103,10 @@ def _of_categories(categories: Categories, pool: Categories | None, rows: int) -
         figures[f"share of {value}"] = categories.counts[value] / there
     values = sorted({*categories.counts, *pool.counts})
     ours, theirs = (np.array([c[v] for v in values], np.float64) for c in (categories.counts, pool.counts))
-    figures["shape"] = _distance(ours / there, theirs / past)
+    figures[_SHAPE] = _total_variation(ours / there, theirs / past)
     rises = ours / there - theirs / past
-    figures["rise"] = float(rises.max())
+    figures[_RISE] = float(rises.max())
     return figures
-
-
-def _both(*parts: Numbers) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [part.histogram() for part in parts]
 
 
 def _quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float] | np.ndarray) -> list[float]:
@@ -115,6 +118,6 @@ def _quantile_name(share: float) -> str:
     return f"{share:.0%} quantile"
 
 
-def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _total_variation(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Total variation: the share of rows that would have to move."""
     return float(np.abs(ours - theirs).sum() / 2)

@@ -12,10 +12,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airtight.errors import TerminalError
 from components.measures.profile import CATEGORY_ASPECTS, NUMBER_ASPECTS, as_numbers, counted
@@ -120,9 +122,10 @@ class DaySummary:
     Args:
       day: ISO 8601, local.
       rows: How many there are, those without labels too.
-      labelled: How many have a label so far.
+      labelled: How many have all of their labels so far.
       numbers: By feature.
       categories: By feature.
+      labels: How many rows have a label so far, by the label's name; empty in summaries that were stored without.
     """
 
     day: str
@@ -130,31 +133,38 @@ class DaySummary:
     labelled: int = 0
     numbers: dict[str, Numbers] = field(default_factory=dict)
     categories: dict[str, Categories] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, day: str, features: Sequence[Feature], batches: Iterable[pa.Table], label: str = "") -> DaySummary:
+    def of(
+        cls, day: str, features: Sequence[Feature], batches: Iterable[pa.Table], labels: Sequence[str] = ()
+    ) -> DaySummary:
         """Of rows of examples, a few thousand at a time.
 
         Args:
           day: ISO 8601.
           features: What is counted.
           batches: Tables with a column for each feature.
-          label: Column whose values that are there are counted as labels; "" for none.
+          labels: Columns of labels, whose values that are there are counted.
         """
-        summary = cls(day)
+        summary = cls(day, labels=Counter(dict.fromkeys(labels, 0)))
         for feature in features:
             if feature.kind in NUMBER_ASPECTS:
                 summary.numbers[feature.name] = Numbers()
             if feature.kind in CATEGORY_ASPECTS:
                 summary.categories[feature.name] = Categories()
         for table in batches:
-            summary._add(features, table, label)
+            summary._add(features, table)
         return summary
 
-    def _add(self, features: Sequence[Feature], table: pa.Table, label: str) -> None:
+    def _add(self, features: Sequence[Feature], table: pa.Table) -> None:
         self.rows += table.num_rows
-        if label and label in table.column_names:
-            self.labelled += table.num_rows - table[label].null_count
+        known = [table[name].is_valid() for name in self.labels if name in table.column_names]
+        if known and len(known) == len(self.labels):
+            self.labelled += pc.sum(reduce(pc.and_, known)).as_py() or 0
+        for name in self.labels:
+            if name in table.column_names:
+                self.labels[name] += table.num_rows - table[name].null_count
         for feature in features:
             if feature.name in self.numbers:
                 self.numbers[feature.name].add(as_numbers(feature, table[feature.name]))
@@ -167,6 +177,7 @@ class DaySummary:
         for part in (self, *others):
             total.rows += part.rows
             total.labelled += part.labelled
+            total.labels.update(part.labels)
             for name, numbers in part.numbers.items():
                 total.numbers.setdefault(name, Numbers()).merge(numbers)
             for name, categories in part.categories.items():
@@ -181,7 +192,7 @@ class DaySummary:
         categories = {
             name: [one.missing, one.hashed, sorted(one.counts.items())] for name, one in self.categories.items()
         }
-        counts = {"day": self.day, "rows": self.rows, "labelled": self.labelled}
+        counts = {"day": self.day, "rows": self.rows, "labelled": self.labelled, "labels": self.labels}
         return json.dumps({**counts, "numbers": numbers, "categories": categories}, sort_keys=True, ensure_ascii=False)
 
     @staticmethod
@@ -197,7 +208,8 @@ class DaySummary:
             categories = {
                 k: Categories(m, Counter(dict(map(tuple, c))), h) for k, (m, h, c) in known["categories"].items()
             }
-            return DaySummary(known["day"], known["rows"], known["labelled"], numbers, categories)
+            labels = Counter(known.get("labels", {}))
+            return DaySummary(known["day"], known["rows"], known["labelled"], numbers, categories, labels)
         except (ValueError, KeyError, TypeError) as error:
             raise TerminalError(
                 "That is no summary of a day.",

@@ -14,24 +14,30 @@ from components.schema import Feature
 from components.watch.data_alarms import State, after, is_fault
 from components.watch.day_summary import DaySummary
 
-FEATURES = (Feature("amount", "number", ""), Feature("heat", "number", ""), Feature("shop", "category", ""))
+FEATURES = (
+    Feature("amount", "number", ""),
+    Feature("heat", "number", ""),
+    Feature("size", "number", ""),
+    Feature("shop", "category", ""),
+)
 DAYS = 230
 
 
 def rows(number: int, count: int = 400) -> dict[str, np.ndarray]:
-    """A day whose rows share their heat, and have other amounts at weekends."""
+    """A day whose rows share their heat, have other amounts at weekends, and one of thirty sizes, each day others."""
     rng = np.random.default_rng([7, number])
     weekend = number % 7 >= 5
     shops = rng.choice(["a", "b", "c", ""], count, p=[0.6, 0.28, 0.1, 0.02]).astype(object)
     return {
         "amount": rng.normal(150 if weekend else 100, 20, count),
         "heat": rng.normal(15 + 10 * math.sin(number / 58) + 4 * np.random.default_rng(number).normal(), 1, count),
+        "size": rng.choice(np.arange(1.0, 31.0), count, p=rng.dirichlet(np.full(30, 40.0))),
         "shop": shops,
     }
 
 
 def summary(number: int, columns: dict[str, np.ndarray]) -> DaySummary:
-    types = (pa.float32(), pa.float32(), pa.string())
+    types = (pa.float32(), pa.float32(), pa.float32(), pa.string())
     columns = {f.name: pa.array(columns[f.name], t, from_pandas=True) for f, t in zip(FEATURES, types, strict=True)}
     return DaySummary.of((date(2013, 1, 7) + timedelta(number)).isoformat(), FEATURES, [pa.table(columns)])
 
@@ -87,6 +93,7 @@ def spoiled(number: int, name: str, value: object, share: float) -> dict[str, np
         (("shop", "", 0.3), "missing", True),
         (("shop", "z", 0.2), "new", True),
         (("amount", -1.0, 0.1), "code", False),
+        (("size", 0.0, 0.06), "code", False),
         (("shop", "c", 0.4), "share of c", False),
     ],
 )
@@ -97,6 +104,15 @@ def test_a_fault_is_found_on_its_first_day(year, planted, what, hard):
         _, judgement = after(states[number], summary(number, spoiled(number, *planted)), summaries[:number])
         faults = {(finding.feature, finding.what, finding.hard) for finding in judgement.findings}
         assert (planted[0], what, hard) in faults, (number, before, judgement)
+
+
+def test_the_distance_of_numbers_finds_a_shift_of_half_their_deviation(year):
+    summaries, states, _ = year
+    for number in range(200, 228, 9):
+        shifted = rows(number)
+        shifted["amount"] += 10
+        _, judgement = after(states[number], summary(number, shifted), summaries[:number])
+        assert ("amount", "distance") in {(finding.feature, finding.what) for finding in judgement.findings}
 
 
 def test_a_day_with_a_fault_is_no_measure_of_usual_days(year):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -44,17 +45,17 @@ def table(rows: int, seed: int = 0) -> pa.Table:
 
 def test_parts_merge_to_the_same_bytes_in_any_order():
     rows = table(600)
-    whole = DaySummary.of("2013-06-01", FEATURES, [rows], "label").to_json()
+    whole = DaySummary.of("2013-06-01", FEATURES, [rows], ("label",)).to_json()
     for seed in range(20):
         rng = random.Random(seed)
         ends = sorted(rng.sample(range(1, 600), rng.randrange(1, 6)))
         slices = [rows.slice(start, end - start) for start, end in zip([0, *ends], [*ends, 600], strict=True)]
-        parts = [DaySummary.of("2013-06-01", FEATURES, [part], "label") for part in slices]
+        parts = [DaySummary.of("2013-06-01", FEATURES, [part], ("label",)) for part in slices]
         while len(parts) > 1:
             rng.shuffle(parts)
             parts.append(parts.pop().merged(parts.pop()))
         assert parts[0].to_json() == whole
-        assert DaySummary.of("2013-06-01", FEATURES, slices, "label").to_json() == whole
+        assert DaySummary.of("2013-06-01", FEATURES, slices, ("label",)).to_json() == whole
 
 
 def test_too_many_categories_are_hashed_to_the_same_counts_in_any_order(monkeypatch):
@@ -89,7 +90,7 @@ def test_known_values_are_counted_beside_hashed_ones(monkeypatch):
 
 
 def test_a_summary_counts_what_is_missing_infinite_and_labelled():
-    summary = DaySummary.of("2013-06-01", FEATURES, [table(600)], "label")
+    summary = DaySummary.of("2013-06-01", FEATURES, [table(600)], ("label",))
     amount = summary.numbers["amount"]
     assert (summary.rows, summary.labelled, amount.non_finite) == (600, 300, 2)
     assert amount.missing + amount.there + 2 == 600
@@ -97,6 +98,16 @@ def test_a_summary_counts_what_is_missing_infinite_and_labelled():
     assert summary.numbers["photo"].missing == 200
     assert set(summary.categories) == {"shop", "words", "tags"}
     assert summary.categories["shop"].missing > 100
+
+
+def test_labels_are_counted_by_name_and_rows_with_all_of_them():
+    rows = table(600).append_column("other", pa.array([n if n % 3 else None for n in range(600)]))
+    summary = DaySummary.of("2013-06-01", FEATURES, [rows.slice(0, 250), rows.slice(250)], ("label", "other"))
+    assert summary.labels == {"label": 300, "other": 400}
+    assert (summary.rows, summary.labelled) == (600, 200)
+    assert summary.merged(summary).labels == {"label": 600, "other": 800}
+    none = DaySummary.of("2013-06-01", FEATURES, [rows.slice(0, 0)], ("label", "other"))
+    assert (none.labels, none.labelled) == ({"label": 0, "other": 0}, 0)
 
 
 def test_a_bucket_holds_values_within_a_thousandth_and_keeps_their_order():
@@ -113,6 +124,9 @@ def test_a_bucket_holds_values_within_a_thousandth_and_keeps_their_order():
 def test_a_summary_is_read_as_it_was_written():
     text = DaySummary.of("2013-06-01", FEATURES, [table(50)]).to_json()
     assert DaySummary.from_json(text).to_json() == text
+    # Labels were not counted by name at first.
+    older = {name: value for name, value in json.loads(text).items() if name != "labels"}
+    assert DaySummary.from_json(json.dumps(older)).to_json() == text
     for wrong in ("", "[]", '{"day": 1}'):
         with pytest.raises(TerminalError, match="no summary"):
             DaySummary.from_json(wrong)

@@ -1,9 +1,11 @@
 """A split is summarized to the same bytes in this process and by Spark, whatever Spark's pieces are."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.watch.summarizing import summary_of
+from components.watch import summarizing
+from components.watch.summarizing import joined, summary_of
 from tests.components import tables, toy
 
 
@@ -12,7 +14,31 @@ def test_rows_without_labels_count(tmp_path):
     toy.examples(tmp_path, day=rows)
     summary = summary_of(tmp_path, "day", tables.BINARY, "2020-01-01")
     assert (summary.day, summary.rows, summary.labelled) == ("2020-01-01", 300, 300)
+    assert summary.labels == {"label": 300}
     assert set(summary.numbers) == {"size"} and set(summary.categories) == {"colour"}
+
+
+def lacking(rows: pa.Table, **every: int) -> pa.Table:
+    """Each so many rows lack a label."""
+    for name, step in every.items():
+        values = [None if place % step == 0 else value for place, value in enumerate(rows[name].to_pylist())]
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, rows.schema.field(name).type))
+    return rows
+
+
+def test_labels_are_counted_by_name(tmp_path):
+    toy.examples(tmp_path, day=lacking(tables.table(tables.SEVERAL, 300, 1), label=2, other=3))
+    summary = summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01")
+    assert summary.labels == {"label": 150, "other": 200}
+    assert (summary.rows, summary.labelled) == (300, 100)
+
+
+@pytest.mark.slow
+def test_spark_counts_labels_by_name_too(tmp_path, spark):
+    toy.examples(tmp_path, day=lacking(tables.table(tables.SEVERAL, 300, 1), label=2, other=3))
+    here = summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01")
+    assert here.labels == {"label": 150, "other": 200}
+    assert summary_of(tmp_path, "day", tables.SEVERAL, "2020-01-01", many_values=1).to_json() == here.to_json()
 
 
 @pytest.mark.slow
@@ -23,4 +49,14 @@ def test_spark_counts_to_the_same_bytes(tmp_path, spark):
         pq.write_table(more, tmp_path / "Split-day" / f"examples-{number:05d}-of-00004.parquet", row_group_size=100)
     here = summary_of(tmp_path, "day", tables.ALL, "2020-01-01")
     assert here.rows == 4600
-    assert summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_rows=1).to_json() == here.to_json()
+    assert summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_values=1).to_json() == here.to_json()
+
+
+def test_batches_are_joined_until_they_are_many_rows_or_bytes(monkeypatch):
+    batches = [pa.table({"size": list(range(100))}) for _ in range(7)]
+    assert [table.num_rows for table in joined(batches)] == [700]
+    monkeypatch.setattr(summarizing, "_JOINED_ROWS", 250)
+    assert [table.num_rows for table in joined(batches)] == [300, 300, 100]
+    monkeypatch.setattr(summarizing, "_JOINED_BYTES", 1500)
+    assert [table.num_rows for table in joined(iter(batches))] == [200, 200, 200, 100]
+    assert list(joined([])) == []
