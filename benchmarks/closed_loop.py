@@ -42,7 +42,7 @@ globals().update(supervised_dags(SETTINGS, parts={parts}))
     for parts in ("BY_INTERVAL", "OPERATIONS")
 )
 TRAINING, WATCH, RELEASE = "parcels", "parcels_watch", "parcels_release"
-FIRST, WATCHED = SETTINGS.first, date(2025, 1, 2)
+FIRST, WATCHED = SETTINGS.first, date(2025, 1, 3)
 """The first day of the lake, and the first that is watched."""
 LIVE = date(2025, 1, 10)
 """The day from which on days are watched one by one; the days before are backfilled."""
@@ -124,7 +124,7 @@ class Loop:
 
     def runs(self, dag: str) -> set[str]:
         """Ids of all runs of a DAG."""
-        states = (*OVER, "running", "queued")
+        states = ("success", "failed", "running", "queued")
         return {str(run["dag_run_id"]) for state in states for run in self.airflow.runs(dag, state)}
 
     def chain(self, day: date) -> Chain:
@@ -163,8 +163,9 @@ def shift(loop: Loop, traffic: Traffic) -> date:
     else:
         raise SystemExit(f"The shift of {SHIFT} was not noticed within {MOST_DAYS} days.")
     check(day >= SHIFT, "nothing is retrained before the shift")
-    now = loop.add(f"the day's rows: the watch notices the shift of {SHIFT} and decides to retrain", day, known_at)
-    loop.add("the shift's first rows: the same", day, shifted_at)
+    late = (day - SHIFT).days
+    now = loop.add(f"the day's rows: retraining is decided, {late} days after the first shifted one", day, known_at)
+    loop.add("the first shifted rows: noticed", day, shifted_at)
     run = decision["run_id"]
     loop.until(lambda: run in loop.runs(TRAINING), "the training is triggered")
     loop.await_run(TRAINING, run)
@@ -268,7 +269,10 @@ def main() -> None:
             bad_model(loop, traffic, noticed)
             after = noticed + timedelta(days=1)
             broken_feed(loop, after)
-        print(f"\n{in_words(loop.chain(noticed))}\n\nRequests: {dict(traffic.counts)}")
+        print(f"\n{in_words(loop.chain(noticed))}")
+        for artifact in (*loop.chain(noticed).verdicts, *loop.chain(noticed).releases):
+            print(f"  {artifact.type.name}: {artifact.properties.get('summary') or 'passed'}")
+        print(f"\nRequests: {dict(traffic.counts)}")
         print("\n| step | day | seconds |\n|---|---|---:|")
         for step, day, seconds in loop.steps:
             print(f"| {step} | {day} | {seconds:.1f} |")

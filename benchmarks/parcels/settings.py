@@ -24,11 +24,12 @@ SETTINGS = Supervised(
     release="canary",
     batch_predictions=False,
     watch=Watch(
-        policy="airtight.watch.policies:cusum?limit=1.5&slack=0.02&length=best",
+        # Not before a day, and three that tell when to stop, lie between the shift and the day that judges.
+        policy="airtight.watch.policies:cusum?limit=3&slack=0.02&length=best",
         brakes=Brakes(cooldown=5),
         judge_days=1,
-        lengths=(ALL, 5),
-        first=date(2025, 1, 2),
+        lengths=(ALL, 4),
+        first=date(2025, 1, 3),
         unit="parcel",
     ),
     defaults={
