@@ -172,13 +172,14 @@ bench-year: install ## Measure the year by one backfill, 1, 2 and 4 months at on
 	@$(PY) -m benchmarks.year --parallel 4 --against .year-1.json
 
 .PHONY: soak
-soak: install ## 100 runs under random kills and standstills, then 40 on PostgreSQL; 2013 through the stream beside Spark; 40 kills of the stream; two hours of it
+soak: install ## 100 runs under random kills and standstills, then 40 on PostgreSQL; 2013 through the stream beside Spark; 40 kills of the stream; two hours of it; the loop from a shift to a release
 	@$(PY) -m benchmarks.kills --runs 100
 	@$(PY) -m benchmarks.kills --runs 40 --metadata postgresql --airflow postgresql
 	@$(PY) -m benchmarks.stream_parity
 	@$(PY) -m benchmarks.stream_parity --shuffled 0 --taskmanagers 2
 	@$(PY) -m benchmarks.stream_kills --events 1000000 --kills 40
 	@$(PY) -m benchmarks.stream_soak --hours 2 --busy-minutes 10 --idle-minutes 10 --lifetime-minutes 10 --every 10
+	@$(PY) -m benchmarks.closed_loop
 
 .PHONY: lock
 lock: install ## Resolve requirements/*.in and overrides.txt again into requirements.txt, and the jars

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ PROGRAMS = ("launcher", *AIRFLOW)
 
 
 @contextlib.contextmanager
-def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
-    """Starts the launcher and Airflow with the settings that the demo ships, but for a DAG file of one's own.
+def own_services(dags: str, programs: Sequence[str] = PROGRAMS) -> Iterator[tuple[Home, Airflow]]:
+    """Starts local services with the settings that the demo ships, but for a DAG file of one's own.
 
     Databases in place of SQLite come from the environment, as for the demo.
 
     Args:
       dags: Text of the DAG file.
+      programs: What is started, as in `services.supervisor`.
     """
     # So that a measurement that is told to end leaves nothing behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -41,8 +42,8 @@ def own_services(dags: str) -> Iterator[tuple[Home, Airflow]]:
         settings = replace(Settings.from_environment(), **free_settings(), dags_folder=str(home.path / "dags"))
         supervisor = Supervisor(home)
         try:
-            supervisor.start(settings, PROGRAMS)
-            wanted = [s for s in health.services(settings, home) if set(s.programs) <= set(PROGRAMS)]
+            supervisor.start(settings, programs)
+            wanted = [s for s in health.services(settings, home) if set(s.programs) <= set(programs)]
             health.wait(supervisor, wanted, lambda line: print(line, flush=True))
             yield home, Airflow.local(settings, home)
         finally:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
@@ -15,6 +16,7 @@ from airtight.files import write_text
 from airtight.parameters import check_choice
 from components.artifacts import Dataset, TrainingClearance, WatchDecision
 from components.data import examples as reading
+from components.data.dataset import DatasetReader
 from components.rollout.anchoring import anchor_in
 
 log = logging.getLogger(__name__)
@@ -29,14 +31,18 @@ def clear_training(
     clearance: OutputArtifact[TrainingClearance],
     data_faults: Parameter[str] = BLOCK,
     decisions: InputArtifact[List[WatchDecision]] = None,  # noqa: UP006
+    watched: InputArtifact[List[Dataset]] = None,  # noqa: UP006
 ) -> None:
     """Reads what the watch decided last within the interval, its last day included.
+
+    A day that was mended must be read as it was mended: a data set from before has the faults still.
 
     Args:
       dataset: What the training is about to learn from.
       clearance: Receives `clearance.json`.
       data_faults: `block` fails where the watch wants the data mended first, `accept` goes on and says so.
       decisions: Of all days. Where none is of the interval, nothing is known and nothing blocks.
+      watched: What the watch read of all days.
 
     Raises:
       TerminalError: Training is blocked, or the audit log is broken.
@@ -46,33 +52,55 @@ def clear_training(
     start, end = map(datetime.fromisoformat, ends)
     of_interval = [known for known in decisions or [] if start <= _end(known) <= end]
     last = max(of_interval, key=lambda known: (_end(known), known.id), default=None)
-    blocks = last is not None and last.action == "fix_data"
+    stale = _unmended(dataset, of_interval, watched or [])
+    reason = ""
     if last is None:
         summary = "No day of the interval was watched."
-    elif blocks:
-        summary = f"The watch of {last.day} wants the data mended: {last.reason}."
+    elif last.action == "fix_data":
+        reason, summary = last.reason, f"The watch of {last.day} wants the data mended: {last.reason}."
+    elif stale:
+        reason = summary = f"What this run reads of {', '.join(stale)} is from before these days were mended"
     else:
         summary = f"The watch of {last.day} knows of no open fault of the data."
+    blocks = bool(reason)
     if blocks and data_faults != ACCEPT:
-        assert last is not None
         raise TerminalError(
             "Training is blocked: the watch has found faults in the data.",
             expected="no open fault when the interval ended",
-            received=last.reason,
-            remedy="Mend the data in the lake, clear the watch's runs from that day on, then this task; or "
-            f"trigger training with data_faults={ACCEPT}.",
+            received=reason,
+            remedy="Mend the data in the lake, clear the watch's runs from that day on, then this run from its task "
+            f"ingest on, which reads the lake anew; or trigger training with data_faults={ACCEPT}.",
         )
     log.log(logging.WARNING if blocks else logging.INFO, "%s", summary)
     clearance.interval_start, clearance.interval_end = ends
     clearance.day, clearance.accepted, clearance.summary = last.day if last else "", int(blocks), summary
     if blocks:
-        assert last is not None
         anchor = audit_log.append(
-            audit_log.OVERRIDDEN, interval=ends, reason=last.reason, gate="clear_training", checks=["data faults"]
+            audit_log.OVERRIDDEN, interval=ends, reason=reason, gate="clear_training", checks=["data faults"]
         )
         anchor_in(clearance, anchor)
     payload = {name: getattr(clearance, name) for name in ("day", "accepted", "summary")}
     write_text(Path(clearance.uri) / CLEARANCE, json.dumps(payload, indent=1))
+
+
+def _unmended(dataset: Dataset, decisions: Sequence[WatchDecision], watched: Sequence[Dataset]) -> list[str]:
+    """The days on which the watch found a fault, and later none, and of which a data set reads other files."""
+    days = []
+    in_order = sorted(decisions, key=lambda known: known.id)
+    for last in {known.day: known for known in in_order}.values():
+        actions = [known.action for known in in_order if known.day == last.day]
+        read = max((w for w in watched if w.interval_end == last.interval_end), key=lambda w: w.id, default=None)
+        if "fix_data" not in actions or actions[-1] == "fix_data" or read is None:
+            continue
+        if _files_of(dataset, last.day) != _files_of(read, last.day):
+            days.append(last.day)
+    return sorted(days)
+
+
+def _files_of(dataset: Dataset, day: str) -> set[str]:
+    """The files of a day that a data set names."""
+    tables = DatasetReader.open(dataset.uri).tables.values()
+    return {file.path for table in tables for file in table.files if file.day == day}
 
 
 def _end(decision: WatchDecision) -> datetime:

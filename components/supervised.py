@@ -24,7 +24,7 @@ from tfx.types import Channel, standard_artifacts
 
 from airtight.errors import TerminalError
 from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
-from components.artifacts import WatchDecision
+from components.artifacts import Dataset, WatchDecision
 from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
 from runtime.resolvers import ChampionAsOf, of_all_runs
 from runtime.task_options import in_order, task
@@ -89,6 +89,7 @@ def training(settings: Supervised) -> Pipeline:
             clear_training,
             dataset=data.outputs["dataset"],
             decisions=of_all_runs(settings.id_of(WATCH), WatchDecision, "decide", "decision"),
+            watched=of_all_runs(settings.id_of(WATCH), Dataset, "ingest", "dataset"),
             **nodes.given("data_faults"),
         )
         # What the watch says now is asked anew in each run.

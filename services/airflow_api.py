@@ -148,6 +148,11 @@ class Airflow:
         body = {"logical_date": None, "conf": dict(conf)} | ({"dag_run_id": run_id} if run_id else {})
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Has all tasks of a run done again, as Clear of the run in the UI does."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/clear"
+        self._call("POST", path, json={"dry_run": False, "only_failed": False})
+
     def has_run(self, dag_id: str, run_id: str) -> bool:
         """Returns whether there is such a run."""
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}", may_be_missing=True) is not None

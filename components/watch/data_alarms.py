@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,8 +17,9 @@ from datetime import date
 import numpy as np
 
 from airtight.errors import TerminalError
+from components.watch import day_statistics
 from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, floor, pooled, statistics
-from components.watch.day_summary import DaySummary
+from components.watch.day_summary import DaySummary, Numbers, values_of
 
 JUDGEMENT, STATE = "judgement.json", "state.npz"
 """In `DataAlarms`."""
@@ -35,7 +37,10 @@ LEAST_PAST = 14
 LEAST_ROWS = 20
 """A day of fewer rows is not judged, but for their number."""
 MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
-"""Hard rules: shares beyond so many times the most of the last days, and rows against those of the same weekdays."""
+"""Hard rules: shares beyond so many times the most of the last days, and rows against those of the same weekdays.
+MORE_NEW is also the share of one value below 0, where none was before."""
+LOW = 0.05
+"""Quantile of the past below which the median of a day is no usual one."""
 
 
 FAULTS = (MISSING, NON_FINITE, NEW, CODE)
@@ -159,9 +164,11 @@ def after(
     hard = (*_volume(day, past), *(_hard(day, past, figures) if len(past) >= LEAST_PAST else ()))
     order = [place for place in np.argsort(-np.nan_to_num(scores, nan=-1.0))[:5] if np.isfinite(scores[place])]
     above = [(state.keys[place], values[place], predicted[place]) for place in order if scores[place] > threshold]
+    ruled = {(finding.feature, finding.what) for finding in hard}
     soft = tuple(
         Finding(feature, figure, f"{feature or 'the day'}: {figure} is {value:.3g}, expected {usual:.3g}", False)
         for (feature, figure), value, usual in above
+        if (feature, figure) not in ruled
     )
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
     foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order)
@@ -217,6 +224,8 @@ def _hard(day: DaySummary, past: Sequence[DaySummary], figures: dict[Key, float]
             find(name, "constant", "all values are the same, as on no day before")
         if not numbers.there and len(there) * 2 > len(known):
             find(name, "dead", "no row has a value")
+        if len(there) >= LEAST_PAST and (words := _below_zero(numbers, there)):
+            find(name, CODE, words)
     for name, categories in day.categories.items():
         present = [one.categories[name] for one in past if name in one.categories and one.categories[name].counts]
         if not categories.counts and len(present) * 2 > len(past):
@@ -232,6 +241,26 @@ def _hard(day: DaySummary, past: Sequence[DaySummary], figures: dict[Key, float]
             words = "is missing in" if figure == MISSING else "has values that no day before had in"
             find(name, figure, f"{words} {value:.1%} of rows, at most {most:.1%} before")
     return tuple(findings)
+
+
+def _below_zero(numbers: Numbers, past: Sequence[Numbers]) -> str:
+    """Says that -1, or another value below 0, stands for what is missing, as on no day before; "" where none does.
+
+    The other values are where they always were: on the first day of frost they are not.
+    """
+    below = [(count, key) for key, count in numbers.buckets.items() if key < 0]
+    rows = numbers.there + numbers.missing + numbers.non_finite
+    if len(below) != 1 or below[0][0] <= MORE_NEW * rows or any(key < 0 for one in past for key in one.buckets):
+        return ""
+    (count, code), pool = below[0], Numbers()
+    for one in past:
+        pool.merge(one)
+    others = Numbers(buckets=numbers.buckets - Counter({code: count}))
+    quantiles = day_statistics.quantiles
+    if not others.there or quantiles(*others.histogram(), [0.5]) < quantiles(*pool.histogram(), [LOW]):
+        return ""
+    value = float(values_of(np.array([code]))[0])
+    return f"is {value:.3g} in {count / rows:.1%} of rows, and no value was below 0 in {len(past)} days"
 
 
 def _share(day: DaySummary, name: str) -> float:

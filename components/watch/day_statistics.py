@@ -65,14 +65,14 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
     values, counts = numbers.histogram()
     past_values, past_counts = pool.histogram()
     # Quantiles in units of the past's spread, so that one floor fits all.
-    low, middle, high = _quantiles(past_values, past_counts, (0.05, 0.5, 0.95))
+    low, middle, high = quantiles(past_values, past_counts, (0.05, 0.5, 0.95))
     spread = (high - low) or float(np.abs(past_values).max()) or 1.0
-    usual = _quantiles(past_values, past_counts, QUANTILES)
-    for share, value, before in zip(QUANTILES, _quantiles(values, counts, QUANTILES), usual, strict=True):
+    usual = quantiles(past_values, past_counts, QUANTILES)
+    for share, value, before in zip(QUANTILES, quantiles(values, counts, QUANTILES), usual, strict=True):
         # A quantile within a value that many rows share stays or jumps; the shape tells how many they are.
         if past_counts[past_values == before].sum() < _ATOM * pool.there:
             figures[_quantile_name(share)] = (value - middle) / spread
-    edges = np.unique(_quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
+    edges = np.unique(quantiles(past_values, past_counts, np.linspace(0, 1, BINS + 1)[1:-1]))
     below, before = (
         np.bincount(np.searchsorted(edges, v), c, len(edges) + 1).cumsum() / c.sum()
         for v, c in ((values, counts), (past_values, past_counts))
@@ -109,7 +109,14 @@ def _of_categories(categories: Categories, pool: Categories | None, rows: int) -
     return figures
 
 
-def _quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float] | np.ndarray) -> list[float]:
+def quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float] | np.ndarray) -> list[float]:
+    """The values that shares of the rows do not exceed.
+
+    Args:
+      values: Rising, [buckets].
+      counts: Rows of each, [buckets]; at least one row.
+      shares: Between 0 and 1.
+    """
     until = counts.cumsum()
     return [float(values[np.searchsorted(until, share * until[-1])]) for share in shares]
 

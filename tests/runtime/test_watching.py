@@ -115,6 +115,12 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
     mended = Day(home, number, **every)
     assert mended.decision["action"] == "retrain"
+    # A run that named its files before the day was mended goes on with the broken ones when it is cleared too late.
+    stale = trained(home, {**end, "run_id": "stale"}, broken=1)
+    assert list(stale) == ["ingest", "clear_training"]
+    blocked = fault(stale["clear_training"])
+    assert "is from before these days were mended" in blocked["received"]
+    assert "from its task ingest on" in blocked["remedy"]
     assert list(trained(home, {**end, "run_id": "after"}))[-1] == "push"
 
 

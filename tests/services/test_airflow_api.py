@@ -78,6 +78,15 @@ def test_a_trigger_sends_the_conf_as_the_form_does() -> None:
     assert client(answer).trigger("d", {"interval": "2013-06"}) == "manual__x"
 
 
+def test_a_cleared_run_has_all_of_its_tasks_done_again() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/api/v2/dags/d/dagRuns/manual__x/clear")
+        assert json.loads(request.content) == {"dry_run": False, "only_failed": False}
+        return httpx.Response(200, json={"dag_run_id": "manual__x"})
+
+    client(answer).clear("d", "manual__x")
+
+
 def error(when: str, file: str = "dags/d.py") -> dict[str, Any]:
     stack = "ModuleNotFoundError: No module named 'tfx2'"
     return {"import_errors": [{"filename": file, "stack_trace": stack, "timestamp": when}]}

@@ -13,6 +13,7 @@ from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
+from airtight.interval import Interval
 from airtight.parameters import Parameter as RunParameter
 from components.artifacts import (
     ChallengerReport,
@@ -23,6 +24,8 @@ from components.artifacts import (
     WatchDecision,
 )
 from components.clear_training import clear_training
+from components.data.dataset import DatasetReader, TableFiles
+from components.data.lake import File
 from components.data_alarms import data_alarms
 from components.decide import decide
 from components.schema import Feature
@@ -42,10 +45,19 @@ FAULTS = RunParameter("data_faults", "str", "block")
 
 
 @component
-def ingest(dataset: OutputArtifact[Dataset], interval_start: Parameter[str], interval_end: Parameter[str]) -> None:
-    """Reads nothing."""
+def ingest(
+    dataset: OutputArtifact[Dataset],
+    interval_start: Parameter[str],
+    interval_end: Parameter[str],
+    broken: Parameter[int] = 0,
+) -> None:
+    """Names a file for each day, another one where the day is broken."""
     dataset.interval_start, dataset.interval_end = interval_start, interval_end
-    (Path(dataset.uri) / "manifest.json").write_text("{}", encoding="utf-8")
+    interval = Interval.of(interval_start, interval_end)
+    files = tuple(File(f"{day}-{broken}", str(day), ROWS, 1, "") for day in interval.days("UTC"))
+    start = interval.start
+    tables = {"rows": TableFiles("rows", 1, None, None, (), {}, (), files)}
+    DatasetReader(Path("lake"), "UTC", interval, start, start, interval.end, "now", tables).write(dataset.uri)
 
 
 @component
@@ -110,7 +122,7 @@ def create_watch() -> Pipeline:
     """Gives the watch."""
     start, end = interval_parameters()
     pushes = of_all_runs(TRAINING, standard_artifacts.PushedModel, "push", "pushed")
-    data = ingest(interval_start=start, interval_end=end).with_id("ingest")
+    data = ingest(interval_start=start, interval_end=end, broken=runtime_parameter(BROKEN)).with_id("ingest")
     dataset = data.outputs["dataset"]
     summarized = summarize(dataset=dataset, broken=runtime_parameter(BROKEN)).with_id("summarize")
     challenged = challenger(dataset=dataset, pushed=pushes, regret=runtime_parameter(REGRET)).with_id("challenger")
@@ -145,15 +157,16 @@ def create_watch() -> Pipeline:
 def create_training() -> Pipeline:
     """Gives the training."""
     start, end = interval_parameters()
-    data = ingest(interval_start=start, interval_end=end).with_id("ingest")
+    data = ingest(interval_start=start, interval_end=end, broken=runtime_parameter(BROKEN)).with_id("ingest")
     dataset = data.outputs["dataset"]
     cleared = clear_training(
         dataset=dataset,
         decisions=of_all_runs(WATCH, WatchDecision, "decide", "decision"),
+        watched=of_all_runs(WATCH, Dataset, "ingest", "dataset"),
         data_faults=runtime_parameter(FAULTS),
     ).with_id("clear_training")
     pushed = push(dataset=dataset, clearance=cleared.outputs["clearance"], pushes=runtime_parameter(PUSHES)).with_id(
         "push"
     )
     pipeline = Pipeline(pipeline_name=TRAINING, components=[data, cleared, pushed])
-    return declare(pipeline, Declaration((PUSHES, FAULTS), "UTC", ""))
+    return declare(pipeline, Declaration((BROKEN, PUSHES, FAULTS), "UTC", ""))

@@ -92,7 +92,7 @@ def spoiled(number: int, name: str, value: object, share: float) -> dict[str, np
         (("shop", "b", 1.0), "constant", True),
         (("shop", "", 0.3), "missing", True),
         (("shop", "z", 0.2), "new", True),
-        (("amount", -1.0, 0.1), "code", False),
+        (("amount", -1.0, 0.1), "code", True),
         (("size", 0.0, 0.06), "code", False),
         (("shop", "c", 0.4), "share of c", False),
     ],
@@ -113,6 +113,22 @@ def test_the_distance_of_numbers_finds_a_shift_of_half_their_deviation(year):
         shifted["amount"] += 10
         _, judgement = after(states[number], summary(number, shifted), summaries[:number])
         assert ("amount", "distance") in {(finding.feature, finding.what) for finding in judgement.findings}
+
+
+def test_a_young_watch_finds_a_value_below_zero_where_none_was(year):
+    """The scores of such a feature come after four months; a feed may break before."""
+    summaries, states, _ = year
+    day = summary(20, spoiled(20, "amount", -1.0, 0.1))
+    (finding,) = after(states[20], day, summaries[:20])[1].findings
+    assert (finding.feature, finding.what, is_fault(finding)) == ("amount", "code", True)
+    assert finding.words == "amount: is -1 in 10.0% of rows, and no value was below 0 in 20 days"
+    once = summary(19, spoiled(19, "amount", -3.0, 0.01))
+    assert not after(states[20], day, [*summaries[:19], once])[1].findings, "it is a number that may be below 0"
+    frost = rows(20)
+    frost["amount"] = np.where(np.arange(400) < 40, -1.0, np.maximum(frost["amount"] - 90, 0))
+    assert not after(states[20], summary(20, frost), summaries[:20])[1].findings, "the world's: all values are low"
+    few = summary(20, spoiled(20, "amount", -1.0, 0.05))
+    assert not after(states[20], few, summaries[:20])[1].findings
 
 
 def test_a_day_with_a_fault_is_no_measure_of_usual_days(year):
