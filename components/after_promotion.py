@@ -27,6 +27,7 @@ from components.rollout import steps, switch
 from components.rollout.anchoring import anchor_in, digest_of
 from components.rollout.steps import Place
 from components.watch import quality_days
+from components.watch.day_rows import LEAST_ROWS
 from components.watch.quality_days import RIPE, DayQuality
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ def judge_promotion(
         last = end.astimezone(time_zone(zone)).date()
         standing = judging.judge(pairs, (last - since.date()).days, settings, metric)
         if standing.outcome == WATCHING and not pairs:
-            standing = judging.Standing(WATCHING, _why_no_pairs(days, outcome.former), 0, 0, math.nan, -math.inf)
+            standing = judging.Standing(
+                WATCHING, _why_no_pairs(days, outcome.version, outcome.former), 0, 0, math.nan, -math.inf
+            )
     by_person = _promoted_by_person(served[0], promotions or []) if served else ""
     outcome.by_itself = int(standing.outcome == TAKE_BACK and not by_person)
     outcome.outcome, outcome.reason = standing.outcome, standing.reason
@@ -222,15 +225,21 @@ def _pairs(days: Sequence[DayQuality], version: int, former: int) -> tuple[list[
             sign = {(version, former): 1, (former, version): -1}.get((pair["version"], pair["beside"]))
             if sign:
                 metric = pair["metric"]
-                pairs.append(PairedDay(day.day, pair["rows"], sign * pair["difference"], pair["variance"]))
+                # Days that were judged before there were these counts have pairs without a wrong row.
+                wrong = [pair.get("wrong", 0), pair.get("beside_wrong", 0)][::sign]
+                rows = pair["rows"] if pair["rows"] >= LEAST_ROWS else 0
+                pairs.append(PairedDay(day.day, rows, sign * pair["difference"], pair["variance"], *wrong))
     return pairs, metric
 
 
-def _why_no_pairs(days: Sequence[DayQuality], former: int) -> str:
+def _why_no_pairs(days: Sequence[DayQuality], version: int, former: int) -> str:
     ripe = [day for day in days if day.state == RIPE]
     if not ripe:
         return f"Not enough data: none of {len(days)} days since is ripe yet."
-    return f"Not enough data: version {former}, the former champion, answered no row of {len(ripe)} ripe days since."
+    return (
+        f"Not enough data: on none of {len(ripe)} ripe days since did version {version} and version {former}, the "
+        f"former champion, answer {LEAST_ROWS} rows or more whose label is known."
+    )
 
 
 def _was_brought_back(champion: Takeover, promotions: Sequence[artifact.Artifact]) -> bool:

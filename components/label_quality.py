@@ -67,7 +67,7 @@ def label_quality(
     carried on. Figures of several labels go by the labels' names; a row has a label when all of them are known. Spark
     joins and sorts, and this process reads a few thousand rows at a time; see `day_rows` for what is kept of a row. A
     day without rows, labels that contradict each other or that came before the prediction, and labels without a
-    prediction are counted, and are no fault.
+    prediction are counted, and are no fault. A day whose predictions are no longer there stays as it was known.
 
     Args:
       dataset: The tables with the labels; the instant by which its labels are known is the one that counts here.
@@ -250,11 +250,14 @@ class _Judged:
         self._settle(quality)
 
     def keep(self, day: str, counted: dict[str, Any]) -> None:
-        """Carries a day on whose rows are as they were; a day without rows is new."""
+        """Carries a day on whose rows are as they were, or are no longer there; a day without rows is new."""
         quality = self.known.get(day, DayQuality(day, ""))
         if quality.rows and not counted["digest"]:
-            quality = DayQuality(day, "")  # Its predictions are gone.
-        self._settle(replace(quality, known_by=self.known_by.isoformat(), **counted))
+            self._settle(quality)
+            kept = self.days[day]
+            self.days[day] = replace(kept, notes=[*kept.notes, f"{_NOT_THERE} {quality.known_by} counts."])
+        else:
+            self._settle(replace(quality, known_by=self.known_by.isoformat(), **counted))
 
     def carry_on(self) -> None:
         """Adds the days of before that are no longer looked at, as they were."""
@@ -280,6 +283,7 @@ class _Judged:
 
 
 _COUNTED = late_labels.STATUSES
+_NOT_THERE = "Its predictions are no longer there: no label after"
 
 
 def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -139,6 +139,7 @@ def labels_pipeline(
     )
     # What came of the day before is gone on from, and what served is asked anew.
     nodes += [task(node, cache=False) for node in (judged, outcome, back)]
+    task(judged, history_days=days)
     in_order(judged, until=back.id)
     pipeline = Pipeline(pipeline_name=name, components=nodes, enable_cache=True)
     return declare(pipeline, Declaration(PARAMETERS, settings.zone, f"# {settings.title}: labels\n\n{__doc__}"))

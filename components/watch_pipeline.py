@@ -23,7 +23,7 @@ from airtight.watch.policies import policy_of
 from components.artifacts import DataAlarms, Dataset, SummarizedDay, WatchDecision
 from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
 from components.watch.data_alarms import POOL_DAYS
-from runtime.days_before import DaysBefore
+from runtime.days_before import SPAN_DAYS, DaysBefore
 from runtime.resolvers import ChampionAsOf, of_all_runs
 from runtime.task_options import in_order, task
 
@@ -120,7 +120,7 @@ def watching(settings: Supervised) -> Pipeline:
         **{constant: getattr(watch, constant) for constant in constants},
         **nodes.given("policy"),
     )
-    # What has become of trainings is asked anew in each run.
-    task(decided, cache=False)
+    # What has become of trainings is asked anew in each run; of those as far back as the day before may be.
+    task(decided, cache=False, history_days=SPAN_DAYS)
     in_order(before, alarmed, decided, until=decided.id)
     return nodes.pipeline(cache=True)

@@ -34,7 +34,7 @@ from runtime.compile_sources import function_of, module_of
 from runtime.compiled_pipeline import PUSHED, Cache, CompiledPipeline, Node, fingerprint_of, safe_id
 from runtime.compiled_store import absolute, folder_of, is_ir_file, keep, publish, usable
 from runtime.parameters import INTERVAL, Declaration, awaited_parameters, declared
-from runtime.task_options import AFTER_PREVIOUS, CACHE, chosen_for
+from runtime.task_options import AFTER_PREVIOUS, CACHE, HISTORY_DAYS, chosen_for
 
 _OURS = (
     *("runtime.compile", "runtime.compile_checks", "runtime.compile_inputs", "runtime.compile_places"),
@@ -234,7 +234,8 @@ def _node(proto: pipeline_pb2.PipelineNode, node: base_node.BaseNode | None, dep
         trigger=_Trigger.Name(options.strategy) if options.strategy else "",
         ends=options.resource_lifetime.lifetime_start,
         after_previous=chosen.get(AFTER_PREVIOUS, ""),
-        airflow={name: value for name, value in chosen.items() if name not in (*CACHE, AFTER_PREVIOUS)},
+        history_days=chosen.get(HISTORY_DAYS, 0),
+        airflow={name: value for name, value in chosen.items() if name not in (*CACHE, AFTER_PREVIOUS, HISTORY_DAYS)},
         cache=_cache(proto, chosen, deployment),
     )
 

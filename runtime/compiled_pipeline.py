@@ -76,6 +76,7 @@ class Node:
       trigger: TFX's trigger strategy, such as "ALL_UPSTREAM_NODES_COMPLETED"; empty for the usual one.
       ends: The node whose resource this one gives back: it runs when that one succeeded and all between have ended.
       after_previous: The node of the run of the interval before that must have ended before this one begins, or "".
+      history_days: Days before the run's interval of which its inputs across runs hold all that was made.
       airflow: Arguments of the Airflow task that the pipeline's code chose (`pool`, `queue`, ...).
       cache: When an earlier result may stand for a new one.
       task: Id of its task: its own, without what Airflow refuses in an id.
@@ -93,6 +94,7 @@ class Node:
     trigger: str = ""
     ends: str = ""
     after_previous: str = ""
+    history_days: float = 0
     airflow: dict[str, Any] = field(default_factory=dict)
     cache: Cache = Cache()
     task: str = ""

@@ -1,8 +1,9 @@
 """Inputs across runs, at a cost that does not grow with history.
 
 TFX resolves such an input by reading every execution of the pipeline and of the producer, and hands all that the
-producer ever made to the component. Here the component is given what the newest executions of the producer made, and
-the latest that was known when this run's interval began, however long ago that was made.
+producer ever made to the component. Here the component is given what the newest executions of the producer made; and,
+however long ago these were made, the latest that was known when this run's interval began, and what was made of the
+interval itself, or of some days before it, too.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from tfx.orchestration.portable.input_resolution import channel_resolver
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
-from airtight.served_history import takeover_of_promotion, takeover_of_push, takeovers_of_pushes
+from airtight.served_history import Takeover, served, takeover_of_promotion, takeover_of_push, takeovers_of_pushes
 from runtime import strategies
 from runtime.attempt_names import CONTEXT_TYPE, node_context_name
-from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, Scalar, by_id, by_key, quoted, scalars
+from runtime.lineage.artifacts import FLAGS, Artifact, ByKey, Scalar, by_id, by_key, chunks, quoted, scalars
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ _DAY = timedelta(days=1)
 _SPANS = (2 * _DAY, 40 * _DAY, 400 * _DAY, 4000 * _DAY, None)
 """Before an instant the latest artifact is looked for in these spans, one after the other; None is all time."""
 _PAGE = 100
+_CHAMPIONS = 2
+"""An input of pushes holds the version that had served last when the interval began, and the one before it."""
 PUSHES, PROMOTIONS = "PushedModel", "Promotion"
 """Names of the types of artifacts that say which version served."""
 _LIVE = metadata_store_pb2.Artifact.LIVE
@@ -58,13 +61,15 @@ _node: ContextVar[pipeline_pb2.PipelineNode] = ContextVar("node")
 
 
 @contextlib.contextmanager
-def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Iterator[None]:
+def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None, history_days: float = 0) -> Iterator[None]:
     """Resolves a node's inputs across runs here instead of in TFX; those of its own run stay TFX's.
 
     Args:
       node: The node in a copy of the IR whose parameters are bound.
       began_ms: When the node's first attempt in this run began, in milliseconds since 1970, so that what was the newest
         then is among its inputs however much came since; None for the first.
+      history_days: Days before the run's interval; what was made of them is among the inputs, as is what was made of
+        the interval.
     """
     theirs = channel_resolver.resolve_single_channel
     strategies_ = _strategies(node)
@@ -73,12 +78,12 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
     level = logging.WARNING if strategies_ else logging.INFO
 
     @functools.cache
-    def start(handle: mlmd_cm.HandleLike) -> datetime | None:
+    def interval(handle: mlmd_cm.HandleLike) -> tuple[datetime, datetime] | None:
         channels = (channel for _, spec in sorted(node.inputs.inputs.items()) for channel in spec.channels)
         own = [c for c in channels if any(query.type.name == CONTEXT_TYPE for query in c.context_queries)]
-        given = (artifact for channel in own for artifact in theirs(handle, channel))
-        starts = (_instant(artifact.mlmd_artifact, _START) for artifact in given)
-        return next((instant for instant in starts if instant), None)
+        inputs = (artifact.mlmd_artifact for channel in own for artifact in theirs(handle, channel))
+        starts = ((start, _instant(proto, _END) or start) for proto in inputs if (start := _instant(proto, _START)))
+        return next(starts, None)
 
     def resolve(handle: mlmd_cm.HandleLike, channel: _Channel) -> list[types.Artifact]:
         producer = _producer_across_runs(channel)
@@ -91,15 +96,19 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None) -> Ite
         if context is None:
             return []
         kind = channel.artifact_query.type.name
-        instant = start(handle)
-        read = _promotions if kind == PROMOTIONS else _known_at
-        known = read(store, context.id, channel, instant) if instant else []
+        known, versions = [], set()
+        if ends := interval(handle):
+            start, end = ends
+            read = _promotions if kind == PROMOTIONS else _known_at
+            known += read(store, context.id, channel, start)
+            known += _within(store, context.id, channel, start - timedelta(days=history_days), end)
+            if kind == PUSHES:
+                versions = _versions_served(store, context.id, channel, start)
         for before_ms in (None, began_ms) if began_ms else (None,):
             known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
         # Whether a version took over, its first push says, however long ago that was. So it is with one that was
         # promoted since.
-        promoted = promotions_by(store, instant) if kind == PUSHES and instant else []
-        known += _pushes_of(store, context.id, _versions_pushed(known) | versions_promoted(promoted))
+        known += _pushes_of(store, context.id, _versions_pushed(known) | versions)
         return _as_tfx(a for a in known if a.type.name == kind)
 
     channel_resolver.resolve_single_channel = resolve
@@ -143,15 +152,8 @@ def made_within(store: mlmd.MetadataStore, key: str, since: datetime, until: dat
     newest: dict[datetime, Artifact] = {}
     for channel in _channels(key):
         context = store.get_context_by_type_and_name("node", _producer_across_runs(channel))
-        query = _ended_by(store, context.id, channel, until) if context else None
-        if query is None:
-            continue
-        filter_ = f"{query.text} AND {query.end} >= {quoted((since - _DAY).isoformat())}"
-        ids = {artifact.id for artifact in store.get_artifacts(mlmd.ListOptions(filter_query=filter_))}
-        for artifact, known in sorted(by_id(store, ids).items()):
-            ended = _instant(known.proto, _END)
-            if ended and since < ended <= until and _makes(store, context.id, artifact, channel):
-                newest[ended] = known
+        for artifact in _within(store, context.id, channel, since, until) if context else ():
+            newest[_end_of(artifact)] = artifact
     return _as_tfx_in_order(newest[ended] for ended in sorted(newest))
 
 
@@ -270,6 +272,38 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
     return []
 
 
+def _within(
+    store: mlmd.MetadataStore, context: int, channel: _Channel, since: datetime, until: datetime
+) -> list[Artifact]:
+    """What the producer made of the intervals that ended after `since` and by `until`, in the order of ids."""
+    query = _ended_by(store, context, channel, until) if since < until else None
+    if query is None:
+        return []
+    filter_ = f"{query.text} AND {query.end} >= {quoted((since - _DAY).isoformat())}"
+    artifacts = store.get_artifacts(mlmd.ListOptions(filter_query=filter_))
+    ended = {a.id for a in artifacts if (end := _instant(a, _END)) and since < end <= until}
+    made: dict[int, Artifact] = {}
+    for ids in chunks(ended):
+        about = f"contexts_n.id = {context} AND events_e.artifact_id IN ({', '.join(map(str, ids))})"
+        executions = [execution.id for execution in store.get_executions(mlmd.ListOptions(filter_query=about))]
+        outputs = by_key(store, executions).values()
+        made |= {a.proto.id: a for by_name in outputs for a in _of_key(by_name, channel.output_key)}
+    return [made[artifact] for artifact in sorted(ended & made.keys())]
+
+
+def _versions_served(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> set[int]:
+    """The version that had served last by an instant and the one before it, and those that were promoted by then."""
+
+    def pushes(by: datetime) -> list[Takeover]:
+        known = ((a.properties, a.proto.id) for a in _known_at(store, context, channel, by))
+        return [takeover for push in known if (takeover := takeover_of_push(*push))]
+
+    promotions = promotions_by(store, instant)
+    made = (takeover_of_promotion(_properties(promotion.mlmd_artifact), promotion.id) for promotion in promotions)
+    last = served(pushes, [takeover for takeover in made if takeover], instant, _CHAMPIONS)
+    return {takeover.version for takeover in last} | versions_promoted(promotions)
+
+
 def _took_over(store: mlmd.MetadataStore, context: int, push: metadata_store_pb2.Artifact) -> bool:
     """Whether a push put its version before the requests, by what the earlier pushes of the version say."""
     query = _of_versions(context, {push.custom_properties["version"].int_value})
@@ -355,6 +389,12 @@ def _of_key(outputs: ByKey, key: str) -> list[Artifact]:
 
 def _properties(artifact: metadata_store_pb2.Artifact) -> dict[str, Scalar]:
     return scalars(artifact.properties) | scalars(artifact.custom_properties)
+
+
+def _end_of(artifact: Artifact) -> datetime:
+    end = _instant(artifact.proto, _END)
+    assert end is not None
+    return end
 
 
 def _instant(artifact: metadata_store_pb2.Artifact, name: str) -> datetime | None:

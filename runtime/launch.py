@@ -121,7 +121,7 @@ def _launch_compiled(compiled: CompiledPipeline, request: NodeRequest, reporter:
         tfx_patches.no_flags(),
         tfx_patches.own_cache(kept),
         tfx_patches.caught_exceptions() as caught,
-        cross_run.bounded(node, began_ms),
+        cross_run.bounded(node, began_ms, compiled.node(request.node).history_days),
         user_modules.importable(node),
         acting(_actor(compiled, request)),
     ):

@@ -31,7 +31,8 @@ def of_all_runs(pipeline: str, kind: type[types.Artifact], node: str, key: str) 
     """What the runs of another pipeline made, as an input of a node.
 
     The node is given the outputs of the newest `runtime.cross_run.NEWEST` executions, and, if an input of its own run
-    has an interval, the latest that was known when that began.
+    has an interval, the latest that was known when that began, and those of the interval; with
+    `task(node, history_days=...)` those of as many days before it, too.
 
     Args:
       pipeline: The other pipeline's name.

@@ -36,6 +36,10 @@ CACHE = ("cache", "cache_days", "cache_on")
 and `package.module:function`, which tells of the node's parameters what else its result rests on, outside of its
 inputs: `(parameters: dict[str, Any]) -> str`."""
 
+HISTORY_DAYS = "history_days"
+"""What may be chosen of inputs across runs: days before the run's interval; what was made of them is among these
+inputs, however much was made since."""
+
 AFTER_PREVIOUS = "after_previous"
 """Kept by `in_order`: the node of the run before that must have ended."""
 
@@ -48,7 +52,7 @@ def task(node: _Node, **options: Any) -> _Node:
 
     Args:
       node: The node.
-      **options: Names of `ALLOWED` and `CACHE`, with JSON values.
+      **options: Names of `ALLOWED` and `CACHE`, and `history_days`, with JSON values.
 
     Returns:
       The node itself.
@@ -56,11 +60,12 @@ def task(node: _Node, **options: Any) -> _Node:
     Raises:
       TerminalError: An unknown option, or several places to run in.
     """
-    unknown = sorted(set(options) - set(ALLOWED) - set(CACHE))
+    known = (*ALLOWED, *CACHE, HISTORY_DAYS)
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise TerminalError(
             f"The node {node.id} has task options that do not exist.",
-            expected=f"some of {', '.join((*ALLOWED, *CACHE))}",
+            expected=f"some of {', '.join(known)}",
             received=", ".join(unknown),
             remedy="Correct the names in the pipeline.",
         )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airtight.errors import TerminalError
-from airtight.rollout.sequential import normal_quantile
+from airtight.rollout.sequential import normal_quantile, student_ratio
 
 WATCHING, KEPT, TAKE_BACK, UNDECIDED = OUTCOMES = ("watching", "kept", "take_back", "undecided")
 """More days are to come; its days are over and it stays; it loses surely more; its time is over without enough days."""
@@ -27,15 +27,26 @@ class PairedDay:
 
     Args:
       day: Local, ISO 8601.
-      rows: How many both answered, at least 1.
+      rows: How many both answered with predictions of the task's; a day of 0 rows has no difference.
       difference: Mean loss of the version that took over less that of the former champion.
       variance: Of that mean, by blocks of rows of the day; None where it is not known.
+      wrong: Further rows on which what the version that took over answered, and it alone, was none of the task's, such
+        as NaN.
+      former_wrong: Likewise of the former champion alone.
     """
 
     day: str
     rows: int
     difference: float
     variance: float | None
+    wrong: int = 0
+    former_wrong: int = 0
+
+    @property
+    def has_fault(self) -> bool:
+        """Whether the version answered rows wrongly that the former champion answered rightly, and not by chance."""
+        excess = self.wrong - self.former_wrong
+        return excess > 0 and (not self.former_wrong or excess > 2 * math.sqrt(self.wrong + self.former_wrong))
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,9 @@ def judge(
 ) -> Standing:
     """Looks at the ripe days since a promotion, one after the other, as daily runs would have.
 
+    A version that answers what is none of the task's, where the former champion does not, is taken back on the first
+    such day: that is a fault, and no difference of losses.
+
     Args:
       pairs: Ripe days with rows of both versions, in any order; those beyond `settings.days` do not count.
       age_days: Days since the version took over.
@@ -103,21 +117,35 @@ def judge(
       metric: Whose losses they are, for the reason.
       unit: What a row is, for the reason.
     """
-    ordered = sorted(pairs, key=lambda pair: pair.day)[: settings.days]
+    seen: list[PairedDay] = []
     standing = Standing(WATCHING, "No ripe day has rows of both versions yet.", 0, 0, math.nan, -math.inf)
-    for count in range(1, len(ordered) + 1):
-        seen = ordered[:count]
+    for pair in sorted(pairs, key=lambda pair: pair.day):
+        if len(seen) == settings.days:
+            break
+        if pair.has_fault:
+            others = f", but for {pair.former_wrong:,}" if pair.former_wrong else ""
+            reason = (
+                f"Taken back: on {pair.day} {pair.wrong:,} of its answers were no predictions, such as NaN, where "
+                f"those of the former champion were{others}."
+            )
+            return Standing(TAKE_BACK, reason, *_figures(standing), decided_on=pair.day)
+        if not pair.rows:
+            continue
+        seen.append(pair)
+        count = len(seen)
         mean, lower = bound(seen, settings)
-        rows = sum(pair.rows for pair in seen)
+        rows = sum(of_day.rows for of_day in seen)
         words = (
             f"over {count} ripe days and {rows:,} {unit}s it loses {mean:+.4g} a {unit} ({metric}) against the former "
             f"champion, surely more than {lower:+.4g}"
         )
+        if left_out := sum(of_day.wrong + of_day.former_wrong for of_day in seen):
+            words += f" ({left_out:,} more, of which one of them made no prediction, are left out)"
         standing = Standing(WATCHING, f"Watched: {words}.", count, rows, mean, lower)
         if count >= LEAST_DAYS and lower > settings.margin:
             return Standing(TAKE_BACK, f"Taken back: {words}.", count, rows, mean, lower, seen[-1].day)
     if standing.days == settings.days:
-        last = ordered[-1].day
+        last = seen[-1].day
         return Standing(KEPT, standing.reason.replace("Watched", "Kept"), *_figures(standing), decided_on=last)
     if age_days >= settings.longest_days:
         reason = (
@@ -142,13 +170,8 @@ def bound(pairs: Sequence[PairedDay], settings: Settings) -> tuple[float, float]
     freedom = count - 1
     apart = sum((pair.rows * (pair.difference - mean)) ** 2 for pair in pairs) / rows**2 * count / freedom
     within = sum(pair.rows**2 * (pair.variance or 0.0) for pair in pairs) / rows**2
-    error = max(math.sqrt(within), math.sqrt(apart) * _widened(freedom))
+    error = max(math.sqrt(within), math.sqrt(apart) * student_ratio(freedom))
     return mean, mean - normal_quantile(count / settings.days, settings.error) * error
-
-
-def _widened(freedom: int) -> float:
-    """How many times Student's 95 % quantile is the normal one, within 4 % from two degrees of freedom on."""
-    return 1 + 1.1 / freedom + 0.9 / freedom**2
 
 
 def _figures(standing: Standing) -> tuple[int, int, float, float]:

@@ -58,6 +58,10 @@ class Brakes:
             if helped(history, number) is not False:
                 break
             in_vain += 1
+        return self.after(in_vain)
+
+    def after(self, in_vain: int) -> int:
+        """The cooldown after so many fits in a row that did not help, in periods."""
         return min(self.longest, self.cooldown * 2**in_vain)
 
     def _spent(self, history: History) -> int:

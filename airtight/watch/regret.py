@@ -32,6 +32,7 @@ class Settings:
       slack: What is taken from each day's difference, in `scale`: half of the smallest shift that matters.
       days_between: Mean days between false alarms that the threshold was set for.
       error: Chance that the confidence sequence ever lies above the true mean.
+      centre_error: Standard error of the centre, in units of the loss: it is the mean of few days.
     """
 
     centre: float
@@ -40,6 +41,7 @@ class Settings:
     slack: float = 0.25
     days_between: int = 200
     error: float = 0.05
+    centre_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class State:
         # A few weeks may be alike by chance: no less than weeks of independent days of the null.
         deviation = max(math.sqrt(self.squares / (self.weeks - 1)), settings.scale / math.sqrt(WEEK))
         quantile = normal_quantile(self.weeks / _PLANNED_WEEKS, settings.error)
-        return self.mean - quantile * deviation / math.sqrt(self.weeks)
+        # The centre's error is in every week, and does not shrink with their number.
+        return self.mean - quantile * math.sqrt(deviation**2 / self.weeks + settings.centre_error**2)
 
 
 def after(state: State | None, day: Day, settings: Settings) -> State:

@@ -111,9 +111,18 @@ class Categories:
         self.counts.update(counts)
         self.rows += sum(counts.values())
         if len(self.counts) > MOST_CATEGORIES:
-            # The most frequent first, then by name: the same rows keep the same ones.
-            ordered = sorted(self.counts.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
-            self.counts, self.forgotten = Counter(dict(ordered[: MOST_CATEGORIES // 2])), True
+            self.counts, self.forgotten = most_frequent(self.counts, MOST_CATEGORIES // 2), True
+
+
+def most_frequent(counts: Mapping[str, int], most: int) -> Counter[str]:
+    """The most frequent values, of equal ones those first by name, so that the same rows keep the same; "" stays.
+
+    Args:
+      counts: How often each value is there.
+      most: Values at most.
+    """
+    ordered = sorted(counts.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
+    return Counter(dict(ordered[:most]))
 
 
 class Moments:

@@ -17,12 +17,16 @@ import pyarrow.compute as pc
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file
 from components.data import examples as reading
+from components.measures.drift import most_frequent
 from components.modelling import raw_features
 from components.modelling.head import LabelStatistics
 from components.schema import ExampleSchema
 
 PIECE = 8192
 """Rows of a piece."""
+MOST_WORDS = 200_000
+"""Different words of a column that are counted at once; beyond that the rarer half is forgotten. Of a vocabulary far
+fewer are used (`tabular.Settings.category_words`)."""
 SAMPLE = 1 << 19
 """Rows from which quantiles are computed: all rows where there are no more, else about as many, chosen by a hash of
 the row's number, so that neither shards nor pieces matter."""
@@ -49,7 +53,8 @@ class Statistics:
 
     Args:
       rows: How many.
-      vocabularies: Of each column of categories how often each word is there, without missing ones.
+      vocabularies: Of each column of categories how often each word is there, without missing ones. Of a column of
+        more than `MOST_WORDS` words the rarest are not there, and rare ones count too low.
       infinite: Of each column of numbers how many rows hold infinite ones.
       labels: What the encoded labels are, by the label's name; empty without rows.
       weight: Sum of the weights as they are stored; the rows where there are none.
@@ -146,7 +151,10 @@ class LabelledExamples:
         ends: list[tuple[np.ndarray, np.ndarray]] = []
         for table in self.tables(list(dict.fromkeys(columns))):
             for name in words:
-                answer.vocabularies[name].update(_counts(table[name]))
+                counts = answer.vocabularies[name]
+                counts.update(_counts(table[name]))
+                if len(counts) > MOST_WORDS:
+                    answer.vocabularies[name] = most_frequent(counts, MOST_WORDS // 2)
             values = raw_features.columns(table, features)
             for name, array in values.items():
                 bad = np.isinf(array).reshape(len(array), -1).any(axis=1).sum()

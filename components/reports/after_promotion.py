@@ -29,7 +29,7 @@ def page(record: Mapping[str, Any], pairs: Sequence[PairedDay], settings: Settin
       A whole HTML document.
     """
     title = f"Version {record['version']} of {record['model']} after its promotion"
-    pairs = sorted(pairs, key=lambda pair: pair.day)[: settings.days]
+    pairs = sorted((pair for pair in pairs if pair.rows), key=lambda pair: pair.day)[: settings.days]
     rows = "".join(
         f'<tr><td>{pair.day}</td><td class="n">{pair.rows:,}</td><td class="n">{pair.difference:+.4g}</td></tr>'
         for pair in pairs

@@ -101,9 +101,9 @@ class Binary(Task):
         """See `Task`."""
         return "finite numbers from 0 to 1"
 
-    def wrong_predictions(self, predictions: np.ndarray) -> int:
+    def wrong_rows(self, predictions: np.ndarray) -> np.ndarray:
         """See `Task`."""
-        return int(np.count_nonzero(~((predictions >= 0) & (predictions <= 1))))
+        return ~((predictions >= 0) & (predictions <= 1))
 
     def perfect(self, labels: np.ndarray) -> np.ndarray:
         """See `Task`."""

@@ -91,10 +91,10 @@ class Multiclass(Task):
         """See `Task`."""
         return f"{len(self.schema.classes)} finite numbers from 0 to 1 that sum up to 1"
 
-    def wrong_predictions(self, predictions: np.ndarray) -> int:
+    def wrong_rows(self, predictions: np.ndarray) -> np.ndarray:
         """See `Task`."""
         inside = np.all((predictions >= 0) & (predictions <= 1), axis=1)
-        return int(np.count_nonzero(~(inside & (np.abs(predictions.sum(axis=1) - 1) <= SUM_TOLERANCE))))
+        return ~(inside & (np.abs(predictions.sum(axis=1) - 1) <= SUM_TOLERANCE))
 
     def perfect(self, labels: np.ndarray) -> np.ndarray:
         """See `Task`."""

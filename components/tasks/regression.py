@@ -110,12 +110,12 @@ class Regression(Task):
         """See `Task`."""
         return "finite numbers" + (", quantiles rising" if self.schema.quantiles else "")
 
-    def wrong_predictions(self, predictions: np.ndarray) -> int:
+    def wrong_rows(self, predictions: np.ndarray) -> np.ndarray:
         """See `Task`."""
         wrong = ~np.isfinite(predictions)
         if self.schema.quantiles:
             wrong = wrong.any(axis=1) | (np.diff(predictions, axis=1) < 0).any(axis=1)
-        return int(np.count_nonzero(wrong))
+        return wrong
 
     def perfect(self, labels: np.ndarray) -> np.ndarray:
         """See `Task`."""

@@ -152,10 +152,10 @@ class Several(Task):
         """See `Task`."""
         return "; ".join(f"{name}: {part.right_predictions}" for name, part in self._parts.items())
 
-    def wrong_predictions(self, predictions: np.ndarray) -> int:
-        """See `Task`: of the label with the most of them."""
+    def wrong_rows(self, predictions: np.ndarray) -> np.ndarray:
+        """See `Task`: of any label."""
         parts = self._parts.items()
-        return max(part.wrong_predictions(self.predictions_of(name, predictions)) for name, part in parts)
+        return np.any([part.wrong_rows(self.predictions_of(name, predictions)) for name, part in parts], axis=0)
 
     def perfect(self, labels: np.ndarray) -> np.ndarray:
         """See `Task`: one label after the other."""

@@ -182,8 +182,12 @@ class Task(ABC):
         """What predictions must be, for messages, such as "finite numbers from 0 to 1"."""
 
     @abstractmethod
+    def wrong_rows(self, predictions: np.ndarray) -> np.ndarray:
+        """Which rows of predictions are none, bool [rows]: not finite, no probabilities, or quantiles that cross."""
+
     def wrong_predictions(self, predictions: np.ndarray) -> int:
-        """How many rows of predictions are none: not finite, no probabilities, or quantiles that cross."""
+        """How many rows of predictions are none."""
+        return int(np.count_nonzero(self.wrong_rows(predictions)))
 
     @abstractmethod
     def perfect(self, labels: np.ndarray) -> np.ndarray:

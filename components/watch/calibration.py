@@ -1,26 +1,31 @@
-"""Sets the threshold of the regret's CUSUM for a stated rate of false alarms, by a block bootstrap of real days."""
+"""Sets the threshold of the regret's CUSUM for a stated rate of false alarms, by a block bootstrap of real days.
+
+Centre and scale are themselves known from few days, and the CUSUM adds up the centre's error day by day. So each
+simulated path is judged by a centre and a scale of its own, those of as many days as there are of the null.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from airtight.rollout.sequential import student_ratio
 from airtight.watch.regret import WEEK, Settings
 
 MIN_DAYS = 28
 """Days of the null with fewer of which nothing is calibrated."""
 PATHS = 400
 SEED = 20130601
-_STEPS = 30
-_LONGEST = 6
-"""Paths are so many times as long as the wanted mean time between alarms: exp(-6) of them have none."""
+_STEPS = 20
+_HIGHEST = 200.0
+_LONGEST = 3
+"""Paths are so many times as long as the wanted mean time between alarms."""
 
 
 def calibrate(null: np.ndarray, days_between: int = 200, slack: float = 0.25, error: float = 0.05) -> Settings | None:
-    """Settings with which the null gives one alarm in so many days, on average.
+    """Settings with which fresh days give one alarm in so many days, on average over what the null might have been.
 
     Days depend on each other, so whole weeks are drawn, from any day on and past the end again from the beginning (the
-    circular block bootstrap; Politis and Romano 1992). Weeks do not hold all of a strong dependence: of days whose
-    neighbours correlate by .6, new days alarm once in some 110 where 200 were wanted, by .3 and less as stated.
+    circular block bootstrap; Politis and Romano 1992). Weeks do not hold all of a strong dependence.
 
     Args:
       null: Differences of days while nothing is wrong, in order, float [days]: those of a served model that is fresh,
@@ -37,13 +42,22 @@ def calibrate(null: np.ndarray, days_between: int = 200, slack: float = 0.25, er
     scale = float(null.std()) if len(null) else 0.0
     if len(null) < MIN_DAYS or not scale:
         return None
-    centre = float(null.mean())
-    paths = drawn((null - centre) / scale, days_between * _LONGEST, np.random.default_rng(SEED))
-    low, high = 0.0, 200.0
+    centre, count, rng = float(null.mean()), len(null), np.random.default_rng(SEED)
+    paths, samples = (drawn((null - centre) / scale, days, rng) for days in (days_between * _LONGEST, count))
+    # How much weeks vary is itself known from few.
+    widened = student_ratio(count // WEEK - 1)
+    scales = samples.std(axis=1, keepdims=True)
+    paths = (paths - widened * samples.mean(axis=1, keepdims=True)) / np.where(scales > 0, scales, 1.0)
+    # Weeks that are drawn of few vary less around the mean of these few than new weeks do.
+    paths *= np.sqrt(count / (count - WEEK))
+    low, high = 0.0, _HIGHEST
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if run_lengths(paths, middle, slack).mean() < days_between else (low, middle)
-    return Settings(centre, scale, high, slack, days_between, error)
+        is_low = alarms(paths, middle, slack) * days_between > paths.size
+        low, high = (middle, high) if is_low else (low, middle)
+    weeks = null[count % WEEK :].reshape(-1, WEEK).mean(axis=1)
+    centre_error = float(weeks.std(ddof=1) / np.sqrt(len(weeks))) * widened
+    return Settings(centre, scale, high, slack, days_between, error, centre_error)
 
 
 def drawn(values: np.ndarray, days: int, rng: np.random.Generator, paths: int = PATHS) -> np.ndarray:
@@ -51,6 +65,16 @@ def drawn(values: np.ndarray, days: int, rng: np.random.Generator, paths: int = 
     starts = rng.integers(0, len(values), (paths, -(-days // WEEK)))
     places = (starts[..., None] + np.arange(WEEK)).reshape(paths, -1) % len(values)
     return values[places[:, :days]]
+
+
+def alarms(paths: np.ndarray, threshold: float, slack: float) -> int:
+    """How many alarms paths [paths, days] of standardized values give, where each begins anew after an alarm."""
+    level, count = np.zeros(len(paths)), 0
+    for values in paths.T:
+        level = np.maximum(0.0, level + values - slack)
+        count += int(np.count_nonzero(level > threshold))
+        level[level > threshold] = 0.0
+    return count
 
 
 def run_lengths(paths: np.ndarray, threshold: float, slack: float) -> np.ndarray:

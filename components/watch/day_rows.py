@@ -41,9 +41,11 @@ class Pair:
       version: The one that answered.
       beside: The one that was asked beside it.
       metric: Whose losses they are, such as "log_loss".
-      rows: How many both answered.
-      difference: Mean loss of `version` less that of `beside`.
+      rows: How many both answered with predictions of the task's.
+      difference: Mean loss of `version` less that of `beside` on them; 0 of fewer than `LEAST_ROWS`.
       variance: Of that mean, by blocks of rows; None of one block.
+      wrong: Rows that are left out because what `version` answered, and it alone, is none of the task's, such as NaN.
+      beside_wrong: Likewise of `beside` alone.
     """
 
     version: int
@@ -52,6 +54,8 @@ class Pair:
     rows: int
     difference: float
     variance: float | None
+    wrong: int = 0
+    beside_wrong: int = 0
 
 
 class DayRows:
@@ -173,15 +177,17 @@ class DayRows:
     def pairs(self) -> list[Pair]:
         """The versions that answered beside those that were asked beside them, on the rows of both.
 
-        By the task's first metric that is a mean of losses; of several labels that is the first label's.
+        By the task's first metric that is a mean of losses; of several labels that is the first label's. Of a pair of
+        fewer than `LEAST_ROWS` rows there is no mean, and no pair unless one of the two alone answered wrongly.
         """
         metric = next(((name, metric.losses) for name, metric in self.task.metrics.items() if metric.losses), None)
         judged = self.judged
-        if metric is None or not len(judged) or self.task.wrong_predictions(self.column("predictions")):
+        if metric is None or not len(judged):
             return []
         name, losses = metric
         labels, predictions, version = (self.column(column) for column in ("labels", "predictions", "version"))
         key, beside = self.column("key"), self.column("beside").astype(bool)
+        wrong = self.task.wrong_rows(predictions)
         order = judged[np.argsort(key[judged], kind="stable")]
         made = []
         for other in np.unique(version[beside]).tolist():
@@ -194,13 +200,17 @@ class DayRows:
                     continue
                 mine = version[ours] == own
                 a, b = ours[mine], theirs[mine]
+                counts = int((wrong[a] & ~wrong[b]).sum()), int((wrong[b] & ~wrong[a]).sum())
+                right = ~(wrong[a] | wrong[b])
+                a, b = a[right], b[right]
                 if len(a) < LEAST_ROWS:
+                    made += [Pair(own, other, name, len(a), 0.0, None, *counts)] if any(counts) else []
                     continue
                 difference = losses(labels[a], predictions[a]) - losses(labels[b], predictions[b])
                 gain = paired.MeanGain.of(np.zeros(len(a)), difference, self.blocks(a).of_row)
                 estimate = paired.estimate(gain, len(gain.sums))
                 variance = estimate.error**2 if estimate else None
-                made.append(Pair(own, other, name, len(a), float(difference.mean()), variance))
+                made.append(Pair(own, other, name, len(a), float(difference.mean()), variance, *counts))
         return made
 
     def _of(self, rows: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> dict[str, list[float | None]]:

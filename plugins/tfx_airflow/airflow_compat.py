@@ -19,6 +19,8 @@ SCHEDULED = ("scheduled", BACKFILL)
 """Types of the runs that a timetable made, of Airflow's DagRunType."""
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 """States of a task of which nothing more will become, of Airflow's TaskInstanceState."""
+UNFINISHED = ("queued", "running")
+"""States of a run that has not ended, of Airflow's DagRunState."""
 RUN_ID_LENGTH = 250
 """Characters that a run's id may have (airflow.models.base.ID_LEN, whose import opens Airflow's settings)."""
 
@@ -87,6 +89,13 @@ def count_runs(dag_id: str, date: datetime, states: Sequence[str] = ()) -> int:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     return int(RuntimeTaskInstance.get_dr_count(dag_id, logical_dates=[date], states=list(states) or None))
+
+
+def count_named_runs(dag_id: str, run_ids: Sequence[str], states: Sequence[str]) -> int:
+    """Returns how many of some runs of a DAG are there and in one of some states; in a task only."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    return int(RuntimeTaskInstance.get_dr_count(dag_id, run_ids=list(run_ids), states=list(states)))
 
 
 def dag_is_paused(dag_id: str) -> bool | None:

@@ -15,8 +15,10 @@ from airtight.audit.log import AuditLog
 from airtight.errors import AirtightError, TerminalError
 from airtight.import_string import load
 from airtight.watch.alarm_acts import acts, alarms_in, quieting, summary_of
+from airtight.watch.brakes import Brakes
 from plugins.tfx_airflow.airflow_compat import BACKFILL, count_runs, dag_is_paused, state_store, trigger_once
 from plugins.tfx_airflow.polling import PollingTrigger
+from plugins.tfx_airflow.training_hold import held_by
 
 WHEN_DECIDED, TRAIN, REPORT = "when_decided", "train", "report"
 """Param of a watch's DAG, and its values."""
@@ -34,26 +36,33 @@ class StartTraining(BaseOperator):
     The run's id is the decision's, so a retry, a Clear and another scheduler meet the run that is there already. Its
     interval is passed on: a run without a schedule of its own has none.
 
+    Until a training has begun, no later decision knows of it. So nothing is triggered while the run of an earlier
+    decision is queued or running, nor in the cooldown after one that failed.
+
     Args:
       trigger_dag_id: The training DAG.
       decide: Id of the task that decides.
+      brakes: The cooldown in days.
       **kwargs: As for every operator.
     """
 
     template_fields = ("trigger_dag_id",)
 
-    def __init__(self, *, trigger_dag_id: str, decide: str = "decide", **kwargs: Any) -> None:
+    def __init__(
+        self, *, trigger_dag_id: str, decide: str = "decide", brakes: Brakes | None = None, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("doc_md", f"Triggers {trigger_dag_id} where `{decide}` says retrain; skipped else.")
         super().__init__(**kwargs)
         self.trigger_dag_id = trigger_dag_id
         self.decide = decide
+        self.brakes = brakes or Brakes()
 
     def execute(self, context: Context) -> None:
         """Triggers it, or not.
 
         Raises:
           DagRunTriggerException: Airflow triggers the DAG on receiving it.
-          AirflowSkipException: Nothing is to be triggered, or the run is there already.
+          AirflowSkipException: Nothing is to be triggered, the run is there already, or an earlier one is in its way.
         """
         decision = _properties(context, self.decide, "decision")
         if decision["action"] != "retrain":
@@ -63,6 +72,8 @@ class StartTraining(BaseOperator):
             raise AirflowSkipException(f"A backfill triggers nothing. It would have triggered {run}.")
         if context["params"].get(WHEN_DECIDED, TRAIN) == REPORT:
             raise AirflowSkipException(f"This run reports only. It would have triggered {run}.")
+        if reason := held_by(self.trigger_dag_id, str(decision["day"]), str(decision["run_id"]), self.brakes):
+            raise AirflowSkipException(f"{reason}. Without it, this would have triggered {run}.")
         self.log.info("Triggering %s.", run)
         conf = {"interval": decision["trains"], "window_days": int(decision.get("window_days", 0))}
         raise trigger_once(self.trigger_dag_id, str(decision["run_id"]), conf)

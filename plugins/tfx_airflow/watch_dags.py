@@ -57,7 +57,7 @@ def add_watch_tasks(dag: DAG, settings: Supervised) -> None:
         announce = AnnounceDay(
             task_id="announce", pipeline=settings.name, notify=settings.watch.notify, asset=asset_of(settings)
         )
-        retrain = StartTraining(task_id="retrain", trigger_dag_id=settings.id_of(TRAIN))
+        retrain = StartTraining(task_id="retrain", trigger_dag_id=settings.id_of(TRAIN), brakes=settings.watch.brakes)
     dag.get_task("decide") >> [announce, retrain]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -23,10 +24,10 @@ from components.modelling import (
 )
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.weights import file_of
-from components.schema import ExampleSchema
+from components.schema import ExampleSchema, Feature
 from components.tasks import task_of
 from serving.loader import load
-from tests.components import tables
+from tests.components import tables, toy
 from tests.components.tables import ALL, BINARY, FEATURES, PICTURE, WEIGHTED
 
 pytestmark = pytest.mark.slow
@@ -221,6 +222,18 @@ def test_what_is_kept_of_rows_holds_none_of_their_numbers(tmp_path):
     assert list(values) == list(ALL.of_kind("number")) and all(len(own) == len(examples) for own in values.values())
     kept = (*vars(statistics).values(), *statistics.vectors.values(), *vars(examples).values())
     assert not any(isinstance(value, np.ndarray) and len(value) >= len(examples) for value in kept)
+
+
+def test_of_a_column_of_ids_the_rarest_are_forgotten_and_no_common_word_is(tmp_path, monkeypatch):
+    schema = ExampleSchema((Feature("word", "category", ""),), "label", "", (), ())
+    rng, common = np.random.default_rng(0), ["red", "green", "blue"]
+    words = [f"id-{row}" if row % 2 else common[rng.integers(3)] for row in range(4000)]
+    toy.examples(tmp_path, train=pa.table({"word": words, "label": rng.integers(0, 2, 4000)}))
+    monkeypatch.setattr(labelled_examples, "PIECE", 100)
+    monkeypatch.setattr(labelled_examples, "MOST_WORDS", 200)
+    counts = LabelledExamples(tmp_path, ["train"], schema).statistics.vocabularies["word"]
+    assert len(counts) <= 200
+    assert {word: counts[word] for word in common} == {word: words.count(word) for word in common}
 
 
 def test_a_sample_is_of_its_size_and_knows_no_pieces():

@@ -48,6 +48,8 @@ class Supervisor:
                 if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
             }
             return comms.TaskStatesResult(task_states={"scheduled__1": states})
+        if isinstance(msg, comms.GetDRCount) and msg.run_ids:
+            return comms.DRCount(count=int("scheduled__1" in msg.run_ids and "queued" in msg.states))
         if isinstance(msg, comms.GetDRCount):
             is_ours = msg.logical_dates == [NOW] and (msg.states or ["success"]) == ["success"]
             return comms.DRCount(count=int(is_ours))
@@ -104,6 +106,12 @@ def test_count_runs():
     assert airflow_compat.count_runs("flights", NOW, ("success",)) == 1
     assert airflow_compat.count_runs("flights", NOW, ("failed",)) == 0
     assert airflow_compat.count_runs("flights", datetime(2013, 7, 1, tzinfo=UTC)) == 0
+
+
+def test_count_named_runs():
+    assert airflow_compat.count_named_runs("flights", ["scheduled__1", "manual__1"], airflow_compat.UNFINISHED) == 1
+    assert airflow_compat.count_named_runs("flights", ["scheduled__1"], ("failed",)) == 0
+    assert set(airflow_compat.UNFINISHED) < {state.value for state in DagRunState}
 
 
 def test_dag_is_paused():

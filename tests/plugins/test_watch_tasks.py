@@ -1,6 +1,6 @@
 """What follows a watch's decision, task by task: who is notified of what, what is triggered, when a watch is missed."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import (
 
 from airtight.audit.log import AuditLog
 from airtight.watch.alarm_acts import ACKNOWLEDGED, SILENCED
-from plugins.tfx_airflow import watch
+from airtight.watch.brakes import Brakes
+from plugins.tfx_airflow import training_hold, watch
 from plugins.tfx_airflow.watch import AnnounceDay, AnnounceRollback, CheckWatch, StartTraining
 
 DAY = "2013-07-03"
@@ -57,6 +58,7 @@ class Store(dict):
 @pytest.fixture(autouse=True)
 def _nobody_has_heard(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path))
+    monkeypatch.setattr(training_hold, "count_named_runs", lambda dag_id, run_ids, states: 0)
     HEARD.clear()
 
 
@@ -74,8 +76,8 @@ def context(run_type="scheduled", params=None, store=None, **outputs):
     }
 
 
-def start(decision=RETRAIN, **more):
-    task = StartTraining(task_id="retrain", trigger_dag_id="flights")
+def start(decision=RETRAIN, brakes=None, **more):
+    task = StartTraining(task_id="retrain", trigger_dag_id="flights", brakes=brakes)
     return task.execute(context(decide=("decision", decision), **more))
 
 
@@ -99,6 +101,32 @@ def test_retraining_is_triggered_under_the_decisions_id_with_its_interval():
 def test_all_else_is_skipped_with_what_it_would_have_done(more, reason):
     with pytest.raises(AirflowSkipException, match=reason):
         start(**more)
+
+
+@pytest.mark.parametrize(
+    ("runs", "held"),
+    [
+        ({1: "queued"}, "The run watch__2013-07-02__1a2b3c4d of an earlier decision is queued or running"),
+        ({20: "running"}, "watch__2013-06-13__1a2b3c4d of an earlier decision is queued or running"),
+        ({3: "failed"}, "watch__2013-06-30__1a2b3c4d failed, and the cooldown lasts 4 days"),
+        ({4: "failed"}, ""),
+        ({4: "failed", 9: "failed"}, "watch__2013-06-29__1a2b3c4d failed, and the cooldown lasts 8 days"),
+        ({4: "failed", 6: "success", 9: "failed"}, ""),
+        ({1: "success"}, ""),
+        ({}, ""),
+    ],
+    ids=["queued", "running", "failed", "long ago", "failed again", "succeeded between", "succeeded", "none"],
+)
+def test_a_training_that_no_decision_knows_of_yet_holds_the_next_one(monkeypatch, runs, held):
+    states = {
+        RETRAIN["run_id"].replace(DAY, (date.fromisoformat(DAY) - timedelta(days=number)).isoformat()): state
+        for number, state in runs.items()
+    }
+    monkeypatch.setattr(
+        training_hold, "count_named_runs", lambda _, ids, wanted: sum(states.get(run) in wanted for run in ids)
+    )
+    with pytest.raises(AirflowSkipException if held else DagRunTriggerException, match=held or None):
+        start(brakes=Brakes(cooldown=2))
 
 
 def announce(notify, decision=RETRAIN, alarms=None, **more):

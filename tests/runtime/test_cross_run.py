@@ -12,10 +12,12 @@ from runtime import cross_run, metadata_store
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from tests.runtime.past_runs import PastRuns, month, version
+from tests.tiny_pipeline import across
 from tests.tiny_pipeline.running import Run, uri
 
 CHAMPIONS = "tests.tiny_pipeline.champion:create_pipeline"
 PROMOTIONS = "tests.tiny_pipeline.promoting:create_pipeline"
+WATCHES, TRAININGS = (f"tests.tiny_pipeline.watching:create_{name}" for name in ("watch", "training"))
 ACROSS = "tests.tiny_pipeline.across:create_pipeline"
 
 
@@ -45,19 +47,25 @@ def test_a_node_is_given_the_newest_and_the_latest_of_then(home, past):
     assert given(home, 3, "before") == []
     past.write(range(12))
     assert given(home, 12) == versions(10, 11)
-    assert given(home, 3) == versions(2, 10, 11), "February was known when March began"
-    assert given(home, 0) == versions(10, 11), "nothing was known yet"
+    assert given(home, 3) == versions(1, 2, 3, 10, 11), "what served when it began and before, and of its interval"
+    assert given(home, 0) == versions(0, 10, 11), "nothing was known yet"
+
+
+def test_what_was_made_of_the_days_before_is_given_as_far_back_as_the_node_wants(home, past, monkeypatch):
+    past.write(range(12))
+    monkeypatch.setattr(across, "HISTORY_DAYS", 100)
+    assert given(home, 8) == versions(4, 5, 6, 7, 8, 10, 11)
 
 
 def test_the_latest_of_then_is_found_however_long_ago_it_was(home, past):
     past.write([0, 1, 700, 701])
-    assert given(home, 690) == versions(1, 700, 701)
+    assert given(home, 690) == versions(0, 1, 700, 701)
 
 
 def test_more_pushes_than_a_page_holds_hide_none(home, past, monkeypatch):
     monkeypatch.setattr(cross_run, "_PAGE", 3)
     past.write([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 99, 98])
-    assert given(home, 40) == [*versions(9), *versions(99, 98)]
+    assert given(home, 40) == versions(9, 8, 99, 98)
 
 
 @pytest.mark.parametrize("minutes", [1, 10, 60])
@@ -97,7 +105,7 @@ def test_executions_that_made_nothing_do_not_count_towards_the_newest(home, past
     for execution, now in zip(of_push, states, strict=True):
         execution.last_known_state = now
     past.store.put_executions(of_push)
-    assert given(home, 0) == versions(7, 11)
+    assert given(home, 0) == versions(0, 7, 11)
 
 
 def test_every_push_of_the_same_interval_is_given_and_none_that_did_not_push(home, past):
@@ -106,7 +114,7 @@ def test_every_push_of_the_same_interval_is_given_and_none_that_did_not_push(hom
     past.write([4])
     past.pushed = True
     past.write([90, 91])
-    assert given(home, 5) == versions(3, 90, 91)
+    assert given(home, 5) == versions(2, 3, 90, 91)
 
 
 def test_of_a_version_that_was_pushed_again_the_first_push_is_given_too(home, past):
@@ -119,8 +127,8 @@ def test_of_a_version_that_was_pushed_again_the_first_push_is_given_too(home, pa
 def test_the_push_of_a_version_that_was_promoted_by_then_is_given_too(home, past):
     past.write(range(12))
     PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home))).write([1])
-    assert given(home, 5) == versions(1, 4, 10, 11)
-    assert given(home, 1) == versions(0, 10, 11), "it was promoted later"
+    assert given(home, 5) == versions(1, 3, 4, 5, 10, 11)
+    assert given(home, 0) == versions(0, 10, 11), "it was promoted later"
 
 
 def test_what_is_recorded_as_input_is_what_was_given(home, past):
@@ -132,7 +140,23 @@ def test_what_is_recorded_as_input_is_what_was_given(home, past):
     events = past.store.get_events_by_execution_ids([execution])
     pushed = [e.artifact_id for e in events if e.type == e.INPUT and e.path.steps[0].key == "pushed"]
     recorded = [a.custom_properties["version"].int_value for a in past.store.get_artifacts_by_id(sorted(pushed))]
-    assert recorded == versions(2, 10, 11)
+    assert recorded == versions(1, 2, 3, 10, 11)
+
+
+def test_a_fault_blocks_a_training_however_many_days_were_watched_since(home, monkeypatch):
+    monkeypatch.setattr(cross_run, "NEWEST", 2)
+    compiled = CompiledPipeline.read(compile_pipeline(WATCHES, home))
+    with metadata_store.project_connection(home) as handle:
+        PastRuns(handle.store, home, compiled).write(range(12))
+        start, end = month(5)
+        decisions = handle.store.get_artifacts_by_type("WatchDecision")
+        (of_month,) = (a for a in decisions if a.properties["interval_end"].string_value == end)
+        of_month.properties["action"].string_value = "fix_data"
+        handle.store.put_artifacts([of_month])
+    training = Run(home, TRAININGS, "backfilled", interval_start=start, interval_end=end)
+    assert training.node("ingest").state == "complete"
+    outcome = training.node("clear_training")
+    assert outcome.state == "failed" and "faults in the data" in outcome.error
 
 
 def test_a_command_is_given_the_newest_too(home, past):

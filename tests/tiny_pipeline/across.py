@@ -12,7 +12,11 @@ from tfx.types import standard_artifacts
 from components.artifacts import Promotion
 from runtime.parameters import interval_parameters
 from runtime.resolvers import of_all_runs
+from runtime.task_options import task
 from tests.tiny_pipeline.champion import PROMOTES, Rows, ingest
+
+HISTORY_DAYS = 0
+"""Tests set it before they compile."""
 
 
 @component
@@ -34,4 +38,5 @@ def create_pipeline() -> Pipeline:
     pushed = of_all_runs("champions", standard_artifacts.PushedModel, "push", "pushed")
     promotions = of_all_runs(PROMOTES[0], Promotion, "promote", "promotion")
     chosen = choose(dataset=rows.outputs["dataset"], pushed=pushed, promotions=promotions).with_id("choose")
+    task(chosen, history_days=HISTORY_DAYS)
     return Pipeline(pipeline_name="across", components=[rows, chosen], enable_cache=True)

@@ -30,7 +30,7 @@ from components.data_alarms import data_alarms
 from components.decide import decide
 from components.schema import Feature
 from components.watch.day_summary import FILE, DaySummary
-from runtime.days_before import DaysBefore
+from runtime.days_before import SPAN_DAYS, DaysBefore
 from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter
 from runtime.resolvers import of_all_runs
 from runtime.task_options import in_order, task
@@ -148,6 +148,7 @@ def create_watch() -> Pipeline:
         judge_days=1,
         policy=runtime_parameter(POLICY),
     ).with_id("decide")
+    task(decided, history_days=SPAN_DAYS)
     in_order(before, alarmed, decided, until="decide")
     nodes = [data, summarized, challenged, before, alarmed, decided]
     pipeline = Pipeline(pipeline_name=WATCH, components=[task(node, cache=False) for node in nodes])

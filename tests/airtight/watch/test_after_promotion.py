@@ -51,6 +51,30 @@ def test_days_that_differ_widen_the_bound_more_than_rows_alone_say():
     assert bound(days([0.1, 0.1]), Settings())[1] == -math.inf
 
 
+def wrong(version: int, former: int, rows: int = 900) -> PairedDay:
+    return PairedDay("2013-06-03", rows, 0.0, 1e-4, version, former)
+
+
+@pytest.mark.parametrize(
+    ("of_version", "of_former", "rows", "is_taken_back"),
+    [(1, 0, 900, True), (900, 0, 0, True), (900, 1, 0, True), (0, 900, 0, False), (4, 3, 900, False)],
+)
+def test_a_version_that_answers_no_predictions_where_the_former_champion_does_is_taken_back(
+    of_version, of_former, rows, is_taken_back
+):
+    standing = judge([*days([0.0]), wrong(of_version, of_former, rows)], 4, Settings())
+    assert standing.outcome == (TAKE_BACK if is_taken_back else WATCHING)
+    if is_taken_back:
+        assert (standing.days, standing.decided_on) == (1, "2013-06-03")
+        assert f"on 2013-06-03 {of_version} of its answers were no predictions, such as NaN" in standing.reason
+    assert standing.days == (2 if rows and not is_taken_back else 1)
+
+
+def test_rows_of_which_one_version_made_no_prediction_are_left_out_and_said():
+    standing = judge([*days([0.1, 0.1]), wrong(0, 5)], 4, Settings())
+    assert (standing.days, standing.rows) == (3, 2700) and "(5 more, of which one" in standing.reason
+
+
 def test_a_margin_is_allowed():
     assert judge(days([0.2] * 3), 4, Settings(margin=0.25)).outcome == WATCHING
 

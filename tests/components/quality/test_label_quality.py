@@ -104,6 +104,23 @@ def test_a_backfill_comes_to_the_same_bytes_however_spark_cuts_the_rows(spark, t
     assert results[0] == results[1] and "days.jsonl" in results[0]
 
 
+def test_a_day_whose_predictions_are_no_longer_there_stays_as_it_was_known(spark, tmp_path, monkeypatch):
+    world, days = World(tmp_path), [day_rows(number) for number in range(2)]
+    world.predict({NAMES[0]: days[0]})
+    world.predict({NAMES[0]: days[0]}, version=2, requested="former")
+    for rows in days:
+        world.label(rows, 1.0)
+    known = world.judge(end_of(1), monkeypatch, spark)[NAMES[0]]
+    assert known.state == "ripe" and known.pairs
+    world.predict({NAMES[1]: days[1]})
+    del world.batches[:2]
+    later = world.judge(end_of(2), monkeypatch, spark)
+    assert later[NAMES[1]].rows == ROWS
+    kept = later[NAMES[0]]
+    assert kept.notes[-1].startswith("Its predictions are no longer there: no label after")
+    assert replace(kept, notes=known.notes) == known
+
+
 def test_labels_that_contradict_each_other_or_are_of_no_prediction_or_older_than_it_are_counted(
     spark, tmp_path, monkeypatch
 ):

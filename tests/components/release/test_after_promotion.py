@@ -41,12 +41,12 @@ def pushes(site) -> list[PushedModel]:
     return made
 
 
-def quality(site, differences, *, version=JULY, former=JUNE, state=RIPE, first=1) -> LabelQuality:
+def quality(site, differences, *, version=JULY, former=JUNE, state=RIPE, first=1, **counts) -> LabelQuality:
     """Days of August on which both answered."""
     made = site.artifacts.new(LabelQuality)
     days = []
     for number, difference in enumerate(differences):
-        pair = {"version": version, "beside": former, "metric": "log_loss", "rows": 900}
+        pair = {"version": version, "beside": former, "metric": "log_loss", "rows": 900, **counts}
         pairs = [pair | {"difference": difference, "variance": 1e-4}] if difference is not None else []
         days.append(DayQuality(f"2013-08-{first + number:02}", "", state, rows=900, labelled=900, pairs=pairs))
     quality_days.write(Path(made.uri) / quality_days.FILE, days)
@@ -123,12 +123,33 @@ def test_a_version_that_is_as_good_is_watched_and_then_kept(site, pushes):
     ("days", "state", "words"),
     [
         ([0.2] * 5, UNRIPE, "none of 5 days since is ripe"),
-        ([None] * 5, RIPE, "the former champion, answered no row of 5 ripe days"),
+        ([None] * 5, RIPE, "on none of 5 ripe days since did version"),
     ],
 )
 def test_without_ripe_pairs_there_is_not_enough_data(site, pushes, days, state, words):
     outcome = judge(site, quality(site, days, state=state), pushes)
     assert outcome.outcome == "watching" and words in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("sides", "counts", "outcome"),
+    [
+        ({}, {"wrong": 1}, "take_back"),
+        ({"version": JUNE, "former": JULY}, {"beside_wrong": 1}, "take_back"),
+        ({}, {"beside_wrong": 1}, "watching"),
+        ({}, {"beside_wrong": 900, "rows": 0}, "watching"),
+    ],
+    ids=["the new one", "the new one, asked beside", "the former one", "the former one, each row"],
+)
+def test_a_version_that_answers_nan_is_taken_back_and_one_of_the_former_switches_nothing_off(
+    site, pushes, sides, counts, outcome
+):
+    judged = judge(site, quality(site, [0.0], **sides, **counts), pushes)
+    assert (judged.outcome, judged.version, judged.former) == (outcome, JULY, JUNE)
+    made = take_back(site, judged, pushes)
+    assert made.to_version == (JUNE if outcome == "take_back" else JULY)
+    if outcome == "take_back":
+        assert "Taken back: on 2013-08-01 1 of its answers were no predictions, such as NaN" in made.summary
 
 
 def test_pairs_of_another_version_and_of_days_before_it_took_over_do_not_count(site, pushes):

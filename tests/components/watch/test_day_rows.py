@@ -117,7 +117,27 @@ def test_predictions_that_are_none_have_neither_figures_nor_pairs():
     broken = table(["labelled"] * 40, probability=[float("nan")] * 40, labels=[0, 1] * 20)
     rows = rows_of(broken, table(["labelled"] * 40, version=[1] * 40, beside=[True] * 40))
     assert rows.figures() == {"figures": {}, "slices": [], "versions": [], "not_finite": 40}
-    assert rows.pairs() == []
+    (pair,) = rows.pairs()
+    assert (pair.rows, pair.wrong, pair.beside_wrong) == (0, 40, 0)
+
+
+@pytest.mark.parametrize("is_beside", [False, True], ids=["of the new version", "of the former one"])
+def test_rows_that_one_of_two_versions_answers_wrongly_are_left_out_of_their_pair_and_counted(is_beside):
+    answers = table(["labelled"] * 100)
+    labels, p = answers["broken"].to_pylist(), answers["probability"].to_numpy()
+    broken = p.copy()
+    broken[:3] = np.nan
+    sides = [p, broken] if is_beside else [broken, p]
+    rows = rows_of(
+        table(["labelled"] * 100, probability=sides[0], labels=labels),
+        table(["labelled"] * 100, probability=sides[1], labels=labels, version=[1] * 100, beside=[True] * 100),
+        # Of a third one, nothing of which disturbs the others.
+        table(["labelled"] * 100, probability=p * np.nan, labels=labels, version=[0] * 100, beside=[True] * 100),
+    )
+    third, pair = rows.pairs()
+    assert (pair.version, pair.beside, pair.rows, pair.difference) == (2, 1, 97, 0.0)
+    assert (pair.wrong, pair.beside_wrong) == ((0, 3) if is_beside else (3, 0))
+    assert (third.beside, third.rows, third.beside_wrong) == (0, 0, 100 if is_beside else 97)
 
 
 def test_the_longest_gap_counts_the_ends_of_the_day():

@@ -1,0 +1,42 @@
+"""What holds a training that a watch decided: runs of earlier decisions that no decision can know of yet.
+
+A decision knows trainings by the lineage. One that waits (its DAG is paused, its pool is full), or that failed before
+it had a dataset, has left nothing there; Airflow alone knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+from airtight.watch.brakes import Brakes
+from plugins.tfx_airflow.airflow_compat import UNFINISHED, count_named_runs
+
+
+def held_by(dag_id: str, day: str, run_id: str, brakes: Brakes) -> str:
+    """Returns which run of an earlier decision holds a training, in words; "" where none does. In a task only.
+
+    Args:
+      dag_id: The training DAG.
+      day: Of the decision, ISO 8601.
+      run_id: Of the training that was decided; those of earlier decisions of the same policy differ by the day alone.
+      brakes: Their cooldown, in days, and the longest one, which is as far as earlier decisions are looked at.
+    """
+    days = {number: date.fromisoformat(day) - timedelta(days=number) for number in range(1, 1 + brakes.longest)}
+    # The newest first.
+    ages = {run_id.replace(day, earlier.isoformat(), 1): number for number, earlier in days.items()}
+
+    def has(runs: Iterable[str], *states: str) -> bool:
+        return count_named_runs(dag_id, list(runs), states) > 0
+
+    if has(ages, *UNFINISHED):
+        waiting = next((run for run in ages if has([run], *UNFINISHED)), "that has just ended")
+        return f"The run {waiting} of an earlier decision is queued or running"
+    failed: list[str] = []
+    for run in ages if has(ages, "failed") else ():
+        if has([run], "success"):
+            break
+        failed += [run] if has([run], "failed") else []
+    if failed and ages[failed[0]] < (wait := brakes.after(len(failed))):
+        return f"The run {failed[0]} failed, and the cooldown lasts {wait} days; clear it, or trigger one by hand"
+    return ""
