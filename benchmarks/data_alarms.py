@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--days", default="2013-07-01", help="faults are planted from this day on")
     parser.add_argument("--until", default="2014-01-01", help="and before this one")
     parser.add_argument("--every", type=int, default=12, help="into each so many days")
-    parser.add_argument("--choose", type=int, default=8, help="settings are chosen on each so many days before")
+    parser.add_argument("--choose", type=int, default=12, help="settings are chosen on each so many days before")
     parser.add_argument("--ours", action="store_true", help="without the rules of other tools")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
