@@ -42,7 +42,7 @@ _SPANS = (2 * _DAY, 40 * _DAY, 400 * _DAY, 4000 * _DAY, None)
 """Before an instant the latest artifact is looked for in these spans, one after the other; None is all time."""
 _PAGE = 100
 _CHAMPIONS = 2
-"""An input of pushes holds the version that had served last when the interval began, and the one before it."""
+"""An input of pushes holds the version that had served last when the interval began or ended, and the one before."""
 PUSHES, PROMOTIONS = "PushedModel", "Promotion"
 """Names of the types of artifacts that say which version served."""
 _LIVE = metadata_store_pb2.Artifact.LIVE
@@ -99,11 +99,13 @@ def bounded(node: pipeline_pb2.PipelineNode, began_ms: int | None = None, histor
         known, versions = [], set()
         if ends := interval(handle):
             start, end = ends
-            read = _promotions if kind == PROMOTIONS else _known_at
-            known += read(store, context.id, channel, start)
+            if kind == PROMOTIONS:
+                known += _promotions(store, context.id, channel, end)
+            else:
+                known += _known_at(store, context.id, channel, start)
             known += _within(store, context.id, channel, start - timedelta(days=history_days), end)
             if kind == PUSHES:
-                versions = _versions_served(store, context.id, channel, start)
+                versions = _versions_served(store, context.id, channel, ends)
         for before_ms in (None, began_ms) if began_ms else (None,):
             known += _newest(store, context, channel.output_key, NEWEST, before_ms=before_ms, level=level)
         # Whether a version took over, its first push says, however long ago that was. So it is with one that was
@@ -245,6 +247,8 @@ def _known_at(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
     query = _ended_by(store, context, channel, instant)
     if query is None:
         return []
+    if flag := FLAGS.get(query.kind):
+        query = query._replace(text=f"{query.text} AND custom_properties.{flag}.int_value = 1")
     for span in _SPANS:
         low = since = instant - span if span else None
         latest, older = None, ""
@@ -291,17 +295,20 @@ def _within(
     return [made[artifact] for artifact in sorted(ended & made.keys())]
 
 
-def _versions_served(store: mlmd.MetadataStore, context: int, channel: _Channel, instant: datetime) -> set[int]:
-    """The version that had served last by an instant and the one before it, and those that were promoted by then."""
+def _versions_served(
+    store: mlmd.MetadataStore, context: int, channel: _Channel, ends: tuple[datetime, datetime]
+) -> set[int]:
+    """The version that had served last by either end of an interval, the one before it, and those promoted by then."""
 
     def pushes(by: datetime) -> list[Takeover]:
         known = ((a.properties, a.proto.id) for a in _known_at(store, context, channel, by))
         return [takeover for push in known if (takeover := takeover_of_push(*push))]
 
-    promotions = promotions_by(store, instant)
+    promotions = promotions_by(store, max(ends))
     made = (takeover_of_promotion(_properties(promotion.mlmd_artifact), promotion.id) for promotion in promotions)
-    last = served(pushes, [takeover for takeover in made if takeover], instant, _CHAMPIONS)
-    return {takeover.version for takeover in last} | versions_promoted(promotions)
+    promoted = [takeover for takeover in made if takeover]
+    last = (served(pushes, promoted, instant, _CHAMPIONS) for instant in ends)
+    return {takeover.version for champions in last for takeover in champions} | versions_promoted(promotions)
 
 
 def _took_over(store: mlmd.MetadataStore, context: int, push: metadata_store_pb2.Artifact) -> bool:
@@ -364,8 +371,6 @@ def _ended_by(store: mlmd.MetadataStore, context: int, channel: _Channel, instan
         return None
     end = f"{'' if _END in type_.properties else 'custom_'}properties.{_END}.string_value"
     query = f"type = {quoted(type_.name)} AND contexts_n.id = {context} AND state = LIVE"
-    if flag := FLAGS.get(type_.name):
-        query += f" AND custom_properties.{flag}.int_value = 1"
     # Texts of other offsets from UTC are in another order than the instants, by less than a day.
     return _Query(type_.name, f"{query} AND {end} <= {quoted((instant + _DAY).isoformat())}", end)
 

@@ -27,4 +27,4 @@ def test_the_flagships_compiles(tmp_path):
     source = "pipelines.flight_delays_labels.pipeline:create_pipeline"
     compiled = CompiledPipeline.read(compile_pipeline(source, Home(tmp_path)))
     assert compiled.pipeline == "flight_delays_labels" and compiled.zone == "America/New_York"
-    assert compiled.node("label_quality").history_days == 30, "the days that it judges, however many runs came since"
+    assert compiled.node("label_quality").history_days == 7, "the days that it judges, however many runs came since"

@@ -52,7 +52,11 @@ def test_a_node_is_given_the_newest_and_the_latest_of_then(home, past):
 
 
 def test_what_was_made_of_the_days_before_is_given_as_far_back_as_the_node_wants(home, past, monkeypatch):
-    past.write(range(12))
+    past.write(range(6))
+    past.pushed = False
+    past.write([6])  # What was refused is known, too.
+    past.pushed = True
+    past.write(range(7, 12))
     monkeypatch.setattr(across, "HISTORY_DAYS", 100)
     assert given(home, 8) == versions(4, 5, 6, 7, 8, 10, 11)
 
@@ -129,6 +133,17 @@ def test_the_push_of_a_version_that_was_promoted_by_then_is_given_too(home, past
     PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home))).write([1])
     assert given(home, 5) == versions(1, 3, 4, 5, 10, 11)
     assert given(home, 0) == versions(0, 10, 11), "it was promoted later"
+
+
+def test_the_version_before_one_that_was_promoted_at_the_intervals_end_is_given_too(home, past):
+    past.write(range(12))
+    # March is served again from the end of June on.
+    promotions = PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home)))
+    promotions.write([2])
+    (promotion,) = past.store.get_artifacts_by_type("Promotion")
+    promotion.properties["as_of"].string_value = month(5)[1]
+    past.store.put_artifacts([promotion])
+    assert given(home, 5) == versions(1, 2, 3, 4, 5, 10, 11)
 
 
 def test_what_is_recorded_as_input_is_what_was_given(home, past):
