@@ -130,16 +130,16 @@ def hits_of_rules(
     usual = held & is_usual
     print(f"Rules: alarms on {usual.sum()} usual days, and share of faults found on {len(before)} days before")
     for number, year in enumerate(years):
-        found = share(hits[number][False])
+        rate = share(hits[number][False])
         over = year.over_limits[usual]
         print(
-            f"  {year.words}: {(year.alarms & usual).sum()} alarms, {found:.1%} found; a column is over the limits on "
+            f"  {year.words}: {(year.alarms & usual).sum()} alarms, {rate:.1%} found; a column is over the limits on "
             f"{over.any(axis=1).sum()} days, half of all on {(over.mean(axis=1) >= 0.5).sum()}"
         )
         tool = year.measure.tool.split()[0].rstrip(",")
-        if found > best.get(tool, (-1.0, {}))[0]:
-            best[tool] = (found, hits[number][True])
-    return {tool: found for tool, (_, found) in best.items()}
+        if rate > best.get(tool, (-1.0, {}))[0]:
+            best[tool] = (rate, hits[number][True])
+    return {tool: tool_hits for tool, (_, tool_hits) in best.items()}
 
 
 def _distances(feature: Feature, pools: dict[int, dict[str, Values]], day: Values) -> list[float]:

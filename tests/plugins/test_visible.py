@@ -13,10 +13,10 @@ class Store:
 def test_a_page_that_is_made_keeps_no_store_open(monkeypatch):
     monkeypatch.setattr("runtime.lineage.dags.runs_of_dag", lambda *_: {})
     monkeypatch.setattr("runtime.lineage.dags.dag_of_run", lambda store, key: {"other": "another_dag"}.get(key, ""))
-    asked = []
-    page = Visible(Store(), "a_dag", asked.append)
+    dags = []
+    page = Visible(Store(), "a_dag", dags.append)
     assert [page.run(key) for key in ("manual", "other", "other")] == [True, None, None]
-    assert asked == ["another_dag"]
+    assert dags == ["another_dag"]
     store = weakref.ref(page.store)
     gc.disable()
     try:
