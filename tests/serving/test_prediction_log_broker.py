@@ -60,7 +60,7 @@ def test_no_answer_is_lost_though_server_and_broker_are_killed(home: Home, tmp_p
         server.process.kill()
         for client in clients:
             client.join(60)
-            answered |= client.answered.keys()
+            answered |= set(client.answered)
     base = f"--model_base_path={tmp_path}/affine"
     with models.running(tmp_path, "--model_name=m", base, *flags) as server:
         clients = load(server, "second")
@@ -70,7 +70,7 @@ def test_no_answer_is_lost_though_server_and_broker_are_killed(home: Home, tmp_p
         assert server.process.wait(60) == 0
         for client in clients:
             client.join(60)
-            answered |= client.answered.keys()
+            answered |= set(client.answered)
     messages = messages_in(servers)
     in_kafka = {message["request_id"] for message in messages}
     # The killed server's shipper outlives it, and leaves in the fallback what the broker does not take by then.
