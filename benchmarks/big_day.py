@@ -122,7 +122,7 @@ def main() -> None:
         count(options.count, options.spark)
         return
     lines = [
-        f"| rows, on {os.cpu_count()} cores | seconds | by million rows | CPU seconds | by million rows | GiB at most |",
+        f"| rows, on {os.cpu_count()} cores | seconds | a million rows | CPU seconds | a million rows | GiB at most |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for rows in options.rows:
