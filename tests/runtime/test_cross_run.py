@@ -8,7 +8,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.portable.mlmd import event_lib
 from tfx.proto.orchestration import pipeline_pb2
 
-from runtime import cross_run, metadata_store
+from runtime import cross_run, known_artifacts, metadata_store
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from tests.runtime.past_runs import PastRuns, month, version
@@ -67,7 +67,7 @@ def test_the_latest_of_then_is_found_however_long_ago_it_was(home, past):
 
 
 def test_more_pushes_than_a_page_holds_hide_none(home, past, monkeypatch):
-    monkeypatch.setattr(cross_run, "_PAGE", 3)
+    monkeypatch.setattr(known_artifacts, "_PAGE", 3)
     past.write([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 99, 98])
     assert given(home, 40) == versions(9, 8, 99, 98)
 
@@ -76,7 +76,7 @@ def test_more_pushes_than_a_page_holds_hide_none(home, past, monkeypatch):
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_many_intervals_within_a_day_hide_none(past, monkeypatch, minutes, newest_first):
     """A page may hold nothing but what ended after the instant, in a query that goes a day too far."""
-    monkeypatch.setattr(cross_run, "_PAGE", 3)
+    monkeypatch.setattr(known_artifacts, "_PAGE", 3)
     store, instant = past.store, datetime(2013, 6, 1, tzinfo=UTC)
     type_id = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="Sample"))
     kind = store.put_execution_type(metadata_store_pb2.ExecutionType(name="sampler"))
@@ -95,9 +95,9 @@ def test_many_intervals_within_a_day_hide_none(past, monkeypatch, minutes, newes
     channel = pipeline_pb2.InputSpec.Channel(output_key="sample")
     channel.artifact_query.type.name = "Sample"
     for moment in (instant, instant - timedelta(seconds=30)):
-        (latest,) = cross_run._known_at(store, context.id, channel, moment)
+        (latest,) = known_artifacts.known_at(store, context.id, channel, moment)
         assert latest.proto.id == made[max(end for end in ends if end <= moment)]
-    assert cross_run._known_at(store, context.id, channel, ends[0] - timedelta(seconds=1)) == []
+    assert known_artifacts.known_at(store, context.id, channel, ends[0] - timedelta(seconds=1)) == []
 
 
 def test_executions_that_made_nothing_do_not_count_towards_the_newest(home, past):

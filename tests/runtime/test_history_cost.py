@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
-from runtime import cross_run, metadata_store, retention
+from runtime import known_artifacts, metadata_store, retention
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.lineage import runs
@@ -65,7 +65,7 @@ def test_a_node_asks_and_is_answered_the_same_after_few_runs_and_after_many(home
 
 @STORES
 def test_of_promotions_the_newest_are_read(home, past, monkeypatch):
-    monkeypatch.setattr(cross_run, "_PAGE", 20)
+    monkeypatch.setattr(known_artifacts, "_PAGE", 20)
     promotions = PastRuns(past.store, home, CompiledPipeline.read(compile_pipeline(PROMOTIONS, home)))
     past.write(range(29))
     promotions.write(range(29))

@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from runtime import cross_run
+from runtime import known_artifacts
 from tests.tiny_pipeline.running import Run, uri
 
 SOURCE = "tests.tiny_pipeline.champion:create_pipeline"
@@ -95,7 +95,7 @@ def test_the_champions_before_are_those_of_the_last_three_intervals(home):
 
 @pytest.mark.parametrize("took_over", [0, -1], ids=["now", "before there was took_over"])
 def test_what_was_registered_only_is_nobodys_champion(home, monkeypatch, took_over):
-    monkeypatch.setattr(cross_run, "_PAGE", 2)
+    monkeypatch.setattr(known_artifacts, "_PAGE", 2)
     pushed(home, 3, 4)
     pushed(home, 5, 6, 7, took_over=took_over, awaits_release=1)
     assert met(home, 8) == ["2013-04", "2013-03"]
