@@ -153,7 +153,10 @@ def picture(days: np.ndarray, levels: np.ndarray, threshold: float) -> Figure:
     axes = figure.subplots()
     axes.plot(levels, lw=1.4, color="#1f5fa8")
     axes.axhline(threshold, color="#b91c1c", lw=1, ls="--", label="alarm")
+    # A CUSUM is never below 0, and grows without an end where nobody retrains.
     axes.set(yscale="symlog", title="CUSUM of the paired loss of the model frozen after February")
+    axes.set(ylim=(0, 1.2 * levels.max()), ylabel="level, standard deviations of a day", xlabel="day of 2013")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(range(0, len(days), 30), [day[5:] for day in days[::30].tolist()])
     axes.legend(frameon=False)
     return figure
