@@ -1,12 +1,14 @@
 """The warm launcher and the cold process: the same result, and nothing outlives its end."""
 
 import concurrent.futures
+import errno
 import json
 import os
 import signal
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from ml_metadata.proto.metadata_store_pb2 import Event
 from airtight.errors import AirtightError
 from airtight.home import ROOT, Home
 from benchmarks.postgresql import PASSWORD
-from runtime import client, metadata_store
+from runtime import client, metadata_store, prefork_server
 from runtime.client import Call, call
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.compiled_store import path_of
@@ -260,12 +262,40 @@ def test_the_child_that_waits_for_a_request_may_die_and_ends_with_the_launcher(t
     waiting.wait(PATIENCE_S)
     assert call(request(home, "write", "after"), home.launcher_socket).state == "complete"
     until(lambda: len(launcher.children()) == 1, "another child waits")
-    log = (home.path / "serve.log").read_text()
-    assert f"The process {waiting.pid} ended with status 9." in log
     (waiting,) = launcher.children()
     server.terminate()
     assert server.wait(PATIENCE_S) == 0
     assert not waiting.is_running()
+
+
+@pytest.mark.parametrize("is_node", [True, False], ids=["a node", "a reaper, or a child that waited"])
+def test_dead_attempts_are_looked_for_after_a_node_that_died_alone(tmp_path, monkeypatch, is_node):
+    """A reaper that is killed for want of memory is not followed by the next one at once."""
+    server = object.__new__(prefork_server.Server)
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    server._path, server._temporary, server._spare = tmp_path / "socket", tmp_path, None
+    server._children, server._ended, server._died = {child.pid: theirs if is_node else None}, 0, 0
+    looks = []
+    monkeypatch.setattr(server, "_reap_orphans", lambda: looks.append(child.pid), raising=False)
+    with ours, theirs:
+        server._reap()
+    assert looks == ([child.pid] if is_node else [])
+    assert not server._children
+
+
+def test_without_descriptors_no_child_waits_and_the_launcher_goes_on(monkeypatch, caplog):
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    server = object.__new__(prefork_server.Server)
+    server._spare, server._children = None, {}
+    monkeypatch.setattr(prefork_server.socket, "socketpair", none_left)
+    server._fork_spare()
+    assert server._spare is None and not server._children
+    assert "Too many open files" in caplog.text
 
 
 def test_changed_code_is_seen_by_the_next_request(served):
