@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from runtime import logs
 
 ONE_CLUSTER = "tests/streaming/cluster/"
 """Tests that share a Flink cluster."""
@@ -38,6 +41,19 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or touches, the state of the checkout or the machine's warm services."""
     monkeypatch.setenv("AIRTIGHT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """No test's log goes to what an earlier test set up: a command that speaks like a node ends with its test."""
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logs.TALKATIVE)]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ([^\s:]+): (.*)$")
 """A first line of a record; what does not match belongs to the record before it."""
 
-_TALKATIVE = {
+TALKATIVE = {
     "absl": logging.WARNING,
     "tensorflow": logging.WARNING,
     "great_expectations": logging.WARNING,
@@ -24,6 +24,7 @@ _TALKATIVE = {
     "py4j": logging.WARNING,
     "urllib3": logging.WARNING,
 }
+"""Libraries that tell their life, each with the level from which it is heard."""
 _INSTALLED = "/site-packages/"
 _HARMLESS = re.compile(
     # TFX warns of both for each node of each pipeline; neither is used here.
@@ -66,7 +67,7 @@ def speak(level: int = logging.INFO) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
-    for name, least in _TALKATIVE.items():
+    for name, least in TALKATIVE.items():
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
