@@ -33,7 +33,7 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
 def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
     """With several workers what takes longest begins first, so that none of them is left alone with it at the end."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (not item.nodeid.startswith(ONE_CLUSTER), item.get_closest_marker("slow") is None))
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The jars of the services that are Java programs: fetched once from Maven with pyspark's Ivy, and checked by a lock.
 
-`python -m services.jars lock` writes the locks anew after a version was changed here (`make lock`).
+`python -m services.jars fetch` fetches all of them ahead; `python -m services.jars lock` writes the locks anew after a
+version was changed here (`make lock`).
 """
 
 from __future__ import annotations
@@ -235,10 +236,15 @@ def _ivy() -> Path:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["lock"]:
-        sys.exit("usage: python -m services.jars lock")
+    if sys.argv[1:] not in (["fetch"], ["lock"]):
+        sys.exit("usage: python -m services.jars fetch|lock")
     try:
-        write_locks(ivy_settings=Settings.from_environment().ivy_settings)
+        repositories = Settings.from_environment().ivy_settings
+        if sys.argv[1] == "lock":
+            write_locks(ivy_settings=repositories)
+        else:
+            for wanted in SETS:
+                fetch(wanted, repositories)
     except AirtightError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -12,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import connect
 
 from tests.waiting import until
@@ -40,6 +42,8 @@ class Browser:
     """
 
     def __init__(self, size: tuple[int, int] = _SIZE) -> None:
+        if shutil.which(PROGRAM) is None:
+            pytest.skip(f"{PROGRAM} is not here")
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--hide-scrollbars"]
         self._process = subprocess.Popen(
