@@ -94,7 +94,8 @@ def configuration(settings: Settings, home: Home, name: str = "jobmanager") -> d
         # Metrics are as old as that at most, and stand still so long after a TaskManager was killed (10 s, 10 minutes).
         "metrics.fetcher.update-interval": "2000",
         "web.timeout": "20000",
-        "heartbeat.interval": "3000",
+        # A TaskManager that was killed refuses two heartbeats, and its slots are gone; one that is only slow has 15 s.
+        "heartbeat.interval": "1000",
         "heartbeat.timeout": "15000",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
