@@ -176,7 +176,7 @@ def test_the_picture_names_months_where_they_begin():
     replays = Replays(LossMatrix.read(FILES / "flights-fortnights.npz"))
     _, times = picture(replays, [replays.fixed(4)], [], replays.oracle(1)).axes
     assert [label.get_text() for label in times.get_xticklabels()] == [f"2013-{month:02}" for month in range(3, 13, 2)]
-    assert [str(replays.matrix.starts[int(tick)])[:10] for tick in times.get_xticks()][:2] == ["2013-03-01", "2013-05-01"]
+    assert [str(replays.matrix.starts[int(tick)])[8:] for tick in times.get_xticks()] == ["01"] * 5
 
 
 def test_the_command_starts_light():
