@@ -166,8 +166,9 @@ BATCH_PREDICTION = (
         "version",
         "str",
         "as_of",
-        "Which model scores: as_of (by data time the latest that was pushed when the interval began; with a label "
-        "delay it was judged that much later), served (what is served now), or a version such as 201307010400001.",
+        "Which model scores: as_of (by data time, the version that had served last when the interval began; with a "
+        "label delay it was judged that much later), former (the champion before that one), served (what is served "
+        "now), or a version such as 201307010400001.",
     ),
     LAKE_VERSION,
 )

@@ -130,7 +130,8 @@ def ingest_month(name: str, folder: Path) -> None:
     interval = Interval.parse(name, clock.ZONE)
     ends = {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
     dataset = _artifact(Dataset, folder / "dataset")
-    ingest.test_call(dataset=dataset, tables=f"{HERE}.lake:TABLES", zone=clock.ZONE, **ends)
+    delay = SETTINGS.default("label_delay_hours")
+    ingest.test_call(dataset=dataset, tables=f"{HERE}.lake:TABLES", zone=clock.ZONE, label_delay_hours=delay, **ends)
 
 
 def validate_month(name: str, folder: Path) -> None:

@@ -10,6 +10,8 @@ from components.reports.pictures import GREY, titled
 from components.watch.replay import Replays, Schedule
 
 _COLOURS = ("#1f5fa8", "#c8781e", "#2e7d32", "#8e24aa", "#b91c1c", "#00838f")
+_LABELS = 6
+"""Names of months that fit beside each other."""
 
 
 def picture(
@@ -38,8 +40,10 @@ def picture(
         times.plot([fit.period for fit in schedule.fits], [row] * len(schedule.fits), "|", color=colour, ms=18, mew=2)
     titled(losses, "Loss by number of fits", "fits", matrix.unit)
     titled(times, "When models were fitted", "", "")
-    ticks = range(0, len(matrix.rows), max(1, len(matrix.rows) // 8))
-    times.set_xticks(list(ticks), [str(matrix.starts[tick])[:7] for tick in ticks])
+    months = [str(start)[:7] for start in matrix.starts]
+    begins = [period for period, month in enumerate(months) if month not in months[:period]]
+    ticks = begins[:: -(-len(begins) // _LABELS)]
+    times.set_xticks(ticks, [months[tick] for tick in ticks])
     times.set_yticks(range(len(schedules)), [schedule.name.rpartition(":")[2] for schedule in schedules])
     times.set(xlim=(-1, len(matrix.rows)), ylim=(len(schedules) - 0.5, -0.5))
     return figure

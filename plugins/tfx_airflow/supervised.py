@@ -82,11 +82,12 @@ _BATCH_PREDICTION = """
 # {title}: predictions for a whole interval
 
 Says of every row of an interval what the model predicts, with what was known then, and without asking a server: Spark
-scores the rows with the SavedModel that is served. {description}
+scores the rows with the model's SavedModel. {description}
 
 Trigger it with the interval in **interval**, such as `{interval}`, or leave that empty for the run's own data
-interval; and with the model in **version**: `as_of` (the latest that was pushed when the interval began), `served`, or
-a number. The predictions lie in the artifact of **batch_predict**, a Parquet file for each day, beside a page.
+interval; and with the model in **version**: `as_of` (by data time, the version that had served last when the interval
+began), `former` (the champion before that one), `served` (what is served now), or a number. The predictions lie in the
+artifact of **batch_predict**, a Parquet file for each day, beside a page.
 """
 
 

@@ -75,7 +75,8 @@ def test_runs_have_parameters_metrics_and_tags_and_are_written_once(past, client
     assert (july.info.status, july.info.run_name) == ("FINISHED", "scheduled__2026-07-01T04:00:00+00:00")
     assert july.info.start_time < july.info.end_time
     assert july.data.params == {"train.seed": "1"}
-    assert july.data.metrics["evaluate/auc_gain_lower"] == pytest.approx(july.data.metrics["evaluate/auc_gain"] - 0.008)
+    gain = july.data.metrics["evaluate/roc_auc_gain"]
+    assert july.data.metrics["evaluate/roc_auc_gain_lower"] == pytest.approx(gain - 0.008)
     assert july.data.metrics["gates/validate"] == 1 and july.data.metrics["seconds/train"] == 300
     assert july.data.metrics["transform/rows_test"] == 26_000
     assert july.data.tags["airtight.interval_start"] == "2026-07-01T00:00:00-04:00"

@@ -96,16 +96,16 @@ class PastModels:
         champion = 0.785 + 0.02 * math.sin((number - 1) / 9)
         digest = how.get("digest", f"{number:064x}")
         gain = {
-            "auc_gain": auc - champion,
-            "auc_gain_lower": auc - champion - 0.008,
-            "auc_gain_upper": auc - champion + 0.008,
+            "roc_auc_gain": auc - champion,
+            "roc_auc_gain_lower": auc - champion - 0.008,
+            "roc_auc_gain_upper": auc - champion + 0.008,
         }
         evaluation: dict[str, _Value] = {
             **ends,
-            "metrics": json.dumps({"auc": "ROC AUC"}),
-            "auc": auc,
+            "metrics": json.dumps({"roc_auc": "ROC AUC"}),
+            "roc_auc": auc,
             "current_model_digest": digest,
-            **({"champion_auc": champion, "champion_version": served, **gain} if served else {}),
+            **({"champion_roc_auc": champion, "champion_version": served, **gain} if served else {}),
         }
         push = {
             **{"pushed": int(is_pushed), "version": version if is_pushed else 0, "took_over": int(took_over)},
@@ -284,7 +284,7 @@ class PastModels:
         folder = self.folder(made)
         folder.mkdir(parents=True)
         if node == "evaluate":
-            bounds = (gain["auc_gain_lower"], gain["auc_gain_upper"])
+            bounds = (gain["roc_auc_gain_lower"], gain["roc_auc_gain_upper"])
             of_champion = Check(
                 "auc against the champion",
                 passed,

@@ -13,6 +13,7 @@ from airtight.watch import policies
 from airtight.watch.brakes import Brakes
 from airtight.watch.history import ALL, Fit
 from commands import policy as command
+from components.reports.policies import picture
 from components.watch.loss_matrix import LossMatrix
 from components.watch.replay import Replays
 
@@ -168,6 +169,14 @@ def test_the_command_prints_policies_beside_oracle_fixed_and_random(tmp_path, ca
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "t.json").is_file()
     assert command.main(["replay", "--matrix", str(tmp_path / "m.npz"), "--policy", "no.such:policy"]) == 64
+
+
+def test_the_picture_names_months_where_they_begin():
+    """Of ten months every second one, so that their names do not touch."""
+    replays = Replays(LossMatrix.read(FILES / "flights-fortnights.npz"))
+    _, times = picture(replays, [replays.fixed(4)], [], replays.oracle(1)).axes
+    assert [label.get_text() for label in times.get_xticklabels()] == [f"2013-{month:02}" for month in range(3, 13, 2)]
+    assert [str(replays.matrix.starts[int(tick)])[8:] for tick in times.get_xticks()] == ["01"] * 5
 
 
 def test_the_command_starts_light():
