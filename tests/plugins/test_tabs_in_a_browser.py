@@ -108,6 +108,14 @@ def test_a_tab_shows_its_page_and_its_links_lead_out(site):
         picture(browser, "model_tab")
         browser.click("Promote or roll back")
         until(lambda: browser.address == f"{site.url}/dags/{MODEL}_promote", "the link leads out of the frame")
+    with Browser(size=(1440, 1040)) as browser:
+        open_tab(browser, site, MODEL)
+        browser.sees("From the alarm to the outcome")
+        headings = "[...document.querySelector('iframe').contentDocument.querySelectorAll('h2')]"
+        browser.run(f"{headings}.find(h => h.innerText.startsWith('Decisions about')).scrollIntoView()")
+        picture(browser, "decisions")
+        browser.click("Training")
+        until(lambda: "/runs/watch__2026-09-06__" in browser.address, "a decision leads to the training of its time")
     with Browser() as browser:
         open_tab(browser, site, MODEL, RUN.replace("+", "%2B"))
         browser.sees("From the data interval to the served version")
@@ -128,7 +136,7 @@ def test_a_stream_shows_how_it_does_at_the_width_of_a_narrow_window(site, home, 
     parts = tuple(Partition("flights.events", n, 181_204 - 977 * n, 181_240 - 983 * n) for n in range(4))
     seen = StreamStatus(iso(NOON), status, 0.41, parts, 17, "")
     monkeypatch.setattr(stream_status, "status", lambda flink, record: seen)
-    with Browser(size=(1000, 760)) as browser:
+    with Browser(size=(1000, 800)) as browser:
         browser.go(f"{site.url}/airtight/flight_delays_stream/stream")
         for text in ("It is RUNNING", "ValueError: 12 %", "4,816,210", "flights.events 3", "178,273"):
             browser.sees(text)

@@ -10,8 +10,8 @@ from html import escape
 from markupsafe import Markup
 
 WIDTH, _LEFT, _RIGHT, _TOP = 1180, 56, 8, 8
-_MARKS = 4
-"""Lines across a plot, about."""
+_MARKS = 3
+"""Lines across a plot, at least."""
 _FLAT = 1e-12
 
 
@@ -187,8 +187,9 @@ def _axes(
 
 def _round_values(low: float, high: float) -> list[float]:
     """Values between two bounds that people count in: multiples of 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10((high - low) / _MARKS))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * _MARKS >= high - low)
+    widest = (high - low) / _MARKS
+    power = 10.0 ** math.floor(math.log10(widest))
+    step = next(power * factor for factor in (5, 2, 1) if power * factor <= widest)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -34,7 +34,7 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
         "Watermark": second(status.watermark),
         **({"Dead letters": _number(status.dead_letters)} if record.dead_letters else {}),
     }
-    faults = [f"The broker does not answer: {status.broker}"] if status.broker else []
+    failure, faults = "", [f"The broker does not answer: {status.broker}"] if status.broker else []
     if job:
         newest = job.checkpoints
         figures |= {
@@ -46,13 +46,14 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
             "Python worker, MB": _number(round(job.worker_memory_mb)),
         }
         if job.failure:
-            faults.insert(0, f"It failed last at {second(iso(job.failed))}: {job.failure}")
+            failure = f"It failed last at {second(iso(job.failed))}: {job.failure}"
     return _page(
         f"Stream {record.name}",
         record=record,
         status=status,
         state=job.job.state if job else "not known to Flink",
         is_well=job is not None and job.job.state == "RUNNING" and job.job.complete,
+        failure=failure,
         faults=faults,
         figures=figures,
         with_report=with_report,
@@ -87,7 +88,7 @@ def broken(record: JobRecord, words: str) -> str:
 
 
 def _page(title: str, **values: Any) -> str:
-    nothing: dict[str, Any] = {"status": None, "faults": [], "texts": [], "with_report": False}
+    nothing: dict[str, Any] = {"status": None, "failure": "", "faults": [], "texts": [], "with_report": False}
     return render("stream.html", title=title, again_s=_AGAIN_S, **nothing | values)
 
 
