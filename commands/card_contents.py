@@ -16,8 +16,8 @@ from airtight.home import Home
 from airtight.provenance import COMMIT, LOCK
 from airtight.served_spans import Event, Span, spans
 from airtight.supervised import Supervised
+from commands import card_quality
 from components.modelling import metric_names
-from components.reports.year import metrics_of
 
 if TYPE_CHECKING:
     import ml_metadata as mlmd
@@ -76,7 +76,7 @@ def contents(store: mlmd.MetadataStore, settings: Supervised, home: Home, wanted
         "environment": _environment(made.get("train")),
         "parameters": {node: _parameters(made[node]) for node in sorted(made)},
         "training": _file(_output(made, "train", "ModelRun"), "training.json"),
-        "metrics": _metrics(evaluation),
+        "metrics": card_quality.metrics(evaluation),
         "champion": int((evaluation.properties if evaluation else {}).get("champion_version", 0)),
         "slices": _file(evaluation, metric_names.SLICES),
         "gates": [gate for node in GATES if (gate := _gate(node, made.get(node)))],
@@ -85,7 +85,8 @@ def contents(store: mlmd.MetadataStore, settings: Supervised, home: Home, wanted
         "approvals": _approvals(promotions, version),
         "releases": releases,
         "served": [_span(span) for span in history if span.version == version],
-        "quality_since": [_quality(artifact) for artifact in _latest_of_each_interval(store, name, version)],
+        "quality_since": card_quality.of_later_intervals(store, name, version),
+        "quality_by_day": card_quality.by_day(store, name, version),
         "audit": acts,
     }
 
@@ -180,21 +181,6 @@ def _parameters(made: Made) -> dict[str, Any]:
     return {name: value for name, value in sorted(made.parameters.items()) if name not in _OF_THE_SYSTEM}
 
 
-def _metrics(evaluation: Artifact | None) -> list[dict[str, Any]]:
-    if evaluation is None:
-        return []
-    properties = evaluation.properties
-    return [
-        {
-            "title": metric.title,
-            "value": metric.value,
-            "champion": metric.champion,
-            "gain": metric.gain._asdict() if metric.gain else None,
-        }
-        for metric in metrics_of(properties, metric_names.metrics_of(properties))
-    ]
-
-
 def _gate(node: str, made: Made | None) -> dict[str, Any] | None:
     """What a gate decided, where its file is still there."""
     outputs = [artifact for several in (made.outputs if made else {}).values() for artifact in several]
@@ -259,25 +245,6 @@ def _releases(
 
 def _span(span: Span) -> dict[str, Any]:
     return {"since": span.since, "until": span.until, "because": span.because, "ended_by": span.ended_by}
-
-
-def _latest_of_each_interval(store: mlmd.MetadataStore, pipeline: str, version: int) -> list[Artifact]:
-    from runtime.lineage import versions
-
-    evaluations = versions.evaluations_beside(store, pipeline, version)
-    latest = {str(evaluation.properties.get("interval_end", "")): evaluation for evaluation in evaluations}
-    return [latest[end] for end in sorted(latest)]
-
-
-def _quality(evaluation: Artifact) -> dict[str, Any]:
-    """What a later interval's evaluation measured of the version, its champion."""
-    ends = [str(evaluation.properties.get(end, "")) for end in ("interval_start", "interval_end")]
-    measured = [
-        {"title": metric["title"], "value": metric["champion"]}
-        for metric in _metrics(evaluation)
-        if metric["champion"] is not None
-    ]
-    return {"interval": ends, "metrics": measured}
 
 
 def _acts(log: AuditLog, version: int, digest: str) -> list[dict[str, Any]]:

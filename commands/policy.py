@@ -1,8 +1,11 @@
-"""What retraining policies would have done over the periods of a matrix of losses, beside the best, fixed and random.
+"""What retraining policies would have done, and what a pipeline's watch decided and what came of it.
 
     python -m commands.policy replay --matrix FILE --policy airtight.watch.policies:every?n=2 --policy ...
+    python -m commands.policy decisions --pipeline NAME
 
-Every policy is asked at each period with what was known when it began. FILE is that of `components.watch.loss_matrix`.
+The replay goes over the periods of a matrix of losses (that of `components.watch.loss_matrix`), beside the best, fixed
+and random schedules; every policy is asked at each period with what was known when it began. The decisions are those
+that wanted a training, the newest first, step by step from the alarm to the outcome with the time of each.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from airtight.errors import AirtightError
 from airtight.files import write_text
+from airtight.home import Home
+from airtight.supervised import find
 from airtight.watch.brakes import Brakes
 from airtight.watch.policies import policy_of
 
@@ -34,7 +39,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m commands.policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    replay = parser.add_subparsers(required=True).add_parser("replay", help="replay policies over a matrix of losses")
+    commands = parser.add_subparsers(required=True)
+    decisions = commands.add_parser("decisions", help="what a watch decided, and what came of it")
+    decisions.add_argument("--pipeline", required=True, metavar="NAME", help="a folder of pipelines/ with settings")
+    decisions.add_argument("--newest", type=int, default=10, metavar="N", help="so many at most (10)")
+    decisions.set_defaults(command=_decisions)
+    replay = commands.add_parser("replay", help="replay policies over a matrix of losses")
+    replay.set_defaults(command=_replay)
     replay.add_argument("--matrix", type=Path, required=True, metavar="FILE")
     replay.add_argument("--policy", action="append", metavar="MODULE:FUNCTION?NAME=VALUE", help="may be repeated")
     replay.add_argument("--cost", type=float, default=0.0, help="of a fit: loss per row and period that it must save")
@@ -45,10 +56,26 @@ def main(args: Sequence[str] | None = None) -> int:
     replay.add_argument("--picture", type=Path, metavar="FILE", help="write a picture (.png or .svg)")
     replay.add_argument("--json", type=Path, metavar="FILE", help="write the table here too")
     try:
-        return _replay(parser.parse_args(args))
+        options = parser.parse_args(args)
+        return int(options.command(options))
     except AirtightError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_status
+
+
+def _decisions(options: argparse.Namespace) -> int:
+    from runtime import metadata_connection
+    from runtime.lineage.chain_steps import in_lines
+    from runtime.lineage.watch_chain import chains
+
+    settings, _ = find(options.pipeline)
+    store = metadata_connection.project_store(Home.current())
+    wanted = [c for c in chains(store, settings.name) if c.decision.properties["action"] == "retrain"]
+    for chain in wanted[: options.newest]:
+        print("\n".join(in_lines(chain)))
+    if not wanted:
+        print(f"The watch of {settings.name} has wanted no training yet.")
+    return 0
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -31,7 +31,8 @@ def page(card: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": figure, "count_of": count_of, "value": value, "digest": digest, "day": day}
-    return environment.get_template("model_card.html").render(card=card, style=STYLE)
+    figures = sorted({name for day in card["quality_by_day"] for name in day["figures"]})
+    return environment.get_template("model_card.html").render(card=card, figures_by_day=figures, style=STYLE)
 
 
 def figure(number: float | None) -> str:

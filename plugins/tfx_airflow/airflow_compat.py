@@ -169,6 +169,19 @@ def trigger_once(dag_id: str, run_id: str, conf: dict[str, Any]) -> DagRunTrigge
     )
 
 
+def recorded_run_states(dag_id: str, run_ids: Sequence[str]) -> dict[str, str]:
+    """Returns the state of those runs of a DAG that Airflow knows, by their ids; in the API server only.
+
+    Whether the user may read the DAG is the caller's to ask.
+    """
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        runs = session.query(DagRun.run_id, DagRun.state).filter(DagRun.dag_id == dag_id, DagRun.run_id.in_(run_ids))
+        return {run_id: str(DagRunState(state).value) for run_id, state in runs}
+
+
 def may_read_dag(entity: str = "") -> Any:
     """Returns the dependency of a FastAPI route that refuses users who may not read the route's `dag_id`.
 

@@ -102,6 +102,18 @@ def of_watch(store: mlmd.MetadataStore, pipeline: str) -> list[Artifact]:
     return of_node(store, pipeline, "decide", "WatchDecision", "state = LIVE")
 
 
+def label_quality(store: mlmd.MetadataStore, model: str) -> Artifact | None:
+    """The `LabelQuality` of a model whose labels were known last; None where there is none.
+
+    One that was made later, by a Clear or a backfill of an earlier day, may know less.
+    """
+
+    def known(quality: Artifact) -> tuple[datetime, int]:
+        return datetime.fromisoformat(str(quality.properties["known_by"])), quality.proto.id
+
+    return max(of_model(store, "LabelQuality", model), key=known, default=None)
+
+
 def served_ever(store: mlmd.MetadataStore, pipeline: str, numbers: Collection[int]) -> set[int]:
     """Those of some versions that answered requests at any time, taken back since or not.
 

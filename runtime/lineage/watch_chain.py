@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import ml_metadata as mlmd
 
 from airtight.watch.brakes import helped
 from airtight.watch.history import Fit, History, Period
-from runtime.lineage.artifacts import Artifact
+from runtime.attempt_names import CONTEXT_TYPE
+from runtime.lineage.artifacts import INPUT_EVENTS, Artifact, ByKey, Scalar, by_key, scalars
+from runtime.lineage.costs import executions_that_made
 from runtime.lineage.runs import SUCCEEDED, Run, of_run_id
-from runtime.lineage.versions import of_model, of_watch, rests_on
+from runtime.lineage.versions import of_model, of_watch
 
 STATE = "state.json"
 """In a `WatchDecision`."""
 VERDICTS = ("TrainingClearance", "ValidationReport", "ModelEvaluation", "ModelBlessing", "InfraBlessing")
 """Types of the artifacts that say whether a training may go on, in the order of the steps."""
 RELEASES = ("Release", "ReleaseDecision", "Promotion")
+JUDGED = "PromotionOutcome"
+BACKFILL = "backfill__"
+"""How Airflow begins the ids of a backfill's runs."""
 NOT_BEGUN, UNDER_WAY, FAILED, REFUSED, AWAITS, SERVES, TAKEN_BACK = (
     *("not begun", "under way", "failed", "refused", "awaits a release", "serves", "taken back"),
 )
@@ -37,6 +43,9 @@ class Chain:
       verdicts: What its steps said, in their order.
       pushed: Its `PushedModel`; None before there is one.
       releases: What releases and promotions did with its version, the oldest first.
+      settled_by: The push or promotion that made the outcome so; None where there is none.
+      judged: The last that was said of it beside the former champion; None where it was not compared yet.
+      decided_by: Labels of the attempt that decided, such as `run_id` of the watch's run.
       outcome: NOT_BEGUN, UNDER_WAY, FAILED, REFUSED, AWAITS, SERVES or TAKEN_BACK; "" of a decision that wants no run.
       words: The outcome in a sentence.
       saved: Mean loss of a row that its model has saved so far beside the one before it; None where nothing is known.
@@ -52,6 +61,14 @@ class Chain:
     outcome: str
     words: str
     saved: float | None = None
+    settled_by: Artifact | None = None
+    judged: Artifact | None = None
+    decided_by: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def is_backfilled(self) -> bool:
+        """Whether a backfill decided, which triggers nothing."""
+        return str(self.decided_by.get("run_id", "")).startswith(BACKFILL)
 
     @property
     def version(self) -> int:
@@ -61,7 +78,7 @@ class Chain:
 
 
 def chains(store: mlmd.MetadataStore, model: str, *, watch: str = "", training: str = "") -> list[Chain]:
-    """Every day's chain, the newest day first; of a day that was decided again the latest decision.
+    """Every day's chain, the newest day first.
 
     Args:
       store: The metadata store.
@@ -69,39 +86,97 @@ def chains(store: mlmd.MetadataStore, model: str, *, watch: str = "", training: 
       watch: Id of the watch's pipeline; "" is `<model>_watch`.
       training: Id of the training pipeline where that is another.
     """
-    watch, training = watch or f"{model}_watch", training or model
-    by_day = {str(decision.properties["day"]): decision for decision in of_watch(store, watch)}
-    days = [by_day[day] for day in sorted(by_day, reverse=True)]
-    released = [artifact for kind in RELEASES for artifact in of_model(store, kind, model)]
-    fits = _fits(days)
-    return [_chain(store, watch, training, decision, released=released, fits=fits) for decision in days]
+    days = of_each_day(of_watch(store, watch or f"{model}_watch"))[::-1]
+    released = [artifact for kind in (*RELEASES, JUDGED) for artifact in of_model(store, kind, model)]
+    return chains_of(store, training or model, days, released, losses_saved(days[0]) if days else {})
+
+
+def of_each_day(decisions: Sequence[Artifact]) -> list[Artifact]:
+    """Of each day the decision that holds, in the order of days.
+
+    Of a day that was decided again that is the last one; where earlier ones said the same, the first of them, which
+    triggered what it says.
+
+    Args:
+      decisions: The oldest first.
+    """
+
+    def content(decision: Artifact) -> tuple[Scalar, ...]:
+        return tuple(decision.properties.get(name, "") for name in ("day", "action", "reason", "run_id"))
+
+    last = {str(decision.properties["day"]): content(decision) for decision in decisions}
+    first = {content(decision): decision for decision in reversed(decisions)}
+    return [first[last[day]] for day in sorted(last)]
+
+
+def chains_of(
+    store: mlmd.MetadataStore,
+    training: str,
+    decisions: Sequence[Artifact],
+    released: Sequence[Artifact],
+    saved: Mapping[int, float],
+) -> list[Chain]:
+    """The chains of some decisions, in their order; the cost is theirs, however many there are.
+
+    Args:
+      store: The metadata store.
+      training: Id of the training pipeline.
+      decisions: The decisions.
+      released: Artifacts of `RELEASES` and `JUDGED` that count.
+      saved: As `losses_saved` gives it.
+    """
+    makers = executions_that_made(store, decisions)
+    inputs = by_key(store, makers.values(), INPUT_EVENTS)
+    return [
+        _chain(
+            *(store, training, decision, inputs.get(makers.get(decision.proto.id, 0), {})),
+            labels=_labels(store, makers.get(decision.proto.id, 0)),
+            released=released,
+            saved=saved,
+        )
+        for decision in decisions
+    ]
 
 
 def _chain(
     store: mlmd.MetadataStore,
-    watch: str,
     training: str,
     decision: Artifact,
+    inputs: ByKey,
     *,
+    labels: Mapping[str, Scalar],
     released: Sequence[Artifact],
-    fits: dict[int, float],
+    saved: Mapping[int, float],
 ) -> Chain:
+    given = {artifact.type.name: artifact for several in inputs.values() for artifact in several}
+    seen = decision, given.get("DataAlarms"), given.get("ChallengerReport")
     properties = decision.properties
-    made = rests_on(store, watch, decision)
-    alarms, losses = (
-        made[node].output(kind) if node in made else None
-        for node, kind in (("data_alarms", "DataAlarms"), ("challenger", "ChallengerReport"))
-    )
     if properties["action"] != "retrain":
-        return Chain(decision, alarms, losses, None, (), None, (), "", f"{properties['reason']}.")
+        return Chain(*seen, None, (), None, (), "", f"{properties['reason']}.", decided_by=labels)
     run = of_run_id(store, training, str(properties["run_id"]))
     outputs = _outputs(run)
     verdicts = tuple(outputs[kind] for kind in VERDICTS if kind in outputs)
     pushed = outputs.get("PushedModel")
     version = int(pushed.properties.get("version", 0)) if pushed and pushed.properties.get("pushed") else 0
     releases = tuple(sorted(_about(version, released), key=lambda artifact: artifact.proto.id)) if version else ()
-    outcome, words = _outcome(run, pushed, version, releases)
-    return Chain(decision, alarms, losses, run, verdicts, pushed, releases, outcome, words, fits.get(version))
+    judged = [a for a in released if a.type.name == JUDGED and version and a.properties.get("version") == version]
+    outcome, words, settled_by = _outcome(run, pushed, version, releases)
+    return Chain(
+        *(*seen, run, verdicts, pushed, releases, outcome, words, saved.get(version), settled_by),
+        judged=max(judged, key=in_data_time, default=None),
+        decided_by=labels,
+    )
+
+
+def in_data_time(artifact: Artifact) -> tuple[datetime, int]:
+    """A key by which artifacts are in the order of their intervals' ends; of one that was made again, the last."""
+    return datetime.fromisoformat(str(artifact.properties["interval_end"])), artifact.proto.id
+
+
+def _labels(store: mlmd.MetadataStore, execution: int) -> dict[str, Scalar]:
+    """What the scheduler calls the attempt that an execution was."""
+    around = store.get_contexts_by_execution(execution) if execution else ()
+    return next((scalars(c.custom_properties) for c in around if c.type == CONTEXT_TYPE), {})
 
 
 def _outputs(run: Run | None) -> dict[str, Artifact]:
@@ -128,33 +203,38 @@ def _about(version: int, released: Iterable[Artifact]) -> list[Artifact]:
     ]
 
 
-def _outcome(run: Run | None, pushed: Artifact | None, version: int, releases: Sequence[Artifact]) -> tuple[str, str]:
+def _outcome(
+    run: Run | None, pushed: Artifact | None, version: int, releases: Sequence[Artifact]
+) -> tuple[str, str, Artifact | None]:
     if run is None:
-        return NOT_BEGUN, "No such run has begun: a backfill or a report triggers none, or it waits in the queue."
+        return NOT_BEGUN, "No such run has begun: a backfill or a report triggers none, or it waits in the queue.", None
     if pushed is None:
         failed = [step.node for step in run.steps.values() if step.state == "failed"]
         if failed:
-            return FAILED, f"The run failed at {', '.join(failed)}."
-        return UNDER_WAY, f"The run is under way: {', '.join(run.steps)} have begun."
-    reason = str(pushed.properties.get("reason", ""))
+            return FAILED, f"The run failed at {', '.join(failed)}.", None
+        return UNDER_WAY, f"The run is under way: {', '.join(run.steps)} have begun.", None
     if not version:
-        return REFUSED, reason
+        return REFUSED, str(pushed.properties.get("reason", "")), pushed
     promotions = [artifact for artifact in releases if artifact.type.name == "Promotion"]
-    served = bool(pushed.properties.get("took_over"))
+    outcome, settled_by = SERVES if pushed.properties.get("took_over") else AWAITS, pushed
     for promotion in promotions:
         to, took_over = promotion.properties.get("to_version"), promotion.properties.get("took_over")
         if to == version and took_over:
-            served, reason = True, str(promotion.properties.get("summary", ""))
+            outcome, settled_by = SERVES, promotion
         elif to != version and int(to or 0) < version:
-            return TAKEN_BACK, str(promotion.properties.get("summary", ""))
-    return (SERVES, reason) if served else (AWAITS, reason)
+            outcome, settled_by = TAKEN_BACK, promotion
+            break
+    reason = settled_by.properties.get("reason" if settled_by is pushed else "summary", "")
+    return outcome, str(reason), settled_by
 
 
-def _fits(days: Sequence[Artifact]) -> dict[int, float]:
-    """By version what a row has lost less, or more, since it serves, as the newest decision's state has it."""
-    if not days:
-        return {}
-    path = Path(days[0].uri, STATE)
+def losses_saved(decision: Artifact) -> dict[int, float]:
+    """By version what a row has lost less, or more, since it serves, as the state beside a decision has it.
+
+    Args:
+      decision: The newest.
+    """
+    path = Path(decision.uri, STATE)
     if not path.is_file():
         return {}
     state = json.loads(path.read_text(encoding="utf-8"))

@@ -14,7 +14,8 @@ from airtight.home import Home
 from airtight.provenance import VARIABLE
 from commands import card
 from commands.card_contents import contents
-from components.artifacts import Promotion, Release, ReleaseDecision
+from components.artifacts import LabelQuality, Promotion, Release, ReleaseDecision
+from components.reports.model_card import page
 from pipelines.flight_delays.settings import SETTINGS
 from runtime import metadata_connection, metadata_store
 from tests.commands.audited import AUGUST, JULY, JUNE, MODEL, run
@@ -70,6 +71,29 @@ def test_the_card_of_the_version_that_serves_says_all_that_is_known(audited_home
     assert later == ["2013-08-01", "2013-09-01"]
     assert june["quality_since"][0]["metrics"] == [{"title": "km off", "value": 0.4}]
     assert [act["act"] for act in june["audit"]] == ["trained", "pushed", "rolled back"]
+
+
+def test_the_card_has_the_days_on_which_the_version_answered_as_far_as_labels_have_come(audited_home):
+    home = audited_home
+    assert card_of(home, JUNE)["quality_by_day"] == []
+    answered = {"version": JUNE, "beside": False, "rows": 90, "figures": {"mae": [0.31, 0.29, 0.33]}}
+    beside = {"version": JULY, "beside": True, "rows": 90, "figures": {"mae": [0.5, 0.4, 0.6]}}
+    days = [
+        {"day": "2013-07-01", "in_words": "ripe", "versions": [answered, beside]},
+        {"day": "2013-07-02", "in_words": "93 % ripe", "versions": [{"version": JUNE, "beside": False, "rows": 3}]},
+        {"day": "2013-07-03", "in_words": "ripe", "versions": [{"version": JULY, "beside": False, "rows": 90}]},
+    ]
+    (home.path / "LabelQuality").mkdir()
+    (home.path / "LabelQuality" / "days.jsonl").write_text("\n".join(map(json.dumps, days)))
+    put(home, LabelQuality, model=MODEL, known_by="2013-07-05T00:00:00-04:00")
+    card = card_of(home, JUNE)
+    assert card["quality_by_day"] == [
+        {"day": "2013-07-01", "state": "ripe", "labelled": 90, "figures": {"mae": [0.31, 0.29, 0.33]}},
+        {"day": "2013-07-02", "state": "93 % ripe", "labelled": 3, "figures": {}},
+    ]
+    text = page(card)
+    assert "2 days on which it answered" in text and "0.3100 (0.2900 to 0.3300)" in text
+    assert card_of(home, AUGUST)["quality_by_day"] == []
 
 
 def test_the_card_of_a_version_that_was_taken_back_says_by_which(audited_home):

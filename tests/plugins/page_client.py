@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -15,16 +15,20 @@ OF_NO_DAG = ("/tab.js",)
 
 
 @contextlib.contextmanager
-def signed_in(hidden: Collection[str] = (), *, user: bool = True) -> Iterator[None]:
+def signed_in(
+    hidden: Collection[str] = (), *, user: bool = True, runs: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Answers within the block as Airflow does for a user.
 
     Args:
       hidden: Ids of the DAGs that the user may not read.
       user: Whether there is one.
+      runs: The states of the runs that Airflow knows, by their ids.
     """
     from airflow.api_fastapi.core_api import security
     from fastapi import HTTPException
 
+    from plugins.tfx_airflow.pages import model_decisions
     from plugins.tfx_airflow.pages.app import app
 
     class Manager:
@@ -38,6 +42,7 @@ def signed_in(hidden: Collection[str] = (), *, user: bool = True) -> Iterator[No
     with (
         mock.patch.object(security, "get_auth_manager", Manager),
         mock.patch.object(security.DagModel, "get_team_name", lambda dag_id: None),
+        mock.patch.object(model_decisions, "recorded_run_states", lambda dag_id, run_ids: runs or {}),
         mock.patch.dict(app.dependency_overrides, {security.get_user: get_user}),
     ):
         yield

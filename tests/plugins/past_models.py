@@ -163,9 +163,18 @@ class PastModels:
             act = ROLLED_BACK if after < before else PROMOTED
             AuditLog(MODEL, self.home).append(act, version=after, reason=reason, approval=by)
 
-    def watch(self, day: date, *, at: datetime, alarm: str = "", blocking: bool = False, retrain: str = "") -> None:
-        """What the watch said of a day."""
-        run = Run(f"{MODEL}_watch", f"scheduled__{day}T04:00:00+00:00", f"{MODEL}_watch")
+    def watch(
+        self,
+        day: date,
+        *,
+        at: datetime,
+        alarm: str = "",
+        blocking: bool = False,
+        retrain: str = "",
+        run: str = "scheduled",
+    ) -> None:
+        """What the watch said of a day; `retrain` is the reason, and `run` the kind of the watch's run."""
+        of_day = Run(f"{MODEL}_watch", f"{run}__{day}T04:00:00+00:00", f"{MODEL}_watch")
         alarms: dict[str, _Value] = {
             **{"day": str(day), "alarm": int(bool(alarm)), "blocking": int(blocking)},
             "summary": f"{day}: {alarm or 'nothing is unusual (score 1.2 of 3.1)'}",
@@ -174,21 +183,25 @@ class PastModels:
         why = (
             f"training is blocked until the data are mended: {alarm}" if blocking else retrain or "the regret is small"
         )
+        regret = f"Alarm since {day}: {retrain}." if retrain else "No alarm: the served model loses 0.002 a flight."
         decision: dict[str, _Value] = {
             **{"day": str(day), "model": MODEL, "version": 1, "action": action, "reason": why},
-            **{"regret": "No alarm: the served model loses 0.002 a flight.", "run_id": "", "alarm": 0},
+            **{"regret": regret, "run_id": "", "trains": "", "alarm": int(bool(retrain))},
         }
         if action == "retrain":
             decision["run_id"] = f"watch__{day}__1a2b3c4d"
-        self.execution(run, "data_alarms", "DataAlarms", alarms, at, seconds=3.0)
-        self.execution(run, "decide", "WatchDecision", decision, at, seconds=1.0)
+            decision["trains"] = f"{day - timedelta(days=6)}T00:00:00-04:00/{day + timedelta(days=1)}T00:00:00-04:00"
+        alarmed = self.execution(of_day, "data_alarms", "DataAlarms", alarms, at, seconds=3.0)
+        self.execution(
+            *(of_day, "decide", "WatchDecision", decision, at + timedelta(seconds=3)), seconds=1.0, given=[alarmed]
+        )
 
-    def outcome(self, version: int, former: int, *, at: datetime) -> None:
+    def outcome(self, version: int, former: int, *, at: datetime, outcome: str, reason: str) -> None:
         """How a version did beside the former champion since it took over."""
         run = Run(f"{MODEL}_quality", f"scheduled__{at.date()}T05:00:00+00:00", f"{MODEL}_quality")
         properties: dict[str, _Value] = {
-            **{"model": MODEL, "version": version, "former": former, "outcome": "take_back"},
-            **{"interval_end": at.isoformat(), "reason": "it loses .02 a flight to the former one"},
+            **{"model": MODEL, "version": version, "former": former, "outcome": outcome},
+            **{"interval_end": at.isoformat(), "reason": reason},
         }
         self.execution(run, "after_promotion", "PromotionOutcome", properties, at, seconds=1.0)
 

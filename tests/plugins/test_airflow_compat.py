@@ -231,3 +231,23 @@ def _modules(node):
     if isinstance(node, ast.ImportFrom):
         return [node.module or ""]
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+
+
+def test_recorded_run_states(monkeypatch):
+    from airflow.models.dagrun import DagRun
+    from airflow.models.tasklog import LogTemplate
+    from airflow.utils import session
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    engine = create_engine("sqlite://")
+    for model in (LogTemplate, DagRun):
+        model.__table__.create(engine)
+    monkeypatch.setattr(session, "create_session", lambda: Session(engine))
+    with Session(engine) as filled:
+        filled.add_all(
+            DagRun(dag_id=dag, run_id=run, run_type="manual", run_after=NOW, state=DagRunState.QUEUED)
+            for dag, run in (("flights", "a"), ("flights", "b"), ("words", "c"))
+        )
+        filled.commit()
+    assert airflow_compat.recorded_run_states("flights", ["a", "c", "none"]) == {"a": "queued"}

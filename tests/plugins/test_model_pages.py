@@ -1,7 +1,8 @@
 """The pages of models, runs and reports, from records that are made up; test_pages_in_a_browser looks at them."""
 
 import json
-from datetime import UTC, date, datetime
+import re
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +13,8 @@ from airtight.home import Home
 from airtight.rollout import state
 from airtight.rollout.state import Release
 from airtight.watch.alarm_acts import ACKNOWLEDGED, SILENCED
+from commands import policy
+from runtime.lineage.chain_steps import STEPS
 from tests.plugins.page_client import get, signed_in
 from tests.plugins.past_models import MODEL, PastModels, Run
 from tests.plugins.past_year import year
@@ -41,11 +44,11 @@ def page(past_year, monkeypatch):
     return answer
 
 
-def in_home(home, monkeypatch, path, *hidden):
+def in_home(home, monkeypatch, path, *hidden, runs=None):
     from plugins.tfx_airflow.pages.app import app
 
     monkeypatch.setenv("AIRTIGHT_HOME", str(home.path))
-    with signed_in(hidden):
+    with signed_in(hidden, runs=runs):
         return get(app, path).text
 
 
@@ -106,8 +109,7 @@ def test_a_model_shows_versions_champions_alarms_quality_decisions_and_cost(page
     assert "auc of the served predictions" in text and "unripe" in text
     assert "<td>take back</td><td>it loses .02 a flight to the former one</td>" in text
     assert "fix the data</span>" in text and ">retrain</span>" in text
-    assert f"/dags/{MODEL}/runs/watch__" in text, "a decision leads to the training that it triggered"
-    assert "6 %) went into models that never served" in text
+    assert "11 %) went into models that never served" in text
     assert "complaints about Newark" in text and "ada at 09:12" in text
     assert f'href="/dags/{MODEL}_promote" target="_top"' in text
 
@@ -130,6 +132,92 @@ def test_an_alarm_is_shown_as_acknowledged_or_as_silenced_until_an_instant(tmp_p
     assert "“rows:” silenced until 9999-01-01 00:00 by bob: a strike" in rows[2]
     assert "nothing yet" in rows[3]
     assert "strike" not in in_home(past.home, monkeypatch, f"/{MODEL}/model", f"{MODEL}_alarms")
+    AuditLog(MODEL, past.home).append(ACKNOWLEDGED, reason="by a terminal", alarm="2026-10-03")
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model", "")
+    assert "acknowledged by a command: by a terminal" in text, "also for who has rights by DAG, and none to all"
+
+
+def test_what_a_clear_of_an_earlier_day_made_replaces_nothing_that_is_known_later(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    version = past.train(date(2026, 8, 1), date(2026, 9, 1), 1, began=AT, served=0)
+    days = [date(2026, 10, 1) + timedelta(days=n) for n in range(30)]
+    for known in (30, 8):
+        past.quality([(day, 0.8) for day in days[:known]], at=AT - timedelta(days=30 - known))
+    for outcome, ago in (("take_back", 1), ("watching", 9)):
+        past.outcome(version, 1, at=AT - timedelta(days=ago), outcome=outcome, reason=f"as of {ago} days ago")
+    past.close()
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    assert f"by {AT:%Y-%m-%d %H:%M}" in text and ">2026-10-30</text>" in text
+    assert "<td>take back</td><td>as of 1 days ago</td>" in text and "watching" not in text
+
+
+STEP = re.compile(r'<li><b>(?:<a href="([^"]*)"[^>]*>)?(\w+)(?:</a>)?</b>\s*<span[^>]*>([^<]*)</span>([^<]*)')
+
+
+def chain_of(text, day):
+    """The headline of a day's chain, and of its steps by name the time and the words."""
+    headline, _, rest = text.split(f"<summary>{day}: ")[1].partition("</summary>")
+    return headline, {name: values for _, name, *values in STEP.findall(rest.split("</details>")[0])}
+
+
+def test_a_decision_leads_from_the_alarm_to_the_outcome_with_the_time_of_each_step(page):
+    text = page(f"/{MODEL}/model").text
+    headline, steps = chain_of(text, "2026-09-06")
+    assert headline == "served until 2026-10-01; 9.3 min from the decision to the outcome"
+    assert {name: at for name, (at, _) in steps.items()} == {
+        **{"Alarm": "2026-09-07 05:00", "Decision": "2026-09-07 05:00", "Training": "2026-09-07 05:01, +56.0 s"},
+        **dict.fromkeys(("Verdicts", "Release", "Outcome"), "2026-09-07 05:09, +9.3 min"),
+    }
+    assert steps["Alarm"][1].startswith("Alarm since 2026-09-06") and "8.4 min" in steps["Training"][1]
+    assert steps["Verdicts"][1] == "validate passed; evaluate passed"
+    assert "kept: seven ripe days" in steps["Outcome"][1]
+    for dag, run in ((MODEL, "watch__2026-09-06__1a2b3c4d"), (f"{MODEL}_watch", "scheduled__2026-09-06T04")):
+        assert f"/dags/{dag}/runs/{run}" in text
+
+
+def test_what_a_backfill_would_have_done_is_marked_and_leads_nowhere(page):
+    text = page(f"/{MODEL}/model").text
+    headline, steps = chain_of(text, "2026-07-20")
+    assert headline == "would have trained (a backfill)" and list(steps) == ["Alarm", "Decision", "Training"]
+    assert steps["Training"] == ["not yet", "would have trained 2026-07-14 to 2026-07-21: a backfill triggers nothing"]
+    assert "runs/watch__2026-07-20" not in text and '<span class="label">would have</span> a backfill' in text
+
+
+def test_a_training_of_which_no_node_has_begun_is_as_airflow_has_it(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    for day in (1, 2):
+        past.watch(date(2026, 10, day), at=AT, retrain="it is worse")
+    past.close()
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model", runs={"watch__2026-10-01__1a2b3c4d": "queued"})
+    headline, steps = chain_of(text, "2026-10-01")
+    assert headline == "queued" and "the run is queued" in steps["Training"][1]
+    assert f"/dags/{MODEL}/runs/watch__2026-10-01__1a2b3c4d/plugin/gates" in text
+    headline, steps = chain_of(text, "2026-10-02")
+    assert headline == "would have trained" and "the watch was to report only" in steps["Training"][1]
+    assert "runs/watch__2026-10-02" not in text
+
+
+def test_a_training_of_a_dag_that_the_reader_may_not_read_is_left_out_of_its_chain(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path), "a_secret_dag")
+    run = "watch__2026-10-01__1a2b3c4d"
+    past.train(date(2026, 9, 25), date(2026, 10, 2), 1, began=AT + timedelta(hours=1), served=0, run_id=run)
+    past.watch(date(2026, 10, 1), at=AT, retrain="it is worse")
+    past.close()
+    assert chain_of(in_home(past.home, monkeypatch, f"/{MODEL}/model"), "2026-10-01")[0].startswith("serves; ")
+    headline, steps = chain_of(in_home(past.home, monkeypatch, f"/{MODEL}/model", "a_secret_dag"), "2026-10-01")
+    assert headline == "not for you to read" and list(steps) == ["Alarm", "Decision"]
+
+
+def test_a_day_that_was_decided_again_has_the_time_of_what_triggered_its_training(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.watch(date(2026, 10, 1), at=AT, retrain="it is worse")
+    run = "watch__2026-10-01__1a2b3c4d"
+    past.train(date(2026, 9, 25), date(2026, 10, 2), 1, began=AT + timedelta(hours=1), served=0, run_id=run)
+    past.watch(date(2026, 10, 1), at=AT + timedelta(days=9), retrain="it is worse", run="backfill")
+    past.close()
+    headline, steps = chain_of(in_home(past.home, monkeypatch, f"/{MODEL}/model"), "2026-10-01")
+    assert headline == "serves; 1.1 h from the decision to the outcome"
+    assert steps["Decision"][0] == f"{AT:%Y-%m-%d %H:%M}"
 
 
 def test_what_other_dags_did_is_shown_to_who_may_read_them_alone(page):
@@ -262,3 +350,13 @@ def test_the_interval_of_a_check_outlives_its_file(tmp_path):
     del payload["checks"][0]["interval"]
     (tmp_path / FILE_NAME).write_text(json.dumps(payload))
     assert Verdict.read(tmp_path).checks[0].interval is None, "as verdicts of before are"
+
+
+def test_a_command_prints_what_a_watch_decided_step_by_step(past_year, monkeypatch, capsys):
+    monkeypatch.setenv("AIRTIGHT_HOME", str(past_year.path))
+    assert policy.main(["decisions", "--pipeline", MODEL]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "2026-09-06: retrain: serves"
+    assert [line.split()[0] for line in lines[:6]] == list(STEPS)
+    assert "  Training  2026-09-07 05:01:00  2026-08-31 to 2026-09-07; 8.4 min up to its last step" in lines
+    assert lines[6] == "2026-07-20: retrain (a backfill): not begun"

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 JUNE, JULY = 201307010400001, 201308010400001
 RUN, SECRET = "july", "secret"
+WAITING = "watch__2013-08-05__1a2b3c4d"
+"""The run that a decision of the watch names; its DAG is paused, so that it stays queued."""
 PASSWORD = "only for tests"
 DAGS = {
     MODEL: """
@@ -58,6 +60,7 @@ def airflow(tmp_path_factory):
         days = date(2013, number, 1), date(2013, number + 1, 1)
         how = {"served": served, "digest": digest_of_tree(folder), "run_id": RUN if version == JULY else "june"}
         served = past.train(*days, number, began=now - timedelta(days=40 - 5 * number), **how)
+    past.watch(date(2013, 8, 5), at=now, retrain="July is over")
     past.dag_id = SECRET
     past.train(date(2013, 8, 1), date(2013, 9, 1), 8, began=now, served=served, run_id="hidden", took_over=False)
     past.close()
@@ -74,6 +77,7 @@ def airflow(tmp_path_factory):
         # A run of this name, so that Airflow's UI has pages of it; its DAG is paused, so that nothing of it runs.
         running.ask("PATCH", f"dags/{MODEL}", {"is_paused": True})
         running.trigger(RUN, dag=MODEL)
+        running.trigger(WAITING, dag=MODEL)
         yield running
 
 
@@ -90,6 +94,7 @@ def test_a_person_logs_in_looks_promotes_and_refuses(airflow):
         browser.click("Model")
         browser.sees(f"Served: version {JULY}, the highest that there is.")
         browser.sees("ROC AUC")
+        browser.sees("2013-07-30 to 2013-08-06: the run is queued, and no node of it has begun")
         picture(browser, "model_tab")
 
         browser.go(f"{dag}/runs/{RUN}")

@@ -7,6 +7,7 @@ a real Airflow.
 import os
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 
 from airtight.home import Home
+from streaming.engine import job_records, stream_status
+from streaming.engine.flink_rest import Checkpoints, Job, JobStatus
+from streaming.engine.job_records import JobRecord
+from streaming.engine.stream_status import Partition, StreamStatus, iso
 from tests.plugins.browser import Browser
 from tests.plugins.page_client import signed_in
 from tests.plugins.past_models import MODEL
@@ -25,6 +30,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC).timestamp()
 RUN = "scheduled__2026-07-01T04:00:00+00:00"
 HOST = """<!doctype html><html><head><base href="/"></head><body style="margin: 0; height: 100vh"><script type="module">
 const set = (made, values) => Object.entries(values).forEach(([name, value]) =>
@@ -102,12 +108,41 @@ def test_a_tab_shows_its_page_and_its_links_lead_out(site):
         picture(browser, "model_tab")
         browser.click("Promote or roll back")
         until(lambda: browser.address == f"{site.url}/dags/{MODEL}_promote", "the link leads out of the frame")
+    with Browser(size=(1440, 1040)) as browser:
+        open_tab(browser, site, MODEL)
+        browser.sees("From the alarm to the outcome")
+        headings = "[...document.querySelector('iframe').contentDocument.querySelectorAll('h2')]"
+        browser.run(f"{headings}.find(h => h.innerText.startsWith('Decisions about')).scrollIntoView()")
+        picture(browser, "decisions")
+        browser.click("Training")
+        until(lambda: "/runs/watch__2026-09-06__" in browser.address, "a decision leads to the training of its time")
     with Browser() as browser:
         open_tab(browser, site, MODEL, RUN.replace("+", "%2B"))
         browser.sees("From the data interval to the served version")
         picture(browser, "gates_tab")
         browser.click("its report")
         until(lambda: browser.address.endswith("/tasks/validate/plugin/report"), "a gate leads to its report")
+
+
+def test_a_stream_shows_how_it_does_at_the_width_of_a_narrow_window(site, home, monkeypatch):
+    """What Flink and the broker say is made up."""
+    job_records.save(
+        JobRecord("flight_delays", "8f1c0d5e", submitted=iso(NOON - 9e4), code="4b7d" * 16, dead_letters="d")
+    )
+    checkpoints = Checkpoints(5_390, 2, "file:/c", NOON - 7, 0.4, 4_816_210)
+    job = Job("8f1c0d5e", "flight_delays", "RUNNING", NOON - 9e4, True)
+    failure = "ValueError: 12 % of the messages are bad"
+    status = JobStatus(job, NOON - 61, 9, checkpoints, 1, NOON - 4e4, failure, worker_memory_mb=212)
+    parts = tuple(Partition("flights.events", n, 181_204 - 977 * n, 181_240 - 983 * n) for n in range(4))
+    seen = StreamStatus(iso(NOON), status, 0.41, parts, 17, "")
+    monkeypatch.setattr(stream_status, "status", lambda flink, record: seen)
+    with Browser(size=(1000, 800)) as browser:
+        browser.go(f"{site.url}/airtight/flight_delays_stream/stream")
+        for text in ("It is RUNNING", "ValueError: 12 %", "4,816,210", "flights.events 3", "178,273"):
+            browser.sees(text)
+        wide, seen_wide = browser.run("[document.body.scrollWidth, document.documentElement.clientWidth]")
+        assert wide <= seen_wide, "nothing hangs over the edge"
+        picture(browser, "stream_tab")
 
 
 def test_a_report_is_nobodys_origin_and_runs_no_script(site, home):

@@ -13,6 +13,7 @@ from airtight.watch.alarm_acts import SILENCED
 from components.watch.data_alarms import LEAST_PAST
 from runtime import metadata_store
 from runtime.launch import launch
+from runtime.lineage.chain_steps import STEPS, in_lines, steps
 from runtime.lineage.watch_chain import chains, in_words
 from tests.tiny_pipeline.running import Run, fault, uri
 from tests.tiny_pipeline.watching import TRAINING
@@ -144,6 +145,13 @@ def test_the_chain_leads_from_the_alarm_to_the_outcome(tmp_path):
     served = retrained[2]
     assert served.version == int(decisions[2]["day"].replace("-", "")) + 1
     assert served.saved == pytest.approx(0.1) and "saves 0.1 a row so far" in in_words(served)
+    assert [step.name for step in steps(served)] == list(STEPS) and all(step.at for step in steps(served))
+    assert [step.name for step in steps(retrained[0])] == ["Alarm", "Decision", "Training", "Verdicts", "Outcome"]
+    assert any("failed: The run failed at push." in line for line in in_lines(retrained[1]))
+    not_begun = next(chain for chain in all_days if chain.outcome == "not begun")
+    assert steps(not_begun)[-1].words.endswith("it waits, or none was triggered")
+    backfilled = replace(not_begun, decided_by={"run_id": "backfill__2013-03-20T00:00:00+00:00"})
+    assert steps(backfilled)[-1].words.startswith("would have trained 2013-03-")
     kept = next(chain for chain in all_days if chain.decision.properties["action"] == "keep")
     assert (kept.run, kept.outcome) == (None, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,7 +10,8 @@ from html import escape
 from markupsafe import Markup
 
 WIDTH, _LEFT, _RIGHT, _TOP = 1180, 56, 8, 8
-_MARKS = 4
+_MARKS = 3
+"""Lines across a plot, at least."""
 _FLAT = 1e-12
 
 
@@ -176,12 +178,19 @@ def _axes(
         return _TOP + (high - y) / (high - low) * (height - 2 * _TOP)
 
     marks = []
-    for number in range(_MARKS + 1):
-        value = low + (high - low) * number / _MARKS
+    for value in _round_values(low, high):
         marks.append(_mark("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=up(value), y2=up(value), stroke="var(--line)"))
-        marks.append(_text(_LEFT - 6, up(value) + 4, f"{value:,.4g}", text_anchor="end"))
+        marks.append(_text(_LEFT - 6, up(value) + 4, f"{value:,.6g}", text_anchor="end"))
     marks += [_text(_LEFT, height + 12, ends[0]), _text(WIDTH - _RIGHT, height + 12, ends[1], text_anchor="end")]
     return across, up, "".join(marks)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Values between two bounds that people count in: multiples of 1, 2 or 5 times a power of ten."""
+    widest = (high - low) / _MARKS
+    power = 10.0 ** math.floor(math.log10(widest))
+    step = next(power * factor for factor in (5, 2, 1) if power * factor <= widest)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _unbroken(points: Sequence[Point]) -> list[list[Point]]:

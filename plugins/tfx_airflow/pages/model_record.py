@@ -91,6 +91,21 @@ class ModelRecord:
         """What releases decided."""
         return self._of_model("ReleaseDecision", RELEASE)
 
+    @cached_property
+    def releases(self) -> list[Artifact]:
+        """The releases that began, or were to."""
+        return self._of_model("Release", RELEASE)
+
+    @cached_property
+    def judgements(self) -> list[Artifact]:
+        """What was said of versions beside the former champion, in the order of data time and not as it was made."""
+        from runtime.lineage import versions
+        from runtime.lineage.watch_chain import JUDGED, in_data_time
+
+        return sorted(
+            self.visible.artifacts(versions.of_model(self.visible.store, JUDGED, self.name)), key=in_data_time
+        )
+
     def _of_model(self, kind: str, *parts: str) -> list[Artifact]:
         from runtime.lineage import versions
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airtight.audit.log import AuditLog
 from airtight.watch import alarm_acts
-from plugins.tfx_airflow.pages import charts
+from plugins.tfx_airflow.pages import charts, model_decisions
 from plugins.tfx_airflow.pages.charts import Line, Point
 from plugins.tfx_airflow.pages.model_record import ModelRecord
 from plugins.tfx_airflow.pages.rendering import figure
@@ -27,7 +27,6 @@ _NEWEST = 12
 _DAYS = "days.jsonl"
 _NO_WATCH = "{what}: the pipeline has no watch, or it has not run yet. It would be the DAG {dag_id}."
 _NOT_READABLE = "{what} are of the DAG {dag_id}, which you may not read."
-_KEEP = "keep"
 
 
 def section(record: ModelRecord) -> dict[str, Any]:
@@ -41,33 +40,32 @@ def section(record: ModelRecord) -> dict[str, Any]:
     dag_id = f"{record.name}_{_WATCH}"
     readable = record.visible.also(dag_id)
     text = _NO_WATCH if readable else _NOT_READABLE
-    acts = [act for act in alarm_acts.acts(AuditLog(record.name, record.home)) if record.visible.may_read(act.dag_id)]
+    acts = [act for act in alarm_acts.acts(AuditLog(record.name, record.home)) if record.visible.done_by(act.dag_id)]
     run_of = {execution: cost.run for execution, cost in costs(record.visible.store, dag_id).items()}
-    alarms = _of_days(record, dag_id, "data_alarms", "DataAlarms", run_of) if readable else []
-    decisions = _of_days(record, dag_id, "decide", "WatchDecision", run_of) if readable else []
+    alarms = _made(record, dag_id, "data_alarms", "DataAlarms", run_of) if readable else []
+    decided = _made(record, dag_id, "decide", "WatchDecision", run_of) if readable else []
     return {
         "alarms": _alarms(alarms, acts) if alarms else None,
         "no_alarms": text.format(what="Alarms about data", dag_id=dag_id),
         "silences": [silence.in_words for silence in alarm_acts.open_silences(acts, datetime.now(UTC))],
         "quality": _quality(record),
         "no_quality": "No step has joined the served predictions with labels yet, as far as you may see.",
-        "decisions": _decisions(decisions),
-        "days_decided": len(decisions),
+        "decided": model_decisions.section(record, decided) if decided else None,
         "outcomes": _outcomes(record),
         "no_decisions": text.format(what="Decisions about retraining", dag_id=dag_id),
     }
 
 
-def _of_days(record: ModelRecord, pipeline: str, node: str, kind: str, run_of: Mapping[int, str]) -> list[Artifact]:
-    """What a node of the watch said of each day, in the order of days; of a day that was judged again, the last."""
+def _made(record: ModelRecord, pipeline: str, node: str, kind: str, run_of: Mapping[int, str]) -> list[Artifact]:
+    """What a node of the watch said of days, the oldest first."""
     from runtime.lineage import versions
 
     made = versions.of_node(record.visible.store, pipeline, node, kind, "properties.day.string_value != ''")
-    latest = {str(artifact.properties["day"]): artifact for artifact in record.visible.artifacts(made, run_of)}
-    return [latest[day] for day in sorted(latest)]
+    return record.visible.artifacts(made, run_of)
 
 
 def _alarms(judged: Sequence[Artifact], acts: Sequence[alarm_acts.AlarmAct]) -> dict[str, Any]:
+    # Of a day that was judged again, the last.
     by_day = {str(artifact.properties["day"]): artifact.properties for artifact in judged}
     first, last = (date.fromisoformat(day) for day in (min(by_day), max(by_day)))
     marks = []
@@ -90,7 +88,7 @@ def _alarms(judged: Sequence[Artifact], acts: Sequence[alarm_acts.AlarmAct]) -> 
             {
                 "day": day,
                 "blocking": bool(alarmed[day].get("blocking")),
-                "summary": str(alarmed[day].get("summary", "")),
+                "summary": str(alarmed[day].get("summary", "")).removeprefix(f"{day}: "),
                 "effects": _effects(day, str(alarmed[day].get("summary", "")), acts),
             }
             for day in sorted(alarmed, reverse=True)[:_NEWEST]
@@ -105,28 +103,21 @@ def _effects(day: str, summary: str, acts: Sequence[alarm_acts.AlarmAct]) -> lis
     return list(dict.fromkeys(act.effect for act in quiet if act))
 
 
-def _decisions(decided: Sequence[Artifact]) -> Sequence[Mapping[str, Any]]:
-    """The last decision, and the newest that wanted something."""
-    names = ("day", "action", "reason", "regret", "run_id")
-    rows = [{name: artifact.properties.get(name, "") for name in names} for artifact in reversed(decided)]
-    return [row for number, row in enumerate(rows) if number == 0 or row["action"] != _KEEP][:_NEWEST]
-
-
 def _outcomes(record: ModelRecord) -> Sequence[Mapping[str, Any]]:
     """How the newest versions did beside the former champion after they took over, the newest first."""
-    from runtime.lineage import versions
-
-    made = record.visible.artifacts(versions.of_model(record.visible.store, "PromotionOutcome", record.name))
     names = ("interval_end", "version", "former", "outcome", "reason")
-    latest = {a.properties.get("version"): {name: a.properties.get(name, "") for name in names} for a in made}
-    return [row for version, row in reversed(latest.items()) if version][:_NEWEST]
+    rows = [{name: judged.properties.get(name, "") for name in names} for judged in reversed(record.judgements)]
+    # Of each version what was said last.
+    latest = {row["version"]: row for row in reversed(rows) if row["version"]}
+    return [row for row in rows if latest.get(row["version"]) is row][:_NEWEST]
 
 
 def _quality(record: ModelRecord) -> dict[str, Any] | None:
     """The foremost metric of the predictions by day, with its interval, and what was estimated before labels came."""
     from runtime.lineage import versions
 
-    made = record.visible.artifacts(versions.of_model(record.visible.store, "LabelQuality", record.name)[-1:])
+    last = versions.label_quality(record.visible.store, record.name)
+    made = record.visible.artifacts([last] if last else [])
     file = Path(made[-1].uri) / _DAYS if made else None
     if file is None or not file.is_file():
         return None

@@ -62,9 +62,15 @@ def minute(instant: datetime | str) -> str:
     return text[:16].replace("T", " ") or "-"
 
 
+def second(instant: str) -> str:
+    """An instant in UTC up to its second; words where there is none."""
+    return instant[:19].replace("T", " ") or "none yet"
+
+
 def run(run_id: str) -> str:
-    """The beginning of a run's id: its kind and its day."""
-    return run_id.partition("T")[0].replace("__", " ")
+    """The beginning of a run's id: its kind and its day; an id of another form whole."""
+    kind, _, day = run_id.partition("__")
+    return f"{kind} {day[:10]}" if day else run_id
 
 
 @functools.cache
@@ -76,6 +82,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "duration": duration, "minute": minute, "run": run}
+    environment.filters |= {"figure": figure, "duration": duration, "minute": minute, "second": second, "run": run}
     environment.globals |= {"to_dag": to_dag, "to_run": to_run, "to_report": to_report}
     return environment

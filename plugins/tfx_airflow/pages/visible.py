@@ -85,5 +85,8 @@ class Visible:
 
     def act(self, line: Mapping[str, Any]) -> bool:
         """Whether the reader may see a line of the audit log: one of a DAG that they may read, or of a terminal."""
-        dag_id = str(line.get("by", {}).get("dag_id", ""))
+        return self.done_by(str(line.get("by", {}).get("dag_id", "")))
+
+    def done_by(self, dag_id: str) -> bool:
+        """Whether the reader may see what was done by a DAG; "" is a terminal, which belongs to none."""
         return dag_id in ("", self.dag_id) or self.may_read(dag_id)
