@@ -29,7 +29,7 @@ from airtight.import_string import load
 from streaming.topics import servers
 from streaming.windows import publishing
 from streaming.windows.declaration import Stream, declared
-from streaming.windows.letters import DETAIL, REASON, SIZE, TOPIC
+from streaming.windows.letters import DETAIL, KEY_SIZE, REASON, SIZE, TOPIC
 from streaming.windows.messages import BadMessage, Message, read
 
 POLL_MS = 1000
@@ -196,7 +196,9 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int
 def _target(record: Any, stream: Stream, topic: str) -> str:
     """The topic to which a dead letter goes; raises where it cannot be published again."""
     target = topic or record.headers.get(TOPIC, "")
-    whole = len(record.value or b"") == int(record.headers.get(SIZE) or -1)
+    key, size, key_size = record.key or b"", record.headers.get(SIZE), record.headers.get(KEY_SIZE)
+    # Letters of older versions do not say how long the key was.
+    whole = (len(record.value or b""), len(key)) == (int(size or -1), int(key_size or len(key)))
     if target not in stream.topics or not whole:
         raise TerminalError(
             "A dead letter cannot be published again.",

@@ -17,7 +17,7 @@ from streaming.learning.prequential import Known, Prequential
 from streaming.windows import replay
 from streaming.windows.arithmetic import Minutes
 from streaming.windows.declaration import Stream
-from streaming.windows.messages import BadMessage, Event, Message, read
+from streaming.windows.messages import BadMessage, Event, Message, or_bad, read
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Store
 from streaming.windows.tables import Record
@@ -67,10 +67,10 @@ def observer(learning: Learning, passed: Counter[str]) -> Callable[[Message], Ob
     def observed(message: Message) -> Observed | None:
         try:
             event = read(parse, stream, message)
+            return None if event is None else Observed(event, or_bad(lambda one: tuple(subjects(one)), message))
         except BadMessage as error:
             passed[error.reason] += 1
             return None
-        return None if event is None else Observed(event, tuple(subjects(message)))
 
     return observed
 

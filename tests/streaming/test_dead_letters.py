@@ -9,7 +9,7 @@ import pytest
 from airtight.errors import TerminalError, TransientError
 from streaming import dead_letters
 from streaming.windows import publishing
-from streaming.windows.letters import REASON, SIZE, TOPIC
+from streaming.windows.letters import KEY_SIZE, REASON, SIZE, TOPIC
 from tests.streaming.fake_kafka import Broker, Consumer
 from tests.streaming.windows.shops import DEAD_SHOPS
 
@@ -52,8 +52,9 @@ def publisher(monkeypatch) -> Publisher:
     return publisher
 
 
-def add(broker: Broker, partition: int, value: bytes, size: int | None = None, reason: str = "no JSON") -> None:
-    headers = {REASON: reason, TOPIC: "test.shops", SIZE: str(len(value) if size is None else size)}
+def add(broker: Broker, partition: int, value: bytes, reason: str = "no JSON", **sizes: int) -> None:
+    sizes = {"size": len(value), "key_size": 0} | sizes
+    headers = {REASON: reason, TOPIC: "test.shops", SIZE: str(sizes["size"]), KEY_SIZE: str(sizes["key_size"])}
     broker.add(partition, 1000, value, [(name, text.encode()) for name, text in headers.items()])
 
 
@@ -80,9 +81,10 @@ def test_a_try_goes_on_after_the_last_batch_that_was_confirmed(broker, publisher
     assert sorted(publisher.values) == ALL, "each of them once"
 
 
-def test_nothing_is_published_while_one_of_them_cannot_be(broker, publisher, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cut", [{"size": 900_001}, {"key_size": 100_001}], ids=["value", "key"])
+def test_nothing_is_published_while_one_of_them_cannot_be(broker, publisher, tmp_path, monkeypatch, cut):
     monkeypatch.setattr(dead_letters, "BATCH", 2)
-    add(broker, 1, b"cut", size=900_001)
+    add(broker, 1, b"cut", **cut)
     for _ in range(2):
         with pytest.raises(TerminalError, match="cannot be published again") as fault:
             republish(tmp_path)
