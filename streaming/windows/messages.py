@@ -49,6 +49,9 @@ class Message(NamedTuple):
     published_ms: int
 
 
+NO_MESSAGE = Message(b"", b"", 0)
+
+
 class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a message tells.
 
@@ -60,6 +63,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
       published_ms: When the message was published; filled in by the stream.
       counts: Whether it is in totals; one that is not brings its records only.
       records: By table of the stream the key and whole parts of a record.
+      message: That it was read from, for the dead letters; filled in by the stream.
     """
 
     at: float
@@ -69,6 +73,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     published_ms: int = 0
     counts: bool = True
     records: dict[str, dict[str, Any]] = {}
+    message: Message = NO_MESSAGE
 
 
 class BadMessage(Exception):
@@ -124,7 +129,7 @@ def read(parse: Callable[[Message], Event | None], stream: Stream, message: Mess
       message: The message.
 
     Returns:
-      The event with its publication; None for what is no event of the stream.
+      The event with its publication and its message; None for what is no event of the stream.
 
     Raises:
       BadMessage: It cannot be read, whatever the function raises; its event has numbers or texts that not
@@ -136,7 +141,7 @@ def read(parse: Callable[[Message], Event | None], stream: Stream, message: Mess
         return None
     or_bad(_check_content, event)
     _check_delay(event, stream, message.published_ms)
-    return msgspec.structs.replace(event, published_ms=message.published_ms)
+    return msgspec.structs.replace(event, published_ms=message.published_ms, message=message)
 
 
 def or_bad(function: Callable[[S], T], argument: S) -> T:

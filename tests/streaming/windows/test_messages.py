@@ -118,8 +118,8 @@ def test_bad_and_late_messages_are_letters_and_the_rest_counts(tmp_path: Path, m
     in_process(build(stream, source, str(path), follow=False, servers="a stand-in writes"))
     assert written(SqliteStore(path, STREAM)) == plain([first, *good])
     assert sorted(letter.reason for letter in Kept.letters) == ["bad kind", "late", "late correction"]
-    kept = next(letter for letter in Kept.letters if letter.reason == "bad kind")
-    assert (kept.key, kept.value, kept.published_ms) == wrong[0]
+    kept = {letter.reason: (letter.key, letter.value, letter.published_ms) for letter in Kept.letters}
+    assert kept == {"bad kind": wrong[0], "late": wrong[1], "late correction": correction}
 
 
 def judge(items: list[Judged | Letter], limit: BadShare) -> None:
