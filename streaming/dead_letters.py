@@ -5,7 +5,9 @@
     python -m streaming.dead_letters republish bike_demand --reason "wrong schema"
 
 What is published again has its key and value, and the newest stamp of its topic: event time goes neither back nor on.
-Those of a reason are published again once, and remembered in a consumer group of the dead letters' topic.
+What would be late with that stamp is left where it is, and counted: the stream reads the messages themselves, at their
+own stamps, when it is started with --anew. Those of a reason are published again once, and remembered in a consumer
+group of the dead letters' topic.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from airtight.errors import AirtightError, TerminalError, TransientError
+from airtight.errors import EXIT_TERMINAL, AirtightError, TerminalError, TransientError
 from airtight.import_string import load
 from streaming.topics import servers
 from streaming.windows import publishing
 from streaming.windows.declaration import Stream, declared
-from streaming.windows.letters import DETAIL, REASON, SIZE, TOPIC
-from streaming.windows.messages import BadMessage, Message, read
+from streaming.windows.letters import DETAIL, KEY_SIZE, REASON, SIZE, TOPIC
+from streaming.windows.messages import LATE, LATE_CORRECTION, BadMessage, Event, Message, read
 
 POLL_MS = 1000
 SILENT_POLLS = 30
@@ -38,6 +40,7 @@ BATCH = 10_000
 """Letters that are published before their offsets are committed."""
 SHOWN = 200
 """Bytes of a value that are shown."""
+_LATE = (LATE, LATE_CORRECTION)
 
 
 def letters(address: str, topic: str, reason: str = "") -> Iterator[Any]:
@@ -132,25 +135,48 @@ def summary(address: str, stream: Stream) -> list[str]:
     ]
 
 
-def explanation(stream: Stream, record: Any) -> str:
-    """One dead letter: where it is, why it is there, its content, and what the stream makes of it today."""
+def explanation(stream: Stream, record: Any, stamp_ms: int = 0) -> str:
+    """One dead letter: where it is, why it is there, its content, and what the stream makes of it today.
+
+    Args:
+      stream: The declaration.
+      record: The letter.
+      stamp_ms: With which it would be published again, where that is later than its own.
+    """
     value = record.value or b""
-    message = Message(record.key or b"", value, record.timestamp)
-    try:
-        event = read(load(stream.parse), stream, message)
+    event = _reread(stream, record, stamp_ms)
+    if isinstance(event, BadMessage):
+        today = f"{event}" + (", if it is published again" if event.reason in _LATE else "")
+    else:
         today = "no event of the stream" if event is None else f"an event of {event.fields}"
-    except BadMessage as error:
-        today = str(error)
     more = f"... ({record.headers.get(SIZE)} bytes)" if len(value) > SHOWN else ""
     return (
-        f"{record.partition}/{record.offset} of {_time(record.timestamp)}, key {message.key!r}\n"
+        f"{record.partition}/{record.offset} of {_time(record.timestamp)}, key {record.key or b''!r}\n"
         f"  why:   {record.headers.get(REASON)}: {record.headers.get(DETAIL)}\n"
         f"  today: {today}\n"
         f"  value: {value[:SHOWN].decode(errors='backslashreplace')}{more}"
     )
 
 
-def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int:
+def _reread(stream: Stream, record: Any, stamp_ms: int) -> Event | BadMessage | None:
+    """What the stream makes of a letter today, if it is published again with a stamp; None for no event of it."""
+    if record.headers.get(REASON) == LATE_CORRECTION:
+        return BadMessage(LATE_CORRECTION, "the version that it corrects is older still")
+    message = Message(record.key or b"", record.value or b"", max(stamp_ms, record.timestamp))
+    try:
+        return read(load(stream.parse), stream, message)
+    except BadMessage as error:
+        return error
+
+
+class Republished(NamedTuple):
+    """How many were published, and how many were left because they would be late again."""
+
+    published: int
+    late: int
+
+
+def republish(address: str, stream: Stream, reason: str, topic: str = "") -> Republished:
     """Publishes dead letters of a reason again, to the topic that they came from.
 
     Offsets are committed after each batch that the broker confirmed: after a fault the next try goes on with the batch
@@ -162,15 +188,13 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int
       reason: Which ones.
       topic: Where to; empty for the one that the letter names.
 
-    Returns:
-      How many.
-
     Raises:
       TerminalError: One names several topics, or was cut off; then none is published.
       TransientError: The broker does not answer.
     """
     group = f"{stream.dead_letters}.republished.{reason.replace(' ', '-')}"
-    count = 0
+    published = late = 0
+    stamps: dict[str, int] = {}
     with _consumer(address, group) as consumer:
         parts = _partitions(consumer, stream.dead_letters)
         starts, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
@@ -180,23 +204,32 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> int
             start = max(starts[part], consumer.committed(part) or 0)
             for record in _part(consumer, part, start, ends[part]):
                 if _has(record, reason):
-                    yield _target(record, stream, topic), record
+                    target = _target(record, stream, topic)
+                    if target not in stamps:
+                        stamps[target] = newest_stamp(address, target)
+                    event = _reread(stream, record, stamps[target])
+                    yield "" if isinstance(event, BadMessage) and event.reason in _LATE else target, record
 
         for part in parts:  # All of them are checked before the first is sent.
             for _ in due(part):
                 pass
         for part in parts:
             for target, records in _batches(due(part)):
-                count += _send(address, target, records)
+                if target:
+                    published += _send(address, target, records)
+                else:
+                    late += len(records)
                 _commit(consumer, part, records[-1].offset + 1)
             _commit(consumer, part, ends[part])
-    return count
+    return Republished(published, late)
 
 
 def _target(record: Any, stream: Stream, topic: str) -> str:
     """The topic to which a dead letter goes; raises where it cannot be published again."""
     target = topic or record.headers.get(TOPIC, "")
-    whole = len(record.value or b"") == int(record.headers.get(SIZE) or -1)
+    key, size, key_size = record.key or b"", record.headers.get(SIZE), record.headers.get(KEY_SIZE)
+    # Letters of older versions do not say how long the key was.
+    whole = (len(record.value or b""), len(key)) == (int(size or -1), int(key_size or len(key)))
     if target not in stream.topics or not whole:
         raise TerminalError(
             "A dead letter cannot be published again.",
@@ -248,10 +281,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "list":
             print("\n".join(summary(address, stream)) or "There are none.")
         elif options.command == "explain":
+            stamp_ms = max(newest_stamp(address, topic) for topic in stream.topics)
             for record in letters(address, stream.dead_letters, options.reason):
-                print(explanation(stream, record))
+                print(explanation(stream, record, stamp_ms))
         else:
-            print(f"{republish(address, stream, options.reason, options.to)} messages are published again.")
+            published, late = republish(address, stream, options.reason, options.to)
+            print(f"{published} messages are published again.")
+            if late:
+                print(f"{late} are not, as they would be late: start the stream with --anew.", file=sys.stderr)
+                return EXIT_TERMINAL
     except AirtightError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -17,7 +17,7 @@ from streaming.learning.prequential import Known, Prequential
 from streaming.windows import replay
 from streaming.windows.arithmetic import Minutes
 from streaming.windows.declaration import Stream
-from streaming.windows.messages import BadMessage, Event, Message, read
+from streaming.windows.messages import BadMessage, Event, Message, or_bad, read
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Store
 from streaming.windows.tables import Record
@@ -26,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 HOUR_S = 3600
 LOOKUPS = 500
 """Instances that are looked up at once."""
+AFTER_ITS_HOUR = "after its hour was taken"
+"""Why a message is passed over that came when its hour was over already, by the stamps of others."""
 
 
 class Observed(NamedTuple):
@@ -43,11 +45,13 @@ class Hour:
       number: Hours since 1970.
       observed: In the order of their publication.
       offsets: From which to read the topic after it, by partition; empty for the lake.
+      read: The first offset of each partition that was not read yet; empty for the lake.
     """
 
     number: int
     observed: Sequence[Observed]
     offsets: Mapping[int, int] = field(default_factory=dict)
+    read: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def known(self) -> list[Known]:
@@ -67,10 +71,10 @@ def observer(learning: Learning, passed: Counter[str]) -> Callable[[Message], Ob
     def observed(message: Message) -> Observed | None:
         try:
             event = read(parse, stream, message)
+            return None if event is None else Observed(event, or_bad(lambda one: tuple(subjects(one)), message))
         except BadMessage as error:
             passed[error.reason] += 1
             return None
-        return None if event is None else Observed(event, tuple(subjects(message)))
 
     return observed
 
@@ -134,19 +138,19 @@ def hours_of(learning: Learning, messages: Iterable[Message], first: int, end: i
       first: What belongs to an earlier hour is passed over.
       end: The hours before it that are not over with the last message are so nevertheless.
     """
-    closing, passed = Closing(learning.stream, first - 1), Counter[str]()
-    observe = observer(learning, passed)
+    closing = Closing(learning.stream, first - 1)
+    observe = observer(learning, closing.passed)
     for number, message in enumerate(messages):
         observed = observe(message)
         if observed is not None:
             closing.add(observed, 0, number)
         yield from closing.over(message.published_ms, {})
     yield from closing.through(end - 1, {})
-    report_passed(passed)
+    report_passed(closing.passed)
 
 
 def report_passed(passed: Counter[str]) -> None:
-    """Logs what `observer` has passed over."""
+    """Logs what was passed over."""
     if passed:
         _LOG.warning("Messages that were passed over: %s", dict(sorted(passed.items())))
 
@@ -194,10 +198,16 @@ class Closing:
     Args:
       stream: The declaration.
       taken: The last hour that was given out before, hours since 1970; what belongs to it or before is passed over.
+      read: By partition the offset from which on nothing was read before; what comes earlier was in its hour.
+
+    Attributes:
+      passed: How many messages were passed over, by the reason; here those whose hour had been given out.
     """
 
-    def __init__(self, stream: Stream, taken: int | None) -> None:
-        self._taken = -1 if taken is None else taken
+    def __init__(self, stream: Stream, taken: int | None, read: Mapping[int, int] | None = None) -> None:
+        self.passed = Counter[str]()
+        self._taken = self._taken_before = -1 if taken is None else taken
+        self._read = read or {}
         self._hours: dict[int, dict[str, Observed]] = defaultdict(dict)
         self._first: dict[int, dict[int, int]] = defaultdict(dict)
         self._hour_of: dict[str, int] = {}
@@ -208,6 +218,8 @@ class Closing:
         event = observed.event
         hour, identity = int(event.at // HOUR_S), event.identity or f"{partition}/{offset}"
         if hour <= self._taken:
+            if hour > self._taken_before or offset >= self._read.get(partition, offset + 1):
+                self.passed[AFTER_ITS_HOUR] += 1
             return
         if (before := self._hour_of.get(identity)) is not None:
             self._hours[before].pop(identity, None)
@@ -236,7 +248,7 @@ class Closing:
                 partition: min([position, *(first[partition] for first in self._first.values() if partition in first)])
                 for partition, position in positions.items()
             }
-            yield Hour(hour, list(held.values()), offsets)
+            yield Hour(hour, list(held.values()), offsets, dict(positions))
 
 
 def _of_hour(hour: int) -> datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,8 +25,13 @@ def from_topic(
     taken: int | None,
     offsets: Mapping[int, int],
     consumer: Callable[..., Any] = KafkaConsumer,
+    *,
+    read: Mapping[int, int] | None = None,
 ) -> Iterator[Hour]:
     """Hours in order; bad messages and late ones are passed over: the stream's job keeps them.
+
+    Time goes on with messages that count: a stamp that does not go with its event, as one of today in a topic of 2013,
+    ends no hours. What comes nevertheless when its hour is over is counted among those that are passed over.
 
     Args:
       learning: Of the stream; its first topic is read.
@@ -35,6 +39,7 @@ def from_topic(
       taken: The last hour that was taken before, hours since 1970.
       offsets: From which to read, by partition; a partition that is not named is read from its beginning.
       consumer: Makes Kafka's consumer.
+      read: By partition the offset up to which all was read before.
 
     Raises:
       TerminalError: The topic is not there, or holds an offset no more.
@@ -49,23 +54,21 @@ def from_topic(
                 allow_auto_create_topics=False,
             )
         ) as open_consumer:
-            yield from _hours(open_consumer, learning, servers, taken, offsets)
+            yield from _hours(open_consumer, learning, servers, offsets, Closing(learning.stream, taken, read))
     except KafkaError as error:
         raise _away(servers, str(error) or type(error).__name__) from error
 
 
 def _hours(
-    consumer: Any, learning: Learning, servers: str, taken: int | None, offsets: Mapping[int, int]
+    consumer: Any, learning: Learning, servers: str, offsets: Mapping[int, int], closing: Closing
 ) -> Iterator[Hour]:
-    topic, passed = learning.stream.topics[0], Counter[str]()
-    observe = observer(learning, passed)
+    topic, observe = learning.stream.topics[0], observer(learning, closing.passed)
     parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     _check(topic, parts, offsets, first, ends)
     consumer.assign(parts)
     for part in parts:
         consumer.seek(part, offsets.get(part.partition, first[part]))
-    closing = Closing(learning.stream, taken)
     clocks: dict[TopicPartition, int] = {}
     silent = 0.0
     while open_parts := [part for part in parts if consumer.position(part) < ends[part]]:
@@ -75,15 +78,15 @@ def _hours(
             raise _away(servers, f"nothing of {open_parts} for {SILENCE_S:g} s")
         for part, records in polled.items():
             for record in records:
-                clocks[part] = max(clocks.get(part, 0), record.timestamp)
                 observed = observe(Message(record.key or b"", record.value or b"", record.timestamp))
                 if observed is not None:
+                    clocks[part] = max(clocks.get(part, 0), record.timestamp)
                     closing.add(observed, part.partition, record.offset)
         positions = {part.partition: consumer.position(part) for part in parts}
         # A partition that was read to its end holds nothing up.
         behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]
         yield from closing.over(min(behind) if behind else max(clocks.values(), default=0), positions)
-    report_passed(passed)
+    report_passed(closing.passed)
 
 
 def _check(topic: str, parts: list[Any], offsets: Mapping[int, int], first: Any, ends: Any) -> None:

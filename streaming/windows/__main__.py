@@ -5,12 +5,13 @@
     python -m streaming.windows bike_demand --upgrade             the same with this code, by a savepoint; or started
     python -m streaming.windows bike_demand --stop                ended with a savepoint, from which it goes on
     python -m streaming.windows bike_demand --to-end              in this process, what its topics hold now
-    python -m streaming.windows bike_demand --lake FROM TO        in this process, what the lake has of these days
+    python -m streaming.windows bike_demand --lake FROM TO        in this process, the windows of these days by the lake
     python -m streaming.windows bike_demand --publish FROM TO     the lake's messages of these days into its topic
     ... --speed 3600                                              as they became known, an hour in a second
 
 The name is a pipeline's, whose module `streams` has the declaration as STREAM, or an import string of it. FROM and TO
-are ISO 8601, days or instants, of the stream's zone where they say no offset. A message that is published bears the
+are ISO 8601, days or instants, of the stream's zone where they say no offset. The windows that --lake writes are whole
+and may take the place of the stream's own; those that FROM or TO cuts are left. A message that is published bears the
 time of the replay; one that is broken off says from where to go on, and what is published twice counts once where
 events have an identity. Other options are those of Flink and Beam.
 """
@@ -41,7 +42,7 @@ from streaming.run import in_process
 from streaming.topics import SERVERS, ensure, servers
 from streaming.windows import publishing, replay
 from streaming.windows.declaration import Stream, declared, modules_of
-from streaming.windows.lake_source import Replayed
+from streaming.windows.lake_source import build_span
 from streaming.windows.pipeline import build, from_kafka
 from streaming.windows.store import STORE, address_of
 
@@ -125,8 +126,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     store = options.store or address_of(stream, home)
     tables = options.tables or home.lake
     if options.lake:
-        source = Replayed(stream, tables, *_span(options.lake, stream))
-        in_process(build(stream, source, store, follow=False))
+        in_process(build_span(stream, tables, *_span(options.lake, stream), store))
         return
     address = options.servers or servers()
     flink = Flink(PipelineOptions(arguments).view_as(StreamOptions).flink_rest)

@@ -16,10 +16,12 @@ from airtight.errors import TerminalError, TransientError
 from streaming.windows.declaration import BadShare, Stream
 from streaming.windows.messages import LATE, LATE_CORRECTION
 
-HEADERS = REASON, DETAIL, TOPIC, SIZE = "airtight.reason", "airtight.detail", "airtight.topic", "airtight.size"
-"""Headers of a dead letter, UTF-8. Key, value and stamp are those of the message itself."""
-KEPT_BYTES = 900_000
-"""What is larger is cut off there: brokers take no message that is much larger."""
+REASON, DETAIL, TOPIC, SIZE = "airtight.reason", "airtight.detail", "airtight.topic", "airtight.size"
+"""Headers of a dead letter, UTF-8; the size is the value's. Key, value and stamp are those of the message itself."""
+KEY_SIZE = "airtight.key_size"
+"""A header likewise."""
+KEPT_BYTES, KEPT_KEY_BYTES = 900_000, 100_000
+"""A value or a key that is larger is cut off there: brokers take no message that is much larger."""
 MAX_DETAIL = 1000
 CONFIRMED_S = 60.0
 
@@ -171,9 +173,10 @@ class WriteLetters(beam.DoFn):
             DETAIL: letter.detail[:MAX_DETAIL],
             TOPIC: ",".join(self._stream.topics),
             SIZE: str(len(letter.value)),
+            KEY_SIZE: str(len(letter.key)),
         }
         return {
-            "key": letter.key,
+            "key": letter.key[:KEPT_KEY_BYTES],
             "value": letter.value[:KEPT_BYTES],
             "timestamp_ms": letter.published_ms,
             "headers": [(name, text.encode()) for name, text in headers.items()],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -31,6 +32,8 @@ return 1
 """
 """Puts one part unless a newer one is there, and moves the record to its places in the orders."""
 FORGOTTEN_AT_ONCE = 1000
+_ESCAPED = str.maketrans({"%": "%25", "|": "%7C", "\t": "%09", "\n": "%0A"})
+"""What stands between values, keys and lines."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -121,7 +124,7 @@ def _record(table: Table, name: str, parts: Sequence[bytes | None]) -> dict[str,
     """A record by all its columns, of its parts; None where there are none."""
     if not any(parts):
         return None
-    key = zip(table.key.items(), name.split("|"), strict=True)
+    key = zip(table.key.items(), map(unquote, name.split("|")), strict=True)
     record: dict[str, Any] = dict.fromkeys(table.columns) | {column: kind(text) for (column, kind), text in key}
     for part in parts:
         if part:
@@ -130,4 +133,4 @@ def _record(table: Table, name: str, parts: Sequence[bytes | None]) -> dict[str,
 
 
 def _joined(values: Sequence[Any] | Iterator[Any]) -> str:
-    return "|".join(map(str, values))
+    return "|".join(str(value).translate(_ESCAPED) for value in values)

@@ -37,7 +37,7 @@ class _WithStore(beam.DoFn):
 
 
 class WriteRows(_WithStore):
-    """`Row` -> the store, when a bundle ends; and ("", end of the newest window)."""
+    """`Row` -> the store, when a bundle ends; and ("", end of the newest minute), nothing for longer windows."""
 
     def __init__(self, stream: Stream, where: str) -> None:
         super().__init__(stream, where)
@@ -57,8 +57,8 @@ class WriteRows(_WithStore):
             return
         self._store.write(list(self._rows.values()))
         self._written.inc(len(self._rows))
-        end = max(row.start + row.minutes for row in self._rows.values())
-        yield WindowedValue(("", end), Timestamp(end * MINUTE_S), [GlobalWindow()])
+        if ends := [row.start + 1 for row in self._rows.values() if row.minutes == 1]:
+            yield WindowedValue(("", max(ends)), Timestamp(max(ends) * MINUTE_S), [GlobalWindow()])
 
 
 class WriteRecords(_WithStore):

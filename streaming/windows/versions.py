@@ -20,7 +20,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Letter, letter_bytes
-from streaming.windows.messages import LATE_CORRECTION, Event
+from streaming.windows.messages import LATE_CORRECTION, NO_MESSAGE, Event
 from streaming.windows.parsing import LETTERS
 
 BUCKETS = 64
@@ -31,7 +31,6 @@ EXPIRIES = 10
 """A bucket forgets so often within a lifetime."""
 Change = tuple[int, Event]
 """An event that counts (1), or one that does not count any more (-1)."""
-_json = msgspec.json.Encoder().encode
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, Event]).decode
 
@@ -103,7 +102,7 @@ class _Decides(beam.DoFn):
         if delay_s > self._lateness_s:
             self._counters["late"].inc()
             detail = f"published {delay_s:.0f} s after the version that it corrects, which stays"
-            letter = Letter(LATE_CORRECTION, detail, event.identity.encode(), _json(event), event.published_ms)
+            letter = Letter(LATE_CORRECTION, detail, *event.message)
             item = WindowedValue((b"", letter_bytes(letter)), Timestamp(event.at), [GlobalWindow()])
             return False, [beam.pvalue.TaggedOutput(LETTERS, item)]
         self._counters["corrected"].inc()
@@ -178,14 +177,15 @@ class LastVersions(_Decides):
         held = bucket.last.get(event.identity)
         holds, items = self._decide(_decode(held)[1] if held else None, event)
         if holds:
-            entry = _encode((bucket.number, event))
+            entry = _encode((bucket.number, msgspec.structs.replace(event, message=NO_MESSAGE)))
             log.add(entry)
             bucket.last[event.identity] = entry
             bucket.number, bucket.entries = bucket.number + 1, bucket.entries + 1
             if bucket.entries > 2 * len(bucket.last) + SLACK:
                 _rewrite(bucket, log)
             if not bucket.expires:
-                bucket.expires = event.published_ms / 1000 + self._lifetime_s
+                # After a restart a timer may wait; it is set anew for what the log held before.
+                bucket.expires = _oldest(bucket) + self._lifetime_s
                 expiry.set(Timestamp(bucket.expires))
         yield from items
 
@@ -201,15 +201,13 @@ class LastVersions(_Decides):
         """Forgets identities of which nothing was published for a lifetime."""
         bucket = self._bucket(name, log, token)
         now = stamp.micros / 1e6
-        published = {identity: _decode(entry)[1].published_ms / 1000 for identity, entry in bucket.last.items()}
         bucket.last = {
-            identity: entry for identity, entry in bucket.last.items() if published[identity] + self._lifetime_s > now
+            identity: entry for identity, entry in bucket.last.items() if _published(entry) + self._lifetime_s > now
         }
         _rewrite(bucket, log)
         bucket.expires = 0.0
         if bucket.last:
-            oldest = min(published[identity] for identity in bucket.last)
-            bucket.expires = max(oldest + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
+            bucket.expires = max(_oldest(bucket) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
             expiry.set(Timestamp(bucket.expires))
 
     def _bucket(self, name: str, log: Any, token: Any) -> _Bucket:
@@ -235,6 +233,14 @@ def _read(log: Any) -> _Bucket:
         if number > numbers.get(event.identity, 0):
             numbers[event.identity], bucket.last[event.identity] = number, entry
     return bucket
+
+
+def _published(entry: bytes) -> float:
+    return _decode(entry)[1].published_ms / 1000
+
+
+def _oldest(bucket: _Bucket) -> float:
+    return min(map(_published, bucket.last.values()))
 
 
 def _rewrite(bucket: _Bucket, log: Any) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from airtight.errors import TerminalError, TransientError
+from airtight.errors import EXIT_TERMINAL, TerminalError, TransientError
 from streaming import dead_letters
 from streaming.windows import publishing
-from streaming.windows.letters import REASON, SIZE, TOPIC
+from streaming.windows.letters import KEY_SIZE, REASON, SIZE, TOPIC
 from tests.streaming.fake_kafka import Broker, Consumer
-from tests.streaming.windows.shops import DEAD_SHOPS
+from tests.streaming.windows.shops import BEGIN, DEAD_SHOPS, message
 
 LETTERS = 7
 ALL = [b"%d" % number for number in range(LETTERS)]
@@ -52,13 +52,16 @@ def publisher(monkeypatch) -> Publisher:
     return publisher
 
 
-def add(broker: Broker, partition: int, value: bytes, size: int | None = None, reason: str = "no JSON") -> None:
-    headers = {REASON: reason, TOPIC: "test.shops", SIZE: str(len(value) if size is None else size)}
-    broker.add(partition, 1000, value, [(name, text.encode()) for name, text in headers.items()])
+def add(broker: Broker, partition: int, value: bytes, reason: str = "no JSON", **sizes: int) -> None:
+    sizes = {"size": len(value), "key_size": 0, "stamp": 1000} | sizes
+    headers = {REASON: reason, TOPIC: "test.shops", SIZE: str(sizes["size"]), KEY_SIZE: str(sizes["key_size"])}
+    broker.add(partition, sizes["stamp"], value, [(name, text.encode()) for name, text in headers.items()])
 
 
 def republish(tmp_path) -> int:
-    return dead_letters.republish(str(tmp_path), DEAD_SHOPS, "no JSON")
+    published, late = dead_letters.republish(str(tmp_path), DEAD_SHOPS, "no JSON")
+    assert not late
+    return published
 
 
 def test_what_the_broker_did_not_take_is_published_by_the_next_try(broker, publisher, tmp_path):
@@ -80,9 +83,10 @@ def test_a_try_goes_on_after_the_last_batch_that_was_confirmed(broker, publisher
     assert sorted(publisher.values) == ALL, "each of them once"
 
 
-def test_nothing_is_published_while_one_of_them_cannot_be(broker, publisher, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cut", [{"size": 900_001}, {"key_size": 100_001}], ids=["value", "key"])
+def test_nothing_is_published_while_one_of_them_cannot_be(broker, publisher, tmp_path, monkeypatch, cut):
     monkeypatch.setattr(dead_letters, "BATCH", 2)
-    add(broker, 1, b"cut", size=900_001)
+    add(broker, 1, b"cut", **cut)
     for _ in range(2):
         with pytest.raises(TerminalError, match="cannot be published again") as fault:
             republish(tmp_path)
@@ -94,3 +98,27 @@ def test_other_reasons_and_later_letters_are_left_for_their_own_time(broker, pub
     assert republish(tmp_path) == LETTERS
     add(broker, 0, b"new")
     assert republish(tmp_path) == 1 and publisher.values[-1] == b"new"
+
+
+def test_what_would_be_late_again_is_left_and_said(broker, publisher, tmp_path, monkeypatch, capsys):
+    """A wrong schema over night, and a reader that is corrected in the morning."""
+    monkeypatch.setenv("AIRTIGHT_KAFKA", str(tmp_path))
+    night, morning = message(at=BEGIN, id="night"), message(at=BEGIN + 8 * 3600, id="morning")
+    for one in (night, morning):
+        add(broker, 0, one.value, "wrong schema", stamp=one.published_ms)
+    # All topics of this broker are one: the newest stamp is the morning's.
+    flags = ["tests.streaming.windows.shops:DEAD_SHOPS", "--reason", "wrong schema"]
+    assert dead_letters.main(["explain", *flags]) == 0
+    explained = capsys.readouterr().out
+    assert "today: late: published 28800 s after its event" in explained and "today: an event of" in explained
+    assert dead_letters.main(["republish", *flags]) == EXIT_TERMINAL
+    assert publisher.values == [morning.value]
+    output = capsys.readouterr()
+    assert output.out == "1 messages are published again.\n" and "1 are not" in output.err and "--anew" in output.err
+    assert dead_letters.main(["republish", *flags]) == 0, "once"
+
+
+def test_a_late_correction_stays_late(broker, publisher, tmp_path):
+    add(broker, 0, message(at=BEGIN, id="a").value, "late correction", stamp=BEGIN * 1000)
+    assert dead_letters.republish(str(tmp_path), DEAD_SHOPS, "late correction") == (0, 1)
+    assert not publisher.values

@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 from components.data.lake import Lake
 from pipelines.bike_demand import lake
-from pipelines.bike_demand.streams import STREAM, messages
+from pipelines.bike_demand.streams import STREAM, messages, parse
 from streaming.run import in_process
-from streaming.windows.messages import Message
+from streaming.windows.messages import BadMessage, Message, read
 from streaming.windows.pipeline import build, messages_of
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Reader
@@ -70,3 +71,10 @@ def test_totals_of_the_lake_are_those_of_pandas(tmp_path: Path) -> None:
     assert days == [
         (int(day.timestamp()) // 60, count, total, total, most) for day, count, total, most in by_day.itertuples()
     ]
+
+
+@pytest.mark.parametrize("wrong", [{"hour": "13h"}, {"rides": 10**30}, {"rides": 9_300_000_000_000_000_000}])
+def test_a_reading_that_makes_no_sense_is_a_bad_message(wrong: dict[str, object]) -> None:
+    reading = {"schema": 1, "hour": "2013-03-08T05", "ends_at": BEGIN.isoformat(), "rides": 1, **wrong}
+    with pytest.raises(BadMessage):
+        read(parse, STREAM, Message(b"", msgspec.json.encode(reading), round(BEGIN.timestamp() * 1000)))

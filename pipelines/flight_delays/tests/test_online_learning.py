@@ -347,9 +347,10 @@ def test_of_the_versions_of_a_departure_the_last_one_counts():
     end_ms = (hour + 1) * 3_600_000
     lateness_ms = round(1000 * (STREAM.bounds.allowed_lateness_s + STREAM.bounds.out_of_order_s))
     assert [*closing.over(end_ms + lateness_ms - 1, {0: 3})] == []
-    assert [*closing.over(end_ms + lateness_ms, {0: 3})] == [Hour(hour, [other], {0: 2})]
+    assert [*closing.over(end_ms + lateness_ms, {0: 3})] == [Hour(hour, [other], {0: 2}, {0: 3})]
     closing.add(first, 0, 3)
-    assert [*closing.over(end_ms + 2 * lateness_ms, {0: 4})] == [Hour(hour + 1, [corrected], {0: 4})]
+    assert closing.passed == {"after its hour was taken": 1}
+    assert [*closing.over(end_ms + 2 * lateness_ms, {0: 4})] == [Hour(hour + 1, [corrected], {0: 4}, {0: 4})]
 
 
 def test_answers_of_the_server_and_of_batches_are_joined(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
 
 from airtight.errors import TerminalError, TransientError
 from benchmarks.own_cluster import OwnCluster
@@ -21,6 +22,7 @@ from streaming.run import in_process
 from streaming.topics import Topic, ensure
 from streaming.windows.__main__ import UNCACHED, ensure_topics
 from streaming.windows.declaration import Stream
+from streaming.windows.letters import KEPT_BYTES, KEPT_KEY_BYTES, REASON
 from streaming.windows.messages import Message
 from streaming.windows.pipeline import build, from_kafka
 from streaming.windows.sqlite_store import SqliteStore
@@ -31,12 +33,16 @@ pytestmark = pytest.mark.slow
 
 ORDERS = 6_000
 RATE = 1_000.0
+POISON_EVERY = 100
+LARGEST = 12 << 20
+"""Bytes of a message that the tests' topics take; brokers' own limit is one MiB."""
 
 
 def declared(cluster: OwnCluster, name: str) -> Stream:
     """The stream with topics of a test's own; one partition of its topic stays empty until the end."""
     stream = replace(STREAM, name=name, topics=(f"test.{name}",), dead_letters=f"test.{name}.dead")
-    ensure(cluster.servers, [Topic(stream.topics[0], 4, {"retention.ms": "-1"})])
+    settings = {"retention.ms": "-1", "max.message.bytes": str(LARGEST)}
+    ensure(cluster.servers, [Topic(stream.topics[0], 4, settings)])
     ensure_topics(stream, cluster.servers)
     return stream
 
@@ -49,28 +55,57 @@ def reached(store: SqliteStore) -> int:
 
 
 def produce(servers: str, topic: str, messages: list[Message], rate: float = 0.0) -> None:
-    """Versions of one order lie in one partition."""
-    with KafkaProducer(bootstrap_servers=servers, linger_ms=10) as producer:
+    """Versions of one order lie in one partition. What is empty is null."""
+    with KafkaProducer(bootstrap_servers=servers, linger_ms=10, max_request_size=LARGEST) as producer:
         start = time.monotonic()
         for index, one in enumerate(messages):
             partition = sum(one.value.split(b'"id":"')[-1].split(b'"')[0]) % 3
-            producer.send(topic, key=one.key, value=one.value, timestamp_ms=one.published_ms, partition=partition)
+            producer.send(
+                topic,
+                key=one.key or None,
+                value=one.value or None,
+                timestamp_ms=one.published_ms,
+                partition=partition,
+            )
             if rate and (early := index / rate - (time.monotonic() - start)) > 0:
                 time.sleep(early)
         producer.flush()
 
 
+def poisoned(messages: list[Message]) -> tuple[list[Message], set[tuple[str, bytes, bytes]]]:
+    """Messages with one in a hundred that is bad between them, and the bad ones as dead letters have them."""
+    kinds = [
+        ("no value", b"k", b""),
+        ("no JSON", b"", b"{"),
+        ("wrong schema", b"k", b"{}"),
+        ("bad kind", b"k", message(at=BEGIN, id="x", kind="bad").value),
+        ("out of range", b"k", message(at=BEGIN, id="x", cents=10**30).value),
+        ("out of range", b"k", message(at=BEGIN, id="x", shop="a\0").value),
+        ("no JSON", b"k" * 200_000, b"{" + b" " * 900_000),
+        ("too large", b"k", b"x" * (10 << 20)),
+    ]
+    mixed = []
+    for number, one in enumerate(messages):
+        mixed.append(one)
+        if number % POISON_EVERY == 0:
+            # One of the largest is enough.
+            _, key, value = kinds[7 if number == 5 * POISON_EVERY else number // POISON_EVERY % 7]
+            mixed.append(Message(key, value, one.published_ms))
+    return mixed, {(reason, key[:KEPT_KEY_BYTES], value[:KEPT_BYTES]) for reason, key, value in kinds}
+
+
 @pytest.mark.parametrize("is_killed", [False, True], ids=["on_one", "on_two_and_killed"])
 def test_totals_are_exact(cluster: OwnCluster, tmp_path: Path, is_killed: bool) -> None:
-    """On one TaskManager, and on two of which one is killed."""
+    """On one TaskManager, and on two of which one is killed; with bad messages of all kinds between the others."""
     servers, flink, path = cluster.servers, Flink(), tmp_path / "store.sqlite"
     stream = declared(cluster, "killed" if is_killed else "whole")
     (topic,) = stream.topics
-    messages = orders(ORDERS)
+    messages = [one._replace(key=b"") if number % 10 == 0 else one for number, one in enumerate(orders(ORDERS))]
+    mixed, bad = poisoned(messages)
     late = message(at=BEGIN, id="late", published=messages[-1].published_ms / 1000)
     store = SqliteStore(path, stream)
     steps = build(stream, from_kafka(stream, servers), str(path), follow=True, servers=servers)
-    writing = threading.Thread(target=produce, args=(servers, topic, messages, RATE))
+    writing = threading.Thread(target=produce, args=(servers, topic, mixed, RATE))
     writing.start()
     try:
         job = flink_jobs.submit(steps, stream.name, [*UNCACHED, f"--slots={1 + is_killed}"])
@@ -86,7 +121,15 @@ def test_totals_are_exact(cluster: OwnCluster, tmp_path: Path, is_killed: bool) 
     produce(servers, topic, [late, end])
     last = max(start for _, _, start in plain(messages))
     until(lambda: reached(store) > last + 10, "the watermark has passed all windows")
-    until(lambda: dead_letters.summary(servers, stream), "the late message is a dead letter")
+
+    def letters() -> set[tuple[str, bytes, bytes]]:
+        records = dead_letters.letters(servers, stream.dead_letters)
+        return {(record.headers[REASON], record.key or b"", record.value or b"") for record in records}
+
+    until(lambda: ("late", late.key, late.value) in letters(), "the late message is a dead letter")
+    until(lambda: {letter for letter in letters() if not letter[0].startswith("late")} == bad, "so are bad ones")
+    corrections = {letter[1:] for letter in letters() if letter[0] == "late correction"}
+    assert corrections and corrections <= {(one.key, one.value) for one in messages}, "as they were"
     for minutes, every in ((1, 1), (5, 5), (10, 2)):
         rows = {place: totals for place, totals in written(store, minutes).items() if place[2] <= last}
         assert rows == plain(messages, minutes, every), f"windows of {minutes} minutes"
@@ -97,6 +140,15 @@ def test_totals_are_exact(cluster: OwnCluster, tmp_path: Path, is_killed: bool) 
     in_process(build(STREAM, source, str(bounded), follow=False))
     rows = {place: totals for place, totals in written(SqliteStore(bounded, STREAM)).items() if place[2] <= last}
     assert rows == plain(messages), "the same steps without Flink"
+
+
+def test_a_message_that_is_larger_than_its_topic_takes_is_refused_by_the_broker(cluster: OwnCluster) -> None:
+    ensure(cluster.servers, [Topic("test.usual", 1)])
+    with (
+        KafkaProducer(bootstrap_servers=cluster.servers, max_request_size=LARGEST) as producer,
+        pytest.raises(MessageSizeTooLargeError),
+    ):
+        producer.send("test.usual", b"x" * (10 << 20)).get(60)
 
 
 def test_a_topic_of_bad_messages_stops_the_job_and_stays_where_it_is(cluster: OwnCluster, tmp_path: Path) -> None:
@@ -145,8 +197,8 @@ def test_dead_letters_are_listed_explained_and_published_again(
     # Its reader is corrected, and reads it.
     corrected = replace(stream, parse="tests.streaming.windows.shops:parse_bad_kinds")
     assert "today: an event" in dead_letters.explanation(corrected, letter)
-    assert dead_letters.republish(servers, corrected, "bad kind") == 1
-    assert dead_letters.republish(servers, corrected, "bad kind") == 0, "once"
+    assert dead_letters.republish(servers, corrected, "bad kind") == (1, 0)
+    assert dead_letters.republish(servers, corrected, "bad kind") == (0, 0), "once"
     with pytest.raises(TerminalError, match="cannot be published again"):
         dead_letters.republish(servers, replace(corrected, topics=("other",)), "late")
     newest = dead_letters.newest_stamp(servers, topic)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -16,7 +17,9 @@ from streaming.learning import __main__ as command
 from streaming.learning import deployed
 from streaming.learning.book import Book
 from streaming.learning.declaration import declared
+from streaming.learning.hours import observer
 from streaming.learning.models import Inputs, OnlineModels, Weights
+from streaming.windows.messages import Message
 from streaming.windows.sqlite_store import SqliteStore
 from tests.streaming.fake_kafka import Broker, Consumer
 from tests.streaming.learning import meters
@@ -118,6 +121,57 @@ def test_the_topic_gives_what_the_lake_gives_in_whatever_order_events_were_publi
     _, of_lake, _ = learned(home, "lake")
     assert len(of_topic["id"]) > 100 and of_topic == of_lake
     del Broker.all[str(home.path)]
+
+
+def reading(at: datetime, published: datetime | None = None, meter: str = "a") -> Message:
+    hour = int(at.timestamp()) // 3600
+    published = published or at + timedelta(hours=1, seconds=10)
+    value = {"schema": 1, "meter": meter, "hour": hour, "litres": 1.0}
+    return Message(b"", msgspec.json.encode(value), round(published.timestamp() * 1000))
+
+
+def test_a_stamp_of_today_ends_no_hours_and_what_comes_too_late_is_counted(home, caplog):
+    today, flags = datetime(2033, 1, 1, tzinfo=UTC), command._parser().parse_args([DECLARATION, "--topic"])
+    broker = Broker(str(home.path), partitions=1)
+
+    def learn(messages: list[Message]) -> tuple[int, str]:
+        """The last hour that was taken, and what is logged of messages that were passed over."""
+        caplog.clear()
+        for message in messages:
+            broker.add(0, message.published_ms, message.value)
+        command.learn(flags, home, consumer=Consumer)
+        book = Book(home.path / "stream" / "meters_learning.sqlite")
+        last = book.state().hour
+        book.close()
+        return last, "".join(line for line in caplog.messages if "passed over" in line)
+
+    begin = int(meters.BEGIN.timestamp()) // 3600
+    hours, others = (
+        [reading(meters.BEGIN + timedelta(hours=number), meter=meter) for number in range(250)] for meter in "ab"
+    )
+    # The producer's clock is wrong; the event is not.
+    last, passed = learn([*hours[:100], reading(meters.BEGIN, today), *hours[100:190], hours[199], *hours[190:199]])
+    assert (last, passed) == (begin + 197, "Messages that were passed over: {'late': 1}")
+    # What is read again beside an hour that was open is not too late.
+    last, passed = learn(hours[200:240])
+    assert (last, passed) == (begin + 237, "")
+    # A message of today, in every respect.
+    last, passed = learn([*hours[240:], reading(today)])
+    assert (last, passed) == (begin + 250, "")
+    last, passed = learn(others[240:])
+    assert (last, passed) == (begin + 250, "Messages that were passed over: {'after its hour was taken': 10}")
+    del Broker.all[str(home.path)]
+
+
+def test_a_message_of_which_no_rows_can_be_made_is_passed_over():
+    passed = Counter()
+    observe = observer(replace(meters.LEARNING, subjects="tests.streaming.learning.test_learning:no_subjects"), passed)
+    assert observe(reading(meters.BEGIN)) is None
+    assert passed == {"unreadable": 1}
+
+
+def no_subjects(message: Message) -> list:
+    raise KeyError("no such field")
 
 
 def test_weights_of_a_regression_come_back_to_the_bit():

@@ -15,7 +15,7 @@ from streaming.run import in_process
 from streaming.windows import letters
 from streaming.windows.declaration import BadShare, Bounds, Group, Measure, Stream, Windows, declared
 from streaming.windows.letters import Judged, Letter, StopAtBadShare, letter_bytes
-from streaming.windows.messages import BadMessage, Message, read
+from streaming.windows.messages import BadMessage, Event, Message, read
 from streaming.windows.pipeline import build, messages_of
 from streaming.windows.sqlite_store import SqliteStore
 from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, parse, plain, written
@@ -48,6 +48,46 @@ def test_reasons() -> None:
     assert read(parse, STREAM, message(at=BEGIN, id="a", published=BEGIN + LATENESS_S))
 
 
+def answering(event: Any) -> Any:
+    return lambda _: event
+
+
+POISON = {
+    "an hour that is none": (lambda one: int("13h"), "unreadable"),
+    "400 digits": (lambda one: float(10**400), "unreadable"),
+    "a sum that SQLite cannot hold": (answering(Event(BEGIN, {}, {"rides": 93 * 10**17})), "out of range"),
+    "a version that cannot be held": (answering(Event(BEGIN, {}, {"rides": -(10**30)}, "a")), "out of range"),
+    "no number": (answering(Event(BEGIN, {}, {"rides": float("nan")})), "out of range"),
+    "a text in place of a number": (answering(Event(BEGIN, {}, {"rides": "7"})), "unreadable"),
+    "no text in a key": (answering(Event(BEGIN, {"shop": None})), "unreadable"),
+    "NUL in a key, which PostgreSQL does not take": (answering(Event(BEGIN, {"shop": "a\0"})), "out of range"),
+    "a key that PostgreSQL does not take": (answering(Event(BEGIN, {"shop": "a" * 2001})), "out of range"),
+    "half a character": (answering(Event(BEGIN, {"shop": "\ud800"})), "unreadable"),
+    "NUL in a record": (answering(Event(BEGIN, {}, records={"shops": {"shop": "\0"}})), "out of range"),
+    "a number of a record": (answering(Event(BEGIN, {}, records={"shops": {"opens": 2**64}})), "out of range"),
+    "no time": (answering(Event(float("inf"), {})), "ahead"),
+    "a time that is a text": (answering(Event("12:00", {})), "unreadable"),
+}
+
+
+@pytest.mark.parametrize(("parse", "reason"), POISON.values(), ids=POISON)
+def test_whatever_a_message_does_to_its_reader_or_would_do_to_the_store_it_is_bad(parse: Any, reason: str) -> None:
+    with pytest.raises(BadMessage) as caught:
+        read(parse, STREAM, message(at=BEGIN, id="a"))
+    assert caught.value.reason == reason
+    assert letter_bytes(Letter(reason, caught.value.detail, b"", b"", 0))
+
+
+def test_what_is_no_fault_of_the_message_is_none() -> None:
+    for fault in (TerminalError("a", expected="b", received="c", remedy="d"), MemoryError()):
+
+        def fails(_: Message, fault: BaseException = fault) -> Event:
+            raise fault
+
+        with pytest.raises(type(fault)):
+            read(fails, STREAM, message(at=BEGIN, id="a"))
+
+
 @pytest.mark.parametrize("years", [-40, 40])
 def test_no_clock_of_this_host_is_asked(years: int) -> None:
     at = BEGIN + years * 365 * 86_400
@@ -78,8 +118,8 @@ def test_bad_and_late_messages_are_letters_and_the_rest_counts(tmp_path: Path, m
     in_process(build(stream, source, str(path), follow=False, servers="a stand-in writes"))
     assert written(SqliteStore(path, STREAM)) == plain([first, *good])
     assert sorted(letter.reason for letter in Kept.letters) == ["bad kind", "late", "late correction"]
-    kept = next(letter for letter in Kept.letters if letter.reason == "bad kind")
-    assert (kept.key, kept.value, kept.published_ms) == wrong[0]
+    kept = {letter.reason: (letter.key, letter.value, letter.published_ms) for letter in Kept.letters}
+    assert kept == {"bad kind": wrong[0], "late": wrong[1], "late correction": correction}
 
 
 def judge(items: list[Judged | Letter], limit: BadShare) -> None:
@@ -139,3 +179,11 @@ def test_a_stream_is_found_by_its_pipelines_name() -> None:
 def test_what_a_letter_holds_is_read_back() -> None:
     letter = Letter("r", "d", b"k", b"v", 5)
     assert msgspec.msgpack.decode(letter_bytes(letter), type=Judged | Letter) == letter
+
+
+def test_what_is_too_large_for_a_broker_is_cut_and_says_so() -> None:
+    step = letters.WriteLetters(replace(STREAM, dead_letters="dead"), "")
+    record = step._record(Letter("too large", "d" * 2000, b"k" * 500_000, b"v" * 2_000_000, 5))
+    sizes = {name: text.decode() for name, text in record["headers"]}
+    assert (sizes[letters.SIZE], sizes[letters.KEY_SIZE]) == ("2000000", "500000")
+    assert len(record["key"]) + len(record["value"]) + len(sizes[letters.DETAIL]) < 1 << 20

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.flight_delays.streams import PREDICTIONS
 from streaming.run import in_process
-from streaming.windows.messages import BadMessage, Message
+from streaming.windows.messages import BadMessage, Message, read
 from streaming.windows.pipeline import build, messages_of
 from streaming.windows.predictions import LATENCY_RATIO, parse
 from streaming.windows.sqlite_store import SqliteStore
@@ -91,3 +91,6 @@ def test_what_is_no_row_is_bad_and_other_outputs_are_passed_over() -> None:
     assert not {name for name in event.values if name.endswith("_probability")}
     with pytest.raises(BadMessage, match="wrong schema"):
         parse(Message(b"", b'{"model": 5}', 0))
+    for poison in ({"outputs": {"probability": 10**400}}, {"sampling_rate": 1e-300}):
+        with pytest.raises(BadMessage):
+            read(parse, PREDICTIONS, Message(b"", json.dumps({**row, **poison}).replace("NaN", "1").encode(), 0))

@@ -6,12 +6,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
 from apache_beam.utils.timestamp import Timestamp
 
+from streaming.windows.pipeline import build, messages_of
 from streaming.windows.sink import Advance
 from streaming.windows.sqlite_store import SqliteStore
-from tests.streaming.windows.shops import STREAM
+from tests.streaming.windows.shops import STREAM, message
 
 
 class State:
@@ -111,3 +113,14 @@ def test_of_an_input_that_ends_it_ends_with_what_was_written_last(tmp_path: Path
     engine.advance_to(10_000_000)
     assert engine.store.watermark() == 9_000
     assert not engine.timers
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_it_waits_for_all_that_is_written(tmp_path: Path, follow: bool) -> None:
+    pipeline = beam.Pipeline()
+    build(STREAM, messages_of([message(at=0, id="a")]), str(tmp_path / "store.sqlite"), follow=follow)(pipeline)
+    steps = {step.full_label: step for step in pipeline.transforms_stack[0].parts}
+    (before,) = steps["watermark"].inputs
+    assert before.producer is steps["ends"]
+    writing = {each.producer.full_label for each in steps["ends"].inputs}
+    assert writing == {"store", "records", "store_windows_300_0", "store_windows_600_120"}

@@ -133,6 +133,19 @@ def test_records_are_read_by_ranges(store: Store) -> None:
     assert (record["shop"], record["opens"]) == ("a", 11)
 
 
+@pytest.mark.parametrize("odd", ["a|b", "50%7C", "a\tb\nc", "/x/", "", "ü"])
+def test_keys_and_orders_may_hold_any_text(store: Store, odd: str) -> None:
+    store.upsert([shop(odd, 1, odd)])
+    (records,) = store.read([Range("shops", BY_TOWN, (odd,), 0, 99)])
+    assert [(record["shop"], record["town"]) for record in records] == [(odd, odd)]
+    assert store.read([Get("shops", (odd, 1))]) == records
+    store.upsert([shop(odd, 2, "y")])
+    assert store.read([Range("shops", BY_TOWN, (odd,), 0, 99), Range("shops", BY_OPENING, (), 0, 99)])[0] == []
+    store.advance(1)
+    store.advance(30 * DAY + 3)
+    assert store.read([Range("shops", BY_OPENING, (), 0, 99)]) == [[]]
+
+
 def test_records_of_which_nothing_is_new_are_forgotten(store: Store) -> None:
     store.upsert([shop("a", 1), shop("b", 1), Record("shops", {"shop": "b", "place": 1, "closed": 30 * DAY})])
     store.advance(1)

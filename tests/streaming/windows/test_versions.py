@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import msgspec
 import pytest
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.utils.timestamp import Timestamp
 
 from streaming.run import in_process
 from streaming.windows import versions
 from streaming.windows.arithmetic import Account, Key
+from streaming.windows.letters import Letter
 from streaming.windows.messages import BadMessage, Event, Message, read
 from streaming.windows.parsing import Parse
 from streaming.windows.pipeline import messages_of
@@ -21,7 +25,7 @@ from streaming.windows.sink import Advance, WriteRows
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.totals import SumInBundle, Totals
 from streaming.windows.versions import LastVersions, Versions
-from tests.streaming.windows.shops import BEGIN, STREAM, message, orders, parse, plain, written
+from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, parse, plain, written
 
 
 def test_the_steps_of_a_stream_without_end(tmp_path: Path) -> None:
@@ -99,6 +103,7 @@ class Engine:
     def __init__(self, seed: int) -> None:
         self.dice, self.states, self.step = random.Random(seed), {}, LastVersions(STREAM)
         self.changes: Counter[Any] = Counter()
+        self.letters: list[Letter] = []
 
     def run(self, events: list[Event]) -> None:
         kept = (0, copy(self.states), self.changes.copy())
@@ -122,16 +127,21 @@ class Engine:
             name, encoded = versions._in_bucket(event)
             handle = Handle(self.states.setdefault(name, State()), self.dice)
             for item in self.step.process((name, encoded), handle, Token(handle.value), handle):
-                if isinstance(item, tuple):
+                if isinstance(item, TaggedOutput):
+                    self.letters.append(msgspec.msgpack.decode(item.value.value[1], type=Letter))
+                else:
                     sign, changed = item
                     self.changes[changed.identity, changed.at, changed.values["cents"]] += sign
 
-    def fire(self, name: str) -> None:
-        from apache_beam.utils.timestamp import Timestamp
-
+    def fire(self, name: str, now: float = 1 << 33) -> None:
         state, self.states[name].at = self.states[name], None
         self.step.start_bundle()
-        self.step.expire(name, Handle(state, self.dice), Token(state), Timestamp(1 << 33), Handle(state, self.dice))
+        self.step.expire(name, Handle(state, self.dice), Token(state), Timestamp(now), Handle(state, self.dice))
+
+    def advance_to(self, now: float) -> None:
+        for name, state in self.states.items():
+            while state.at is not None and state.at <= now:
+                self.fire(name, state.at)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -162,3 +172,28 @@ def test_an_older_version_that_comes_later_changes_nothing() -> None:
     pair = [message(at=BEGIN, id="a", cents=cents, published=BEGIN + cents) for cents in (2, 1)]
     engine.bundle([read(parse, STREAM, one) for one in pair])
     assert engine.changes == {("a", BEGIN, 2): 1}
+
+
+def test_identities_expire_where_jobs_restart_more_often_than_their_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "BUCKETS", 1)
+    engine, held = Engine(0), []
+    for hours in range(0, 200, 20):
+        versions._buckets.clear()  # Another worker, after an upgrade.
+        at = BEGIN + hours * 3600
+        engine.advance_to(at)
+        engine.bundle([read(parse, STREAM, message(at=at, id=f"{hours}/{number}")) for number in range(5)])
+        (bucket,) = versions._buckets.values()
+        held.append(len(bucket.last))
+    assert max(held) <= 15, "those of two lifetimes at most"
+    assert engine.changes.total() == 50
+
+
+def test_a_late_correction_is_the_message_as_it_was() -> None:
+    versions._buckets.clear()
+    engine = Engine(0)
+    pair = [message(at=BEGIN, id="a"), message(at=BEGIN + 60, id="a", published=BEGIN + LATENESS_S + 1)]
+    engine.bundle([read(parse, STREAM, one) for one in pair])
+    (letter,) = engine.letters
+    assert letter.reason == "late correction"
+    assert (letter.key, letter.value, letter.published_ms) == pair[1]
+    assert not any(pair[0].value in entry for state in engine.states.values() for entry in state.log), "only its event"
