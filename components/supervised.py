@@ -1,8 +1,8 @@
 """The TFX pipelines of a supervised pipeline, made of its settings (`airtight.supervised.Supervised`).
 
-    training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
-                                               |                    ^
-                                               +-> monitor       champion
+    training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push -> monitor
+                                                                    ^
+                                                                 champion
     watch            see components.watch_pipeline
     promotion        propose -> promote
     release          start -> judge -> finish
@@ -155,7 +155,9 @@ def training(settings: Supervised) -> Pipeline:
     # In a backfill, intervals are learned side by side, and judged one after the other; what starts from the champion
     # can be learned only when that is known.
     in_order(champion, *([trained] if settings.warm_start else []), judged, until=pushed.id)
-    nodes.add("monitor", monitor, examples=examples, schema=settings.schema)
+    monitored = nodes.add("monitor", monitor, examples=examples, model=model, schema=settings.schema)
+    # Nothing waits for it but the report: after the push it takes no time from training, gates and trial.
+    monitored.add_upstream_node(pushed)
     return nodes.pipeline(cache=True)
 
 
