@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 from components.data.lake import Lake
 from pipelines.bike_demand import lake
-from pipelines.bike_demand.streams import STREAM, messages
+from pipelines.bike_demand.streams import STREAM, Reading, messages, parse
 from streaming.run import in_process
-from streaming.windows.messages import Message
+from streaming.windows.messages import BadMessage, Message
 from streaming.windows.pipeline import build, messages_of
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Reader
@@ -70,3 +71,9 @@ def test_totals_of_the_lake_are_those_of_pandas(tmp_path: Path) -> None:
     assert days == [
         (int(day.timestamp()) // 60, count, total, total, most) for day, count, total, most in by_day.itertuples()
     ]
+
+
+def test_an_hour_that_is_none_is_a_dead_letter_with_its_column() -> None:
+    reading = msgspec.json.encode(Reading(1, "8 o'clock", END, 5))
+    with pytest.raises(BadMessage, match=r"wrong schema: hour: .*8 o'clock"):
+        parse(Message(b"", reading, 0))
