@@ -31,7 +31,7 @@ from runtime.task_options import in_order, task
 
 
 def supervised_pipeline(name: str, *, tables: str, schema: str, transform: str, **settings: Any) -> Pipeline:
-    """Gives the training pipeline, for a `create_pipeline` of one's own.
+    """Gives the training pipeline, for a `create_pipeline` of one's own; other parts are made of a `Supervised`.
 
     Args:
       name: Id of the pipeline and of the served model.
