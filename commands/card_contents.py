@@ -194,7 +194,7 @@ def _drift(store: mlmd.MetadataStore, pipeline: str, made: dict[str, Made]) -> d
     """How its interval differed from what was learned from, as monitor saw it; None where that is not known."""
     from runtime.lineage import versions
 
-    given = [_output(made, "transform", "Examples"), _output(made, "ingest", "Dataset")]
+    given = [_output(made, *of) for of in (("train", "Model"), ("transform", "Examples"), ("ingest", "Dataset"))]
     for artifact in filter(None, given):
         if users := versions.users_of(store, pipeline, artifact, "monitor"):
             return _gate("monitor", users[-1])

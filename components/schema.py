@@ -104,6 +104,11 @@ class ExampleSchema:
         return (self.label, *(label.name for label in self.more_labels))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a pipeline's transform gives beside LABEL_KNOWN_AT, each once."""
+        return tuple(dict.fromkeys(filter(None, (*self.names, *self.labels, self.weight, self.time, *self.keys))))
+
+    @property
     def by_label(self) -> Mapping[str, ExampleSchema]:
         """For each label, by name and in order, the schema with that label alone."""
         if not self.more_labels:

@@ -1,8 +1,8 @@
 """The TFX pipelines of a supervised pipeline, made of its settings (`airtight.supervised.Supervised`).
 
-    training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push
-                                               |                    ^
-                                               +-> monitor       champion
+    training         ingest -> validate -> transform -> train -> evaluate -> try_serving -> push -> monitor
+                                                                    ^
+                                                                 champion
     watch            see components.watch_pipeline
     promotion        propose -> promote
     release          start -> judge -> finish
@@ -31,7 +31,7 @@ from runtime.task_options import in_order, task
 
 
 def supervised_pipeline(name: str, *, tables: str, schema: str, transform: str, **settings: Any) -> Pipeline:
-    """Gives the training pipeline, for a `create_pipeline` of one's own.
+    """Gives the training pipeline, for a `create_pipeline` of one's own; other parts are made of a `Supervised`.
 
     Args:
       name: Id of the pipeline and of the served model.
@@ -155,7 +155,9 @@ def training(settings: Supervised) -> Pipeline:
     # In a backfill, intervals are learned side by side, and judged one after the other; what starts from the champion
     # can be learned only when that is known.
     in_order(champion, *([trained] if settings.warm_start else []), judged, until=pushed.id)
-    nodes.add("monitor", monitor, examples=examples, schema=settings.schema)
+    monitored = nodes.add("monitor", monitor, examples=examples, model=model, schema=settings.schema)
+    # Nothing waits for it but the report: after the push it takes no time from training, gates and trial.
+    monitored.add_upstream_node(pushed)
     return nodes.pipeline(cache=True)
 
 

@@ -52,6 +52,9 @@ def train(
     calibrate: Parameter[str] = "none",
     deterministic: Parameter[bool] = True,
     threads: Parameter[int] = 1,
+    warm_up: Parameter[float] = 0.5,
+    final_rate: Parameter[float] = 0.02,
+    beta_2: Parameter[float] = 0.99,
 ) -> None:
     """Fits the pipeline's network on the split `train`, choosing the epoch on `validation`, and exports it.
 
@@ -93,6 +96,9 @@ def train(
         and a few fail.
       threads: Of one TensorFlow operation; 0 is one for each core. Operations run side by side anyway, so that small
         networks gain nothing by more than 1.
+      warm_up: Epochs in which the learning rate rises to the highest.
+      final_rate: Share of the highest learning rate towards which it falls.
+      beta_2: AdamW's.
 
     Raises:
       TerminalError: A split holds infinite numbers, labels that are none or weights below 0, the training rows have one
@@ -101,7 +107,9 @@ def train(
     check_choice("refit", refit, REFITS)
     audit_log.check()
     interval = reading.interval_of(examples)
-    settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed)
+    settings = fitting.FitSettings(
+        *(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed, warm_up, final_rate, beta_2)
+    )
     start = Start.of(start_from[0].uri) if start_from else None
     if start:
         settings = replace(settings, epochs=min(epochs, warm_epochs))

@@ -34,11 +34,14 @@ class FitSettings:
     Args:
       epochs: Passes over the rows at most; the learning rate falls along a cosine over all of them.
       batch_size: Rows in one step, over all devices together.
-      learning_rate: The highest rate, reached after half an epoch.
+      learning_rate: The highest rate.
       weight_decay: AdamW's.
       ema_momentum: Of the moving average of the weights that is judged and kept.
       patience: Epochs without a better validation loss before it ends.
       seed: Of weights, order and dropout.
+      warm_up: Epochs in which the rate rises to the highest.
+      final_rate: Share of the highest rate towards which the cosine falls.
+      beta_2: AdamW's.
     """
 
     epochs: int = 8
@@ -48,6 +51,9 @@ class FitSettings:
     ema_momentum: float = 0.99
     patience: int = 2
     seed: int = 0
+    warm_up: float = 0.5
+    final_rate: float = 0.02
+    beta_2: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -256,12 +262,16 @@ def _optimizer(settings: FitSettings, steps: int) -> keras.optimizers.Optimizer:
     rate = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=settings.epochs * steps,
-        alpha=0.02,
+        alpha=settings.final_rate,
         warmup_target=settings.learning_rate,
-        warmup_steps=max(1, steps // 2),
+        warmup_steps=max(1, int(settings.warm_up * steps)),
     )
     return keras.optimizers.AdamW(
-        rate, weight_decay=settings.weight_decay, beta_2=0.99, use_ema=True, ema_momentum=settings.ema_momentum
+        rate,
+        weight_decay=settings.weight_decay,
+        beta_2=settings.beta_2,
+        use_ema=True,
+        ema_momentum=settings.ema_momentum,
     )
 
 

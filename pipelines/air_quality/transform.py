@@ -25,4 +25,4 @@ def transform(table: Callable[[str], DataFrame]) -> DataFrame:
     rows = rows.withColumn("time_local", F.date_format(local, "yyyy-MM-dd HH:mm:ss"))
     known_at = F.col(SCHEMA.time) + F.expr(f"interval {source.AHEAD_HOURS + 1} hours")
     rows = rows.withColumn(LABEL_KNOWN_AT, F.when(F.col(SCHEMA.label).isNotNull(), known_at))
-    return rows.select(*dict.fromkeys((*SCHEMA.names, SCHEMA.label, SCHEMA.time, *SCHEMA.keys, LABEL_KNOWN_AT)))
+    return rows.select(*SCHEMA.columns, LABEL_KNOWN_AT)

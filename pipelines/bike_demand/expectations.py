@@ -1,7 +1,5 @@
 """What is expected of a run's hours: what warns is reported, all else stops a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from pyspark.sql import SparkSession

@@ -3,12 +3,8 @@
 Run `python -m pipelines.bike_demand.lake`. Building it again changes nothing.
 
 The source's `ts` is a ride's start on Washington's clock, rounded to the nearest hour: 08:00 are the rides that began
-from 07:30 to 08:30. Days of daylight saving show both. On 2013-03-10 the clock goes from 02:00 to 03:00, and 02:00 (47
-rides) and 03:00 (29) are the half hours beside the change, fewer than 04:00 (50); on 2013-11-03 it goes back, and 01:00
-(202) and 02:00 (171) are an hour and a half each. Every day has 24 rows, no hour is missing and none is there twice.
+from 07:30 to 08:30. docs/bike-demand.md shows it by the days of daylight saving.
 """
-
-from __future__ import annotations
 
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the model sees of an hour, declared once. An hour is predicted when it starts, from hours that ended by then."""
 
-from __future__ import annotations
-
 from components.schema import ExampleSchema, Feature
 
 LAGS_H = (1, 2, 3, 24, 168)

@@ -1,7 +1,5 @@
 """What the pipeline bike_demand is made of, and when it runs."""
 
-from __future__ import annotations
-
 from datetime import date
 
 from airtight.supervised import Supervised

@@ -4,8 +4,6 @@ Windows count hours on the source's clock, which has 24 in every day: 24 h back 
 the clock was changed. An hour starts when the one before it has ended (`lake.py`), so all hours before a row are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from pandas.tseries.holiday import USFederalHolidayCalendar
@@ -47,13 +45,8 @@ def transform(table: Callable[[str], DataFrame]) -> DataFrame:
         }
     ).where(F.col("span") == span)
     expected = F.col("typical") * F.sqrt(F.col("pace_1h") * F.col("pace_3h"))
-    return known.withColumn("expected", expected).select(
-        *schema.SCHEMA.names,
-        schema.SCHEMA.label,
-        schema.SCHEMA.time,
-        *schema.SCHEMA.keys,
-        F.col("ends_at").alias(LABEL_KNOWN_AT),
-    )
+    made = known.withColumns({"expected": expected, LABEL_KNOWN_AT: F.col("ends_at")})
+    return made.select(*schema.SCHEMA.columns, LABEL_KNOWN_AT)
 
 
 def _with_calendar(hours: DataFrame) -> DataFrame:

@@ -46,6 +46,7 @@ SETTINGS = Supervised(
     fill_lake=".lake:build",
     stream=".streams:STREAM",
     in_words=".demo:in_words",
+    online={"flights": ".online:Lookup"},
 )
 WARM = replace(
     SETTINGS,
@@ -56,6 +57,7 @@ WARM = replace(
     release="",
     batch_predictions=False,
     watch=None,
+    online={},
     dag={"is_paused_upon_creation": True},
     compare="flight_delays",
 )

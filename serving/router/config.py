@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from airtight.declared_pipelines import online_routes
 from airtight.errors import TerminalError
 from serving import listening
 from serving.listening import Listening
@@ -90,7 +91,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         admin_grpc_port=flags.admin_grpc_port,
         health_interval_s=flags.health_interval_seconds,
         state_file=flags.state_file,
-        online=_online(flags.online),
+        online=_online([*flags.online, *(online_routes() if flags.pipelines else ())]),
     )
 
 
@@ -119,9 +120,9 @@ def _online(texts: Sequence[str]) -> tuple[Online, ...]:
     if not all(len(part) == 3 and all(part) and _NAME.fullmatch(part[0]) for part in parts) or len(routes) < len(parts):  # noqa: PLR2004
         raise TerminalError(
             "The router does not know what to fill in online.",
-            expected="--online NAME=MODEL=MODULE:ATTRIBUTE for each route, each name once",
+            expected="--online NAME=MODEL=MODULE:ATTRIBUTE for each route, each name once, of the settings' routes too",
             received=" ".join(texts),
-            remedy="Correct --online.",
+            remedy="Correct --online, or the pipelines' settings.",
         )
     return tuple(Online(*part) for part in parts)
 
@@ -152,5 +153,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=MODEL=MODULE:ATTRIBUTE",
         help="POST /v1/NAME:predict asks MODEL with the features that the code fills in; repeatable",
     )
+    add("--pipelines", action="store_true", help="also the routes that the settings of pipelines/ declare (online)")
     add("--state_file", type=Path, help="keeps the counts of releases under way across a restart")
     return parser

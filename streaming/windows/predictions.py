@@ -17,6 +17,8 @@ from streaming.windows.messages import Event, Message, json_reader
 LATENCY_RATIO = 1.05
 """A quantile of latencies is at most 5 % too high."""
 SCORE_WIDTH = 0.05
+MIN_CLASSES, SUM_TOLERANCE = 2, 1e-3
+"""Of probabilities: how many a row has at least, and how far from 1 they may sum up."""
 
 
 class Answer(msgspec.Struct):
@@ -42,20 +44,41 @@ def parse(message: Message) -> Event:
     values: dict[str, int | float] = {"weight": weight}
     if answer.row == 0:
         values |= {"requests": weight, "refused": weight * (answer.code != "OK"), "latency_ms": answer.latency_ms}
-    for name, value in answer.outputs.items():
-        if isinstance(value, (int, float)) and math.isfinite(value):
+    for name, output in answer.outputs.items():
+        if (value := score_of(output)) is not None:
             values |= {f"output_{name}": value, f"has_{name}": 1}
     return Event(answer.time.timestamp(), {"model": answer.model, "version": str(answer.version or 0)}, values)
 
 
-def prediction_log(name: str, topic: str, dead_letters: str, score: str = "probability") -> Stream:
+def score_of(output: Any) -> float | None:
+    """The number that a row's output counts as: itself, if it is finite.
+
+    Probabilities of classes count as (place of the likeliest class + its probability) / classes, from 0 to 1, as the
+    router's answers do. None for anything else.
+    """
+    numbers = output if isinstance(output, list) else [output]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+        return None
+    if not isinstance(output, list):
+        return float(output)
+    if len(output) < MIN_CLASSES or min(output) < 0 or abs(sum(output) - 1) > SUM_TOLERANCE:
+        return None
+    largest = max(output)
+    return (output.index(largest) + min(largest, 1 - 1e-6)) / len(output)
+
+
+def prediction_log(
+    name: str, topic: str, dead_letters: str, score: str = "probability", width: float = SCORE_WIDTH
+) -> Stream:
     """The stream of a prediction log.
 
     Args:
       name: Of the stream.
       topic: That the model server logs to.
       dead_letters: Topic of what is no row.
-      score: The output of the model that is a score from 0 to 1.
+      score: The output of the model that is the score: `probability`, `probabilities` of classes (see `score_of`), or
+        a number such as `prediction`; of several labels by name, such as `late_probability`.
+      width: Of the parts of its distribution; that of a number is in the number's unit.
 
     Returns:
       Minutes, windows of five minutes, and windows of an hour that begin every five minutes; of each key
@@ -74,7 +97,7 @@ def prediction_log(name: str, topic: str, dead_letters: str, score: str = "proba
             Measure("scored", of=f"has_{score}"),
             Measure("scores", of=f"output_{score}"),
             Measure("latency_ms", "distribution", ratio=LATENCY_RATIO, weight="requests"),
-            Measure("score", "distribution", of=f"output_{score}", width=SCORE_WIDTH, weight="weight"),
+            Measure("score", "distribution", of=f"output_{score}", width=width, weight="weight"),
         ),
         bounds=Bounds(out_of_order_s=60, allowed_lateness_s=2 * 3600, idle_s=60),
         windows=(Windows(300), Windows(3600, 300)),

@@ -48,6 +48,12 @@ def test_only_what_is_watched_has_its_training_cleared_before_examples_are_made(
     assert "data_faults" not in {parameter.name for parameter in declared(create_pipeline(SETTINGS)).parameters}
 
 
+def test_predictions_are_watched_for_drift_and_nothing_on_the_way_to_the_push_waits_for_it():
+    made = nodes(create_pipeline(SETTINGS))
+    assert made["monitor"].inputs["model"] is made["train"].outputs["model"]
+    assert made["push"] in made["monitor"].upstream_nodes and not made["monitor"].downstream_nodes
+
+
 def test_a_node_takes_constants_and_parameters_of_the_form():
     train = nodes(create_pipeline(SETTINGS))["train"]
     assert train.exec_properties["batch_size"] == 64

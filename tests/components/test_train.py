@@ -37,6 +37,14 @@ SETTINGS = {
 }
 
 
+def test_the_schedule_and_adamw_are_settings():
+    """The rate rises for an epoch of 10 steps, and then falls towards a tenth."""
+    settings = fitting.FitSettings(epochs=2, learning_rate=0.01, warm_up=1.0, final_rate=0.1, beta_2=0.9)
+    optimizer = fitting._optimizer(settings, 10)
+    rates = [float(optimizer._learning_rate(step)) for step in (5, 10, 30)]
+    assert rates == pytest.approx([0.005, 0.01, 0.001]) and optimizer.beta_2 == 0.9
+
+
 class Trained:
     """A finished training and what it left."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import sys
@@ -10,14 +11,22 @@ import types
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from google.protobuf import text_format
 from pyspark.sql import functions as F
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx.components.trainer import executor as trainer
 from tfx.components.util import examples_utils
+from tfx.dsl.components.base.base_executor import BaseExecutor as Executor
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+from tfx_bsl.tfxio import dataset_options
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
@@ -28,6 +37,7 @@ from components.data import examples as reading
 from components.data.dataset import DatasetReader, TableFiles
 from components.data.feature_kinds import IMAGE_HEADS
 from components.data.lake import Lake
+from components.data.tfrecords import SCHEMA_FILE
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
 from components.transform import transform
 
@@ -410,6 +420,38 @@ def test_many_shards_are_the_rows_of_one_and_tfrecords_too(run):
     assert len(reading.files_of(Path(many.uri), "train")) == 4
     assert examples_utils.get_payload_format(records) == example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE
     assert examples_utils.get_file_format(records) == "tfrecords_gzip"
+
+
+def fit_as_tfx_does(fn_args):
+    """What TFX's Trainer calls: reads what it was given by TFX's own reader, fits a model and exports it."""
+    schema = text_format.Parse((Path(fn_args.train_files[0]).parents[1] / SCHEMA_FILE).read_text(), schema_pb2.Schema())
+    options = dataset_options.TensorFlowDatasetOptions(batch_size=4, num_epochs=1, shuffle=False, label_key="broken")
+    rows = fn_args.data_accessor.tf_dataset_factory(fn_args.train_files, options, schema).cache()
+    sizes = rows.map(lambda features, label: (features["size"][:, None], label))
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(loss="binary_crossentropy")
+    model.fit(sizes.map(lambda size, label: (tf.where(tf.math.is_nan(size), 0.0, size), label)), verbose=0)
+    model.export(fn_args.serving_model_dir, verbose=False)
+    read = [(float(size), int(label)) for size, label in sizes.unbatch().as_numpy_iterator()]
+    Path(fn_args.model_run_dir, "read.json").write_text(json.dumps(read))
+
+
+def test_tfxs_own_trainer_learns_from_the_tfrecords(run, tmp_path):
+    examples = run(format="tfrecord", shard_rows=5)
+    model, model_run = standard_artifacts.Model(), standard_artifacts.ModelRun()
+    model.uri, model_run.uri = str(tmp_path / "model"), str(tmp_path / "model_run")
+    Path(model_run.uri).mkdir()
+    steps = {"train_args": '{"splits": ["train"]}', "eval_args": '{"splits": ["test"]}'}
+    trainer.GenericExecutor(Executor.Context(tmp_dir=str(tmp_path))).Do(
+        {"examples": [examples]},
+        {"model": [model], "model_run": [model_run]},
+        {**steps, "run_fn": f"{__name__}.{fit_as_tfx_does.__name__}"},
+    )
+    rows = reading.read_table(Path(examples.uri), "train", SCHEMA)
+    expected = list(zip(rows["size"].to_pylist(), rows["broken"].to_pylist(), strict=True))
+    assert str(json.loads(Path(model_run.uri, "read.json").read_text())) == str([list(row) for row in expected])
+    served = tf.saved_model.load(path_utils.serving_model_dir(model.uri)).serve(tf.constant([[1.0]]))
+    assert 0 < float(served[0, 0]) < 1
 
 
 def test_tfrecords_are_the_same_bytes_again(run, spark):

@@ -56,7 +56,7 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
         "evaluate": {"champion"},
         "try_serving": {"evaluate"},
         "push": {"try_serving"},
-        "monitor": {"transform"},
+        "monitor": {"push"},
         "start_release": {"push"},
         "report": {"push", "monitor"},
     }

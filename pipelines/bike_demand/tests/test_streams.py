@@ -12,7 +12,7 @@ import pytest
 
 from components.data.lake import Lake
 from pipelines.bike_demand import lake
-from pipelines.bike_demand.streams import STREAM, messages, parse
+from pipelines.bike_demand.streams import STREAM, Reading, messages, parse
 from streaming.run import in_process
 from streaming.windows.messages import BadMessage, Message, read
 from streaming.windows.pipeline import build, messages_of
@@ -78,3 +78,9 @@ def test_a_reading_that_makes_no_sense_is_a_bad_message(wrong: dict[str, object]
     reading = {"schema": 1, "hour": "2013-03-08T05", "ends_at": BEGIN.isoformat(), "rides": 1, **wrong}
     with pytest.raises(BadMessage):
         read(parse, STREAM, Message(b"", msgspec.json.encode(reading), round(BEGIN.timestamp() * 1000)))
+
+
+def test_an_hour_that_is_none_is_a_dead_letter_with_its_column() -> None:
+    reading = msgspec.json.encode(Reading(1, "8 o'clock", END, 5))
+    with pytest.raises(BadMessage, match=r"wrong schema: hour: .*8 o'clock"):
+        parse(Message(b"", reading, 0))

@@ -52,7 +52,7 @@ def test_with_a_warm_start_training_waits_too_and_what_is_before_it_does_not(hom
     waits_for = upstream(dag)
     assert waits_for[GATE] == {"transform"} and waits_for["champion"] == {GATE}
     assert waits_for["train"] == {"champion"} and waits_for["evaluate"] == {"train"}
-    assert waits_for["monitor"] == {"transform"}
+    assert waits_for["monitor"] == {"push"}
     names = (compiled.pipeline, dag.dag_id, constant(compiled, "push", "model_name"))
     assert names == (WARM.name,) * 3, "nothing of it touches the other's"
 

@@ -44,6 +44,24 @@ def test_expectations_and_transform_fit_its_own_data(form, root, tmp_path: Path,
         assert isinstance(first["count"], float)
 
 
+def test_weights_and_labels_that_are_added_to_its_schema_reach_the_examples(root, tmp_path: Path, importable, spark):
+    assert main(["NAME=bike", *tables.words_for("csv", tmp_path), "DROP=temp,season"], root) == 0
+    schema = root / "pipelines" / "bike" / "schema.py"
+    seasons = f'more_labels=(Label("season", "multiclass", classes={tables.SEASONS}),)'
+    added = schema.read_text().replace('label="count",', f'label="count",\n    weight="temp",\n    {seasons},')
+    schema.write_text(added.replace("ExampleSchema, Feature", "ExampleSchema, Feature, Label"))
+    from pipelines.bike import lake, transform
+    from pipelines.bike.schema import SCHEMA
+
+    rows = tables.rides(2)
+    columns = {**{name: [row.get(name) for row in rows] for name in rows[0]}, "when": [tables.START] * 2}
+    columns = {name: columns[name] for name in lake.TABLE.schema.names if name in columns}
+    frame = spark.createDataFrame([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    assert set(columns) == set(lake.TABLE.schema.names) >= {"temp", "season", "count"}
+    made = transform.transform(lambda _: frame).select("temp", "season", "count")
+    assert {"temp", "season"} <= set(SCHEMA.columns) and made.count() == 2
+
+
 @pytest.mark.parametrize("form", ["csv", "flowers"])
 def test_it_compiles_and_its_own_tests_pass(form, root, tmp_path: Path, importable):
     from runtime.compile import compile_pipeline

@@ -7,6 +7,8 @@ import json
 import orjson
 import pytest
 
+import pipelines
+from airtight import declared_pipelines
 from airtight.errors import TerminalError
 from airtight.rollout.state import Release
 from serving.router.config import Online, settings_from_flags
@@ -124,6 +126,31 @@ def test_the_flag_names_route_model_and_code():
     routes = settings_from_flags([*SERVER, *FLAGS]).online
     assert routes == (Online("doubled", "affine", f"{HERE}:Doubling"), Online("mixed", "mixed", f"{HERE}:Mixed"))
     assert settings_from_flags(SERVER).online == ()
+
+
+def test_pipelines_declare_their_routes_and_one_that_is_broken_takes_no_other_away(tmp_path, monkeypatch, caplog):
+    for name, text in (
+        ("broken", "1 / 0"),
+        (
+            "second",
+            'from airtight.supervised import Supervised\nS = Supervised(name="second", tables="a:b", schema="a:b", '
+            'transform="a:b", online={"rides": ".online:Lookup"})',
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.py").write_text(text)
+    monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(tmp_path)])
+    known = declared_pipelines.declared_settings
+    monkeypatch.setattr(declared_pipelines, "declared_settings", lambda: [*known(tmp_path), *known()])
+    routes = settings_from_flags([*SERVER, *FLAGS, "--pipelines"]).online
+    assert [route.name for route in routes] == ["doubled", "mixed", "rides", "flights"]
+    assert routes[2:] == (
+        Online("rides", "second", "pipelines.second.online:Lookup"),
+        Online("flights", "flight_delays", "pipelines.flight_delays.online:Lookup"),
+    )
+    assert "pipelines.broken.settings cannot be imported" in caplog.text
+    with pytest.raises(TerminalError, match="each name once"):
+        settings_from_flags([*SERVER, "--online=flights=m=a:b", "--pipelines"])
 
 
 @pytest.mark.parametrize("flags", [["a=b"], ["a=b="], ["=b=c:d"], ["a/b=c=d:e"], ["a=b=c:d", "a=b=c:d"], ["a=b=c:d=e"]])

@@ -14,7 +14,7 @@ from pipelines.flight_delays.streams import PREDICTIONS
 from streaming.run import in_process
 from streaming.windows.messages import BadMessage, Message, read
 from streaming.windows.pipeline import build, messages_of
-from streaming.windows.predictions import LATENCY_RATIO, parse
+from streaming.windows.predictions import LATENCY_RATIO, parse, prediction_log
 from streaming.windows.sqlite_store import SqliteStore
 from streaming.windows.store import Reader, Row
 
@@ -82,6 +82,29 @@ def test_equal_to_a_count_by_hand(tmp_path: Path) -> None:
     reader, end = Reader(store, PREDICTIONS), BEGIN + timedelta(minutes=90)
     values = reader.last_minutes("version", "flight_delays|1", 47, end.timestamp())
     check(values, by_hand(rows, Row("", "flight_delays|1", int(end.timestamp()) // 60 - 47, 47, ())))
+
+
+@pytest.mark.parametrize(
+    ("score", "width", "output", "expected"),
+    [
+        ("probabilities", 0.05, [0.1, 0.7, 0.2], (1 + 0.7) / 3),
+        ("probabilities", 0.05, [0.0, 0.0, 1.0], 1.0),
+        ("probabilities", 0.05, [0.5, 0.7], None),
+        ("prediction", 20.0, 512.5, 512.5),
+        ("prediction", 20.0, "512", None),
+    ],
+)
+def test_scores_of_every_task_are_counted(tmp_path: Path, score, width, output, expected) -> None:
+    stream = prediction_log("scores", "scores", "letters", score, width)
+    row = {**a_log(1, 1)[0], "outputs": {score: output, "class": "good"}}
+    messages = messages_of([Message(b"", json.dumps(row).encode(), round(stamp(row) * 1000))])
+    in_process(build(stream, messages, str(tmp_path / "store.sqlite"), follow=False))
+    (window,) = SqliteStore(tmp_path / "store.sqlite", stream).rows(1)
+    values = stream.values_of(window.totals)
+    assert (values["count"], values["scored"]) == (1, expected is not None)
+    assert values["scores"] == pytest.approx(expected or 0, abs=1e-5)
+    ends = [end for end, _ in values["score"]["parts"]]
+    assert ends == ([] if expected is None else [pytest.approx(-(-expected // width) * width)])
 
 
 def test_what_is_no_row_is_bad_and_other_outputs_are_passed_over() -> None:
