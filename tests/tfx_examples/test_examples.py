@@ -165,7 +165,8 @@ def airflow(runs):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_gives_locally_what_it_gives_in_tfx(runs, name):
-    for number in (1, 2) if name in TWICE else (1,):
+    # What every run of the tests tries runs once; a second run of the same kind is penguin_full's.
+    for number in (1, 2) if name in TWICE and name not in FAST else (1,):
         ours, reference = runs.of(name, "local", number), runs.reference(name, number)
         assert made_artifacts(ours) == made_artifacts(reference), f"run {number}"
 
