@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,6 +177,34 @@ def test_a_file_that_grows_while_it_is_read_is_a_fault_that_a_retry_may_heal(lak
         list(pieces)
 
 
+@pytest.mark.parametrize("name", ["rides.jsonl", "rides.jsonl.gz", "rides.csv.gz", "rides.parquet"])
+def test_a_file_that_is_read_before_it_is_whole_may_be_whole_at_the_next_try(lake, tmp_path, monkeypatch, name):
+    text = b'{"at": "2013-01-01", "x": 1.5, "s": "a"}\n' * 3 if "json" in name else (HEADER + ROW_1).encode() * 3
+    whole = gzip.compress(text) if name.endswith(".gz") else text
+    source = Source(written(tmp_path, whole[:-15], name), time=("at",))
+    if "parquet" in name or "json" in name:
+        refusal(lake, source)  # Where nobody writes to it, it is broken for good.
+    stat = os.fstat
+
+    def stat_before_it_grows(descriptor: int) -> os.stat_result:
+        before = stat(descriptor)
+        with open(source.data, "ab") as file:
+            file.write(whole[-15:-14])
+        return before
+
+    monkeypatch.setattr(os, "fstat", stat_before_it_grows)
+    with pytest.raises(TransientError, match=f"{name} changed while it was read"):
+        fill(lake, TABLE, source, "UTC")
+    assert lake.numbers("rides") == []
+
+
+@pytest.mark.parametrize("name", ["rides.csv.gz", "rides.jsonl.gz"])
+def test_what_cannot_be_unpacked_is_named(lake, tmp_path, name):
+    row = HEADER if "csv" in name else '{"at": "2013-01-01T00:00:00Z"}\n'
+    for content in (row.encode(), gzip.compress(row.encode())[:-4]):
+        assert f"{name} cannot be unpacked" in refusal(lake, Source(written(tmp_path, content, name), time=("at",)))
+
+
 def test_a_file_that_may_not_be_opened_is_named(lake, tmp_path):
     with pytest.raises(TerminalError, match="There are no such data"):
         Source(str(tmp_path / "no.csv")).files()
@@ -244,6 +273,69 @@ def test_parquet_keeps_its_types_lists_and_bytes(lake, tmp_path):
     assert rows[0] == {"id": "1", "v": [1.0, 2.0], "tags": ["a", "b"], "png": b"\x89PNG"}
     (file,) = lake.snapshot("digits").files
     lake.verify(table, file, "UTC")
+
+
+@pytest.mark.parametrize(
+    "values, kind",
+    [
+        (pa.array([[1]]), pa.float64()),
+        (pa.array([{"a": 1}]), pa.float64()),
+        (pa.array([datetime(2013, 1, 1)]), pa.float64()),
+        (pa.array([datetime(2013, 1, 1)]), pa.int64()),
+        (pa.array([date(2013, 1, 1)]), pa.int64()),
+        (pa.array([b"x"]), pa.float64()),
+        (pa.array([b"\xff"]), pa.string()),
+        (pa.array([{"a": 1}]), pa.string()),
+        (pa.array([datetime(2013, 1, 1)]), pa.list_(pa.float32())),
+        (pa.array([True]), pa.list_(pa.float32())),
+        (pa.array([Decimal(1)]), pa.list_(pa.float32())),
+        (pa.array(["a"]), pa.binary()),
+        (pa.array([Decimal(".5")]), pa.int64()),
+        (pa.array([Decimal("1.5")]), pa.bool_()),
+        (pa.array([2**63 + 5], pa.uint64()), pa.int64()),
+        (pa.array([3_000_000_000]), pa.int32()),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_value_of_another_type_is_named_and_never_changed(lake, tmp_path, values, kind):
+    table = Table("t", pa.schema({"x": kind, ROW: pa.int64()}), key=(ROW,), time=None)
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": values}), path)
+    assert "What stands in row 1, column x of t.parquet is not " in refusal(lake, Source(str(path)), table)
+
+
+def test_one_value_that_does_not_fit_is_left_out_alone(lake, tmp_path):
+    table = Table("t", pa.schema({"y": pa.int64()}), key=("y",), time=None)
+    path = tmp_path / "t.parquet"
+    values = [Decimal(number) for number in range(50)]
+    pq.write_table(pa.table({"y": pa.array([*values[:31], Decimal("1.5"), *values[31:]])}), path)
+    made = fill(lake, table, Source(str(path), unreadable="leave_out"), "UTC")
+    assert made.left_out == 1 and "row 32, column y" in made.examples[0]
+    assert sorted(row["y"] for row in rows_of(lake, "t")) == list(range(50))
+
+
+def test_numbers_of_other_sizes_become_those_of_the_lake(lake, tmp_path):
+    wanted = {"a": pa.int64(), "b": pa.float64(), "c": pa.list_(pa.float32()), "d": pa.int64(), "e": pa.float64()}
+    given = {
+        "a": pa.array([Decimal("3.00")]),
+        "b": pa.array([2**53 + 1]),
+        "c": pa.array([[2**24 + 1, 0.1]]),
+        "d": pa.array([True]),
+        "e": pa.array([Decimal(".1")]),
+    }
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(given), path)
+    fill(lake, Table("t", pa.schema(wanted), key=("a",), time=None), Source(str(path)), "UTC")
+    (row,) = rows_of(lake, "t")
+    assert row == {"a": 3, "b": 2.0**53, "c": [2.0**24, pytest.approx(0.1)], "d": 1, "e": 0.1}
+
+
+def test_an_epoch_that_no_instant_has_is_named(lake, tmp_path):
+    for values in (pa.array([1, 10**15]), pa.array([1e3, 1e30]), pa.array([[1], [2]])):
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"at": values, "x": [1.0, 1], "s": ["a", "b"]}), path)
+        fault = refusal(lake, Source(str(path), time=("at",), time_format="epoch_s"))
+        assert "column at of t.parquet is not a time" in fault
 
 
 def test_what_is_no_parquet_is_refused(lake, tmp_path):
