@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError, TransientError
+from components.data import dealt_rows, lake_import, pieces
 from components.data.lake import Lake, Table
 from components.data.lake_import import ROW, fill, table_of
 from components.data.sources import ReadReport, Source, csv_files, read
@@ -122,7 +123,7 @@ def test_forms_of_numbers_and_times(lake, tmp_path, text, options, expected):
         ("at,y,s\n" + ROW_1, "rides.csv has another header: it lacks columns of the table rides. Expected: x"),
         ("at,x,x\n" + ROW_1, "The header of rides.csv is none. Expected: a name for each column"),
         ("at,x,\n" + ROW_1, "column 3 without a name"),
-        (HEADER + ROW_1 + "2013-01-01,2,a\n", "2 rows have the key at 2013-01-01"),
+        (HEADER + ROW_1 + "2013-01-01,2,a\n", "Several rows have the key at 2013-01-01"),
     ],
 )
 def test_bad_csv_is_refused_by_row_and_column_and_leaves_nothing(lake, tmp_path, text, expected):
@@ -408,9 +409,7 @@ def test_a_broken_write_leaves_the_version_before(lake, tmp_path):
 
 
 def test_rows_go_to_disk_when_they_are_many_and_come_back_in_order(lake, tmp_path, monkeypatch):
-    from components.data import lake_import
-
-    monkeypatch.setattr(lake_import, "_BUFFER", 1000)
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1000)
     monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
     lines = [f"2013-01-{1 + n % 7:02d}T{n // 7 % 24:02d}:{n % 60:02d}:{n // 168:02d},{n},s{n}\n" for n in range(2000)]
     made = fill(lake, TABLE, Source(written(tmp_path, HEADER + "".join(lines)), time=("at",)), "UTC")
@@ -428,24 +427,45 @@ def test_a_report_keeps_a_few_examples():
     assert os.path.basename(source.data) == source.name
 
 
-def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, monkeypatch):
-    from components.data import lake_import
-
+@pytest.mark.parametrize("days", [28, 1])
+def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, monkeypatch, days):
     monkeypatch.setattr(csv_files, "BLOCK", 1 << 16)
-    monkeypatch.setattr(lake_import, "_BUFFER", 1 << 18)
-    lines = [f"2013-01-{1 + n % 28:02d}T00:00:{n % 60:02d}.{n:06d},{n},some words of row {n}\n" for n in range(120_000)]
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1 << 18)
+    monkeypatch.setattr(dealt_rows, "PIECE", 200)
+    monkeypatch.setattr(pieces, "ROW_GROUP_BYTES", 1 << 18)
+    words = "some words of a row " * 20
+    lines = [
+        f"2013-01-{1 + n % days:02d}T{n // 7 % 24:02d}:00:{n % 60:02d}.{n:06d},{n},{words}{n}\n" for n in range(40_000)
+    ]
     source = Source(written(tmp_path, HEADER + "".join(lines)), time=("at",))
     size, before, held = os.path.getsize(source.data), pa.total_allocated_bytes(), []
     for _ in read(source):
         held.append(pa.total_allocated_bytes() - before)
     assert max(held) < size / 5
-    held.clear()
-    typed = lake_import._typed
-    monkeypatch.setattr(
-        lake_import, "_typed", lambda *args: (held.append(pa.total_allocated_bytes() - before), typed(*args))[1]
-    )
-    assert fill(lake, TABLE, source, "UTC").rows == 120_000
-    assert max(held) < size / 5
+    for module, name in ((lake_import, "_typed"), (pieces, "_bytes")):  # While it is read, and while it is written.
+        called = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, f=called: (held.append(pa.total_allocated_bytes() - before), f(*args))[1]
+        )
+    assert fill(lake, TABLE, source, "UTC").rows == 40_000
+    assert max(held) < size / 5 and len(held) > 40
+    rows = rows_of(lake, "rides")
+    assert len(rows) == 40_000 and [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    assert lake.snapshot("rides").files[0].rows == sum(1 for row in rows if row["at"].day == 1)
+
+
+def test_doubled_rows_are_found_across_pieces_and_parts(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(dealt_rows, "PIECE", 3)
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1)
+    monkeypatch.setattr(csv_files, "BLOCK", 64)
+    lines = [f"2013-01-01T00:00:{n % 20:02d},{n % 20},a\n" for n in range(100)]
+    made = fill(lake, TABLE, Source(written(tmp_path, HEADER + "".join(lines)), time=("at",)), "UTC")
+    assert (made.rows, made.doubled) == (20, 80)
+    assert [row["x"] for row in rows_of(lake, "rides")] == list(range(20))
+    lines[77] = lines[77].replace(",a", ",b")
+    other = Source(written(tmp_path, HEADER + "".join(lines)), time=("at",))
+    with pytest.raises(TerminalError, match=r"Several rows have the key at 2013-01-01 00:00:17.*s (a and b|b and a)"):
+        fill(lake, TABLE, other, "UTC")
 
 
 def test_a_column_that_is_called_row_is_no_key_under_another_name(lake, tmp_path):

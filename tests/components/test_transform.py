@@ -26,7 +26,7 @@ from airtight.verdict import Check, Verdict
 from components.artifacts import Dataset, ValidationReport
 from components.data import examples as reading
 from components.data.dataset import DatasetReader, TableFiles
-from components.data.feature_kinds import IMAGE_HEADS
+from components.data.feature_kinds import IMAGE_HEADS, IMAGE_TAILS
 from components.data.lake import Lake
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
 from components.transform import transform
@@ -342,7 +342,8 @@ def test_weights_are_written_and_one_that_is_none_is_refused_with_its_row(run, v
 def wide(table):
     """Every kind of feature: of row 4n what is wrong of its kind, of the others what is right, missing or nothing."""
     wrong, missing = F.col("id") % 4 == 0, F.col("id") % 4 == 1
-    png, jpeg = (F.lit(bytearray(head + b"rest")) for head in IMAGE_HEADS.values())
+    png, jpeg = (F.lit(bytearray(head + b"." * 2000 + IMAGE_TAILS[name])) for name, head in IMAGE_HEADS.items())
+    cut_off = F.when(F.col("id") % 8 == 0, F.substring(png, 1, 1500)).otherwise(F.substring(jpeg, 1, 1500))
 
     def dealt(right, other):
         return F.when(wrong, other).when(~missing, right)
@@ -352,7 +353,10 @@ def wide(table):
             "tags": F.array(F.lit("b"), F.lit(None), F.lit(""), F.col("colour")),
             "words": F.concat(F.lit("Zürich "), F.col("colour")),
             "place": dealt(F.array(F.lit(1), F.lit(None)).cast("array<double>"), F.array(F.lit(1.0))),
-            "photo": dealt(F.when(F.col("id") % 4 == 2, png).otherwise(jpeg), F.lit(bytearray(b"GIF89a"))),
+            "photo": dealt(
+                F.when(F.col("id") % 4 == 2, png).otherwise(F.concat(jpeg, F.lit(bytearray(100)))),
+                F.when(F.col("id") % 16 == 0, F.lit(bytearray(b"GIF89a"))).otherwise(cut_off),
+            ),
         }
     )
 
@@ -374,7 +378,7 @@ def test_every_kind_of_feature_is_written_and_wrong_values_are_named_or_counted(
     with pytest.raises(TerminalError) as refused:
         run()
     for words in (
-        "of another length than the schema's, or hold an infinite number; neither a PNG nor a JPEG",
+        "of another length than the schema's, or hold an infinite number; neither a whole PNG nor a whole JPEG",
         "photo in 8 of 32 rows, such as ('",
         "place in 8 of 32 rows, such as ('",
     ):
