@@ -52,6 +52,7 @@ def train(
     calibrate: Parameter[str] = "none",
     deterministic: Parameter[bool] = True,
     threads: Parameter[int] = 1,
+    window_mb: Parameter[int] = 128,
 ) -> None:
     """Fits the pipeline's network on the split `train`, choosing the epoch on `validation`, and exports it.
 
@@ -93,6 +94,8 @@ def train(
         and a few fail.
       threads: Of one TensorFlow operation; 0 is one for each core. Operations run side by side anyway, so that small
         networks gain nothing by more than 1.
+      window_mb: MiB of rows that are in memory at once. Rows that fit into one window are shuffled whole, more of them
+        within each window.
 
     Raises:
       TerminalError: A split holds infinite numbers, labels that are none or weights below 0, the training rows have one
@@ -101,7 +104,9 @@ def train(
     check_choice("refit", refit, REFITS)
     audit_log.check()
     interval = reading.interval_of(examples)
-    settings = fitting.FitSettings(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed)
+    settings = fitting.FitSettings(
+        epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed, window_mb
+    )
     start = Start.of(start_from[0].uri) if start_from else None
     if start:
         settings = replace(settings, epochs=min(epochs, warm_epochs))

@@ -164,6 +164,17 @@ def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
     return task_of(schema).labels(table)
 
 
+def names_in(folder: Path, split: str) -> list[str]:
+    """The columns of a split, by its first file; [] where that is TFRecords without a record.
+
+    Raises:
+      TerminalError: The split is not there, or a file cannot be read.
+    """
+    file = files_of(folder, split)[0]
+    with _readable(file):
+        return list(pq.read_schema(file).names) if file.suffix == PARQUET_SUFFIX else tfrecords.names_in(file)
+
+
 def row_in_words(folder: Path, splits: Sequence[str], schema: ExampleSchema, number: int) -> str:
     """Which row it is: its place, its keys and its time.
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,7 +48,7 @@ ARROW_TYPES = {str(arrow): arrow for arrow, _ in _TYPES}
 """The same types, by Arrow's names of them."""
 
 
-Rows = pa.Table | Iterable[pa.Table]
+Rows: TypeAlias = pa.Table | Iterable[pa.Table]
 """Rows of a file: a table, or one or more parts in order, of which no more than a row group is held."""
 
 

@@ -39,6 +39,7 @@ class FitSettings:
       ema_momentum: Of the moving average of the weights that is judged and kept.
       patience: Epochs without a better validation loss before it ends.
       seed: Of weights, order and dropout.
+      window_mb: MiB of rows that are in memory at once, and shuffled together.
     """
 
     epochs: int = 8
@@ -48,6 +49,7 @@ class FitSettings:
     ema_momentum: float = 0.99
     patience: int = 2
     seed: int = 0
+    window_mb: int = 128
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def fit(
       TerminalError: Too few rows, or a loss or weights that are no longer finite.
     """
     batch = _batch_size(len(train), settings.batch_size, strategy.num_replicas_in_sync)
-    windows = input_pipeline.windows_of(train, batch)
+    windows = input_pipeline.windows_of(train, batch, settings.window_mb << 20)
     steps = windows.steps
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():

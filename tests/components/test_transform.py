@@ -451,7 +451,7 @@ def test_without_a_time_rows_are_split_by_a_hash_of_their_keys(run):
         run("doubled")
 
 
-def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_named(run):
+def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_named(run, caplog):
     first = DAYS[0].toordinal() * 4
     tasks = {
         "multiclass": ({"classes": ("whole", "broken")}, F.expr("if(broken = 1, 'broken', 'whole')")),
@@ -466,7 +466,9 @@ def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_name
         )
         examples = run(task)
         assert set(split(examples, "train")["broken"].to_pylist()) == values[task]
+        assert "rounded" not in caplog.text
         records = run(f"{task}-records", format="tfrecord")
+        assert ("float32 alone: broken are rounded" in caplog.text) == (task == "regression")
         for name in examples.splits:
             rows = reading.read_table(Path(records.uri), name, run.code.SCHEMA, ("broken", "id"))
             assert rows.to_pylist() == split(examples, name).select(["broken", "id"]).to_pylist()
