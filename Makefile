@@ -49,7 +49,7 @@ $(INSTALLED): requirements.txt
 demo: install ## Start everything, train an interval of PIPELINE, and ask the served model about one of its rows
 	@$(PY) -m commands.demo --pipeline $(PIPELINE) $(if $(INTERVAL),--interval '$(INTERVAL)') $(if $(FORCE),--force)
 
-NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING FORCE
+NEW := NAME DATA LABEL TIME TASK KEY DROP TABLE TIME_ZONE TIME_FORMAT ENCODING DELIMITER DECIMAL HEADER MISSING UNREADABLE FORCE
 .PHONY: new
 new: install ## Write a pipeline for data of yours: NAME=bike DATA=hour.csv LABEL=count TIME=when (make new alone shows all options)
 	@$(PY) -m commands.new $(foreach option,$(NEW),$(if $(filter command,$(origin $(option))),'$(option)=$(value $(option))'))

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import pyarrow.parquet as pq
-
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.import_string import load
@@ -148,8 +146,11 @@ def examples_of(airflow: Airflow, dag: str, run_id: str) -> Path | None:
 
 def _has_features(folder: Path | None, schema: ExampleSchema) -> bool:
     """Whether a run of before had the features that the pipeline has now."""
-    files = sorted(folder.glob(f"Split-{SPLIT}/*.parquet")) if folder else []
-    return bool(files) and set(schema.names) <= set(pq.read_schema(files[0]).names)
+    try:
+        names = examples.names_in(folder, SPLIT) if folder else []
+    except TerminalError:  # They were removed.
+        names = []
+    return bool(names) and set(schema.names) <= set(names)
 
 
 def pushed_version(airflow: Airflow, dag: str, run_id: str) -> int:

@@ -31,6 +31,7 @@ USAGE = """make new NAME=bike DATA=hour.csv LABEL=count TIME=when
   DECIMAL      the decimal point of numbers that are text
   HEADER       names of the columns of a CSV file without a header
   MISSING      text that stands for a missing value, beside the usual
+  UNREADABLE   leave_out, where rows that cannot be read are to be left out and counted
   FORCE=1      replaces a pipeline of that name
 
 What is not given is guessed from the data; what cannot be guessed is asked for."""

@@ -1,6 +1,8 @@
 """batch_predict: an interval's rows scored on Spark by the SavedModel that is, or was, served."""
 
+import contextlib
 import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,12 +25,13 @@ from components.artifacts import Predictions, Promotion
 from components.data import examples as reading
 from components.data import shards
 from components.data.example_frame import columns_of
+from components.data.pieces import write_parquet
 from components.data.spark import session
 from components.measures.predictions import PredictionFigures
 from components.modelling.as_of import AS_OF, Chosen, NoFormerChampion, choose
 from components.modelling.model_server import ModelServer
 from components.modelling.saved_model import inputs_of
-from components.modelling.scoring import outputs_of, scorer
+from components.modelling.scoring import UNSCORED, outputs_of, scorer
 from components.reports import predictions as report
 from components.rollout.switch import served_in
 from components.schema import DAY as DAY_BLOCKS
@@ -177,7 +180,8 @@ def _scored(
         rows = spark.read.parquet(*map(str, files)).select(*dict.fromkeys((*kinds, *kept)))
         rows = _dealt_out(rows, len(files), count)
         # Written before they are sorted: Spark looks at rows twice to sort them, and would score them twice.
-        rows.mapInArrow(score, result).write.parquet(str(scratch / "scored"))
+        with _naming_rows(chosen.folder):
+            rows.mapInArrow(score, result).write.parquet(str(scratch / "scored"))
         scored = spark.read.schema(result).parquet(str(scratch / "scored"))
         day = F.to_date(F.from_utc_timestamp(schema.time, zone)).cast("string") if schema.time else F.lit("")
         # By day first: where a clock is set back over midnight, days do not follow the time.
@@ -194,6 +198,22 @@ def _scored(
     return parts
 
 
+@contextlib.contextmanager
+def _naming_rows(model: Path) -> Iterator[None]:
+    """Takes the row that a worker names out of Spark's account of it."""
+    try:
+        yield
+    except Exception as error:
+        if not (match := re.search(re.escape(UNSCORED) + "(.*)", str(error))):
+            raise
+        raise TerminalError(
+            f"The model in {model} cannot answer for a row.",
+            expected="values of the schema's kinds",
+            received=match[1][:300],
+            remedy="Correct the row in the lake, or the step that makes the examples.",
+        ) from error
+
+
 def _parquet_files(folder: Path, split: str, schema: ExampleSchema, columns: list[str], scratch: Path) -> list[Path]:
     """The split's files where they are Parquet with these columns; of TFRecords, one of the columns."""
     files = reading.files_of(folder, split)
@@ -201,7 +221,7 @@ def _parquet_files(folder: Path, split: str, schema: ExampleSchema, columns: lis
         every = columns_of(schema, labelled=False)
         rows = reading.batches(folder, split, schema, columns)
         path = scratch / "rows.parquet"
-        shards.write_parquet(path, rows, pa.schema([every.field(name) for name in columns]))
+        write_parquet(path, rows, pa.schema([every.field(name) for name in columns]))
         return [path]
     for file in files:
         there = pq.read_schema(file).names
@@ -228,7 +248,7 @@ def _write(folder: Path, parts: list[Path], columns: pa.Schema, version: int, fi
     stream = shards.RowStream(shards.read_parts(parts))
     for day in sorted(counts):
         path = folder / f"date={day}" / FILE if day else folder / FILE
-        shards.write_parquet(path, _versioned(stream.take(counts[day]), columns, version, figures), columns)
+        write_parquet(path, _versioned(stream.take(counts[day]), columns, version, figures), columns)
     return len(counts)
 
 

@@ -23,6 +23,7 @@ from airtight.parameters import check_choice
 from components.artifacts import Dataset, LabelQuality, Predictions
 from components.data import shards
 from components.data.dataset import DatasetReader
+from components.data.pieces import write_parquet
 from components.data.spark import session
 from components.reports import label_quality as report
 from components.schema import ExampleSchema
@@ -238,7 +239,7 @@ class _Judged:
 
         passing = seen()
         first = next(passing)
-        shards.write_parquet(path, _chained(first, passing), first.schema)
+        write_parquet(path, _chained(first, passing), first.schema)
         self._sample(path, folder / SAMPLE)
         counts: dict[str, Any] = {name: rows.counts[name] for name in ("rows", "beside", "corrected", *_COUNTED)}
         measured = rows.figures()

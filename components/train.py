@@ -55,6 +55,7 @@ def train(
     warm_up: Parameter[float] = 0.5,
     final_rate: Parameter[float] = 0.02,
     beta_2: Parameter[float] = 0.99,
+    window_mb: Parameter[int] = 128,
 ) -> None:
     """Fits the pipeline's network on the split `train`, choosing the epoch on `validation`, and exports it.
 
@@ -99,6 +100,8 @@ def train(
       warm_up: Epochs in which the learning rate rises to the highest.
       final_rate: Share of the highest learning rate towards which it falls.
       beta_2: AdamW's.
+      window_mb: MiB of rows that are in memory at once. Rows that fit into one window are shuffled whole, more of them
+        within each window.
 
     Raises:
       TerminalError: A split holds infinite numbers, labels that are none or weights below 0, the training rows have one
@@ -108,7 +111,8 @@ def train(
     audit_log.check()
     interval = reading.interval_of(examples)
     settings = fitting.FitSettings(
-        *(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed, warm_up, final_rate, beta_2)
+        *(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed),
+        *(warm_up, final_rate, beta_2, window_mb),
     )
     start = Start.of(start_from[0].uri) if start_from else None
     if start:

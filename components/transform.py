@@ -150,6 +150,8 @@ def transform(
             "they lie before the window.",
             seen.total - sum(counts.values()),
         )
+    if format == shards.TFRECORD and (doubles := [field.name for field in columns if field.type == pa.float64()]):
+        log.warning("A tf.Example has float32 alone: %s are rounded to 7 digits.", ", ".join(doubles))
     write_text(Path(examples.uri) / tfrecords.SCHEMA_FILE, tfrecords.schema_text(declared, columns))
     _describe(examples, reader, counts, seen, format)
     log.info("The examples, digest %s, lie in %s.", examples.get_string_custom_property("digest")[:12], examples.uri)

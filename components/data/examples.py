@@ -15,6 +15,7 @@ from airtight.errors import TerminalError
 from components.data import tfrecords
 from components.data.example_frame import columns_of
 from components.data.feature_kinds import KINDS, Text, kind_of
+from components.data.pieces import pieces
 from components.schema import ExampleSchema, Feature, Kind
 from components.tasks import task_of
 
@@ -23,6 +24,8 @@ RECORDS = 1 << 13
 """TFRecords that are parsed together, at most."""
 PIECE = 1 << 13
 """Rows of a piece, by default."""
+IMAGE_PIECE = 1 << 10
+"""Rows of a piece with images, at most: a model decodes them all at once, and pixels are more than a file's bytes."""
 _ALL_ROWS = 1 << 20
 
 HISTORY, DAY = "train", "day"
@@ -91,7 +94,7 @@ def batches(
       split: Name of the split, such as "train".
       schema: What the rows must hold.
       columns: Which columns to read; features, labels and slices when None.
-      rows: Rows of a piece, at most.
+      rows: Rows of a piece, at most; of large values, or with images, it has fewer.
 
     Yields:
       Tables in the order of the rows.
@@ -100,7 +103,8 @@ def batches(
       TerminalError: As `read_table`.
     """
     wanted = list(dict.fromkeys(columns or (*schema.names, *schema.labels, *schema.slices)))
-    for table in _tables(files_of(folder, split), schema, wanted, rows):
+    bounded = min(rows, IMAGE_PIECE) if set(wanted) & set(schema.of_kind("image")) else rows
+    for table in _tables(files_of(folder, split), schema, wanted, bounded):
         if table.num_rows:
             yield table
 
@@ -160,9 +164,42 @@ def labels(table: pa.Table, schema: ExampleSchema) -> np.ndarray:
     return task_of(schema).labels(table)
 
 
-def concatenated(*parts: Columns) -> dict[str, np.ndarray]:
-    """Rows of several splits, one after the other."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def names_in(folder: Path, split: str) -> list[str]:
+    """The columns of a split, by its first file; [] where that is TFRecords without a record.
+
+    Raises:
+      TerminalError: The split is not there, or a file cannot be read.
+    """
+    file = files_of(folder, split)[0]
+    with _readable(file):
+        return list(pq.read_schema(file).names) if file.suffix == PARQUET_SUFFIX else tfrecords.names_in(file)
+
+
+def row_in_words(folder: Path, splits: Sequence[str], schema: ExampleSchema, number: int) -> str:
+    """Which row it is: its place, its keys and its time.
+
+    Args:
+      folder: The artifact's folder.
+      splits: Splits that are read one after the other.
+      schema: Of the examples.
+      number: The row's place in all of them, from 0.
+
+    Raises:
+      TerminalError: As `read_table`, or there are fewer rows.
+    """
+    names = dict.fromkeys((*schema.keys, *([schema.time] if schema.time else [])))
+    for split in splits:
+        place = number
+        for table in batches(folder, split, schema, list(names)):
+            if number < table.num_rows:
+                return f"row {place} of the split {split} ({named(table.slice(number, 1), list(names))})"
+            number -= table.num_rows
+    raise TerminalError("There is no such row.", expected="fewer rows", received=number)
+
+
+def named(row: pa.Table, names: Sequence[str]) -> str:
+    """Some values of one row, such as its keys, in words."""
+    return ", ".join(f"{name} {row[name][0].as_py()}" for name in names)
 
 
 def interval_of(artifact: Any) -> tuple[str, str]:
@@ -196,7 +233,7 @@ def _tables(files: Sequence[Path], schema: ExampleSchema, columns: list[str], ro
                     empty = source.schema_arrow.empty_table().select(columns)
                     _check_types(empty, schema, file.parent)
                     yield empty
-                    for batch in source.iter_batches(rows, columns=columns):
+                    for batch in pieces(source, rows, columns):
                         # Columns come as the file has them.
                         yield pa.Table.from_batches([batch]).select(columns)
             else:

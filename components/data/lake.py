@@ -10,13 +10,15 @@ version can read on while writers add others. A version's file appears last and 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 from airtight.errors import TerminalError
 from airtight.files import digest_of_file, new_file
 from airtight.interval import Interval
+from components.data.pieces import write_parquet
 
 _TYPES = (
     (pa.string(), "string"),
@@ -43,6 +46,10 @@ SPARK_TYPES = {str(arrow): spark for arrow, spark in _TYPES}
 """The types that a column of the lake may have, as Arrow names them, and as Spark does."""
 ARROW_TYPES = {str(arrow): arrow for arrow, _ in _TYPES}
 """The same types, by Arrow's names of them."""
+
+
+Rows: TypeAlias = pa.Table | Iterable[pa.Table]
+"""Rows of a file: a table, or one or more parts in order, of which no more than a row group is held."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class Lake:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, table: str, days: Mapping[date | None, pa.Table], known_at: datetime | None = None) -> Version:
+    def write(self, table: str, days: Mapping[date | None, Rows], known_at: datetime | None = None) -> Version:
         """Replaces some days of a table, and keeps the others: a new version, or the present one if nothing differs.
 
         Args:
@@ -156,7 +163,7 @@ class Lake:
 
         return self._append(table, replaced, known_at)
 
-    def write_static(self, table: str, pieces: Iterable[pa.Table], known_at: datetime | None = None) -> Version:
+    def write_static(self, table: str, pieces: Iterable[Rows], known_at: datetime | None = None) -> Version:
         """Replaces the whole of a static table by pieces, each of which becomes a file.
 
         Args:
@@ -275,21 +282,23 @@ class Lake:
     def _log(self, table: str) -> Path:
         return self.path / table / "_versions"
 
-    def _store(self, table: str, day: date | None, rows: pa.Table) -> File:
+    def _store(self, table: str, day: date | None, rows: Rows) -> File:
         """Writes one data file, unless the same content is there already."""
-        buffer = io.BytesIO()
-        # No writer's metadata, one row group, fixed encodings: the same rows are the same bytes.
-        plain = rows.replace_schema_metadata(None).combine_chunks()
-        pq.write_table(plain, buffer, compression="zstd", row_group_size=max(1, rows.num_rows), store_schema=False)
-        content = buffer.getvalue()
-        digest = hashlib.sha256(content).hexdigest()
-        label = day.isoformat() if day else None
-        folder = f"{table}/date={label}" if label else table
-        file = File(f"{folder}/{digest}.parquet", label, rows.num_rows, len(content), digest)
-        path = self.path / file.path
-        if rows.num_rows and not (path.is_file() and digest_of_file(path) == digest):
-            with new_file(path) as temporary:
-                temporary.write_bytes(content)
+        parts = iter([rows] if isinstance(rows, pa.Table) else rows)
+        first = next(parts).replace_schema_metadata(None)
+        following = (part.replace_schema_metadata(None) for part in parts)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".write-", dir=self.path) as scratch:
+            # No writer's metadata, fixed encodings, row groups by rows and bytes: the same rows are the same bytes.
+            written = Path(scratch) / "rows.parquet"
+            write_parquet(written, chain([first], following), first.schema)
+            digest, label = digest_of_file(written), day.isoformat() if day else None
+            folder, count = f"{table}/date={label}" if label else table, pq.read_metadata(written).num_rows
+            file = File(f"{folder}/{digest}.parquet", label, count, written.stat().st_size, digest)
+            path = self.path / file.path
+            if count and not (path.is_file() and digest_of_file(path) == digest):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(written, path)
         return file
 
     def _damaged(self, file: File, what: str, expected: str, received: str) -> TerminalError:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airtight.errors import AirtightError, TerminalError
-from airtight.files import full_disk_in_words
 from airtight.home import Home
+from components.data.dealt_rows import DealtRows
 from components.data.feature_kinds import kind_of
 from components.data.lake import Lake, Table, Version
 from components.data.sources import ReadReport, Rows, Source, read
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 ROW = "row"
 """The key of a table without one: the row's place in the source, from 0 on."""
-_BUFFER = 128 << 20
-"""Bytes of rows that are held until they go to disk."""
 _SHARES, _FILE_ROWS = 256, 1 << 17
 """Into how many shares a static table is dealt, and how many rows its files have at least."""
 _EPOCH = date(1970, 1, 1)
@@ -114,7 +113,7 @@ def fill(lake: Lake, table: Table, source: Source, zone: str, known_at: datetime
     report, read_rows = ReadReport(source), 0
     lake.path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=lake.path) as folder:
-        dealt = _Dealt(Path(folder), table, source)
+        dealt = DealtRows(Path(folder), table, source)
         for rows in read(source, report):
             made = _typed(rows, table, source, report, read_rows)
             read_rows += rows.batch.num_rows
@@ -219,84 +218,10 @@ def _days(made: pa.Table, table: Table, zone: str) -> np.ndarray:
     return np.asarray(local.cast(pa.date32(), safe=False).cast(pa.int32()))
 
 
-class _Dealt:
-    """Rows by the number of a day or share, on disk but for the last ones; read, they are in order and checked."""
+class _Days(Mapping[date | None, Iterator[pa.Table]]):
+    """The parts of each local day, as the lake writes them."""
 
-    def __init__(self, folder: Path, table: Table, source: Source) -> None:
-        self._folder, self._table, self._source = folder, table, source
-        self._held: dict[int, list[pa.Table]] = {}
-        self._bytes = self._flushes = 0
-        self.numbers: set[int] = set()
-        self.rows = self.doubled = 0
-
-    def add(self, rows: pa.Table, numbers: np.ndarray) -> None:
-        """Takes rows, each with its number [rows]."""
-        order = np.argsort(numbers, kind="stable")
-        dealt = numbers[order]
-        first = np.flatnonzero(np.r_[True, dealt[1:] != dealt[:-1]])
-        ordered = rows if (order[1:] > order[:-1]).all() else rows.take(pa.array(order))
-        for start, end in zip(first, [*first[1:], len(dealt)], strict=True):
-            number = int(dealt[start])
-            self._held.setdefault(number, []).append(ordered.slice(start, end - start))
-            self.numbers.add(number)
-        self.rows += rows.num_rows
-        self._bytes += rows.nbytes
-        if self._bytes > _BUFFER:
-            self._flush()
-
-    def _flush(self) -> None:
-        for number, parts in self._held.items():
-            path = self._folder / str(number) / f"{self._flushes:06d}.arrow"
-            path.parent.mkdir(exist_ok=True)
-            with full_disk_in_words(path), pa.OSFile(str(path), "wb") as file:
-                with pa.ipc.new_file(file, self._table.schema) as writer:
-                    for part in parts:
-                        writer.write_table(part)
-        self._held, self._bytes = {}, 0
-        self._flushes += 1
-
-    def read(self, number: int) -> pa.Table:
-        """The rows of a number, ordered by time and key, each of them once.
-
-        Raises:
-          TerminalError: Rows of one key differ.
-        """
-        files = sorted((self._folder / str(number)).glob("*.arrow"))
-        parts = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in files]
-        rows = pa.concat_tables([*parts, *self._held.get(number, [])])
-        return self._unique(rows.sort_by([(name, "ascending") for name in self._order]))
-
-    @property
-    def _order(self) -> list[str]:
-        return list(dict.fromkeys([name for name in (self._table.time, *self._table.key) if name]))
-
-    def _unique(self, rows: pa.Table) -> pa.Table:
-        """Rows that are there more than once become one; other rows of one key are a fault."""
-        counted = rows.select(self._order).append_column("place", pa.array(np.arange(rows.num_rows)))
-        groups = counted.group_by(self._order).aggregate([("place", "min"), ("place", "count")])
-        if groups.num_rows == rows.num_rows:
-            return rows
-        for group in groups.filter(pc.field("place_count") > 1).to_pylist():
-            # In order, so a key's rows lie beside each other.
-            same = rows.slice(group["place_min"], group["place_count"]).to_pylist()
-            if any(row != same[0] for row in same):
-                other = next(row for row in same if row != same[0])
-                unit = ", ".join(self._table.key) or self._table.time
-                differing = [name for name, value in same[0].items() if value != other[name]]
-                raise self._source.error(
-                    f"{len(same)} rows have the key {', '.join(f'{n} {same[0][n]}' for n in self._order)}.",
-                    expected=f"one row for each {unit}, or rows that are all equal",
-                    received=[f"{name} {same[0][name]} and {other[name]}" for name in differing],
-                    remedy="Correct the data, or name columns that tell the rows apart as the table's key.",
-                )
-        self.doubled += rows.num_rows - groups.num_rows
-        return rows.take(groups["place_min"].sort())
-
-
-class _Days(Mapping[date | None, pa.Table]):
-    """Rows by local day, as the lake writes them."""
-
-    def __init__(self, dealt: _Dealt) -> None:
+    def __init__(self, dealt: DealtRows) -> None:
         self._dealt = dealt
 
     def __len__(self) -> int:
@@ -305,19 +230,24 @@ class _Days(Mapping[date | None, pa.Table]):
     def __iter__(self) -> Iterator[date]:
         return (_EPOCH + timedelta(days=number) for number in sorted(self._dealt.numbers))
 
-    def __getitem__(self, day: date | None) -> pa.Table:
+    def __getitem__(self, day: date | None) -> Iterator[pa.Table]:
         if day is None:
             raise KeyError(day)
         return self._dealt.read((day - _EPOCH).days)
 
 
-def _files(dealt: _Dealt) -> Iterator[pa.Table]:
-    """The rows of a static table, some shares in each file."""
-    held: list[pa.Table] = []
-    for number in sorted(dealt.numbers):
-        held.append(dealt.read(number))
-        if sum(part.num_rows for part in held) >= _FILE_ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+def _files(dealt: DealtRows) -> Iterator[Iterator[pa.Table]]:
+    """The rows of a static table, some shares in each file. Each is to be read before the next one."""
+    numbers = iter(sorted(dealt.numbers))
+
+    def rows_from(first: int) -> Iterator[pa.Table]:
+        count = 0
+        for number in chain([first], numbers):
+            for part in dealt.read(number):
+                count += part.num_rows
+                yield part
+            if count >= _FILE_ROWS:
+                return
+
+    for number in numbers:
+        yield rows_from(number)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airtight.files import new_file
 from components.data import tfrecords
+from components.data.pieces import pieces, write_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -25,12 +25,6 @@ SUFFIXES = {PARQUET: ".parquet", TFRECORD: ".tfrecord.gz"}
 """How files of a format end. Beam, and so TFX, knows by `.gz` that TFRecords are compressed."""
 SHARD_ROWS = 1 << 17
 """Rows of a shard, by default."""
-ROW_GROUP = 1 << 17
-"""Rows of a row group, at most."""
-ROW_GROUP_BYTES = 1 << 26
-"""Bytes of values beyond which a row group ends, whatever it has of rows."""
-UNIT = 1024
-"""Rows by which a row group grows."""
 PART_BLOCK = 1 << 25
 """Bytes of a row group of Spark's parts: what reading one of them holds."""
 BATCH = 1 << 13
@@ -52,7 +46,9 @@ def sorted_parts(frame: DataFrame, order: Sequence[str | Column], folder: Path) 
     Returns:
       Parquet files, whose rows one after the other are in order.
     """
-    frame.orderBy(*order).write.option("parquet.block.size", PART_BLOCK).parquet(str(folder))
+    # Without dictionaries: of an image that is there a thousand times a block would count the bytes of one.
+    plain = {"parquet.block.size": PART_BLOCK, "parquet.enable.dictionary": False}
+    frame.orderBy(*order).write.options(**plain).parquet(str(folder))
     return sorted(folder.glob("part-*.parquet"))
 
 
@@ -60,7 +56,7 @@ def read_parts(parts: Iterable[Path], columns: Sequence[str] | None = None) -> I
     """The rows of `sorted_parts`, a few at a time."""
     for part in parts:
         with pq.ParquetFile(part, pre_buffer=False) as source:
-            for batch in source.iter_batches(BATCH, columns=columns):
+            for batch in pieces(source, BATCH, columns):
                 yield pa.Table.from_batches([batch])
 
 
@@ -113,39 +109,6 @@ def write_shards(
             with new_file(path) as temporary:
                 tfrecords.write(temporary, shard)
     return shards
-
-
-def write_parquet(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> None:
-    """Writes one file atomically, with no more than a row group in memory; the same rows give the same bytes."""
-    with (
-        new_file(path) as temporary,
-        pq.ParquetWriter(temporary, columns, compression="zstd", store_schema=False) as writer,
-    ):
-        for group in _row_groups(tables):
-            writer.write_table(group, row_group_size=group.num_rows)
-
-
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    stream, units, rows, size = RowStream(tables), [], 0, 0
-    while parts := list(stream.take(UNIT)):
-        unit = pa.concat_tables(parts)
-        units.append(unit)
-        rows, size = rows + unit.num_rows, size + _bytes(unit)
-        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
-            yield pa.concat_tables(units).combine_chunks()
-            units, rows, size = [], 0, 0
-    if units:
-        yield pa.concat_tables(units).combine_chunks()
-
-
-def _bytes(table: pa.Table) -> int:
-    """Bytes of the values, however Arrow keeps them."""
-    size = 0
-    for column in table.columns:
-        leaf = pc.list_flatten(column) if pa.types.is_list(column.type) else column
-        text = pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type)
-        size += (pc.sum(pc.binary_length(leaf)).as_py() or 0) if text else leaf.type.bit_width // 8 * len(leaf)
-    return size
 
 
 def _typed(table: pa.Table, columns: pa.Schema) -> pa.Table:

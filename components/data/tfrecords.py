@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +12,11 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.data.feature_kinds import kind_of
+from components.data.pieces import PIECE_BYTES
 from components.schema import ExampleSchema, Feature
 
+_TOGETHER = 64
+"""Records that are read together."""
 SCHEMA_FILE = "schema.pbtxt"
 """The schema of TensorFlow Metadata beside the splits."""
 
@@ -39,7 +43,7 @@ def read(path: Path, columns: pa.Schema, rows: int) -> Iterator[pa.Table]:
     Args:
       path: The file.
       columns: Names and types of the columns to read.
-      rows: Rows of a piece, at most.
+      rows: Rows of a piece, at most; of large values it has fewer.
 
     Yields:
       Tables of these columns, in order; a column that an example lacks is null.
@@ -53,12 +57,27 @@ def read(path: Path, columns: pa.Schema, rows: int) -> Iterator[pa.Table]:
     proto = schema_pb2.Schema(feature=[_proto(field) for field in columns])
     decoder = ExamplesToRecordBatchDecoder(proto.SerializeToString())
     try:
-        for records in tf.data.TFRecordDataset(str(path), "GZIP").batch(rows):
-            batch = decoder.DecodeBatch(records.numpy().tolist())
+        for records in _bounded(tf.data.TFRecordDataset(str(path), "GZIP").batch(min(rows, _TOGETHER)), rows):
+            batch = decoder.DecodeBatch(records)
             values = [_column(batch.column(batch.schema.get_field_index(field.name)), field.type) for field in columns]
             yield pa.Table.from_arrays(values, schema=columns)
     except (tf.errors.OpError, RuntimeError) as error:
         raise OSError(str(error)) from error
+
+
+def _bounded(batches: Iterable[Any], rows: int) -> Iterator[list[bytes]]:
+    """Records in lists of so many rows, and PIECE_BYTES, at most."""
+    held: list[bytes] = []
+    size = 0
+    for batch in batches:
+        records = batch.numpy().tolist()
+        more = sum(map(len, records))
+        if held and (len(held) + len(records) > rows or size + more > PIECE_BYTES):
+            yield held
+            held, size = [], 0
+        held, size = held + records, size + more
+    if held:
+        yield held
 
 
 def names_in(path: Path) -> list[str]:

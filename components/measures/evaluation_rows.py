@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airtight.errors import TerminalError
 from components.data import examples as reading
 from components.measures.comparison import Rows
 from components.measures.slices import Slices
+from components.modelling.saved_model import RowFault
 from components.schema import DAY, ExampleSchema
 from components.tasks import Task, task_of
 from components.tasks.weights import weights_of
@@ -68,11 +70,25 @@ class EvaluationRows:
             yield name, replace(self, schema=part.schema, rows=rows, baseline=baseline), models
 
     def predictions(self, model: Model) -> np.ndarray:
-        """A model's predictions, piece by piece, float32 [rows] or [rows, outputs]."""
-        pieces = reading.batches(self.folder, "test", self.schema, self.schema.names, PIECE)
-        answers = np.concatenate(
-            [model(reading.features(piece, self.schema)).astype(np.float32) for piece in pieces if piece.num_rows]
-        )
+        """A model's predictions, piece by piece, float32 [rows] or [rows, outputs].
+
+        Raises:
+          TerminalError: The model fails; a row that is to blame is named.
+        """
+        parts, start = [], 0
+        for piece in reading.batches(self.folder, "test", self.schema, self.schema.names, PIECE):
+            try:
+                parts.append(model(reading.features(piece, self.schema)).astype(np.float32))
+            except RowFault as fault:
+                place = reading.row_in_words(self.folder, ("test",), self.schema, start + fault.row)
+                raise TerminalError(
+                    f"{fault.message.rstrip('.')}: it fails on {place}.",
+                    expected=fault.expected,
+                    received=fault.received,
+                    remedy=fault.remedy,
+                ) from fault
+            start += piece.num_rows
+        answers = np.concatenate(parts)
         return answers if self.order is None else answers[self.order]
 
 

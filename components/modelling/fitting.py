@@ -42,6 +42,7 @@ class FitSettings:
       warm_up: Epochs in which the rate rises to the highest.
       final_rate: Share of the highest rate towards which the cosine falls.
       beta_2: AdamW's.
+      window_mb: MiB of rows that are in memory at once, and shuffled together.
     """
 
     epochs: int = 8
@@ -54,6 +55,7 @@ class FitSettings:
     warm_up: float = 0.5
     final_rate: float = 0.02
     beta_2: float = 0.99
+    window_mb: int = 128
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def fit(
       TerminalError: Too few rows, or a loss or weights that are no longer finite.
     """
     batch = _batch_size(len(train), settings.batch_size, strategy.num_replicas_in_sync)
-    windows = input_pipeline.windows_of(train, batch)
+    windows = input_pipeline.windows_of(train, batch, settings.window_mb << 20)
     steps = windows.steps
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():

@@ -14,9 +14,6 @@ import tensorflow as tf
 
 from components.modelling.row_store import RowStore
 
-WINDOW_BYTES = 128 << 20
-"""Bytes of a window's rows, at most, if that is a block or more. One is in memory: none is read ahead."""
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -47,8 +44,11 @@ class Windows:
         return (self.count - 1) * (size // self.batch) + last // self.batch
 
 
-def windows_of(rows: RowStore, batch: int, window_bytes: int = WINDOW_BYTES) -> Windows:
-    """How an epoch of these rows is cut into windows."""
+def windows_of(rows: RowStore, batch: int, window_bytes: int) -> Windows:
+    """How an epoch of these rows is cut into windows of so many bytes at most, if that is a block or more.
+
+    One is in memory: none is read ahead.
+    """
     blocks = max(1, window_bytes // (rows.block * rows.row_bytes))
     return Windows(len(rows), rows.block, max(blocks, -(-batch // rows.block)), batch)
 

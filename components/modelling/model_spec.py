@@ -25,6 +25,7 @@ class ModelSpec:
       vocabulary: For weights of the network whose rows belong to words, by name as `components.modelling.weights` gives
         it (such as `embedding_0/embeddings`), the words in the order of the rows; "" is all others. A fit that starts
         from another's weights finds its rows by them.
+      ensemble_rows: Rows that the ensemble member learned from, where they are a sample; the training record keeps it.
     """
 
     preprocess: keras.Model
@@ -32,3 +33,4 @@ class ModelSpec:
     ensemble_member: keras.Model | None = None
     tuned: Mapping[str, int | float | str] = field(default_factory=dict)
     vocabulary: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ensemble_rows: int | None = None

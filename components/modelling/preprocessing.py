@@ -16,6 +16,7 @@ from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
+from components.modelling.scoring import first_failing
 from components.schema import ExampleSchema
 
 
@@ -36,7 +37,7 @@ def preprocessed(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Row
     store, preprocess, start = RowStore(), _traced(spec.preprocess, examples.schema), 0
     for piece in examples.pieces():
         raw = raw_features.tensors(piece.columns, examples.schema.features)
-        with _naming_rows(preprocess, raw, start, examples.name):
+        with _naming_rows(preprocess, raw, start, examples):
             inputs = preprocess(raw)
         start += len(piece.labels)
         weights = () if piece.weights is None else (piece.weights.astype(np.float32),)
@@ -62,7 +63,7 @@ def validation(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Valid
     for piece in examples.pieces():
         raw = raw_features.tensors(piece.columns, schema.features)
         if spec.build_network is not None:
-            with _naming_rows(preprocess, raw, start, examples.name):
+            with _naming_rows(preprocess, raw, start, examples):
                 store.append(preprocess(raw))
         start += len(piece.labels)
         labels.append(piece.labels)
@@ -85,19 +86,20 @@ def _traced(model: Callable[..., Any], schema: ExampleSchema) -> Callable[[Any],
 
 
 @contextlib.contextmanager
-def _naming_rows(preprocess: Callable[[Any], Any], raw: dict[str, Any], start: int, split: str) -> Iterator[None]:
+def _naming_rows(
+    preprocess: Callable[[Any], Any], raw: dict[str, Any], start: int, examples: LabelledExamples
+) -> Iterator[None]:
     """Names the first row that a model cannot preprocess, such as one whose image is none."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        for row in range(len(next(iter(raw.values())))):
-            try:
-                preprocess({name: values[row : row + 1] for name, values in raw.items()})
-            except tf.errors.InvalidArgumentError as reason:
-                raise TerminalError(
-                    f"The row {start + row} of the split {split} cannot be preprocessed.",
-                    expected="values of the schema's kinds",
-                    received=str(reason.message).splitlines()[0],
-                    remedy="Correct the step that makes the examples.",
-                ) from error
-        raise
+        row = first_failing(
+            lambda part: preprocess({name: values[part] for name, values in raw.items()}),
+            len(next(iter(raw.values()))),
+        )
+        raise TerminalError(
+            f"The {examples.row_in_words(start + row)} cannot be preprocessed.",
+            expected="values of the schema's kinds",
+            received=str(error.message).splitlines()[0],
+            remedy="Correct the step that makes the examples.",
+        ) from error

@@ -23,6 +23,7 @@ from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
 from components.modelling.head import Calibration, Head
 from components.modelling.model_spec import ModelSpec
+from components.modelling.scoring import first_failing
 from components.schema import ExampleSchema
 from components.tasks import task_of
 
@@ -209,6 +210,18 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+class RowFault(TerminalError):
+    """A model fails on a row.
+
+    Args:
+      row: Its place among those that the model was called with.
+    """
+
+    def __init__(self, message: str, row: int, **words: str) -> None:
+        super().__init__(message, **words)
+        self.row = row
+
+
 class Predictor:
     """A SavedModel, called through its serving signature.
 
@@ -237,7 +250,7 @@ class Predictor:
         Features that the model does not want are ignored.
 
         Raises:
-          TerminalError: The model fails on these rows, or answers in another shape.
+          TerminalError: The model fails on these rows (`RowFault` where one is to blame), or answers in another shape.
           TransientError: The machine failed, such as for want of memory.
         """
         rows = len(next(iter(features.values())))
@@ -251,7 +264,12 @@ class Predictor:
                     received=_first_line(error),
                     remedy="Retry the task; if it stays, look at the memory and the device.",
                 ) from error
-            raise self._no_answer(_first_line(error)) from error
+            fault = self._no_answer(_first_line(error))
+            if isinstance(error, tf.errors.InvalidArgumentError):
+                row = first_failing(lambda part: self._answer(features, part), rows)
+                words = {"expected": fault.expected, "received": f"row {row} of {rows}: {fault.received}"}
+                raise RowFault(fault.message, row, **words, remedy="Correct the row, or the model.") from error
+            raise fault from error
         predictions = np.concatenate(answers)
         if len(predictions) != rows:
             raise self._no_answer(f"answers of shape {list(predictions.shape)} to {rows} rows")

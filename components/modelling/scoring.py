@@ -16,7 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from airtight.errors import TerminalError
+from components.data import examples as reading
+from components.schema import Kind
 
+UNSCORED = "The model cannot answer for a row: "
+"""How the fault of a worker begins that names a row, for who reads it out of Spark's."""
 STEP = 1024
 """Rows of each call of the model. Always as many, so that an answer does not rest on where Spark cuts the rows."""
 
@@ -77,12 +81,12 @@ def scorer(
 
         if root not in sys.path:
             sys.path.insert(0, root)
-        scoring, examples = import_module("components.modelling.scoring"), import_module("components.data.examples")
+        scoring = import_module("components.modelling.scoring")
         call = scoring.loaded(folder, digest)
         for batch in batches:
             rows = pa.Table.from_batches([batch])
             answer = rows.select(kept)
-            response = scoring.predict(call, examples.raw(rows, inputs), outputs.names)
+            response = scoring.predict_or_name(call, rows, inputs, kept, outputs.names)
             for field in outputs:
                 answer = answer.append_column(field, scoring.column(response[field.name], field.type))
             yield from answer.combine_chunks().to_batches()
@@ -131,6 +135,53 @@ def predict(
         for name in outputs:
             answers[name].append(np.asarray(response[name])[: min(step, count - start)])
     return {name: np.concatenate(parts) if parts else np.zeros(0, np.float32) for name, parts in answers.items()}
+
+
+def predict_or_name(
+    call: Callable[..., Mapping[str, Any]],
+    rows: pa.Table,
+    inputs: Mapping[str, Kind],
+    keep: Sequence[str],
+    outputs: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """As `predict`, of rows of examples.
+
+    Raises:
+      ValueError: The model fails on a row, which is named by its columns `keep`.
+    """
+    import tensorflow as tf
+
+    columns = reading.raw(rows, inputs)
+    try:
+        return predict(call, columns, outputs)
+    except tf.errors.InvalidArgumentError as error:
+        row = first_failing(
+            lambda part: predict(call, {name: values[part] for name, values in columns.items()}, outputs),
+            rows.num_rows,
+        )
+        # One line: Spark puts its own behind it.
+        words = f"{reading.named(rows.slice(row, 1), keep)}: {str(error.message).splitlines()[0]}"
+        raise ValueError(UNSCORED + " ".join(words.split())) from error
+
+
+def first_failing(call: Callable[[slice], Any], rows: int) -> int:
+    """The place of a row on which a model fails that fails on all of them, the first of such rows.
+
+    Args:
+      call: Calls the model with a part of the rows.
+      rows: How many there are.
+    """
+    import tensorflow as tf
+
+    first, end = 0, rows
+    while end - first > 1:
+        middle = (first + end) // 2
+        try:
+            call(slice(first, middle))
+            first = middle
+        except tf.errors.InvalidArgumentError:
+            end = middle
+    return first
 
 
 def column(values: np.ndarray, type_: pa.DataType) -> pa.Array:

@@ -7,6 +7,7 @@ The trees err elsewhere than the network does, and the mean of both is better th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
 from components.schema import ExampleSchema
 from components.tasks import task_of
+
+log = logging.getLogger(__name__)
 
 _REFERENCE = "reference"
 """The network's input with the logarithm of the schema's reference."""
@@ -126,11 +129,12 @@ def build(
         name: encoders.vocabulary(statistics, name, settings.category_rows, settings.category_words)
         for name in statistics.vocabularies
     }
-    member, chosen = None, {}
+    member, chosen, learned = None, {}, None
     if settings.trees is not None and any(schema.of_kind(kind) for kind in ("number", "category", "vector")):
         tree_inputs = _tree_inputs(schema, inputs, words)
         known = None if reference is None else keras.Model(inputs, reference)
-        boosters = _boosters(tree_inputs, known, head, fitted, validation, tuned, seed, settings.trees)
+        boosters, rows = _boosters(tree_inputs, known, head, fitted, validation, tuned, seed, settings.trees)
+        learned = rows if rows < len(fitted) else None
         chosen = {name: booster.current_iteration() for name, booster in boosters.items()}
         numbers, codes = tree_inputs.output
         logits = booster_to_layer(list(boosters.values()), numbers.shape[1])(numbers, codes)
@@ -143,7 +147,7 @@ def build(
                 received=f"trees alone, of {', '.join(sorted({feature.kind for feature in schema.features}))}",
                 remedy="Give the model a network.",
             )
-        return ModelSpec(keras.Model(inputs, inputs), None, member, chosen)
+        return ModelSpec(keras.Model(inputs, inputs), None, member, chosen, ensemble_rows=learned)
     parts = _encoders(schema, fitted, words, settings.network)
     preprocessed = {name: tensor for part in parts for name, tensor in part.preprocess(inputs).items()}
     if reference is not None:
@@ -155,6 +159,7 @@ def build(
         ensemble_member=member,
         tuned=chosen,
         vocabulary={name: rows for part in parts for name, rows in part.vocabulary.items()},
+        ensemble_rows=learned,
     )
 
 
@@ -259,8 +264,8 @@ def _boosters(
     tuned: Mapping[str, Any],
     seed: int,
     settings: TreeSettings,
-) -> dict[str, Any]:
-    """A booster for each objective of the head, by the name of its number of trees."""
+) -> tuple[dict[str, Any], int]:
+    """A booster for each objective of the head, by the name of its number of trees, and how many rows they learned."""
     specs = raw_features.specs(fitted.schema.features)
 
     def table_of(raw: Any) -> Any:
@@ -273,7 +278,8 @@ def _boosters(
     numbers, features = tree_inputs.output[0].shape[1], sum(tensor.shape[1] for tensor in tree_inputs.output)
     names = [f"trees_{place}" for place in range(len(head.objectives))] if len(head.objectives) > 1 else ["trees"]
     objectives = dict(zip(names, head.objectives, strict=True))
-    return train_boosters(stores[0], stores[1], range(numbers, features), objectives, tuned, seed, settings)
+    boosters = train_boosters(stores[0], stores[1], range(numbers, features), objectives, tuned, seed, settings)
+    return boosters, len(stores[0])
 
 
 def _stored(table_of: Callable[[Any], Any], head: Head, examples: LabelledExamples, most: int) -> RowStore:
@@ -286,4 +292,6 @@ def _stored(table_of: Callable[[Any], Any], head: Head, examples: LabelledExampl
         table = np.concatenate([numbers.numpy(), codes.numpy().astype(np.float32)], axis=1)
         weights = () if piece.weights is None else (piece.weights[kept].astype(np.float32),)
         store.append((table[kept], (head.targets(piece.labels) - known.numpy())[kept], *weights))
+    if len(store) < len(examples):
+        log.warning("Trees see a sample, %d of the %d rows of %s.", len(store), len(examples), examples.name)
     return store.finish()

@@ -144,7 +144,9 @@ class Training:
             "model_fn": self.model_fn,
             "settings": asdict(self.settings),
             "refit": refit,
-            "rows": {rows.name: _described(rows) for rows in (train, validation)} | {"fitted": len(fitted)},
+            "rows": {rows.name: _described(rows) for rows in (train, validation)}
+            | {"fitted": len(fitted)}
+            | ({} if fit.spec.ensemble_rows is None else {"ensemble_member": fit.spec.ensemble_rows}),
             "strategy": self.strategy_name,
             "devices": self._devices(),
             "warm_start": self._warm_start(),

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from airtight.errors import TerminalError
 from components.data.feature_kinds import IMAGE_HEADS
 from components.data.sources import Rows, Source
-from components.data.sources.parsing import NumberStyle, instants
+from components.data.sources.parsing import NumberStyle, instants, numbers
+from components.data.sources.source import LENIENT
 from components.scaffold.distinct import Repeats, hashes
 from components.scaffold.forms import Fit, Forms, add_days
 
@@ -56,6 +57,7 @@ class ColumnProfile:
       mean_length: Characters of a text, or items of a list.
       lengths: The lengths of vectors.
       separator: What separates several categories in one text; "" for nothing.
+      unreadable: How many rows are left out for what stands here, and the first one; "" where none is.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ColumnProfile:
     mean_length: float = 0.0
     lengths: tuple[int, ...] = ()
     separator: str = ""
+    unreadable: str = ""
 
     def in_style(self, style: NumberStyle) -> ColumnProfile:
         """The column with its numbers read in a style."""
@@ -216,16 +219,23 @@ class ColumnScan:
         lowered = {str(value).lower() for value, _ in common["values"]}
         if lowered and lowered <= {"true", "false"}:
             return ColumnProfile(kind="bool", **common)
-        if style and fit.count == forms.seen:
-            common["missing"] += forms.marked
-            common["values"] = tuple(pair for pair in common["values"] if pair[0] not in forms.markers)
-            styles = {style: fit for style, fit in forms.styles.items() if fit.count == forms.seen}
+        if style and self._fits(fit, forms.seen):
+            common |= {"missing": self._missing + forms.marked, "unreadable": _unreadable(fit, forms.seen, "numbers")}
+            there = numbers(pa.array([str(value) for value, _ in common["values"]], pa.string()), style)
+            common["values"] = tuple(
+                pair for pair, fits in zip(common["values"], there.is_valid(), strict=True) if fits.as_py()
+            )
+            styles = {other: own for other, own in forms.styles.items() if own.count == fit.count}
             return ColumnProfile(kind="number", styles=styles, markers=tuple(sorted(forms.markers)), **common).in_style(
                 style
             )
         if right := forms.right_times():
             return ColumnProfile(kind="time", span=forms.times[right[0]], time_forms=tuple(right), **common)
         form, times = forms.best_time()
+        if self._source.lenient and times.count >= _MOSTLY * count:
+            equal = tuple(other for other, own in forms.times.items() if own.count == times.count)
+            common["unreadable"] = _unreadable(times, count, "times")
+            return ColumnProfile(kind="time", span=times, time_forms=equal, **common)
         if times.count > count / 2:
             raise self._wrong("times of two forms", f"every time as {form or 'ISO 8601'}", times, "Correct the data")
         if style and fit.count >= _MOSTLY * forms.seen:
@@ -244,8 +254,12 @@ class ColumnScan:
             f"The column {self._name} holds {holds}.",
             expected=expected,
             received=fit.miss,
-            remedy=f"{remedy}, or leave the column out: DROP={self._name}.",
+            remedy=f"{remedy}, or leave such rows out (UNREADABLE={LENIENT}) or the column (DROP={self._name}).",
         )
+
+    def _fits(self, fit: Fit, seen: int) -> bool:
+        """Whether all values are of a form, or nearly all where rows with others are left out."""
+        return fit.count == seen or (self._source.lenient and fit.count >= _MOSTLY * seen)
 
     def _separator(self, count: int) -> str:
         """What separates several categories: it is in many cells, and its parts come again and again."""
@@ -254,6 +268,10 @@ class ColumnScan:
             if self._separated[separator] >= count / 4 and 1 < len(tokens) <= min(VALUES, tokens.total() / 3):
                 return separator
         return ""
+
+
+def _unreadable(fit: Fit, seen: int, form: str) -> str:
+    return f"{seen - fit.count:,} rows whose values are no {form} are left out, such as {fit.miss}" if fit.miss else ""
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -268,8 +286,6 @@ def _family(kind: pa.DataType) -> str:
 
 def as_numbers(column: pa.Array, style: NumberStyle) -> np.ndarray:
     """Float64 [rows] of a column, NaN where there is no number."""
-    from components.data.sources.parsing import numbers
-
     if pa.types.is_string(column.type):
         column = numbers(column, style)
     elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):

@@ -36,6 +36,7 @@ class Options:
       decimal: The decimal point of numbers that are text.
       header: Names of the columns of a CSV file without a header.
       missing: Further text that stands for a missing value.
+      unreadable: `leave_out` where rows that cannot be read are left out and counted; else one of them is refused.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Options:
     decimal: str = ""
     header: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    unreadable: str = "refuse"
 
     def __post_init__(self) -> None:
         taken = keyword.iskeyword(self.name) or self.name in sys.stdlib_module_names

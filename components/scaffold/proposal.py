@@ -293,7 +293,10 @@ def _left_out(
 
 
 def _warnings(table: TableProfile, options: Options, left_out: dict[str, str]) -> list[str]:
-    notes = []
+    notes = [f"{table.unreadable}."] if table.unreadable else []
+    notes += [f"{name}: {column.unreadable}." for name, column in table.columns.items() if column.unreadable]
+    if table.no_time and table.time.days:
+        notes.append(f"Rows without a time are left out, such as {table.no_time}.")
     if table.repeated:
         notes.append(f"{table.repeated:,} rows are there more than once.")
     label = options.label.lower()

@@ -34,7 +34,14 @@ def first_look(options: Options) -> Source:
     missing = (*MISSING, *options.missing)
     data = _without_password(options)
     time = () if options.time == ("none",) else options.time
-    source = Source(data, missing=missing, time=time, time_zone=options.time_zone, time_format=options.time_format)
+    source = Source(
+        data,
+        missing=missing,
+        time=time,
+        time_zone=options.time_zone,
+        time_format=options.time_format,
+        unreadable=options.unreadable,
+    )
     if source.format == "sql":
         source = replace(source, table=options.table or _only_table(source))
     elif source.format == "csv":
@@ -217,7 +224,7 @@ def time_form(source: Source, table: TableProfile, options: Options) -> Source:
         )
     if not column.time_forms[0]:
         _check_times(source, table)
-    if column.missing:
+    if column.missing and not source.lenient:
         raise source.error(
             "Not every row has a time.",
             expected=f"a time in the column {column.name} of each row",
@@ -230,7 +237,7 @@ def time_form(source: Source, table: TableProfile, options: Options) -> Source:
 
 
 def _check_times(source: Source, table: TableProfile) -> None:
-    if table.no_time:
+    if table.no_time and not source.lenient:
         raise source.error(
             f"Not every row has a time that there is in the zone {source.time_zone}.",
             expected=f"times in the form {source.time_format or 'ISO 8601'}, and none that the clocks skipped",

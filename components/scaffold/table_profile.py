@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ class TableProfile:
       key_with_time: Whether no two rows of one time have.
       no_time: The first row whose time is none in its zone; "" where there is none.
       time: The times by day, where their form is known before; otherwise the column's profile has them.
+      unreadable: How many rows are no rows of the table and are left out, and why the first one; "" where none is.
     """
 
     columns: dict[str, ColumnProfile]
@@ -51,6 +52,7 @@ class TableProfile:
     key_with_time: bool
     no_time: str
     time: Fit
+    unreadable: str = ""
 
 
 def profile(
@@ -69,14 +71,16 @@ def profile(
       TerminalError: The data cannot be read, are empty, or lack these columns.
     """
     scan: _Scan | None = None
-    for rows in read(source, ReadReport(source)):
+    report = ReadReport(source)
+    for rows in read(source, report):
         scan = scan or _Scan(source, label, time, drop, key)
         scan.add(rows)
     if scan is None:
         raise source.error(
             f"{source.name} has not a single row.", expected="rows", received="none", remedy="Name data with rows."
         )
-    return scan.profile()
+    left_out = f"{report.left_out:,} rows are left out, such as: {report.examples[0]}" if report.left_out else ""
+    return replace(scan.profile(), unreadable=left_out)
 
 
 class _Scan:

@@ -24,8 +24,8 @@ from airtight.errors import TerminalError
 from airtight.interval import Interval
 from airtight.predictions import INPUT, OTHER_OUTPUTS, OUTPUT, REQUEST, ROW, SIGNATURE, TIME
 from components.data import predictions as prediction_log
-from components.data import shards
 from components.data.example_frame import columns_of
+from components.data.pieces import write_parquet
 from components.schema import DAY as DAY_BLOCKS
 from components.schema import ExampleSchema
 from components.tasks import task_of
@@ -200,7 +200,7 @@ def of_log(
             rows += table.num_rows
             yield table
 
-    shards.write_parquet(path, counted(), first.schema)
+    write_parquet(path, counted(), first.schema)
     assert rows == pq.read_metadata(path).num_rows
     frame = spark.read.parquet(str(path))
     # Written twice, such as where a file was closed while it was read: it is the same row.

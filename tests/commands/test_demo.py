@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.home import Home
 from commands import demo, preparation
+from components.data import tfrecords
 from components.data.lake import Lake
 from components.modelling.model_server import ModelServer, VersionState
 from tests.components import toy
@@ -145,6 +147,13 @@ def test_an_interval_counts_as_served_only_while_its_model_is_there(home: Home, 
     (home.models("toy") / str(PUSHED)).mkdir(parents=True)
     assert served_run(airflow, home, "2020-03-01") == RUN
     assert served_run(airflow, home, "2020-03-02") == ""
+    folder = home.path / "examples" / "Split-test"
+    for file in folder.glob("*.parquet"):
+        tfrecords.write(folder / f"{file.stem}.tfrecord.gz", [pq.read_table(file)])
+        file.unlink()
+    assert served_run(airflow, home, "2020-03-01") == RUN, "in either format"
+    shutil.rmtree(folder)
+    assert served_run(airflow, home, "2020-03-01") == ""
 
 
 def test_an_interval_of_an_earlier_pipeline_does_not_count_as_served(home: Home, airflow: FakeAirflow) -> None:

@@ -255,6 +255,26 @@ def test_spark_says_what_the_server_says_in_the_same_bytes_however_the_rows_are_
     assert np.max(np.abs(served - predicted["probability"].to_numpy())) > 0.01, "the two versions say different things"
 
 
+class Fussy(Candidate):
+    """Fails where a size is too large."""
+
+    @tf.function(input_signature=Candidate.serve.input_signature)
+    def serve(self, colour, size):
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(~(size > 100.0)), ["too large"])]):
+            return {"probability": size * 0}
+
+
+@pytest.mark.slow
+def test_a_row_on_which_the_model_fails_is_named(spark, run, tmp_path):
+    fussy, rows = Fussy(0), table()
+    tf.saved_model.save(fussy, str(tmp_path / "models" / "m" / "1"), signatures=fussy.serve)
+    size = np.array(rows["size"])
+    size[1234] = 1000
+    with pytest.raises(TerminalError, match=r"cannot answer for a row.*id k01234, colour .*, at 2020-.*: .*too large"):
+        run("out", rows.set_column(1, "size", pa.array(size)), serving_root=str(tmp_path / "models"))
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.slow
 def test_files_are_by_local_day_and_the_artifact_says_by_which_model(spark, run, models_root):
     predictions = run("out", table(600))

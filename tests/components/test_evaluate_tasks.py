@@ -247,6 +247,24 @@ def test_shards_in_any_order_are_judged_by_time(tmp_path):
     np.testing.assert_allclose(one.baseline, three.baseline)
 
 
+def test_a_row_on_which_a_model_fails_is_named(tmp_path):
+    rows = table("numbers", 9000, 3)
+    size = np.array(rows["size"])
+    size[8500] = 1000
+    test = rows.set_column(rows.column_names.index("size"), "size", pa.array(size))
+    toy.examples(tmp_path / "e", train=rows, validation=rows.slice(0, 0), test=test)
+
+    def answer(size):
+        with tf.control_dependencies([tf.debugging.assert_less(size, 100.0, "too large")]):
+            return size * 5
+
+    candidate = model(tmp_path / "m", "numbers", answer)
+    predictor = saved_model.Predictor(saved_model.serving_folder(candidate.uri), REGRESSION)
+    judged = evaluation_rows.read(tmp_path / "e", REGRESSION, "UTC")
+    with pytest.raises(TerminalError, match=r"fails on row 8500 of the split test \(id k8500, at 2020-.*too large"):
+        judged.predictions(predictor)
+
+
 def test_rows_without_a_time_are_judged_by_runs_of_rows(tmp_path):
     rows = table("classes", 1000, 3).drop_columns("at")
     toy.examples(tmp_path, train=rows, validation=rows, test=rows)

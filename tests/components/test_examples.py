@@ -40,11 +40,6 @@ def test_an_empty_split_has_no_rows(tmp_path):
     assert {name: len(column) for name, column in reading.features(table, toy.SCHEMA).items()}["size"] == 0
 
 
-def test_concatenated(tmp_path):
-    one, other = {"a": np.array([1, 2])}, {"a": np.array([3])}
-    assert reading.concatenated(one, other)["a"].tolist() == [1, 2, 3]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

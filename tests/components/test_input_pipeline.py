@@ -59,7 +59,7 @@ def test_a_full_disk_loses_no_rows_in_silence(rows):
 
 def test_the_shares_of_a_batch_are_its_parts_one_after_the_other():
     rows = stored(26)
-    windows = windows_of(rows, 8)
+    windows = windows_of(rows, 8, 1 << 20)
     whole = seen(batches(rows, windows, 3, 0, 2))
     shares = [seen(batches(rows, windows, 3, 0, 2, share, 2)) for share in range(2)]
     assert [one + other for one, other in zip(*shares, strict=True)] == whole
@@ -104,7 +104,7 @@ def test_one_window_is_in_memory_and_the_next_is_read_when_it_is_used_up(monkeyp
 
 
 def test_rows_that_fit_are_one_window_and_a_window_has_whole_blocks():
-    assert windows_of(stored(26), 8).count == 1
+    assert windows_of(stored(26), 8, 1 << 20).count == 1
     windows = windows_of(stored(1000, block=100), 8, window_bytes=9 * 250)
     assert (windows.blocks, windows.count, windows.steps) == (2, 5, 5 * 25)
     assert windows_of(stored(1000, block=100), 256, window_bytes=1).blocks == 3, "a batch fits into a window"

@@ -18,7 +18,7 @@ from tfx_bsl.tfxio import dataset_options
 
 from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
-from components.data import examples, shards, tfrecords
+from components.data import examples, pieces, shards, tfrecords
 from components.data.example_frame import columns_of
 from components.data.feature_kinds import parse_specs
 from tests.components.test_feature_kinds import JPEG, PNG, SCHEMA
@@ -80,13 +80,65 @@ def test_a_split_of_no_rows_is_one_shard_of_none(tmp_path, format_):
     assert empty.schema.equals(COLUMNS) and not list(examples.batches(tmp_path, "train", SCHEMA))
 
 
-def test_large_values_end_a_row_group_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 100_000)
-    monkeypatch.setattr(shards, "UNIT", 100)
-    (path,) = write(tmp_path, table(), shard_rows=ROWS)
-    groups = pq.ParquetFile(path).metadata
-    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
-    assert sum(sizes) == ROWS and len(sizes) > 2 and {size % 100 for size in sizes} == {0}
+LARGE = pa.schema({"id": pa.string(), "image": pa.binary(), "texts": pa.list_(pa.string())})
+
+
+def large_rows(rows: int = 400) -> pa.Table:
+    """Some values small, some of a kilobyte; all the same, so that a dictionary would hide them."""
+    columns = {
+        "id": [f"k{i}" for i in range(rows)],
+        "image": [b"x" * (2000 if i % 3 else 0) for i in range(rows)],
+        "texts": [["y" * 1000] * (i % 3) or None for i in range(rows)],
+    }
+    return pa.table(columns, LARGE)
+
+
+def test_large_values_end_a_row_group_at_the_same_rows_however_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "ROW_GROUP_BYTES", 100_000)
+    rows = large_rows()
+    for batch in (7, 400):
+        parts = (rows.slice(start, batch) for start in range(0, rows.num_rows, batch))
+        pieces.write_parquet(tmp_path / f"{batch}.parquet", parts, LARGE)
+    assert (tmp_path / "7.parquet").read_bytes() == (tmp_path / "400.parquet").read_bytes()
+    with pq.ParquetFile(tmp_path / "7.parquet") as source:
+        groups = [source.read_row_group(i) for i in range(source.num_row_groups)]
+    assert pa.concat_tables(groups).equals(rows)
+    sizes = [sum(len(row["image"]) + sum(map(len, row["texts"] or ())) for row in g.to_pylist()) for g in groups]
+    assert len(groups) > 2 and max(sizes) <= 100_000 + 4000 and min(sizes[:-1]) > 90_000
+
+
+def test_a_piece_of_large_values_is_few_rows_whatever_the_row_groups_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 20_000)
+    rows = large_rows()
+    for group in (5, 400):
+        path = tmp_path / f"{group}.parquet"
+        pq.write_table(rows, path, row_group_size=group, use_dictionary=False)
+        with pq.ParquetFile(path) as source:
+            every = list(pieces.pieces(source, 8192))
+            narrow = list(pieces.pieces(source, 8192, ["id"]))
+        assert pa.Table.from_batches(every).equals(rows)
+        assert max(piece.nbytes for piece in every) < 30_000
+        assert max(piece.num_rows for piece in narrow) == group
+
+
+@pytest.mark.parametrize("format_", shards.FORMATS)
+def test_pieces_of_examples_with_images_are_bounded_in_bytes_in_either_format(tmp_path, monkeypatch, format_):
+    image = PNG + b"." * 2000
+    rows = table(600)
+    rows = rows.set_column(rows.schema.get_field_index("image"), COLUMNS.field("image"), pa.array([image] * 600))
+    for module in (pieces, tfrecords):
+        monkeypatch.setattr(module, "PIECE_BYTES", 200_000)
+    monkeypatch.setattr(pieces, "ROW_GROUP_BYTES", 200_000)
+    write(tmp_path, rows, format_=format_)
+    read = list(examples.batches(tmp_path, "train", SCHEMA))
+    assert sum(len(piece) for piece in read) == 600 and max(piece.nbytes for piece in read) < 250_000
+    assert max(len(piece) for piece in examples.batches(tmp_path, "train", SCHEMA, ("id",))) >= 50
+
+
+def test_spark_ends_a_block_of_large_values_that_repeat_early(tmp_path, spark):
+    frame = spark.range(2000, numPartitions=1).selectExpr("id", "repeat('x', 50000) AS text")
+    sizes = [piece.nbytes for piece in shards.read_parts(shards.sorted_parts(frame, ["id"], tmp_path / "sorted"))]
+    assert sum(sizes) > 100_000_000 and max(sizes) < 2 * shards.PART_BLOCK
 
 
 def test_rows_are_taken_as_many_as_wanted_and_none_is_lost():

@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError, TransientError
+from components.data import dealt_rows, lake_import, pieces
 from components.data.lake import Lake, Table
 from components.data.lake_import import ROW, fill, table_of
 from components.data.sources import ReadReport, Source, csv_files, read
@@ -121,7 +123,7 @@ def test_forms_of_numbers_and_times(lake, tmp_path, text, options, expected):
         ("at,y,s\n" + ROW_1, "rides.csv has another header: it lacks columns of the table rides. Expected: x"),
         ("at,x,x\n" + ROW_1, "The header of rides.csv is none. Expected: a name for each column"),
         ("at,x,\n" + ROW_1, "column 3 without a name"),
-        (HEADER + ROW_1 + "2013-01-01,2,a\n", "2 rows have the key at 2013-01-01"),
+        (HEADER + ROW_1 + "2013-01-01,2,a\n", "Several rows have the key at 2013-01-01"),
     ],
 )
 def test_bad_csv_is_refused_by_row_and_column_and_leaves_nothing(lake, tmp_path, text, expected):
@@ -174,6 +176,34 @@ def test_a_file_that_grows_while_it_is_read_is_a_fault_that_a_retry_may_heal(lak
         file.write(ROW_1)
     with pytest.raises(TransientError, match="changed while it was read"):
         list(pieces)
+
+
+@pytest.mark.parametrize("name", ["rides.jsonl", "rides.jsonl.gz", "rides.csv.gz", "rides.parquet"])
+def test_a_file_that_is_read_before_it_is_whole_may_be_whole_at_the_next_try(lake, tmp_path, monkeypatch, name):
+    text = b'{"at": "2013-01-01", "x": 1.5, "s": "a"}\n' * 3 if "json" in name else (HEADER + ROW_1).encode() * 3
+    whole = gzip.compress(text) if name.endswith(".gz") else text
+    source = Source(written(tmp_path, whole[:-15], name), time=("at",))
+    if "parquet" in name or "json" in name:
+        refusal(lake, source)  # Where nobody writes to it, it is broken for good.
+    stat = os.fstat
+
+    def stat_before_it_grows(descriptor: int) -> os.stat_result:
+        before = stat(descriptor)
+        with open(source.data, "ab") as file:
+            file.write(whole[-15:-14])
+        return before
+
+    monkeypatch.setattr(os, "fstat", stat_before_it_grows)
+    with pytest.raises(TransientError, match=f"{name} changed while it was read"):
+        fill(lake, TABLE, source, "UTC")
+    assert lake.numbers("rides") == []
+
+
+@pytest.mark.parametrize("name", ["rides.csv.gz", "rides.jsonl.gz"])
+def test_what_cannot_be_unpacked_is_named(lake, tmp_path, name):
+    row = HEADER if "csv" in name else '{"at": "2013-01-01T00:00:00Z"}\n'
+    for content in (row.encode(), gzip.compress(row.encode())[:-4]):
+        assert f"{name} cannot be unpacked" in refusal(lake, Source(written(tmp_path, content, name), time=("at",)))
 
 
 def test_a_file_that_may_not_be_opened_is_named(lake, tmp_path):
@@ -246,6 +276,69 @@ def test_parquet_keeps_its_types_lists_and_bytes(lake, tmp_path):
     lake.verify(table, file, "UTC")
 
 
+@pytest.mark.parametrize(
+    "values, kind",
+    [
+        (pa.array([[1]]), pa.float64()),
+        (pa.array([{"a": 1}]), pa.float64()),
+        (pa.array([datetime(2013, 1, 1)]), pa.float64()),
+        (pa.array([datetime(2013, 1, 1)]), pa.int64()),
+        (pa.array([date(2013, 1, 1)]), pa.int64()),
+        (pa.array([b"x"]), pa.float64()),
+        (pa.array([b"\xff"]), pa.string()),
+        (pa.array([{"a": 1}]), pa.string()),
+        (pa.array([datetime(2013, 1, 1)]), pa.list_(pa.float32())),
+        (pa.array([True]), pa.list_(pa.float32())),
+        (pa.array([Decimal(1)]), pa.list_(pa.float32())),
+        (pa.array(["a"]), pa.binary()),
+        (pa.array([Decimal(".5")]), pa.int64()),
+        (pa.array([Decimal("1.5")]), pa.bool_()),
+        (pa.array([2**63 + 5], pa.uint64()), pa.int64()),
+        (pa.array([3_000_000_000]), pa.int32()),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_value_of_another_type_is_named_and_never_changed(lake, tmp_path, values, kind):
+    table = Table("t", pa.schema({"x": kind, ROW: pa.int64()}), key=(ROW,), time=None)
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": values}), path)
+    assert "What stands in row 1, column x of t.parquet is not " in refusal(lake, Source(str(path)), table)
+
+
+def test_one_value_that_does_not_fit_is_left_out_alone(lake, tmp_path):
+    table = Table("t", pa.schema({"y": pa.int64()}), key=("y",), time=None)
+    path = tmp_path / "t.parquet"
+    values = [Decimal(number) for number in range(50)]
+    pq.write_table(pa.table({"y": pa.array([*values[:31], Decimal("1.5"), *values[31:]])}), path)
+    made = fill(lake, table, Source(str(path), unreadable="leave_out"), "UTC")
+    assert made.left_out == 1 and "row 32, column y" in made.examples[0]
+    assert sorted(row["y"] for row in rows_of(lake, "t")) == list(range(50))
+
+
+def test_numbers_of_other_sizes_become_those_of_the_lake(lake, tmp_path):
+    wanted = {"a": pa.int64(), "b": pa.float64(), "c": pa.list_(pa.float32()), "d": pa.int64(), "e": pa.float64()}
+    given = {
+        "a": pa.array([Decimal("3.00")]),
+        "b": pa.array([2**53 + 1]),
+        "c": pa.array([[2**24 + 1, 0.1]]),
+        "d": pa.array([True]),
+        "e": pa.array([Decimal(".1")]),
+    }
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(given), path)
+    fill(lake, Table("t", pa.schema(wanted), key=("a",), time=None), Source(str(path)), "UTC")
+    (row,) = rows_of(lake, "t")
+    assert row == {"a": 3, "b": 2.0**53, "c": [2.0**24, pytest.approx(0.1)], "d": 1, "e": 0.1}
+
+
+def test_an_epoch_that_no_instant_has_is_named(lake, tmp_path):
+    for values in (pa.array([1, 10**15]), pa.array([1e3, 1e30]), pa.array([[1], [2]])):
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"at": values, "x": [1.0, 1], "s": ["a", "b"]}), path)
+        fault = refusal(lake, Source(str(path), time=("at",), time_format="epoch_s"))
+        assert "column at of t.parquet is not a time" in fault
+
+
 def test_what_is_no_parquet_is_refused(lake, tmp_path):
     assert "is no whole Parquet file" in refusal(lake, Source(written(tmp_path, b"PAR1xx", "r.parquet"), time=("at",)))
 
@@ -316,9 +409,7 @@ def test_a_broken_write_leaves_the_version_before(lake, tmp_path):
 
 
 def test_rows_go_to_disk_when_they_are_many_and_come_back_in_order(lake, tmp_path, monkeypatch):
-    from components.data import lake_import
-
-    monkeypatch.setattr(lake_import, "_BUFFER", 1000)
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1000)
     monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
     lines = [f"2013-01-{1 + n % 7:02d}T{n // 7 % 24:02d}:{n % 60:02d}:{n // 168:02d},{n},s{n}\n" for n in range(2000)]
     made = fill(lake, TABLE, Source(written(tmp_path, HEADER + "".join(lines)), time=("at",)), "UTC")
@@ -336,24 +427,45 @@ def test_a_report_keeps_a_few_examples():
     assert os.path.basename(source.data) == source.name
 
 
-def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, monkeypatch):
-    from components.data import lake_import
-
+@pytest.mark.parametrize("days", [28, 1])
+def test_reading_and_filling_hold_a_bounded_part_of_the_data(lake, tmp_path, monkeypatch, days):
     monkeypatch.setattr(csv_files, "BLOCK", 1 << 16)
-    monkeypatch.setattr(lake_import, "_BUFFER", 1 << 18)
-    lines = [f"2013-01-{1 + n % 28:02d}T00:00:{n % 60:02d}.{n:06d},{n},some words of row {n}\n" for n in range(120_000)]
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1 << 18)
+    monkeypatch.setattr(dealt_rows, "PIECE", 200)
+    monkeypatch.setattr(pieces, "ROW_GROUP_BYTES", 1 << 18)
+    words = "some words of a row " * 20
+    lines = [
+        f"2013-01-{1 + n % days:02d}T{n // 7 % 24:02d}:00:{n % 60:02d}.{n:06d},{n},{words}{n}\n" for n in range(40_000)
+    ]
     source = Source(written(tmp_path, HEADER + "".join(lines)), time=("at",))
     size, before, held = os.path.getsize(source.data), pa.total_allocated_bytes(), []
     for _ in read(source):
         held.append(pa.total_allocated_bytes() - before)
     assert max(held) < size / 5
-    held.clear()
-    typed = lake_import._typed
-    monkeypatch.setattr(
-        lake_import, "_typed", lambda *args: (held.append(pa.total_allocated_bytes() - before), typed(*args))[1]
-    )
-    assert fill(lake, TABLE, source, "UTC").rows == 120_000
-    assert max(held) < size / 5
+    for module, name in ((lake_import, "_typed"), (pieces, "_bytes")):  # While it is read, and while it is written.
+        called = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, f=called: (held.append(pa.total_allocated_bytes() - before), f(*args))[1]
+        )
+    assert fill(lake, TABLE, source, "UTC").rows == 40_000
+    assert max(held) < size / 5 and len(held) > 40
+    rows = rows_of(lake, "rides")
+    assert len(rows) == 40_000 and [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    assert lake.snapshot("rides").files[0].rows == sum(1 for row in rows if row["at"].day == 1)
+
+
+def test_doubled_rows_are_found_across_pieces_and_parts(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(dealt_rows, "PIECE", 3)
+    monkeypatch.setattr(dealt_rows, "BUFFER", 1)
+    monkeypatch.setattr(csv_files, "BLOCK", 64)
+    lines = [f"2013-01-01T00:00:{n % 20:02d},{n % 20},a\n" for n in range(100)]
+    made = fill(lake, TABLE, Source(written(tmp_path, HEADER + "".join(lines)), time=("at",)), "UTC")
+    assert (made.rows, made.doubled) == (20, 80)
+    assert [row["x"] for row in rows_of(lake, "rides")] == list(range(20))
+    lines[77] = lines[77].replace(",a", ",b")
+    other = Source(written(tmp_path, HEADER + "".join(lines)), time=("at",))
+    with pytest.raises(TerminalError, match=r"Several rows have the key at 2013-01-01 00:00:17.*s (a and b|b and a)"):
+        fill(lake, TABLE, other, "UTC")
 
 
 def test_a_column_that_is_called_row_is_no_key_under_another_name(lake, tmp_path):

@@ -15,13 +15,13 @@ from airtight.errors import TerminalError
 from components.data.examples import labels, read_table
 from components.modelling import (
     encoder_layers,
-    input_pipeline,
     labelled_examples,
     raw_features,
     row_store,
     saved_model,
     tabular,
 )
+from components.modelling.boosted_trees import TreeSettings
 from components.modelling.labelled_examples import LabelledExamples, sampled
 from components.modelling.weights import file_of
 from components.schema import ExampleSchema, Feature
@@ -77,7 +77,7 @@ def test_a_picture_that_is_none_is_refused_by_its_row(tmp_path):
     artifact = tables.examples(
         tmp_path / "examples", PICTURE, train=rows.set_column(rows.column_names.index("picture"), "picture", [broken])
     )
-    with pytest.raises(TerminalError, match="row 411 of the split train"):
+    with pytest.raises(TerminalError, match=r"row 411 of the split train \(id k1, at 2020-01-01 06:51"):
         tables.train(tmp_path, "PICTURE", artifact)
     assert not saved_model.serving_folder(str(tmp_path / "model")).exists()
 
@@ -89,6 +89,19 @@ def test_trees_alone_answer_and_keep_no_weights(tmp_path):
     answers, expected = predictions(tmp_path / "examples", folder, tables.QUANTILES)
     assert (np.diff(answers, axis=1) >= 0).all() and np.abs(expected - answers[:, 1]).mean() < 45
     assert not file_of(str(tmp_path / "model")).exists()
+
+
+def sampled_trees(*args):
+    """A model of few trees, which learn from half of the rows."""
+    trees = TreeSettings(most=3, rows=300)
+    return tabular.build(*args, tabular.Settings(network=None, trees=trees))
+
+
+def test_trees_that_learn_from_a_sample_say_so(tmp_path, caplog):
+    _, record = tables.train(tmp_path, "BINARY", model_fn=f"{__name__}:sampled_trees")
+    learned = record["rows"]["ensemble_member"]
+    assert 200 < learned < 400 and record["rows"]["fitted"] == 600
+    assert f"Trees see a sample, {learned} of the 600 rows of train." in caplog.text
 
 
 @pytest.mark.parametrize("place", [0, 1, 4])
@@ -143,12 +156,13 @@ def test_pieces_and_blocks_of_another_size_are_the_same_training(tmp_path, monke
 
 def test_rows_that_do_not_fit_in_a_window_are_learned_from_too(tmp_path, monkeypatch):
     monkeypatch.setattr(row_store.RowStore.__init__, "__defaults__", (64,))
-    monkeypatch.setattr(input_pipeline.windows_of, "__defaults__", (1,))
-    folder, _ = tables.train(tmp_path, "BINARY", epochs=4)
+    folder, _ = tables.train(tmp_path, "BINARY", epochs=4, window_mb=0)
     answers, expected = predictions(tmp_path / "examples", folder, BINARY)
     assert np.mean((answers > 0.5) == expected) > 0.8
-    again, _ = tables.train(tmp_path / "again", "BINARY", epochs=4)
+    again, _ = tables.train(tmp_path / "again", "BINARY", epochs=4, window_mb=0)
     np.testing.assert_array_equal(answers, predictions(tmp_path / "examples", again, BINARY)[0])
+    other, _ = tables.train(tmp_path / "other", "BINARY", epochs=4)
+    assert (answers != predictions(tmp_path / "examples", other, BINARY)[0]).any(), "one window is shuffled whole"
 
 
 def test_weights_pull_the_probability_and_a_scale_of_them_does_nothing(tmp_path):

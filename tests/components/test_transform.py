@@ -35,7 +35,7 @@ from airtight.verdict import Check, Verdict
 from components.artifacts import Dataset, ValidationReport
 from components.data import examples as reading
 from components.data.dataset import DatasetReader, TableFiles
-from components.data.feature_kinds import IMAGE_HEADS
+from components.data.feature_kinds import IMAGE_HEADS, IMAGE_TAILS
 from components.data.lake import Lake
 from components.data.tfrecords import SCHEMA_FILE
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
@@ -352,7 +352,8 @@ def test_weights_are_written_and_one_that_is_none_is_refused_with_its_row(run, v
 def wide(table):
     """Every kind of feature: of row 4n what is wrong of its kind, of the others what is right, missing or nothing."""
     wrong, missing = F.col("id") % 4 == 0, F.col("id") % 4 == 1
-    png, jpeg = (F.lit(bytearray(head + b"rest")) for head in IMAGE_HEADS.values())
+    png, jpeg = (F.lit(bytearray(head + b"." * 2000 + IMAGE_TAILS[name])) for name, head in IMAGE_HEADS.items())
+    cut_off = F.when(F.col("id") % 8 == 0, F.substring(png, 1, 1500)).otherwise(F.substring(jpeg, 1, 1500))
 
     def dealt(right, other):
         return F.when(wrong, other).when(~missing, right)
@@ -362,7 +363,10 @@ def wide(table):
             "tags": F.array(F.lit("b"), F.lit(None), F.lit(""), F.col("colour")),
             "words": F.concat(F.lit("Zürich "), F.col("colour")),
             "place": dealt(F.array(F.lit(1), F.lit(None)).cast("array<double>"), F.array(F.lit(1.0))),
-            "photo": dealt(F.when(F.col("id") % 4 == 2, png).otherwise(jpeg), F.lit(bytearray(b"GIF89a"))),
+            "photo": dealt(
+                F.when(F.col("id") % 4 == 2, png).otherwise(F.concat(jpeg, F.lit(bytearray(100)))),
+                F.when(F.col("id") % 16 == 0, F.lit(bytearray(b"GIF89a"))).otherwise(cut_off),
+            ),
         }
     )
 
@@ -384,7 +388,7 @@ def test_every_kind_of_feature_is_written_and_wrong_values_are_named_or_counted(
     with pytest.raises(TerminalError) as refused:
         run()
     for words in (
-        "of another length than the schema's, or hold an infinite number; neither a PNG nor a JPEG",
+        "of another length than the schema's, or hold an infinite number; neither a whole PNG nor a whole JPEG",
         "photo in 8 of 32 rows, such as ('",
         "place in 8 of 32 rows, such as ('",
     ):
@@ -489,7 +493,7 @@ def test_without_a_time_rows_are_split_by_a_hash_of_their_keys(run):
         run("doubled")
 
 
-def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_named(run):
+def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_named(run, caplog):
     first = DAYS[0].toordinal() * 4
     tasks = {
         "multiclass": ({"classes": ("whole", "broken")}, F.expr("if(broken = 1, 'broken', 'whole')")),
@@ -504,7 +508,9 @@ def test_labels_of_every_task_are_written_as_it_has_them_and_wrong_ones_are_name
         )
         examples = run(task)
         assert set(split(examples, "train")["broken"].to_pylist()) == values[task]
+        assert "rounded" not in caplog.text
         records = run(f"{task}-records", format="tfrecord")
+        assert ("float32 alone: broken are rounded" in caplog.text) == (task == "regression")
         for name in examples.splits:
             rows = reading.read_table(Path(records.uri), name, run.code.SCHEMA, ("broken", "id"))
             assert rows.to_pylist() == split(examples, name).select(["broken", "id"]).to_pylist()

@@ -1,6 +1,6 @@
 """The kinds of features: how each is checked, stored, and given to a model, in Spark, Arrow, NumPy and TensorFlow."""
 
 from components.data.feature_kinds.kinds import KINDS, kind_of, parse_specs
-from components.data.feature_kinds.single import IMAGE_HEADS, Text
+from components.data.feature_kinds.single import IMAGE_HEADS, IMAGE_TAILS, Text
 
-__all__ = ["IMAGE_HEADS", "KINDS", "Text", "kind_of", "parse_specs"]
+__all__ = ["IMAGE_HEADS", "IMAGE_TAILS", "KINDS", "Text", "kind_of", "parse_specs"]

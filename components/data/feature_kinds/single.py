@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 IMAGE_HEADS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 """The first bytes of an image, by format."""
+IMAGE_TAILS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""What ends it: a file that was cut off has none. Some programs write a little behind it."""
+BEHIND = 1024
+"""Bytes at the end in which that is looked for."""
 
 
 class Number(FeatureKind):
@@ -107,10 +111,10 @@ class Text(FeatureKind):
 
 
 class Image(FeatureKind):
-    """Object array of bytes [rows], of a PNG or JPEG file, b"" where missing. Only the first bytes are looked at."""
+    """Object array of bytes [rows], of a PNG or JPEG file, b"" where missing. Its beginning and end are looked at."""
 
     spark_type, stored = "binary", "bytes"
-    wrong = "neither a PNG nor a JPEG"
+    wrong = "neither a whole PNG nor a whole JPEG"
 
     @override
     def arrow_type(self, feature: Feature) -> pa.DataType:
@@ -141,8 +145,10 @@ class Image(FeatureKind):
         from pyspark.sql import functions as F
 
         right = F.octet_length(value) == 0
-        for head in IMAGE_HEADS.values():
-            right = right | (F.substring(value, 1, len(head)) == F.lit(bytearray(head)))
+        for name, head in IMAGE_HEADS.items():
+            begins = F.substring(value, 1, len(head)) == F.lit(bytearray(head))
+            ends = F.contains(F.substring(value, -BEHIND, BEHIND), F.lit(bytearray(IMAGE_TAILS[name])))
+            right = right | (begins & ends)
         return column.isNotNull() & ~right
 
     @override

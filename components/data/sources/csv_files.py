@@ -81,7 +81,7 @@ def _read_file(path: Path, names: list[str], source: Source, report: ReadReport)
 
     def ragged(row: pa.csv.InvalidRow) -> str:
         skipped.append(row)
-        return "error" if source.unreadable == "refuse" else "skip"
+        return "skip" if source.lenient else "error"
 
     place = 1 if source.header else 2
     with watched(path) as file:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.pieces import pieces
 from components.data.sources.source import ReadReport, Rows, Source
 from components.data.sources.watched_file import watched
 
 PIECE = 16_384
-"""Rows in a piece."""
+"""Rows in a piece, at most."""
+READ_BYTES = 1 << 20
+"""Bytes of a column that are read at a time: a row group of another's file may be of any size."""
 
 
 def read(source: Source, report: ReadReport) -> Iterator[Rows]:
@@ -25,7 +28,7 @@ def read(source: Source, report: ReadReport) -> Iterator[Rows]:
     for path in source.files():
         with watched(path) as file:
             try:
-                with pq.ParquetFile(file) as opened:
+                with pq.ParquetFile(file, buffer_size=READ_BYTES) as opened:
                     if schema is not None and not opened.schema_arrow.equals(schema):
                         raise source.error(
                             f"{path.name} has other columns than the file before it.",
@@ -41,7 +44,7 @@ def read(source: Source, report: ReadReport) -> Iterator[Rows]:
                             received=[f"{name} twice" for name in doubled],
                             remedy="Write it with other names.",
                         )
-                    for batch in opened.iter_batches(batch_size=PIECE):
+                    for batch in pieces(opened, PIECE):
                         yield Rows(batch, place, path.name)
                         place += batch.num_rows
             except (pa.ArrowInvalid, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -77,7 +78,7 @@ def instants(values: pa.Array, time_format: str, zone: str) -> pa.Array:
     """
     kind = values.type
     if time_format in EPOCHS:
-        micros = pc.multiply(values if not pa.types.is_string(kind) else numbers(values), EPOCHS[time_format])
+        micros = pc.multiply_checked(values if not pa.types.is_string(kind) else numbers(values), EPOCHS[time_format])
         return pc.round(micros).cast(pa.int64()).cast(INSTANT)
     if pa.types.is_date(kind):
         return local_instants(values.cast(pa.timestamp("us")), zone or "UTC")
@@ -115,6 +116,10 @@ def _by_pandas(text: pa.Array, time_format: str, zone: str) -> pa.Array:
 def time_of(rows: Rows, source: Source) -> pa.Array:
     """The instants of rows, from the columns that `Source.time` names; null where they make none."""
     columns = [rows.column(name) for name in source.time]
+    return _where_possible(lambda parts: _time_of(parts, source), columns, INSTANT)
+
+
+def _time_of(columns: Sequence[pa.Array], source: Source) -> pa.Array:
     if len(columns) == 1:
         return instants(columns[0], source.time_format, source.time_zone)
     lowered = [name.lower() for name in source.time]
@@ -141,8 +146,23 @@ def _as_numbers(column: pa.Array) -> pa.Array:
     return numbers(column) if pa.types.is_string(column.type) else column.cast(pa.float64())
 
 
+def _where_possible(
+    convert: Callable[[Sequence[pa.Array]], pa.Array], columns: Sequence[pa.Array], kind: pa.DataType
+) -> pa.Array:
+    """What becomes of columns, null in rows of which nothing can become: Arrow refuses all rows because of one."""
+    try:
+        return convert(columns)
+    except pa.ArrowNotImplementedError:  # No value of this type is one of that.
+        return pa.nulls(len(columns[0]), kind)
+    except pa.ArrowInvalid:
+        if not (half := len(columns[0]) // 2):
+            return pa.nulls(len(columns[0]), kind)
+        parts = [[column[:half] for column in columns], [column[half:] for column in columns]]
+        return pa.concat_arrays([_where_possible(convert, part, kind) for part in parts])
+
+
 def typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str = "") -> pa.Array:
-    """A column in a type of the lake, null where a value does not fit.
+    """A column in a type of the lake, null where a value does not fit: none is changed into another.
 
     Args:
       values: In the source's type.
@@ -150,7 +170,13 @@ def typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str = 
       source: How its text is read.
       separator: Of the items of a list that is text.
     """
-    if pa.types.is_null(values.type):
+    return _where_possible(lambda parts: _typed(parts[0], kind, source, separator), [values], kind)
+
+
+def _typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str) -> pa.Array:
+    numeric = not (pa.types.is_temporal(kind) or pa.types.is_string(kind))
+    # A time as a number would be one of days or of microseconds.
+    if pa.types.is_null(values.type) or (numeric and pa.types.is_temporal(values.type)):
         return pa.nulls(len(values), kind)
     if values.type == kind:
         return values
@@ -167,7 +193,9 @@ def typed(values: pa.Array, kind: pa.DataType, source: Source, separator: str = 
         values = _booleans(values) if boolean else pc.coalesce(numbers(values, style), _truth(values))
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         values = _whole(values, pa.types.is_boolean(kind))
-    return values.cast(kind, safe=False)
+    leaf = kind.value_type if pa.types.is_list(kind) else kind
+    # A float may round, as it does wherever it is computed with; what is no float fits exactly or not at all.
+    return values.cast(kind, safe=not pa.types.is_floating(leaf))
 
 
 def _split(values: pa.Array, separator: str) -> pa.Array:

@@ -18,7 +18,9 @@ from airtight.parameters import check_choice
 MISSING = ("", "NA", "N/A", "NULL", "null", "NaN", "nan")
 """Text that stands for a missing value, where a source names none."""
 ENVIRONMENT = "env:"
-LEAVE_OUT = 'have such rows left out and counted: Source(..., unreadable="leave_out").'
+LENIENT = "leave_out"
+"""`Source.unreadable` that leaves rows out and counts them."""
+LEAVE_OUT = 'have such rows left out and counted: Source(..., unreadable="leave_out"), make new UNREADABLE=leave_out.'
 """What to do about rows that cannot be read."""
 MAX_EXAMPLES = 5
 _FORMATS = {
@@ -75,7 +77,12 @@ class Source:
     unreadable: str = "refuse"
 
     def __post_init__(self) -> None:
-        check_choice("unreadable", self.unreadable, ("refuse", "leave_out"))
+        check_choice("unreadable", self.unreadable, ("refuse", LENIENT))
+
+    @property
+    def lenient(self) -> bool:
+        """Whether rows that cannot be read are left out and counted."""
+        return self.unreadable == LENIENT
 
     @property
     def url(self) -> str:
@@ -190,7 +197,7 @@ class ReadReport:
 
     def reject(self, error: TerminalError, rows: int = 1) -> None:
         """Leaves rows out, or raises the fault, as the source says."""
-        if self.source.unreadable == "refuse":
+        if not self.source.lenient:
             raise error
         self.left_out += rows
         if len(self.examples) < MAX_EXAMPLES:

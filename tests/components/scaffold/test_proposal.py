@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError
-from components.data.lake_import import ROW
+from components.data.lake import Lake, Table
+from components.data.lake_import import ROW, fill
 from components.scaffold.options import Options
 from components.scaffold.proposal import lake_names, propose
 from tests.components.scaffold import tables
@@ -126,6 +127,22 @@ def test_dates_of_two_forms_and_words_among_numbers_are_named_by_row(tmp_path):
     numbers = "y,x\n" + "".join(f"{n % 2},{n / 2}\n" for n in range(60)) + "1,abc\n"
     assert "'abc' in row 62, column x of t.csv" in refusal(tmp_path, numbers)
     assert of_text(tmp_path, numbers, missing=("abc",)).features[0].kind == "number"
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_counted_where_a_person_says_so(tmp_path):
+    lines = [f"{n % 2},{n / 2},2020-{1 + n // 28:02d}-{1 + n % 28:02d}\n" for n in range(300)]
+    lines[20], lines[40], lines[60] = "1,abc,2020-01-21\n", "1,3.5,soon\n", "1,3.5\n"
+    lines[80] = "1,3.5,\n"
+    text = "y,x,at\n" + "".join(lines)
+    assert "UNREADABLE=leave_out" in refusal(tmp_path, text)
+    made = of_text(tmp_path, text, unreadable="leave_out", time=("at",))
+    assert made.source.unreadable == "leave_out" and [f.kind for f in made.features if f.name == "x"] == ["number"]
+    notes = " ".join(made.notes)
+    for words in ("Row 62 of t.csv has 2 values", "'abc' in row 22, column x", "'soon' in row 42, column at"):
+        assert words in notes
+    lake = Lake(tmp_path / "lake")
+    table = Table("t", pa.schema({"at": pa.timestamp("us", "UTC"), "x": pa.float64()}), ("at",), "at")
+    assert fill(lake, table, made.source, "UTC").left_out == 4
 
 
 def test_usual_marks_of_missing_numbers_are_known_and_written(tmp_path):

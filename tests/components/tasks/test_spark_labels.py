@@ -9,8 +9,7 @@ import pytest
 from airtight.errors import TerminalError
 from components.data.spark import session
 from components.tasks import task_of
-from components.tasks.weights import spark_weight
-from tests.components.tasks.schemas import BINARY, MULTICLASS, REGRESSION, WEIGHTED
+from tests.components.tasks.schemas import BINARY, MULTICLASS, REGRESSION
 
 pytestmark = pytest.mark.slow
 
@@ -71,16 +70,3 @@ def test_a_value_that_is_no_label_is_named_with_its_row(spark, schema, values, k
 def test_a_column_of_another_type_is_refused(spark, schema, kind):
     with pytest.raises(TerminalError, match="is no label of the task"):
         labels(spark, schema, [None], kind)
-
-
-@pytest.mark.parametrize(
-    ("value", "fits"), [(0.0, True), (2.5, True), (-0.1, False), (float("nan"), False), (None, False)]
-)
-def test_weights_are_numbers_of_0_or_more(spark, value, fits):
-    frame = spark.createDataFrame([(value,)], "importance double")
-    answer = frame.select(spark_weight(WEIGHTED, frame["importance"]).alias("importance"))
-    if fits:
-        assert answer.collect()[0]["importance"] == value
-    else:
-        with pytest.raises(Exception, match="weight importance is no number of 0 or more"):
-            answer.collect()
