@@ -43,11 +43,13 @@ class Hour:
       number: Hours since 1970.
       observed: In the order of their publication.
       offsets: From which to read the topic after it, by partition; empty for the lake.
+      topic: Kafka's id of that topic; empty for the lake.
     """
 
     number: int
     observed: Sequence[Observed]
     offsets: Mapping[int, int] = field(default_factory=dict)
+    topic: str = ""
 
     @property
     def known(self) -> list[Known]:

@@ -56,6 +56,7 @@ class State(msgspec.Struct):
       waiting: Rows that wait for their label, by id.
       counts: What became of the rows so far.
       offsets: From which to read the topic, by partition; empty where the lake was read.
+      topic: Kafka's id of that topic; empty where it is not known.
     """
 
     schema: Literal[2]
@@ -65,6 +66,7 @@ class State(msgspec.Struct):
     waiting: dict[str, Waiting]
     counts: dict[str, int]
     offsets: dict[int, int] = {}
+    topic: str = ""
 
 
 class Answer(NamedTuple):
@@ -136,12 +138,12 @@ class Prequential:
         self.hour = hour
         return [Answer(name, row.day, label, *row.answers, row.deployed) for name, row, label in labelled]
 
-    def state(self, offsets: Mapping[int, int] | None = None) -> State:
-        """Where a later one goes on, with the topic's offsets. Only after `take`."""
+    def state(self, offsets: Mapping[int, int] | None = None, topic: str = "") -> State:
+        """Where a later one goes on, with the topic's offsets and id. Only after `take`."""
         if self.hour is None:
             raise ValueError("no hour was taken yet")
         due, waiting, counts = dict(self.due), dict(self.waiting), dict(self.counts)
-        return State(SCHEMA, self.hour, self.models.weights(), due, waiting, counts, dict(offsets or {}))
+        return State(SCHEMA, self.hour, self.models.weights(), due, waiting, counts, dict(offsets or {}), topic)
 
     def _plan(self, row: Due, at: float) -> None:
         if row.id in self.waiting or row.cutoff < at // 60:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -25,6 +26,8 @@ def from_topic(
     servers: str,
     taken: int | None,
     offsets: Mapping[int, int],
+    topic_id: str = "",
+    *,
     consumer: Callable[..., Any] = KafkaConsumer,
 ) -> Iterator[Hour]:
     """Hours in order; bad messages and late ones are passed over: the stream's job keeps them.
@@ -34,10 +37,11 @@ def from_topic(
       servers: The brokers, host:port,host:port.
       taken: The last hour that was taken before, hours since 1970.
       offsets: From which to read, by partition; a partition that is not named is read from its beginning.
+      topic_id: Kafka's id of the topic that the offsets are of; "" where it is not known.
       consumer: Makes Kafka's consumer.
 
     Raises:
-      TerminalError: The topic is not there, or holds an offset no more.
+      TerminalError: The topic is not there, was made anew, or holds an offset no more.
       TransientError: The broker does not answer.
     """
     try:
@@ -49,17 +53,22 @@ def from_topic(
                 allow_auto_create_topics=False,
             )
         ) as open_consumer:
-            yield from _hours(open_consumer, learning, servers, taken, offsets)
+            parts = _parts(open_consumer, learning.stream.topics[0])
+            now = str(open_consumer._cluster.topic_id(learning.stream.topics[0]) or "")
+            if topic_id and now != topic_id:
+                raise _anew(learning.stream.topics[0], topic_id, now)
+            for hour in _hours(open_consumer, parts, learning, servers, (taken, offsets)):
+                yield replace(hour, topic=now)
     except KafkaError as error:
         raise _away(servers, str(error) or type(error).__name__) from error
 
 
 def _hours(
-    consumer: Any, learning: Learning, servers: str, taken: int | None, offsets: Mapping[int, int]
+    consumer: Any, parts: list[Any], learning: Learning, servers: str, begin: tuple[int | None, Mapping[int, int]]
 ) -> Iterator[Hour]:
+    taken, offsets = begin
     topic, passed = learning.stream.topics[0], Counter[str]()
     observe = observer(learning, passed)
-    parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     _check(topic, parts, offsets, first, ends)
     consumer.assign(parts)
@@ -84,6 +93,19 @@ def _hours(
         behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]
         yield from closing.over(min(behind) if behind else max(clocks.values(), default=0), positions)
     report_passed(passed)
+
+
+def _parts(consumer: Any, topic: str) -> list[Any]:
+    return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+
+
+def _anew(topic: str, expected: str, received: str) -> TerminalError:
+    return TerminalError(
+        f"The topic {topic} was made anew since it was learned from.",
+        expected=f"the topic with the id {expected}",
+        received=received or "no id",
+        remedy="To learn from the new one, move the state of learning away.",
+    )
 
 
 def _check(topic: str, parts: list[Any], offsets: Mapping[int, int], first: Any, ends: Any) -> None:

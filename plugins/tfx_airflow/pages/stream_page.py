@@ -62,7 +62,7 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
         f"<td>{_number(partition.committed)}</td><td>{_number(partition.end)}</td></tr>"
         for partition in status.partitions
     )
-    away = f'<p class="bad">The broker does not answer: {escape(status.broker)}</p>' if status.broker else ""
+    away = f'<p class="bad">Of the broker: {escape(status.broker)}</p>' if status.broker else ""
     return _html(
         f"Stream {record.name}",
         f"""<p>It is <span class="{"good" if is_well else "bad"}">{escape(state)}</span>: job {escape(record.id)},
