@@ -88,7 +88,7 @@ class StreamStatus:
             *(
                 [
                     f"{job.job.state}, {job.checkpoints.completed} checkpoints, {job.checkpoints.failed} failed",
-                    f"{job.failures} failures",
+                    f"{job.failures} failures, {job.dropped} dropped as late",
                     f"heap {self.heap_share:.0%}, Python {job.worker_memory_mb:.0f} MB",
                 ]
                 if job

@@ -375,13 +375,21 @@ def test_without_a_broker_the_rest_is_known(cluster: Cluster, monkeypatch) -> No
 
 def test_the_page_is_safe_and_shows_all(cluster: Cluster) -> None:
     cluster.run()
-    cluster.change(failure="<b>because</b>", failed=NOW, worker_memory_mb=123.4)
+    cluster.change(failure="<b>because</b>", failed=NOW, worker_memory_mb=123.4, dropped=77, store_whole_from=60)
     record = job_records.load("shops")
     assert record is not None
     text = stream_page.page(replace(record, name="<shops>"), stream_status.status(StubFlink(), record), True)
     assert "&lt;shops&gt;" in text and "<shops>" not in text and "<b>because" not in text
-    for shown in ("<dd>16</dd>", "1970-01-01 00:10:00", '<span class="good">RUNNING</span>', CODE, "<dd>123</dd>"):
+    for shown in (
+        "<dd>16</dd>",
+        "1970-01-01 00:10:00",
+        '<span class="good">RUNNING</span>',
+        CODE,
+        "<dd>123</dd>",
+        "<dd>77</dd>",
+    ):
         assert shown in text
+    assert "lost what was before 1970-01-01 01:00" in text
     assert 'href="stream/report"' in text
     assert "There is no stream of &lt;b&gt;" in stream_page.none_yet("<b>")
 

@@ -51,11 +51,14 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
             "Its size, bytes": _number(newest.bytes),
             "Checkpoints failed": _number(newest.failed),
             "Failures": _number(job.failures),
+            "Dropped as late": _number(job.dropped),
             "Heap in use": f"{status.heap_share:.0%}",
             "Python worker, MB": _number(round(job.worker_memory_mb)),
         }
+        if job.store_whole_from:
+            failure = f'<p class="bad">Its store has lost what was before {_when(iso(job.store_whole_from * 60))}</p>'
         if job.failure:
-            failure = f'<p class="bad">It failed last at {_when(iso(job.failed))}: {escape(job.failure)}</p>'
+            failure += f'<p class="bad">It failed last at {_when(iso(job.failed))}: {escape(job.failure)}</p>'
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     rows = "".join(
         f"<tr><td>{escape(partition.topic)} {partition.number}</td><td>{_number(partition.lag)}</td>"
