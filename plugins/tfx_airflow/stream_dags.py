@@ -48,7 +48,7 @@ def stream_dags(stream: str, declaration: str = "", *, description: str, **setti
     Returns:
       The DAGs by id, for the globals of the file.
     """
-    named = {"stream": stream, "declaration": declaration or stream}
+    named: dict[str, Any] = {"stream": stream, "declaration": declaration or stream}
     common: dict[str, Any] = {"doc_md": KEEPING.format(stream=stream), "tags": ["stream"], **COMMON, **settings}
     with DAG(
         f"{stream}_stream",
