@@ -178,7 +178,8 @@ def growth(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
 
 def stall(cluster: OwnCluster, stream: Stream) -> dict[str, Any]:
     """Stops the Python workers, and waits until the watching task is red."""
-    from plugins.tfx_airflow.stream import POLL_S, StreamWatched, WatchStream
+    from plugins.tfx_airflow.stream import WatchStream
+    from plugins.tfx_airflow.stream_watch import POLL_S, StreamWatched
 
     task = WatchStream(task_id="watch", stream=stream.name, declaration=PIPELINE)
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

@@ -8,8 +8,9 @@
 
 The first two have the same tasks. **ensure** starts the job where it does not run, and again with a savepoint where the
 code of the checkout is newer. **watch** holds no worker; it fails, with the reason, when the job has failed, stands
-still, completes no checkpoint, or uses ever more memory, and ends well after an hour. The next run begins at once, and
-starts a job that ended from its last checkpoint. How it does at this moment is on the tab **Stream**.
+still, completes no checkpoint, or uses ever more memory, when the broker is away, messages are dropped as late or the
+store has lost something, and ends well after an hour. The next run begins at once, and starts a job that ended from its
+last checkpoint. How it does at this moment is on the tab **Stream**.
 
 Unpause a DAG to have its job run. Pausing it leaves the job alone; to end it, pause the DAG and trigger
 `<stream>_stop`. It goes on where it was, without a lost or doubled window.
@@ -18,33 +19,19 @@ Unpause a DAG to have its job run. Pausing it leaves the job alone; to end it, p
 import os
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG
 
 from plugins.tfx_airflow.command import RunModule
-from plugins.tfx_airflow.stream import EnsureStream, StopStream, WatchStream
+from plugins.tfx_airflow.stream_dags import COMMON, stream_dags
 
-COMMON = {
-    "doc_md": __doc__,
-    "start_date": pendulum.datetime(2013, 1, 1),
-    "max_active_runs": 1,
-    "catchup": False,
-    "default_args": {
-        "owner": "airtight",
-        "retries": 5,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": timedelta(minutes=5),
-    },
-    "tags": ["stream", "flights"],
-}
+SAME = {"doc_md": __doc__, "tags": ["stream", "flights"]}
 STREAMS = {
     "flight_delays": {
-        "description": "Keeps the stream of flights running, upgrades it, and fails with the reason where it does not.",
+        "description": "what the model sees of the next flights.",
         "declaration": "flight_delays",
     },
     "flight_delays_predictions": {
-        "description": "Keeps the windows over the prediction log running, where the model server logs to Kafka.",
+        "description": "windows over the prediction log, where the model server logs to Kafka.",
         "declaration": "pipelines.flight_delays.streams:PREDICTIONS",
     },
 }
@@ -52,25 +39,7 @@ STREAMS = {
 that cannot start must not end the runs of the others."""
 
 for stream, settings in STREAMS.items():
-    with DAG(
-        f"{stream}_stream",
-        description=settings["description"],
-        schedule="@continuous",
-        # A run that fails is followed by the next at once: what cannot be started is left to a person.
-        max_consecutive_failed_dag_runs=3,
-        is_paused_upon_creation=True,
-        **COMMON,
-    ):
-        same = {"stream": stream, "declaration": settings["declaration"]}
-        EnsureStream(task_id="ensure", **same) >> WatchStream(task_id="watch", **same)
-    with DAG(
-        f"{stream}_stop",
-        description=f"Stops the stream {stream} with a savepoint; pause {stream}_stream first.",
-        schedule=None,
-        is_paused_upon_creation=False,
-        **COMMON,
-    ):
-        StopStream(task_id="stop", **same)
+    globals().update(stream_dags(stream, **settings, **SAME))
 
 with DAG(
     "flight_delays_learning_stream",
@@ -78,6 +47,7 @@ with DAG(
     schedule=timedelta(minutes=10),
     is_paused_upon_creation=True,
     **COMMON,
+    **SAME,
 ):
     RunModule(
         task_id="learn",

@@ -239,7 +239,8 @@ class Lookup:
           instances: From JSON: each a flight's plan, as `events.Flight` has it.
 
         Returns:
-          For each the features, and how fresh they are: `cutoff`, `as_of`, `behind_minutes`.
+          For each the features, and how fresh they are: `cutoff`, `as_of`, `behind_minutes`; and `whole_from`, where
+          the store has lost what was before: features of the time before it may lack something.
 
         Raises:
           TerminalError: An instance is no plan; the message names it and its field.
@@ -251,8 +252,10 @@ class Lookup:
         if self._planes is None:
             self._planes = self._read_planes()
         lookups = known(flights, self._store, self._planes)
+        lost = self._store.whole_from()
+        whole = {} if lost is None else {"whole_from": datetime.fromtimestamp(lost * 60, UTC)}
         return [of.features for of in lookups], [
-            {"cutoff": of.cutoff, "as_of": of.as_of, "behind_minutes": of.behind_minutes} for of in lookups
+            {"cutoff": of.cutoff, "as_of": of.as_of, "behind_minutes": of.behind_minutes, **whole} for of in lookups
         ]
 
 

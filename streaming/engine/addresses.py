@@ -1,4 +1,4 @@
-"""Where Flink and what belongs to it listens: environment variables, and the local cluster's defaults."""
+"""Where Flink and what belongs to it listens, and its size: environment variables, and the local cluster's defaults."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ REST = "AIRTIGHT_FLINK_REST"
 """Environment variable with the URL of Flink's REST API."""
 WORKERS = "AIRTIGHT_BEAM_WORKERS"
 """Environment variable with the address of the pool of Python workers, host:port, as the TaskManagers see it."""
+
+TASKMANAGERS = "AIRTIGHT_FLINK_TASKMANAGERS"
+"""Environment variable with the number of TaskManagers, of each of which a stream takes a slot."""
 
 
 def job_server() -> str:
@@ -32,3 +35,8 @@ def rest() -> str:
 def workers() -> str:
     """The address of the pool of Python workers."""
     return os.environ.get(WORKERS) or "127.0.0.1:8093"
+
+
+def taskmanagers() -> int:
+    """How many TaskManagers there are."""
+    return int(os.environ.get(TASKMANAGERS) or 1)

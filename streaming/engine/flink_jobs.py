@@ -38,7 +38,7 @@ def resume(build: Build, name: str, arguments: Sequence[str] = (), home: Home | 
 
     Raises:
       TerminalError: A job of that name runs, its state does not fit the steps, or the steps are no valid pipeline.
-      TransientError: Flink, its job server or the broker does not answer.
+      TransientError: Flink, its job server or the broker does not answer, or somebody else submits the job.
     """
     flink = Flink(PipelineOptions(list(arguments)).view_as(StreamOptions).flink_rest)
     return submit(build, name, arguments, job_records.start_point(flink, name, home), home)
@@ -70,28 +70,29 @@ def submit(
     own = options.view_as(StreamOptions)
     flink = Flink(own.flink_rest)
     # Two would read everything twice, into the same sinks.
-    if running := flink.running(name):
-        raise TerminalError(
-            f"The job {name} runs already.",
-            expected="no running job of that name",
-            received=f"{running.id} {running.state}",
-            remedy="Stop it first, or submit under another name.",
-        )
-    known = {job.id for job in flink.jobs()}
-    flags = [*flink_arguments(options, name, start_from), *arguments]
-    pipeline = beam.Pipeline(options=PipelineOptions(flags))
-    try:
-        build(pipeline)
-        result = pipeline.run()
-    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
-        raise TransientError(
-            "Flink's job server does not answer.",
-            expected=f"a job server at {own.flink_job_server or addresses.job_server()} with its expansion service",
-            received=(str(error).splitlines() or [type(error).__name__])[0],
-            remedy=f"Start it: python -m services up flink; or name another by {addresses.JOB_SERVER}.",
-        ) from error
-    job = _await_running(flink, result, name, known)
-    job_records.remember(flink, name, job.id, start_from, home)
+    with job_records.locked(name, home):
+        if running := flink.running(name):
+            raise TerminalError(
+                f"The job {name} runs already.",
+                expected="no running job of that name",
+                received=f"{running.id} {running.state}",
+                remedy="Stop it first, or submit under another name.",
+            )
+        known = {job.id for job in flink.jobs()}
+        flags = [*flink_arguments(options, name, start_from), *arguments]
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        try:
+            build(pipeline)
+            result = pipeline.run()
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise TransientError(
+                "Flink's job server does not answer.",
+                expected=f"a job server at {own.flink_job_server or addresses.job_server()} with its expansion service",
+                received=(str(error).splitlines() or [type(error).__name__])[0],
+                remedy=f"Start it: python -m services up flink; or name another by {addresses.JOB_SERVER}.",
+            ) from error
+        job = _await_running(flink, result, name, known)
+        job_records.remember(flink, name, job.id, start_from, home)
     return job
 
 

@@ -25,6 +25,13 @@ HEAP = "Status.JVM.Memory.Heap"
 WORKER_MEMORY = "worker_memory_mb"
 """Gauge of Beam in which a step gives the resident memory of its worker, MB."""
 
+STORE_WHOLE_FROM = "store_whole_from"
+"""Gauge of Beam with the minute since 1970 from which a stream's store is whole, where it lost something; else 0."""
+READ, DROPPED = "numRecordsOut", "droppedDueToLateness"
+_METRICS = (("Source__", READ, "sum"), ("", DROPPED, "sum"), ("", WORKER_MEMORY, "max"), ("", STORE_WHOLE_FROM, "max"))
+"""Begin and end of metrics' names, and how parts and subtasks are aggregated. What sources have put out is theirs
+alone: the parts that they begin may hold further steps, with fewer records."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -82,6 +89,8 @@ class JobStatus:
       failed: When it did last, seconds since 1970; 0 for never.
       failure: Why: the root cause in one line, of a Python step the error that it raised.
       worker_memory_mb: Resident memory of the largest Python worker, MB; 0 while none has said.
+      store_whole_from: Minute since 1970 from which the stream's store is whole, where it lost something; else 0.
+      dropped: How often the engine has dropped something as late, in whichever step, since its last start.
     """
 
     job: Job
@@ -92,6 +101,8 @@ class JobStatus:
     failed: float = 0.0
     failure: str = ""
     worker_memory_mb: float = 0.0
+    store_whole_from: int = 0
+    dropped: int = 0
 
 
 class Flink:
@@ -133,18 +144,21 @@ class Flink:
         """
         job = self._call("GET", f"/jobs/{job_id}")
         vertices = job["vertices"]
+        metrics = self._metrics(job_id, vertices)
         complete = all(part["status"] == "RUNNING" for part in vertices)
         # Not the metric numRestarts: metrics stand still while a TaskManager that was killed is waited for.
         failures = self._call("GET", f"/jobs/{job_id}/exceptions?maxExceptions=100")["exceptionHistory"]["entries"]
         return JobStatus(
             Job(job_id, job["name"], job["state"], job["start-time"] / MILLISECONDS, complete),
             self._watermark(job_id, vertices),
-            round(sum(self._metrics(job_id, vertices, "Source__", ".numRecordsOut", "sum"))),
+            round(metrics[READ]),
             self.checkpoints(job_id),
             len(failures),
             failures[0]["timestamp"] / MILLISECONDS if failures else 0.0,
             root_cause(failures[0]["stacktrace"]) if failures else "",
-            self._worker_memory_mb(job_id, vertices),
+            metrics[WORKER_MEMORY],
+            round(metrics[STORE_WHOLE_FROM]),
+            round(metrics[DROPPED]),
         )
 
     def checkpoints(self, job_id: str) -> Checkpoints:
@@ -254,22 +268,18 @@ class Flink:
                 shares.append(values[f"{HEAP}.Used"] / values[f"{HEAP}.Max"])
         return max(shares)
 
-    def _metrics(self, job_id: str, vertices: list[dict[str, Any]], begin: str, end: str, how: str) -> list[float]:
-        """Metrics of the job's parts by the begin and the end of their names, aggregated by "sum" or "max".
-
-        What sources have put out is theirs alone: the parts that they begin may hold further steps, with fewer records.
-        """
-        values = []
+    def _metrics(self, job_id: str, vertices: list[dict[str, Any]]) -> dict[str, float]:
+        """`_METRICS` by the ends of their names, aggregated over the job's parts; 0 for those that nobody gives."""
+        values = {end: 0.0 for _, end, _ in _METRICS}
         for part in vertices:
             metrics = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics"
             for name in (metric["id"] for metric in self._call("GET", metrics)):
-                if name.startswith(begin) and name.endswith(end):
-                    aggregated = self._call("GET", f"{metrics}?get={quote(name)}&agg={how}")
-                    values += [float(value[how]) for value in aggregated]
+                for begin, end, how in _METRICS:
+                    if name.startswith(begin) and name.endswith(f".{end}"):
+                        aggregated = self._call("GET", f"{metrics}?get={quote(name)}&agg={how}")
+                        several = [values[end], *(float(value[how]) for value in aggregated)]
+                        values[end] = sum(several) if how == "sum" else max(several)
         return values
-
-    def _worker_memory_mb(self, job_id: str, vertices: list[dict[str, Any]]) -> float:
-        return max(self._metrics(job_id, vertices, "", f".{WORKER_MEMORY}", "max"), default=0.0)
 
     def _watermark(self, job_id: str, vertices: list[dict[str, Any]]) -> float | None:
         """The least of what reached the parts of the job; a source has none of its own."""

@@ -6,13 +6,16 @@ which it was stopped.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
 from airtight.home import Home
 from streaming.engine.flink_rest import Flink
@@ -27,13 +30,16 @@ class JobRecord:
       id: Flink's, of its last submission.
       checkpoints: Folder of that submission's checkpoints, a URL; empty where the cluster has no setting for it.
       start: From what it would go on as it was known last: a checkpoint, or the savepoint with which it was stopped.
-      stopped: Whether it was stopped with a savepoint, so that no checkpoint is newer.
+      stopped: Whether it was stopped on purpose, so that no checkpoint is newer than `start`.
+      savepoints: With which it was stopped, the newest last.
       earlier: Folder of the checkpoints of the submission before, from which this one may have been started.
       submitted: When it was submitted last, ISO 8601; like what follows, for those who watch it.
       code: Digest of the code that it runs.
       servers: The brokers, host:port,host:port.
       topics: That it reads.
       dead_letters: Topic of its dead letters, or "".
+      slots: Parallel parts, which it keeps when it is submitted again; 0 for not known.
+      idle_s: Silence after which event time goes on by the clock, likewise; None for what its declaration says.
     """
 
     name: str
@@ -41,19 +47,22 @@ class JobRecord:
     checkpoints: str = ""
     start: str = ""
     stopped: bool = False
+    savepoints: tuple[str, ...] = ()
     earlier: str = ""
     submitted: str = ""
     code: str = ""
     servers: str = ""
     topics: tuple[str, ...] = ()
     dead_letters: str = ""
+    slots: int = 0
+    idle_s: float | None = None
 
 
 def load(name: str, home: Home | None = None) -> JobRecord | None:
     """The record of a job; None for one that was never submitted."""
     try:
         fields = json.loads(_file(name, home).read_text(encoding="utf-8"))
-        return JobRecord(**{**fields, "topics": tuple(fields.get("topics", ()))})
+        return JobRecord(**fields | {name: tuple(fields.get(name, ())) for name in ("topics", "savepoints")})
     except FileNotFoundError:
         return None
 
@@ -61,6 +70,28 @@ def load(name: str, home: Home | None = None) -> JobRecord | None:
 def save(record: JobRecord, home: Home | None = None) -> None:
     """Keeps the record, whole or not at all."""
     write_text(_file(record.name, home), json.dumps(asdict(record), indent=1))
+
+
+@contextlib.contextmanager
+def locked(name: str, home: Home | None = None) -> Iterator[None]:
+    """Nobody else who uses this state folder submits or stops the job meanwhile.
+
+    Raises:
+      TransientError: Somebody else does.
+    """
+    path = _file(name, home).with_name(f"{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TransientError(
+                f"The job {name} is being submitted or stopped.",
+                expected="one command at a time",
+                received=f"another one holds {path}",
+                remedy="Wait until that has ended, and see what it came to.",
+            ) from error
+        yield
 
 
 def start_point(flink: Flink, name: str, home: Home | None = None) -> str:
@@ -91,7 +122,10 @@ def start_point(flink: Flink, name: str, home: Home | None = None) -> str:
 
 
 def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") -> str:
-    """Ends a job with a savepoint, from which `flink_jobs.resume` goes on.
+    """Ends a job with a savepoint, from which `flink_jobs.resume` goes on; without one where none can be written.
+
+    Older savepoints with which it was stopped are removed, but for the last one before, and those on no file system of
+    this host.
 
     Args:
       flink: The cluster.
@@ -100,24 +134,39 @@ def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") ->
       folder: Where the savepoint goes, a URL; empty is the cluster's own setting.
 
     Returns:
-      The savepoint's path.
+      The savepoint's path; where the job could write none, that of its last checkpoint.
 
     Raises:
       TerminalError: No job of that name runs.
-      TransientError: Flink does not answer, or the savepoint fails: the job then goes on.
+      TransientError: Flink does not answer, or somebody else submits or stops the job.
     """
-    job = flink.running(name)
-    if job is None:
-        raise TerminalError(
-            f"No job {name} runs.",
-            expected=f"a running job of that name at {flink.url}",
-            received=[f"{job.name} {job.state}" for job in flink.jobs()] or "no job",
-            remedy="Start it, or correct its name.",
-        )
-    path = flink.savepoint(job.id, folder, cancel=True)
-    record = load(name, home) or JobRecord(name, job.id)
-    save(replace(record, id=job.id, start=path, stopped=True), home)
-    return path
+    with locked(name, home):
+        job = flink.running(name)
+        if job is None:
+            raise TerminalError(
+                f"No job {name} runs.",
+                expected=f"a running job of that name at {flink.url}",
+                received=[f"{job.name} {job.state}" for job in flink.jobs()] or "no job",
+                remedy="Start it, or correct its name.",
+            )
+        record = load(name, home) or JobRecord(name, job.id)
+        try:
+            path = flink.savepoint(job.id, folder, cancel=True)
+            record = _with_savepoint(record, path)
+        except TransientError:
+            # One that fails and is tried again and again has no moment for a savepoint.
+            flink.cancel(job.id)
+            path = flink.checkpoints(job.id).path or record.start
+        save(replace(record, id=job.id, start=path, stopped=True), home)
+        return path
+
+
+def keep_checkpoint(name: str, job_id: str, path: str, home: Home | None = None) -> None:
+    """Keeps the newest checkpoint of a job that runs, for a JobManager that forgets it and a folder on no host."""
+    with contextlib.suppress(TransientError), locked(name, home):
+        record = load(name, home)
+        if path and record and record.id == job_id and not record.stopped and record.start != path:
+            save(replace(record, start=path), home)
 
 
 def newest_checkpoint(folder: str) -> str:
@@ -145,7 +194,16 @@ def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None
     if (obsolete := _local(before.earlier)) and not start.startswith(before.earlier):
         shutil.rmtree(obsolete, ignore_errors=True)
     checkpoints = f"{root.rstrip('/')}/{job_id}" if root else ""
-    save(JobRecord(name, job_id, checkpoints, start, earlier=before.checkpoints), home)
+    save(JobRecord(name, job_id, checkpoints, start, False, before.savepoints, before.checkpoints), home)
+
+
+def _with_savepoint(record: JobRecord, path: str) -> JobRecord:
+    """The record with one more savepoint; removes those that are too many."""
+    *obsolete, last, new = ("", *record.savepoints, path)
+    for folder in filter(None, map(_local, obsolete)):
+        if folder.name.startswith("savepoint-"):
+            shutil.rmtree(folder, ignore_errors=True)
+    return replace(record, savepoints=tuple(filter(None, (last, new))))
 
 
 def _local(folder: str) -> Path | None:

@@ -46,14 +46,15 @@ class ReadEvents(beam.PTransform):
     has never held a message, follows the largest timestamp in all of the topics' partitions, less the same bound. Where
     that has not grown for `idle_s`, event time goes on as fast as the clock on the wall, but never past now less the
     bound: quiet topics close their windows, and a replay of 2013 stays in 2013. A timestamp ahead of the TaskManager's
-    clock counts as now, one ahead by a day not at all; the element keeps it.
+    clock counts as now, one ahead by a day not at all; the element keeps it. Ten in a row that are ahead by a day end
+    the job: that clock is behind.
 
     Partitions that are added to a topic are read within seconds, from their beginning. Messages that come to one before
     that may be late.
 
     Without a checkpoint a job begins at the beginning of the topics. An offset that is not there any more, and a topic
     that was made anew, end it with that reason. A resumed job keeps its position; with a group it takes over what the
-    other arguments say now.
+    other arguments say now: a topic that was added is read from its beginning, one that was left out no more.
 
     Args:
       servers: The brokers, host:port,host:port.

@@ -23,7 +23,7 @@ class StreamOptions(PipelineOptions):
             "--python_workers", default="", help=f"pool of Python workers, host:port; {LOOPBACK} is this process"
         )
         parser.add_argument("--checkpoint_s", type=float, default=1.0, help="seconds between two checkpoints")
-        parser.add_argument("--slots", type=int, default=1, help="parallel parts of the job, a slot each")
+        parser.add_argument("--slots", type=int, default=0, help="parallel parts of the job, a slot each; 0 is one")
         parser.add_argument("--bundle_events", type=int, default=10_000, help="events that one bundle holds at most")
         parser.add_argument("--bundle_s", type=float, default=0.2, help="seconds that one bundle lasts at most")
 
@@ -68,7 +68,7 @@ def flink_arguments(options: PipelineOptions, name: str, start_from: str = "") -
         f"--job_endpoint={own.flink_job_server or addresses.job_server()}",
         "--job_server_timeout=60",
         *environment,
-        f"--parallelism={own.slots}",
+        f"--parallelism={own.slots or 1}",
         f"--max_bundle_size={own.bundle_events}",
         f"--max_bundle_time_mills={round(own.bundle_s * 1000)}",
         f"--checkpointing_interval={round(own.checkpoint_s * 1000)}",

@@ -48,9 +48,9 @@ class StreamStatus:
       at: When Flink was asked, ISO 8601.
       job: What Flink says; None for a job that it does not know any more.
       heap_share: Of the TaskManagers' heaps the largest share that is used, 0 to 1.
-      partitions: In order; empty while the broker does not answer.
+      partitions: In order; empty while the broker does not answer, or a topic is not there.
       dead_letters: Messages in the topic of dead letters; None where there is none, or the broker does not answer.
-      broker: Why the broker could not be asked, or "".
+      broker: Why the broker could not say how far its topics are read, or "".
     """
 
     at: str
@@ -62,7 +62,7 @@ class StreamStatus:
 
     @property
     def lag(self) -> int | None:
-        """Messages of all partitions that no checkpoint holds yet; None while the broker does not answer."""
+        """Messages of all partitions that no checkpoint holds yet; None while the broker does not say."""
         return None if self.broker else sum(partition.lag for partition in self.partitions)
 
     @property
@@ -88,14 +88,14 @@ class StreamStatus:
             *(
                 [
                     f"{job.job.state}, {job.checkpoints.completed} checkpoints, {job.checkpoints.failed} failed",
-                    f"{job.failures} failures",
+                    f"{job.failures} failures, {job.dropped} dropped as late",
                     f"heap {self.heap_share:.0%}, Python {job.worker_memory_mb:.0f} MB",
                 ]
                 if job
                 else ["Flink does not know the job"]
             ),
             *([] if self.dead_letters is None else [f"dead letters {self.dead_letters}"]),
-            *([f"the broker does not answer: {self.broker}"] if self.broker else []),
+            *([f"of the broker: {self.broker}"] if self.broker else []),
         ]
         return "; ".join(parts)
 
@@ -150,6 +150,8 @@ def _offsets(record: JobRecord) -> tuple[tuple[Partition, ...], int | None, str]
                 return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
 
             parts = [part for topic in record.topics for part in parts_of(topic)]
+            if missing := {*record.topics} - {part.topic for part in parts}:
+                return (), None, f"there is no topic {', '.join(sorted(missing))}"
             first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
             partitions = tuple(
                 Partition(part.topic, part.partition, consumer.committed(part) or first[part], ends[part])
@@ -161,4 +163,4 @@ def _offsets(record: JobRecord) -> tuple[tuple[Partition, ...], int | None, str]
             first, ends = consumer.beginning_offsets(letters), consumer.end_offsets(letters)
             return partitions, sum(ends[part] - first[part] for part in letters), ""
     except (KafkaError, OSError, RuntimeError, ValueError) as error:
-        return (), None, f"{type(error).__name__}: {error}"[:300]
+        return (), None, f"it does not answer: {type(error).__name__}: {error}"[:300]

@@ -26,35 +26,41 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_time_limit_ms=-1).run()
 """
-"""A worker: it runs until the TaskManager closes the connection, and so outlives no TaskManager that was killed."""
+"""A worker: it runs until the TaskManager closes the connection, when the job ends there or it is killed itself."""
 
 
 class Pool(BeamFnExternalWorkerPoolServicer):
-    """Starts and stops workers, each a process."""
+    """Starts workers, each a process."""
 
-    _worker_processes: dict[str, subprocess.Popen[bytes]]
+    def __init__(self) -> None:
+        super().__init__(use_process=True)
+        self._workers: list[subprocess.Popen[bytes]] = []
 
     def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
-        # Those of TaskManagers that were killed have ended by themselves.
-        self._worker_processes = {k: p for k, p in self._worker_processes.items() if p.poll() is None}
+        # Those that have ended are waited for, so that they leave no entry in the table of processes.
+        self._workers = [process for process in self._workers if process.poll() is None]
         worker, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
         try:
-            self._worker_processes[worker] = subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker])
+            self._workers.append(subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker]))
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
         return beam_fn_api_pb2.StartWorkerResponse()
 
+    def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:
+        """Stops nothing: the id is one of every TaskManager, and the worker ends when its TaskManager hangs up."""
+        return beam_fn_api_pb2.StopWorkerResponse()
+
     def stop(self) -> None:
         """Ends every worker."""
-        for process in self._worker_processes.values():
+        for process in self._workers:
             process.terminate()
 
 
 def main() -> None:
     """Serves until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    pool, address = Pool(use_process=True), addresses.workers()
+    pool, address = Pool(), addresses.workers()
     # A pool must outlive long silences of its TaskManagers.
     options = [("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
     server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=options)

@@ -70,7 +70,7 @@ def run(
 
     def commit() -> None:
         if taken and learner.hour is not None:
-            book.write(learner.state(taken[-1].offsets, taken[-1].read), answers)
+            book.write(learner.state(taken[-1].offsets, taken[-1].read, taken[-1].topic), answers)
         answers.clear()
         taken.clear()
 
@@ -151,8 +151,9 @@ def learn(flags: argparse.Namespace, home: Home, **settings: Any) -> Path:
         if flags.topic:
             whole = state is not None and (features.watermark or 0) >= (state.hour + 1) * 60
             # A store that lost something is filled again from the topic's beginning.
-            taken, offsets, read = (state.hour, state.offsets, state.read) if state and whole else (None, {}, {})
-            hours = from_topic(learning, servers(), taken, offsets, read=read, **settings)
+            begin = (state.hour, state.offsets, state.topic) if state is not None and whole else (None, {}, "")
+            read = state.read if state is not None and whole else {}
+            hours = from_topic(learning, servers(), *begin, read=read, **settings)
             last = int(end.timestamp()) // HOUR_S if end else None
             hours = itertools.takewhile(lambda hour: last is None or hour.number < last, hours)
         else:

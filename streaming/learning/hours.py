@@ -46,12 +46,14 @@ class Hour:
       observed: In the order of their publication.
       offsets: From which to read the topic after it, by partition; empty for the lake.
       read: The first offset of each partition that was not read yet; empty for the lake.
+      topic: Kafka's id of that topic; empty for the lake.
     """
 
     number: int
     observed: Sequence[Observed]
     offsets: Mapping[int, int] = field(default_factory=dict)
     read: Mapping[int, int] = field(default_factory=dict)
+    topic: str = ""
 
     @property
     def known(self) -> list[Known]:

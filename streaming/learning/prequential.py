@@ -57,6 +57,7 @@ class State(msgspec.Struct):
       counts: What became of the rows so far.
       offsets: From which to read the topic, by partition; empty where the lake was read.
       read: Up to which it was read, likewise; empty where an older version has written the state.
+      topic: Kafka's id of that topic; empty where it is not known.
     """
 
     schema: Literal[2]
@@ -67,6 +68,7 @@ class State(msgspec.Struct):
     counts: dict[str, int]
     offsets: dict[int, int] = {}
     read: dict[int, int] = {}
+    topic: str = ""
 
 
 class Answer(NamedTuple):
@@ -138,13 +140,15 @@ class Prequential:
         self.hour = hour
         return [Answer(name, row.day, label, *row.answers, row.deployed) for name, row, label in labelled]
 
-    def state(self, offsets: Mapping[int, int] | None = None, read: Mapping[int, int] | None = None) -> State:
-        """Where a later one goes on, with the topic's offsets (see `State`). Only after `take`."""
+    def state(
+        self, offsets: Mapping[int, int] | None = None, read: Mapping[int, int] | None = None, topic: str = ""
+    ) -> State:
+        """Where a later one goes on, with the topic's offsets and id (see `State`). Only after `take`."""
         if self.hour is None:
             raise ValueError("no hour was taken yet")
         due, waiting, counts = dict(self.due), dict(self.waiting), dict(self.counts)
         return State(
-            SCHEMA, self.hour, self.models.weights(), due, waiting, counts, dict(offsets or {}), dict(read or {})
+            SCHEMA, self.hour, self.models.weights(), due, waiting, counts, dict(offsets or {}), dict(read or {}), topic
         )
 
     def _plan(self, row: Due, at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -24,9 +25,10 @@ def from_topic(
     servers: str,
     taken: int | None,
     offsets: Mapping[int, int],
-    consumer: Callable[..., Any] = KafkaConsumer,
+    topic_id: str = "",
     *,
     read: Mapping[int, int] | None = None,
+    consumer: Callable[..., Any] = KafkaConsumer,
 ) -> Iterator[Hour]:
     """Hours in order; bad messages and late ones are passed over: the stream's job keeps them.
 
@@ -38,11 +40,12 @@ def from_topic(
       servers: The brokers, host:port,host:port.
       taken: The last hour that was taken before, hours since 1970.
       offsets: From which to read, by partition; a partition that is not named is read from its beginning.
-      consumer: Makes Kafka's consumer.
+      topic_id: Kafka's id of the topic that the offsets are of; "" where it is not known.
       read: By partition the offset up to which all was read before.
+      consumer: Makes Kafka's consumer.
 
     Raises:
-      TerminalError: The topic is not there, or holds an offset no more.
+      TerminalError: The topic is not there, was made anew, or holds an offset no more.
       TransientError: The broker does not answer.
     """
     try:
@@ -54,7 +57,14 @@ def from_topic(
                 allow_auto_create_topics=False,
             )
         ) as open_consumer:
-            yield from _hours(open_consumer, learning, servers, offsets, Closing(learning.stream, taken, read))
+            # Asking for partitions has it learn the ids of topics.
+            _parts(open_consumer, learning.stream.topics[0])
+            now = str(open_consumer._cluster.topic_id(learning.stream.topics[0]) or "")
+            if topic_id and now != topic_id:
+                raise _anew(learning.stream.topics[0], topic_id, now)
+            closing = Closing(learning.stream, taken, read)
+            for hour in _hours(open_consumer, learning, servers, offsets, closing):
+                yield replace(hour, topic=now)
     except KafkaError as error:
         raise _away(servers, str(error) or type(error).__name__) from error
 
@@ -63,7 +73,7 @@ def _hours(
     consumer: Any, learning: Learning, servers: str, offsets: Mapping[int, int], closing: Closing
 ) -> Iterator[Hour]:
     topic, observe = learning.stream.topics[0], observer(learning, closing.passed)
-    parts = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    parts = _parts(consumer, topic)
     first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     _check(topic, parts, offsets, first, ends)
     consumer.assign(parts)
@@ -87,6 +97,19 @@ def _hours(
         behind = [clocks.get(part, 0) for part in parts if positions[part.partition] < ends[part]]
         yield from closing.over(min(behind) if behind else max(clocks.values(), default=0), positions)
     report_passed(closing.passed)
+
+
+def _parts(consumer: Any, topic: str) -> list[Any]:
+    return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+
+
+def _anew(topic: str, expected: str, received: str) -> TerminalError:
+    return TerminalError(
+        f"The topic {topic} was made anew since it was learned from.",
+        expected=f"the topic with the id {expected}",
+        received=received or "no id",
+        remedy="To learn from the new one, move the state of learning away.",
+    )
 
 
 def _check(topic: str, parts: list[Any], offsets: Mapping[int, int], first: Any, ends: Any) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
@@ -33,7 +34,7 @@ from kafka.errors import KafkaError
 
 from airtight.errors import AirtightError, TransientError
 from airtight.home import Home
-from streaming.engine import flink_jobs, job_records
+from streaming.engine import addresses, flink_jobs, job_records
 from streaming.engine.flink_rest import Flink
 from streaming.engine.kafka_source import ReadOffsets, whole_topics
 from streaming.engine.options import StreamOptions
@@ -48,6 +49,8 @@ from streaming.windows.store import STORE, address_of
 
 UNCACHED = ("--max_cache_memory_usage_mb=0",)
 """Beam's cache of state takes milliseconds to measure each entry; `versions.py` has its own."""
+IDLE = "AIRTIGHT_STREAM_IDLE_S"
+"""Environment variable with the idleness of streams whose messages are published as they happen, seconds."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -113,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--to-end", action="store_true", help="in this process, what the topics hold now")
     how.add_argument("--lake", nargs=2, type=_instant, metavar=("FROM", "TO"), help="in this process, from the lake")
     how.add_argument("--publish", nargs=2, type=_instant, metavar=("FROM", "TO"), help="from the lake into the topic")
+    parser.add_argument(
+        "--idle-s",
+        type=float,
+        default=os.environ.get(IDLE) or None,
+        help="on Flink: seconds of silence after which event time goes on by the clock, for messages that are "
+        f"published as they happen; by default what {IDLE} says, then as the job had it, then as it is declared",
+    )
     add = parser.add_argument_group("with --publish").add_argument
     add("--speed", type=_speed, default=0.0, help="seconds of the replay in one second; 0 or max: as fast as it goes")
     add("--shuffle-minutes", type=float, default=0.0, help="each message arrives up to so much later")
@@ -152,9 +162,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         elif running and not options.anew:
             _LOG.info("The job %s runs already: %s. New code: --upgrade.", running.name, running.id)
             return
+        before = job_records.load(stream.name, home) or job_records.JobRecord(stream.name, "")
+        idle_s = before.idle_s if options.idle_s is None else options.idle_s
+        if idle_s is not None:
+            stream = replace(stream, bounds=replace(stream.bounds, idle_s=idle_s))
+        slots = PipelineOptions(arguments).view_as(StreamOptions).slots or before.slots or addresses.taskmanagers()
         steps = build(stream, from_kafka(stream, address), store, follow=True, servers=address)
         begin = flink_jobs.submit if options.anew else flink_jobs.resume
-        job = begin(steps, stream.name, [*UNCACHED, *arguments], home=home)
+        job = begin(steps, stream.name, [*UNCACHED, *arguments, f"--slots={slots}"], home=home)
         record = job_records.load(stream.name, home) or job_records.JobRecord(stream.name, job.id)
         record = replace(
             record,
@@ -163,13 +178,15 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
             servers=address,
             topics=stream.topics,
             dead_letters=stream.dead_letters,
+            slots=slots,
+            idle_s=idle_s,
         )
         job_records.save(record, home)
         _LOG.info("The job %s runs: %s. Its store is %s.", job.name, job.id, store)
 
 
 def _stop(flink: Flink, stream: Stream, home: Home) -> None:
-    _LOG.info("The job %s has ended with the savepoint %s.", stream.name, job_records.stop(flink, stream.name, home))
+    _LOG.info("The job %s has ended with %s.", stream.name, job_records.stop(flink, stream.name, home))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -135,7 +135,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far times may be apart; all are stamps of the log, no clock of a host is asked.
+    """How far times may be apart; all are stamps of the log, the clock of a host is asked by `idle_s` alone.
 
     Args:
       out_of_order_s: How much older than the newest message of the topics one that comes may be, by their stamps in

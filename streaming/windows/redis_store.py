@@ -4,6 +4,8 @@ Under the prefix `airtight:{<stream>}:`, whose braces keep a stream on one node 
 
     layout                               string
     watermark                            sorted set of one minute, which only grows
+    birth                                string, the token of the store
+    whole_from                           string, a minute, where the store lost what was before
     <group>:<key>:<minutes>              sorted set by first minute: JSON of it and of the totals
 
 and the records of `redis_records`.
@@ -13,6 +15,7 @@ A key that nothing is written to expires when its values are older than what the
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +25,7 @@ from airtight.errors import TerminalError, TransientError
 from streaming.windows.arithmetic import sum_of
 from streaming.windows.declaration import Stream
 from streaming.windows.redis_records import RedisRecords
-from streaming.windows.store import FOREVER, Newest, Query, Row, Span, Store
+from streaming.windows.store import FOREVER, Birth, Newest, Query, Row, Span, Store
 from streaming.windows.tables import Get, Range, Record
 
 TIMEOUT_S = 10.0
@@ -97,6 +100,24 @@ class RedisStore(Store):
         with self._faults():
             return self._watermark()
 
+    def birth(self) -> Birth:
+        """See `Store`. Who lost all keys has lost the layout, too."""
+        with self._faults():
+            self._checked = False
+            self._check()
+            self._client.set(self._key("birth"), uuid.uuid4().hex, nx=True)
+            return Birth(self._client.get(self._key("birth")).decode(), self._watermark(), self._whole_from())
+
+    def set_whole_from(self, minute: int) -> None:
+        """See `Store`."""
+        with self._faults():
+            self._client.set(self._key("whole_from"), minute)
+
+    def whole_from(self) -> int | None:
+        """See `Store`."""
+        with self._faults():
+            return self._whole_from()
+
     def read(self, queries: Sequence[Query]) -> list[Any]:
         """See `Store`."""
         with self._faults(), self._client.pipeline(transaction=True) as pipe:
@@ -140,6 +161,10 @@ class RedisStore(Store):
         value = self._client.zscore(self._key("watermark"), "minute")
         return None if value is None else int(value)
 
+    def _whole_from(self) -> int | None:
+        value = self._client.get(self._key("whole_from"))
+        return None if value is None else int(value)
+
     def _answer(self, query: Query, reply: Any) -> Any:
         if isinstance(query, Get | Range):
             return self._records.answer(query, reply)
@@ -157,15 +182,15 @@ class RedisStore(Store):
         """Refuses a server that forgets by itself, and totals of other measures."""
         if self._checked:
             return
-        with contextlib.suppress(self._redis.ResponseError):  # A server may not say.
-            policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
-            if policy != "noeviction":
-                raise TerminalError(
-                    f"The Redis of the stream {self._stream.name} would forget totals when its memory is full.",
-                    expected="maxmemory-policy noeviction",
-                    received=policy,
-                    remedy="Set it so, or name another server.",
-                )
+        # Not CONFIG, which many servers forbid.
+        policy = self._client.info("memory").get("maxmemory_policy", "not known")
+        if policy != "noeviction":
+            raise TerminalError(
+                f"The Redis of the stream {self._stream.name} would forget totals when its memory is full.",
+                expected="maxmemory-policy noeviction",
+                received=policy,
+                remedy="Set it so, and let INFO say so; or name another server.",
+            )
         self._client.set(self._key("layout"), self._layout, nx=True)
         if (held := self._client.get(self._key("layout"))) != self._layout:
             raise TerminalError(

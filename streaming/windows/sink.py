@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.coders import VarIntCoder
+import msgspec
+from apache_beam.coders import BytesCoder, VarIntCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
@@ -14,13 +15,35 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from streaming.engine.flink_rest import STORE_WHOLE_FROM
 from streaming.windows.declaration import MINUTE_S, Stream
 from streaming.windows.messages import Event
-from streaming.windows.store import Row, Store, opened
+from streaming.windows.store import Birth, Row, Store, opened
 from streaming.windows.tables import Record
 
 STEPS = tuple(2**power for power in range(11))
 """Minutes ahead of the last one that was passed at which timers wait: to 17 hours."""
+DAY = 24 * 60
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Held(msgspec.Struct, array_like=True):
+    """What a job holds of its store.
+
+    Args:
+      token: Of the store that it fills.
+      minute: That it has said last; a store that is behind it has lost something.
+      lost: The minute from which the store is whole, where it lost what was before while this job filled it; else 0.
+      refill: The first minute that this job has written, where it fills again what was lost before it began; else 0.
+    """
+
+    token: str
+    minute: int = 0
+    lost: int = 0
+    refill: int = 0
+
+
+_decode = msgspec.msgpack.Decoder(Held).decode
 
 
 class _WithStore(beam.DoFn):
@@ -89,6 +112,10 @@ class Advance(_WithStore):
     that comes before the minute's end, by all workers. In silence it goes on by the minute with event time. Beam says
     no watermark, so timers feel for it, ahead by 1, 2, 4 ... minutes: it is found in a few rounds, however far it went.
 
+    A store that is another one than before, or is not as far as it was, has lost something: it says from which minute
+    it is whole, and so does the metric `store_whole_from`, until a job that began anew has passed that minute, or the
+    store would have forgotten it.
+
     Args:
       stream: The declaration.
       where: Address of the store.
@@ -97,15 +124,18 @@ class Advance(_WithStore):
 
     REACHED = ReadModifyWriteStateSpec("reached", VarIntCoder())
     NEWEST = ReadModifyWriteStateSpec("newest", VarIntCoder())
+    HELD = ReadModifyWriteStateSpec("held", BytesCoder())
     MINUTE = TimerSpec("minute", TimeDomain.WATERMARK)
 
     def __init__(self, stream: Stream, where: str, follow: bool) -> None:
         super().__init__(stream, where)
         self._follow = follow
+        self._gauge = Metrics.gauge(stream.name, STORE_WHOLE_FROM)
 
     def start_bundle(self) -> None:
         """See Beam."""
         self._passed = 0
+        self._birth: Birth | None = None
 
     def finish_bundle(self) -> None:
         """Writes the last minute that was passed."""
@@ -117,10 +147,12 @@ class Advance(_WithStore):
         element: tuple[str, int],
         reached: Any = beam.DoFn.StateParam(REACHED),
         newest: Any = beam.DoFn.StateParam(NEWEST),
+        held: Any = beam.DoFn.StateParam(HELD),
         minute: Any = beam.DoFn.TimerParam(MINUTE),
     ) -> None:
         """See Beam."""
         end, before = element[1], newest.read()
+        self._compare(held, end, max(before or 0, reached.read() or 0))
         if before is not None and end <= before:
             return
         newest.write(end)
@@ -135,16 +167,44 @@ class Advance(_WithStore):
         self,
         reached: Any = beam.DoFn.StateParam(REACHED),
         newest: Any = beam.DoFn.StateParam(NEWEST),
+        held: Any = beam.DoFn.StateParam(HELD),
         minute: Any = beam.DoFn.TimerParam(MINUTE),
         time: Any = beam.DoFn.TimestampParam,
     ) -> None:
         """Event time has passed a minute, and nothing of it is on its way any more."""
         passed = time.seconds() // MINUTE_S
+        self._compare(held, passed, max(newest.read(), passed))
         if passed <= (reached.read() or 0):
             return
         reached.write(passed)
         self._passed = max(self._passed, passed)
+        self._hold(held, passed)
         self._feel(passed, newest.read(), minute)
+
+    def _compare(self, held: Any, minute: int, newest: int) -> None:
+        """Whether the store still has what was written, once for each bundle."""
+        if self._birth is not None:
+            return
+        self._birth = birth = self._store.birth()
+        encoded = held.read()
+        known = _decode(encoded) if encoded else Held(birth.token, refill=minute if birth.whole_from else 0)
+        if known.token != birth.token or known.minute > (birth.watermark or 0):
+            # Windows that are not over yet are written again, whole.
+            known = Held(birth.token, 0, newest)
+            self._store.set_whole_from(newest)
+        held.write(_encode(known))
+        self._gauge.set(known.lost)
+
+    def _hold(self, held: Any, passed: int) -> None:
+        """The minute that is being said; what was lost may be there again with it, or old by now."""
+        known, birth = _decode(held.read()), self._birth
+        if known.refill and birth and passed >= (birth.whole_from or 0):
+            self._store.set_whole_from(known.refill)
+            known.refill = 0
+        if known.lost <= passed - self._stream.keep_days * DAY:
+            known.lost = 0
+        known.minute = passed
+        held.write(_encode(known))
 
     def _feel(self, reached: int, end: int, minute: Any) -> None:
         for step in STEPS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import msgspec
 from airtight.errors import TerminalError
 from streaming.windows.arithmetic import sum_of
 from streaming.windows.declaration import Stream
-from streaming.windows.store import FOREVER, Newest, Query, Row, Span, Store
+from streaming.windows.store import FOREVER, Birth, Newest, Query, Row, Span, Store
 from streaming.windows.tables import Get, Range, Record, Table
 
 DAY = 24 * 60
@@ -36,6 +37,7 @@ class SqlStore(Store):
 
     def __init__(self, stream: Stream) -> None:
         self._name, self._keep = stream.name, stream.keep_days * DAY
+        self._birth = f"{stream.name} birth"
         self._table = f"totals_{stream.name}"
         self._measures = stream.measures
         self._has_distribution = any(measure.kind == "distribution" for measure in stream.measures)
@@ -104,6 +106,26 @@ class SqlStore(Store):
         """See `Store`."""
         with self._transaction() as db:
             return self._watermark(db)
+
+    def birth(self) -> Birth:
+        """See `Store`; a line of the table of streams, whose layout is the token."""
+        with self._transaction(writes=True) as db:
+            statement = "INSERT INTO streams VALUES (?, ?, NULL) ON CONFLICT (stream) DO NOTHING"
+            db.execute(self._sql(statement), (self._birth, uuid.uuid4().hex))
+            query = self._sql("SELECT layout, minute FROM streams WHERE stream = ?")
+            token, whole_from = db.execute(query, (self._birth,)).fetchone()
+            return Birth(token, self._watermark(db), whole_from)
+
+    def set_whole_from(self, minute: int) -> None:
+        """See `Store`."""
+        self.birth()
+        with self._transaction(writes=True) as db:
+            db.execute(self._sql("UPDATE streams SET minute = ? WHERE stream = ?"), (minute, self._birth))
+
+    def whole_from(self) -> int | None:
+        """See `Store`."""
+        with self._transaction() as db:
+            return self._minute(db, self._birth)
 
     def read(self, queries: Sequence[Query]) -> list[Any]:
         """See `Store`."""
@@ -186,7 +208,10 @@ class SqlStore(Store):
         )
 
     def _watermark(self, db: Any) -> int | None:
-        record = db.execute(self._sql("SELECT minute FROM streams WHERE stream = ?"), (self._name,)).fetchone()
+        return self._minute(db, self._name)
+
+    def _minute(self, db: Any, name: str) -> int | None:
+        record = db.execute(self._sql("SELECT minute FROM streams WHERE stream = ?"), (name,)).fetchone()
         return record[0] if record else None
 
     def _create(self, db: Any, where: str) -> None:

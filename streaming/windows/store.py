@@ -62,6 +62,20 @@ class Newest(NamedTuple):
 Query = Span | Newest | Get | Range
 
 
+class Birth(NamedTuple):
+    """Which store it is, so that who fills it notices when it lost what it had.
+
+    Args:
+      token: Made with the store, as no other one has it.
+      watermark: As `Store.watermark`.
+      whole_from: The minute from which the store is whole, where it lost what was before; else None.
+    """
+
+    token: str
+    watermark: int | None
+    whole_from: int | None
+
+
 class Store(Protocol):
     """Rows by (group, key, start, minutes), and records by table and key.
 
@@ -90,6 +104,15 @@ class Store(Protocol):
 
     def watermark(self) -> int | None:
         """The minute to which all is known; None in an empty store. Raises as `read`."""
+
+    def birth(self) -> Birth:
+        """Which store it is; one that is not there is made. Raises as `write`."""
+
+    def set_whole_from(self, minute: int) -> None:
+        """Says that it lost what was before a minute, or that it was filled again back to one. Raises as `write`."""
+
+    def whole_from(self) -> int | None:
+        """The minute from which it is whole, where it lost what was before; else None. Raises as `read`."""
 
     def read(self, queries: Sequence[Query]) -> list[Any]:
         """Answers queries, in their order and of one moment; Redis may answer a `Range` of a moment later.
@@ -161,8 +184,8 @@ class Reader:
           at: Seconds since 1970.
 
         Returns:
-          `count` and each measure by name, and `behind_minutes`: by how many minutes the store ends before `at`, None
-          for an empty one.
+          `count` and each measure by name; `behind_minutes`: by how many minutes the store ends before `at`, None for
+          an empty one; `lost_minutes`: how many of the first minutes the store may have lost.
 
         Raises:
           TransientError: The store cannot be used now.
@@ -171,4 +194,5 @@ class Reader:
         watermark = self.store.watermark()
         (totals,) = self.store.read([Span(group, key, end - minutes, end)])
         behind = None if watermark is None else max(0, end - watermark)
-        return {**self.stream.values_of(totals), "behind_minutes": behind}
+        lost = min(minutes, max(0, (self.store.whole_from() or 0) - (end - minutes)))
+        return {**self.stream.values_of(totals), "behind_minutes": behind, "lost_minutes": lost}

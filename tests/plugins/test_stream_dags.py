@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from airflow.sdk import DAG
@@ -13,28 +14,29 @@ from airtight.home import ROOT
 from streaming.learning.declaration import declared as learning_of
 from streaming.windows.declaration import declared, modules_of
 
-FILE = ROOT / "dags" / "flight_delays_stream.py"
 LEARNING = "flight_delays_learning_stream"
 
 
-@pytest.fixture(scope="module")
-def parsed() -> tuple[dict[str, DAG], dict[str, dict]]:
-    """What Airflow finds in the file, by the DAG's id, and the streams that it names."""
+def parsed(name: str) -> tuple[dict[str, DAG], dict[str, Any]]:
+    """What Airflow finds in a file, by the DAG's id, and the names of its module."""
     kept = DagContext.current_autoregister_module_name, set(DagContext.autoregistered_dags)
     DagContext.current_autoregister_module_name = __name__
     DagContext.autoregistered_dags.clear()
     try:
-        names = runpy.run_path(str(FILE))
-        return {dag.dag_id: dag for dag, _ in DagContext.autoregistered_dags}, names["STREAMS"]
+        names = runpy.run_path(str(ROOT / "dags" / f"{name}.py"))
+        return {dag.dag_id: dag for dag, _ in DagContext.autoregistered_dags}, names
     finally:
         DagContext.current_autoregister_module_name = kept[0]
         DagContext.autoregistered_dags.clear()
         DagContext.autoregistered_dags.update(kept[1])
 
 
-def test_each_stream_has_a_dag_that_keeps_it_running_and_one_that_stops_it(parsed) -> None:
-    dags, streams = parsed
-    assert set(dags) == {LEARNING, *(f"{stream}_{what}" for stream in streams for what in ("stream", "stop"))}
+@pytest.mark.parametrize("file", ["flight_delays_stream", "bike_demand_stream"])
+def test_each_stream_has_a_dag_that_keeps_it_running_and_one_that_stops_it(file: str) -> None:
+    dags, names = parsed(file)
+    streams = names.get("STREAMS", {"bike_demand": {"declaration": "bike_demand"}})
+    wanted = {f"{stream}_{what}" for stream in streams for what in ("stream", "stop")}
+    assert {*dags} - {LEARNING} == wanted <= {*names}, "Airflow finds them in the module, too"
     for stream, settings in streams.items():
         dag, stop = dags[f"{stream}_stream"], dags[f"{stream}_stop"]
         assert (dag.is_paused_upon_creation, dag.max_active_runs, dag.max_consecutive_failed_dag_runs) == (True, 1, 3)
@@ -49,8 +51,8 @@ def test_each_stream_has_a_dag_that_keeps_it_running_and_one_that_stops_it(parse
         assert all(find_spec(module) for module in modules_of(settings["declaration"]))
 
 
-def test_the_learner_runs_one_after_the_other(parsed) -> None:
-    dag = parsed[0][LEARNING]
+def test_the_learner_runs_one_after_the_other() -> None:
+    dag = parsed("flight_delays_stream")[0][LEARNING]
     assert (dag.max_active_runs, dag.catchup, dag.is_paused_upon_creation) == (1, False, True)
     (task,) = dag.tasks
     assert find_spec(task.module)

@@ -18,12 +18,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from airtight.errors import TerminalError, TransientError
-from plugins.tfx_airflow import command
-from plugins.tfx_airflow import stream as module
+from plugins.tfx_airflow import command, stream, stream_watch
 from plugins.tfx_airflow.pages import stream_page
-from plugins.tfx_airflow.stream import EnsureStream, StopStream, StreamWatched, WatchStream
+from plugins.tfx_airflow.stream import EnsureStream, StopStream, WatchStream
+from plugins.tfx_airflow.stream_watch import StreamWatched
 from streaming.engine import job_records, stream_status
-from streaming.engine.flink_rest import Checkpoints, Job, JobStatus
+from streaming.engine.flink_rest import ENDED, Checkpoints, Job, JobStatus
 from streaming.engine.job_records import JobRecord
 from tests.streaming.fake_kafka import Broker, Consumer
 
@@ -67,7 +67,7 @@ class StubFlink:
         return [self.cluster.status.job] if self.cluster.status else []
 
     def running(self, name: str) -> Job | None:
-        return next((job for job in self.jobs() if job.state == "RUNNING"), None)
+        return next((job for job in self.jobs() if job.state not in ENDED), None)
 
     def status(self, job_id: str) -> JobStatus:
         assert self.cluster.status is not None
@@ -78,7 +78,12 @@ class StubFlink:
 
     def savepoint(self, job_id: str, folder: str, *, cancel: bool) -> str:
         self.cluster.did.append("savepoint")
+        if self.cluster.status.job.state != "RUNNING":
+            raise TransientError("The savepoint was not written.")
         return "file:/s/1"
+
+    def checkpoints(self, job_id: str) -> Checkpoints:
+        return self.status(job_id).checkpoints
 
     def cancel(self, job_id: str) -> None:
         self.cluster.did.append(f"cancel {job_id}")
@@ -97,8 +102,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         made.did.append(" ".join((of, *arguments)))
         made.run()
 
-    monkeypatch.setattr(module, "Flink", StubFlink)
-    monkeypatch.setattr(module, "run", submit)
+    monkeypatch.setattr(stream, "Flink", StubFlink)
+    monkeypatch.setattr(stream_watch, "Flink", StubFlink)
+    monkeypatch.setattr(stream, "run", submit)
     monkeypatch.setattr(StreamWatched, "settle_s", 0.0)
     monkeypatch.setattr(StreamWatched, "poll_s", 0.01)
     monkeypatch.setattr("kafka.KafkaConsumer", Consumer)
@@ -158,11 +164,50 @@ def test_it_is_stopped_with_a_savepoint(cluster: Cluster) -> None:
     assert watch(event) == event, "stopped on purpose is no fault"
 
 
+def test_one_that_fails_again_and_again_is_stopped_with_its_last_checkpoint(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(job=replace(cluster.status.job, state="RESTARTING"))
+    assert StopStream(task_id="stop", **SHOPS).execute({}) == {"savepoint": "file:/c"}
+    assert cluster.did == ["savepoint", "cancel j1"]
+    record = job_records.load("shops")
+    assert record is not None and (record.start, record.stopped) == ("file:/c", True)
+
+
+def test_a_store_that_lost_something_turns_the_task_red_and_is_filled_again(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(store_whole_from=NOW // 60)
+    assert "its store has lost what it had of the time before 20" in red(cluster, watched())
+    assert ensure()["done"] == "refilled"
+    assert cluster.did == ["cancel j1", "streaming.windows tests.streaming.windows.shops:STREAM --anew"]
+
+
+def test_what_the_engine_drops_as_late_turns_the_task_red(cluster: Cluster) -> None:
+    cluster.run()
+    cluster.change(dropped=5)
+    trigger = watched()
+    assert trigger.poll() is None, "before the watching"
+    cluster.change(dropped=0)
+    assert trigger.poll() is None, "it was started again"
+    cluster.change(dropped=3)
+    assert "Flink dropped 3 sums as late" in red(cluster, trigger)
+
+
+def test_the_newest_checkpoint_is_kept_for_a_flink_that_forgets(cluster: Cluster) -> None:
+    cluster.run()
+    trigger = watched()
+    assert trigger.poll() is None
+    record = job_records.load("shops")
+    assert record is not None and record.start == "file:/c"
+    job_records.save(replace(record, start="file:/s/1", stopped=True))
+    trigger.poll()
+    assert job_records.load("shops").start == "file:/s/1", "not in place of the savepoint"
+
+
 def test_it_is_watched_without_a_worker(cluster: Cluster) -> None:
     with pytest.raises(TaskDeferred) as deferred:
         WatchStream(task_id="watch", **SHOPS).execute({})
     kind, settings = deferred.value.trigger.serialize()
-    assert kind == "plugins.tfx_airflow.stream.StreamWatched"
+    assert kind == "plugins.tfx_airflow.stream_watch.StreamWatched"
     assert StreamWatched(**settings).serialize() == (kind, settings), "a triggerer that restarts goes on"
     assert settings["until"] > datetime.now(UTC).isoformat()
 
@@ -223,16 +268,55 @@ def test_one_without_messages_and_one_that_moves_do_not_stand_still(cluster: Clu
     cluster.run()
     broker, trigger = Broker.all[cluster.broker], watched(stalled_minutes=10)
     clock = iter(range(0, 100_000, 400))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(stream_watch.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(trigger, "_new_code", lambda record: "")
     for offset in range(5, 9):
-        broker.committed[0] = offset
+        broker.committed = {0: offset, 1: offset}
         assert trigger.poll() is None
     broker.committed = {0: 10, 1: 10}
     assert [trigger.poll() for _ in range(4)] == [None] * 4, "nothing waits"
     broker.add(0, 0, b"")
     events = [trigger.poll() for _ in range(4)]
     assert next(event["reason"] for event in events if event) == "stalled"
+
+
+def test_a_broker_or_a_topic_that_is_away_turns_the_task_red(cluster: Cluster, monkeypatch) -> None:
+    def away(**_: object) -> None:
+        raise OSError("nobody there")
+
+    cluster.run()
+    trigger = watched(stalled_minutes=1e-6)
+    with monkeypatch.context() as patched:
+        patched.setattr("kafka.KafkaConsumer", away)
+        assert "what waits is not known for 0 s: it does not answer: OSError: nobody there" in red(cluster, trigger)
+    Broker.all[cluster.broker].log.clear()
+    assert "what waits is not known for 0 s: there is no topic test.shops" in red(
+        cluster, watched(stalled_minutes=1e-6)
+    )
+    assert cluster.did == [], "it goes on by itself when they are back"
+
+
+def test_a_partition_that_is_not_read_beside_others_turns_the_task_red(cluster: Cluster, monkeypatch) -> None:
+    cluster.run()
+    broker, trigger = Broker.all[cluster.broker], watched(stalled_minutes=10)
+    clock = iter(range(0, 100_000, 100))
+    monkeypatch.setattr(stream_watch.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(trigger, "_new_code", lambda record: "")
+    broker.committed = {0: 4, 1: 10}
+    assert trigger.poll() is None
+    events = []
+    for _ in range(5):
+        broker.add(1, 0, b"")
+        broker.committed[1] += 1
+        events.append(trigger.poll())
+    event = next(filter(None, events))
+    assert event["reason"] == "stuck"
+    assert (
+        "6 messages of the partition 0 of test.shops wait, and none was read for 600 s from offset 4" in event["words"]
+    )
+    with pytest.raises(AirflowFailException, match="leave a transaction open"):
+        watch(event)
+    assert cluster.did == [], "the others are read"
 
 
 def test_a_job_without_checkpoints_turns_the_task_red(cluster: Cluster) -> None:
@@ -256,7 +340,7 @@ def test_memory_that_grows_turns_the_task_red(cluster: Cluster) -> None:
 
 def test_new_code_ends_it_when_it_looks_the_same_twice(cluster: Cluster, monkeypatch) -> None:
     cluster.run()
-    monkeypatch.setattr(module, "CODE_S", 0.0)
+    monkeypatch.setattr(stream_watch, "CODE_S", 0.0)
     trigger, codes = watched(), iter(["half", "whole", "whole"])
     monkeypatch.setattr(stream_status, "code_of", lambda *modules: next(codes))
     assert trigger.poll() is None and trigger.poll() is None
@@ -284,20 +368,28 @@ def test_without_a_broker_the_rest_is_known(cluster: Cluster, monkeypatch) -> No
     record = job_records.load("shops")
     assert record is not None
     status = stream_status.status(StubFlink(), record)
-    assert (status.lag, status.broker) == (None, "OSError: nobody there")
-    assert "the broker does not answer" in str(status)
+    assert (status.lag, status.broker) == (None, "it does not answer: OSError: nobody there")
+    assert "of the broker: it does not answer" in str(status)
     assert "nobody there" in stream_page.page(record, status)
 
 
 def test_the_page_is_safe_and_shows_all(cluster: Cluster) -> None:
     cluster.run()
-    cluster.change(failure="<b>because</b>", failed=NOW, worker_memory_mb=123.4)
+    cluster.change(failure="<b>because</b>", failed=NOW, worker_memory_mb=123.4, dropped=77, store_whole_from=60)
     record = job_records.load("shops")
     assert record is not None
     text = stream_page.page(replace(record, name="<shops>"), stream_status.status(StubFlink(), record), True)
     assert "&lt;shops&gt;" in text and "<shops>" not in text and "<b>because" not in text
-    for shown in ("<dd>16</dd>", "1970-01-01 00:10:00", '<span class="good">RUNNING</span>', CODE, "<dd>123</dd>"):
+    for shown in (
+        "<dd>16</dd>",
+        "1970-01-01 00:10:00",
+        '<span class="good">RUNNING</span>',
+        CODE,
+        "<dd>123</dd>",
+        "<dd>77</dd>",
+    ):
         assert shown in text
+    assert "lost what was before 1970-01-01 01:00" in text
     assert 'href="stream/report"' in text
     assert "There is no stream of &lt;b&gt;" in stream_page.none_yet("<b>")
 

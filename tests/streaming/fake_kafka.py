@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 from kafka import TopicPartition
@@ -25,6 +26,7 @@ class Broker:
     def __init__(self, name: str, partitions: int = 2) -> None:
         self.log: dict[int, list[Message]] = {number: [] for number in range(partitions)}
         self.first = 0
+        self.id = "first"
         self.committed: dict[int, int] = {}
         self.all[name] = self
 
@@ -37,6 +39,7 @@ class Consumer:
     def __init__(self, bootstrap_servers: list[str], **_: Any) -> None:
         self.broker = Broker.all[bootstrap_servers[0]]
         self.at: dict[TopicPartition, int] = {}
+        self._cluster = SimpleNamespace(topic_id=lambda topic: self.broker.id)
         self.paused: set[TopicPartition] = set()
 
     def __enter__(self) -> Consumer:

@@ -80,7 +80,17 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
             {"id": name}
             for name in ("numRecordsOut", "Source__a/K.numRecordsOut", "Source__a/K.numRecordsOutPerSecond")
         ],
-        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [{"id": "numRecordsOut"}, {"id": "read.counts.worker_memory_mb"}],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics": [
+            {"id": name}
+            for name in (
+                "numRecordsOut",
+                "read.counts.worker_memory_mb",
+                "c.store_whole_from",
+                "a.b.droppedDueToLateness",
+            )
+        ],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=c.store_whole_from&agg=max": [{"id": "n", "max": 7.0}],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=a.b.droppedDueToLateness&agg=sum": [{"id": "n", "sum": 3.0}],
         f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=read.counts.worker_memory_mb&agg=max": [
             {"id": "n", "max": 250.0}
         ],
@@ -98,6 +108,7 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
     assert (status.watermark, status.read, status.failures, status.failed) == (8.0, 20000, 2, 6.0)
     assert status.job.complete
     assert (status.failure, status.worker_memory_mb) == ("java.io.IOException: gone", 250.0)
+    assert (status.store_whole_from, status.dropped) == (7, 3)
     assert status.checkpoints == flink_rest.Checkpoints(116, 8, PATH, 7.0, 0.014, 104, "disk full")
     # A part that nothing has reached yet holds the watermark of the whole.
     Answers.answers[f"/jobs/{JOB}/vertices/v2/watermarks"][0]["value"] = str(-(1 << 63))
@@ -220,6 +231,36 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint_alone(server: Flink, 
     assert job_records.start_point(server, "counts", home) == "file:/s/1"
 
 
+def test_one_command_at_a_time_submits_or_stops_a_job(server: Flink, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with job_records.locked("counts", home):
+        with pytest.raises(TransientError, match="being submitted or stopped"):
+            job_records.stop(server, "counts", home)
+        with job_records.locked("other", home):
+            pass
+    with pytest.raises(TerminalError, match="No job counts runs"):
+        Answers.answers = {"/jobs/overview": {"jobs": []}}
+        job_records.stop(server, "counts", home)
+
+
+def test_the_savepoints_of_two_stops_are_kept(server: Flink, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    Answers.answers = {
+        "/jobs/overview": {"jobs": [job("RUNNING")]},
+        "/jobmanager/config": [],
+        f"/jobs/{JOB}": job("CANCELED"),
+        f"POST /jobs/{JOB}/savepoints": {"request-id": "r1"},
+    }
+    for number in range(4):
+        folder = tmp_path / f"savepoint-{number}"
+        folder.mkdir()
+        done = {"status": {"id": "COMPLETED"}, "operation": {"location": folder.as_uri()}}
+        Answers.answers[f"/jobs/{JOB}/savepoints/r1"] = done
+        job_records.stop(server, "counts", home)
+        job_records.remember(server, "counts", JOB, job_records.start_point(server, "counts", home), home)
+    assert sorted(path.name for path in tmp_path.glob("savepoint-*")) == ["savepoint-2", "savepoint-3"]
+
+
 def test_checkpoints_of_two_submissions_are_kept(server: Flink, tmp_path: Path) -> None:
     home, root = Home(tmp_path / "home"), tmp_path / "checkpoints"
     Answers.answers = {"/jobmanager/config": [{"key": "state.checkpoints.dir", "value": root.as_uri()}]}
@@ -231,7 +272,7 @@ def test_checkpoints_of_two_submissions_are_kept(server: Flink, tmp_path: Path) 
     assert sorted(path.name for path in root.iterdir()) == ["b", "c"]
     record = job_records.load("counts", home)
     assert record == JobRecord(
-        "counts", "c", f"{root.as_uri()}/c", f"{root.as_uri()}/b/chk-1", False, f"{root.as_uri()}/b"
+        "counts", "c", f"{root.as_uri()}/c", f"{root.as_uri()}/b/chk-1", earlier=f"{root.as_uri()}/b"
     )
 
 

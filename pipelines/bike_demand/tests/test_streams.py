@@ -61,6 +61,7 @@ def test_totals_of_the_lake_are_those_of_pandas(tmp_path: Path) -> None:
             "mean_rides": part.mean(),
             "most_rides": part.max(),
             "behind_minutes": 29,
+            "lost_minutes": 0,
         }
     clock = pd.to_datetime(rows.hour)
     for (weekday, hour), part in rows.rides.groupby([clock.dt.weekday, clock.dt.hour]):

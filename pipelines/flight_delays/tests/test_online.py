@@ -154,6 +154,13 @@ def test_a_store_that_lags_answers_as_it_was_when_it_ends(tmp_path):
     assert now["departures_count_origin_2h"] == 1
 
 
+def test_a_store_that_lost_something_says_from_when_it_is_whole(tmp_path):
+    lookup = _lookup(tmp_path, 10)
+    lookup._store.set_whole_from(minute(CUTOFF) - 30)
+    _, (fresh,) = lookup([PLAN])
+    assert fresh["whole_from"] == CUTOFF - timedelta(minutes=30)
+
+
 def test_values_expire_when_the_store_ends_longer_before_the_cutoff_than_they_look_back(tmp_path):
     (row,), (fresh,) = _lookup(tmp_path, 165, watermark=160)([PLAN])
     assert fresh["behind_minutes"] == 160

@@ -306,7 +306,7 @@ def test_the_topic_gives_the_same_as_the_events_in_order_however_often_it_is_rea
         state = book.state()
         learning = learner(state=state)
         offsets = state.offsets if state else {}
-        taken = from_topic(LEARNING, "learning", learning.hour, offsets, Consumer)
+        taken = from_topic(LEARNING, "learning", learning.hour, offsets, consumer=Consumer)
         command.run(learning, store, book, taken, None, commit_hours=7)
 
     for number, event in enumerate(events):

@@ -42,9 +42,12 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
             "Its size, bytes": _number(newest.bytes),
             "Checkpoints failed": _number(newest.failed),
             "Failures": _number(job.failures),
+            "Dropped as late": _number(job.dropped),
             "Heap in use": f"{status.heap_share:.0%}",
             "Python worker, MB": _number(round(job.worker_memory_mb)),
         }
+        if job.store_whole_from:
+            faults.append(f"Its store has lost what was before {second(iso(job.store_whole_from * 60))}.")
         if job.failure:
             failure = f"It failed last at {second(iso(job.failed))}: {job.failure}"
     return _page(

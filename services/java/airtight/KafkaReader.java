@@ -30,6 +30,8 @@ final class KafkaReader extends UnboundedSource.UnboundedReader<KV<byte[], byte[
   private static final long MAX = BoundedWindow.TIMESTAMP_MAX_VALUE.getMillis();
   /** A partition that had nothing is asked again so much later: other splits are read by the same thread. */
   private static final long REST_NANOS = 10_000_000;
+  /** So many in a row are no mistake of a producer: it is the clock of this host that is behind. */
+  private static final int MAX_AHEAD = 10;
   private static final byte[] EMPTY = {};
 
   private final KafkaSource source;
@@ -42,6 +44,7 @@ final class KafkaReader extends UnboundedSource.UnboundedReader<KV<byte[], byte[
   private ConsumerRecord<byte[], byte[]> current;
   private LogClock.Log log;
   private long watermark = MIN;
+  private int ahead;
   private long restUntil = System.nanoTime();
 
   KafkaReader(KafkaSource source, KafkaMark mark) {
@@ -50,6 +53,8 @@ final class KafkaReader extends UnboundedSource.UnboundedReader<KV<byte[], byte[
     this.clock = LogClock.of(settings);
     if (mark != null) {
       positions.putAll(mark.positions);
+      // Of a job that was resumed without one of its topics.
+      positions.keySet().removeIf(partition -> !settings.topics.contains(partition.topic()));
       // Before the first look, too, nothing may come to a window that was over at the checkpoint.
       watermark = positions.values().stream().mapToLong(position -> position.watermark).min().orElse(MIN);
     }
@@ -76,7 +81,16 @@ final class KafkaReader extends UnboundedSource.UnboundedReader<KV<byte[], byte[
     current = batch.next();
     Position position = positions.get(new TopicPartition(current.topic(), current.partition()));
     position.next = current.offset() + 1;
-    raise(position, LogClock.plausible(current.timestamp(), System.currentTimeMillis()));
+    long now = LogClock.now();
+    long stamp = LogClock.plausible(current.timestamp(), now);
+    ahead = stamp == LogClock.UNKNOWN ? ahead + 1 : 0;
+    if (ahead == MAX_AHEAD) {
+      throw new IOException(
+          ahead + " messages of " + current.topic() + " in a row, the last of " + new Instant(current.timestamp())
+              + ", are more than a day ahead of this host's clock, which says " + new Instant(now)
+              + ": correct the clock");
+    }
+    raise(position, stamp);
     return true;
   }
 

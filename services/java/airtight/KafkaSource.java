@@ -53,15 +53,15 @@ final class KafkaSource extends UnboundedSource<KV<byte[], byte[]>, KafkaMark> {
       this.idle = idle;
     }
 
-    /** By what a source is known again after it was submitted anew; null without a consumer group. */
+    /** By what a source is known again after it was submitted anew, with other topics too; null without a group. */
     private String name() {
-      return consumer.containsKey("group.id") ? consumer.get("group.id") + " " + topics : null;
+      return (String) consumer.get("group.id");
     }
   }
 
   /**
    * A resumed job brings its source, and its checkpoint the one of before: both are read here, and the one that was
-   * made last tells the brokers and bounds.
+   * made last tells the brokers, topics and bounds.
    */
   private Object readResolve() {
     if (settings.name() != null) {

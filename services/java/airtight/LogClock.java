@@ -1,5 +1,6 @@
 package airtight;
 
+import java.time.Clock;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
@@ -30,6 +31,9 @@ final class LogClock implements Runnable {
   private static final long LATE_LOOK_MS = 3 * POLL_MS;
   private static final long UNUSED_MS = 60_000;
   private static final long ABSURD_MS = Duration.ofDays(1).toMillis();
+
+  /** Of this host. */
+  static volatile Clock host = Clock.systemUTC();
 
   private final Map<String, Object> consumer;
   private final List<String> topics;
@@ -76,6 +80,10 @@ final class LogClock implements Runnable {
   static LogClock of(KafkaSource.Settings settings) {
     String name = settings.consumer + " " + settings.topics + " " + settings.idle;
     return CLOCKS.computeIfAbsent(name, key -> new LogClock(settings));
+  }
+
+  static long now() {
+    return host.millis();
   }
 
   /** A stamp as the watermark counts it: one ahead of this host's clock as now, one a day ahead not at all. */
@@ -129,7 +137,7 @@ final class LogClock implements Runnable {
 
   private Log lookAt(Admin client, NewestMessages messages) throws InterruptedException, ExecutionException {
     Map<TopicPartition, String> ids = partitions(client, topics);
-    long now = System.currentTimeMillis();
+    long now = now();
     if (looked == 0 || known.entrySet().stream().anyMatch(was -> !was.getValue().equals(ids.get(was.getKey())))) {
       // A topic that was made anew begins anew.
       newest = UNKNOWN;

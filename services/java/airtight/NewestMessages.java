@@ -90,7 +90,7 @@ final class NewestMessages implements AutoCloseable {
   private void read(TopicPartition partition, long from, long end, Known last) {
     consumer.seek(partition, from);
     long deadline = System.nanoTime() + PATIENCE.toNanos();
-    long now = System.currentTimeMillis();
+    long now = LogClock.now();
     while (consumer.position(partition) < end && System.nanoTime() < deadline) {
       for (ConsumerRecord<byte[], byte[]> message : consumer.poll(PATIENCE)) {
         last.stamp = Math.max(last.stamp, LogClock.plausible(message.timestamp(), now));

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.own_cluster import OwnCluster, own_cluster
 from streaming.engine.flink_rest import ENDED, Flink
+from tests.streaming.engine_counts import until
 
 
 @pytest.fixture(scope="package")
@@ -27,3 +28,4 @@ def cluster(shared_cluster: OwnCluster) -> Iterator[OwnCluster]:
     for job in flink.jobs():
         if job.state not in ENDED:
             flink.cancel(job.id)
+    until(lambda: not shared_cluster.workers(), "the Python workers end with their jobs")

@@ -134,6 +134,11 @@ def test_totals_are_exact(cluster: OwnCluster, tmp_path: Path, is_killed: bool) 
         rows = {place: totals for place, totals in written(store, minutes).items() if place[2] <= last}
         assert rows == plain(messages, minutes, every), f"windows of {minutes} minutes"
     assert recorded(store) == newest([*messages, end])
+    store.close()
+    path.unlink()
+    produce(servers, topic, [message(at=BEGIN + 86_400, id="more")])
+    until(lambda: flink.status(job.id).store_whole_from, "the job notices that its store is gone")
+    assert store.whole_from() == flink.status(job.id).store_whole_from
     flink.cancel(job.id)
     bounded = tmp_path / "bounded.sqlite"
     source = ReadOffsets(servers, whole_topics(servers, [topic]))

@@ -74,6 +74,12 @@ def test_the_topic_gives_what_the_lake_gives(home):
     flags = command._parser().parse_args([DECLARATION, "--topic"])
     command.learn(flags, home, consumer=Consumer)
     of_topic = answers(home)
+    book = Book(home.path / "stream" / "meters_learning.sqlite")
+    assert book.state().topic == "first"
+    book.close()
+    broker.id = "made anew"
+    with pytest.raises(TerminalError, match=r"(?s)was made anew.*id first"):
+        command.learn(flags, home, consumer=Consumer)
     state = str(home.path / "stream/x")
     assert command.main([DECLARATION, "--from", "2013-06-01", "--to", "2013-06-05", "--state", state]) == 0
     of_lake = answers(home, "x")

@@ -30,6 +30,22 @@ def test_a_server_that_forgets_by_itself_is_refused(client: Any, redis_server: s
         RedisStore(redis_server, STREAM).write([])
 
 
+def test_a_server_of_which_that_is_not_known_is_refused(client: Any, redis_server: str, monkeypatch) -> None:  # noqa: F811
+    store = RedisStore(redis_server, STREAM)
+    monkeypatch.setattr(store._client, "info", lambda section: {})
+    with pytest.raises(TerminalError, match=r"would forget.*not known"):
+        store.write([])
+
+
+def test_a_server_that_lost_all_is_another_store(client: Any, redis_server: str) -> None:  # noqa: F811
+    store = RedisStore(redis_server, STREAM)
+    before = store.birth()
+    client.flushall()
+    assert store.birth().token != before.token
+    with pytest.raises(TerminalError, match="other measures"):
+        RedisStore(redis_server, replace(STREAM, measures=(Measure("a"),))).write([])
+
+
 def test_other_measures_are_refused(client: Any, redis_server: str) -> None:  # noqa: F811
     RedisStore(redis_server, STREAM).advance(1)
     with pytest.raises(TerminalError, match="other measures"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from streaming.windows.pipeline import build, messages_of
-from streaming.windows.sink import Advance
+from streaming.windows.sink import DAY, Advance, _decode
 from streaming.windows.sqlite_store import SqliteStore
+from streaming.windows.store import Reader
 from tests.streaming.windows.shops import STREAM, message
 
 
@@ -34,7 +36,7 @@ class Engine:
         self.store = SqliteStore(path, STREAM)
         self.step = Advance(STREAM, str(path), follow)
         self.step.setup()
-        self.reached, self.newest = State(), State()
+        self.reached, self.newest, self.held = State(), State(), State()
         self.timers: dict[str, Timestamp] = {}
         self.waiting: dict[str, Timestamp] = {}
         self.bundles = 0
@@ -42,12 +44,17 @@ class Engine:
     def set(self, at: Timestamp, dynamic_timer_tag: str = "") -> None:
         self.waiting[dynamic_timer_tag] = at
 
+    @property
+    def lost(self) -> int:
+        """The minute that the metric has."""
+        return _decode(self.held.value).lost
+
     def bundle(self, *, ends: list[int] = (), times: list[Timestamp] = ()) -> None:
         self.step.start_bundle()
         for end in ends:
-            self.step.process(("", end), self.reached, self.newest, self)
+            self.step.process(("", end), self.reached, self.newest, self.held, self)
         for time in times:
-            self.step.advance(self.reached, self.newest, self, time)
+            self.step.advance(self.reached, self.newest, self.held, self, time)
         self.step.finish_bundle()
         self.timers |= self.waiting
         self.waiting = {}
@@ -113,6 +120,54 @@ def test_of_an_input_that_ends_it_ends_with_what_was_written_last(tmp_path: Path
     engine.advance_to(10_000_000)
     assert engine.store.watermark() == 9_000
     assert not engine.timers
+
+
+@pytest.mark.parametrize("kept", [0, 1_500], ids=["all", "what_came_last"])
+def test_a_store_that_lost_something_says_from_when_it_is_whole(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "store.sqlite"
+    engine = Engine(path, follow=True)
+    engine.bundle(ends=[1_000])
+    engine.advance_to(2_000)
+    assert (engine.store.whole_from(), engine.lost) == (None, 0)
+    engine.step.teardown()
+    engine.store.close()
+    if kept:
+        # As from a copy of yesterday, or after a power cut.
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE streams SET minute = ? WHERE stream = ?", (kept, STREAM.name))
+        db.close()
+    else:
+        path.unlink()
+    engine.bundle(ends=[2_003])
+    assert (engine.store.whole_from(), engine.lost) == (2_001 - 1, 2_000)
+    reader = Reader(engine.store, STREAM)
+    assert reader.last_minutes("all", "", 30, 2_010 * 60)["lost_minutes"] == 20
+    assert reader.last_minutes("all", "", 10, 2_010 * 60)["lost_minutes"] == 0
+    engine.advance_to(2_010)
+    assert (engine.store.watermark(), engine.store.whole_from(), engine.lost) == (2_010, 2_000, 2_000), (
+        "until it is filled"
+    )
+
+    # A job that begins anew fills it again.
+    anew = Engine(path, follow=True)
+    anew.bundle(ends=[1_000])
+    assert (anew.store.whole_from(), anew.lost) == (2_000, 0), "it is on its way"
+    anew.advance_to(2_005)
+    assert (anew.store.whole_from(), anew.lost) == (1_000, 0)
+
+
+def test_what_was_lost_is_no_fault_any_more_when_the_store_would_have_forgotten_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    engine = Engine(path, follow=True)
+    engine.bundle(ends=[1_000])
+    engine.advance_to(1_000)
+    engine.step.teardown()
+    engine.store.close()
+    path.unlink()
+    engine.bundle(ends=[1_001])
+    assert engine.lost == 1_000
+    engine.advance_to(1_000 + STREAM.keep_days * DAY)
+    assert engine.lost == 0
 
 
 @pytest.mark.parametrize("follow", [True, False])

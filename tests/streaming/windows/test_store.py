@@ -85,7 +85,23 @@ def test_a_reader_answers_for_the_minutes_before(store: Store) -> None:
         "mean": 5.0,
         "largest": 9,
         "behind_minutes": 2,
+        "lost_minutes": 0,
     }
+
+
+def test_a_store_has_a_birth_and_says_from_when_it_is_whole(store: Store) -> None:
+    store.write([row(7)])
+    store.advance(8)
+    birth = store.birth()
+    assert birth == store.birth() == (birth.token, 8, None)
+    assert store.whole_from() is None
+    store.set_whole_from(7)
+    store.set_whole_from(5)
+    assert (store.whole_from(), store.birth()) == (5, (birth.token, 8, 5))
+    assert Reader(store, STREAM).last_minutes("gifts", "a", 4, 480)["lost_minutes"] == 1
+    other = opened(str(getattr(store, "path", "")) or str(store._url), replace(STREAM, name="other"))
+    assert other.birth().token != birth.token
+    other.close()
 
 
 def test_threads_write_beside_each_other(store: Store) -> None:

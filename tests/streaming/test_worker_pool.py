@@ -1,0 +1,56 @@
+"""The pool of Python workers, with control planes as TaskManagers have them, each of one job."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
+
+from streaming.engine.worker_pool import Pool
+from tests.waiting import until
+
+PATIENCE_S = 300
+
+
+class Control(beam_fn_api_pb2_grpc.BeamFnControlServicer):
+    """Has no work for its worker, and hangs up when it is told to."""
+
+    def __init__(self) -> None:
+        self.is_there, self.over = threading.Event(), threading.Event()
+        self.server = grpc.server(ThreadPoolExecutor(4))
+        beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def Control(self, requests: Any, context: Any) -> Iterator[Any]:
+        self.is_there.set()
+        self.over.wait(PATIENCE_S)
+        return iter(())
+
+
+@pytest.mark.slow
+def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager() -> None:
+    pool, controls = Pool(), [Control(), Control()]
+    try:
+        for control in controls:
+            # The counter of each JVM begins at 1.
+            endpoint = endpoints_pb2.ApiServiceDescriptor(url=f"127.0.0.1:{control.port}")
+            request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1", control_endpoint=endpoint)
+            assert not pool.StartWorker(request, None).error
+        for control in controls:
+            assert control.is_there.wait(PATIENCE_S)
+        first, second = pool._workers
+        pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), None)
+        controls[0].over.set()
+        until(lambda: first.poll() is not None, "the worker of the job that ended", patience_s=PATIENCE_S)
+        assert second.poll() is None, "the other one goes on"
+    finally:
+        pool.stop()
+        for control in controls:
+            control.over.set()
+            control.server.stop(None)
