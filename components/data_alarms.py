@@ -84,8 +84,9 @@ def _accepted(clearances: Iterable[TrainingClearance], start: str) -> str:
       start: The day's first instant.
     """
     begun = datetime.fromisoformat(start)
-    known = (c for c in clearances if c.accepted and c.as_of and datetime.fromisoformat(c.as_of) <= begun)
-    return max((str(clearance.day) for clearance in known), default="")
+    # Older clearances do not say when they were known, and their faults have been compared with since.
+    known = ((clearance, getattr(clearance, "as_of", "")) for clearance in clearances if clearance.accepted)
+    return max((str(c.day) for c, as_of in known if as_of and datetime.fromisoformat(as_of) <= begun), default="")
 
 
 def _in_words(judgement: Judgement) -> str:
