@@ -37,8 +37,8 @@ def summarize(
 ) -> None:
     """Counts the rows of an interval, with labels or without: values by bucket, categories, missing and infinite ones.
 
-    What the served model predicts for them is counted, too. One that cannot answer keeps nobody from seeing the day:
-    there are no predictions then.
+    What the served model predicts for them is counted, too. Of one that cannot answer there are no predictions; it is
+    `challenger` that fails.
 
     Args:
       examples: The rows.
