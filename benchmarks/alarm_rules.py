@@ -19,7 +19,8 @@ from benchmarks import drift_distances as distances
 from benchmarks.drift_distances import Distance, Values
 from benchmarks.planted_faults import ALL, FEATURES, UNUSUAL, Hits, no_hits, planted, share
 from components.schema import Feature
-from components.watch.data_alarms import ERROR_DAYS, LEAST_DAYS, POOL_DAYS, USUAL, alarm_threshold
+from components.watch.clean_past import POOL_DAYS
+from components.watch.data_alarms import ERROR_DAYS, LEAST_DAYS, USUAL, alarm_threshold
 
 _BUDGET = 4.0
 _FLOOR = 0.005

@@ -24,7 +24,8 @@ import pandas as pd
 
 from benchmarks.alarm_rules import hits_of_rules
 from benchmarks.planted_faults import FEATURES, GROUPS, UNUSUAL, Hits, flights, no_hits, planted, share, table_of
-from components.watch.data_alarms import POOL_DAYS, YEAR_DAYS, Judgement, State, after
+from components.watch.clean_past import POOL_DAYS
+from components.watch.data_alarms import YEAR_DAYS, Judgement, State, after
 from components.watch.day_summary import DaySummary
 
 OURS = "ours"

@@ -316,7 +316,11 @@ class WatchDecision(Artifact):
 
 
 class TrainingClearance(Artifact):
-    """That a watch lets a training go on: `clearance.json`. `accepted` is 1 where the run accepts open faults."""
+    """That a watch lets a training go on: `clearance.json`. `accepted` is 1 where the run accepts open faults.
+
+    `day` is the last watched day of the interval, whose open faults these are, and `as_of` the end of the latest day
+    that had been watched by then: the watch of a later day knows that they are accepted.
+    """
 
     TYPE_NAME = "TrainingClearance"
     HOLDS_FILES = True
@@ -324,5 +328,6 @@ class TrainingClearance(Artifact):
         **_INTERVAL,
         "day": Property(type=PropertyType.STRING),
         "accepted": Property(type=PropertyType.INT),
+        "as_of": Property(type=PropertyType.STRING),
         "summary": Property(type=PropertyType.STRING),
     }

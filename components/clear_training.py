@@ -35,7 +35,8 @@ def clear_training(
 ) -> None:
     """Reads what the watch decided last within the interval, its last day included.
 
-    A day that was mended must be read as it was mended: a data set from before has the faults still.
+    A day that was mended must be read as it was mended: a data set from before has the faults still. Faults that a run
+    accepts are none for the watch either, from the first day on that is watched afterwards: what they left is usual.
 
     Args:
       dataset: What the training is about to learn from.
@@ -69,17 +70,19 @@ def clear_training(
             expected="no open fault when the interval ended",
             received=reason,
             remedy="Mend the data in the lake, clear the watch's runs from that day on, then this run from its task "
-            f"ingest on, which reads the lake anew; or trigger training with data_faults={ACCEPT}.",
+            f"ingest on, which reads the lake anew; or, where the data are right as they are, trigger training with "
+            f"data_faults={ACCEPT}.",
         )
     log.log(logging.WARNING if blocks else logging.INFO, "%s", summary)
     clearance.interval_start, clearance.interval_end = ends
     clearance.day, clearance.accepted, clearance.summary = last.day if last else "", int(blocks), summary
+    clearance.as_of = max((ends[1], *(known.interval_end for known in decisions or [])), key=datetime.fromisoformat)
     if blocks:
         anchor = audit_log.append(
             audit_log.OVERRIDDEN, interval=ends, reason=reason, gate="clear_training", checks=["data faults"]
         )
         anchor_in(clearance, anchor)
-    payload = {name: getattr(clearance, name) for name in ("day", "accepted", "summary")}
+    payload = {name: getattr(clearance, name) for name in ("day", "accepted", "as_of", "summary")}
     write_text(Path(clearance.uri) / CLEARANCE, json.dumps(payload, indent=1))
 
 

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
@@ -12,10 +14,12 @@ from tfx.dsl.component.experimental.decorators import component
 
 from airtight.files import new_file, write_text
 from airtight.watch.alarm_acts import summary_of
-from components.artifacts import DataAlarms, SummarizedDay
+from components.artifacts import DataAlarms, SummarizedDay, TrainingClearance
 from components.data import examples as reading
-from components.watch.data_alarms import JUDGEMENT, POOL_DAYS, STATE, Judgement, State, after, is_fault
+from components.watch.clean_past import POOL_DAYS
+from components.watch.data_alarms import JUDGEMENT, STATE, Judgement, State, after
 from components.watch.day_summary import FILE, DaySummary
+from components.watch.fault_rules import is_fault
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ def data_alarms(
     alarms_a_year: Parameter[float] = 4.0,
     past: InputArtifact[List[SummarizedDay]] = None,  # noqa: UP006
     before: InputArtifact[List[DataAlarms]] = None,  # noqa: UP006
+    clearances: InputArtifact[List[TrainingClearance]] = None,  # noqa: UP006
 ) -> None:
     """Says what is wrong with a day, from its summary, those of the days before, and the state of the day before.
 
@@ -39,6 +44,8 @@ def data_alarms(
       alarms_a_year: So many usual days may alarm by chance, over all features together.
       past: Summaries of the days before, in any order.
       before: What was said of the day before; none on the first day.
+      clearances: Of trainings. An open fault that one accepted before this day began is none any more, and the
+        feature is compared with how it is since.
 
     Raises:
       TerminalError: The day does not come after the day before.
@@ -46,21 +53,40 @@ def data_alarms(
     state = State.from_bytes((Path(before[0].uri) / STATE).read_bytes()) if before else State()
     newest = sorted(past or [], key=lambda known: known.day)[-POOL_DAYS:]
     days = [_read(known) for known in newest]
-    state, judgement = after(state, _read(summary), days, alarms_a_year)
-    faults = [finding.words for finding in judgement.findings if is_fault(finding)]
+    accepted = _accepted(clearances or [], reading.interval_of(summary)[0])
+    state, judgement = after(state, _read(summary), days, alarms_a_year, accepted)
+    faults = [finding for finding in judgement.findings if is_fault(finding)]
+    since = [state.clean.since.get(finding.feature, judgement.day) for finding in faults]
     folder = Path(alarms.uri)
     with new_file(folder / STATE) as unfinished:
         unfinished.write_bytes(state.to_bytes())
-    payload = {**_finite(asdict(judgement)), "faults": faults}
+    payload = {**_finite(asdict(judgement)), "faults": [finding.words for finding in faults], "faults_since": since}
+    payload["faults_accepted_by"] = accepted
     write_text(folder / JUDGEMENT, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False))
     alarms.interval_start, alarms.interval_end = reading.interval_of(summary)
     alarms.day, alarms.alarm, alarms.blocking = judgement.day, int(bool(judgement.findings)), int(bool(faults))
     alarms.summary = _in_words(judgement)
     log.log(logging.WARNING if judgement.findings else logging.INFO, "%s", alarms.summary)
+    if judgement.accepted:
+        names = ", ".join(name or "rows" for name in judgement.accepted)
+        log.info("A training accepted how they are, which is usual from now on: %s.", names)
 
 
 def _read(summary: SummarizedDay) -> DaySummary:
     return DaySummary.from_json((Path(summary.uri) / FILE).read_text(encoding="utf-8"))
+
+
+def _accepted(clearances: Iterable[TrainingClearance], start: str) -> str:
+    """The last day whose open faults were accepted before a day began, ISO 8601; "" for none.
+
+    Args:
+      clearances: Of trainings.
+      start: The day's first instant.
+    """
+    begun = datetime.fromisoformat(start)
+    # Older clearances do not say when they were known, and their faults have been compared with since.
+    known = ((clearance, getattr(clearance, "as_of", "")) for clearance in clearances if clearance.accepted)
+    return max((str(c.day) for c, as_of in known if as_of and datetime.fromisoformat(as_of) <= begun), default="")
 
 
 def _in_words(judgement: Judgement) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
+from typing import Any, List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
 
 import numpy as np
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -94,7 +94,8 @@ def decide(
         losses["served"],
         {int(length): loss for length, loss in losses["challengers"].items()},
         losses["former"],
-        tuple(judgement["faults"]),
+        tuple(loop.Fault(report.day, words, since) for words, since in _faults(judgement, report.day)),
+        judgement.get("faults_accepted_by", ""),
         tuple(trainings(pushed or [], datasets or [], start)),
     )
     known = Path(before[0].uri, STATE).read_text(encoding="utf-8") if before else ""
@@ -140,6 +141,12 @@ def trainings(
         version = push.get_int_custom_property("version") if push.get_int_custom_property("pushed") else 0
         versions[datetime.fromisoformat(reading.interval_of(push)[1])] = version
     return [loop.Training(_utc(end), version) for end, version in sorted(versions.items()) if end <= instant]
+
+
+def _faults(judgement: dict[str, Any], day: str) -> Iterable[tuple[str, str]]:
+    """The words of each fault of a day and when it began, which older judgements do not say."""
+    words = judgement["faults"]
+    return zip(words, judgement.get("faults_since", [day] * len(words)), strict=True)
 
 
 def _calibrated(differences: Sequence[float], days_between: int) -> regret.Settings | None:

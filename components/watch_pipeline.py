@@ -1,9 +1,10 @@
 """The watch of a supervised pipeline: what a day's data, losses and alarms are, and what is decided of them.
 
     ingest -> validate -> transform -> summarize -----------> data_alarms -> decide
-                              |                                    ^            ^ ^
-                              +-> champion -> challenger ----------|------------+ |
-                                                       days_before-+--------------+
+       |                      |            ^                       ^            ^ ^
+       |                      |            |           days_before-+------------+ |
+       +-> champion ----------|------------+                                      |
+                   +----------+-> challenger -------------------------------------+
 
 Runs of several days go side by side up to summarize and challenger, and one after the other from days_before on.
 """
@@ -20,9 +21,9 @@ from tfx.types import standard_artifacts
 from airtight.errors import TerminalError
 from airtight.supervised import WATCH, Supervised
 from airtight.watch.policies import policy_of
-from components.artifacts import DataAlarms, Dataset, SummarizedDay, WatchDecision
+from components.artifacts import DataAlarms, Dataset, SummarizedDay, TrainingClearance, WatchDecision
 from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
-from components.watch.data_alarms import POOL_DAYS
+from components.watch.clean_past import POOL_DAYS
 from runtime.days_before import SPAN_DAYS, DaysBefore
 from runtime.resolvers import ChampionAsOf, of_all_runs
 from runtime.task_options import in_order, task
@@ -58,7 +59,6 @@ def watching(settings: Supervised) -> Pipeline:
     data, transformed = examples_nodes(nodes, window, {"purpose": WATCHING, "wrong_values": MISSING}, expects=False)
     dataset, examples = data.outputs["dataset"], transformed.outputs["examples"]
     schema = {"schema": settings.schema}
-    summarized = nodes.add("summarize", summarize, examples=examples, **schema, **zone)
     models, pushes = (
         of_all_runs(name, kind, node, key)
         for kind, node, key in (
@@ -76,12 +76,13 @@ def watching(settings: Supervised) -> Pipeline:
         earlier=models,
         **({"promotions": of_all_promotions(settings)} if settings.release else {}),
     )
+    served = {"champion": champion.outputs["model"], "champion_pushed": champion.outputs["pushed"]}
+    summarized = nodes.add("summarize", summarize, examples=examples, **served, **schema, **zone)
     challenged = nodes.add(
         "challenger",
         challenger,
         examples=examples,
-        champion=champion.outputs["model"],
-        champion_pushed=champion.outputs["pushed"],
+        **served,
         earlier_champions=champion.outputs["earlier"],
         lengths=json.dumps(list(watch.lengths)),
         **schema,
@@ -103,6 +104,7 @@ def watching(settings: Supervised) -> Pipeline:
         summary=summarized.outputs["summary"],
         past=before.outputs["days"],
         before=before.outputs["alarms"],
+        clearances=of_all_runs(name, TrainingClearance, "clear_training", "clearance"),
         **nodes.given("alarms_a_year"),
     )
     constants = ("cost", "judge_days", "fresh_days", "days_between", "fault_days", "outcome_days", "unit")
@@ -121,6 +123,7 @@ def watching(settings: Supervised) -> Pipeline:
         **nodes.given("policy"),
     )
     # What has become of trainings is asked anew in each run; of those as far back as the day before may be.
+    task(alarmed, cache=False, history_days=SPAN_DAYS)
     task(decided, cache=False, history_days=SPAN_DAYS)
     in_order(before, alarmed, decided, until=decided.id)
     return nodes.pipeline(cache=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from airtight.errors import TerminalError
@@ -40,6 +40,21 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A fault of a day's data.
+
+    Args:
+      day: ISO 8601.
+      words: What it is.
+      since: The day on which it began, ISO 8601.
+    """
+
+    day: str
+    words: str
+    since: str
+
+
+@dataclass(frozen=True)
 class Observation:
     """What is known of a day.
 
@@ -52,7 +67,8 @@ class Observation:
       loss: Mean loss of the served model on them.
       challengers: Mean loss of challengers on them, by the length of their history in days.
       former: Mean loss of the model that served before; None where there is none.
-      faults: What blocks training, in words.
+      faults: What blocks training.
+      accepted: Faults that began by this day, ISO 8601, a person has accepted; "" for none.
       trainings: Those of intervals that had ended when the day began.
     """
 
@@ -64,7 +80,8 @@ class Observation:
     loss: float = 0.0
     challengers: dict[int, float] = field(default_factory=dict)
     former: float | None = None
-    faults: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    accepted: str = ""
     trainings: tuple[Training, ...] = ()
 
 
@@ -106,7 +123,7 @@ class State:
       served: Version that served on the last day.
       periods: The days with compared rows, in order.
       fits: In order.
-      faults: Open faults: day and words.
+      faults: Open ones: those of the last day on which each was there.
       awaited: End of the interval of the training that a decision asked for and that has no outcome yet; "" for none.
       awaited_length: Of the history that it learns from, in days.
       regret: None before a served version has been compared with settings.
@@ -118,7 +135,7 @@ class State:
     served: int = 0
     periods: tuple[Period, ...] = ()
     fits: tuple[KnownFit, ...] = ()
-    faults: tuple[tuple[str, str], ...] = ()
+    faults: tuple[Fault, ...] = ()
     awaited: str = ""
     awaited_length: int = ALL
     regret: RegretState | None = None
@@ -143,7 +160,7 @@ class State:
                     **fields,
                     "periods": tuple(_period(period) for period in fields["periods"]),
                     "fits": tuple(KnownFit(**{**known, "fit": Fit(**known["fit"])}) for known in fields["fits"]),
-                    "faults": tuple((day, words) for day, words in fields["faults"]),
+                    "faults": tuple(_fault(known) for known in fields["faults"]),
                     "regret": RegretState.from_json(json.dumps(of_regret)) if of_regret else None,
                     "settings": RegretSettings(**settings) if settings else None,
                 }
@@ -192,21 +209,19 @@ def after(state: State, seen: Observation, rules: Rules, calibrate: Calibrate) -
     state = replace(state, begun=state.begun or seen.start)
     state, in_work = _with_fits(state, seen, rules.outcome_days)
     state = _with_period(state, seen, rules, calibrate)
-    open_since = date.fromisoformat(seen.day).toordinal() - rules.fault_days
-    kept = tuple(fault for fault in state.faults if date.fromisoformat(fault[0]).toordinal() > open_since)
-    state = replace(state, day=seen.day, faults=(*kept, *((seen.day, words) for words in seen.faults)))
+    state = replace(state, day=seen.day, faults=_open_faults(state, seen, rules.fault_days))
+    faults = tuple(f"{fault.day}: {fault.words}" for fault in state.faults)
     if not state.fits:
-        faults = tuple(f"{day}: {words}" for day, words in state.faults)
         reason = f"training is blocked until the data are mended: {'; '.join(faults)}"
         if faults:
             return state, Decision("fix_data", reason)
         return state, Decision("keep", "no version is served yet, so there is nothing to compare with")
     history = History(
-        state.periods,
+        _beyond_equal(state),
         tuple(known.fit for known in state.fits),
         rules.cost,
         training=bool(in_work),
-        faults=tuple(f"{day}: {words}" for day, words in state.faults),
+        faults=faults,
     )
     decision = rules.brakes.decide(rules.policy, history)
     if in_work and decision.action == "keep":
@@ -214,6 +229,29 @@ def after(state: State, seen: Observation, rules: Rules, calibrate: Calibrate) -
     if decision.action == "retrain":
         state = replace(state, awaited=seen.end, awaited_length=decision.length)
     return state, decision
+
+
+def _beyond_equal(state: State) -> tuple[Period, ...]:
+    """The periods as policies see them: challengers lose what models of the served kind would, were they as fresh.
+
+    Is the challenger cheaper, or knows it more days, that makes a difference while nothing is wrong: the centre of the
+    regret's settings. Before these are known there is nothing to take off.
+    """
+    if state.settings is None:
+        return state.periods
+    centre = state.settings.centre
+    return tuple(
+        replace(period, challengers={length: loss + centre for length, loss in period.challengers.items()})
+        for period in state.periods
+    )
+
+
+def _open_faults(state: State, seen: Observation, fault_days: int) -> tuple[Fault, ...]:
+    """The day's faults, and those of the last days that nobody accepted and that are not the same ones."""
+    last = (date.fromisoformat(seen.day) - timedelta(days=fault_days)).isoformat()
+    since = {fault.since for fault in seen.faults}
+    earlier = (f for f in state.faults if f.day > last and f.since > seen.accepted and f.since not in since)
+    return (*earlier, *seen.faults)
 
 
 def _with_fits(state: State, seen: Observation, outcome_days: int) -> tuple[State, str]:
@@ -285,6 +323,11 @@ def _fresh_differences(state: State, fresh_days: int) -> list[float]:
     spans = [range(start, min(end, start + fresh_days)) for start, end in zip(accepted, ends, strict=True)]
     fresh = sorted({number for span in spans for number in span})
     return [state.periods[number].regret() for number in fresh if ALL in state.periods[number].challengers]
+
+
+def _fault(fields: Any) -> Fault:
+    # Older states have its day and words alone.
+    return Fault(**fields) if isinstance(fields, dict) else Fault(fields[0], fields[1], fields[0])
 
 
 def _period(fields: dict[str, Any]) -> Period:

@@ -31,7 +31,8 @@ class Watch:
       fresh_days: A served model counts as fresh for so many days; their losses beside the challenger's say what chance
         does.
       days_between: Mean days between false alarms of the regret.
-      fault_days: A fault of the data blocks training for so many days, unless its day is judged again without it.
+      fault_days: A fault of the data blocks training for so many days from the last day that has it on, unless that is
+        judged again without it or a training accepts it.
       outcome_days: A training, and the release of what it pushed, must have come to an end within so many days.
       alarms_a_year: Alarms about data that there may be by chance; the default of the form's field.
       unit: What a row is, such as "ride".

@@ -3,28 +3,29 @@
 Each figure of a day (`day_statistics`) is predicted from the days before, by its level and the weekday's, and its error
 is set against the errors of its own last 90 days. The day's score is the largest of all. A score is an alarm when it
 ranks so high among the scores of the past year's days that a usual day does so as rarely as the budget says.
+
+A day on which a feature has a fault is no part of what its later days are compared with. So a fault stays open until
+the feature is as it was before, or until a person accepts that it is another one now.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
 
 from airtight.errors import TerminalError
-from components.watch import day_statistics
-from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, floor, pooled, statistics
-from components.watch.day_summary import DaySummary, Numbers, values_of
+from components.watch.clean_past import POOL_DAYS, CleanPast
+from components.watch.day_statistics import Key, floor, statistics
+from components.watch.day_summary import DaySummary
+from components.watch.fault_rules import FAULTS, LEAST_ROWS, ROWS, Finding, is_fault, of_features, of_rows
 
 JUDGEMENT, STATE = "judgement.json", "state.npz"
 """In `DataAlarms`."""
-POOL_DAYS = 28
-"""Days that are pooled as the past of distances, new values and hard rules."""
 ERROR_DAYS, YEAR_DAYS = 90, 365
 LEAST_DAYS = 28
 """Days of which a figure needs errors before its next one is judged."""
@@ -32,41 +33,8 @@ LEVEL, WEEKDAY = 0.3, 0.2
 """Weights of the newest day in the level, and of the newest such weekday in the weekday's part."""
 USUAL = 0.98
 """Quantile of the errors that a new one is set against."""
-LEAST_PAST = 14
-"""Days without which hard rules, but for that of the volume, say nothing."""
-LEAST_ROWS = 20
-"""A day of fewer rows is not judged, but for their number."""
-MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
-"""Hard rules: shares beyond so many times the most of the last days, and rows against those of the same weekdays.
-MORE_NEW is also the share of one value below 0, where none was before."""
-LOW = 0.05
-"""Quantile of the past below which the median of a day is no usual one."""
-
-
-FAULTS = (MISSING, NON_FINITE, NEW, CODE)
-"""Figures that faults of a feed move rather than the world: a score of one of them that alarms is a fault, too."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a day's data.
-
-    Args:
-      feature: Its name; "" for the day's rows.
-      what: The rule or figure.
-      words: A sentence with the figures.
-      hard: Whether a hard rule says so; otherwise a score.
-    """
-
-    feature: str
-    what: str
-    words: str
-    hard: bool
-
-
-def is_fault(finding: Finding) -> bool:
-    """Whether a finding is a fault of the data, which blocks training; others may be the world's."""
-    return finding.hard or finding.what in FAULTS
+FOREMOST = 5
+"""Figures with the largest scores that are named; faults are named beside them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +48,7 @@ class Judgement:
       threshold: Scores above it are alarms; infinite as long as there are too few days for the budget.
       foremost: The figures with the largest scores, with their scores, also where there is no alarm.
       enough: Why there is not enough data, in words; empty where there is.
+      accepted: Features whose open fault a person accepted: from this day on they are compared with how they are since.
     """
 
     day: str
@@ -88,6 +57,7 @@ class Judgement:
     threshold: float
     foremost: tuple[tuple[str, float], ...] = ()
     enough: str = ""
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +69,11 @@ class State:
       keys: Feature and figure of each column.
       level: [figures], NaN before the first value.
       weekday: Parts of the weekdays, [7, figures].
-      errors: Of the last days, [days, figures], NaN where a figure was not there or not predicted.
-      scores: Of the last year's days, [days]; NaN of those that hard rules found faults in.
+      errors: Of the last days, [days, figures], NaN where a figure was not there or not predicted; of a feature with
+        an open fault those of the days before.
+      scores: Of a year of days without a fault, [days].
+      clean: Days that features are compared with, and open faults.
+      version: Of the model whose predictions the last day had; 0 for none.
     """
 
     day: str = ""
@@ -109,13 +82,16 @@ class State:
     weekday: np.ndarray = field(default_factory=lambda: np.empty((7, 0)))
     errors: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    clean: CleanPast = field(default_factory=CleanPast)
+    version: int = 0
 
     def to_bytes(self) -> bytes:
         """A .npz without pickles; the same bytes for the same state."""
         buffer = io.BytesIO()
         arrays = {name: getattr(self, name) for name in ("level", "weekday", "errors", "scores")}
         keys = np.array(self.keys or np.empty((0, 2)), np.str_)
-        np.savez_compressed(buffer, day=np.array(self.day), keys=keys, **arrays)
+        clean = np.frombuffer(self.clean.to_bytes(), np.uint8)
+        np.savez_compressed(buffer, day=np.array(self.day), keys=keys, clean=clean, version=self.version, **arrays)
         return buffer.getvalue()
 
     @staticmethod
@@ -123,11 +99,15 @@ class State:
         """The inverse of `to_bytes`."""
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             keys = tuple((str(feature), str(figure)) for feature, figure in file["keys"])
-            return State(str(file["day"]), keys, file["level"], file["weekday"], file["errors"], file["scores"])
+            state = State(str(file["day"]), keys, file["level"], file["weekday"], file["errors"], file["scores"])
+            if "clean" not in file:  # An older state.
+                return state
+            clean = CleanPast.from_bytes(file["clean"].tobytes())
+            return replace(state, clean=clean, version=int(file["version"]))
 
 
 def after(
-    state: State, day: DaySummary, past: Sequence[DaySummary], alarms_a_year: float = 4.0
+    state: State, day: DaySummary, past: Sequence[DaySummary], alarms_a_year: float = 4.0, accepted: str = ""
 ) -> tuple[State, Judgement]:
     """Judges a day, and adds it to what is kept.
 
@@ -136,6 +116,7 @@ def after(
       day: The day; all its rows, with labels or without.
       past: The summaries of the days before it, in order; the last POOL_DAYS of them count.
       alarms_a_year: The budget: how many usual days may alarm by chance, over all features and figures.
+      accepted: Faults that are open and began by this day, ISO 8601, a person has accepted; "" for none.
 
     Raises:
       TerminalError: The day does not come after the state's.
@@ -148,12 +129,15 @@ def after(
             remedy="Judge days in their order, each with the state of the day before.",
         )
     past = [known for known in past[-POOL_DAYS:] if known.rows >= LEAST_ROWS]
+    clean = state.clean
+    of_count = of_rows(day, clean.of(ROWS, past))
     if day.rows < LEAST_ROWS or not past:
-        findings = _volume(day, past)
         few = f"{day.rows} rows" if day.rows < LEAST_ROWS else "no day before it"
-        return _dated(state, day.day), Judgement(day.day, findings, math.nan, math.inf, (), f"not enough data: {few}")
-    figures = statistics(day, pooled(past))
-    state = _widened(state, tuple(figures))
+        findings = (*of_count, *_unjudged(clean, few))
+        judgement = Judgement(day.day, findings, math.nan, math.inf, (), f"not enough data: {few}")
+        return replace(state, day=day.day), judgement
+    figures = statistics(day, clean.pool(past))
+    state = _widened(_of_version(state, day), tuple(figures))
     values = np.array([figures.get(key, math.nan) for key in state.keys])
     today = date.fromisoformat(day.day).weekday()
     predicted = state.level + state.weekday[today]
@@ -161,20 +145,43 @@ def after(
     scores = _scores(state, errors, day.rows)
     score = float(np.nanmax(scores)) if np.isfinite(scores).any() else math.nan
     threshold = alarm_threshold(state.scores, alarms_a_year)
-    hard = (*_volume(day, past), *(_hard(day, past, figures) if len(past) >= LEAST_PAST else ()))
-    order = [place for place in np.argsort(-np.nan_to_num(scores, nan=-1.0))[:5] if np.isfinite(scores[place])]
-    above = [(state.keys[place], values[place], predicted[place]) for place in order if scores[place] > threshold]
+    hard = (*of_count, *of_features(day, lambda name: clean.of(name, past), figures))
+    order = [place for place in np.argsort(-np.nan_to_num(scores, nan=-1.0)) if np.isfinite(scores[place])]
+    shown = [*order[:FOREMOST], *(place for place in order[FOREMOST:] if state.keys[place][1] in FAULTS)]
+    above = [(state.keys[place], values[place], predicted[place]) for place in shown if scores[place] > threshold]
     ruled = {(finding.feature, finding.what) for finding in hard}
     soft = tuple(
         Finding(feature, figure, f"{feature or 'the day'}: {figure} is {value:.3g}, expected {usual:.3g}", False)
         for (feature, figure), value, usual in above
         if (feature, figure) not in ruled
     )
+    faulty = {finding.feature for finding in (*hard, *soft) if is_fault(finding)}
+    if usual_now := {name for name in faulty & set(clean.since) if clean.since[name] <= accepted}:
+        known = replace(_without(state, usual_now), clean=clean.accepting(usual_now, past))
+        state, judgement = after(known, day, past, alarms_a_year)
+        return state, replace(judgement, accepted=tuple(sorted(usual_now)))
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
-    foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order)
-    judgement = Judgement(day.day, (*hard, *soft), score, threshold, foremost, enough)
-    # What a fault does is no measure of usual days.
-    return _with(state, day.day, values, errors, math.nan if hard else score), judgement
+    foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order[:FOREMOST])
+    findings = tuple(_dated(finding, clean) for finding in (*hard, *soft))
+    judgement = Judgement(day.day, findings, score, threshold, foremost, enough)
+    state = replace(state, clean=clean.after(day, past, faulty))
+    return _with(state, day.day, values, errors, score, faulty), judgement
+
+
+def _unjudged(clean: CleanPast, few: str) -> list[Finding]:
+    """The faults that are open still, for all that a day without enough rows says; the number of rows says its own."""
+    return [
+        Finding(name, "open", f"{name}: the fault since {since} is open, and {few} cannot say that it is over", True)
+        for name, since in clean.since.items()
+        if name != ROWS
+    ]
+
+
+def _dated(finding: Finding, clean: CleanPast) -> Finding:
+    """The finding with the day on which its fault began, where that was before."""
+    if not is_fault(finding) or finding.feature not in clean.since:
+        return finding
+    return replace(finding, words=f"{finding.words}, since {clean.since[finding.feature]}")
 
 
 def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:
@@ -209,75 +216,6 @@ def _few(state: State, alarms_a_year: float) -> str:
     return f"not enough data: {known} of {wanted} days with a score; hard rules alone hold"
 
 
-def _hard(day: DaySummary, past: Sequence[DaySummary], figures: dict[Key, float]) -> tuple[Finding, ...]:
-    findings = []
-
-    def find(feature: str, rule: str, words: str) -> None:
-        findings.append(Finding(feature, rule, f"{feature}: {words}", True))
-
-    for name, numbers in day.numbers.items():
-        known = [one.numbers[name] for one in past if name in one.numbers]
-        there = [one for one in known if one.there]
-        if numbers.non_finite and not any(one.non_finite for one in known):
-            find(name, NON_FINITE, f"{numbers.non_finite} values are infinite, and none was in {len(known)} days")
-        if len(numbers.buckets) == 1 and numbers.there >= LEAST_ROWS and all(len(one.buckets) > 1 for one in there):
-            find(name, "constant", "all values are the same, as on no day before")
-        if not numbers.there and len(there) * 2 > len(known):
-            find(name, "dead", "no row has a value")
-        if len(there) >= LEAST_PAST and (words := _below_zero(numbers, there)):
-            find(name, CODE, words)
-    for name, categories in day.categories.items():
-        present = [one.categories[name] for one in past if name in one.categories and one.categories[name].counts]
-        if not categories.counts and len(present) * 2 > len(past):
-            find(name, "dead", "no row has a value")
-        elif len(categories.counts) == 1 and present and all(len(one.counts) > 1 for one in present):
-            find(name, "constant", "all rows have the same value, as on no day before")
-    for (name, figure), value in figures.items():
-        beyond = {MISSING: MORE_MISSING, NEW: MORE_NEW}.get(figure)
-        if beyond is None or any(finding.feature == name for finding in findings):
-            continue
-        most = max((_share(one, name) for one in past), default=0.0) if figure == MISSING else 0.0
-        if value > TIMES * most + beyond:
-            words = "is missing in" if figure == MISSING else "has values that no day before had in"
-            find(name, figure, f"{words} {value:.1%} of rows, at most {most:.1%} before")
-    return tuple(findings)
-
-
-def _below_zero(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    """Says that -1, or another value below 0, stands for what is missing, as on no day before; "" where none does.
-
-    The other values are where they always were: on the first day of frost they are not.
-    """
-    below = [(count, key) for key, count in numbers.buckets.items() if key < 0]
-    rows = numbers.there + numbers.missing + numbers.non_finite
-    if len(below) != 1 or below[0][0] <= MORE_NEW * rows or any(key < 0 for one in past for key in one.buckets):
-        return ""
-    (count, code), pool = below[0], Numbers()
-    for one in past:
-        pool.merge(one)
-    others = Numbers(buckets=numbers.buckets - Counter({code: count}))
-    quantiles = day_statistics.quantiles
-    if not others.there or quantiles(*others.histogram(), [0.5]) < quantiles(*pool.histogram(), [LOW]):
-        return ""
-    value = float(values_of(np.array([code]))[0])
-    return f"is {value:.3g} in {count / rows:.1%} of rows, and no value was below 0 in {len(past)} days"
-
-
-def _share(day: DaySummary, name: str) -> float:
-    """Share of rows without a value."""
-    of = day.numbers.get(name) or day.categories.get(name)
-    return of.missing / day.rows if of and day.rows else 0.0
-
-
-def _volume(day: DaySummary, past: Sequence[DaySummary]) -> tuple[Finding, ...]:
-    today = date.fromisoformat(day.day).weekday()
-    same = [known.rows for known in past if date.fromisoformat(known.day).weekday() == today]
-    usual = float(np.median(same)) if same else 0.0
-    if not usual or usual / TIMES <= day.rows <= usual * TIMES:
-        return ()
-    return (Finding("", VOLUME, f"rows: {day.rows}, where such weekdays have {usual:.0f}", True),)
-
-
 def _widened(state: State, keys: tuple[Key, ...]) -> State:
     """The state with columns for figures that are new."""
     new = tuple(key for key in keys if key not in set(state.keys))
@@ -289,10 +227,31 @@ def _widened(state: State, keys: tuple[Key, ...]) -> State:
     )
     level = np.append(state.level, np.full(more, math.nan))
     weekday = np.hstack([state.weekday, np.zeros((7, more))])
-    return State(state.day, (*state.keys, *new), level, weekday, errors, state.scores)
+    return replace(state, keys=(*state.keys, *new), level=level, weekday=weekday, errors=errors)
 
 
-def _with(state: State, day: str, values: np.ndarray, errors: np.ndarray, score: float) -> State:
+def _of_version(state: State, day: DaySummary) -> State:
+    """The state, where another version predicts without the levels of the predictions: its own begin with the day."""
+    if not day.predicted or day.version == state.version:
+        return state
+    level = np.where([feature in day.predicted for feature, _ in state.keys], math.nan, state.level)
+    return replace(state, level=level, version=day.version)
+
+
+def _without(state: State, features: Collection[str]) -> State:
+    """The state without the figures of some features."""
+    stays = np.array([feature not in features for feature, _ in state.keys])
+    keys = tuple(key for key in state.keys if key[0] not in features)
+    level, weekday, errors = state.level[stays], state.weekday[:, stays], state.errors[:, stays]
+    return replace(state, keys=keys, level=level, weekday=weekday, errors=errors)
+
+
+def _with(
+    state: State, day: str, values: np.ndarray, errors: np.ndarray, score: float, faulty: Collection[str]
+) -> State:
+    """The state with the day; what a fault does is no measure of usual days."""
+    frozen = np.array([feature in faulty for feature, _ in state.keys])
+    values, errors = np.where(frozen, math.nan, values), np.where(frozen, math.nan, errors)
     today = date.fromisoformat(day).weekday()
     there, fresh = np.isfinite(values), np.isnan(state.level)
     level = np.where(fresh & there, values, state.level)
@@ -302,8 +261,8 @@ def _with(state: State, day: str, values: np.ndarray, errors: np.ndarray, score:
     deviations = values - state.level
     weekday[today, known] += WEEKDAY * (deviations[known] - weekday[today, known])
     kept = np.vstack([state.errors, errors[None]])[-ERROR_DAYS:]
-    return State(day, state.keys, level, weekday, kept, np.append(state.scores, score)[-YEAR_DAYS:])
-
-
-def _dated(state: State, day: str) -> State:
-    return State(day, state.keys, state.level, state.weekday, state.errors, state.scores)
+    if len(kept) == len(state.errors):
+        # Those of an open fault would run out.
+        kept[:, frozen] = state.errors[:, frozen]
+    scores = state.scores if faulty else np.append(state.scores, score)[-YEAR_DAYS:]
+    return replace(state, day=day, level=level, weekday=weekday, errors=kept, scores=scores)

@@ -42,6 +42,10 @@ def statistics(day: DaySummary, pool: DaySummary) -> dict[Key, float]:
     for name, categories in day.categories.items():
         known = pool.categories.get(name)
         figures |= {(name, key): value for key, value in _of_categories(categories, known, day.rows).items()}
+    for name, numbers in day.predicted.items():
+        # Those of a broken feed are none of a model's: what it predicts is no fault of the data.
+        shape = _of_numbers(numbers, pool.predicted.get(name))
+        figures |= {(name, key): value for key, value in shape.items() if key not in (MISSING, NON_FINITE, CODE)}
     return figures
 
 

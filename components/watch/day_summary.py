@@ -126,6 +126,8 @@ class DaySummary:
       numbers: By feature.
       categories: By feature.
       labels: How many rows have a label so far, by the label's name; empty in summaries that were stored without.
+      predicted: What the served model predicts for rows, by the name of each number; empty where none serves.
+      version: Of that model.
     """
 
     day: str
@@ -134,6 +136,8 @@ class DaySummary:
     numbers: dict[str, Numbers] = field(default_factory=dict)
     categories: dict[str, Categories] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
+    predicted: dict[str, Numbers] = field(default_factory=dict)
+    version: int = 0
 
     @classmethod
     def of(
@@ -173,27 +177,31 @@ class DaySummary:
 
     def merged(self, *others: DaySummary) -> DaySummary:
         """Adds other parts, under the day of this one; the same in any order."""
-        total = DaySummary(self.day)
+        total = DaySummary(self.day, version=self.version)
         for part in (self, *others):
             total.rows += part.rows
             total.labelled += part.labelled
             total.labels.update(part.labels)
-            for name, numbers in part.numbers.items():
-                total.numbers.setdefault(name, Numbers()).merge(numbers)
+            for own, more in ((total.numbers, part.numbers), (total.predicted, part.predicted)):
+                for name, numbers in more.items():
+                    own.setdefault(name, Numbers()).merge(numbers)
             for name, categories in part.categories.items():
                 total.categories.setdefault(name, Categories()).merge(categories)
         return total
 
     def to_json(self) -> str:
         """The same bytes for the same rows, however they were dealt out."""
-        numbers = {
-            name: [one.missing, one.non_finite, sorted(one.buckets.items())] for name, one in self.numbers.items()
-        }
+        numbers, predicted = (
+            {name: [one.missing, one.non_finite, sorted(one.buckets.items())] for name, one in of.items()}
+            for of in (self.numbers, self.predicted)
+        )
         categories = {
             name: [one.missing, one.hashed, sorted(one.counts.items())] for name, one in self.categories.items()
         }
         counts = {"day": self.day, "rows": self.rows, "labelled": self.labelled, "labels": self.labels}
-        return json.dumps({**counts, "numbers": numbers, "categories": categories}, sort_keys=True, ensure_ascii=False)
+        counts |= {"numbers": numbers, "categories": categories}
+        counts |= {"predicted": predicted, "version": self.version} if predicted else {}
+        return json.dumps(counts, sort_keys=True, ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str) -> DaySummary:
@@ -204,12 +212,16 @@ class DaySummary:
         """
         try:
             known: dict[str, Any] = json.loads(text)
-            numbers = {k: Numbers(m, n, Counter(dict(map(tuple, b)))) for k, (m, n, b) in known["numbers"].items()}
+            numbers, predicted = (
+                {k: Numbers(m, n, Counter(dict(map(tuple, b)))) for k, (m, n, b) in of.items()}
+                for of in (known["numbers"], known.get("predicted", {}))
+            )
             categories = {
                 k: Categories(m, Counter(dict(map(tuple, c))), h) for k, (m, h, c) in known["categories"].items()
             }
             labels = Counter(known.get("labels", {}))
-            return DaySummary(known["day"], known["rows"], known["labelled"], numbers, categories, labels)
+            counts = known["day"], known["rows"], known["labelled"]
+            return DaySummary(*counts, numbers, categories, labels, predicted, known.get("version", 0))
         except (ValueError, KeyError, TypeError) as error:
             raise TerminalError(
                 "That is no summary of a day.",

@@ -91,11 +91,15 @@ def count_runs(dag_id: str, date: datetime, states: Sequence[str] = ()) -> int:
     return int(RuntimeTaskInstance.get_dr_count(dag_id, logical_dates=[date], states=list(states) or None))
 
 
-def count_named_runs(dag_id: str, run_ids: Sequence[str], states: Sequence[str]) -> int:
-    """Returns how many of some runs of a DAG are there and in one of some states; in a task only."""
+def count_named_runs(dag_id: str, run_ids: Sequence[str] | None, states: Sequence[str]) -> int:
+    """Returns how many of some runs of a DAG, or None for all, are there and in one of some states; in a task only."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    return int(RuntimeTaskInstance.get_dr_count(dag_id, run_ids=list(run_ids), states=list(states)))
+    return int(
+        RuntimeTaskInstance.get_dr_count(
+            dag_id, run_ids=None if run_ids is None else list(run_ids), states=list(states)
+        )
+    )
 
 
 def dag_is_paused(dag_id: str) -> bool | None:

@@ -1,7 +1,8 @@
-"""What holds a training that a watch decided: runs of earlier decisions that no decision can know of yet.
+"""What holds a training that a watch decided: runs that no decision can know of yet.
 
 A decision knows trainings by the lineage. One that waits (its DAG is paused, its pool is full), or that failed before
-it had a dataset, has left nothing there; Airflow alone knows of it.
+it had a dataset, has left nothing there; Airflow alone knows of it. One that a schedule or a person began holds it as
+well: trainings are one at a time.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from plugins.tfx_airflow.airflow_compat import UNFINISHED, count_named_runs
 
 
 def held_by(dag_id: str, day: str, run_id: str, brakes: Brakes) -> str:
-    """Returns which run of an earlier decision holds a training, in words; "" where none does. In a task only.
+    """Returns which run holds a training, in words; "" where none does. In a task only.
 
     Args:
       dag_id: The training DAG.
       day: Of the decision, ISO 8601.
       run_id: Of the training that was decided; those of earlier decisions of the same policy differ by the day alone.
+        Those that failed hold it, too.
       brakes: Their cooldown, in days, and the longest one, which is as far as earlier decisions are looked at.
     """
     days = {number: date.fromisoformat(day) - timedelta(days=number) for number in range(1, 1 + brakes.longest)}
@@ -32,6 +34,9 @@ def held_by(dag_id: str, day: str, run_id: str, brakes: Brakes) -> str:
     if has(ages, *UNFINISHED):
         waiting = next((run for run in ages if has([run], *UNFINISHED)), "that has just ended")
         return f"The run {waiting} of an earlier decision is queued or running"
+    # The decision's own is there where the task is retried.
+    if count_named_runs(dag_id, None, UNFINISHED) > count_named_runs(dag_id, [run_id], UNFINISHED):
+        return f"Another run of {dag_id} is queued or running"
     failed: list[str] = []
     for run in ages if has(ages, "failed") else ():
         if has([run], "success"):

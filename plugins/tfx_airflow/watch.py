@@ -36,8 +36,8 @@ class StartTraining(BaseOperator):
     The run's id is the decision's, so a retry, a Clear and another scheduler meet the run that is there already. Its
     interval is passed on: a run without a schedule of its own has none.
 
-    Until a training has begun, no later decision knows of it. So nothing is triggered while the run of an earlier
-    decision is queued or running, nor in the cooldown after one that failed.
+    Until a training has begun, no later decision knows of it. So nothing is triggered while another run is queued or
+    running, whoever began it, nor in the cooldown after one of an earlier decision of the policy that failed.
 
     Args:
       trigger_dag_id: The training DAG.

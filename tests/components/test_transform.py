@@ -32,14 +32,18 @@ from airtight.errors import TerminalError
 from airtight.files import digest_of_tree
 from airtight.interval import Interval
 from airtight.verdict import Check, Verdict
-from components.artifacts import Dataset, ValidationReport
+from components.artifacts import ChallengerReport, DataAlarms, Dataset, SummarizedDay, ValidationReport
+from components.challenger import challenger
 from components.data import examples as reading
 from components.data.dataset import DatasetReader, TableFiles
 from components.data.feature_kinds import IMAGE_HEADS, IMAGE_TAILS
 from components.data.lake import Lake
 from components.data.tfrecords import SCHEMA_FILE
+from components.data_alarms import data_alarms
 from components.schema import LABEL_KNOWN_AT, ExampleSchema, Feature
+from components.summarize import summarize
 from components.transform import transform
+from tests.components import toy
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +181,25 @@ def test_for_watching_every_row_of_the_interval_is_there_with_its_label_where_th
     assert labels == {id_: of_known.get(id_) for id_ in labels}, "what was known too late is no label"
     history = [split(learned, name)["id"].to_pylist() for name in ("train", "validation")]
     assert split(examples, "train")["id"].to_pylist() == history[0] + history[1]
+
+
+def test_a_day_without_rows_passes_to_the_end_of_the_watch(run, tmp_path):
+    run.code.make = lambda table: make(table).where(F.col("at") < F.lit(INTERVAL.start))
+    examples = run(purpose="watching")
+    assert [split(examples, name).num_rows for name in examples.splits] == [24, 0]
+    schema = {"schema": "toy_transform:SCHEMA", "zone": ZONE}
+    pushed = toy.artifact(standard_artifacts.PushedModel, tmp_path / "push")
+    pushed.set_int_custom_property("version", 7)
+    served = {"champion": [toy.artifact(standard_artifacts.Model, tmp_path / "model")], "champion_pushed": [pushed]}
+    summary = toy.artifact(SummarizedDay, tmp_path / "summary")
+    summarize.test_call(examples=examples, summary=summary, **served, **schema)
+    assert (summary.day, summary.rows, summary.labelled) == ("2013-03-12", 0, 0)
+    report = toy.artifact(ChallengerReport, tmp_path / "report")
+    challenger.test_call(examples=examples, report=report, **served, **schema)
+    assert (report.version, report.rows, report.summary) == (7, 0, "No label is known: nothing is compared.")
+    alarms = toy.artifact(DataAlarms, tmp_path / "alarms")
+    data_alarms.test_call(summary=summary, alarms=alarms)
+    assert (alarms.alarm, alarms.summary) == (0, "2013-03-12: not enough data: 0 rows.")
 
 
 def test_rows_without_a_time_cannot_be_watched(run):

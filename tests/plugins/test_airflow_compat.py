@@ -48,8 +48,10 @@ class Supervisor:
                 if name in msg.task_ids and (msg.map_index < 0 or index == msg.map_index)
             }
             return comms.TaskStatesResult(task_states={"scheduled__1": states})
-        if isinstance(msg, comms.GetDRCount) and msg.run_ids:
-            return comms.DRCount(count=int("scheduled__1" in msg.run_ids and "queued" in msg.states))
+        if isinstance(msg, comms.GetDRCount) and not msg.logical_dates:
+            return comms.DRCount(
+                count=int("scheduled__1" in (msg.run_ids or ["scheduled__1"]) and "queued" in msg.states)
+            )
         if isinstance(msg, comms.GetDRCount):
             is_ours = msg.logical_dates == [NOW] and (msg.states or ["success"]) == ["success"]
             return comms.DRCount(count=int(is_ours))
@@ -111,6 +113,7 @@ def test_count_runs():
 def test_count_named_runs():
     assert airflow_compat.count_named_runs("flights", ["scheduled__1", "manual__1"], airflow_compat.UNFINISHED) == 1
     assert airflow_compat.count_named_runs("flights", ["scheduled__1"], ("failed",)) == 0
+    assert airflow_compat.count_named_runs("flights", None, airflow_compat.UNFINISHED) == 1
     assert set(airflow_compat.UNFINISHED) < {state.value for state in DagRunState}
 
 

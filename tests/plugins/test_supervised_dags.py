@@ -190,7 +190,7 @@ def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_exam
         "ingest": {"await_labels"},
         "validate": {"ingest"},
         "transform": {"validate"},
-        "summarize": {"transform"},
+        "summarize": {"champion", "transform"},
         "champion": {"ingest"},
         "challenger": {"champion", "transform"},
         "await_previous_decide": {"summarize", "challenger"},

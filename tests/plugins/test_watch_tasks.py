@@ -122,11 +122,26 @@ def test_a_training_that_no_decision_knows_of_yet_holds_the_next_one(monkeypatch
         RETRAIN["run_id"].replace(DAY, (date.fromisoformat(DAY) - timedelta(days=number)).isoformat()): state
         for number, state in runs.items()
     }
-    monkeypatch.setattr(
-        training_hold, "count_named_runs", lambda _, ids, wanted: sum(states.get(run) in wanted for run in ids)
-    )
+    monkeypatch.setattr(training_hold, "count_named_runs", counting(states))
     with pytest.raises(AirflowSkipException if held else DagRunTriggerException, match=held or None):
         start(brakes=Brakes(cooldown=2))
+
+
+def counting(states):
+    return lambda _, ids, wanted: sum(states.get(run) in wanted for run in (states if ids is None else ids))
+
+
+@pytest.mark.parametrize(
+    "run", ["scheduled__2013-06", "manual__1", f"watch__{DAY}__another1", "watch__2013-07-02__old1"]
+)
+def test_a_training_that_anybody_began_holds_the_next_one(monkeypatch, run):
+    """One at a time: also a scheduled one, and one of a policy that has been changed since."""
+    monkeypatch.setattr(training_hold, "count_named_runs", counting({run: "running"}))
+    with pytest.raises(AirflowSkipException, match="Another run of flights is queued or running"):
+        start()
+    monkeypatch.setattr(training_hold, "count_named_runs", counting({run: "success", RETRAIN["run_id"]: "running"}))
+    with pytest.raises(DagRunTriggerException):
+        start()
 
 
 def announce(notify, decision=RETRAIN, alarms=None, **more):

@@ -10,7 +10,7 @@ import pytest
 from airtight.audit.log import AuditLog
 from airtight.home import Home
 from airtight.watch.alarm_acts import SILENCED
-from components.watch.data_alarms import LEAST_PAST
+from components.watch.fault_rules import LEAST_PAST
 from runtime import metadata_store
 from runtime.launch import launch
 from runtime.lineage.chain_steps import STEPS, in_lines, steps
@@ -110,10 +110,10 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     stopped = trained(home, {**end, "run_id": "monthly"})
     assert list(stopped) == ["ingest", "clear_training"]
     assert "has found faults" in fault(stopped["clear_training"])["message"]
+    assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
     accepted = trained(home, {**end, "run_id": "accepted"}, data_faults="accept", pushes=0)
     clearance = accepted["clear_training"].outputs["clearance"][0]["properties"]
     assert (clearance["accepted"], clearance["audit_log"]) == (1, TRAINING), "whoever accepts it is in the audit log"
-    assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
     mended = Day(home, number, **every)
     assert mended.decision["action"] == "retrain"
     # A run that named its files before the day was mended goes on with the broken ones when it is cleared too late.
@@ -123,6 +123,19 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     assert "is from before these days were mended" in blocked["received"]
     assert "from its task ingest on" in blocked["remedy"]
     assert list(trained(home, {**end, "run_id": "after"}))[-1] == "push"
+    # It breaks again and stays so: a fault each day, until a training accepts it.
+    first = number + 1
+    days = {day: Day(home, day, broken=1, **every) for day in range(first, first + 4)}
+    assert {day.decision["action"] for day in days.values()} == {"fix_data"}
+    assert f"no row has a value, since {ends(first)['interval_start'][:10]}" in days[first + 3].decision["reason"]
+    trains = f"{ends(first)['interval_start']}/{ends(first + 3)['interval_end']}"
+    usual = trained(home, {"trains": trains, "run_id": "usual"}, broken=1, data_faults="accept", pushes=0)
+    assert usual["clear_training"].outputs["clearance"][0]["properties"]["accepted"] == 1
+    days[first + 4] = Day(home, first + 4, broken=1, **every)
+    assert (days[first + 4].decision["action"], days[first + 4].decision["data_alarm"]) != ("fix_data", 1)
+    # Whoever backfills them meets the acceptance on the same day.
+    for day, daily in days.items():
+        assert Day(home, day, broken=1, **every).written() == daily.written(), f"day {day}"
 
 
 def test_the_chain_leads_from_the_alarm_to_the_outcome(tmp_path):

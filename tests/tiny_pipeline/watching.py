@@ -135,7 +135,10 @@ def create_watch() -> Pipeline:
         decision=of_all_runs(WATCH, WatchDecision, "decide", "decision"),
     ).with_id("days_before")
     alarmed = data_alarms(
-        summary=summarized.outputs["summary"], past=before.outputs["days"], before=before.outputs["alarms"]
+        summary=summarized.outputs["summary"],
+        past=before.outputs["days"],
+        before=before.outputs["alarms"],
+        clearances=of_all_runs(TRAINING, TrainingClearance, "clear_training", "clearance"),
     ).with_id("data_alarms")
     decided = decide(
         report=challenged.outputs["report"],
@@ -148,7 +151,8 @@ def create_watch() -> Pipeline:
         judge_days=1,
         policy=runtime_parameter(POLICY),
     ).with_id("decide")
-    task(decided, history_days=SPAN_DAYS)
+    for node in (alarmed, decided):
+        task(node, history_days=SPAN_DAYS)
     in_order(before, alarmed, decided, until="decide")
     nodes = [data, summarized, challenged, before, alarmed, decided]
     pipeline = Pipeline(pipeline_name=WATCH, components=[task(node, cache=False) for node in nodes])

@@ -1,6 +1,7 @@
 """The state of a watch, day by day: fits as the lineage shows them, faults, what is awaited, and equal bytes."""
 
 import itertools
+import json
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -9,7 +10,7 @@ import pytest
 from airtight.errors import TerminalError
 from airtight.watch import regret
 from airtight.watch.brakes import Brakes
-from airtight.watch.loop import Observation, Rules, State, Training, after
+from airtight.watch.loop import Fault, Observation, Rules, State, Training, after
 from airtight.watch.policies import policy_of
 from airtight.watch.settings import Watch
 
@@ -24,6 +25,11 @@ def instant(number):
 def seen(number, served=1, regret=0.0, **more):
     fields = {"rows": 900, "loss": 0.4 + regret, "challengers": {0: 0.4, 28: 0.41}} | more
     return Observation(str(FIRST + timedelta(days=number)), instant(number), instant(number + 1), served, **fields)
+
+
+def faults(number, words, since=None):
+    day, began = (str(FIRST + timedelta(days=n)) for n in (number, number if since is None else since))
+    return (Fault(day, words, began),)
 
 
 def rules(policy="airtight.watch.policies:every?n=3", **more):
@@ -110,7 +116,7 @@ def test_a_rollback_to_a_version_from_before_the_watch_goes_on():
 
 def test_a_fault_blocks_training_for_some_days_and_nothing_is_compared_on_it():
     """A challenger learns a fault before the served model does; that is no reason to retrain."""
-    broken = seen(2, regret=5.0, faults=("delay: code is .1, expected 0",))
+    broken = seen(2, regret=5.0, faults=faults(2, "delay: code is .1, expected 0"))
     state, decisions = watched([seen(0), seen(1), broken, seen(3), seen(4), seen(5)])
     assert [d.action for d in decisions] == ["keep", "keep", "fix_data", "fix_data", "fix_data", "retrain"]
     assert "2013-03-03: delay: code is .1" in decisions[2].reason
@@ -119,9 +125,29 @@ def test_a_fault_blocks_training_for_some_days_and_nothing_is_compared_on_it():
 
 def test_a_day_that_is_judged_again_without_its_fault_blocks_nothing():
     before, _ = watched([seen(0), seen(1)])
-    _, (broken,) = watched([seen(2, faults=("dead",))], state=before)
+    _, (broken,) = watched([seen(2, faults=faults(2, "dead"))], state=before)
     _, (mended,) = watched([seen(2)], state=before)
     assert (broken.action, mended.action) == ("fix_data", "retrain")
+
+
+def test_a_fault_that_stays_blocks_until_it_is_over_or_accepted():
+    broken = [seen(n, faults=faults(n, f"dead on day {n}", 2)) for n in range(2, 40)]
+    state, decisions = watched([seen(0), seen(1), *broken])
+    assert {decision.action for decision in decisions[2:]} == {"fix_data"}
+    assert decisions[-1].reason.endswith("until the data are mended: 2013-04-09: dead on day 39"), "it is one fault"
+    _, over = watched([seen(40), seen(41), seen(42)], state=state)
+    assert [decision.action for decision in over] == ["fix_data", "fix_data", "retrain"]
+    _, (accepted,) = watched([seen(40, accepted=seen(39).day)], state=state)
+    assert accepted.action == "retrain"
+    _, (early,) = watched([seen(40, accepted=seen(1).day)], state=state)
+    assert early.action == "fix_data", "it began after what was accepted"
+
+
+def test_a_state_of_before_faults_had_a_beginning_is_read():
+    state, _ = watched([seen(0), seen(1, faults=faults(1, "dead"))])
+    old = json.loads(state.to_json())
+    old["faults"] = [[fault["day"], fault["words"]] for fault in old["faults"]]
+    assert State.from_json(json.dumps(old)) == state
 
 
 def test_regret_alarms_with_settings_from_fresh_days_and_says_since_when():
@@ -130,6 +156,22 @@ def test_regret_alarms_with_settings_from_fresh_days_and_says_since_when():
     assert state.settings == SETTINGS
     assert state.alarm == "2013-03-12"
     assert "since 2013-03-11 version 1 loses 0.03 a flight" in state.in_words("flight")
+
+
+@pytest.mark.parametrize(("cheaper", "staleness", "retrains"), [(0.03, 0.03, True), (-0.03, 0.0, False)])
+def test_policies_act_on_what_the_served_model_loses_beyond_an_equal_challenger(cheaper, staleness, retrains):
+    """A cheap challenger loses more while the served model is fresh, or a better one less: that is no staleness."""
+
+    def centred(differences, days_between):
+        return replace(SETTINGS, centre=sum(differences) / len(differences)) if len(differences) >= 5 else None
+
+    by, state, decisions = rules("airtight.watch.policies:cusum?limit=0.3&slack=0", fresh_days=6), State(), []
+    for number in range(20):
+        regret = -cheaper + (staleness if number >= 6 else 0.0)
+        state, decision = after(state, seen(number, regret=regret), by, centred)
+        decisions.append(decision.action)
+    assert ("retrain" in decisions[6:]) == retrains
+    assert state.periods[19].challengers == {0: 0.4, 28: 0.41}, "what was measured is kept as it is"
 
 
 def test_a_day_without_labels_changes_the_date_alone():

@@ -9,12 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
+from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
-from components.artifacts import ChallengerReport
+from components.artifacts import ChallengerReport, SummarizedDay
 from components.challenger import challenger
+from components.modelling import raw_features
 from components.modelling.labelled_examples import LabelledExamples
+from components.modelling.saved_model import SIGNATURE, serving_folder
+from components.schema import Feature
+from components.summarize import summarize
+from components.watch import day_summary
 from components.watch.challengers import FILE, LEAST_HISTORY, compare, fitted_answers
+from components.watch.day_summary import DaySummary
 from tests.components import tables, toy
 
 pytestmark = pytest.mark.slow
@@ -96,6 +104,53 @@ def test_a_served_model_that_is_gone_is_a_fault_in_words(tmp_path):
     folder = examples(tmp_path / "watched", tables.BINARY)
     with pytest.raises(TerminalError, match="loaded"):
         compare(folder, tables.BINARY, START, [], served=tmp_path / "gone")
+
+
+def served_by_hand(folder: Path, *features: Feature) -> standard_artifacts.Model:
+    """A model of these features, not trained."""
+    wanted = raw_features.specs(features)
+
+    def serve(values):
+        return {"probability": tf.sigmoid(tf.where(tf.math.is_nan(values["size"]), 0.0, values["size"]))}
+
+    module = tf.Module()
+    module.serve = tf.function(serve, input_signature=[wanted])
+    model = toy.artifact(standard_artifacts.Model, folder)
+    tf.saved_model.save(module, str(serving_folder(model.uri)), signatures={SIGNATURE: module.serve})
+    return model
+
+
+def pushed_as(folder: Path, version: int) -> standard_artifacts.PushedModel:
+    push = toy.artifact(standard_artifacts.PushedModel, folder)
+    push.set_int_custom_property("version", version)
+    return push
+
+
+def test_a_served_model_that_wants_a_feature_that_is_gone_fails_in_words_and_the_day_is_summarized(tmp_path, caplog):
+    schema = {"schema": "tests.components.tables:BINARY", "zone": "UTC"}
+    made = toy.examples(tmp_path / "watched", train=tables.table(tables.BINARY, 300, 1), day=day_of(tables.BINARY))
+    pushed = pushed_as(tmp_path / "push", 7)
+
+    def summarized(model):
+        summary = toy.artifact(SummarizedDay, tmp_path / "summary")
+        summarize.test_call(examples=made, summary=summary, champion=[model], champion_pushed=[pushed], **schema)
+        return DaySummary.from_json((tmp_path / "summary" / day_summary.FILE).read_text())
+
+    known = summarized(served_by_hand(tmp_path / "fits", *tables.BINARY.features))
+    assert (known.version, known.predicted["predicted label"].there, known.rows) == (7, DAY_ROWS, DAY_ROWS)
+    model = served_by_hand(tmp_path / "model", *tables.BINARY.features, Feature("width", "number", ""))
+    unknown = summarized(model)
+    assert (unknown.version, unknown.predicted, unknown.rows) == (0, {}, DAY_ROWS)
+    assert "What version 7 predicts is not known" in caplog.text and "width" in caplog.text
+    with pytest.raises(TerminalError, match="cannot answer for these examples") as raised:
+        challenger.test_call(
+            examples=made,
+            report=toy.artifact(ChallengerReport, tmp_path / "report"),
+            champion=[model],
+            champion_pushed=[pushed],
+            **schema,
+        )
+    assert "inputs that the schema lacks: width" in str(raised.value)
 
 
 def test_without_a_served_version_the_step_says_so(tmp_path):

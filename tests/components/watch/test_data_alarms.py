@@ -11,8 +11,9 @@ import pytest
 
 from airtight.errors import TerminalError
 from components.schema import Feature
-from components.watch.data_alarms import State, after, is_fault
-from components.watch.day_summary import DaySummary
+from components.watch.data_alarms import State, after
+from components.watch.day_summary import DaySummary, Numbers
+from components.watch.fault_rules import is_fault
 
 FEATURES = (
     Feature("amount", "number", ""),
@@ -133,9 +134,138 @@ def test_a_young_watch_finds_a_value_below_zero_where_none_was(year):
 
 def test_a_day_with_a_fault_is_no_measure_of_usual_days(year):
     summaries, states, _ = year
-    state, judgement = after(states[200], summary(200, spoiled(200, "amount", math.nan, 1.0)), summaries[:200])
-    assert any(finding.hard for finding in judgement.findings)
-    assert math.isnan(state.scores[-1])
+    for planted in (("amount", math.nan, 1.0), ("size", 0.0, 0.06)):
+        state, judgement = after(states[200], summary(200, spoiled(200, *planted)), summaries[:200])
+        assert [is_fault(finding) for finding in judgement.findings][:1] == [True]
+        assert np.array_equal(state.scores, states[200].scores, equal_nan=True)
+        of_it = [place for place, (feature, _) in enumerate(states[200].keys) if feature == planted[0]]
+        assert np.array_equal(state.level[of_it], states[200].level[of_it], equal_nan=True)
+
+
+def test_a_score_that_a_fault_had_hides_no_later_shift(year):
+    summaries, states, _ = year
+    state, judgement = after(states[125], summary(125, spoiled(125, "size", 0.0, 0.2)), summaries[:125])
+    assert [finding.hard for finding in judgement.findings if is_fault(finding)] == [False]
+    past = [*summaries[:125], summary(125, spoiled(125, "size", 0.0, 0.2))]
+    for number in range(126, 130):
+        state, _ = after(state, summaries[number], past)
+        past.append(summaries[number])
+    shifted = rows(130)
+    shifted["amount"] += 12
+    assert after(state, summary(130, shifted), past)[1].findings
+
+
+BROKEN = {
+    "dead": ("amount", math.nan, 1.0),
+    "missing": ("amount", math.nan, 0.2),
+    "constant": ("amount", 3.0, 1.0),
+    "non-finite": ("amount", math.inf, 0.01),
+    "code": ("amount", -1.0, 0.1),
+    "code by its score": ("size", 0.0, 0.1),
+    "constant category": ("shop", "b", 1.0),
+    "dead category": ("shop", "", 1.0),
+    "missing category": ("shop", "", 0.3),
+    "new": ("shop", "z", 0.2),
+}
+"""A feature of each kind of fault: which it is like, and what share of its rows the fault turns into what."""
+KINDS = {of.name: of.kind for of in FEATURES}
+EACH = tuple(Feature(name, KINDS[like], "") for name, (like, _, _) in BROKEN.items())
+LONG = 35
+"""Days, more than are compared with."""
+YOUNG, OLD = 20, 123
+"""Days after which a fault begins: before there are scores, and after."""
+
+
+def day_of_each(number: int, share: float = 0.0) -> DaySummary:
+    """A day with a feature of each kind of fault; of a share of its faults, and then with fewer rows."""
+    columns, made = rows(number, 150 if share else 400), {}
+    for name, (like, value, part) in BROKEN.items():
+        column = columns[like].copy()
+        column[: math.ceil(share * part * len(column))] = value
+        made[name] = pa.array(column, pa.string() if like == "shop" else pa.float32(), from_pandas=True)
+    return DaySummary.of((date(2013, 1, 7) + timedelta(number)).isoformat(), EACH, [pa.table(made)])
+
+
+def judged(state, days, past, accepted=""):
+    """The state after days in their order, and the faulty features of each day."""
+    faulty, past = [], list(past)
+    for number, day in enumerate(days):
+        # From the bytes of the day before, as a backfill has them.
+        state = State.from_bytes(state.to_bytes()) if number % 9 == 0 else state
+        state, judgement = after(state, day, past[-28:], accepted=accepted)
+        faulty.append({finding.feature for finding in judgement.findings if is_fault(finding)})
+        past.append(day)
+    return state, faulty
+
+
+@pytest.fixture(scope="module")
+def usual():
+    """Usual days with a feature of each kind of fault, and the states before YOUNG and OLD."""
+    days = [day_of_each(number) for number in range(OLD + LONG + 1)]
+    young, _ = judged(State(), days[:YOUNG], [])
+    old, faulty = judged(young, days[YOUNG:OLD], days[:YOUNG])
+    assert not any(faulty)
+    return days, {YOUNG: young, OLD: old}
+
+
+@pytest.mark.parametrize("begins", [YOUNG, OLD], ids=["a young watch", "an old one"])
+def test_a_feed_that_stays_broken_is_a_fault_each_day_until_it_is_mended(usual, begins):
+    days, states = usual
+    expected = {"", *BROKEN} - ({"code by its score"} if begins == YOUNG else set())
+    broken = [day_of_each(begins + number, 1.0) for number in range(LONG)]
+    state, faulty = judged(states[begins], broken, days[:begins])
+    assert [expected - features for features in faulty] == [set()] * LONG
+    assert {state.clean.since[name] for name in expected} == {days[begins].day}
+    state, faulty = judged(state, days[begins + LONG :][:1], [*days[:begins], *broken])
+    assert not expected & faulty[0] and not set(state.clean.since) & expected
+    assert {len(state.clean.kept[name]) for name in expected} == {min(begins + 1, 28)}
+
+
+def test_a_state_that_a_person_accepts_is_the_usual_one_from_then_on(usual):
+    days, states = usual
+    broken = [day_of_each(OLD + number, 1.0) for number in range(5 + LONG)]
+    state, _ = judged(states[OLD], broken[:5], days[:OLD])
+    past = [*days[:OLD], *broken[:5]]
+    _, early = judged(state, broken[5:6], past, accepted=days[OLD - 1].day)
+    assert early[0] == {"", *BROKEN}, "they began after what was accepted"
+    state, faulty = judged(state, broken[5:], past, accepted=broken[4].day)
+    assert faulty == [set()] * LONG
+    assert not state.clean.kept, "they are compared with the last days, as any other"
+    worse = day_of_each(OLD + 5 + LONG, 2.5)
+    assert {"missing", "missing category"} <= judged(state, [worse], broken)[1][0]
+
+
+def answered(number: int, shift: float = 0.0, version: int = 1) -> DaySummary:
+    """A day of which predictions alone are known."""
+    numbers = Numbers()
+    numbers.add(np.random.default_rng([3, number]).normal(0.3 + shift, 0.1, 400))
+    return DaySummary(
+        (date(2013, 1, 7) + timedelta(number)).isoformat(), 400, predicted={"predicted late": numbers}, version=version
+    )
+
+
+def test_predictions_that_shift_alarm_and_are_no_fault_and_another_versions_begin_anew():
+    days = [answered(number) for number in range(130)]
+    state, _ = judged(State(), days, [])
+    _, judgement = after(state, answered(130, 0.1), days)
+    assert {finding.feature for finding in judgement.findings} == {"predicted late"}
+    assert not any(is_fault(finding) for finding in judgement.findings)
+    for number in range(130, 134):
+        state, judgement = after(state, answered(number, 0.1, version=2), days[-28:])
+        assert not judgement.findings, number
+        days.append(answered(number, 0.1, version=2))
+    assert State.from_bytes(state.to_bytes()).version == 2
+    assert after(state, answered(134, version=2), days[-28:])[1].findings
+
+
+def test_a_fault_is_open_on_a_day_of_too_few_rows(year):
+    summaries, states, _ = year
+    broken = summary(20, spoiled(20, "amount", math.nan, 1.0))
+    state, _ = after(states[20], broken, summaries[:20])
+    few = summary(21, {name: values[:5] for name, values in rows(21).items()})
+    state, judgement = after(state, few, [*summaries[:20], broken])
+    assert {finding.feature for finding in judgement.findings if is_fault(finding)} == {"", "amount"}
+    assert f"the fault since {broken.day} is open" in judgement.findings[-1].words
 
 
 def test_a_weekend_is_held_to_weekends(year):

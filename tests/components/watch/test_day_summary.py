@@ -43,6 +43,16 @@ def table(rows: int, seed: int = 0) -> pa.Table:
     )
 
 
+def test_predictions_are_a_part_of_the_summary():
+    numbers = Numbers()
+    numbers.add(np.array([0.25, 0.5, np.nan]))
+    summary = DaySummary("2013-06-01", 3, predicted={"predicted late": numbers}, version=7)
+    assert DaySummary.from_json(summary.to_json()) == summary
+    merged = summary.merged(summary).predicted["predicted late"]
+    assert (merged.there, merged.missing) == (4, 2)
+    assert "predicted" not in DaySummary("2013-06-01").to_json(), "summaries without any are as they were"
+
+
 def test_parts_merge_to_the_same_bytes_in_any_order():
     rows = table(600)
     whole = DaySummary.of("2013-06-01", FEATURES, [rows], ("label",)).to_json()
