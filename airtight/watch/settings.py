@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from airtight.errors import TerminalError
 from airtight.watch.brakes import Brakes
@@ -34,6 +34,8 @@ class Watch:
       fault_days: A fault of the data blocks training for so many days, unless its day is judged again without it.
       outcome_days: A training, and the release of what it pushed, must have come to an end within so many days.
       alarms_a_year: Alarms about data that there may be by chance; the default of the form's field.
+      release: How a training that the watch decided brings its model before the requests: "canary" tries it on live
+        requests first, "at_once" is for a model that few or none ask. Nothing, where the pipeline has no releases.
       unit: What a row is, such as "ride".
       notify: Import strings of notifiers for alarms, decisions, rollbacks, and a watch that did not run: Airflow's
         notifiers, their classes, or functions of the context. They find what happened under `watch` in the context.
@@ -56,6 +58,7 @@ class Watch:
     fault_days: int = 3
     outcome_days: int = 3
     alarms_a_year: float = 4.0
+    release: Literal["canary", "at_once"] = "canary"
     unit: str = "row"
     notify: tuple[str, ...] = ()
     late_hours: float = 6.0
@@ -71,6 +74,8 @@ class Watch:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise _refused(name, f"at least {minimum}", getattr(self, name))
+        if self.release not in ("canary", "at_once"):
+            raise _refused("release", "canary or at_once", self.release)
         if ALL not in self.lengths or any(length < 0 for length in self.lengths):
             raise _refused("lengths", f"{ALL} for all of the history, and numbers of days", self.lengths)
         for name in self.notify:

@@ -43,19 +43,27 @@ class StartTraining(BaseOperator):
       trigger_dag_id: The training DAG.
       decide: Id of the task that decides.
       brakes: The cooldown in days.
+      release: The training's parameter `release`; empty for one that has none.
       **kwargs: As for every operator.
     """
 
     template_fields = ("trigger_dag_id",)
 
     def __init__(
-        self, *, trigger_dag_id: str, decide: str = "decide", brakes: Brakes | None = None, **kwargs: Any
+        self,
+        *,
+        trigger_dag_id: str,
+        decide: str = "decide",
+        brakes: Brakes | None = None,
+        release: str = "",
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("doc_md", f"Triggers {trigger_dag_id} where `{decide}` says retrain; skipped else.")
         super().__init__(**kwargs)
         self.trigger_dag_id = trigger_dag_id
         self.decide = decide
         self.brakes = brakes or Brakes()
+        self.release = release
 
     def execute(self, context: Context) -> None:
         """Triggers it, or not.
@@ -76,6 +84,7 @@ class StartTraining(BaseOperator):
             raise AirflowSkipException(f"{reason}. Without it, this would have triggered {run}.")
         self.log.info("Triggering %s.", run)
         conf = {"interval": decision["trains"], "window_days": int(decision.get("window_days", 0))}
+        conf |= {"release": self.release} if self.release else {}
         raise trigger_once(self.trigger_dag_id, str(decision["run_id"]), conf)
 
 

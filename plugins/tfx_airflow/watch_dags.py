@@ -57,7 +57,12 @@ def add_watch_tasks(dag: DAG, settings: Supervised) -> None:
         announce = AnnounceDay(
             task_id="announce", pipeline=settings.name, notify=settings.watch.notify, asset=asset_of(settings)
         )
-        retrain = StartTraining(task_id="retrain", trigger_dag_id=settings.id_of(TRAIN), brakes=settings.watch.brakes)
+        retrain = StartTraining(
+            task_id="retrain",
+            trigger_dag_id=settings.id_of(TRAIN),
+            brakes=settings.watch.brakes,
+            release=settings.watch.release if settings.release else "",
+        )
     dag.get_task("decide") >> [announce, retrain]
 
 

@@ -200,7 +200,10 @@ def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_exam
         "announce": {"decide"},
         "retrain": {"decide"},
     }
-    assert watch.get_task("retrain").trigger_dag_id == "watched"
+    retrain = watch.get_task("retrain")
+    assert (retrain.trigger_dag_id, retrain.release, dags["watched"].params["release"]) == (
+        *("watched", "canary", "at_once"),
+    )
     assert [asset.uri for asset in watch.get_task("announce").outlets] == ["airtight://watched/watch"]
     assert (watch.params["policy"], watch.params["when_decided"], watch.params["when_previous_failed"]) == (
         *("tests.tiny_supervised.watching:every_second_day", "train", "go_on"),
