@@ -191,3 +191,15 @@ WATCHING = (
         "What decides about retraining: package.module:function?name=value.",
     ),
 )
+
+LABELLING = (
+    LAKE_VERSION,
+    Parameter(
+        "acts",
+        "str",
+        "act",
+        "act: a version that loses more than the former champion is taken back. report: it is only said. A backfill "
+        "always reports.",
+        choices=("act", "report"),
+    ),
+)

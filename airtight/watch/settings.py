@@ -1,4 +1,4 @@
-"""What a pipeline says of its watch, one frozen object in its `Supervised` settings."""
+"""What a pipeline says of its watch and of its late labels, two frozen objects in its `Supervised` settings."""
 
 from __future__ import annotations
 
@@ -83,10 +83,42 @@ class Watch:
                 raise _refused("notify", "import strings, package.module:attribute", name)
 
 
-def _refused(name: str, expected: str, received: object) -> TerminalError:
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How a pipeline's predictions are judged as their labels come, and a promotion with them.
+
+    Args:
+      function: Import string of the function (table) -> DataFrame that makes the labels; "" is the transform, which is
+        dearer. It gives what names a row, the schema's time, the labels and `label_known_at`.
+      join: Columns that name a row, separated by commas; "" is the time and the keys of the schema, for the log its
+        first key.
+      log_root: Folder of the prediction log, whose answers are judged; "" has the rows scored anew.
+      days: So many days are looked at each time, and read of the lake. A label that comes later counts no more.
+      schedule: Cron expression of the intervals.
+      first: Local day of the first interval; None is the pipeline's first day.
+      dag: Further arguments of the DAG.
+
+    Raises:
+      TerminalError: A setting that cannot be used.
+    """
+
+    function: str = ""
+    join: str = ""
+    log_root: str = ""
+    days: int = 30
+    schedule: str = "0 0 * * *"
+    first: date | None = None
+    dag: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.days < 1:
+            raise _refused("days", "at least 1", self.days, of="Labels")
+
+
+def _refused(name: str, expected: str, received: object, of: str = "Watch") -> TerminalError:
     return TerminalError(
-        f"The settings of a watch cannot be used: {name}.",
+        f"The settings of a pipeline's {of} cannot be used: {name}.",
         expected=expected,
         received=repr(received),
-        remedy=f"Correct {name} in the pipeline's Watch.",
+        remedy=f"Correct {name} in the pipeline's {of}.",
     )

@@ -165,7 +165,7 @@ class AnnounceDay(Announce):
 
 
 class AnnounceRollback(Announce):
-    """Announces a version that was taken back, by a person or by a release.
+    """Announces a version that was taken back: by a person, by a release, or because it lost after its promotion.
 
     Args:
       of: Id of the task that makes `promotion`.
@@ -182,7 +182,9 @@ class AnnounceRollback(Announce):
         before, now = int(promotion.get("from_version", 0)), int(promotion.get("to_version", 0))
         # "release" alone is one that was never begun.
         is_ended_release = str(promotion.get("approval", "")).startswith("release ")
-        if now < before or (is_ended_release and now == before):
+        # Where nothing was changed, an earlier version may serve meanwhile.
+        is_back = now < before and promotion.get("took_over", 1)
+        if is_back or (is_ended_release and now == before):
             words = str(promotion["summary"])
             yield {
                 "event": ROLLBACK,

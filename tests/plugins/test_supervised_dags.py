@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT
-from airtight.supervised import BY_INTERVAL, OPERATIONS
+from airtight.supervised import BY_INTERVAL, LABELS, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
 from runtime import fresh_pipelines
 from tests.tiny_supervised import settings
@@ -183,7 +183,7 @@ def test_the_process_of_a_task_makes_its_dag_alone(home):
 
 def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_examples(home):
     dags = supervised_dags(WATCHED, parts=BY_INTERVAL)
-    assert set(dags) == {"watched", "watched_watch", "watched_watch_check"}
+    assert set(dags) == {"watched", "watched_watch", "watched_watch_check", "watched_labels"}
     watch = dags["watched_watch"]
     assert upstream(watch) == {
         "await_labels": set(),
@@ -220,3 +220,35 @@ def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_exam
     assert upstream(operations["watched_promote"])["announce"] == {"promote"}
     for dag in (*dags.values(), *operations.values()):
         assert "{" not in dag.doc_md
+
+
+@pytest.mark.parametrize(
+    ("run_type", "acts", "expected"),
+    [
+        ("scheduled", "act", "act"),
+        ("scheduled", "report", "report"),
+        ("manual", "act", "act"),
+        ("backfill", "act", "report"),
+    ],
+)
+def test_labels_are_a_part_whose_backfill_takes_nothing_back_and_whose_rollback_people_hear_of(
+    home, run_type, acts, expected
+):
+    dag = supervised_dags(WATCHED, parts=(LABELS,))["watched_labels"]
+    assert upstream(dag) == {
+        "ingest": set(),
+        "validate": {"ingest"},
+        "transform": {"validate"},
+        "answers": {"transform"},
+        "former": {"transform"},
+        "await_previous_take_back": {"answers", "former"},
+        "label_quality": {"await_previous_take_back"},
+        "judge_promotion": {"label_quality"},
+        "take_back": {"judge_promotion"},
+        "announce": {"take_back"},
+    }
+    assert (dag.start_date.isoformat()[:10], dag.is_paused_upon_creation, dag.catchup) == ("2020-02-20", True, False)
+    assert (dag.params["acts"], dag.get_task("announce").of) == ("act", "take_back")
+    back = dag.get_task("take_back")
+    context = {"dag_run": SimpleNamespace(run_type=run_type), "params": {"acts": acts}}
+    assert back.render_template(back.overrides, context) == {"acts": expected}

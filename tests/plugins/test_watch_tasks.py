@@ -215,8 +215,13 @@ def test_a_backfill_notifies_nobody():
         ({"from_version": 5, "to_version": 7, "approval": "release r-1"}, False),
         ({"from_version": 5, "to_version": 5, "approval": "release"}, False),
         ({"from_version": 5, "to_version": 5, "approval": "ada at 2013-07-04"}, False),
+        ({"from_version": 7, "to_version": 5, "approval": "release", "took_over": 1}, True),
+        ({"from_version": 7, "to_version": 5, "approval": "release", "took_over": 0}, False),
     ],
-    ids=["a person", "a release took it back", "promoted", "never begun", "as it was"],
+    ids=[
+        *("a person", "a release took it back", "promoted", "never begun", "as it was", "lost after its promotion"),
+        "another version serves meanwhile",
+    ],
 )
 def test_a_rollback_is_announced(promotion, is_rollback):
     task = AnnounceRollback(task_id="announce", of="finish", pipeline="flights", notify=[f"{__name__}:hear"])

@@ -5,7 +5,7 @@ from airtight.parameters import Parameter
 from airtight.supervised import Supervised
 from airtight.watch.brakes import Brakes
 from airtight.watch.history import ALL
-from airtight.watch.settings import Watch
+from airtight.watch.settings import Labels, Watch
 
 SETTINGS = Supervised(
     name="toy",
@@ -52,4 +52,5 @@ WATCHED = replace(
         unit="part",
         notify=("tests.tiny_supervised.watching:NOTIFIER",),
     ),
+    labels=Labels(days=5, first=date(2020, 2, 20)),
 )
