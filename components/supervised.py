@@ -92,7 +92,7 @@ def training(settings: Supervised) -> Pipeline:
             dataset=data.outputs["dataset"],
             decisions=of_all_runs(settings.id_of(WATCH), WatchDecision, "decide", "decision"),
             watched=of_all_runs(settings.id_of(WATCH), Dataset, "ingest", "dataset"),
-            **nodes.given("data_faults"),
+            **nodes.given("data_faults", "override_reason"),
         )
         # What the watch says now is asked anew in each run.
         transformed.add_upstream_node(task(cleared, cache=False))
@@ -128,7 +128,7 @@ def training(settings: Supervised) -> Pipeline:
         champion_pushed=champion.outputs["pushed"],
         schema=settings.schema,
         zone=settings.zone,
-        **nodes.given("margins", "baseline_gains", "champion_incomparable"),
+        **nodes.given("margins", "baseline_gains", "champion_incomparable", "override_reason"),
     )
     blessing = judged.outputs["blessing"]
     tried = nodes.add(

@@ -63,7 +63,7 @@ while requests go on, or leaves everything as it was.
 
 Trigger it with `previous` (the default), a version such as `201307010400001`, or `latest`. A version that is promoted
 stays until another is, whatever is pushed; `latest` lets newer versions be served again. In a hurry:
-`make rollback PIPELINE={name}`.
+`make rollback PIPELINE={name} REASON="..."`. A **reason** must be given.
 """
 _RELEASE = """
 # {title}: release a version
@@ -75,7 +75,7 @@ or judging failed or was stopped: then the version that was served before goes o
 
 Trigger it with a version such as `201307010400001`, or `latest`. `{name}` triggers it for each version that it
 pushes with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in
-**finish**. To end a release before its time: `make rollback PIPELINE={name}`, or promote a version.
+**finish**. To end a release before its time: `make rollback PIPELINE={name} REASON="..."`, or promote a version.
 """
 _ALARMS = """
 # {title}: alarms

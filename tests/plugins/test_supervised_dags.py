@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import AirtightError, TerminalError
@@ -100,7 +101,7 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
 
 
 def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
-    approved = replace(SETTINGS, approvers=("ada", "bob"))
+    approved = replace(SETTINGS, approvers=("ada", "bob"), watch=WATCHED.watch)
     monkeypatch.setattr(settings, "SETTINGS", approved)
     dags = supervised_dags(approved)
     asks = [dags["toy"].get_task("approve_override")]
@@ -109,7 +110,16 @@ def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
         assert [user["id"] for user in task.assigned_users] == ["ada", "bob"], task
     assert upstream(dags["toy"])["evaluate"] == {"champion", "approve_override"}
     override, evaluate = asks[0], dags["toy"].get_task("evaluate")
-    assert override.execute({"params": {"champion_incomparable": "block"}}) is None, "it asks nobody"
+    assert upstream(dags["toy"])["clear_training"] == {"ingest", "approve_override"}
+    blocks = {"champion_incomparable": "block", "data_faults": "block"}
+    assert override.execute({"params": blocks}) is None, "it asks nobody"
+    asked = []
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda task, context: asked.append(context["params"]))
+    for name in blocks:
+        override.execute({"params": blocks | {name: "accept"}})
+    assert len(asked) == 2
+    body = {"params": {"champion_incomparable": "block", "data_faults": "accept", "override_reason": "known"}}
+    assert override.render_template(override.body, body).endswith("stops. known")
     assert override.fail_on_reject and set(override.params) == {"reason"}
     response = {
         "responded_by_user": {"id": "1", "name": "ada"},

@@ -109,7 +109,11 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     stopped = trained(home, {**end, "run_id": "monthly"})
     assert list(stopped) == ["ingest", "clear_training"]
     assert "has found faults" in fault(stopped["clear_training"])["message"]
-    accepted = trained(home, {**end, "run_id": "accepted"}, data_faults="accept", pushes=0)
+    unexplained = trained(home, {**end, "run_id": "unexplained"}, data_faults="accept")
+    assert "override_reason" in fault(unexplained["clear_training"])["message"]
+    accept = {"data_faults": "accept", "override_reason": "known for years"}
+    accepted = trained(home, {**end, "run_id": "accepted"}, **accept, pushes=0)
+    assert AuditLog(TRAINING, home).lines()[0][-1].entry["reason"].startswith("known for years (")
     clearance = accepted["clear_training"].outputs["clearance"][0]["properties"]
     assert (clearance["accepted"], clearance["audit_log"]) == (1, TRAINING), "whoever accepts it is in the audit log"
     assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
