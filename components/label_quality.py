@@ -173,8 +173,10 @@ def _predicted(
     start, end = (datetime.fromisoformat(day).replace(tzinfo=zone) for day in (days[0], days[-1]))
     interval = Interval(start, (end + timedelta(days=1)).replace(tzinfo=zone))
     rows, refused = prediction_rows.of_log(spark, Path(log_root), model, interval, form, scratch)
-    scored = prediction_rows.of_batch(spark, mine, days, form) if rows is not None and mine else None
-    return prediction_rows.beside_log(rows, scored, form) if scored is not None else rows, refused
+    if rows is not None and mine and form.schema.time:
+        scored = prediction_rows.of_batch(spark, mine, days, form)
+        rows = rows if scored is None else prediction_rows.beside_log(rows, scored, form)
+    return rows, refused
 
 
 def _joined(

@@ -12,6 +12,7 @@ from airtight.supervised import LABELS, PROMOTIONS
 from airtight.watch.settings import Labels
 from components.labels_pipeline import labelling
 from components.supervised import create_pipeline
+from pipelines.air_quality.settings import SETTINGS as AIR_QUALITY
 from pipelines.flight_delays.settings import SETTINGS as FLIGHTS
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
@@ -47,9 +48,10 @@ def test_a_day_is_closed_before_it_is_no_longer_looked_at(days, closes):
         nodes(Labels(days=days), node_parameters={"label_quality": {"close_after_days": days + 1}})
 
 
-def test_the_flagships_compiles(tmp_path):
-    source, arguments = FLIGHTS.source(LABELS)
-    assert (source, arguments) == ("flight_delays_labels", {})
+@pytest.mark.parametrize("settings", [FLIGHTS, AIR_QUALITY], ids=lambda settings: settings.name)
+def test_those_of_the_flagships_compile(tmp_path, settings):
+    source, arguments = settings.source(LABELS)
+    assert (source, arguments) == (f"{settings.name}_labels", {})
     compiled = CompiledPipeline.read(compile_pipeline(source, Home(tmp_path)))
-    assert compiled.pipeline == "flight_delays_labels" and compiled.zone == "America/New_York"
+    assert compiled.pipeline == source and compiled.zone == settings.zone
     assert compiled.node("label_quality").history_days == 7, "the days that it judges, however many runs came since"
