@@ -89,7 +89,7 @@ logs: install ## Follow the services' logs (ctrl-c ends it)
 
 .PHONY: rollback
 rollback: VERSION := previous
-rollback: promote ## Have the model server serve the version before the one that it serves
+rollback: promote ## Have the model server serve the version before the one that it serves: REASON="..."
 
 .PHONY: promote
 promote: install ## Serve another version: VERSION=201307010400001 or latest, REASON="..."; without VERSION, list them

@@ -83,6 +83,21 @@ def check_choice(name: str, value: Any, choices: Sequence[Scalar]) -> None:
         raise _refusal(name, f"one of {', '.join(map(str, choices))}", repr(value))
 
 
+def check_override(name: str, value: str, reason: str) -> None:
+    """Refuses to override a gate without a reason.
+
+    Args:
+      name: The parameter by which a run overrides it.
+      value: `accept` where it does.
+      reason: The parameter `override_reason`.
+
+    Raises:
+      TerminalError: There is none.
+    """
+    if value == "accept" and not reason.strip():
+        raise _refusal("override_reason", f"a reason, because {name} is accept", "none")
+
+
 def _refusal(name: str, expected: str, received: Any) -> TerminalError:
     return TerminalError(
         f"The parameter {name} has a value that it cannot take.",

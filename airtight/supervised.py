@@ -29,28 +29,34 @@ from airtight.import_string import load, load_module
 from airtight.interval import Interval, time_zone
 from airtight.parameters import Parameter, Scalar
 from airtight.rollout.parameters import RELEASING
-from airtight.supervised_parameters import ALARM_ACTS, BATCH_PREDICTION, DATA_FAULTS, PROMOTION, TRAINING, WATCHING
-from airtight.watch.settings import Watch
+from airtight.supervised_parameters import (
+    ALARM_ACTS,
+    BATCH_PREDICTION,
+    DATA_FAULTS,
+    LABELLING,
+    PROMOTION,
+    TRAINING,
+    WATCHING,
+)
+from airtight.watch.settings import Labels, Watch
 
 TRAIN, PROMOTE, RELEASE, BATCH_PREDICT = "train", "promote", "release", "batch_predict"
-ALARMS, WATCH = "alarms", "watch"
+ALARMS, WATCH, LABELS = "alarms", "watch", "labels"
 """The parts. The id of the first is the pipeline's name, which is also the served model's; that of another part adds
 `_` and the part."""
-BY_INTERVAL = (TRAIN, BATCH_PREDICT, WATCH)
+BY_INTERVAL = (TRAIN, BATCH_PREDICT, WATCH, LABELS)
 """The parts that run interval by interval, and are made of the pipeline's own code."""
 OPERATIONS = (PROMOTE, RELEASE, ALARMS)
 """The parts by which people say which version is served, and what is done about alarms. They are made of the settings
 alone, so they compile when the pipeline's other code does not."""
-LABELS = "labels"
-"""The part that a pipeline of one's own makes, by `components.labels_pipeline`."""
 PROMOTIONS = {PROMOTE: "promote", RELEASE: "finish", LABELS: "take_back"}
 """The parts that put a version before the requests beside the push, each with the node that makes `promotion`."""
 PARAMETERS = {
     **{TRAIN: TRAINING, PROMOTE: PROMOTION, RELEASE: RELEASING, ALARMS: ALARM_ACTS},
-    **{BATCH_PREDICT: BATCH_PREDICTION, WATCH: WATCHING},
+    **{BATCH_PREDICT: BATCH_PREDICTION, WATCH: WATCHING, LABELS: LABELLING},
 }
 """The run parameters of each part, without what settings change."""
-SUFFIXES = tuple(f"_{part}" for part in (*PARAMETERS, LABELS) if part != TRAIN)
+SUFFIXES = tuple(f"_{part}" for part in PARAMETERS if part != TRAIN)
 """Ends of the parts' ids. No pipeline's name has one: its id would be that of another pipeline's part."""
 NODES = {
     TRAIN: (
@@ -65,8 +71,13 @@ NODES = {
         *("ingest", "validate", "transform", "summarize", "champion", "challenger", "days_before", "data_alarms"),
         "decide",
     ),
+    LABELS: (
+        *("ingest", "validate", "transform", "skew", "answers", "former", "label_quality", "judge_promotion"),
+        "take_back",
+    ),
 }
-"""Ids of the nodes of each part; `clear_training` is there where there is a watch."""
+"""Ids of the nodes of each part; `clear_training` is there where there is a watch, `skew` in the place of `answers`
+where there is a log."""
 _OPTIONAL = ("expectations", "fill_lake", "stream", "in_words")
 _IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -106,6 +117,8 @@ class Supervised:
       batch_predictions: Whether there is a DAG that scores whole intervals.
       watch: How the served model and its data are watched day by day, and when it is trained anew
         (`airtight.watch.settings.Watch`); None has nothing watch it.
+      labels: How predictions are judged as their labels come, and a promotion that loses is taken back
+        (`airtight.watch.settings.Labels`); None judges none. It needs `release`.
       compare: Name of another pipeline that the page of all runs sets beside this one.
       defaults: Other defaults of run parameters, by the parameter's name.
       node_parameters: By a node's id, further parameters of its component; one whose value is an
@@ -146,6 +159,7 @@ class Supervised:
     approvers: tuple[str, ...] = ()
     batch_predictions: bool = True
     watch: Watch | None = None
+    labels: Labels | None = None
     compare: str = ""
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
     node_parameters: Mapping[str, Mapping[str, Scalar | Parameter]] = field(default_factory=dict)
@@ -179,6 +193,12 @@ class Supervised:
         object.__setattr__(self, "online", online)
         if self.release not in ("at_once", "canary", ""):
             raise self._refusal("release", "at_once, canary or nothing", self.release)
+        if self.labels:
+            if not self.release:
+                raise self._refusal("labels", "release as well: only then can a version be taken back", "no release")
+            function = self.labels.function
+            function = self._absolute("labels.function", function) if function else self.transform
+            object.__setattr__(self, "labels", replace(self.labels, function=function))
         if self.interval:
             Interval.parse(self.interval, self.zone)
         declared = {parameter.name for part in self.parts for parameter in self._declared(part)}
@@ -193,7 +213,7 @@ class Supervised:
         """Those that the pipeline has, training first."""
         served = OPERATIONS if self.release else ()
         scored = (BATCH_PREDICT,) if self.batch_predictions else ()
-        return (TRAIN, *served, *scored, *((WATCH,) if self.watch else ()))
+        return (TRAIN, *served, *scored, *((WATCH,) if self.watch else ()), *((LABELS,) if self.labels else ()))
 
     def id_of(self, part: str) -> str:
         """Id of a part's pipeline and DAG."""

@@ -47,7 +47,7 @@ DATA_FAULTS = Parameter(
     "str",
     "block",
     "Where {name}_watch has found faults in the data that are not mended: block does not train on them; accept does, "
-    "and the run's clearance says so.",
+    "for override_reason, and the run's clearance says so.",
     choices=("block", "accept"),
 )
 """Of a training whose pipeline is watched."""
@@ -111,6 +111,12 @@ TRAINING = (
         choices=("block", "accept"),
     ),
     Parameter(
+        "override_reason",
+        "str",
+        "",
+        "Why a gate is overridden; it must be given where a parameter is accept, and is kept in the audit log.",
+    ),
+    Parameter(
         "p99_limit_ms",
         "float",
         100.0,
@@ -137,7 +143,7 @@ PROMOTION = (
         "What should be served: previous (the next lower version), a version such as 201307010400001, or latest "
         "(whatever is the highest, now and later).",
     ),
-    Parameter("reason", "str", "", "Why; it is shown to whoever approves, and kept."),
+    Parameter("reason", "str", "", "Why; it is shown to whoever approves, and kept. It must be given."),
     Parameter("approval", "str", "", "Who approved it, when and with which note; filled in by the approval."),
 )
 
@@ -190,5 +196,17 @@ WATCHING = (
         "str",
         "airtight.watch.policies:never",
         "What decides about retraining: package.module:function?name=value.",
+    ),
+)
+
+LABELLING = (
+    LAKE_VERSION,
+    Parameter(
+        "acts",
+        "str",
+        "act",
+        "act: a version that loses more than the former champion is taken back. report: it is only said. A backfill "
+        "always reports.",
+        choices=("act", "report"),
     ),
 )

@@ -125,7 +125,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Reads the command line; the exit status is 0, 64 or 75 for a fault."""
     parser = arguments.parser("commands.promote", __doc__ or "")
     parser.add_argument("version", nargs="?", help="previous, latest, or a version such as 201307010400001")
-    parser.add_argument("--reason", default="", help="why; it is kept")
+    parser.add_argument("--reason", default="", help="why; it is kept, and must be given")
     parser.add_argument("--list", action="store_true", help="show the versions")
 
     def command(settings: Supervised, chosen: argparse.Namespace) -> int:

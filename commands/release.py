@@ -50,7 +50,7 @@ def release(settings: Supervised, conf: Mapping[str, Any], home: Home) -> bool:
     unpaused(airflow, dag, file=f"{settings.name}_operations")
     run = airflow.trigger(dag, conf)
     print(f"Triggered {dag}: {airflow.run_url(dag, run)}", flush=True)
-    print(f"`make rollback PIPELINE={settings.name}` ends the release before its time.", flush=True)
+    print(f"`make rollback PIPELINE={settings.name} REASON='...'` ends the release before its time.", flush=True)
     return show(airflow, dag, run, lambda line: print(line, flush=True))
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
@@ -18,7 +19,7 @@ from airtight.interval import time_zone
 from airtight.parameters import check_choice
 from airtight.served_history import Takeover
 from airtight.watch import after_promotion as judging
-from airtight.watch.after_promotion import TAKE_BACK, WATCHING, PairedDay, Settings, Standing
+from airtight.watch.after_promotion import TAKE_BACK, UNDECIDED, WATCHING, PairedDay, Settings, Standing
 from components.artifacts import LabelQuality, Promotion, PromotionOutcome
 from components.modelling.registered import latest_end, registered, takeovers
 from components.modelling.served import RELEASE, Choice
@@ -26,6 +27,7 @@ from components.reports import after_promotion as report
 from components.rollout import steps, switch
 from components.rollout.anchoring import anchor_in, digest_of
 from components.rollout.steps import Place
+from components.rollout.switch import served_in
 from components.watch import quality_days
 from components.watch.day_rows import LEAST_ROWS
 from components.watch.quality_days import RIPE, DayQuality
@@ -52,12 +54,14 @@ def judge_promotion(
     error: Parameter[float] = Settings.error,
     margin: Parameter[float] = Settings.margin,
     longest_days: Parameter[int] = Settings.longest_days,
+    serving_root: Parameter[str] = "",
 ) -> None:
     """Compares the champion with the one before it, on the ripe days since it took over; it changes nothing.
 
     What lost and what won are the champions as of the interval's end, in data time, so that a backfill says of each
     day what a daily run would have said. Days count whose rows both versions answered, in batch or in shadow
-    (`label_quality`). A version that a person promoted is judged alike, and left for a person to take back.
+    (`label_quality`). A version that a person promoted is judged alike, and left for a person to take back. A former
+    champion that is gone or damaged decides nothing any more, and takes nothing's place.
 
     Args:
       quality: The days, with pairs of versions.
@@ -70,6 +74,7 @@ def judge_promotion(
       error: See `Settings`.
       margin: See `Settings`.
       longest_days: See `Settings`.
+      serving_root: Folder of all served models; empty is the state folder's `models/`.
 
     Raises:
       TerminalError: A setting that cannot be used, or days that cannot be read.
@@ -105,6 +110,9 @@ def judge_promotion(
             standing = judging.Standing(
                 WATCHING, _why_no_pairs(days, outcome.version, outcome.former), 0, 0, math.nan, -math.inf
             )
+        if standing.outcome in (WATCHING, TAKE_BACK) and (fault := _fault(serving_root, model_name, served[1], pushed)):
+            standing = replace(standing, outcome=UNDECIDED, reason=f"{fault} {_would(standing)}")
+            log.warning("%s", fault)
     by_person = _promoted_by_person(served[0], promotions or []) if served else ""
     outcome.by_itself = int(standing.outcome == TAKE_BACK and not by_person)
     outcome.outcome, outcome.reason = standing.outcome, standing.reason
@@ -240,6 +248,20 @@ def _why_no_pairs(days: Sequence[DayQuality], version: int, former: int) -> str:
         f"Not enough data: on none of {len(ripe)} ripe days since did version {version} and version {former}, the "
         f"former champion, answer {LEAST_ROWS} rows or more whose label is known."
     )
+
+
+def _fault(serving_root: str, model: str, former: Takeover, pushed: Sequence[artifact.Artifact] | None) -> str:
+    """Why the former champion cannot be served again, in a sentence; empty where it can."""
+    known = registered(served_in(serving_root).root / model, pushed or [], []).get(former.version)
+    fault = known.fault() if known else "it is gone"
+    return fault and (
+        f"Version {former.version}, the former champion, cannot be served again ({fault}): the later one goes on "
+        "serving, whatever the comparison comes to. Put the files back, or promote another version by hand."
+    )
+
+
+def _would(standing: Standing) -> str:
+    return standing.reason.replace("Taken back:", "It would be taken back:")
 
 
 def _was_brought_back(champion: Takeover, promotions: Sequence[artifact.Artifact]) -> bool:

@@ -81,7 +81,8 @@ def batch_predict(
       schema: Dotted name of the ExampleSchema.
       zone: IANA time zone of the days.
       version: `as_of` (what had served last, of intervals that ended before this one began), `former` (the champion
-        before that one; where there is none, nothing is scored), `served` (what is served now) or a number.
+        before that one; where there is none, or it is gone, nothing is scored), `served` (what is served now) or a
+        number.
       pushed: What was pushed in all runs.
       promotions: What persons and releases had served since, in all runs.
       split: Which split is scored.
@@ -100,7 +101,7 @@ def batch_predict(
     try:
         chosen = choose(version, model_name, start, served, server, pushed or [], promotions or [])
     except NoFormerChampion as error:
-        log.info("%s Nothing is scored.", error.message)
+        log.warning("Nothing is scored. %s", error)
         _describe(predictions, ends, Chosen(0, folder, ""), model_name, version, PredictionFigures(declared, []), 0)
         return
     log.info("Version %d of %s scores %s to %s (asked for: %s).", chosen.number, model_name, *ends, version)

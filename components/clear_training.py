@@ -13,7 +13,7 @@ from tfx.dsl.component.experimental.decorators import component
 from airtight.audit import log as audit_log
 from airtight.errors import TerminalError
 from airtight.files import write_text
-from airtight.parameters import check_choice
+from airtight.parameters import check_choice, check_override
 from components.artifacts import Dataset, TrainingClearance, WatchDecision
 from components.data import examples as reading
 from components.data.dataset import DatasetReader
@@ -30,6 +30,7 @@ def clear_training(
     dataset: InputArtifact[Dataset],
     clearance: OutputArtifact[TrainingClearance],
     data_faults: Parameter[str] = BLOCK,
+    override_reason: Parameter[str] = "",
     decisions: InputArtifact[List[WatchDecision]] = None,  # noqa: UP006
     watched: InputArtifact[List[Dataset]] = None,  # noqa: UP006
 ) -> None:
@@ -42,6 +43,7 @@ def clear_training(
       dataset: What the training is about to learn from.
       clearance: Receives `clearance.json`.
       data_faults: `block` fails where the watch wants the data mended first, `accept` goes on and says so.
+      override_reason: Why it is `accept`; it must be given then.
       decisions: Of all days. Where none is of the interval, nothing is known and nothing blocks.
       watched: What the watch read of all days.
 
@@ -49,6 +51,7 @@ def clear_training(
       TerminalError: Training is blocked, or the audit log is broken.
     """
     check_choice("data_faults", data_faults, (BLOCK, ACCEPT))
+    check_override("data_faults", data_faults, override_reason)
     ends = reading.interval_of(dataset)
     start, end = map(datetime.fromisoformat, ends)
     of_interval = [known for known in decisions or [] if start <= _end(known) <= end]
@@ -71,7 +74,7 @@ def clear_training(
             received=reason,
             remedy="Mend the data in the lake, clear the watch's runs from that day on, then this run from its task "
             f"ingest on, which reads the lake anew; or, where the data are right as they are, trigger training with "
-            f"data_faults={ACCEPT}.",
+            f"data_faults={ACCEPT} and an override_reason.",
         )
     log.log(logging.WARNING if blocks else logging.INFO, "%s", summary)
     clearance.interval_start, clearance.interval_end = ends
@@ -79,7 +82,11 @@ def clear_training(
     clearance.as_of = max((ends[1], *(known.interval_end for known in decisions or [])), key=datetime.fromisoformat)
     if blocks:
         anchor = audit_log.append(
-            audit_log.OVERRIDDEN, interval=ends, reason=reason, gate="clear_training", checks=["data faults"]
+            audit_log.OVERRIDDEN,
+            interval=ends,
+            reason=f"{override_reason.strip()} ({reason})",
+            gate="clear_training",
+            checks=["data faults"],
         )
         anchor_in(clearance, anchor)
     payload = {name: getattr(clearance, name) for name in ("day", "accepted", "as_of", "summary")}

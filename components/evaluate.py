@@ -13,7 +13,7 @@ from tfx.types import artifact, standard_artifacts
 from airtight.audit import log as audit_log
 from airtight.files import write_text
 from airtight.import_string import load
-from airtight.parameters import check_choice
+from airtight.parameters import check_choice, check_override
 from airtight.verdict import Verdict
 from components.data import examples as reading
 from components.measures import analysis, evaluation_rows, slices
@@ -51,6 +51,7 @@ def evaluate(
     widest_margin: Parameter[float] = 20.0,
     baseline_gains: Parameter[str] = "",
     champion_incomparable: Parameter[str] = BLOCK,
+    override_reason: Parameter[str] = "",
     calibration_tolerance: Parameter[float] = 0.25,
     slices_worse: Parameter[str] = WARN,
     slice_rows_minimum: Parameter[int] = 200,
@@ -94,6 +95,7 @@ def evaluate(
       baseline_gains: What the deciding bound of the gain over the baseline must reach, likewise.
       champion_incomparable: "block", or "accept" for a candidate of whose champions, the earlier ones included, one
         cannot answer for these rows.
+      override_reason: Why it is "accept"; it must be given then.
       calibration_tolerance: A warning when a ratio of `Task.calibration` is farther from 1 than this.
       slices_worse: "warn" or "block" when the candidate is worse in a slice by more than the margin, beyond chance.
       slice_rows_minimum: Slices of fewer rows are not compared.
@@ -107,6 +109,7 @@ def evaluate(
         below 0, or the candidate cannot be called.
     """
     check_choice("champion_incomparable", champion_incomparable, (BLOCK, ACCEPT))
+    check_override("champion_incomparable", champion_incomparable, override_reason)
     check_choice("slices_worse", slices_worse, (WARN, BLOCK))
     interval = reading.interval_of(examples)
     declared: ExampleSchema = load(schema)
@@ -154,7 +157,7 @@ def evaluate(
             audit_log.OVERRIDDEN,
             digest=evaluation.get_string_custom_property(judged.DIGEST),
             interval=interval,
-            reason=" ".join(check.note for check in accepted),
+            reason=f"{override_reason.strip()} ({' '.join(check.note for check in accepted)})",
             gate="evaluate",
             checks=[check.name for check in accepted],
         )

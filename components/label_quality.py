@@ -76,7 +76,7 @@ def label_quality(
       model_name: The model.
       schema: Names the ExampleSchema.
       labels: Names a function (table) -> DataFrame of labels (`late_labels.labels_of`), such as the transform.
-      predictions: Batch predictions of all runs; read where `log_root` is empty.
+      predictions: Batch predictions of all runs. With `log_root` those of the former champion count, beside the log's.
       previous: This step's results of all runs; the last one of before is gone on from.
       log_root: Folder of the prediction log; empty judges the batch predictions.
       join: Columns that name a row in both, separated by commas; empty is the time and the keys of the schema, and
@@ -167,13 +167,17 @@ def _predicted(
     scratch: Path,
 ) -> tuple["DataFrame | None", Counter[str]]:
     """The predictions of some days, and by day how many requests had no answer."""
+    mine = [batch for batch in batches if batch.model == model]
     if not log_root:
-        mine = [batch for batch in batches if batch.model == model]
         return prediction_rows.of_batch(spark, mine, days, form), Counter()
     zone = ZoneInfo(form.zone)
     start, end = (datetime.fromisoformat(day).replace(tzinfo=zone) for day in (days[0], days[-1]))
     interval = Interval(start, (end + timedelta(days=1)).replace(tzinfo=zone))
-    return prediction_rows.of_log(spark, Path(log_root), model, interval, form, scratch)
+    rows, refused = prediction_rows.of_log(spark, Path(log_root), model, interval, form, scratch)
+    if rows is not None and mine and form.schema.time:
+        scored = prediction_rows.of_batch(spark, mine, days, form)
+        rows = rows if scored is None else prediction_rows.beside_log(rows, scored, form)
+    return rows, refused
 
 
 def _joined(

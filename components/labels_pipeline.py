@@ -2,144 +2,110 @@
 
     ingest -> validate -> transform -> answers ------> label_quality -> judge_promotion -> take_back
                                     -> former  ------>
-                                    -> skew (where there is a log)
+                                    -> skew (in the place of answers, where there is a log)
 
 `answers` and `former` score the day's rows with the champion of then and with the one before it, so that both are
-compared on the same rows; `label_quality` joins all days that are open with the labels known at the day's end.
+compared on the same rows; `label_quality` joins all days that are open with the labels known at the day's end. With a
+prediction log the answers are those of the log, and the former champion is still asked in batch, of the same rows.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tfx.dsl.components.base.base_node import BaseNode
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 from tfx.types.channel import union
 
+from airtight.errors import TerminalError
 from airtight.parameters import Parameter
 from airtight.supervised import LABELS, Supervised
-from components.after_promotion import ACT, ONLY_REPORT, judge_promotion, take_back
+from airtight.watch.settings import Labels
 from components.artifacts import LabelQuality, Predictions
-from components.batch_predict import batch_predict
-from components.ingest import ingest
-from components.label_quality import label_quality
 from components.modelling.as_of import AS_OF, FORMER
-from components.skew import skew
-from components.supervised_nodes import of_all_promotions
-from components.transform import PREDICTION, transform
-from components.validate import validate
-from runtime.parameters import Declaration, declare, interval_parameters, runtime_parameter
+from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
+from components.watch.quality_days import DaySettings
 from runtime.resolvers import of_all_runs
 from runtime.task_options import in_order, task
 
-PARAMETERS = (
-    Parameter(
-        "acts",
-        "str",
-        ACT,
-        "act: a version that loses more than the former champion is taken back. report: it is only said, as a backfill "
-        "of past days should.",
-        choices=(ACT, ONLY_REPORT),
-    ),
-)
 
-
-def labels_pipeline(
-    settings: Supervised,
-    labels: str = "",
-    *,
-    join: str = "",
-    log_root: str = "",
-    label_quality_settings: dict[str, Any] | None = None,
-    promotion_settings: dict[str, Any] | None = None,
-    days: int = 30,
-) -> Pipeline:
-    """Gives the pipeline, for a `create_pipeline` of one's own; its id is that of the settings and `_labels`.
+def labelling(settings: Supervised) -> Pipeline:
+    """The pipeline of the late labels.
 
     Args:
-      settings: Of the supervised pipeline; it needs promotions (`release`).
-      labels: Import string of the function that makes labels; empty is the settings' transform.
-      join: Columns that name a row, separated by commas; empty is the time and the keys of the schema.
-      log_root: Folder of the prediction log: then its rows are judged, and compared for skew; the router's shadow
-        asks the former champion.
-      label_quality_settings: Further parameters of `label_quality`.
-      promotion_settings: Further parameters of `judge_promotion`.
-      days: So many days are looked at, and read of the lake.
+      settings: Of the pipeline whose predictions are judged; their `labels` is set.
+
+    Raises:
+      TerminalError: It is not, or a day would never be closed.
     """
-    name = settings.id_of(LABELS)
-    start, end = interval_parameters()
-    data = ingest(
-        tables=settings.tables,
-        zone=settings.zone,
-        interval_start=start,
-        interval_end=end,
-        window_days=days,
-        lookback_days=settings.lookback_days,
-    ).with_id("ingest")
-    task(data, cache_on="components.ingest:lake_state")
-    dataset = data.outputs["dataset"]
-    expectations = settings.expectations or "components.measures.judging:nothing_expected"
-    valid = validate(dataset=dataset, expectations=expectations, pipeline=name).with_id("validate")
-    transformed = transform(
-        dataset=dataset,
-        report=valid.outputs["report"],
-        transform=settings.transform,
-        schema=settings.schema,
-        purpose=PREDICTION,
-    ).with_id("transform")
+    from components.after_promotion import judge_promotion, take_back
+    from components.batch_predict import batch_predict
+    from components.label_quality import label_quality
+    from components.skew import skew
+    from components.transform import PREDICTION
+
+    labels = settings.labels
+    if labels is None:
+        raise TerminalError(
+            f"The labels of the pipeline {settings.name} are not watched.",
+            expected="settings with labels=Labels(...)",
+            received="labels=None",
+            remedy="Add it to the settings.",
+        )
+    nodes = Nodes(settings, LABELS)
+    window = {"window_days": labels.days, "lookback_days": settings.lookback_days}
+    data, transformed = examples_nodes(nodes, window, {"purpose": PREDICTION})
+    examples = transformed.outputs["examples"]
+    of_model = {"model_name": settings.name, "zone": settings.zone}
+    schema = {"schema": settings.schema}
     served: dict[str, Any] = {
         "pushed": of_all_runs(settings.name, standard_artifacts.PushedModel, "push", "pushed"),
-        **({"promotions": of_all_promotions(settings)} if settings.release else {}),
+        "promotions": of_all_promotions(settings),
     }
-    examples = transformed.outputs["examples"]
-    nodes: list[BaseNode] = [data, valid, transformed]
-    if log_root:
-        skewed = skew(
-            examples=examples, model_name=settings.name, schema=settings.schema, log_root=log_root, zone=settings.zone
-        )
-        nodes.append(task(skewed.with_id("skew"), cache=False))
-        predictions: dict[str, Any] = {"log_root": log_root}
-    else:
-        scored = [
-            batch_predict(
-                examples=examples,
-                model_name=settings.name,
-                schema=settings.schema,
-                zone=settings.zone,
-                version=version,
-                **served,
-            ).with_id(node)
-            for node, version in (("answers", AS_OF), ("former", FORMER))
-        ]
-        nodes += [task(node, cache=False) for node in scored]
-        earlier = [of_all_runs(name, Predictions, node.id, "predictions") for node in scored]
-        predictions = {"predictions": union([*(node.outputs["predictions"] for node in scored), *earlier])}
-    judged = label_quality(
-        dataset=dataset,
-        previous=of_all_runs(name, LabelQuality, "label_quality", "quality"),
+    if labels.log_root:
+        skewed = nodes.add("skew", skew, examples=examples, log_root=labels.log_root, **schema, **of_model)
+        task(skewed, cache=False)
+    scored = [
+        nodes.add(node, batch_predict, examples=examples, version=version, **schema, **of_model, **served)
+        for node, version in (() if labels.log_root else (("answers", AS_OF),)) + (("former", FORMER),)
+    ]
+    earlier = [of_all_runs(nodes.id, Predictions, node.id, "predictions") for node in scored]
+    judged = nodes.add(
+        "label_quality",
+        label_quality,
+        dataset=data.outputs["dataset"],
+        previous=of_all_runs(nodes.id, LabelQuality, "label_quality", "quality"),
+        predictions=union([*(node.outputs["predictions"] for node in scored), *earlier]),
+        log_root=labels.log_root,
         model_name=settings.name,
-        schema=settings.schema,
-        labels=labels or settings.transform,
-        join=join,
-        days=days,
-        **predictions,
-        **(label_quality_settings or {}),
-    ).with_id("label_quality")
-    outcome = judge_promotion(
-        quality=judged.outputs["quality"],
-        model_name=settings.name,
-        zone=settings.zone,
-        **served,
-        **(promotion_settings or {}),
-    ).with_id("judge_promotion")
-    (acts,) = PARAMETERS
-    back = take_back(outcome=outcome.outputs["outcome"], pushed=served["pushed"], acts=runtime_parameter(acts)).with_id(
-        "take_back"
+        labels=labels.function,
+        join=labels.join,
+        days=labels.days,
+        close_after_days=_close_after_days(settings, labels),
+        **schema,
+    )
+    outcome = nodes.add("judge_promotion", judge_promotion, quality=judged.outputs["quality"], **of_model, **served)
+    back = nodes.add(
+        "take_back", take_back, outcome=outcome.outputs["outcome"], pushed=served["pushed"], **nodes.given("acts")
     )
     # What came of the day before is gone on from, and what served is asked anew.
-    nodes += [task(node, cache=False) for node in (judged, outcome, back)]
-    task(judged, history_days=days)
+    for node in (*scored, judged, outcome, back):
+        task(node, cache=False)
+    task(judged, history_days=labels.days)
     in_order(judged, until=back.id)
-    pipeline = Pipeline(pipeline_name=name, components=nodes, enable_cache=True)
-    return declare(pipeline, Declaration(PARAMETERS, settings.zone, f"# {settings.title}: labels\n\n{__doc__}"))
+    return nodes.pipeline(cache=True)
+
+
+def _close_after_days(settings: Supervised, labels: Labels) -> int:
+    """After how many days no label is waited for; by default as many as are looked at, 30 at most."""
+    given = settings.node_parameters.get("label_quality", {}).get("close_after_days")
+    value = given.default if isinstance(given, Parameter) else given
+    days = min(labels.days, DaySettings.close_after_days) if value is None else int(value)
+    if days > labels.days:
+        raise TerminalError(
+            f"A day of {settings.name} would leave those that are looked at before it is closed, and never get ripe.",
+            expected=f"close_after_days of label_quality to be at most {labels.days}, the days of Labels",
+            received=str(days),
+            remedy="Lower close_after_days, or raise days.",
+        )
+    return days

@@ -52,15 +52,22 @@ def propose(
       pushed: What was pushed in all runs.
       evaluations: How it was judged in all runs.
       promotions: What persons and releases had served since, in all runs.
-      reason: Why another version should be served.
+      reason: Why another version should be served; it must be given.
       serving_root: Folder of all served models; empty is the state folder's `models/`.
       server_url: The server's REST address; empty is what $AIRTIGHT_MODEL_SERVER names, and there is none to ask
         when that is empty too.
 
     Raises:
-      TerminalError: There is no such version, or it is broken.
+      TerminalError: There is no such version, it is broken, or there is no reason.
       TransientError: The server cannot be reached.
     """
+    if not reason.strip():
+        raise TerminalError(
+            f"No version of {model_name} is promoted without a reason.",
+            expected="why another version should be served",
+            received="no reason",
+            remedy='Say why, in the form\'s reason or with `make rollback REASON="..."`; the audit log keeps it.',
+        )
     place = Place.named(serving_root, server_url, "", 0.0)
     served, server = place.served, place.server
     under_way = served.choice(model_name)
@@ -274,8 +281,9 @@ def _summary(
             if proposal.pin
             else "Approved, the highest version is served from now on, and each later one when it is pushed."
         )
-    reason = f"Reason: {_cell(proposal.reason)}" if proposal.reason else "No reason was given."
-    return "\n".join([*lines, "", reason, "", *(f"- {_cell(note)}" for note in notes)]) + "\n"
+    return (
+        "\n".join([*lines, "", f"Reason: {_cell(proposal.reason)}", "", *(f"- {_cell(note)}" for note in notes)]) + "\n"
+    )
 
 
 def _days(version: Registered | None) -> str:

@@ -4,6 +4,7 @@
                                                                     ^
                                                                  champion
     watch            see components.watch_pipeline
+    labels           see components.labels_pipeline
     promotion        propose -> promote
     release          start -> judge -> finish
     alarms           act_on_alarm
@@ -23,7 +24,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
 
 from airtight.errors import TerminalError
-from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
+from airtight.supervised import ALARMS, BATCH_PREDICT, LABELS, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
 from components.artifacts import Dataset, WatchDecision
 from components.supervised_nodes import Nodes, examples_nodes, of_all_promotions
 from runtime.resolvers import ChampionAsOf, of_all_runs
@@ -66,6 +67,7 @@ def create_pipeline(settings: Supervised, part: str = TRAIN) -> Pipeline:
         ALARMS: alarms,
         BATCH_PREDICT: batch_prediction,
         WATCH: watch,
+        LABELS: labels,
     }
     return makers[part](settings)
 
@@ -90,7 +92,7 @@ def training(settings: Supervised) -> Pipeline:
             dataset=data.outputs["dataset"],
             decisions=of_all_runs(settings.id_of(WATCH), WatchDecision, "decide", "decision"),
             watched=of_all_runs(settings.id_of(WATCH), Dataset, "ingest", "dataset"),
-            **nodes.given("data_faults"),
+            **nodes.given("data_faults", "override_reason"),
         )
         # What the watch says now is asked anew in each run.
         transformed.add_upstream_node(task(cleared, cache=False))
@@ -126,7 +128,7 @@ def training(settings: Supervised) -> Pipeline:
         champion_pushed=champion.outputs["pushed"],
         schema=settings.schema,
         zone=settings.zone,
-        **nodes.given("margins", "baseline_gains", "champion_incomparable"),
+        **nodes.given("margins", "baseline_gains", "champion_incomparable", "override_reason"),
     )
     blessing = judged.outputs["blessing"]
     tried = nodes.add(
@@ -240,6 +242,13 @@ def watch(settings: Supervised) -> Pipeline:
     from components.watch_pipeline import watching
 
     return watching(settings)
+
+
+def labels(settings: Supervised) -> Pipeline:
+    """How good the predictions were as labels come, and what a promotion was worth."""
+    from components.labels_pipeline import labelling
+
+    return labelling(settings)
 
 
 def _of_all_training_runs(settings: Supervised) -> dict[str, Any]:

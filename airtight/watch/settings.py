@@ -1,4 +1,4 @@
-"""What a pipeline says of its watch, one frozen object in its `Supervised` settings."""
+"""What a pipeline says of its watch and of its late labels, two frozen objects in its `Supervised` settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from airtight.errors import TerminalError
 from airtight.watch.brakes import Brakes
@@ -35,6 +35,8 @@ class Watch:
         judged again without it or a training accepts it.
       outcome_days: A training, and the release of what it pushed, must have come to an end within so many days.
       alarms_a_year: Alarms about data that there may be by chance; the default of the form's field.
+      release: How a training that the watch decided brings its model before the requests: "canary" tries it on live
+        requests first, "at_once" is for a model that few or none ask. Nothing, where the pipeline has no releases.
       unit: What a row is, such as "ride".
       notify: Import strings of notifiers for alarms, decisions, rollbacks, and a watch that did not run: Airflow's
         notifiers, their classes, or functions of the context. They find what happened under `watch` in the context.
@@ -57,6 +59,7 @@ class Watch:
     fault_days: int = 3
     outcome_days: int = 3
     alarms_a_year: float = 4.0
+    release: Literal["canary", "at_once"] = "canary"
     unit: str = "row"
     notify: tuple[str, ...] = ()
     late_hours: float = 6.0
@@ -72,6 +75,8 @@ class Watch:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise _refused(name, f"at least {minimum}", getattr(self, name))
+        if self.release not in ("canary", "at_once"):
+            raise _refused("release", "canary or at_once", self.release)
         if ALL not in self.lengths or any(length < 0 for length in self.lengths):
             raise _refused("lengths", f"{ALL} for all of the history, and numbers of days", self.lengths)
         for name in self.notify:
@@ -79,10 +84,42 @@ class Watch:
                 raise _refused("notify", "import strings, package.module:attribute", name)
 
 
-def _refused(name: str, expected: str, received: object) -> TerminalError:
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How a pipeline's predictions are judged as their labels come, and a promotion with them.
+
+    Args:
+      function: Import string of the function (table) -> DataFrame that makes the labels; "" is the transform, which is
+        dearer. It gives what names a row, the schema's time, the labels and `label_known_at`.
+      join: Columns that name a row, separated by commas; "" is the time and the keys of the schema, for the log its
+        first key.
+      log_root: Folder of the prediction log, whose answers are judged; "" has the rows scored anew.
+      days: So many days are looked at each time, and read of the lake. A label that comes later counts no more.
+      schedule: Cron expression of the intervals.
+      first: Local day of the first interval; None is the pipeline's first day.
+      dag: Further arguments of the DAG.
+
+    Raises:
+      TerminalError: A setting that cannot be used.
+    """
+
+    function: str = ""
+    join: str = ""
+    log_root: str = ""
+    days: int = 30
+    schedule: str = "0 0 * * *"
+    first: date | None = None
+    dag: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.days < 1:
+            raise _refused("days", "at least 1", self.days, of="Labels")
+
+
+def _refused(name: str, expected: str, received: object, of: str = "Watch") -> TerminalError:
     return TerminalError(
-        f"The settings of a watch cannot be used: {name}.",
+        f"The settings of a pipeline's {of} cannot be used: {name}.",
         expected=expected,
         received=repr(received),
-        remedy=f"Correct {name} in the pipeline's Watch.",
+        remedy=f"Correct {name} in the pipeline's {of}.",
     )

@@ -173,7 +173,10 @@ class Gate:
         if self.accepts_incomparable:
             accepted = "This run accepts that: its parameter champion_incomparable is accept."
             return replace(check, severity="warning", note=f"{check.note} {accepted}")
-        remedy = "To bless the candidate without the comparison, run with champion_incomparable = accept."
+        remedy = (
+            "To bless the candidate without the comparison, run with champion_incomparable = accept and an "
+            "override_reason."
+        )
         return replace(check, note=f"{check.note} {remedy}")
 
     def _calibration(self, result: GateResult) -> list[Check]:

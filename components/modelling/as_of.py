@@ -23,7 +23,7 @@ champion before that one."""
 
 
 class NoFormerChampion(TerminalError):
-    """There is no champion before that of an interval."""
+    """There is no champion before that of an interval, or it is gone."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def choose(
       promotions: `Promotion` of all runs: which versions took over later, or again.
 
     Raises:
-      NoFormerChampion: `former` is asked for, and there is none.
+      NoFormerChampion: `former` is asked for, and there is none, or its files are gone or not those that were pushed.
       TerminalError: There is no such version, or its files are not those that were pushed.
       TransientError: The server cannot be reached.
     """
@@ -83,12 +83,15 @@ def choose(
     if push is not None:
         folders.append(serving_folder(push.get_string_custom_property("model_uri")))
     folder = next((folder for folder in folders if (folder / "saved_model.pb").is_file()), None)
+    # A comparison ends with what it compares; whoever asks for another version cannot go on without it.
+    refusal = NoFormerChampion if version.strip() == FORMER else TerminalError
     if folder is None:
-        raise _missing(f"version {number} of {model}", f"a SavedModel in {folders[0]}", served.versions(model))
+        expected = f"a SavedModel in {folders[0]}"
+        raise _missing(f"version {number} of {model}", expected, served.versions(model), refusal)
     digest = digest_of_tree(folder)
     expected = push.get_string_custom_property("model_digest") if push is not None else digest
     if digest != expected:
-        raise TerminalError(
+        raise refusal(
             f"The files of version {number} of {model} are no longer those that were pushed.",
             expected=f"the digest {expected}",
             received=f"{digest} in {folder}",
@@ -135,8 +138,10 @@ def _number(
     )
 
 
-def _missing(what: str, expected: str, there: Sequence[int]) -> TerminalError:
-    return TerminalError(
+def _missing(
+    what: str, expected: str, there: Sequence[int], refusal: type[TerminalError] = TerminalError
+) -> TerminalError:
+    return refusal(
         f"There is no {what.removeprefix('a ')}.",
         expected=expected,
         received=f"the versions {', '.join(map(str, there))}" if there else "no version",

@@ -79,7 +79,8 @@ def labels_of(made: DataFrame, form: Form, function: str, known_by: datetime) ->
             F.min("_label").alias("_label"),
             F.first(_NEWEST).alias(_NEWEST),
             F.first(_VALUES).alias(_VALUES),
-            F.count_distinct("_label").alias(_DIFFERENT),
+            # That none will come is something else than a label, too.
+            (F.count_distinct("_label") + F.max(F.col("_label").isNull().cast("int"))).alias(_DIFFERENT),
             F.min("_label_day").alias("_label_day"),
         )
     )

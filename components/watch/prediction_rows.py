@@ -212,6 +212,23 @@ def of_log(
     return form.select(frame, AT, F.coalesce(is_beside, F.lit(False))), refused
 
 
+def beside_log(rows: DataFrame, scored: DataFrame, form: Form) -> DataFrame:
+    """The rows of the log, and beside those that were answered what other versions say of them in batch.
+
+    Args:
+      rows: `of_log`.
+      scored: `of_batch`; what stands beside the answers counts. Where a version was asked live as well, that counts.
+      form: Of both.
+    """
+    from pyspark.sql import functions as F
+
+    key = form.join[0]
+    answered = rows.where(~F.col(BESIDE)).groupBy(key, DAY).agg(F.min(AT).alias(AT))
+    others = scored.where(BESIDE).drop(AT, DAY).withColumn(key, F.col(key).cast("string"))
+    others = others.join(answered, key).join(rows.select(key, VERSION).distinct(), [key, VERSION], "left_anti")
+    return rows.unionByName(others)
+
+
 def key_of(rows: pa.Table) -> pa.ChunkedArray:
     """What names answered rows of the log: the request's id, with `#` and the row's number where it had several."""
     names = pc.cast(rows[REQUEST], pa.string())

@@ -9,8 +9,8 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Context, Param
 from airflow.sdk.execution_time.hitl import HITLUser
 
-OVERRIDES = "champion_incomparable"
-"""Run parameter that overrides a gate where it is `accept`."""
+OVERRIDES = {"champion_incomparable": "evaluate", "data_faults": "clear_training"}
+"""Run parameters that override a gate where they are `accept`, each with the gate's task."""
 _ACCEPT = "accept"
 _NOTE = Param(None, type=["null", "string"], title="Note", description="Kept with what was approved.")
 _REASON = Param("", type="string", minLength=3, title="Reason", description="Why the gate is overridden; it is kept.")
@@ -45,35 +45,37 @@ class ApproveOverride(ApprovalOperator):
         Raises:
           TaskAwaitingInput: A person must answer.
         """
-        if context["params"].get(OVERRIDES) != _ACCEPT:
+        if not any(context["params"].get(name) == _ACCEPT for name in OVERRIDES):
             self.log.info("This run overrides no gate.")
             return None
         return super().execute(context)
 
 
-def add_override_approval(dag: DAG, approvers: Sequence[str], gate: str = "evaluate") -> ApproveOverride:
-    """Has a person approve, before a gate, that a run overrides it.
+def add_override_approval(dag: DAG, approvers: Sequence[str]) -> ApproveOverride:
+    """Has a person approve, before the gates, that a run overrides one of them.
 
     Args:
       dag: The training DAG.
       approvers: Names of the Airflow users who may answer.
-      gate: Id of the gate's task, whose attempts are labelled with the approval.
 
     Returns:
       The task `approve_override`.
     """
+    accepted = ", ".join(f"{name} = {{{{ params.get('{name}') }}}}" for name in OVERRIDES)
     with dag:
         approve = ApproveOverride(
             task_id="approve_override",
-            subject=f"Override {gate} of {dag.dag_id}, run {{{{ run_id }}}}?",
-            body=f"The run has `{OVERRIDES}` = `{_ACCEPT}`: a champion that cannot answer stops no model.",
+            subject=f"Override a gate of {dag.dag_id}, run {{{{ run_id }}}}?",
+            body=f"The run has {accepted}: {_ACCEPT} lets through what that gate stops. "
+            "{{ params.override_reason or 'No reason was given: it will be refused.' }}",
             params={"reason": _REASON},
             assigned_users=_users(approvers),
             fail_on_reject=True,
             doc_md="Waits until a person approves, where the run overrides a gate; their reason is kept.",
         )
-    dag.get_task(gate).labels = {"approval": approval_of(approve.task_id)}
-    approve >> dag.get_task(gate)
+    for gate in (gate for gate in OVERRIDES.values() if dag.has_task(gate)):
+        dag.get_task(gate).labels = {"approval": approval_of(approve.task_id)}
+        approve >> dag.get_task(gate)
     return approve
 
 

@@ -1,4 +1,4 @@
-"""The DAGs of a supervised pipeline, made of its settings: training, promotion, release, predictions, watch.
+"""The DAGs of a supervised pipeline, made of its settings: training, promotion, release, predictions, watch, labels.
 
 globals().update(supervised_dags(SETTINGS, parts=BY_INTERVAL))
 """
@@ -13,12 +13,21 @@ from airflow.sdk import DAG, Param, get_parsing_context
 
 from airtight.errors import TerminalError
 from airtight.home import Home
-from airtight.supervised import ALARMS, BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
+from airtight.supervised import ALARMS, BATCH_PREDICT, LABELS, PROMOTE, RELEASE, TRAIN, WATCH, Supervised
 from plugins.tfx_airflow.dag import TfxDag
 from plugins.tfx_airflow.label_gate import add_label_gate
 from plugins.tfx_airflow.release import WATCHED, AwaitRelease
 from plugins.tfx_airflow.watch import AnnounceRollback
-from plugins.tfx_airflow.watch_dags import WATCH_PARAMS, WATCHING, add_watch_tasks, by_interval, check_dag, id_of_check
+from plugins.tfx_airflow.watch_dags import (
+    ACTS,
+    LABELLING,
+    WATCH_PARAMS,
+    WATCHING,
+    add_watch_tasks,
+    by_interval,
+    check_dag,
+    id_of_check,
+)
 from plugins.tfx_airflow.wiring import add_release, add_report
 from runtime.compiled_pipeline import CompiledPipeline
 from runtime.fresh_pipelines import fresh_all
@@ -54,7 +63,7 @@ while requests go on, or leaves everything as it was.
 
 Trigger it with `previous` (the default), a version such as `201307010400001`, or `latest`. A version that is promoted
 stays until another is, whatever is pushed; `latest` lets newer versions be served again. In a hurry:
-`make rollback PIPELINE={name}`.
+`make rollback PIPELINE={name} REASON="..."`. A **reason** must be given.
 """
 _RELEASE = """
 # {title}: release a version
@@ -66,7 +75,7 @@ or judging failed or was stopped: then the version that was served before goes o
 
 Trigger it with a version such as `201307010400001`, or `latest`. `{name}` triggers it for each version that it
 pushes with `release` set to `canary`. Whether the new version took over, and why, is in **judge**'s report and in
-**finish**. To end a release before its time: `make rollback PIPELINE={name}`, or promote a version.
+**finish**. To end a release before its time: `make rollback PIPELINE={name} REASON="..."`, or promote a version.
 """
 _ALARMS = """
 # {title}: alarms
@@ -114,6 +123,7 @@ def supervised_dags(*settings: Supervised, parts: Collection[str] = ()) -> dict[
         ALARMS: _alarms,
         BATCH_PREDICT: _batch_prediction,
         WATCH: _watch,
+        LABELS: _labels,
     }
     if unknown := set(parts) - set(makers):
         raise TerminalError(
@@ -267,6 +277,21 @@ def _watch(settings: Supervised, compiled: CompiledPipeline) -> DAG:
     )
     add_label_gate(dag, settings.zone)
     add_watch_tasks(dag, settings)
+    return dag
+
+
+def _labels(settings: Supervised, compiled: CompiledPipeline) -> DAG:
+    dag = _dag(
+        settings,
+        LABELS,
+        compiled,
+        LABELLING,
+        "Quality by day as labels become known; a promotion that loses is taken back.",
+        **by_interval(settings, settings.labels),
+    )
+    back = dag.get_task("take_back")
+    back.overrides = {"acts": ACTS}
+    _add_rollback_notice(dag, settings, back)
     return dag
 
 

@@ -43,19 +43,27 @@ class StartTraining(BaseOperator):
       trigger_dag_id: The training DAG.
       decide: Id of the task that decides.
       brakes: The cooldown in days.
+      release: The training's parameter `release`; empty for one that has none.
       **kwargs: As for every operator.
     """
 
     template_fields = ("trigger_dag_id",)
 
     def __init__(
-        self, *, trigger_dag_id: str, decide: str = "decide", brakes: Brakes | None = None, **kwargs: Any
+        self,
+        *,
+        trigger_dag_id: str,
+        decide: str = "decide",
+        brakes: Brakes | None = None,
+        release: str = "",
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("doc_md", f"Triggers {trigger_dag_id} where `{decide}` says retrain; skipped else.")
         super().__init__(**kwargs)
         self.trigger_dag_id = trigger_dag_id
         self.decide = decide
         self.brakes = brakes or Brakes()
+        self.release = release
 
     def execute(self, context: Context) -> None:
         """Triggers it, or not.
@@ -76,6 +84,7 @@ class StartTraining(BaseOperator):
             raise AirflowSkipException(f"{reason}. Without it, this would have triggered {run}.")
         self.log.info("Triggering %s.", run)
         conf = {"interval": decision["trains"], "window_days": int(decision.get("window_days", 0))}
+        conf |= {"release": self.release} if self.release else {}
         raise trigger_once(self.trigger_dag_id, str(decision["run_id"]), conf)
 
 
@@ -156,7 +165,7 @@ class AnnounceDay(Announce):
 
 
 class AnnounceRollback(Announce):
-    """Announces a version that was taken back, by a person or by a release.
+    """Announces a version that was taken back: by a person, by a release, or because it lost after its promotion.
 
     Args:
       of: Id of the task that makes `promotion`.
@@ -173,7 +182,9 @@ class AnnounceRollback(Announce):
         before, now = int(promotion.get("from_version", 0)), int(promotion.get("to_version", 0))
         # "release" alone is one that was never begun.
         is_ended_release = str(promotion.get("approval", "")).startswith("release ")
-        if now < before or (is_ended_release and now == before):
+        # Where nothing was changed, an earlier version may serve meanwhile.
+        is_back = now < before and promotion.get("took_over", 1)
+        if is_back or (is_ended_release and now == before):
             words = str(promotion["summary"])
             yield {
                 "event": ROLLBACK,

@@ -1,4 +1,4 @@
-"""The DAGs of a watch: the watch itself, and the check that it has run."""
+"""The DAGs of a watch: the watch itself, the check that it has run, and what the DAG of late labels says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pendulum
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from airtight.supervised import TRAIN, WATCH, Supervised
-from airtight.watch.settings import Watch
+from airtight.watch.settings import Labels, Watch
+from plugins.tfx_airflow.airflow_compat import BACKFILL
 from plugins.tfx_airflow.params import GO_ON, WHEN_PREVIOUS_FAILED
 from plugins.tfx_airflow.watch import REPORT, WHEN_DECIDED, AnnounceDay, CheckWatch, StartTraining
 from plugins.tfx_airflow.watch import TRAIN as TRAIN_WHEN_DECIDED
@@ -39,6 +40,19 @@ WATCH_PARAMS: dict[str, Any] = {
     ),
 }
 
+LABELLING = """
+# {title}: labels
+
+Each day, when it is over, its rows are scored by the champion of then and by the one before it, and the predictions of
+the last days are joined with the labels that are known by now. **label_quality** says how ripe each day is and how good
+it was; **judge_promotion** compares the champion with the former one on the ripe days since it took over, and
+**take_back** has the former one served again when it surely loses more. Reports lie in the artifacts.
+
+Trigger it with a day in **interval**. A backfill writes what would have been done, and changes nothing.
+"""
+ACTS = f"{{{{ 'report' if dag_run.run_type == '{BACKFILL}' else params.acts }}}}"
+"""Template of the parameter `acts`: what is right on a past day may be wrong for what serves today."""
+
 
 def id_of_check(settings: Supervised) -> str:
     """Id of the DAG that checks whether the watch has run."""
@@ -57,7 +71,12 @@ def add_watch_tasks(dag: DAG, settings: Supervised) -> None:
         announce = AnnounceDay(
             task_id="announce", pipeline=settings.name, notify=settings.watch.notify, asset=asset_of(settings)
         )
-        retrain = StartTraining(task_id="retrain", trigger_dag_id=settings.id_of(TRAIN), brakes=settings.watch.brakes)
+        retrain = StartTraining(
+            task_id="retrain",
+            trigger_dag_id=settings.id_of(TRAIN),
+            brakes=settings.watch.brakes,
+            release=settings.watch.release if settings.release else "",
+        )
     dag.get_task("decide") >> [announce, retrain]
 
 
@@ -84,8 +103,8 @@ def check_dag(settings: Supervised) -> DAG:
     return dag
 
 
-def by_interval(settings: Supervised, watch: Watch | None = None) -> dict[str, Any]:
-    """The arguments of a DAG whose runs are intervals: those of the pipeline, or of its watch."""
+def by_interval(settings: Supervised, watch: Watch | Labels | None = None) -> dict[str, Any]:
+    """The arguments of a DAG whose runs are intervals: those of the pipeline, of its watch, or of its labels."""
     schedule = watch.schedule if watch else settings.schedule
     first = (watch.first if watch else None) or settings.first
     own = {"is_paused_upon_creation": True, **watch.dag} if watch else settings.dag

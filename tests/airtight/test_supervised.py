@@ -6,6 +6,7 @@ import pytest
 
 from airtight.errors import TerminalError
 from airtight.supervised import BATCH_PREDICT, PROMOTE, RELEASE, TRAIN, Supervised, find
+from airtight.watch.settings import Labels
 from pipelines.flight_delays import settings as flights
 from tests.tiny_supervised.settings import REPLACED, SETTINGS
 
@@ -17,6 +18,12 @@ def test_code_is_named_within_the_package():
     assert bike.tables == "pipelines.bike_demand.lake:TABLES" and bike.model == "components.modelling.some:build"
     assert bike.title == "Bike demand" and bike.expectations == ""
     assert replace(bike, name="bike_warm").transform == "pipelines.bike_demand.transform:transform"
+
+
+def test_labels_come_from_a_function_of_the_package_or_else_from_the_transform():
+    bike = Supervised(name="bike", **CODE, labels=Labels(function=".labels:known"))
+    assert bike.labels.function == "pipelines.bike.labels:known" and "labels" in bike.parts
+    assert replace(bike, labels=Labels()).labels.function == "pipelines.bike.transform:transform"
 
 
 def test_each_part_has_an_id_and_what_is_left_out_has_none():
@@ -57,6 +64,8 @@ def test_defaults_are_the_pipelines_and_everything_else_stays():
         ({"defaults": {"epochs": "many"}}, "a value of type int"),
         ({"release": "maybe"}, "at_once, canary or nothing"),
         ({"interval": "June"}, "2013-06 .a month."),
+        ({"labels": Labels(), "release": ""}, "only then can a version be taken back"),
+        ({"labels": Labels(function="labels")}, "labels.function"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(wrong, message):

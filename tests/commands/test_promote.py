@@ -75,7 +75,7 @@ def test_the_champion_is_what_the_real_promotions_had_served(home):
     assert champion(home, SEPTEMBER) == JUNE, "August was registered only"
     assert main([str(AUGUST), "--reason", "August is better"]) == 0
     assert [champion(home, version) for version in (JULY, AUGUST, SEPTEMBER)] == [JUNE, JUNE, AUGUST]
-    assert main(["previous"]) == 0
+    assert main(["previous", "--reason", "August is worse"]) == 0
     assert Served(home.models_root).choice(MODEL).pinned == JUNE, "July was taken back before"
     assert champion(home, SEPTEMBER) == JUNE
 
@@ -112,6 +112,8 @@ def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
     assert "July is worse" in lines[2]
 
     assert main(["previous"]) == EXIT_TERMINAL
+    assert "is promoted without a reason" in capsys.readouterr().err
+    assert main(["previous", "--reason", "June is worse"]) == EXIT_TERMINAL
     assert "There is no such version" in capsys.readouterr().err
     assert Served(home.models_root).choice(MODEL) == choice
 
@@ -131,7 +133,8 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
     compile_pipeline(PIPELINE, home)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "AIRTIGHT_HOME": str(home.path)}
     code = (
-        "import sys; from commands.promote import main; status = main(['--pipeline', 'flight_delays', 'previous']); "
+        "import sys; from commands.promote import main; "
+        "status = main(['--pipeline', 'flight_delays', 'previous', '--reason', 'July is worse']); "
         "print('HEAVY', *sorted({'tfx', 'tensorflow', 'ml_metadata'} & set(sys.modules))); sys.exit(status)"
     )
     home.run.mkdir(exist_ok=True)

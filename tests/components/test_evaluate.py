@@ -61,7 +61,8 @@ class Judged:
             evaluation=self.evaluation,
             blessing=self.blessing,
             champion=[champion] if champion else [],
-            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, "analysis_rows": 0, **settings},
+            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, "analysis_rows": 0},
+            **{"override_reason": "colour was renamed", **settings},
         )
         self.folder = Path(self.evaluation.uri)
         self.verdict = Verdict.read(self.folder)
@@ -256,7 +257,12 @@ def test_an_earlier_champion_that_cannot_be_compared_blocks_until_a_person_accep
         # What still fails is no override.
         Judged(tmp_path / "bad", examples, models["bad"], **lost, champion_incomparable="accept")
         Judged(tmp_path / "block again", examples, models["good"], **lost)
+        with pytest.raises(TerminalError, match="override_reason"):
+            Judged(
+                tmp_path / "why", examples, models["good"], **lost, champion_incomparable="accept", override_reason=" "
+            )
     (line,) = AuditLog("toy").lines()[0]
+    assert line.entry["reason"].startswith("colour was renamed (")
     assert (line.entry["act"], line.entry["details"]["checks"]) == (
         "gate overridden",
         ["champion 1 before it can be compared"],

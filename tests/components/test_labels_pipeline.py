@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from airtight.errors import TerminalError
 from airtight.home import Home
-from airtight.supervised import PROMOTIONS
-from components.labels_pipeline import labels_pipeline
+from airtight.supervised import LABELS, PROMOTIONS
+from airtight.watch.settings import Labels
+from components.labels_pipeline import labelling
+from components.supervised import create_pipeline
+from pipelines.air_quality.settings import SETTINGS as AIR_QUALITY
+from pipelines.flight_delays.settings import SETTINGS as FLIGHTS
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
-from tests.tiny_supervised.settings import SETTINGS
+from tests.tiny_supervised.settings import SETTINGS, WATCHED
+
+
+def nodes(labels: Labels, **more):
+    return {node.id: node for node in labelling(replace(WATCHED, labels=labels, **more)).components}
 
 
 def test_its_nodes_and_what_of_all_runs_they_read():
-    pipeline = labels_pipeline(SETTINGS)
-    assert pipeline.pipeline_info.pipeline_name == "toy_labels"
-    nodes = [node.id for node in pipeline.components]
-    assert set(nodes) == {
+    pipeline = create_pipeline(WATCHED, LABELS)
+    assert pipeline.pipeline_info.pipeline_name == "watched_labels"
+    assert {node.id for node in pipeline.components} == {
         *("ingest", "validate", "transform", "answers", "former", "label_quality", "judge_promotion", "take_back")
     }
     assert PROMOTIONS["labels"] == "take_back", "what it takes back is a takeover for whoever asks who served"
-    logged = labels_pipeline(SETTINGS, log_root="/log", label_quality_settings={"ripe_from": 0.9})
-    assert {"skew", "label_quality"} <= {node.id for node in logged.components}
-    assert "answers" not in {node.id for node in logged.components}
+    with pytest.raises(TerminalError, match="labels=None"):
+        labelling(SETTINGS)
 
 
-def test_the_flagships_compiles(tmp_path):
-    source = "pipelines.flight_delays_labels.pipeline:create_pipeline"
+def test_with_a_log_the_former_champion_is_asked_in_batch_of_the_rows_that_were_answered():
+    logged = nodes(Labels(log_root="/log"))
+    assert {"skew", "former"} <= set(logged) and "answers" not in logged
+    assert logged["former"] in logged["label_quality"].upstream_nodes
+    assert logged["label_quality"].exec_properties["log_root"] == "/log"
+
+
+@pytest.mark.parametrize(("days", "closes"), [(7, 7), (60, 30)])
+def test_a_day_is_closed_before_it_is_no_longer_looked_at(days, closes):
+    assert nodes(Labels(days=days))["label_quality"].exec_properties["close_after_days"] == closes
+    with pytest.raises(TerminalError, match="never get ripe"):
+        nodes(Labels(days=days), node_parameters={"label_quality": {"close_after_days": days + 1}})
+
+
+@pytest.mark.parametrize("settings", [FLIGHTS, AIR_QUALITY], ids=lambda settings: settings.name)
+def test_those_of_the_flagships_compile(tmp_path, settings):
+    source, arguments = settings.source(LABELS)
+    assert (source, arguments) == (f"{settings.name}_labels", {})
     compiled = CompiledPipeline.read(compile_pipeline(source, Home(tmp_path)))
-    assert compiled.pipeline == "flight_delays_labels" and compiled.zone == "America/New_York"
+    assert compiled.pipeline == source and compiled.zone == settings.zone
     assert compiled.node("label_quality").history_days == 7, "the days that it judges, however many runs came since"

@@ -77,7 +77,7 @@ class Site:
         push.set_int_custom_property("took_over", 1)
         self.pushed.append(push)
 
-    def propose(self, version: int | str, reason: str = "") -> Proposal:
+    def propose(self, version: int | str, reason: str = "it is better") -> Proposal:
         proposal = self.artifacts.new(Proposal)
         module.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
             proposal=proposal,

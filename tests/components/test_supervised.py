@@ -9,7 +9,7 @@ from tfx.orchestration.data_types import RuntimeParameter
 
 from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
-from airtight.supervised import NODES, WATCH
+from airtight.supervised import LABELS, NODES, WATCH
 from components.supervised import create_pipeline, supervised_pipeline
 from runtime import local
 from runtime.compile import compile_pipeline
@@ -33,11 +33,11 @@ def test_the_short_form_gives_an_ordinary_pipeline_that_says_its_parameters():
     assert {"epochs", "release"} <= {parameter.name for parameter in declaration.parameters}
 
 
-@pytest.mark.parametrize("part", [*SETTINGS.parts, WATCH])
+@pytest.mark.parametrize("part", [*SETTINGS.parts, WATCH, LABELS])
 def test_the_parts_have_the_nodes_that_settings_may_name(part):
     watched = replace(WATCHED, batch_predictions=True)
-    assert set(nodes(create_pipeline(watched, part))) == set(NODES[part])
-    if part != WATCH:
+    assert set(nodes(create_pipeline(watched, part))) == set(NODES[part]) - {"skew"}
+    if part in SETTINGS.parts:
         assert set(nodes(create_pipeline(SETTINGS, part))) == set(NODES[part]) - {"clear_training"}
 
 

@@ -246,7 +246,7 @@ class Airflow:
     def propose(self, run: str, **conf: str) -> str:
         """Starts a promotion and waits until it waits for a person; gives what the person sees."""
         dag = "dags/flight_delays_promote/dagRuns"
-        self.ask("POST", dag, {"dag_run_id": run, "conf": conf, "logical_date": None})
+        self.ask("POST", dag, {"dag_run_id": run, "conf": {"reason": "it is better"} | conf, "logical_date": None})
         until(lambda: self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input", "it waits")
         return self.ask("GET", f"{dag}/{run}/taskInstances/approve/-1/hitlDetails")["body"]
 

@@ -93,6 +93,7 @@ def test_a_decision_triggers_one_training_of_its_interval_and_people_hear_of_it(
     assert run["conf"] == {
         "interval": f"{day}T00:00:00+00:00/{date.fromisoformat(day) + timedelta(days=1)}T00:00:00+00:00",
         "window_days": 0,
+        "release": "canary",
     }
     (note,) = notes(airflow)
     assert {name: note[name] for name in ("event", "pipeline", "day", "action", "run_id")} == {

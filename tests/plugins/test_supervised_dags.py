@@ -8,11 +8,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import ParamValidationError
 
 from airtight.errors import AirtightError, TerminalError
 from airtight.home import ROOT
-from airtight.supervised import BY_INTERVAL, OPERATIONS
+from airtight.supervised import BY_INTERVAL, LABELS, OPERATIONS
 from plugins.tfx_airflow.supervised import supervised_dags
 from runtime import fresh_pipelines
 from tests.tiny_supervised import settings
@@ -100,7 +101,7 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
 
 
 def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
-    approved = replace(SETTINGS, approvers=("ada", "bob"))
+    approved = replace(SETTINGS, approvers=("ada", "bob"), watch=WATCHED.watch)
     monkeypatch.setattr(settings, "SETTINGS", approved)
     dags = supervised_dags(approved)
     asks = [dags["toy"].get_task("approve_override")]
@@ -109,7 +110,16 @@ def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
         assert [user["id"] for user in task.assigned_users] == ["ada", "bob"], task
     assert upstream(dags["toy"])["evaluate"] == {"champion", "approve_override"}
     override, evaluate = asks[0], dags["toy"].get_task("evaluate")
-    assert override.execute({"params": {"champion_incomparable": "block"}}) is None, "it asks nobody"
+    assert upstream(dags["toy"])["clear_training"] == {"ingest", "approve_override"}
+    blocks = {"champion_incomparable": "block", "data_faults": "block"}
+    assert override.execute({"params": blocks}) is None, "it asks nobody"
+    asked = []
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda task, context: asked.append(context["params"]))
+    for name in blocks:
+        override.execute({"params": blocks | {name: "accept"}})
+    assert len(asked) == 2
+    body = {"params": {"champion_incomparable": "block", "data_faults": "accept", "override_reason": "known"}}
+    assert override.render_template(override.body, body).endswith("stops. known")
     assert override.fail_on_reject and set(override.params) == {"reason"}
     response = {
         "responded_by_user": {"id": "1", "name": "ada"},
@@ -183,7 +193,7 @@ def test_the_process_of_a_task_makes_its_dag_alone(home):
 
 def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_examples(home):
     dags = supervised_dags(WATCHED, parts=BY_INTERVAL)
-    assert set(dags) == {"watched", "watched_watch", "watched_watch_check"}
+    assert set(dags) == {"watched", "watched_watch", "watched_watch_check", "watched_labels"}
     watch = dags["watched_watch"]
     assert upstream(watch) == {
         "await_labels": set(),
@@ -200,7 +210,10 @@ def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_exam
         "announce": {"decide"},
         "retrain": {"decide"},
     }
-    assert watch.get_task("retrain").trigger_dag_id == "watched"
+    retrain = watch.get_task("retrain")
+    assert (retrain.trigger_dag_id, retrain.release, dags["watched"].params["release"]) == (
+        *("watched", "canary", "at_once"),
+    )
     assert [asset.uri for asset in watch.get_task("announce").outlets] == ["airtight://watched/watch"]
     assert (watch.params["policy"], watch.params["when_decided"], watch.params["when_previous_failed"]) == (
         *("tests.tiny_supervised.watching:every_second_day", "train", "go_on"),
@@ -217,3 +230,35 @@ def test_a_pipeline_that_is_watched_has_two_more_dags_and_a_gate_before_its_exam
     assert upstream(operations["watched_promote"])["announce"] == {"promote"}
     for dag in (*dags.values(), *operations.values()):
         assert "{" not in dag.doc_md
+
+
+@pytest.mark.parametrize(
+    ("run_type", "acts", "expected"),
+    [
+        ("scheduled", "act", "act"),
+        ("scheduled", "report", "report"),
+        ("manual", "act", "act"),
+        ("backfill", "act", "report"),
+    ],
+)
+def test_labels_are_a_part_whose_backfill_takes_nothing_back_and_whose_rollback_people_hear_of(
+    home, run_type, acts, expected
+):
+    dag = supervised_dags(WATCHED, parts=(LABELS,))["watched_labels"]
+    assert upstream(dag) == {
+        "ingest": set(),
+        "validate": {"ingest"},
+        "transform": {"validate"},
+        "answers": {"transform"},
+        "former": {"transform"},
+        "await_previous_take_back": {"answers", "former"},
+        "label_quality": {"await_previous_take_back"},
+        "judge_promotion": {"label_quality"},
+        "take_back": {"judge_promotion"},
+        "announce": {"take_back"},
+    }
+    assert (dag.start_date.isoformat()[:10], dag.is_paused_upon_creation, dag.catchup) == ("2020-02-20", True, False)
+    assert (dag.params["acts"], dag.get_task("announce").of) == ("act", "take_back")
+    back = dag.get_task("take_back")
+    context = {"dag_run": SimpleNamespace(run_type=run_type), "params": {"acts": acts}}
+    assert back.render_template(back.overrides, context) == {"acts": expected}

@@ -76,8 +76,8 @@ def context(run_type="scheduled", params=None, store=None, **outputs):
     }
 
 
-def start(decision=RETRAIN, brakes=None, **more):
-    task = StartTraining(task_id="retrain", trigger_dag_id="flights", brakes=brakes)
+def start(decision=RETRAIN, brakes=None, release="", **more):
+    task = StartTraining(task_id="retrain", trigger_dag_id="flights", brakes=brakes, release=release)
     return task.execute(context(decide=("decision", decision), **more))
 
 
@@ -88,6 +88,12 @@ def test_retraining_is_triggered_under_the_decisions_id_with_its_interval():
     assert (raised.trigger_dag_id, raised.dag_run_id) == ("flights", RETRAIN["run_id"])
     assert raised.conf == {"interval": "2013-06-27/2013-07-04", "window_days": 56}
     assert raised.skip_when_already_exists and not raised.reset_dag_run
+
+
+def test_a_model_that_the_watch_has_trained_is_tried_on_live_requests_first():
+    with pytest.raises(DagRunTriggerException) as triggered:
+        start(release="canary")
+    assert triggered.value.conf["release"] == "canary"
 
 
 @pytest.mark.parametrize(
@@ -224,8 +230,13 @@ def test_a_backfill_notifies_nobody():
         ({"from_version": 5, "to_version": 7, "approval": "release r-1"}, False),
         ({"from_version": 5, "to_version": 5, "approval": "release"}, False),
         ({"from_version": 5, "to_version": 5, "approval": "ada at 2013-07-04"}, False),
+        ({"from_version": 7, "to_version": 5, "approval": "release", "took_over": 1}, True),
+        ({"from_version": 7, "to_version": 5, "approval": "release", "took_over": 0}, False),
     ],
-    ids=["a person", "a release took it back", "promoted", "never begun", "as it was"],
+    ids=[
+        *("a person", "a release took it back", "promoted", "never begun", "as it was", "lost after its promotion"),
+        "another version serves meanwhile",
+    ],
 )
 def test_a_rollback_is_announced(promotion, is_rollback):
     task = AnnounceRollback(task_id="announce", of="finish", pipeline="flights", notify=[f"{__name__}:hear"])

@@ -111,7 +111,11 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     assert list(stopped) == ["ingest", "clear_training"]
     assert "has found faults" in fault(stopped["clear_training"])["message"]
     assert Day(home, number + 1, **every).decision["action"] == "fix_data", "training would still learn from that day"
-    accepted = trained(home, {**end, "run_id": "accepted"}, data_faults="accept", pushes=0)
+    unexplained = trained(home, {**end, "run_id": "unexplained"}, data_faults="accept")
+    assert "override_reason" in fault(unexplained["clear_training"])["message"]
+    accept = {"data_faults": "accept", "override_reason": "known for years"}
+    accepted = trained(home, {**end, "run_id": "accepted"}, **accept, pushes=0)
+    assert AuditLog(TRAINING, home).lines()[0][-1].entry["reason"].startswith("known for years (")
     clearance = accepted["clear_training"].outputs["clearance"][0]["properties"]
     assert (clearance["accepted"], clearance["audit_log"]) == (1, TRAINING), "whoever accepts it is in the audit log"
     mended = Day(home, number, **every)
@@ -129,7 +133,14 @@ def test_a_broken_feed_blocks_training_and_is_mended_by_judging_its_day_again(tm
     assert {day.decision["action"] for day in days.values()} == {"fix_data"}
     assert f"no row has a value, since {ends(first)['interval_start'][:10]}" in days[first + 3].decision["reason"]
     trains = f"{ends(first)['interval_start']}/{ends(first + 3)['interval_end']}"
-    usual = trained(home, {"trains": trains, "run_id": "usual"}, broken=1, data_faults="accept", pushes=0)
+    usual = trained(
+        home,
+        {"trains": trains, "run_id": "usual"},
+        broken=1,
+        data_faults="accept",
+        override_reason="usual here",
+        pushes=0,
+    )
     assert usual["clear_training"].outputs["clearance"][0]["properties"]["accepted"] == 1
     days[first + 4] = Day(home, first + 4, broken=1, **every)
     assert (days[first + 4].decision["action"], days[first + 4].decision["data_alarm"]) != ("fix_data", 1)

@@ -42,6 +42,7 @@ REGRET = RunParameter("regret", "float", 0.0, "What the served model loses more.
 POLICY = RunParameter("policy", "str", "airtight.watch.policies:every?n=3")
 PUSHES = RunParameter("pushes", "int", 1, "0 has the gates refuse; 1 pushes; -1 has training fail.")
 FAULTS = RunParameter("data_faults", "str", "block")
+REASON = RunParameter("override_reason", "str", "")
 
 
 @component
@@ -169,9 +170,10 @@ def create_training() -> Pipeline:
         decisions=of_all_runs(WATCH, WatchDecision, "decide", "decision"),
         watched=of_all_runs(WATCH, Dataset, "ingest", "dataset"),
         data_faults=runtime_parameter(FAULTS),
+        override_reason=runtime_parameter(REASON),
     ).with_id("clear_training")
     pushed = push(dataset=dataset, clearance=cleared.outputs["clearance"], pushes=runtime_parameter(PUSHES)).with_id(
         "push"
     )
     pipeline = Pipeline(pipeline_name=TRAINING, components=[data, cleared, pushed])
-    return declare(pipeline, Declaration((BROKEN, PUSHES, FAULTS), "UTC", ""))
+    return declare(pipeline, Declaration((BROKEN, PUSHES, FAULTS, REASON), "UTC", ""))

@@ -5,7 +5,7 @@ from airtight.parameters import Parameter
 from airtight.supervised import Supervised
 from airtight.watch.brakes import Brakes
 from airtight.watch.history import ALL
-from airtight.watch.settings import Watch
+from airtight.watch.settings import Labels, Watch
 
 SETTINGS = Supervised(
     name="toy",
@@ -20,7 +20,8 @@ SETTINGS = Supervised(
     first=date(2020, 3, 1),
     last=date(2020, 4, 1),
     tags=("parts",),
-    defaults={"epochs": 2, "validation_days": 7, "lake_version": "now", "champion_incomparable": "accept"},
+    defaults={"epochs": 2, "validation_days": 7, "lake_version": "now", "champion_incomparable": "accept"}
+    | {"override_reason": "its champions are made up"},
     node_parameters={
         "train": {
             "batch_size": 64,
@@ -52,4 +53,5 @@ WATCHED = replace(
         unit="part",
         notify=("tests.tiny_supervised.watching:NOTIFIER",),
     ),
+    labels=Labels(days=5, first=date(2020, 2, 20)),
 )

@@ -74,7 +74,13 @@ def page(visible: Visible, settings: Supervised, home: Home) -> str:
 
 def _forms(settings: Supervised, visible: Visible) -> list[tuple[str, str, str]]:
     """The DAGs whose trigger forms act on the model: id, what the link says, and what to fill in."""
-    forms = [(settings.name, "Train, or override a gate", "champion_incomparable = accept overrides the comparison")]
+    forms = [
+        (
+            settings.name,
+            "Train, or override a gate",
+            "champion_incomparable = accept overrides the comparison; override_reason",
+        )
+    ]
     if settings.release:
         forms += [
             (settings.id_of(PROMOTE), "Promote or roll back", "version = previous, latest or a number; reason"),

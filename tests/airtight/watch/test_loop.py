@@ -201,6 +201,7 @@ def test_a_gap_is_passed_over():
         ({"lengths": (28,)}, "lengths"),
         ({"judge_days": 0}, "judge_days"),
         ({"notify": ("slack",)}, "import strings"),
+        ({"release": "shadow"}, "canary or at_once"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(wrong, message):

@@ -130,16 +130,18 @@ def test_labels_that_contradict_each_other_or_are_of_no_prediction_or_older_than
     world.label(rows, 1.0, slice(0, 200))
     wrong = {**rows, "broken": 1 - rows["broken"]}
     world.label(wrong, 1.0, slice(0, 7))  # At the same instant: nobody knows which is right.
-    world.label(rows, 1.0, slice(7, 10))  # Twice the same is no contradiction.
+    at = datetime.fromtimestamp(rows["at"][7] / 1e6, UTC) + timedelta(hours=1)
+    world.labels.append((rows["id"][7], int(rows["at"][7]), None, at))  # A label, and that there is none.
+    world.label(rows, 1.0, slice(8, 10))  # Twice the same is no contradiction.
     world.label(rows, -2.0, slice(200, 205))
     world.labels += [(rows["id"][n], int(rows["at"][n]), None, end_of(0) - timedelta(hours=1)) for n in range(205, 220)]
     (day,) = world.judge(end_of(0), monkeypatch, spark, gap_hours=30.0).values()
-    assert (day.contradicted, day.early, day.never, day.unpredicted) == (7, 5, 15, 50)
-    known = rows["at"][[*range(7, 100), *range(150, 200)]] / 1e6 + 3600 < end_of(0).timestamp()
+    assert (day.contradicted, day.early, day.never, day.unpredicted) == (8, 5, 15, 50)
+    known = rows["at"][[*range(8, 100), *range(150, 200)]] / 1e6 + 3600 < end_of(0).timestamp()
     assert day.labelled == known.sum()
     assert day.rows == ROWS - 50 == day.labelled + day.pending + day.contradicted + day.early + day.never
     notes = " ".join(day.notes)
-    assert "7 rows have labels of one instant that contradict each other" in notes
+    assert "8 rows have labels of one instant that contradict each other" in notes
     assert "50 labels are of rows of which no prediction is known" in notes
     assert "5 labels are older than their prediction" in notes and "clocks are apart" in notes
 
@@ -344,6 +346,16 @@ def test_the_log_of_a_real_server_is_judged_by_request_id(spark, tmp_path, monke
     assert day.figures["log_loss"][0] == pytest.approx(expected, rel=1e-5)
     assert {one["slice"][1] for one in day.slices} == {"red", "green"}
     assert quality_days.read(Path(world.results[-1].uri)) == days
+    # The former champion, asked in batch, of the rows of the log and of others; not again where it was asked live.
+    names = [*answers, "not logged"]
+    at = np.full(len(names), world.labels[0][1])
+    scored = {"id": np.array(names), "at": at, "broken": at % 2, "colour": at.astype(str), "probability": at * 0 + 0.5}
+    for version in (1, 7):
+        world.predict({day.day: scored}, version=version, requested="former")
+    days = world.judge(now + timedelta(days=1), monkeypatch, spark, log_root=str(tmp_path / "log"), days=3)
+    (pair,) = days[day.day].pairs
+    assert (pair["version"], pair["beside"], pair["rows"], days[day.day].rows) == (1, 7, 50, 50)
+    assert pair["difference"] == pytest.approx(expected - np.log(2), rel=1e-4)
 
 
 def test_a_log_is_joined_by_one_key(spark, tmp_path, monkeypatch):

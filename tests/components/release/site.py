@@ -53,6 +53,7 @@ class Site:
             proposal=proposal,
             model_name="toy",
             version=str(version),
+            reason="it is better",
             serving_root=str(self.served.root),
             server_url=self.there.url,
         )

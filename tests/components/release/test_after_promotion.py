@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def judge(site, of: LabelQuality, pushed, promotions=(), **settings) -> Promotio
         outcome=made,
         pushed=pushed,
         promotions=list(promotions),
-        **{"model_name": "toy", "zone": "America/New_York"} | settings,
+        **{"model_name": "toy", "zone": "America/New_York", "serving_root": site.named["serving_root"]} | settings,
     )
     return made
 
@@ -198,6 +199,17 @@ def test_a_former_champion_that_is_gone_or_damaged_is_not_served(site, pushes):
     with pytest.raises(TerminalError, match="broken and cannot be served"):
         take_back(site, outcome, pushes)
     assert site.choice == HIGHEST
+
+
+@pytest.mark.parametrize("differences", [BAD, [0.01, -0.01, 0.0], [None] * 3], ids=["worse", "as good", "no pairs"])
+def test_a_comparison_with_a_former_champion_that_is_gone_ends_in_words_and_fails_no_day(site, pushes, differences):
+    shutil.rmtree(site.served.root / "toy" / str(JUNE))
+    outcome = judge(site, quality(site, differences), pushes)
+    assert (outcome.outcome, outcome.by_itself, outcome.former) == ("undecided", 0, JUNE)
+    assert f"Version {JUNE}, the former champion, cannot be served again (it is gone)" in outcome.reason
+    assert ("It would be taken back: over" in outcome.reason) == (differences is BAD)
+    made = take_back(site, outcome, pushes)
+    assert (made.took_over, made.to_version, site.choice) == (0, JULY, HIGHEST)
 
 
 def test_a_release_that_compares_with_it_is_ended(site, states, pushes):

@@ -1,1 +1,0 @@
-"""Quality of flight_delays as arrivals become known."""
