@@ -47,7 +47,8 @@ DATA_FAULTS = Parameter(
     "str",
     "block",
     "Where {name}_watch has found faults in the data that are not mended: block does not train on them; accept does, "
-    "for override_reason, and the run's clearance says so.",
+    "for override_reason; the run's clearance says so, and the watch takes the data as they are for usual from then "
+    "on.",
     choices=("block", "accept"),
 )
 """Of a training whose pipeline is watched."""
