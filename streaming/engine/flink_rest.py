@@ -30,7 +30,7 @@ STORE_WHOLE_FROM = "store_whole_from"
 READ, DROPPED = "numRecordsOut", "droppedDueToLateness"
 _METRICS = (("Source__", READ, "sum"), ("", DROPPED, "sum"), ("", WORKER_MEMORY, "max"), ("", STORE_WHOLE_FROM, "max"))
 """Begin and end of metrics' names, and how parts and subtasks are aggregated. What sources have put out is theirs
-alone: the parts that they begin may hold further steps, with fewer records."""
+alone: the parts that they begin may hold further steps, with fewer records. Beam's have "_" before the end."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class Flink:
             metrics = f"/jobs/{job_id}/vertices/{part['id']}/subtasks/metrics"
             for name in (metric["id"] for metric in self._call("GET", metrics)):
                 for begin, end, how in _METRICS:
-                    if name.startswith(begin) and name.endswith(f".{end}"):
+                    if name.startswith(begin) and name.endswith((f".{end}", f"_{end}")):
                         aggregated = self._call("GET", f"{metrics}?get={quote(name)}&agg={how}")
                         several = [values[end], *(float(value[how]) for value in aggregated)]
                         values[end] = sum(several) if how == "sum" else max(several)

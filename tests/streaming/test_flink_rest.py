@@ -84,14 +84,16 @@ def test_a_jobs_status_holds_what_a_watcher_needs(server: Flink) -> None:
             {"id": name}
             for name in (
                 "numRecordsOut",
-                "read.counts.worker_memory_mb",
-                "c.store_whole_from",
-                "a.b.droppedDueToLateness",
+                "read.counts_worker_memory_mb",
+                "sum.counts_store_whole_from",
+                "count/Group.org_droppedDueToLateness",
             )
         ],
-        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=c.store_whole_from&agg=max": [{"id": "n", "max": 7.0}],
-        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=a.b.droppedDueToLateness&agg=sum": [{"id": "n", "sum": 3.0}],
-        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=read.counts.worker_memory_mb&agg=max": [
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=sum.counts_store_whole_from&agg=max": [{"id": "n", "max": 7.0}],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=count/Group.org_droppedDueToLateness&agg=sum": [
+            {"id": "n", "sum": 3.0}
+        ],
+        f"/jobs/{JOB}/vertices/v2/subtasks/metrics?get=read.counts_worker_memory_mb&agg=max": [
             {"id": "n", "max": 250.0}
         ],
         f"/jobs/{JOB}/vertices/v1/subtasks/metrics?get=Source__a/K.numRecordsOut&agg=sum": [

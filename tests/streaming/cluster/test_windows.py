@@ -134,6 +134,7 @@ def test_totals_are_exact(cluster: OwnCluster, tmp_path: Path, is_killed: bool) 
         rows = {place: totals for place, totals in written(store, minutes).items() if place[2] <= last}
         assert rows == plain(messages, minutes, every), f"windows of {minutes} minutes"
     assert recorded(store) == newest([*messages, end])
+    until(lambda: flink.status(job.id).worker_memory_mb, "Flink has the metrics of the Python workers")
     store.close()
     path.unlink()
     produce(servers, topic, [message(at=BEGIN + 86_400, id="more")])
