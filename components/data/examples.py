@@ -185,7 +185,8 @@ def row_in_words(folder: Path, splits: Sequence[str], schema: ExampleSchema, num
       number: The row's place in all of them, from 0.
 
     Raises:
-      TerminalError: As `read_table`, or there are fewer rows.
+      TerminalError: As `read_table`.
+      IndexError: There are fewer rows.
     """
     names = dict.fromkeys((*schema.keys, *([schema.time] if schema.time else [])))
     for split in splits:
@@ -194,7 +195,7 @@ def row_in_words(folder: Path, splits: Sequence[str], schema: ExampleSchema, num
             if number < table.num_rows:
                 return f"row {place} of the split {split} ({named(table.slice(number, 1), list(names))})"
             number -= table.num_rows
-    raise TerminalError("There is no such row.", expected="fewer rows", received=number)
+    raise IndexError("there are fewer rows")
 
 
 def named(row: pa.Table, names: Sequence[str]) -> str:

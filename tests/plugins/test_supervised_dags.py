@@ -113,11 +113,11 @@ def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
     assert upstream(dags["toy"])["clear_training"] == {"ingest", "approve_override"}
     blocks = {"champion_incomparable": "block", "data_faults": "block"}
     assert override.execute({"params": blocks}) is None, "it asks nobody"
-    asked = []
-    monkeypatch.setattr(ApprovalOperator, "execute", lambda task, context: asked.append(context["params"]))
+    shown = []
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda task, context: shown.append(context["params"]))
     for name in blocks:
         override.execute({"params": blocks | {name: "accept"}})
-    assert len(asked) == 2
+    assert len(shown) == 2
     body = {"params": {"champion_incomparable": "block", "data_faults": "accept", "override_reason": "known"}}
     assert override.render_template(override.body, body).endswith("stops. known")
     assert override.fail_on_reject and set(override.params) == {"reason"}
