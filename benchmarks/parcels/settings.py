@@ -25,7 +25,7 @@ SETTINGS = Supervised(
     batch_predictions=False,
     watch=Watch(
         # Not before a day, and three that tell when to stop, lie between the shift and the day that judges.
-        policy="airtight.watch.policies:cusum?limit=3&slack=0.02&length=best",
+        policy="airtight.watch.policies:cusum?limit=4&slack=0.02&length=best",
         brakes=Brakes(cooldown=5),
         judge_days=1,
         lengths=(ALL, 4),
