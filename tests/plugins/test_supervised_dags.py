@@ -101,16 +101,16 @@ def test_one_call_makes_every_dag_of_a_pipeline(home):
 
 
 def test_approvers_are_assigned_and_an_override_asks_them(home, monkeypatch):
-    approved = replace(SETTINGS, approvers=("ada", "bob"), watch=WATCHED.watch)
-    monkeypatch.setattr(settings, "SETTINGS", approved)
+    approved = replace(WATCHED, approvers=("ada", "bob"))
+    monkeypatch.setattr(settings, "WATCHED", approved)
     dags = supervised_dags(approved)
-    asks = [dags["toy"].get_task("approve_override")]
-    asks += [dags[f"toy_{part}"].get_task("approve") for part in ("promote", "alarms")]
+    asks = [dags["watched"].get_task("approve_override")]
+    asks += [dags[f"watched_{part}"].get_task("approve") for part in ("promote", "alarms")]
     for task in asks:
         assert [user["id"] for user in task.assigned_users] == ["ada", "bob"], task
-    assert upstream(dags["toy"])["evaluate"] == {"champion", "approve_override"}
-    override, evaluate = asks[0], dags["toy"].get_task("evaluate")
-    assert upstream(dags["toy"])["clear_training"] == {"ingest", "approve_override"}
+    assert upstream(dags["watched"])["evaluate"] == {"champion", "approve_override"}
+    override, evaluate = asks[0], dags["watched"].get_task("evaluate")
+    assert upstream(dags["watched"])["clear_training"] == {"ingest", "approve_override"}
     blocks = {"champion_incomparable": "block", "data_faults": "block"}
     assert override.execute({"params": blocks}) is None, "it asks nobody"
     shown = []
