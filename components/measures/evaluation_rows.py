@@ -18,7 +18,7 @@ from airtight.errors import TerminalError
 from components.data import examples as reading
 from components.measures.comparison import Rows
 from components.measures.slices import Slices
-from components.modelling.saved_model import RowFault
+from components.modelling.scoring import RowFault
 from components.schema import DAY, ExampleSchema
 from components.tasks import Task, task_of
 from components.tasks.weights import weights_of

@@ -23,7 +23,7 @@ from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
 from components.modelling.head import Calibration, Head
 from components.modelling.model_spec import ModelSpec
-from components.modelling.scoring import first_failing
+from components.modelling.scoring import RowFault, first_failing
 from components.schema import ExampleSchema
 from components.tasks import task_of
 
@@ -208,18 +208,6 @@ def _not_loaded(folder: Path, error: Exception) -> AirtightError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-class RowFault(TerminalError):
-    """A model fails on a row.
-
-    Args:
-      row: Its place among those that the model was called with.
-    """
-
-    def __init__(self, message: str, row: int, **words: str) -> None:
-        super().__init__(message, **words)
-        self.row = row
 
 
 class Predictor:

@@ -30,6 +30,18 @@ _TYPES = {1: pa.float32(), 2: pa.float64(), 3: pa.int32(), 7: pa.string(), 9: pa
 _LIST_RANK = 2
 
 
+class RowFault(TerminalError):
+    """A model fails on a row.
+
+    Args:
+      row: Its place among those that the model was called with.
+    """
+
+    def __init__(self, message: str, row: int, **words: str) -> None:
+        super().__init__(message, **words)
+        self.row = row
+
+
 def outputs_of(folder: Path) -> dict[str, pa.DataType]:
     """Name and type of each output of a SavedModel's `serving_default`, in the order of names.
 
