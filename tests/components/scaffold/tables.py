@@ -57,7 +57,7 @@ def digits(rows: int = 120) -> list[dict]:
             "id": row,
             "pixels": [float(row % 3), 1.5, float(row % 7)],
             "tags": ["round", "thin"][: 1 + row % 2],
-            "picture": b"\x89PNG\r\n\x1a\n" + bytes([row]),
+            "picture": b"\x89PNG\r\n\x1a\n" + bytes([row]) + b"\x00\x00\x00\x00IEND\xaeB`\x82",
             "story": f"Once upon a time there was the number {row}, and it was alone.",
             "digit": row % 3,
         }
