@@ -235,8 +235,8 @@ def ask(server, made: Walk, rows: pa.Table, verb: str = "predict") -> list[Any]:
     """What the server answers to rows of the examples, as `make demo` asks it."""
     names = made.schema.names
     instances = [{name: demo._json(row[name]) for name in names} for row in rows.to_pylist()]
-    what = {"predict": "instances", "classify": "examples"}[verb]
-    status, answer = server.ask("POST", f"/v1/models/{made.settings.name}:{verb}", {what: instances})
+    body = {"instances": instances} if verb == "predict" else {"examples": instances, "signature_name": verb}
+    status, answer = server.ask("POST", f"/v1/models/{made.settings.name}:{verb}", body)
     assert status == 200, answer
     return answer["predictions" if verb == "predict" else "results"]
 
