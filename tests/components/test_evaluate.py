@@ -61,8 +61,10 @@ class Judged:
             evaluation=self.evaluation,
             blessing=self.blessing,
             champion=[champion] if champion else [],
-            **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, "analysis_rows": 0},
-            **{"override_reason": "colour was renamed", **settings},
+            **{
+                **{"schema": "tests.components.toy:SCHEMA", "margin_rows": 100, "analysis_rows": 0},
+                **{"override_reason": "colour was renamed", **settings},
+            },
         )
         self.folder = Path(self.evaluation.uri)
         self.verdict = Verdict.read(self.folder)

@@ -155,7 +155,7 @@ def test_versions_of_ten_digits_stay_readable_and_in_the_order_of_their_interval
     for served, previous in zip(in_order[:0:-1], in_order[-2::-1], strict=True):
         proposal = artifact(Proposal, tmp_path / f"below {served}")
         promote.propose.EXECUTOR_SPEC.executor_class._FUNCTION(
-            proposal=proposal, model_name="toy", version=promote.PREVIOUS, serving_root=str(pusher.root)
+            proposal=proposal, model_name="toy", version=promote.PREVIOUS, reason="?", serving_root=str(pusher.root)
         )
         assert (proposal.served, proposal.version) == (served, previous)
         shutil.rmtree(pusher.base / str(served))
