@@ -263,8 +263,7 @@ def test_air_has_its_classes_by_name_and_rows_whose_label_never_comes_are_no_exa
     # A row has its label when the hour after a day is over: the last 25 of January come too late to learn from.
     expected = {"train": january[: 17 * 24], "validation": january[17 * 24 : 30 * 24 - 1], "test": february}
     for split, labels in expected.items():
-        rows = made.rows(split)
-        assert rows["tomorrow"].to_pylist() == labels.dropna().tolist(), split
+        assert made.rows(split)["tomorrow"].to_pylist() == labels.dropna().tolist(), split
     assert known[: (31 + 28) * 24].isna().sum() == 68
     rows = made.rows("test").slice(0, 40)
     answers = ask(server, made, rows)
