@@ -210,7 +210,7 @@ def test_whoever_resumes_a_stream_sees_flinks_checkpoints() -> None:
 def test_the_flink_of_the_documented_kubernetes_is_the_same() -> None:
     block = (ROOT / "docs" / "streaming.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     deployment, server, service = yaml.safe_load_all(block)
-    own = re.compile(r"(address|host|port|dir)$|^web\.submit|^env\.|numberOfTaskSlots")
+    own = re.compile(r"(address|host|port|dir|num-retained)$|^web\.submit|^env\.|numberOfTaskSlots")
     shared = {key: value for key, value in flink_properties().items() if not own.search(key)}
     here = deployment["spec"]["flinkConfiguration"]
     assert {key: here.get(key) for key in shared} == shared
