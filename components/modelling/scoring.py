@@ -172,8 +172,15 @@ def predict_or_name(
             rows.num_rows,
         )
         # One line: Spark puts its own behind it.
-        words = f"{reading.named(rows.slice(row, 1), keep)}: {str(error.message).splitlines()[0]}"
+        words = f"{reading.named(rows.slice(row, 1), keep)}: {reason_of(error)}"
         raise ValueError(UNSCORED + " ".join(words.split())) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why TensorFlow failed, in its own words: the line before the one that names the node of the graph."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    nodes = [place for place, line in enumerate(lines) if line.lstrip().startswith("[[{{")]
+    return lines[max(0, nodes[0] - 1) if nodes else 0][:200]
 
 
 def first_failing(call: Callable[[slice], Any], rows: int) -> int:

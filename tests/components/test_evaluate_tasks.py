@@ -249,7 +249,7 @@ def test_shards_in_any_order_are_judged_by_time(tmp_path):
 
 def test_a_row_on_which_a_model_fails_is_named(tmp_path):
     rows = table("numbers", 9000, 3)
-    size = np.array(rows["size"])
+    size = rows["size"].to_numpy().copy()
     size[8500] = 1000
     test = rows.set_column(rows.column_names.index("size"), "size", pa.array(size))
     toy.examples(tmp_path / "e", train=rows, validation=rows.slice(0, 0), test=test)
