@@ -46,7 +46,7 @@ def sorted_parts(frame: DataFrame, order: Sequence[str | Column], folder: Path) 
     Returns:
       Parquet files, whose rows one after the other are in order.
     """
-    # Without dictionaries: of an image that is there a thousand times a block would count the bytes of one.
+    # Without dictionaries: by its own account a part would have an image that is there a thousand times once.
     plain = {"parquet.block.size": PART_BLOCK, "parquet.enable.dictionary": False}
     frame.orderBy(*order).write.options(**plain).parquet(str(folder))
     return sorted(folder.glob("part-*.parquet"))

@@ -16,7 +16,7 @@ from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
-from components.modelling.scoring import first_failing
+from components.modelling.scoring import first_failing, reason_of
 from components.schema import ExampleSchema
 
 
@@ -100,6 +100,6 @@ def _naming_rows(
         raise TerminalError(
             f"The {examples.row_in_words(start + row)} cannot be preprocessed.",
             expected="values of the schema's kinds",
-            received=str(error.message).splitlines()[0],
+            received=reason_of(error),
             remedy="Correct the step that makes the examples.",
         ) from error

@@ -23,7 +23,7 @@ from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
 from components.modelling.head import Calibration, Head
 from components.modelling.model_spec import ModelSpec
-from components.modelling.scoring import RowFault, first_failing, reason
+from components.modelling.scoring import RowFault, first_failing, reason_of
 from components.schema import ExampleSchema
 from components.tasks import task_of
 
@@ -201,7 +201,7 @@ def _not_loaded(folder: Path, error: Exception) -> AirtightError:
     return (TransientError if transient else TerminalError)(
         f"The model in {folder} cannot be loaded.",
         expected="a SavedModel",
-        received=reason(error),
+        received=reason_of(error),
         remedy="Retry the task; if it stays, look at the disk and the memory." if transient else "Train it again.",
     )
 
@@ -245,10 +245,10 @@ class Predictor:
                 raise TransientError(
                     f"The model in {self._folder} did not answer.",
                     expected=f"{', '.join(self._task.outputs)} for each row",
-                    received=reason(error),
+                    received=reason_of(error),
                     remedy="Retry the task; if it stays, look at the memory and the device.",
                 ) from error
-            fault = self._no_answer(reason(error))
+            fault = self._no_answer(reason_of(error))
             if isinstance(error, tf.errors.InvalidArgumentError):
                 row = first_failing(lambda part: self._answer(features, part), rows)
                 words = {"expected": fault.expected, "received": f"row {row} of {rows}: {fault.received}"}

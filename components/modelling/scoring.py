@@ -28,8 +28,6 @@ Batches = Iterator[pa.RecordBatch]
 _TYPES = {1: pa.float32(), 2: pa.float64(), 3: pa.int32(), 7: pa.string(), 9: pa.int64(), 10: pa.bool_()}
 """Columns by TensorFlow's number of a type (types.proto)."""
 _LIST_RANK = 2
-_PLACES = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "[[")
-"""What lines of TensorFlow's messages begin with that name places in a graph."""
 
 
 class RowFault(TerminalError):
@@ -174,15 +172,15 @@ def predict_or_name(
             rows.num_rows,
         )
         # One line: Spark puts its own behind it.
-        words = f"{reading.named(rows.slice(row, 1), keep)}: {reason(error)}"
+        words = f"{reading.named(rows.slice(row, 1), keep)}: {reason_of(error)}"
         raise ValueError(UNSCORED + " ".join(words.split())) from error
 
 
-def reason(error: Exception) -> str:
-    """The line of TensorFlow's message that says what is wrong, 200 characters of it at most."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(_PLACES)]
-    return (telling or [type(error).__name__])[0][:200]
+def reason_of(error: Exception) -> str:
+    """Why TensorFlow failed, in its own words: the line before the one that names the node of the graph."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    nodes = [place for place, line in enumerate(lines) if line.lstrip().startswith("[[{{")]
+    return lines[max(0, nodes[0] - 1) if nodes else 0][:200]
 
 
 def first_failing(call: Callable[[slice], Any], rows: int) -> int:

@@ -135,10 +135,12 @@ def test_pieces_of_examples_with_images_are_bounded_in_bytes_in_either_format(tm
     assert max(len(piece) for piece in examples.batches(tmp_path, "train", SCHEMA, ("id",))) >= 50
 
 
-def test_spark_ends_a_block_of_large_values_that_repeat_early(tmp_path, spark):
-    frame = spark.range(2000, numPartitions=1).selectExpr("id", "repeat('x', 50000) AS text")
+@pytest.mark.slow
+def test_of_what_spark_sorted_large_values_that_repeat_are_few_rows_of_a_piece(tmp_path, spark, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1 << 20)
+    frame = spark.range(2000, numPartitions=1).selectExpr("id", "repeat('x', 5000) AS text")
     sizes = [piece.nbytes for piece in shards.read_parts(shards.sorted_parts(frame, ["id"], tmp_path / "sorted"))]
-    assert sum(sizes) > 100_000_000 and max(sizes) < 2 * shards.PART_BLOCK
+    assert sum(sizes) > 10_000_000 and max(sizes) < 1_200_000
 
 
 def test_rows_are_taken_as_many_as_wanted_and_none_is_lost():
