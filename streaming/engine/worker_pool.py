@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import psutil
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from apache_beam.utils import thread_pool_executor
@@ -29,32 +31,63 @@ SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_t
 """A worker: it runs until the TaskManager closes the connection, when the job ends there or it is killed itself."""
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A worker that was started.
+
+    Args:
+      id: As its TaskManager names it, which counts anew in each of them.
+      port: Of the TaskManager, to which it connects.
+      process: It.
+    """
+
+    id: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+
 class Pool(BeamFnExternalWorkerPoolServicer):
-    """Starts workers, each a process."""
+    """Starts and stops workers, each a process."""
 
     def __init__(self) -> None:
         super().__init__(use_process=True)
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[Worker] = []
 
     def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
         # Those that have ended are waited for, so that they leave no entry in the table of processes.
-        self._workers = [process for process in self._workers if process.poll() is None]
-        worker, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
+        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
+        worker_id, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
         try:
-            self._workers.append(subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker]))
+            process = subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker_id])
+            self._workers.append(Worker(worker_id, _port(endpoint), process))
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
         return beam_fn_api_pb2.StartWorkerResponse()
 
-    def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:
-        """Stops nothing: the id is one of every TaskManager, and the worker ends when its TaskManager hangs up."""
+    def StopWorker(self, stop_worker_request: Any, context: Any) -> Any:
+        """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up."""
+        asking = _program(_port(context.peer()))
+        for worker in self._workers:
+            # Who is in another container than the pool cannot be seen, and has a pool of its own.
+            if worker.id == stop_worker_request.worker_id and asking in (None, _program(worker.port)):
+                worker.process.terminate()
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def stop(self) -> None:
         """Ends every worker."""
-        for process in self._workers:
-            process.terminate()
+        for worker in self._workers:
+            worker.process.terminate()
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def _program(port: int) -> int | None:
+    """Id of the process of this host to which a port belongs; None where that cannot be seen."""
+    connections = psutil.net_connections("tcp")
+    return next((one.pid for one in connections if one.pid and one.laddr and one.laddr.port == port), None)
 
 
 def main() -> None:

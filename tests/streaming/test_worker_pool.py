@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
+from streaming.engine import worker_pool
 from streaming.engine.worker_pool import Pool
 from tests.waiting import until
 
@@ -34,8 +37,11 @@ class Control(beam_fn_api_pb2_grpc.BeamFnControlServicer):
 
 
 @pytest.mark.slow
-def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager() -> None:
-    pool, controls = Pool(), [Control(), Control()]
+def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, controls = Pool(), [Control(), Control(), Control()]
+    assert worker_pool._program(controls[0].port) == os.getpid()
+    # As if each were a process of its own.
+    monkeypatch.setattr(worker_pool, "_program", lambda port: port)
     try:
         for control in controls:
             # The counter of each JVM begins at 1.
@@ -44,11 +50,13 @@ def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager() -> None:
             assert not pool.StartWorker(request, None).error
         for control in controls:
             assert control.is_there.wait(PATIENCE_S)
-        first, second = pool._workers
-        pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), None)
-        controls[0].over.set()
-        until(lambda: first.poll() is not None, "the worker of the job that ended", patience_s=PATIENCE_S)
-        assert second.poll() is None, "the other one goes on"
+        first, second, third = (worker.process for worker in pool._workers)
+        asking = SimpleNamespace(peer=lambda: f"ipv4:127.0.0.1:{controls[0].port}")
+        pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), asking)
+        until(lambda: first.poll() is not None, "the worker of who asks", patience_s=PATIENCE_S)
+        controls[1].over.set()
+        until(lambda: second.poll() is not None, "one whose TaskManager hangs up", patience_s=PATIENCE_S)
+        assert third.poll() is None, "the other one goes on"
     finally:
         pool.stop()
         for control in controls:
