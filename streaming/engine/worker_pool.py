@@ -37,12 +37,12 @@ class Worker:
 
     Args:
       id: As its TaskManager names it, which counts anew in each of them.
-      port: Of the TaskManager, to which it connects.
+      taskmanager: Id of the process that asked for it; None where that is in another container than the pool.
       process: It.
     """
 
     id: str
-    port: int
+    taskmanager: int | None
     process: subprocess.Popen[bytes]
 
 
@@ -53,24 +53,24 @@ class Pool(BeamFnExternalWorkerPoolServicer):
         super().__init__(use_process=True)
         self._workers: list[Worker] = []
 
-    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
+    def StartWorker(self, start_worker_request: Any, context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
         # Those that have ended are waited for, so that they leave no entry in the table of processes.
         self._workers = [worker for worker in self._workers if worker.process.poll() is None]
         worker_id, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
         try:
             process = subprocess.Popen([sys.executable, "-c", HARNESS, endpoint, worker_id])
-            self._workers.append(Worker(worker_id, _port(endpoint), process))
+            self._workers.append(Worker(worker_id, _asking(context), process))
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, stop_worker_request: Any, context: Any) -> Any:
         """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up."""
-        asking = _program(_port(context.peer()))
+        asking = _asking(context)
         for worker in self._workers:
-            # Who is in another container than the pool cannot be seen, and has a pool of its own.
-            if worker.id == stop_worker_request.worker_id and asking in (None, _program(worker.port)):
+            # A TaskManager that cannot be seen has a pool of its own.
+            if (worker.id, worker.taskmanager) == (stop_worker_request.worker_id, asking):
                 worker.process.terminate()
         return beam_fn_api_pb2.StopWorkerResponse()
 
@@ -80,12 +80,9 @@ class Pool(BeamFnExternalWorkerPoolServicer):
             worker.process.terminate()
 
 
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2])
-
-
-def _program(port: int) -> int | None:
-    """Id of the process of this host to which a port belongs; None where that cannot be seen."""
+def _asking(context: Any) -> int | None:
+    """Id of the process from whose port a request comes; None where that cannot be seen."""
+    port = int(context.peer().rpartition(":")[2])
     connections = psutil.net_connections("tcp")
     return next((one.pid for one in connections if one.pid and one.laddr and one.laddr.port == port), None)
 

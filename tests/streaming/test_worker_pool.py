@@ -39,20 +39,20 @@ class Control(beam_fn_api_pb2_grpc.BeamFnControlServicer):
 @pytest.mark.slow
 def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, controls = Pool(), [Control(), Control(), Control()]
-    assert worker_pool._program(controls[0].port) == os.getpid()
+    contexts = [SimpleNamespace(peer=lambda port=control.port: f"ipv4:127.0.0.1:{port}") for control in controls]
+    assert worker_pool._asking(contexts[0]) == os.getpid()
     # As if each were a process of its own.
-    monkeypatch.setattr(worker_pool, "_program", lambda port: port)
+    monkeypatch.setattr(worker_pool, "_asking", lambda context: context.peer())
     try:
-        for control in controls:
+        for control, context in zip(controls, contexts, strict=True):
             # The counter of each JVM begins at 1.
             endpoint = endpoints_pb2.ApiServiceDescriptor(url=f"127.0.0.1:{control.port}")
             request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1", control_endpoint=endpoint)
-            assert not pool.StartWorker(request, None).error
+            assert not pool.StartWorker(request, context).error
         for control in controls:
             assert control.is_there.wait(PATIENCE_S)
         first, second, third = (worker.process for worker in pool._workers)
-        asking = SimpleNamespace(peer=lambda: f"ipv4:127.0.0.1:{controls[0].port}")
-        pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), asking)
+        pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), contexts[0])
         until(lambda: first.poll() is not None, "the worker of who asks", patience_s=PATIENCE_S)
         controls[1].over.set()
         until(lambda: second.poll() is not None, "one whose TaskManager hangs up", patience_s=PATIENCE_S)
