@@ -18,6 +18,7 @@ def test_local_session_is_strict_quiet_and_on_loopback(spark, monkeypatch, tmp_p
     assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
     assert spark.conf.get("spark.driver.bindAddress") == "127.0.0.1"
     assert spark.conf.get("spark.ui.enabled") == "false"
+    assert spark.conf.get("spark.sql.parquet.columnarReaderBatchSize") == "512", "images are read few at a time"
     assert spark.range(10).selectExpr("sum(id)").collect()[0][0] == 45
     with pytest.raises(Exception, match="CAST_INVALID_INPUT"):
         spark.sql("select cast('x' as int)").collect()
