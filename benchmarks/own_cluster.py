@@ -20,7 +20,8 @@ from airtight.home import Home
 from benchmarks.own_services import free_settings
 from services import health, processes
 from services.__main__ import up
-from services.settings import Settings, environment, variable
+from services.environment import environment
+from services.settings import Settings, variable
 from services.supervisor import Supervisor
 from streaming.engine import flink_jobs
 

@@ -15,7 +15,8 @@ from typing import Any
 from airtight.home import Home
 from services import health
 from services.airflow_api import Airflow
-from services.settings import Settings, prepare
+from services.settings import Settings
+from services.state_folder import prepare
 from services.supervisor import AIRFLOW, Supervisor
 
 PROGRAMS = ("launcher", *AIRFLOW)

@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from airtight.home import ROOT, Home
-from services.settings import Settings, environment
+from services.environment import environment
+from services.settings import Settings
 
 NODES = ("session and one query", "validate", "transform")
 

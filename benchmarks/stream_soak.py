@@ -43,7 +43,7 @@ from airtight.errors import AirtightError
 from benchmarks.own_cluster import OwnCluster, own_cluster
 from benchmarks.stream_runs import declaration, movements, producer, report, running, say, send
 from services import flink as flink_service
-from services.settings import environment
+from services.environment import environment
 from services.supervisor import Supervisor
 from streaming.engine import job_records, stream_status
 from streaming.engine.flink_rest import HEAP, Flink

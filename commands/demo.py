@@ -26,7 +26,7 @@ from components.modelling.model_server import AVAILABLE, OK, ModelServer
 from components.schema import ExampleSchema
 from services.airflow_api import Airflow
 from services.run_progress import show
-from services.settings import USER, password_file
+from services.state_folder import USER, password_file
 
 SPLIT = "test"
 """The split of the examples that holds the interval's own rows."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from airtight.errors import AirtightError
 from airtight.home import Home
 from services.__main__ import up
-from services.settings import Settings, environment
+from services.environment import environment
+from services.settings import Settings
 from streaming.topics import ensure
 from streaming.windows.declaration import Stream, declared
 

@@ -19,7 +19,8 @@ from runtime.client import Call
 from runtime.compiled_store import name_of, path_of_name
 from runtime.fresh_pipelines import fresh
 from runtime.protocol import NodeRequest, Outcome
-from services.settings import Settings, environment
+from services.environment import environment
+from services.settings import Settings
 from services.supervisor import Supervisor
 
 SERVERS = ("AIRTIGHT_MODEL_SERVER", "AIRTIGHT_ROUTER")

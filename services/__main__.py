@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from airtight.errors import AirtightError
 from airtight.home import Home
 from services import flink_jars, health, jars
-from services.settings import USER, Settings, airflow_environment, environment, password, password_file
+from services.environment import airflow_environment, environment
+from services.settings import Settings
+from services.state_folder import USER, password, password_file
 from services.supervisor import ALWAYS, FLINK, ON_DEMAND, PROGRAMS, Supervisor, expand
 
 

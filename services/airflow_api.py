@@ -14,7 +14,9 @@ import httpx
 
 from airtight.errors import TerminalError, TransientError
 from airtight.home import Home
-from services.settings import ANSWER_S, USER, Settings, password
+from services.environment import ANSWER_S
+from services.settings import Settings
+from services.state_folder import USER, password
 
 POLL_S = 0.25
 PAGE = 100

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from airtight.errors import TransientError
 from airtight.home import Home
-from services.settings import MARK
+from services.environment import MARK
 
 TERMINATE_S = 8.0
 """How long a process may take to end by itself before it is killed."""

@@ -12,7 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import now
 
-from services.settings import WRITER_PATIENCE_S
+from services.environment import WRITER_PATIENCE_S
 
 CONNECT = {"timeout": float(WRITER_PATIENCE_S)}
 """How the driver connects. After SQLite's own 5 s a scheduler in the middle of a backfill would give up and end."""

@@ -22,7 +22,9 @@ from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
 from airtight.home import ROOT, Home
 from services import processes
-from services.settings import HOST, Settings, environment, prepare, renew_short_keys
+from services.environment import environment
+from services.settings import HOST, Settings
+from services.state_folder import prepare, renew_short_keys
 
 CONFIGURATION = ROOT / "services" / "supervisord.conf"
 PORTS = {

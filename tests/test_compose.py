@@ -18,8 +18,9 @@ import yaml
 from airtight.home import ROOT, Home
 from benchmarks.postgresql import PASSWORD, Cluster, binaries
 from services import flink, flink_jars, jars
+from services.environment import airflow_environment
 from services.kafka import CONSTANT
-from services.settings import Settings, airflow_environment
+from services.settings import Settings
 from streaming import topics
 from streaming.engine import addresses
 

@@ -15,7 +15,7 @@ from components.measures.evaluation_rows import EvaluationRows
 from components.measures.slices import CANDIDATE, CHAMPION, Slices
 from components.tasks import task_of
 from services.__main__ import up
-from services.settings import environment
+from services.environment import environment
 from streaming.engine.flink_rest import Flink
 from tests.components.tasks.schemas import BINARY
 from tests.services.conftest import home  # noqa: F401

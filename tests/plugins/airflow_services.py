@@ -20,7 +20,9 @@ from airtight.home import ROOT, Home
 from airtight.rollout import arm_metrics
 from benchmarks.own_services import free_settings
 from components.modelling.served import Served
-from services import settings
+from services import state_folder
+from services.environment import environment
+from services.settings import Settings
 from tests.components.standins import standing_in
 from tests.serving.models import save_affine
 from tests.tiny_pipeline.running import TINY
@@ -90,9 +92,9 @@ class Airflow:
         more: dict[str, str] | None = None,
     ) -> None:
         self.home = home
-        chosen = settings.Settings(**free_settings())
+        chosen = Settings(**free_settings())
         self.url, self.execution_port = chosen.airflow_url, chosen.execution_port
-        settings.prepare(home)
+        state_folder.prepare(home)
         folder = home.path / f"{name}-dags"
         folder.mkdir()
         texts = STANDARD_DAGS if dags is None else dags
@@ -105,7 +107,7 @@ class Airflow:
         self.closing = contextlib.ExitStack()
         self.router = self.closing.enter_context(standing_in(home.models_root))
         self.model_server = ("--port", str(chosen.server_grpc_port), "--rest_api_port", str(chosen.server_rest_port))
-        self.environment = settings.environment(chosen, home) | {
+        self.environment = environment(chosen, home) | {
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
             "AIRFLOW_HOME": str(home.path / name),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.path / name / 'airflow.db'}",
@@ -198,7 +200,7 @@ class Airflow:
 
     def _answers(self) -> bool:
         try:
-            credentials = {"username": settings.USER, "password": settings.password(self.home)}
+            credentials = {"username": state_folder.USER, "password": state_folder.password(self.home)}
             self._token = self._send("POST", f"{self.url}/auth/token", credentials)["access_token"]
         except (urllib.error.URLError, ConnectionError, KeyError):
             return False

@@ -14,7 +14,7 @@ from airtight.rollout import state
 from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
-from services import settings
+from services import state_folder
 from tests.components.standins import side
 from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
@@ -92,7 +92,7 @@ def test_a_person_approves_that_another_version_is_served_or_rejects_it(airflow)
     path = "dags/flight_delays_promote/dagRuns/approved/taskInstances/promote/xcomEntries/return_value?deserialize=true"
     (promotion,) = airflow.ask("GET", path)["value"]["outputs"]["promotion"]
     approval = promotion["properties"]["approval"]
-    assert approval.startswith(f"{settings.USER} at 20")
+    assert approval.startswith(f"{state_folder.USER} at 20")
     assert approval.endswith(": seen")
     assert choice.by == approval
     # Who approved is told by the approval, and by nobody on the form.

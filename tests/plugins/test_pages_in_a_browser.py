@@ -13,7 +13,7 @@ import pytest
 
 from airtight.files import digest_of_tree
 from airtight.home import Home
-from services import settings
+from services import state_folder
 from tests.plugins.airflow_services import Airflow
 from tests.plugins.browser import Browser
 from tests.plugins.past_models import MODEL, PastModels
@@ -69,9 +69,9 @@ def airflow(tmp_path_factory):
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,otto:user,vera:viewer",
         VARIABLE: f"vera={MODEL}_promote,{SECRET};otto={SECRET}",
     }
-    settings.prepare(home)
-    passwords = {name: PASSWORD for name in ("otto", "vera")} | {"admin": settings.password(home)}
-    settings.password_file(home).write_text(json.dumps(passwords))
+    state_folder.prepare(home)
+    passwords = {name: PASSWORD for name in ("otto", "vera")} | {"admin": state_folder.password(home)}
+    state_folder.password_file(home).write_text(json.dumps(passwords))
     with Airflow(home, DAGS, more=more) as running:
         running.start_model_server(JUNE, JULY)
         # A run of this name, so that Airflow's UI has pages of it; its DAG is paused, so that nothing of it runs.
@@ -89,7 +89,7 @@ def picture(browser, name):
 def test_a_person_logs_in_looks_promotes_and_refuses(airflow):
     dag = f"{airflow.url}/dags/{MODEL}"
     with Browser() as browser:
-        browser.log_in(airflow.url, "admin", settings.password(airflow.home))
+        browser.log_in(airflow.url, "admin", state_folder.password(airflow.home))
         browser.go(dag)
         browser.click("Model")
         browser.sees(f"Served: version {JULY}, the highest that there is.")
@@ -148,7 +148,7 @@ def test_a_reader_sees_nothing_of_the_dags_that_they_may_not_read(airflow):
         assert _status(browser, run) == 403
         assert _status(browser, f"{airflow.url}/airtight/{MODEL}/runs/{RUN}") == 200
     with Browser() as browser:
-        browser.log_in(airflow.url, "admin", settings.password(airflow.home))
+        browser.log_in(airflow.url, "admin", state_folder.password(airflow.home))
         browser.go(f"{airflow.url}/dags/{MODEL}/plugin/model")
         browser.sees("201309010400001")
         assert _status(browser, run) == 200
@@ -184,7 +184,7 @@ def test_an_alarm_is_acknowledged_when_a_person_approves(airflow):
     airflow.ask("PATCH", detail, {"chosen_options": ["Approve"], "params_input": {"note": "seen"}})
     assert airflow.ended("holiday", f"{MODEL}_alarms")["act_on_alarm"][0] == "success"
     with Browser() as browser:
-        browser.log_in(airflow.url, "admin", settings.password(airflow.home))
+        browser.log_in(airflow.url, "admin", state_folder.password(airflow.home))
         browser.go(f"{airflow.url}/dags/{MODEL}/plugin/model")
         browser.sees("alarm acknowledged")
         browser.sees("a holiday")

@@ -19,7 +19,8 @@ from pipelines.flight_delays.streams import STREAM
 from pipelines.flight_delays.topics import EVENTS, TOPICS
 from services import kafka, processes
 from services.__main__ import main
-from services.settings import Settings, environment
+from services.environment import environment
+from services.settings import Settings
 from services.supervisor import Supervisor
 from streaming.topics import ensure
 from tests.services.listening import listening

@@ -11,7 +11,7 @@ import pytest
 
 from airtight.home import Home
 from services import processes
-from services.settings import MARK
+from services.environment import MARK
 from tests.waiting import until
 
 

@@ -14,21 +14,10 @@ from airtight.errors import TerminalError
 from airtight.home import ROOT, Home
 from services.__main__ import main
 from services.airflow_api import Airflow
-from services.settings import (
-    ANSWER_S,
-    MARK,
-    STALL_S,
-    USER,
-    Settings,
-    airflow_environment,
-    environment,
-    password,
-    password_file,
-    prepare,
-    renew_short_keys,
-    variable,
-)
+from services.environment import ANSWER_S, MARK, STALL_S, airflow_environment, environment
+from services.settings import Settings, variable
 from services.sqlite import CONNECT
+from services.state_folder import USER, password, password_file, prepare, renew_short_keys
 
 
 @pytest.fixture

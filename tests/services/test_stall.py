@@ -12,7 +12,7 @@ from airtight.home import Home
 from benchmarks.own_services import own_services
 from services import processes
 from services.airflow_api import Airflow
-from services.settings import STALL_S
+from services.environment import STALL_S
 from services.supervisor import Supervisor
 from tests.tiny_pipeline.running import TINY
 from tests.waiting import until

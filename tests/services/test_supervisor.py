@@ -18,7 +18,8 @@ from airtight.home import Home
 from components.data.spark import session
 from services import health, processes
 from services.__main__ import main, up
-from services.settings import Settings, environment
+from services.environment import environment
+from services.settings import Settings
 from services.supervisor import Supervisor
 from tests.waiting import until
 

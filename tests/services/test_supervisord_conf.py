@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from airtight.home import Home
+from services.environment import environment
 from services.health import services
-from services.settings import Settings, environment
+from services.settings import Settings
 from services.supervisor import CONFIGURATION, PORTS, PROGRAMS
 
 CONF = configparser.RawConfigParser(inline_comment_prefixes=(" ;",))
