@@ -46,6 +46,16 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a command sets in the environment for the rest of its process ends with its test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """No test's log goes to what an earlier test set up: a command that speaks like a node ends with its test."""
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logs.TALKATIVE)]
