@@ -29,8 +29,8 @@ SUBMIT_S = 600.0
 """A machine that does much else starts a job slowly."""
 KEPT = ("AIRTIGHT_ROOT", "AIRTIGHT_IVY_SETTINGS")
 """Settings of the caller that also hold for the cluster."""
-WORKER = "SdkHarness"
-"""What stands in the command line of a Python worker."""
+FORKED, POOL = "multiprocessing.forkserver", "streaming.engine.worker_pool"
+"""What stands in the command lines of a Python worker and of who forks it, and in that of the pool."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class OwnCluster:
         for pid in processes.alive(self.home):
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
-                if any(WORKER in part for part in process.cmdline()):
+                parent = process.parent()
+                # The process that forks them is the pool's child.
+                if _has(process, FORKED) and not (parent and _has(parent, POOL)):
                     running.append(process)
         return running
 
@@ -81,6 +83,10 @@ class OwnCluster:
     def is_well(self) -> bool:
         """Whether the broker answers, the TaskManagers are registered, and a job can be submitted."""
         return not any(s.missing() for s in health.services(self.settings, self.home) if s.name in ("Kafka", "Flink"))
+
+
+def _has(process: psutil.Process, words: str) -> bool:
+    return any(words in part for part in process.cmdline())
 
 
 @contextlib.contextmanager

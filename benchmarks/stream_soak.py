@@ -7,7 +7,7 @@ declaration has lateness and lifetimes of `--lifetime-minutes` here, so that sta
 Each `--every` seconds it notes
 
 - heap: of JobManager and TaskManager, as Flink says;
-- rss: resident memory of each program, and of the Python workers together;
+- rss: resident memory of each program, and of the Python workers together; what processes share, a part in each;
 - files: open file handles of all of them;
 - state: size of the last checkpoint; folders: temporary files, checkpoints and what the job server keeps; store;
 - failures, lag of messages and of the watermark.
@@ -107,7 +107,7 @@ class Sampler:
         files = 0
         for name, processes in self._processes():
             with contextlib.suppress(psutil.Error):
-                row[f"rss {name}"] = sum(process.memory_info().rss for process in processes) / MB
+                row[f"rss {name}"] = sum(process.memory_full_info().pss for process in processes) / MB
                 files += sum(process.num_fds() for process in processes)
         row["files"] = files
         folder = flink_service.place(self._cluster.home)

@@ -53,12 +53,13 @@ def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager(monkeypatch: p
             assert control.is_there.wait(PATIENCE_S)
         first, second, third = (worker.process for worker in pool._workers)
         pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"), contexts[0])
-        until(lambda: first.poll() is not None, "the worker of who asks", patience_s=PATIENCE_S)
+        until(lambda: not first.is_alive(), "the worker of who asks", patience_s=PATIENCE_S)
         controls[1].over.set()
-        until(lambda: second.poll() is not None, "one whose TaskManager hangs up", patience_s=PATIENCE_S)
-        assert third.poll() is None, "the other one goes on"
+        until(lambda: not second.is_alive(), "one whose TaskManager hangs up", patience_s=PATIENCE_S)
+        assert third.is_alive(), "the other one goes on"
     finally:
-        pool.stop()
+        for worker in pool._workers:
+            worker.process.kill()
         for control in controls:
             control.over.set()
             control.server.stop(None)
