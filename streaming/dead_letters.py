@@ -87,7 +87,7 @@ def _partitions(consumer: Any, topic: str) -> list[TopicPartition]:
     if not numbers:
         raise TerminalError(
             f"There is no topic {topic}.",
-            expected="a topic of dead letters, which the stream makes when it is started",
+            expected="the stream's topics and that of its dead letters, which it makes when it is started",
             received=sorted(consumer.topics()),
             remedy="Start the stream, or correct the topic's name.",
         )
@@ -200,23 +200,26 @@ def republish(address: str, stream: Stream, reason: str, topic: str = "") -> Rep
         starts, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
         consumer.assign(parts)
 
-        def due(part: TopicPartition) -> Iterator[tuple[str, Any]]:
+        def chosen(part: TopicPartition) -> Iterator[tuple[str, Any]]:
             start = max(starts[part], consumer.committed(part) or 0)
             for record in _part(consumer, part, start, ends[part]):
                 if _has(record, reason):
-                    target = _target(record, stream, topic)
-                    if target not in stamps:
-                        stamps[target] = newest_stamp(address, target)
-                    event = _reread(stream, record, stamps[target])
-                    yield "" if isinstance(event, BadMessage) and event.reason in _LATE else target, record
+                    yield _target(record, stream, topic), record
+
+        def due(part: TopicPartition) -> Iterator[tuple[str, Any]]:
+            for target, record in chosen(part):
+                event = _reread(stream, record, stamps[target])
+                yield "" if isinstance(event, BadMessage) and event.reason in _LATE else target, record
 
         for part in parts:  # All of them are checked before the first is sent.
-            for _ in due(part):
-                pass
+            for target, _ in chosen(part):
+                if target not in stamps:
+                    stamps[target] = newest_stamp(address, target)
         for part in parts:
             for target, records in _batches(due(part)):
                 if target:
-                    published += _send(address, target, records)
+                    # With the stamp by which they were judged, whatever is published meanwhile.
+                    published += _send(address, target, records, stamps[target])
                 else:
                     late += len(records)
                 _commit(consumer, part, records[-1].offset + 1)
@@ -251,10 +254,9 @@ def _commit(consumer: Any, part: TopicPartition, offset: int) -> None:
     consumer.commit({part: OffsetAndMetadata(offset, "", -1)})
 
 
-def _send(address: str, topic: str, records: list[Any]) -> int:
-    stamp = newest_stamp(address, topic)
+def _send(address: str, topic: str, records: list[Any], stamp_ms: int) -> int:
     return publishing.publish(
-        address, topic, (Message(r.key or b"", r.value or b"", max(stamp, r.timestamp)) for r in records)
+        address, topic, (Message(r.key or b"", r.value or b"", max(stamp_ms, r.timestamp)) for r in records)
     )
 
 
@@ -281,9 +283,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "list":
             print("\n".join(summary(address, stream)) or "There are none.")
         elif options.command == "explain":
-            stamp_ms = max(newest_stamp(address, topic) for topic in stream.topics)
+            stamps = {topic: newest_stamp(address, topic) for topic in stream.topics}
             for record in letters(address, stream.dead_letters, options.reason):
-                print(explanation(stream, record, stamp_ms))
+                print(explanation(stream, record, stamps.get(record.headers.get(TOPIC, ""), 0)))
         else:
             published, late = republish(address, stream, options.reason, options.to)
             print(f"{published} messages are published again.")

@@ -13,13 +13,10 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airtight.errors import AirtightError
 from plugins.tfx_airflow.command import airflow_fault, run
-from plugins.tfx_airflow.stream_watch import FAULTS, STALLED, StreamWatched
+from plugins.tfx_airflow.stream_watch import FAULTS, SHORT, STALLED, StreamWatched
 from streaming.engine import job_records, stream_status
 from streaming.engine.flink_rest import Flink
 from streaming.windows.declaration import modules_of
-
-SHORT = 12
-"""Digits of a digest, for people."""
 
 
 class _StreamOperator(BaseOperator):
@@ -74,7 +71,7 @@ class EnsureStream(_StreamOperator):
         how = ("--upgrade",) if running else ()
         if running and flink.status(running.id).store_whole_from:
             done, how = "refilled", ("--anew",)
-            flink.cancel(running.id)
+            job_records.discard(flink, self.stream)
         if done != "left":
             run(self.log, "streaming.windows", (self.declaration, *how))
         record = job_records.load(self.stream)
@@ -112,7 +109,11 @@ class StopStream(_StreamOperator):
             savepoint = job_records.stop(flink, self.stream) if running else ""
         except AirtightError as error:
             raise airflow_fault(error, self.task_id) from error
-        self.log.info("The stream %s %s.", self.stream, f"has ended with {savepoint}" if running else "does not run")
+        self.log.info(
+            "The stream %s %s.",
+            self.stream,
+            f"has ended with {savepoint or 'nothing to go on from'}" if running else "does not run",
+        )
         return {"savepoint": savepoint}
 
 

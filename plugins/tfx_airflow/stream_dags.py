@@ -54,8 +54,9 @@ def stream_dags(stream: str, declaration: str = "", *, description: str, **setti
         f"{stream}_stream",
         description=f"Keeps the stream running, and says where it does not: {description}",
         schedule="@continuous",
-        # A run that fails is followed by the next at once: what cannot be started is left to a person.
-        max_consecutive_failed_dag_runs=3,
+        # A run that fails is followed by the next at once. What cannot be started fails within seconds and is left to a
+        # person; a broker that is away, seen after some minutes each time, may stay so for half an hour.
+        max_consecutive_failed_dag_runs=12,
         is_paused_upon_creation=True,
         **common,
     ) as keeping:

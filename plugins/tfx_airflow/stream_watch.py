@@ -144,10 +144,12 @@ class StreamWatched(PollingTrigger):
     def _dropped(self, job: JobStatus) -> tuple[str, str] | None:
         """What the engine drops is in no total and no dead letter: a message came later than the bound says."""
         before, self._drops = self._drops, job.dropped
-        if before is None or job.dropped <= before:
+        # A job that was started again counts from 0.
+        new = 0 if before is None else job.dropped - before if job.dropped >= before else job.dropped
+        if not new:
             return None
         return DROPPED, (
-            f"Flink dropped {job.dropped - before} sums as late: messages came that are older than out_of_order_s "
+            f"Flink dropped {new} sums as late: messages came that are older than out_of_order_s "
             "allows, or one was stamped too far ahead; correct that, or the bound, and fill in the rest with --anew"
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from airtight.errors import TerminalError
+
 JOB_SERVER = "AIRTIGHT_FLINK"
 """Environment variable with the address of Beam's job server, host:port."""
 EXPANSION = "AIRTIGHT_FLINK_EXPANSION"
@@ -38,5 +40,17 @@ def workers() -> str:
 
 
 def taskmanagers() -> int:
-    """How many TaskManagers there are."""
-    return int(os.environ.get(TASKMANAGERS) or 1)
+    """How many TaskManagers there are.
+
+    Raises:
+      TerminalError: The environment variable holds no number.
+    """
+    given = os.environ.get(TASKMANAGERS) or "1"
+    if not given.isdecimal():
+        raise TerminalError(
+            "The number of TaskManagers is none.",
+            expected="1, 2, ...",
+            received=repr(given),
+            remedy=f"Correct {TASKMANAGERS}.",
+        )
+    return int(given)

@@ -24,7 +24,7 @@ Build = Callable[[beam.Pipeline], Any]
 """Adds the steps to an empty pipeline."""
 
 
-def resume(build: Build, name: str, arguments: Sequence[str] = (), home: Home | None = None) -> Job:
+def resume(build: Build, name: str, arguments: Sequence[str] = (), home: Home | None = None, **details: Any) -> Job:
     """Submits a job from its newest checkpoint, or the savepoint with which it was stopped; anew where it has none.
 
     Args:
@@ -32,6 +32,7 @@ def resume(build: Build, name: str, arguments: Sequence[str] = (), home: Home | 
       name: Of the job; one of a name runs at a time.
       arguments: Of the command line: `StreamOptions`, and Beam's own, which win over what is derived from those.
       home: The state folder with the records of jobs; None is the current one.
+      **details: Further fields of the job's record.
 
     Returns:
       The running job.
@@ -40,12 +41,16 @@ def resume(build: Build, name: str, arguments: Sequence[str] = (), home: Home | 
       TerminalError: A job of that name runs, its state does not fit the steps, or the steps are no valid pipeline.
       TransientError: Flink, its job server or the broker does not answer, or somebody else submits the job.
     """
-    flink = Flink(PipelineOptions(list(arguments)).view_as(StreamOptions).flink_rest)
-    return submit(build, name, arguments, job_records.start_point(flink, name, home), home)
+    return submit(build, name, arguments, None, home, **details)
 
 
 def submit(
-    build: Build, name: str, arguments: Sequence[str] = (), start_from: str = "", home: Home | None = None
+    build: Build,
+    name: str,
+    arguments: Sequence[str] = (),
+    start_from: str | None = "",
+    home: Home | None = None,
+    **details: Any,
 ) -> Job:
     """Submits a job and waits until it runs.
 
@@ -56,8 +61,10 @@ def submit(
       build: As for `resume`.
       name: As for `resume`.
       arguments: As for `resume`.
-      start_from: Path of a checkpoint or savepoint; empty begins anew, at the beginning of the topics.
+      start_from: Path of a checkpoint or savepoint; empty begins anew, at the beginning of the topics; None is the
+        newest.
       home: As for `resume`.
+      **details: As for `resume`.
 
     Returns:
       The running job.
@@ -78,6 +85,8 @@ def submit(
                 received=f"{running.id} {running.state}",
                 remedy="Stop it first, or submit under another name.",
             )
+        if start_from is None:
+            start_from = job_records.start_point(flink, name, home)
         known = {job.id for job in flink.jobs()}
         flags = [*flink_arguments(options, name, start_from), *arguments]
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
@@ -92,7 +101,7 @@ def submit(
                 remedy=f"Start it: python -m services up flink; or name another by {addresses.JOB_SERVER}.",
             ) from error
         job = _await_running(flink, result, name, known)
-        job_records.remember(flink, name, job.id, start_from, home)
+        job_records.remember(flink, name, job.id, start_from, home, **details)
     return job
 
 

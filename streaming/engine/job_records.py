@@ -10,15 +10,22 @@ import contextlib
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 from urllib.parse import unquote, urlparse
 
 from airtight.errors import TerminalError, TransientError
 from airtight.files import write_text
 from airtight.home import Home
 from streaming.engine.flink_rest import Flink
+
+PATIENCE_S = 5.0
+"""How long a command waits for another one, or for a watcher that keeps a checkpoint, to let go of a job's record."""
+RECENTLY_S = 300.0
+"""A job that failed so lately may be one that fails again and again."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +80,39 @@ def save(record: JobRecord, home: Home | None = None) -> None:
 
 
 @contextlib.contextmanager
-def locked(name: str, home: Home | None = None) -> Iterator[None]:
+def locked(name: str, home: Home | None = None, patience_s: float | None = None) -> Iterator[None]:
     """Nobody else who uses this state folder submits or stops the job meanwhile.
+
+    Args:
+      name: Of the job.
+      home: The state folder with the records; None is the current one.
+      patience_s: How long somebody else is waited for; None is PATIENCE_S.
 
     Raises:
       TransientError: Somebody else does.
     """
     path = _file(name, home).with_name(f"{name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TransientError(
-                f"The job {name} is being submitted or stopped.",
-                expected="one command at a time",
-                received=f"another one holds {path}",
-                remedy="Wait until that has ended, and see what it came to.",
-            ) from error
+        while not _locks(file):
+            if time.monotonic() >= deadline:
+                raise TransientError(
+                    f"The job {name} is being submitted or stopped.",
+                    expected="one command at a time",
+                    received=f"another one holds {path}",
+                    remedy="Wait until that has ended, and see what it came to.",
+                )
+            time.sleep(0.05)
         yield
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def start_point(flink: Flink, name: str, home: Home | None = None) -> str:
@@ -122,7 +143,7 @@ def start_point(flink: Flink, name: str, home: Home | None = None) -> str:
 
 
 def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") -> str:
-    """Ends a job with a savepoint, from which `flink_jobs.resume` goes on; without one where none can be written.
+    """Ends a job with a savepoint, from which `flink_jobs.resume` goes on; one that fails again and again without.
 
     Older savepoints with which it was stopped are removed, but for the last one before, and those on no file system of
     this host.
@@ -134,11 +155,12 @@ def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") ->
       folder: Where the savepoint goes, a URL; empty is the cluster's own setting.
 
     Returns:
-      The savepoint's path; where the job could write none, that of its last checkpoint.
+      The savepoint's path; where the job fails too often to write one, that of its last checkpoint, "" for none.
 
     Raises:
       TerminalError: No job of that name runs.
-      TransientError: Flink does not answer, or somebody else submits or stops the job.
+      TransientError: Flink does not answer, a job that is well writes no savepoint and goes on, or somebody else
+        submits or stops the job.
     """
     with locked(name, home):
         job = flink.running(name)
@@ -154,6 +176,9 @@ def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") ->
             path = flink.savepoint(job.id, folder, cancel=True)
             record = _with_savepoint(record, path)
         except TransientError:
+            now = flink.status(job.id)
+            if now.job.complete and now.failed < time.time() - RECENTLY_S:
+                raise
             # One that fails and is tried again and again has no moment for a savepoint.
             flink.cancel(job.id)
             path = flink.checkpoints(job.id).path or record.start
@@ -161,9 +186,22 @@ def stop(flink: Flink, name: str, home: Home | None = None, folder: str = "") ->
         return path
 
 
+def discard(flink: Flink, name: str, home: Home | None = None) -> None:
+    """Ends a job of which nothing is to go on: its next start begins anew, whoever makes it.
+
+    Raises:
+      TransientError: Flink does not answer, or somebody else submits or stops the job.
+    """
+    with locked(name, home):
+        if job := flink.running(name):
+            record = load(name, home) or JobRecord(name, job.id)
+            flink.cancel(job.id)
+            save(replace(record, id=job.id, start="", stopped=True), home)
+
+
 def keep_checkpoint(name: str, job_id: str, path: str, home: Home | None = None) -> None:
     """Keeps the newest checkpoint of a job that runs, for a JobManager that forgets it and a folder on no host."""
-    with contextlib.suppress(TransientError), locked(name, home):
+    with contextlib.suppress(TransientError), locked(name, home, patience_s=0):
         record = load(name, home)
         if path and record and record.id == job_id and not record.stopped and record.start != path:
             save(replace(record, start=path), home)
@@ -177,7 +215,7 @@ def newest_checkpoint(folder: str) -> str:
     return newest.as_uri() if newest else ""
 
 
-def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None = None) -> None:
+def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None = None, **details: Any) -> None:
     """Records a job that was just submitted, and removes the checkpoints of the one before the one before it.
 
     Those on no file system of this host stay: a bucket has rules of its own for what is old.
@@ -188,13 +226,15 @@ def remember(flink: Flink, name: str, job_id: str, start: str, home: Home | None
       job_id: Flink's.
       start: What it was started from; empty for anew.
       home: The state folder with the records; None is the current one.
+      **details: Further fields of the record; what is not named stays as it was.
     """
     root = flink.setting("state.checkpoints.dir")
     before = load(name, home) or JobRecord(name, "")
     if (obsolete := _local(before.earlier)) and not start.startswith(before.earlier):
         shutil.rmtree(obsolete, ignore_errors=True)
     checkpoints = f"{root.rstrip('/')}/{job_id}" if root else ""
-    save(JobRecord(name, job_id, checkpoints, start, False, before.savepoints, before.checkpoints), home)
+    places: dict[str, Any] = {"checkpoints": checkpoints, "start": start, "earlier": before.checkpoints}
+    save(replace(before, id=job_id, stopped=False, **places, **details), home)
 
 
 def _with_savepoint(record: JobRecord, path: str) -> JobRecord:

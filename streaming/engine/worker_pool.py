@@ -51,23 +51,26 @@ class Pool(BeamFnExternalWorkerPoolServicer):
     def __init__(self) -> None:
         super().__init__(use_process=True)
         self._workers: list[Worker] = []
+        self._lock = threading.Lock()
 
     def StartWorker(self, start_worker_request: Any, context: Any) -> Any:
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
-        self._workers = [worker for worker in self._workers if worker.process.is_alive()]
         worker_id, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
         try:
+            taskmanager = _asking(context)
             process = _FORKED.Process(target=work, args=(endpoint, worker_id), daemon=True)
-            process.start()
-            self._workers.append(Worker(worker_id, _asking(context), process))
-        except OSError as error:
+            with self._lock:
+                process.start()
+                alive = [worker for worker in self._workers if worker.process.is_alive()]
+                self._workers = [*alive, Worker(worker_id, taskmanager, process)]
+        except (OSError, psutil.Error) as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, stop_worker_request: Any, context: Any) -> Any:
         """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up."""
         asking = _asking(context)
-        for worker in self._workers:
+        for worker in self._workers:  # Never changed, only replaced.
             # A TaskManager that cannot be seen has a pool of its own.
             if (worker.id, worker.taskmanager) == (stop_worker_request.worker_id, asking):
                 worker.process.terminate()
@@ -90,8 +93,10 @@ def work(endpoint: str, worker_id: str) -> None:
 def _asking(context: Any) -> int | None:
     """Id of the process from whose port a request comes; None where that cannot be seen."""
     port = int(context.peer().rpartition(":")[2])
+    pool = int(addresses.workers().rpartition(":")[2])
     connections = psutil.net_connections("tcp")
-    return next((one.pid for one in connections if one.pid and one.laddr and one.laddr.port == port), None)
+    ends = ((one.pid, one.laddr.port, one.raddr.port) for one in connections if one.pid and one.laddr and one.raddr)
+    return next((pid for pid, own, other in ends if (own, other) == (port, pool)), None)
 
 
 def main() -> None:

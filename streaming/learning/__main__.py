@@ -149,11 +149,17 @@ def learn(flags: argparse.Namespace, home: Home, **settings: Any) -> Path:
         state = book.state()
         learner = Prequential(learning, features, deployed, state)
         if flags.topic:
-            whole = state is not None and (features.watermark or 0) >= (state.hour + 1) * 60
             # A store that lost something is filled again from the topic's beginning.
-            begin = (state.hour, state.offsets, state.topic) if state is not None and whole else (None, {}, "")
-            read = state.read if state is not None and whole else {}
-            hours = from_topic(learning, servers(), *begin, read=read, **settings)
+            known = state if state is not None and (features.watermark or 0) >= (state.hour + 1) * 60 else None
+            hours = from_topic(
+                learning,
+                servers(),
+                taken=known.hour if known else None,
+                offsets=known.offsets if known else {},
+                topic_id=known.topic if known else "",
+                read=known.read if known else {},
+                **settings,
+            )
             last = int(end.timestamp()) // HOUR_S if end else None
             hours = itertools.takewhile(lambda hour: last is None or hour.number < last, hours)
         else:

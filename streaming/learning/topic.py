@@ -57,11 +57,12 @@ def from_topic(
                 allow_auto_create_topics=False,
             )
         ) as open_consumer:
-            # Asking for partitions has it learn the ids of topics.
-            _parts(open_consumer, learning.stream.topics[0])
-            now = str(open_consumer._cluster.topic_id(learning.stream.topics[0]) or "")
-            if topic_id and now != topic_id:
-                raise _anew(learning.stream.topics[0], topic_id, now)
+            topic = learning.stream.topics[0]
+            # Asking for partitions has it learn the ids of topics, which nothing public gives.
+            _parts(open_consumer, topic)
+            now = str(open_consumer._cluster.topic_id(topic) or "")
+            if topic_id and now and now != topic_id:
+                raise _anew(topic, topic_id, now)
             closing = Closing(learning.stream, taken, read)
             for hour in _hours(open_consumer, learning, servers, offsets, closing):
                 yield replace(hour, topic=now)
@@ -107,7 +108,7 @@ def _anew(topic: str, expected: str, received: str) -> TerminalError:
     return TerminalError(
         f"The topic {topic} was made anew since it was learned from.",
         expected=f"the topic with the id {expected}",
-        received=received or "no id",
+        received=received,
         remedy="To learn from the new one, move the state of learning away.",
     )
 

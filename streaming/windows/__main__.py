@@ -156,6 +156,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         source = ReadOffsets(address, whole_topics(address, stream.topics))
         in_process(build(stream, source, store, follow=False, servers=address))
     else:
+        # Before the submission, which may take minutes: of what is written to the checkout meanwhile nothing runs.
+        code = code_of(*modules_of(options.pipeline))
         running = flink.running(stream.name)
         if running and options.upgrade:
             _stop(flink, stream, home)
@@ -169,24 +171,25 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         slots = PipelineOptions(arguments).view_as(StreamOptions).slots or before.slots or addresses.taskmanagers()
         steps = build(stream, from_kafka(stream, address), store, follow=True, servers=address)
         begin = flink_jobs.submit if options.anew else flink_jobs.resume
-        job = begin(steps, stream.name, [*UNCACHED, *arguments, f"--slots={slots}"], home=home)
-        record = job_records.load(stream.name, home) or job_records.JobRecord(stream.name, job.id)
-        record = replace(
-            record,
+        job = begin(
+            steps,
+            stream.name,
+            [*UNCACHED, *arguments, f"--slots={slots}"],
+            home=home,
             submitted=iso(time.time()),
-            code=code_of(*modules_of(options.pipeline)),
+            code=code,
             servers=address,
             topics=stream.topics,
             dead_letters=stream.dead_letters,
             slots=slots,
             idle_s=idle_s,
         )
-        job_records.save(record, home)
         _LOG.info("The job %s runs: %s. Its store is %s.", job.name, job.id, store)
 
 
 def _stop(flink: Flink, stream: Stream, home: Home) -> None:
-    _LOG.info("The job %s has ended with %s.", stream.name, job_records.stop(flink, stream.name, home))
+    path = job_records.stop(flink, stream.name, home)
+    _LOG.info("The job %s has ended with %s.", stream.name, path or "nothing to go on from")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -60,7 +60,10 @@ class _WithStore(beam.DoFn):
 
 
 class WriteRows(_WithStore):
-    """`Row` -> the store, when a bundle ends; and ("", end of the newest minute), nothing for longer windows."""
+    """`Row` -> the store, when a bundle ends; and ("", end) of the first minute and of the last one that it has.
+
+    Of longer windows it says nothing.
+    """
 
     def __init__(self, stream: Stream, where: str) -> None:
         super().__init__(stream, where)
@@ -80,29 +83,34 @@ class WriteRows(_WithStore):
             return
         self._store.write(list(self._rows.values()))
         self._written.inc(len(self._rows))
-        if ends := [row.start + 1 for row in self._rows.values() if row.minutes == 1]:
-            yield WindowedValue(("", max(ends)), Timestamp(max(ends) * MINUTE_S), [GlobalWindow()])
+        if ends := {row.start + 1 for row in self._rows.values() if row.minutes == 1}:
+            yield from _said(min(ends), max(ends))
 
 
 class WriteRecords(_WithStore):
-    """`Event` -> its records into the store, when a bundle ends; and ("", the minute after the newest event)."""
+    """`Event` -> its records into the store, when a bundle ends; and ("", end) of the first and of the last minute."""
 
     def start_bundle(self) -> None:
         """See Beam."""
         self._records: list[Record] = []
-        self._end = 0
+        self._ends: set[int] = set()
 
     def process(self, event: Event) -> None:
         """See Beam."""
         if event.records:
             self._records += [Record(table, values) for table, values in event.records.items()]
-            self._end = max(self._end, int(event.at // MINUTE_S) + 1)
+            self._ends.add(int(event.at // MINUTE_S) + 1)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Writes them in one transaction."""
         if self._records:
             self._store.upsert(self._records)
-            yield WindowedValue(("", self._end), Timestamp(self._end * MINUTE_S), [GlobalWindow()])
+            yield from _said(min(self._ends), max(self._ends))
+
+
+def _said(first: int, last: int) -> Iterator[WindowedValue]:
+    for end in sorted({first, last}):
+        yield WindowedValue(("", end), Timestamp(last * MINUTE_S), [GlobalWindow()])
 
 
 class Advance(_WithStore):
@@ -152,7 +160,7 @@ class Advance(_WithStore):
     ) -> None:
         """See Beam."""
         end, before = element[1], newest.read()
-        self._compare(held, end, max(before or 0, reached.read() or 0))
+        self._compare(held, end - 1, max(before or 0, reached.read() or 0))
         if before is not None and end <= before:
             return
         newest.write(end)
@@ -182,24 +190,29 @@ class Advance(_WithStore):
         self._feel(passed, newest.read(), minute)
 
     def _compare(self, held: Any, minute: int, newest: int) -> None:
-        """Whether the store still has what was written, once for each bundle."""
-        if self._birth is not None:
-            return
-        self._birth = birth = self._store.birth()
+        """Whether the store still has what was written, asked once for each bundle."""
         encoded = held.read()
-        known = _decode(encoded) if encoded else Held(birth.token, refill=minute if birth.whole_from else 0)
-        if known.token != birth.token or known.minute > (birth.watermark or 0):
-            # Windows that are not over yet are written again, whole.
-            known = Held(birth.token, 0, newest)
-            self._store.set_whole_from(newest)
-        held.write(_encode(known))
-        self._gauge.set(known.lost)
+        known = _decode(encoded) if encoded else None
+        if self._birth is None:
+            self._birth = birth = self._store.birth()
+            if known is None:
+                known = Held(birth.token, refill=minute if birth.whole_from else 0)
+            elif known.token != birth.token or known.minute > (birth.watermark or 0):
+                # Windows that are not over yet are written again, whole.
+                known = Held(birth.token, 0, newest)
+                self._store.set_whole_from(newest)
+            self._gauge.set(known.lost)
+        if known and minute < known.refill:
+            known.refill = minute
+        if known and (now := _encode(known)) != encoded:
+            held.write(now)
 
     def _hold(self, held: Any, passed: int) -> None:
         """The minute that is being said; what was lost may be there again with it, or old by now."""
         known, birth = _decode(held.read()), self._birth
         if known.refill and birth and passed >= (birth.whole_from or 0):
-            self._store.set_whole_from(known.refill)
+            if known.refill < (birth.whole_from or 0):
+                self._store.set_whole_from(known.refill)
             known.refill = 0
         if known.lost <= passed - self._stream.keep_days * DAY:
             known.lost = 0

@@ -201,13 +201,13 @@ class LastVersions(_Decides):
         """Forgets identities of which nothing was published for a lifetime."""
         bucket = self._bucket(name, log, token)
         now = stamp.micros / 1e6
-        bucket.last = {
-            identity: entry for identity, entry in bucket.last.items() if _published(entry) + self._lifetime_s > now
-        }
+        published = {identity: _published(entry) for identity, entry in bucket.last.items()}
+        fresh = {identity: at for identity, at in published.items() if at + self._lifetime_s > now}
+        bucket.last = {identity: bucket.last[identity] for identity in fresh}
         _rewrite(bucket, log)
         bucket.expires = 0.0
-        if bucket.last:
-            bucket.expires = max(_oldest(bucket) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
+        if fresh:
+            bucket.expires = max(min(fresh.values()) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
             expiry.set(Timestamp(bucket.expires))
 
     def _bucket(self, name: str, log: Any, token: Any) -> _Bucket:

@@ -39,7 +39,7 @@ def test_each_stream_has_a_dag_that_keeps_it_running_and_one_that_stops_it(file:
     assert {*dags} - {LEARNING} == wanted <= {*names}, "Airflow finds them in the module, too"
     for stream, settings in streams.items():
         dag, stop = dags[f"{stream}_stream"], dags[f"{stream}_stop"]
-        assert (dag.is_paused_upon_creation, dag.max_active_runs, dag.max_consecutive_failed_dag_runs) == (True, 1, 3)
+        assert (dag.is_paused_upon_creation, dag.max_active_runs, dag.max_consecutive_failed_dag_runs) == (True, 1, 12)
         assert dag.catchup is False and dag.timetable.__class__.__name__ == "ContinuousTimetable"
         assert [*dag.task_dict] == ["ensure", "watch"]
         assert dag.get_task("watch").upstream_task_ids == {"ensure"}

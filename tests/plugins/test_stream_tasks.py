@@ -166,11 +166,27 @@ def test_it_is_stopped_with_a_savepoint(cluster: Cluster) -> None:
 
 def test_one_that_fails_again_and_again_is_stopped_with_its_last_checkpoint(cluster: Cluster) -> None:
     cluster.run()
-    cluster.change(job=replace(cluster.status.job, state="RESTARTING"))
+    cluster.change(job=replace(cluster.status.job, state="RESTARTING", complete=False))
     assert StopStream(task_id="stop", **SHOPS).execute({}) == {"savepoint": "file:/c"}
     assert cluster.did == ["savepoint", "cancel j1"]
     record = job_records.load("shops")
     assert record is not None and (record.start, record.stopped) == ("file:/c", True)
+
+
+def test_one_that_is_well_goes_on_where_no_savepoint_can_be_written(cluster: Cluster, monkeypatch) -> None:
+    """A full disk, or an answer that does not come in time."""
+
+    def full(*_: Any, **__: Any) -> str:
+        raise TransientError("No space left on device.")
+
+    cluster.run()
+    monkeypatch.setattr(StubFlink, "savepoint", full)
+    cluster.change(failed=NOW - 3600)
+    with pytest.raises(AirflowException, match="No space left"):
+        StopStream(task_id="stop", **SHOPS).execute({})
+    assert cluster.did == []
+    cluster.change(failed=datetime.now(UTC).timestamp())
+    assert StopStream(task_id="stop", **SHOPS).execute({}) == {"savepoint": "file:/c"}
 
 
 def test_a_store_that_lost_something_turns_the_task_red_and_is_filled_again(cluster: Cluster) -> None:
@@ -179,6 +195,19 @@ def test_a_store_that_lost_something_turns_the_task_red_and_is_filled_again(clus
     assert "its store has lost what it had of the time before 20" in red(cluster, watched())
     assert ensure()["done"] == "refilled"
     assert cluster.did == ["cancel j1", "streaming.windows tests.streaming.windows.shops:STREAM --anew"]
+
+
+def test_one_that_could_not_be_filled_again_begins_anew_at_the_next_try(cluster: Cluster, monkeypatch) -> None:
+    def away(*_: Any) -> None:
+        raise TransientError("Flink's job server does not answer.")
+
+    cluster.run()
+    cluster.change(store_whole_from=NOW // 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(stream, "run", away)
+        with pytest.raises(AirflowException, match="job server does not answer"):
+            ensure()
+    assert job_records.start_point(StubFlink(), "shops") == "", "no checkpoint holds that the store has lost something"
 
 
 def test_what_the_engine_drops_as_late_turns_the_task_red(cluster: Cluster) -> None:
@@ -190,6 +219,8 @@ def test_what_the_engine_drops_as_late_turns_the_task_red(cluster: Cluster) -> N
     assert trigger.poll() is None, "it was started again"
     cluster.change(dropped=3)
     assert "Flink dropped 3 sums as late" in red(cluster, trigger)
+    cluster.change(dropped=1)
+    assert "Flink dropped 1 sums as late" in red(cluster, trigger), "it was started again between two looks"
 
 
 def test_the_newest_checkpoint_is_kept_for_a_flink_that_forgets(cluster: Cluster) -> None:
@@ -370,7 +401,7 @@ def test_without_a_broker_the_rest_is_known(cluster: Cluster, monkeypatch) -> No
     status = stream_status.status(StubFlink(), record)
     assert (status.lag, status.broker) == (None, "it does not answer: OSError: nobody there")
     assert "of the broker: it does not answer" in str(status)
-    assert "nobody there" in stream_page.page(record, status)
+    assert "Of the broker: it does not answer: OSError: nobody there" in stream_page.page(record, status)
 
 
 def test_the_page_is_safe_and_shows_all(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -233,8 +234,9 @@ def test_a_job_that_was_stopped_goes_on_from_its_savepoint_alone(server: Flink, 
     assert job_records.start_point(server, "counts", home) == "file:/s/1"
 
 
-def test_one_command_at_a_time_submits_or_stops_a_job(server: Flink, tmp_path: Path) -> None:
+def test_one_command_at_a_time_submits_or_stops_a_job(server: Flink, tmp_path: Path, monkeypatch) -> None:
     home = Home(tmp_path)
+    monkeypatch.setattr(job_records, "PATIENCE_S", 0.1)
     with job_records.locked("counts", home):
         with pytest.raises(TransientError, match="being submitted or stopped"):
             job_records.stop(server, "counts", home)
@@ -243,6 +245,33 @@ def test_one_command_at_a_time_submits_or_stops_a_job(server: Flink, tmp_path: P
     with pytest.raises(TerminalError, match="No job counts runs"):
         Answers.answers = {"/jobs/overview": {"jobs": []}}
         job_records.stop(server, "counts", home)
+
+
+def test_a_command_waits_for_the_watcher_that_keeps_a_checkpoint(server: Flink, tmp_path: Path) -> None:
+    home, holds = Home(tmp_path), threading.Event()
+
+    def keep() -> None:
+        with job_records.locked("counts", home):
+            holds.set()
+            time.sleep(0.3)
+
+    watcher = threading.Thread(target=keep)
+    watcher.start()
+    assert holds.wait(10)
+    job_records.keep_checkpoint("counts", JOB, PATH, home)
+    assert watcher.is_alive(), "the watcher itself waits for nobody"
+    with job_records.locked("counts", home):
+        pass
+    watcher.join()
+
+
+def test_what_a_submission_does_not_name_stays_in_the_record(server: Flink, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    Answers.answers = {"/jobmanager/config": []}
+    job_records.remember(server, "counts", "a", "", home, slots=3, code="1")
+    job_records.remember(server, "counts", "b", "", home, code="2")
+    record = job_records.load("counts", home)
+    assert record is not None and (record.id, record.slots, record.code) == ("b", 3, "2")
 
 
 def test_the_savepoints_of_two_stops_are_kept(server: Flink, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
 from streaming.engine import worker_pool
+from streaming.engine.addresses import WORKERS
 from streaming.engine.worker_pool import Pool
 from tests.waiting import until
 
@@ -36,11 +38,19 @@ class Control(beam_fn_api_pb2_grpc.BeamFnControlServicer):
         return iter(())
 
 
+def test_who_asks_is_seen_by_the_port_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool, socket.create_connection(pool.getsockname()) as asking:
+        monkeypatch.setenv(WORKERS, f"127.0.0.1:{pool.getsockname()[1]}")
+        context = SimpleNamespace(peer=lambda: f"ipv4:127.0.0.1:{asking.getsockname()[1]}")
+        assert worker_pool._asking(context) == os.getpid()
+        monkeypatch.setenv(WORKERS, "127.0.0.1:1")
+        assert worker_pool._asking(context) is None, "a connection to somebody else"
+
+
 @pytest.mark.slow
 def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, controls = Pool(), [Control(), Control(), Control()]
     contexts = [SimpleNamespace(peer=lambda port=control.port: f"ipv4:127.0.0.1:{port}") for control in controls]
-    assert worker_pool._asking(contexts[0]) == os.getpid()
     # As if each were a process of its own.
     monkeypatch.setattr(worker_pool, "_asking", lambda context: context.peer())
     try:

@@ -34,7 +34,7 @@ def page(record: JobRecord, status: StreamStatus, with_report: bool = False) -> 
         "Watermark": second(status.watermark),
         **({"Dead letters": _number(status.dead_letters)} if record.dead_letters else {}),
     }
-    failure, faults = "", [f"The broker does not answer: {status.broker}"] if status.broker else []
+    failure, faults = "", [f"Of the broker: {status.broker}"] if status.broker else []
     if job:
         newest = job.checkpoints
         figures |= {

@@ -65,7 +65,7 @@ def test_a_regression_is_learned_from_the_lake_and_goes_on(home):
         assert np.abs(labels - at_once[name][late]).mean() < mean
 
 
-def test_the_topic_gives_what_the_lake_gives(home):
+def test_the_topic_gives_what_the_lake_gives(home, monkeypatch):
     end = meters.BEGIN + timedelta(days=5)
     broker = Broker(str(home.path))
     for number, message in enumerate(meters.messages(home.lake, meters.BEGIN, end)):
@@ -77,6 +77,11 @@ def test_the_topic_gives_what_the_lake_gives(home):
     book = Book(home.path / "stream" / "meters_learning.sqlite")
     assert book.state().topic == "first"
     book.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(Consumer, "partitions_for_topic", lambda *_: None)
+        broker.id = None
+        with pytest.raises(TerminalError, match="There is no topic"):
+            command.learn(flags, home, consumer=Consumer)
     broker.id = "made anew"
     with pytest.raises(TerminalError, match=r"(?s)was made anew.*id first"):
         command.learn(flags, home, consumer=Consumer)

@@ -28,10 +28,9 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
         idle.append(stream.bounds.idle_s)
         return "source"
 
-    def resume(steps: Any, name: str, arguments: list[str], home: Home) -> Job:
+    def resume(steps: Any, name: str, arguments: list[str], home: Home, **details: Any) -> Job:
         made.append((idle[-1], [one for one in arguments if one.startswith("--slots")][-1]))
-        # As `job_records.remember` leaves it.
-        job_records.save(JobRecord(name, "j1"), home)
+        job_records.save(JobRecord(name, "j1", **details), home)
         return Job("j1", name, "RUNNING", 0.0, True)
 
     monkeypatch.setattr(command, "ensure_topics", lambda *_: None)

@@ -150,10 +150,25 @@ def test_a_store_that_lost_something_says_from_when_it_is_whole(tmp_path: Path, 
 
     # A job that begins anew fills it again.
     anew = Engine(path, follow=True)
-    anew.bundle(ends=[1_000])
+    anew.bundle(ends=[1_001, 1_500])
+    anew.bundle(ends=[901, 2_003])
     assert (anew.store.whole_from(), anew.lost) == (2_000, 0), "it is on its way"
     anew.advance_to(2_005)
-    assert (anew.store.whole_from(), anew.lost) == (1_000, 0)
+    assert (anew.store.whole_from(), anew.lost) == (900, 0), "from the first minute that any bundle had"
+
+
+@pytest.mark.parametrize(("first", "whole_from"), [(100, 100), (3_000, 2_000)], ids=["all", "a_later_part"])
+def test_what_is_read_in_one_bundle_fills_from_its_first_minute(tmp_path: Path, first: int, whole_from: int) -> None:
+    """A job that begins anew has a small topic in one bundle; so does what is read to the end in process."""
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path, STREAM)
+    store.birth()
+    store.set_whole_from(2_000)
+    with beam.Pipeline() as pipeline:
+        messages = [message(at=(first + minute) * 60, id=f"{minute}") for minute in range(0, 2_500, 100)]
+        build(STREAM, messages_of(messages), str(path), follow=False)(pipeline)
+    assert store.whole_from() == whole_from
+    store.close()
 
 
 def test_what_was_lost_is_no_fault_any_more_when_the_store_would_have_forgotten_it(tmp_path: Path) -> None:
