@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality 2013-06 2013-09 2013-12
     python -m benchmarks.quality 2013-06 --examples FOLDER --json quality.json
+    python -m benchmarks.quality --seeds 0 1 2 3 --models "LightGBM, refit" "Airtight, refit"
 
 Each month is judged by models of everything before it. Examples are made by the pipeline's own functions from the lake
 (`python -m pipelines.flight_delays.lake` builds it), or read from FOLDER/<month>, an `Examples` artifact each. Ours is
@@ -18,7 +19,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ SINGLE = "departures_late_share_origin_1h"
 AIRCRAFT = tuple(name for name in SCHEMA.names if name.startswith(("plane_", "tail_")))
 """The features that assume the aircraft which really flew."""
 HERE = "pipelines.flight_delays"
+NUMBERS = ("roc_auc", "pr_auc", "log_loss", "calibration", "seconds")
 LIGHTGBM = {
     "objective": "binary",
     "learning_rate": 0.04,
@@ -62,7 +64,6 @@ LIGHTGBM = {
     "bagging_freq": 1,
     "lambda_l2": 5,
     "cat_smooth": 50,
-    "seed": 1,
     "verbose": -1,
 }
 """Tuned for this data in the research that the project starts from."""
@@ -97,6 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("months", nargs="*", default=["2013-06", "2013-09", "2013-12"])
     parser.add_argument("--examples", type=Path, help="folder of one Examples artifact for each month")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of LightGBM and Airtight; means stand below")
+    parser.add_argument("--models", nargs="*", default=list(WAYS), choices=list(WAYS), help="only these")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -106,10 +109,11 @@ def main() -> None:
         for name in args.months:
             folder = args.examples / name if args.examples else make_examples(name, Path(scratch) / name)
             month = read_month(name, folder)
-            for model, probability, seconds in answers(month, Path(scratch) / f"model-{name}"):
-                figures.append(
-                    {"month": name, "model": model, **judged(month.test.labels, probability), "seconds": seconds}
-                )
+            for model, seed in ((model, seed) for model in args.models for seed in args.seeds):
+                started = time.monotonic()
+                probability = WAYS[model](month, Path(scratch) / f"model-{name}", seed)
+                score = {**judged(month.test.labels, probability), "seconds": time.monotonic() - started}
+                figures.append({"month": name, "model": model, "seed": seed, **score})
                 print(row(figures[-1]), flush=True)
     print()
     print("\n".join(table(figures)))
@@ -169,24 +173,6 @@ def read_month(name: str, folder: Path) -> Month:
     return Month(name, artifact, *splits)
 
 
-def answers(month: Month, scratch: Path) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Every model's name, its probabilities for the test rows, and the seconds that fitting took."""
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        "constant rate": lambda: np.full(len(month.test.labels), month.history.labels.mean()),
-        f"{SINGLE} alone": lambda: _single(month),
-        "logistic regression, refit": lambda: _logistic(month),
-        "LightGBM": lambda: _boosted(month, refit=False),
-        "LightGBM, refit": lambda: _boosted(month, refit=True),
-        "LightGBM without the aircraft": lambda: _boosted(month, refit=False, without=AIRCRAFT),
-        "Airtight": lambda: _ours(month, scratch / "judged", "judged"),
-        "Airtight, refit": lambda: _ours(month, scratch / "refit", "include_validation"),
-    }
-    for name, way in ways.items():
-        started = time.monotonic()
-        probability = way()
-        yield name, probability, time.monotonic() - started
-
-
 def judged(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     """The figures of one model."""
     return {
@@ -198,15 +184,19 @@ def judged(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 
 
 def table(figures: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table, models by month, and the mean over the months."""
-    lines = ["| month | model | ROC AUC | PR AUC | log loss | calibration | seconds |", "|---|---|---|---|---|---|---|"]
-    lines += [row(figure) for figure in figures]
-    months = {figure["month"] for figure in figures}
-    for model in dict.fromkeys(figure["model"] for figure in figures) if len(months) > 1 else ():
-        same = [figure for figure in figures if figure["model"] == model]
-        names = ("roc_auc", "pr_auc", "log_loss", "calibration", "seconds")
-        mean = {name: float(np.mean([figure[name] for figure in same])) for name in names}
-        lines.append(row({"month": "mean", "model": model, **mean}))
+    """A Markdown table: each model by month, its mean over seeds and how far seeds are apart; and over the months."""
+    lines = [
+        "| month | model | ROC AUC | PR AUC | log loss | calibration | seconds | ROC AUC, seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    months = dict.fromkeys(figure["month"] for figure in figures)
+    for month in [*months, *(["mean"] if len(months) > 1 else [])]:
+        for model in dict.fromkeys(figure["model"] for figure in figures):
+            same = [one for one in figures if one["model"] == model and month in (one["month"], "mean")]
+            mean = {name: float(np.mean([one[name] for one in same])) for name in NUMBERS}
+            seeds = [one["roc_auc"] for one in same]
+            apart = f" {min(seeds):.4f} to {max(seeds):.4f} |" if month != "mean" else " |"
+            lines.append(row({"month": month, "model": model, **mean}) + apart)
     return lines
 
 
@@ -217,7 +207,8 @@ def row(figure: dict[str, Any]) -> str:
     )
 
 
-def _ours(month: Month, scratch: Path, refit: str) -> np.ndarray:
+def _ours(month: Month, scratch: Path, seed: int, refit: str) -> np.ndarray:
+    scratch = scratch / f"{refit}-{seed}"
     model = _artifact(standard_artifacts.Model, scratch / "model")
     train.test_call(
         examples=month.artifact,
@@ -227,13 +218,15 @@ def _ours(month: Month, scratch: Path, refit: str) -> np.ndarray:
         model_fn=f"{HERE}.model:build",
         epochs=SETTINGS.default("epochs"),
         refit=refit,
+        seed=seed,
     )
     raw = {name: month.test.features[name].to_numpy() for name in SCHEMA.names}
     raw |= {name: raw[name].astype(object) for name in SCHEMA.of_kind("category")}
     return saved_model.Predictor(saved_model.serving_folder(model.uri), SCHEMA)(raw).astype(np.float64)
 
 
-def _boosted(month: Month, *, refit: bool, without: tuple[str, ...] = ()) -> np.ndarray:
+def _boosted(month: Month, seed: int, *, refit: bool, without: tuple[str, ...] = ()) -> np.ndarray:
+    settings = {**LIGHTGBM, "seed": seed + 1}
     categories = {name: pd.CategoricalDtype(sorted(set(month.history.features[name]))) for name in _categories()}
     fitted, watched, test, history = (
         part.features.astype(categories).drop(columns=list(without))
@@ -242,10 +235,10 @@ def _boosted(month: Month, *, refit: bool, without: tuple[str, ...] = ()) -> np.
     watch = lightgbm.Dataset(watched, month.validation.labels)
     stop = lightgbm.early_stopping(50, verbose=False)
     booster = lightgbm.train(
-        LIGHTGBM, lightgbm.Dataset(fitted, month.train.labels), 1000, valid_sets=[watch], callbacks=[stop]
+        settings, lightgbm.Dataset(fitted, month.train.labels), 1000, valid_sets=[watch], callbacks=[stop]
     )
     if refit:
-        booster = lightgbm.train(LIGHTGBM, lightgbm.Dataset(history, month.history.labels), booster.best_iteration)
+        booster = lightgbm.train(settings, lightgbm.Dataset(history, month.history.labels), booster.best_iteration)
     return np.asarray(booster.predict(test))
 
 
@@ -279,6 +272,19 @@ def _artifact(kind: type, folder: Path) -> Any:
     artifact = kind()
     artifact.uri = str(folder)
     return artifact
+
+
+WAYS: dict[str, Callable[[Month, Path, int], np.ndarray]] = {
+    "constant rate": lambda month, *_: np.full(len(month.test.labels), month.history.labels.mean()),
+    f"{SINGLE} alone": lambda month, *_: _single(month),
+    "logistic regression, refit": lambda month, *_: _logistic(month),
+    "LightGBM": lambda month, _, seed: _boosted(month, seed, refit=False),
+    "LightGBM, refit": lambda month, _, seed: _boosted(month, seed, refit=True),
+    "LightGBM without the aircraft": lambda month, _, seed: _boosted(month, seed, refit=False, without=AIRCRAFT),
+    "Airtight": lambda month, scratch, seed: _ours(month, scratch, seed, "judged"),
+    "Airtight, refit": lambda month, scratch, seed: _ours(month, scratch, seed, "include_validation"),
+}
+"""Every model's probabilities for the test rows of a month, by the folder for its files and the seed."""
 
 
 if __name__ == "__main__":
