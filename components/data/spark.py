@@ -42,6 +42,9 @@ SESSION_SETTINGS = {
     "spark.sql.ansi.enabled": "true",
     # Tables are small files, one for each day: listing them in the driver and packing many into one task is quickest.
     "spark.sql.shuffle.partitions": "8",
+    # What a step reads of a shuffle at once is bounded: many small parts are put together up to this size.
+    "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "200",
+    "spark.sql.adaptive.advisoryPartitionSizeInBytes": "16m",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
     "spark.sql.files.openCostInBytes": "131072",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
