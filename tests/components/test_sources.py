@@ -155,8 +155,30 @@ def test_rows_that_cannot_be_read_are_counted_where_the_source_says_so(lake, tmp
     text = HEADER + ROW_1 + "2013-01-02,1,b,c\nnever,1,b\n2013-01-03,zz,b\n"
     made = fill(lake, TABLE, Source(written(tmp_path, text), time=("at",), unreadable="leave_out"), "UTC")
     assert (made.rows, made.left_out) == (1, 3)
-    assert "row 3, column at" in "".join(made.examples) or "row 4, column at" in "".join(made.examples)
+    assert "row 4, column at" in "".join(made.examples)
+    assert "row 5, column x" in "".join(made.examples)
     assert "3 rows are left out" in str(made)
+
+
+def test_what_cannot_be_parsed_is_refused_though_a_row_before_it_was_left_out(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    text = HEADER + ROW_1 + "2013-01-02,1\n" + ROW_2 + '2013-01-03,1,"' + "a" * (1 << 14) + '"\n' + ROW_2
+    source = Source(written(tmp_path, text), time=("at",), unreadable="leave_out")
+    assert "rides.csv cannot be parsed" in refusal(lake, source)
+
+
+def test_a_row_is_named_by_its_place_in_the_file_also_behind_many_that_are_left_out(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    text = HEADER + "".join("x\n" if n % 3 else f"2013-01-01,{n},a\n" for n in range(1500)) + "never,1,b\n"
+    source = Source(written(tmp_path, text), time=("at",), unreadable="leave_out")
+    *_, last = read(source)
+    assert last.place(last.batch.num_rows - 1) == "row 1502 of rides.csv"
+
+
+def test_a_file_of_nothing_but_rows_of_another_length_counts_them(tmp_path):
+    source = Source(written(tmp_path, HEADER + "x\ny\n"), time=("at",), unreadable="leave_out")
+    report = ReadReport(source)
+    assert (list(read(source, report)), report.left_out) == ([], 2)
 
 
 def test_rows_that_are_equal_are_there_once_and_counted(lake, tmp_path):
