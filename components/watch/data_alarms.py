@@ -19,7 +19,7 @@ from datetime import date
 import numpy as np
 
 from airtight.errors import TerminalError
-from components.watch.clean_past import POOL_DAYS, CleanPast
+from components.watch.clean_past import POOL_DAYS, CleanPast, touched
 from components.watch.day_statistics import Key, floor, statistics
 from components.watch.day_summary import DaySummary
 from components.watch.fault_rules import FAULTS, LEAST_ROWS, ROWS, Finding, is_fault, of_features, of_rows
@@ -136,7 +136,7 @@ def after(
         findings = (*of_count, *_unjudged(clean, few))
         judgement = Judgement(day.day, findings, math.nan, math.inf, (), f"not enough data: {few}")
         return replace(state, day=day.day), judgement
-    figures = statistics(day, clean.pool(past))
+    figures = statistics(day, clean.pool(past, day.version))
     state = _widened(_of_version(state, day), tuple(figures))
     values = np.array([figures.get(key, math.nan) for key in state.keys])
     today = date.fromisoformat(day.day).weekday()
@@ -157,7 +157,8 @@ def after(
     )
     faulty = {finding.feature for finding in (*hard, *soft) if is_fault(finding)}
     if usual_now := {name for name in faulty & set(clean.since) if clean.since[name] <= accepted}:
-        known = replace(_without(state, usual_now), clean=clean.accepting(usual_now, past))
+        names = touched(day, usual_now)
+        known = replace(_without(state, names), clean=clean.accepting(names, past))
         state, judgement = after(known, day, past, alarms_a_year)
         return state, replace(judgement, accepted=tuple(sorted(usual_now)))
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
@@ -165,7 +166,7 @@ def after(
     findings = tuple(_dated(finding, clean) for finding in (*hard, *soft))
     judgement = Judgement(day.day, findings, score, threshold, foremost, enough)
     state = replace(state, clean=clean.after(day, past, faulty))
-    return _with(state, day.day, values, errors, score, faulty), judgement
+    return _with(state, day.day, values, errors, score, touched(day, faulty)), judgement
 
 
 def _unjudged(clean: CleanPast, few: str) -> list[Finding]:

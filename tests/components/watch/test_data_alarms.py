@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from airtight.errors import TerminalError
 from components.schema import Feature
+from components.watch.clean_past import CleanPast
 from components.watch.data_alarms import State, after
+from components.watch.day_statistics import pooled
 from components.watch.day_summary import DaySummary, Numbers
 from components.watch.fault_rules import is_fault
 
@@ -256,6 +259,37 @@ def test_predictions_that_shift_alarm_and_are_no_fault_and_another_versions_begi
         days.append(answered(number, 0.1, version=2))
     assert State.from_bytes(state.to_bytes()).version == 2
     assert after(state, answered(134, version=2), days[-28:])[1].findings
+
+
+def test_what_a_model_predicts_of_a_faulty_feature_is_no_part_of_its_usual_predictions():
+    def day(number: int, *, broken: bool = False) -> DaySummary:
+        columns = spoiled(number, "amount", math.nan, 1.0) if broken else rows(number)
+        predictions = answered(number, shift=0.3 if broken else 0.0)
+        return replace(summary(number, columns), predicted=predictions.predicted, version=1)
+
+    days = [day(number) for number in range(130)]
+    state, _ = judged(State(), days, [])
+    of_it = [place for place, (feature, _) in enumerate(state.keys) if feature == "predicted late"]
+    level = state.level[of_it]
+    broken = [day(number, broken=True) for number in range(130, 150)]
+    state, faulty = judged(state, broken, days)
+    assert faulty == [{"amount"}] * 20
+    assert np.array_equal(state.level[of_it], level, equal_nan=True)
+    past = [*days, *broken][-28:]
+    assert state.clean.pool(past, 1).predicted == pooled(days[-28:]).predicted
+    mended = after(state, day(150), past)
+    assert not [finding for finding in mended[1].findings if finding.feature == "predicted late"]
+    shifted = replace(day(150), predicted=answered(150, shift=0.2).predicted)
+    assert "predicted late" in {finding.feature for finding in after(state, shifted, past)[1].findings}
+    accepted, judgement = after(state, day(150, broken=True), past, accepted=broken[-1].day)
+    assert judgement.accepted == ("amount",)
+    assert accepted.clean.pool(past, 1).predicted == pooled([*broken, day(150, broken=True)]).predicted
+
+
+def test_the_predictions_of_another_version_are_none_that_a_versions_are_compared_with():
+    days = [answered(number, version=1 + (number >= 20)) for number in range(28)]
+    assert CleanPast().pool(days, 2).predicted == pooled(days[20:]).predicted
+    assert CleanPast().pool(days, 3).predicted == {}
 
 
 def test_a_fault_is_open_on_a_day_of_too_few_rows(year):
