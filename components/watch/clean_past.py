@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components.watch.day_statistics import pooled
 from components.watch.day_summary import DaySummary, Numbers
@@ -69,6 +69,20 @@ class CleanPast:
             if [known.day for known in days] != last:
                 kept[name] = tuple(_only(known, name) for known in days)
         return CleanPast({name: self.since.get(name, day.day) for name in sorted(faulty)}, kept)
+
+    def after_few(self, day: DaySummary, past: Sequence[DaySummary], *, faulty: bool) -> CleanPast:
+        """What holds after a day of too few rows, which says nothing but how many they are.
+
+        Args:
+          day: The day.
+          past: The last days before it.
+          faulty: Whether their number is a fault.
+        """
+        since = {name: first for name, first in self.since.items() if name != ROWS}
+        if not faulty:
+            return replace(self, since=since)
+        days = tuple(_only(known, ROWS) for known in self.of(ROWS, past))
+        return CleanPast({**since, ROWS: self.since.get(ROWS, day.day)}, {**self.kept, ROWS: days})
 
     def accepting(self, features: Collection[str], past: Sequence[DaySummary]) -> CleanPast:
         """What holds where the state since their fault began is the usual one of some features.

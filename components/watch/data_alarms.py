@@ -131,11 +131,14 @@ def after(
     past = [known for known in past[-POOL_DAYS:] if known.rows >= LEAST_ROWS]
     clean = state.clean
     of_count = of_rows(day, clean.of(ROWS, past))
+    acceptable = {name for name, since in clean.since.items() if since <= accepted}
     if day.rows < LEAST_ROWS or not past:
+        if acceptable:
+            return _having_accepted(state, acceptable, day, past, alarms_a_year)
         few = f"{day.rows} rows" if day.rows < LEAST_ROWS else "no day before it"
-        findings = (*of_count, *_unjudged(clean, few))
+        findings = (*(_dated(finding, clean) for finding in of_count), *_unjudged(clean, few))
         judgement = Judgement(day.day, findings, math.nan, math.inf, (), f"not enough data: {few}")
-        return replace(state, day=day.day), judgement
+        return replace(state, day=day.day, clean=clean.after_few(day, past, faulty=bool(of_count))), judgement
     figures = statistics(day, clean.pool(past, day.version))
     state = _widened(_of_version(state, day), tuple(figures))
     values = np.array([figures.get(key, math.nan) for key in state.keys])
@@ -156,17 +159,24 @@ def after(
         if (feature, figure) not in ruled
     )
     faulty = {finding.feature for finding in (*hard, *soft) if is_fault(finding)}
-    if usual_now := {name for name in faulty & set(clean.since) if clean.since[name] <= accepted}:
-        names = touched(day, usual_now)
-        known = replace(_without(state, names), clean=clean.accepting(names, past))
-        state, judgement = after(known, day, past, alarms_a_year)
-        return state, replace(judgement, accepted=tuple(sorted(usual_now)))
+    if usual_now := faulty & acceptable:
+        return _having_accepted(state, usual_now, day, past, alarms_a_year)
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
     foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order[:FOREMOST])
     findings = tuple(_dated(finding, clean) for finding in (*hard, *soft))
     judgement = Judgement(day.day, findings, score, threshold, foremost, enough)
     state = replace(state, clean=clean.after(day, past, faulty))
     return _with(state, day.day, values, errors, score, touched(day, faulty)), judgement
+
+
+def _having_accepted(
+    state: State, features: Collection[str], day: DaySummary, past: Sequence[DaySummary], alarms_a_year: float
+) -> tuple[State, Judgement]:
+    """As `after`, where the open faults of some features are accepted."""
+    names = touched(day, features)
+    known = replace(_without(state, names), clean=state.clean.accepting(names, past))
+    state, judgement = after(known, day, past, alarms_a_year)
+    return state, replace(judgement, accepted=tuple(sorted(features)))
 
 
 def _unjudged(clean: CleanPast, few: str) -> list[Finding]:

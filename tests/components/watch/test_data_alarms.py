@@ -302,6 +302,35 @@ def test_a_fault_is_open_on_a_day_of_too_few_rows(year):
     assert f"the fault since {broken.day} is open" in judgement.findings[-1].words
 
 
+def empty(number: int) -> DaySummary:
+    return summary(number, {name: values[:0] for name, values in rows(number).items()})
+
+
+def test_a_feed_without_rows_is_one_fault_until_it_is_there_again(year):
+    summaries, states, _ = year
+    dead = [empty(number) for number in range(28, 28 + LONG)]
+    state, faulty = judged(states[28], dead, summaries[:28])
+    assert faulty == [{""}] * LONG, "also when none of the last days has rows"
+    assert dict(state.clean.since) == {"": dead[0].day}
+    state, judgement = after(state, summaries[28 + LONG], dead[-28:])
+    assert not judgement.findings and not state.clean.since
+
+
+def test_the_faults_of_a_day_of_too_few_rows_can_be_accepted(year):
+    summaries, states, _ = year
+    broken = summary(20, spoiled(20, "amount", math.nan, 1.0))
+    state, _ = after(states[20], broken, summaries[:20])
+    past = [*summaries[:20], broken, empty(21)]
+    state, judgement = after(state, empty(21), past[:-1])
+    assert dict(state.clean.since) == {"": empty(21).day, "amount": broken.day}
+    early, judgement = after(state, empty(22), past, accepted=broken.day)
+    assert judgement.accepted == ("amount",) and set(early.clean.since) == {""}
+    state, judgement = after(state, empty(22), past, accepted=empty(21).day)
+    assert (judgement.accepted, judgement.findings) == (("", "amount"), ())
+    _, faulty = judged(state, [empty(23), summary(24, spoiled(24, "amount", math.nan, 1.0))], [*past, empty(22)])
+    assert faulty == [set(), set()]
+
+
 def test_a_weekend_is_held_to_weekends(year):
     """A working day's amounts on a Saturday are none that a Saturday has."""
     summaries, states, _ = year
