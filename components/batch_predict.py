@@ -201,14 +201,14 @@ def _scored(
 
 @contextlib.contextmanager
 def _naming_rows(model: Path) -> Iterator[None]:
-    """Takes the row that a worker names out of Spark's account of it."""
+    """Takes what a worker says of the model's fault, and the row that it names, out of Spark's account of it."""
     try:
         yield
     except Exception as error:
         if not (match := re.search(re.escape(UNSCORED) + "(.*)", str(error))):
             raise
         raise TerminalError(
-            f"The model in {model} cannot answer for a row.",
+            f"The model in {model} cannot answer for these examples.",
             expected="values of the schema's kinds",
             received=match[1][:300],
             remedy="Correct the row in the lake, or the step that makes the examples.",

@@ -283,7 +283,10 @@ def test_a_row_on_which_the_model_fails_is_named(spark, run, tmp_path):
     tf.saved_model.save(fussy, str(tmp_path / "models" / "m" / "1"), signatures=fussy.serve)
     size = rows["size"].to_numpy().copy()
     size[1234] = 1000
-    with pytest.raises(TerminalError, match=r"cannot answer for a row.*id k01234, colour .*, at 2020-.*: .*too large"):
+    with pytest.raises(
+        TerminalError,
+        match=r"cannot answer for these examples.*it fails on the row id k01234, colour .*, at 2020-.*: .*too large",
+    ):
         run("out", rows.set_column(1, "size", pa.array(size)), serving_root=str(tmp_path / "models"))
     assert not list((tmp_path / "out").iterdir())
 
