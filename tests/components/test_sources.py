@@ -187,6 +187,22 @@ def test_rows_that_are_equal_are_there_once_and_counted(lake, tmp_path):
     assert "2 doubled rows are there once" in str(made)
 
 
+def test_rows_with_lists_are_equal_where_their_items_are_though_one_is_not_a_number(lake, tmp_path):
+    vectors = tmp_path / "v.parquet"
+    at = Table("rides", pa.schema({"at": INSTANT, "v": pa.list_(pa.float32())}), key=(), time="at")
+
+    def filled(*rows: list[float | None] | None) -> int:
+        times = pa.array([datetime(2013, 1, 1, tzinfo=UTC)] * len(rows), INSTANT)
+        pq.write_table(pa.table({"at": times, "v": pa.array(rows, pa.list_(pa.float32()))}), vectors)
+        return fill(lake, at, Source(str(vectors), time=("at",)), "UTC").doubled
+
+    nan = float("nan")
+    assert (filled([1.0, nan, None], [1.0, nan, None]), filled(None, None), filled([], [], [])) == (1, 1, 2)
+    for rows in (([1.0, nan], [1.0, 2.0]), ([nan], [None]), ([1.0], [1.0, 1.0]), (None, []), ([1.0], [1.0], [2.0])):
+        with pytest.raises(TerminalError, match=r"Several rows have the key at 2013-01-01 .*Received: v .* and "):
+            filled(*rows)
+
+
 def test_a_file_that_grows_while_it_is_read_is_a_fault_that_a_retry_may_heal(lake, tmp_path, monkeypatch):
     monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
     path = written(
