@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,16 @@ from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.supervised import LABELS, PROMOTIONS
 from airtight.watch.settings import Labels
+from components import label_quality
+from components.artifacts import Predictions
 from components.labels_pipeline import labelling
 from components.supervised import create_pipeline
+from components.watch import prediction_rows
 from pipelines.air_quality.settings import SETTINGS as AIR_QUALITY
 from pipelines.flight_delays.settings import SETTINGS as FLIGHTS
 from runtime.compile import compile_pipeline
 from runtime.compiled_pipeline import CompiledPipeline
+from tests.components import toy
 from tests.tiny_supervised.settings import SETTINGS, WATCHED
 
 
@@ -39,6 +44,17 @@ def test_with_a_log_the_former_champion_is_asked_in_batch_of_the_rows_that_were_
     assert {"skew", "former"} <= set(logged) and "answers" not in logged
     assert logged["former"] in logged["label_quality"].upstream_nodes
     assert logged["label_quality"].exec_properties["log_root"] == "/log"
+
+
+def test_that_a_former_champion_is_not_compared_with_a_log_for_want_of_a_time_is_a_warning(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(prediction_rows, "of_log", lambda *args: ("rows", Counter()))
+    timeless, batch = replace(toy.SCHEMA, time=""), Predictions()
+    batch.model = "toy"
+    form = prediction_rows.Form(timeless, ("id",), "UTC")
+    rows, _ = label_quality._predicted(None, [batch], "/log", "toy", ["2020-03-01"], form, tmp_path)
+    assert rows == "rows" and "not compared with the log" in caplog.text
 
 
 @pytest.mark.parametrize(("days", "closes"), [(7, 7), (60, 30)])
