@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from datetime import date, timedelta
@@ -11,12 +12,17 @@ import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
+from components import decide
+from components.artifacts import DataAlarms, SummarizedDay
+from components.data_alarms import data_alarms
 from components.schema import Feature
+from components.watch import day_summary
 from components.watch.clean_past import CleanPast
-from components.watch.data_alarms import State, after
+from components.watch.data_alarms import JUDGEMENT, STATE, State, after
 from components.watch.day_statistics import pooled
 from components.watch.day_summary import DaySummary, Numbers
 from components.watch.fault_rules import is_fault
+from tests.components import toy
 
 FEATURES = (
     Feature("amount", "number", ""),
@@ -387,3 +393,20 @@ def test_what_a_broken_feed_does_blocks_training_and_a_shift_does_not(year):
     shifted["amount"] += 20
     findings = after(states[200], summary(200, shifted), summaries[:200])[1].findings
     assert findings and not any(is_fault(finding) for finding in findings)
+
+
+def test_a_fault_is_handed_on_with_its_feature_and_its_first_day(tmp_path, year):
+    summaries, states, _ = year
+    of, past = [], [*summaries[:20], summary(20, spoiled(20, "amount", math.nan, 1.0))]
+    state, _ = after(states[20], past[-1], past[:-1])
+    for number, day in enumerate([*past, summary(21, spoiled(21, "amount", math.nan, 1.0))]):
+        of.append(toy.artifact(SummarizedDay, tmp_path / str(number)))
+        of[-1].interval_start, of[-1].interval_end = toy.INTERVAL
+        of[-1].day = day.day
+        (tmp_path / str(number) / day_summary.FILE).write_text(day.to_json())
+    before, alarms = (toy.artifact(DataAlarms, tmp_path / name) for name in ("before", "alarms"))
+    (tmp_path / "before" / STATE).write_bytes(state.to_bytes())
+    data_alarms.test_call(summary=of[-1], alarms=alarms, past=of[:-1], before=[before])
+    judgement = json.loads((tmp_path / "alarms" / JUDGEMENT).read_text())
+    (fault,) = decide._faults(judgement, judgement["day"])
+    assert (fault.feature, fault.since, fault.day) == ("amount", past[-1].day, "2013-01-28")
