@@ -19,7 +19,7 @@ from airtight.errors import TerminalError, TransientError
 from components.data import dealt_rows, lake_import, pieces
 from components.data.lake import Lake, Table
 from components.data.lake_import import ROW, fill, table_of
-from components.data.sources import ReadReport, Source, csv_files, read
+from components.data.sources import ReadReport, Rows, Source, csv_files, parsing, read
 from components.schema import ExampleSchema, Feature
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -185,6 +185,17 @@ def test_rows_that_are_equal_are_there_once_and_counted(lake, tmp_path):
     made = fill(lake, TABLE, Source(written(tmp_path, HEADER + ROW_1 * 3 + ROW_2), time=("at",)), "UTC")
     assert (made.rows, made.doubled) == (2, 2)
     assert "2 doubled rows are there once" in str(made)
+
+
+def test_many_numbers_that_are_no_time_are_no_time_at_the_first_try(monkeypatch):
+    tries, time_of = [], parsing._time_of
+    monkeypatch.setattr(parsing, "_time_of", lambda *given: tries.append(1) or time_of(*given))
+    numbers = [1e9, float("inf"), -float("inf"), 1e300] * 500
+    rows = Rows(pa.record_batch({"at": numbers, "day": ["2013-01-01"] * 2000}), 1, "rides.parquet")
+    made = parsing.time_of(rows, Source("", time=("at",), time_format="epoch_s"))
+    assert made.null_count == 1500 and made[0].as_py() == datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
+    assert parsing.time_of(rows, Source("", time=("day", "at"))).null_count == 2000
+    assert len(tries) == 2
 
 
 def test_rows_with_lists_are_equal_where_their_items_are_though_one_is_not_a_number(lake, tmp_path):
