@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -170,12 +171,17 @@ def test_served_is_what_is_promoted_or_else_the_highest_and_a_number_is_itself(r
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["gone", "changed"])
-def test_a_former_champion_that_is_gone_or_changed_scores_nothing_and_fails_nobody(root, run, is_there):
+def test_a_former_champion_that_is_gone_or_changed_scores_nothing_and_fails_nobody(root, run, caplog, is_there):
     pushed = [push_of(number, f"2020-0{number}-01T00:00:00-05:00", "other", id_=number) for number in (1, 2)]
     if not is_there:
         shutil.rmtree(root / "m" / "1")
     made = run("former", table(3), version="former", pushed=pushed, serving_root=str(root))
     assert (made.version, made.rows, list(Path(made.uri).glob("date=*"))) == (0, 0, [])
+    assert [record.levelname for record in caplog.records if "Nothing is scored" in record.message] == ["WARNING"]
+    caplog.set_level(logging.INFO)
+    assert run("young", table(3), version="former", pushed=pushed[1:], serving_root=str(root)).version == 0
+    (record,) = [record for record in caplog.records if "no champion before" in record.message]
+    assert record.levelname == "INFO" and record.message.count("\n") == 0
     with pytest.raises(TerminalError):
         run("named", table(3), version="1", pushed=pushed, serving_root=str(root))
 
