@@ -55,9 +55,9 @@ class DealtRows:
     def _flush(self) -> None:
         for number, parts in self._held.items():
             path = self._folder / str(number) / f"{self._flushes:06d}.arrow"
-            path.parent.mkdir(exist_ok=True)
-            with full_disk_in_words(path), pa.OSFile(str(path), "wb") as file:
-                with pa.ipc.new_file(file, self._table.schema) as writer:
+            with full_disk_in_words(path):
+                path.parent.mkdir(exist_ok=True)
+                with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._table.schema) as writer:
                     writer.write_table(_joined(parts))
         self._held, self._bytes = {}, 0
         self._flushes += 1
