@@ -33,8 +33,9 @@ def new_file(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
       FileExistsError: `exclusive`, and the file is there already.
       TransientError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with full_disk_in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with full_disk_in_words(path):
             yield temporary
@@ -55,9 +56,10 @@ def new_folder(path: Path) -> Iterator[Path]:
       FileExistsError: `path` is there already and is not empty.
       TransientError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     held = -1
+    with full_disk_in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with full_disk_in_words(path):
             temporary.mkdir()
@@ -77,8 +79,31 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.close(held)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder for unfinished files, and removes it; those of killed processes beside it go first.
+
+    Args:
+      parent: On the disk to which the files are to be renamed; it is made.
+
+    Raises:
+      TransientError: The disk is full.
+    """
+    folder = parent / f".scratch.{uuid.uuid4().hex}.tmp"
+    with full_disk_in_words(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
+        folder.mkdir()
+    held = _hold(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
 def remove_abandoned(parent: Path) -> list[str]:
-    """Removes the temporary folders that `new_folder` has left in `parent` because its process was killed.
+    """Removes the folders that `new_folder` and `scratch_folder` left in `parent` because their process was killed.
 
     Whoever fills such a folder holds a lock on it, which the kernel lets go of when that process ends, however it
     ends. Where the file system has no locks, nothing is removed.

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.modelling.metric_names import metrics_of
 from components.reports import year
+from components.watch.quality_days import FILE
 
 if TYPE_CHECKING:
     import ml_metadata as mlmd
 
     from runtime.lineage.artifacts import Artifact
 
-_DAYS = "days.jsonl"
-
 
 def metrics(evaluation: Artifact | None) -> list[dict[str, Any]]:
     """The metrics of an evaluation; none where there was none."""
     if evaluation is None:
         return []
-    properties = evaluation.properties
     return [
         {
             "title": metric.title,
@@ -29,7 +26,7 @@ def metrics(evaluation: Artifact | None) -> list[dict[str, Any]]:
             "champion": metric.champion,
             "gain": metric.gain._asdict() if metric.gain else None,
         }
-        for metric in year.metrics_of(properties, metrics_of(properties))
+        for metric in year.measured(evaluation.properties)
     ]
 
 
@@ -57,7 +54,7 @@ def by_day(store: mlmd.MetadataStore, model: str, version: int) -> list[dict[str
     from runtime.lineage import versions
 
     quality = versions.label_quality(store, model)
-    file = Path(quality.uri) / _DAYS if quality else None
+    file = Path(quality.uri) / FILE if quality else None
     if file is None or not file.is_file():
         return []
     days = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

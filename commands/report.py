@@ -24,8 +24,7 @@ from airtight.interval import Interval
 from airtight.served_history import takeover_of_push
 from airtight.supervised import Supervised, find
 from commands import arguments, mlflow_mirror
-from components.modelling import metric_names
-from components.reports.year import Gate, Month, comparison, metrics_of, page
+from components.reports.year import Gate, Month, comparison, measured, page
 
 if TYPE_CHECKING:
     from runtime.lineage.artifacts import Artifact
@@ -99,7 +98,7 @@ def month_of(run: Run, zone: str, served: Collection[int] = ()) -> Month:
         version=version,
         took_over=version in served or bool(pushed and takeover_of_push(pushed.properties, 0)),
         refusal=str(pushed.properties.get("reason", "")) if pushed else f"{_stopped_at(run)}",
-        metrics=metrics_of(figures, metric_names.metrics_of(figures)),
+        metrics=measured(figures),
         champion=int(champion.properties.get("version", 0)) if champion else 0,
         drift=_share(drift),
         drifted=bool(drift.properties["drifted"]) if drift else None,

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import List  # noqa: UP035 - TFX reads the annotation and knows typing.List alone.
@@ -19,7 +18,7 @@ from airtight.interval import time_zone
 from airtight.parameters import check_choice
 from airtight.served_history import Takeover
 from airtight.watch import after_promotion as judging
-from airtight.watch.after_promotion import TAKE_BACK, UNDECIDED, WATCHING, PairedDay, Settings, Standing
+from airtight.watch.after_promotion import TAKE_BACK, WATCHING, PairedDay, Settings, Standing
 from components.artifacts import LabelQuality, Promotion, PromotionOutcome
 from components.modelling.registered import latest_end, registered, takeovers
 from components.modelling.served import RELEASE, Choice
@@ -60,8 +59,9 @@ def judge_promotion(
 
     What lost and what won are the champions as of the interval's end, in data time, so that a backfill says of each
     day what a daily run would have said. Days count whose rows both versions answered, in batch or in shadow
-    (`label_quality`). A version that a person promoted is judged alike, and left for a person to take back. A former
-    champion that is gone or damaged decides nothing any more, and takes nothing's place.
+    (`label_quality`). A version that a person promoted is judged alike, and left for a person to take back. Whether the
+    former champion's files are still there and whole is a matter of today: it changes no outcome, only whether the
+    version goes back by itself.
 
     Args:
       quality: The days, with pairs of versions.
@@ -90,7 +90,7 @@ def judge_promotion(
     outcome.took_over_at = ""
     served = takeovers(model_name, pushed or [], promotions or [], end, 2)
     days: list[DayQuality] = []
-    metric = "loss"
+    metric, fault = "loss", ""
     if served:
         outcome.version, outcome.took_over_at = served[0].version, served[0].at.isoformat()
     if len(served) < 2:  # noqa: PLR2004 - the champion, and the one before it
@@ -110,16 +110,15 @@ def judge_promotion(
             standing = judging.Standing(
                 WATCHING, _why_no_pairs(days, outcome.version, outcome.former), 0, 0, math.nan, -math.inf
             )
-        if standing.outcome in (WATCHING, TAKE_BACK) and (fault := _fault(serving_root, model_name, served[1], pushed)):
-            standing = replace(standing, outcome=UNDECIDED, reason=f"{fault} {_would(standing)}")
-            log.warning("%s", fault)
+        if standing.outcome in (WATCHING, TAKE_BACK):
+            fault = _fault(serving_root, model_name, served[1], pushed)
     by_person = _promoted_by_person(served[0], promotions or []) if served else ""
-    outcome.by_itself = int(standing.outcome == TAKE_BACK and not by_person)
-    outcome.outcome, outcome.reason = standing.outcome, standing.reason
+    held = [fault] if fault else []
     if standing.outcome == TAKE_BACK and by_person:
-        outcome.reason += (
-            f" It is not taken back by itself: it was promoted by hand ({by_person}); roll it back by hand."
-        )
+        held.append(f"It is not taken back by itself: it was promoted by hand ({by_person}); roll it back by hand.")
+    outcome.by_itself = int(standing.outcome == TAKE_BACK and not held)
+    reason = f"It would be taken back: {standing.words}" if standing.outcome == TAKE_BACK and held else standing.reason
+    outcome.outcome, outcome.reason = standing.outcome, " ".join((reason, *held))
     outcome.days, outcome.rows = standing.days, standing.rows
     outcome.difference, outcome.lower = (
         value if math.isfinite(value) else 0.0 for value in (standing.difference, standing.lower)
@@ -130,7 +129,7 @@ def judge_promotion(
     write_text(Path(outcome.uri) / RECORD, json.dumps(record, indent=1, allow_nan=False))
     shown = _pairs(days, outcome.version, outcome.former)[0] if days else []
     write_text(Path(outcome.uri) / REPORT, report.page(record, shown, settings))
-    log.log(logging.WARNING if standing.outcome == TAKE_BACK else logging.INFO, "%s", outcome.reason)
+    log.log(logging.WARNING if standing.outcome == TAKE_BACK or held else logging.INFO, "%s", outcome.reason)
 
 
 @component
@@ -256,12 +255,8 @@ def _fault(serving_root: str, model: str, former: Takeover, pushed: Sequence[art
     fault = known.fault() if known else "it is gone"
     return fault and (
         f"Version {former.version}, the former champion, cannot be served again ({fault}): the later one goes on "
-        "serving, whatever the comparison comes to. Put the files back, or promote another version by hand."
+        "serving until the files are back, or another version is promoted by hand."
     )
-
-
-def _would(standing: Standing) -> str:
-    return standing.reason.replace("Taken back:", "It would be taken back:")
 
 
 def _was_brought_back(champion: Takeover, promotions: Sequence[artifact.Artifact]) -> bool:

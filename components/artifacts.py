@@ -189,7 +189,8 @@ class PromotionOutcome(Artifact):
 
     `version` and `former` are 0 where there is nothing to compare. `outcome` is one of
     `airtight.watch.after_promotion.OUTCOMES`; with `take_back`, `by_itself` is 0 where a person promoted the version,
-    so that a person has to take it back. The interval is the one that was watched last.
+    or the former champion's files were gone or damaged when it was judged: then a person has to take it back. The
+    interval is the one that was watched last.
     """
 
     TYPE_NAME = "PromotionOutcome"

@@ -28,7 +28,7 @@ from components.data.example_frame import columns_of
 from components.data.pieces import write_parquet
 from components.data.spark import session
 from components.measures.predictions import PredictionFigures
-from components.modelling.as_of import AS_OF, Chosen, NoFormerChampion, choose
+from components.modelling.as_of import AS_OF, Chosen, FormerChampionGone, NoFormerChampion, choose
 from components.modelling.model_server import ModelServer
 from components.modelling.saved_model import inputs_of
 from components.modelling.scoring import UNSCORED, outputs_of, scorer
@@ -101,7 +101,10 @@ def batch_predict(
     try:
         chosen = choose(version, model_name, start, served, server, pushed or [], promotions or [])
     except NoFormerChampion as error:
-        log.warning("Nothing is scored. %s", error)
+        if isinstance(error, FormerChampionGone):
+            log.warning("Nothing is scored. %s", error)
+        else:
+            log.info("Nothing is scored: %s", error.message)
         _describe(predictions, ends, Chosen(0, folder, ""), model_name, version, PredictionFigures(declared, []), 0)
         return
     log.info("Version %d of %s scores %s to %s (asked for: %s).", chosen.number, model_name, *ends, version)
@@ -201,14 +204,14 @@ def _scored(
 
 @contextlib.contextmanager
 def _naming_rows(model: Path) -> Iterator[None]:
-    """Takes the row that a worker names out of Spark's account of it."""
+    """Takes what a worker says of the model's fault, and the row that it names, out of Spark's account of it."""
     try:
         yield
     except Exception as error:
         if not (match := re.search(re.escape(UNSCORED) + "(.*)", str(error))):
             raise
         raise TerminalError(
-            f"The model in {model} cannot answer for a row.",
+            f"The model in {model} cannot answer for these examples.",
             expected="values of the schema's kinds",
             received=match[1][:300],
             remedy="Correct the row in the lake, or the step that makes the examples.",

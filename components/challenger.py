@@ -17,6 +17,7 @@ from airtight.interval import time_zone
 from airtight.watch.history import ALL
 from components.artifacts import ChallengerReport
 from components.data import examples as reading
+from components.modelling.registered import version_of
 from components.modelling.saved_model import serving_folder
 from components.watch.challengers import FILE, Losses, compare
 
@@ -54,7 +55,7 @@ def challenger(
     """
     start, end = reading.interval_of(examples)
     begun = datetime.fromisoformat(start)
-    version = champion_pushed[0].get_int_custom_property("version") if champion and champion_pushed else 0
+    version = version_of(champion, champion_pushed)
     # The latest of those before: TFX hands them on in the order of their ids.
     earlier = sorted(earlier_champions or [], key=lambda model: datetime.fromisoformat(reading.interval_of(model)[1]))
     losses = compare(

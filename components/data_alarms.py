@@ -61,7 +61,7 @@ def data_alarms(
     with new_file(folder / STATE) as unfinished:
         unfinished.write_bytes(state.to_bytes())
     payload = {**_finite(asdict(judgement)), "faults": [finding.words for finding in faults], "faults_since": since}
-    payload["faults_accepted_by"] = accepted
+    payload |= {"faults_of": [finding.feature for finding in faults], "faults_accepted_by": accepted}
     write_text(folder / JUDGEMENT, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False))
     alarms.interval_start, alarms.interval_end = reading.interval_of(summary)
     alarms.day, alarms.alarm, alarms.blocking = judgement.day, int(bool(judgement.findings)), int(bool(faults))

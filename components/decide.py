@@ -94,7 +94,7 @@ def decide(
         losses["served"],
         {int(length): loss for length, loss in losses["challengers"].items()},
         losses["former"],
-        tuple(loop.Fault(report.day, words, since) for words, since in _faults(judgement, report.day)),
+        _faults(judgement, report.day),
         judgement.get("faults_accepted_by", ""),
         tuple(trainings(pushed or [], datasets or [], start)),
     )
@@ -143,10 +143,13 @@ def trainings(
     return [loop.Training(_utc(end), version) for end, version in sorted(versions.items()) if end <= instant]
 
 
-def _faults(judgement: dict[str, Any], day: str) -> Iterable[tuple[str, str]]:
-    """The words of each fault of a day and when it began, which older judgements do not say."""
+def _faults(judgement: dict[str, Any], day: str) -> tuple[loop.Fault, ...]:
+    """The faults of a day; older judgements do not say when they began and whose they are."""
     words = judgement["faults"]
-    return zip(words, judgement.get("faults_since", [day] * len(words)), strict=True)
+    since, features = (
+        judgement.get(name, [none] * len(words)) for name, none in (("faults_since", day), ("faults_of", ""))
+    )
+    return tuple(loop.Fault(day, *fields) for fields in zip(words, since, features, strict=True))
 
 
 def _calibrated(differences: Sequence[float], days_between: int) -> regret.Settings | None:

@@ -174,7 +174,9 @@ def _predicted(
     start, end = (datetime.fromisoformat(day).replace(tzinfo=zone) for day in (days[0], days[-1]))
     interval = Interval(start, (end + timedelta(days=1)).replace(tzinfo=zone))
     rows, refused = prediction_rows.of_log(spark, Path(log_root), model, interval, form, scratch)
-    if rows is not None and mine and form.schema.time:
+    if mine and not form.schema.time:
+        log.warning("Batch predictions are not compared with the log's: without a time in the schema they have no day.")
+    elif rows is not None and mine:
         scored = prediction_rows.of_batch(spark, mine, days, form)
         rows = rows if scored is None else prediction_rows.beside_log(rows, scored, form)
     return rows, refused

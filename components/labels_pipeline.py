@@ -11,6 +11,7 @@ prediction log the answers are those of the log, and the former champion is stil
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tfx.orchestration.pipeline import Pipeline
@@ -52,22 +53,26 @@ def labelling(settings: Supervised) -> Pipeline:
             received="labels=None",
             remedy="Add it to the settings.",
         )
+    close_after_days = _close_after_days(settings, labels)
+    settings = _bounded(settings, labels)
     nodes = Nodes(settings, LABELS)
     window = {"window_days": labels.days, "lookback_days": settings.lookback_days}
     data, transformed = examples_nodes(nodes, window, {"purpose": PREDICTION})
     examples = transformed.outputs["examples"]
     of_model = {"model_name": settings.name, "zone": settings.zone}
-    schema = {"schema": settings.schema}
     served: dict[str, Any] = {
         "pushed": of_all_runs(settings.name, standard_artifacts.PushedModel, "push", "pushed"),
         "promotions": of_all_promotions(settings),
     }
     if labels.log_root:
-        skewed = nodes.add("skew", skew, examples=examples, log_root=labels.log_root, **schema, **of_model)
+        skewed = nodes.add(
+            "skew", skew, examples=examples, log_root=labels.log_root, schema=settings.schema, **of_model
+        )
         task(skewed, cache=False)
+    versions = {"former": FORMER} if labels.log_root else {"answers": AS_OF, "former": FORMER}
     scored = [
-        nodes.add(node, batch_predict, examples=examples, version=version, **schema, **of_model, **served)
-        for node, version in (() if labels.log_root else (("answers", AS_OF),)) + (("former", FORMER),)
+        nodes.add(node, batch_predict, examples=examples, version=version, schema=settings.schema, **of_model, **served)
+        for node, version in versions.items()
     ]
     earlier = [of_all_runs(nodes.id, Predictions, node.id, "predictions") for node in scored]
     judged = nodes.add(
@@ -81,8 +86,8 @@ def labelling(settings: Supervised) -> Pipeline:
         labels=labels.function,
         join=labels.join,
         days=labels.days,
-        close_after_days=_close_after_days(settings, labels),
-        **schema,
+        close_after_days=close_after_days,
+        schema=settings.schema,
     )
     outcome = nodes.add("judge_promotion", judge_promotion, quality=judged.outputs["quality"], **of_model, **served)
     back = nodes.add(
@@ -94,6 +99,17 @@ def labelling(settings: Supervised) -> Pipeline:
     task(judged, history_days=labels.days)
     in_order(judged, until=back.id)
     return nodes.pipeline(cache=True)
+
+
+def _bounded(settings: Supervised, labels: Labels) -> Supervised:
+    """The settings, where a run decides `close_after_days` with the days that are looked at as the most it can take."""
+    nodes = settings.node_parameters
+    of_node = nodes.get("label_quality", {})
+    if not isinstance(given := of_node.get("close_after_days"), Parameter):
+        return settings
+    most = labels.days if given.maximum is None else min(given.maximum, labels.days)
+    bounded = {**of_node, "close_after_days": replace(given, maximum=most)}
+    return replace(settings, node_parameters={**nodes, "label_quality": bounded})
 
 
 def _close_after_days(settings: Supervised, labels: Labels) -> int:

@@ -19,6 +19,7 @@ from airtight.import_string import load
 from airtight.verdict import Check, Verdict
 from components.artifacts import DriftReport
 from components.data import examples as reading
+from components.data.row_faults import naming_rows
 from components.measures import drift as measures
 from components.measures.drift import Drift
 from components.measures.profile import Profile, Score, compare
@@ -168,7 +169,8 @@ class _Side:
         schema = self._schema
         columns = (*schema.names, *schema.labels, *([schema.time] if schema.time else []))
         for table in reading.batches(folder, split, schema, columns):
-            self.profile.add(table)
+            with naming_rows(folder, (split,), schema, self.profile.rows):
+                self.profile.add(table)
             self._count(table)
         if not self.profile.rows:
             raise TerminalError(

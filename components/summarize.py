@@ -16,6 +16,7 @@ from airtight.import_string import load
 from airtight.interval import time_zone
 from components.artifacts import SummarizedDay
 from components.data import examples as reading
+from components.modelling.registered import version_of
 from components.modelling.saved_model import serving_folder
 from components.schema import ExampleSchema
 from components.watch.day_summary import FILE
@@ -53,7 +54,8 @@ def summarize(
     start, end = reading.interval_of(examples)
     day = datetime.fromisoformat(start).astimezone(time_zone(zone)).date().isoformat()
     counts = summary_of(Path(examples.uri), split, declared, day)
-    if version := champion_pushed[0].get_int_custom_property("version") if champion and champion_pushed else 0:
+    version = version_of(champion, champion_pushed)
+    if version:
         try:
             model = serving_folder(champion[0].uri)
             counts = replace(counts, predicted=predicted(Path(examples.uri), split, declared, model), version=version)

@@ -111,8 +111,17 @@ def train(
     audit_log.check()
     interval = reading.interval_of(examples)
     settings = fitting.FitSettings(
-        *(epochs, batch_size, learning_rate, weight_decay, ema_momentum, patience, seed),
-        *(warm_up, final_rate, beta_2, window_mb),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        ema_momentum=ema_momentum,
+        patience=patience,
+        seed=seed,
+        warm_up=warm_up,
+        final_rate=final_rate,
+        beta_2=beta_2,
+        window_mb=window_mb,
     )
     start = Start.of(start_from[0].uri) if start_from else None
     if start:

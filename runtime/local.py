@@ -104,7 +104,8 @@ def link_lake(home: Home, place: Home) -> None:
     place.lake.mkdir(parents=True, exist_ok=True)
     for table in home.lake.iterdir() if home.lake.is_dir() else ():
         link = place.lake / table.name
-        if table.is_dir() and not link.is_symlink():
+        # A hidden folder is no table: it is that of a write under way, or of one that was killed.
+        if table.is_dir() and not table.name.startswith(".") and not link.is_symlink():
             link.symlink_to(table)
 
 

@@ -91,6 +91,7 @@ class Standing:
       difference: Mean loss of the version less that of the former champion; NaN of no rows.
       lower: What the true mean surely exceeds, at every look; -inf where nothing is known.
       decided_on: The day of the decision; empty while there is none.
+      words: Of the reason what the comparison came to, where it came to something.
     """
 
     outcome: str
@@ -100,6 +101,7 @@ class Standing:
     difference: float
     lower: float
     decided_on: str = ""
+    words: str = ""
 
 
 def judge(
@@ -124,11 +126,11 @@ def judge(
             break
         if pair.has_fault:
             others = f", but for {pair.former_wrong:,}" if pair.former_wrong else ""
-            reason = (
-                f"Taken back: on {pair.day} {pair.wrong:,} of its answers were no predictions, such as NaN, where "
-                f"those of the former champion were{others}."
+            words = (
+                f"on {pair.day} {pair.wrong:,} of its answers were no predictions, such as NaN, where those of the "
+                f"former champion were{others}."
             )
-            return Standing(TAKE_BACK, reason, *_figures(standing), decided_on=pair.day)
+            return Standing(TAKE_BACK, f"Taken back: {words}", *_figures(standing), pair.day, words)
         if not pair.rows:
             continue
         seen.append(pair)
@@ -141,12 +143,12 @@ def judge(
         )
         if left_out := sum(of_day.wrong + of_day.former_wrong for of_day in seen):
             words += f" ({left_out:,} more, of which one of them made no prediction, are left out)"
-        standing = Standing(WATCHING, f"Watched: {words}.", count, rows, mean, lower)
+        words += "."
+        standing = Standing(WATCHING, f"Watched: {words}", count, rows, mean, lower, words=words)
         if count >= LEAST_DAYS and lower > settings.margin:
-            return Standing(TAKE_BACK, f"Taken back: {words}.", count, rows, mean, lower, seen[-1].day)
+            return Standing(TAKE_BACK, f"Taken back: {words}", *_figures(standing), pair.day, words)
     if standing.days == settings.days:
-        last = seen[-1].day
-        return Standing(KEPT, standing.reason.replace("Watched", "Kept"), *_figures(standing), decided_on=last)
+        return Standing(KEPT, f"Kept: {standing.words}", *_figures(standing), seen[-1].day, standing.words)
     if age_days >= settings.longest_days:
         reason = (
             f"Not enough data: {standing.days} of {settings.days} ripe days with rows of both versions in {age_days} "

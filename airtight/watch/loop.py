@@ -47,11 +47,13 @@ class Fault:
       day: ISO 8601.
       words: What it is.
       since: The day on which it began, ISO 8601.
+      feature: Whose; "" of the number of rows, and in older states of any.
     """
 
     day: str
     words: str
     since: str
+    feature: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,9 @@ def after(state: State, seen: Observation, rules: Rules, calibrate: Calibrate) -
 def _beyond_equal(state: State) -> tuple[Period, ...]:
     """The periods as policies see them: challengers lose what models of the served kind would, were they as fresh.
 
-    Is the challenger cheaper, or knows it more days, that makes a difference while nothing is wrong: the centre of the
-    regret's settings. Before these are known there is nothing to take off.
+    Adds to each challenger's loss the usual difference: how much less it loses, because it is simpler or knows more
+    days, while nothing is wrong (the centre of the regret's settings, measured for ALL). Before these settings are
+    known nothing is added.
     """
     if state.settings is None:
         return state.periods
@@ -249,8 +252,9 @@ def _beyond_equal(state: State) -> tuple[Period, ...]:
 def _open_faults(state: State, seen: Observation, fault_days: int) -> tuple[Fault, ...]:
     """The day's faults, and those of the last days that nobody accepted and that are not the same ones."""
     last = (date.fromisoformat(seen.day) - timedelta(days=fault_days)).isoformat()
-    since = {fault.since for fault in seen.faults}
-    earlier = (f for f in state.faults if f.day > last and f.since > seen.accepted and f.since not in since)
+    same = {(fault.feature, fault.since) for fault in seen.faults}
+    open_still = (f for f in state.faults if f.day > last and f.since > seen.accepted)
+    earlier = (fault for fault in open_still if (fault.feature, fault.since) not in same)
     return (*earlier, *seen.faults)
 
 

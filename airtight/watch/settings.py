@@ -114,6 +114,9 @@ class Labels:
     def __post_init__(self) -> None:
         if self.days < 1:
             raise _refused("days", "at least 1", self.days, of="Labels")
+        if self.log_root and "," in self.join.strip(", "):
+            expected = "with log_root one column, whose values clients send as x-request-id"
+            raise _refused("join", expected, self.join, of="Labels")
 
 
 def _refused(name: str, expected: str, received: object, of: str = "Watch") -> TerminalError:

@@ -55,9 +55,9 @@ class DealtRows:
     def _flush(self) -> None:
         for number, parts in self._held.items():
             path = self._folder / str(number) / f"{self._flushes:06d}.arrow"
-            path.parent.mkdir(exist_ok=True)
-            with full_disk_in_words(path), pa.OSFile(str(path), "wb") as file:
-                with pa.ipc.new_file(file, self._table.schema) as writer:
+            with full_disk_in_words(path):
+                path.parent.mkdir(exist_ok=True)
+                with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._table.schema) as writer:
                     writer.write_table(_joined(parts))
         self._held, self._bytes = {}, 0
         self._flushes += 1
@@ -96,21 +96,41 @@ class DealtRows:
         here, there = joined.slice(1), joined.slice(0, max(0, joined.num_rows - 1))
         doubled = np.ones(here.num_rows, bool)
         for name in self._order:
-            missing = pc.and_(pc.is_null(here[name]), pc.is_null(there[name]))
-            doubled &= np.asarray(pc.or_(pc.equal(here[name], there[name]).fill_null(False), missing))
-        for place in np.flatnonzero(doubled).tolist():
-            row, other = (side.slice(place, 1).to_pylist()[0] for side in (there, here))
-            if row != other:
-                unit = ", ".join(self._table.key) or self._table.time
-                raise self._source.error(
-                    f"Several rows have the key {', '.join(f'{name} {row[name]}' for name in self._order)}.",
-                    expected=f"one row for each {unit}, or rows that are all equal",
-                    received=[f"{name} {row[name]} and {other[name]}" for name in row if row[name] != other[name]],
-                    remedy="Correct the data, or name columns that tell the rows apart as the table's key.",
-                )
+            doubled &= _same(here[name], there[name])
+        if doubled.any():
+            self._check_equal(*(side.filter(pa.array(doubled)) for side in (there, here)))
         self.doubled += int(doubled.sum())
         kept = ~doubled if before is not None else np.r_[True, ~doubled]
         return rows if kept.all() else rows.filter(pa.array(kept))
+
+    def _check_equal(self, rows: pa.Table, others: pa.Table) -> None:
+        same = {name: _same(rows[name], others[name]) for name in rows.column_names}
+        if (equal := np.logical_and.reduce([*same.values()])).all():
+            return
+        place = int(np.argmin(equal))
+        row, other = (side.slice(place, 1).to_pylist()[0] for side in (rows, others))
+        unit = ", ".join(self._table.key) or self._table.time
+        raise self._source.error(
+            f"Several rows have the key {', '.join(f'{name} {row[name]}' for name in self._order)}.",
+            expected=f"one row for each {unit}, or rows that are all equal",
+            received=[f"{name} {row[name]} and {other[name]}" for name in row if not same[name][place]],
+            remedy="Correct the data, or name columns that tell the rows apart as the table's key.",
+        )
+
+
+def _same(here: pa.ChunkedArray, there: pa.ChunkedArray) -> np.ndarray:
+    """Whether values are equal, both missing or both NaN, bool [rows]."""
+    if pa.types.is_list(here.type):
+        same = _same(pc.list_value_length(here), pc.list_value_length(there))
+        places = np.flatnonzero(same)
+        ours, theirs = (side.take(pa.array(places)).combine_chunks() for side in (here, there))
+        items = _same(pc.list_flatten(ours), pc.list_flatten(theirs))
+        same[places[pc.list_parent_indices(ours).to_numpy()[~items]]] = False
+        return same
+    same = pc.or_(pc.equal(here, there).fill_null(False), pc.and_(pc.is_null(here), pc.is_null(there)))
+    if pa.types.is_floating(here.type):
+        same = pc.or_(same, pc.and_(pc.is_nan(here), pc.is_nan(there)).fill_null(False))
+    return np.array(same)
 
 
 def _joined(parts: list[pa.Table]) -> pa.Table:

@@ -175,34 +175,6 @@ def names_in(folder: Path, split: str) -> list[str]:
         return list(pq.read_schema(file).names) if file.suffix == PARQUET_SUFFIX else tfrecords.names_in(file)
 
 
-def row_in_words(folder: Path, splits: Sequence[str], schema: ExampleSchema, number: int) -> str:
-    """Which row it is: its place, its keys and its time.
-
-    Args:
-      folder: The artifact's folder.
-      splits: Splits that are read one after the other.
-      schema: Of the examples.
-      number: The row's place in all of them, from 0.
-
-    Raises:
-      TerminalError: As `read_table`.
-      IndexError: There are fewer rows.
-    """
-    names = dict.fromkeys((*schema.keys, *([schema.time] if schema.time else [])))
-    for split in splits:
-        place = number
-        for table in batches(folder, split, schema, list(names)):
-            if number < table.num_rows:
-                return f"row {place} of the split {split} ({named(table.slice(number, 1), list(names))})"
-            number -= table.num_rows
-    raise IndexError("there are fewer rows")
-
-
-def named(row: pa.Table, names: Sequence[str]) -> str:
-    """Some values of one row, such as its keys, in words."""
-    return ", ".join(f"{name} {row[name][0].as_py()}" for name in names)
-
-
 def interval_of(artifact: Any) -> tuple[str, str]:
     """The data interval that an artifact carries, `(interval_start, interval_end)`, ISO 8601.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -25,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airtight.errors import TerminalError
-from airtight.files import digest_of_file, new_file
+from airtight.files import digest_of_file, full_disk_in_words, new_file, scratch_folder
 from airtight.interval import Interval
 from components.data.pieces import write_parquet
 
@@ -48,7 +47,7 @@ ARROW_TYPES = {str(arrow): arrow for arrow, _ in _TYPES}
 """The same types, by Arrow's names of them."""
 
 
-Rows: TypeAlias = pa.Table | Iterable[pa.Table]
+FileRows: TypeAlias = pa.Table | Iterable[pa.Table]
 """Rows of a file: a table, or one or more parts in order, of which no more than a row group is held."""
 
 
@@ -140,7 +139,7 @@ class Lake:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, table: str, days: Mapping[date | None, Rows], known_at: datetime | None = None) -> Version:
+    def write(self, table: str, days: Mapping[date | None, FileRows], known_at: datetime | None = None) -> Version:
         """Replaces some days of a table, and keeps the others: a new version, or the present one if nothing differs.
 
         Args:
@@ -163,7 +162,7 @@ class Lake:
 
         return self._append(table, replaced, known_at)
 
-    def write_static(self, table: str, pieces: Iterable[Rows], known_at: datetime | None = None) -> Version:
+    def write_static(self, table: str, pieces: Iterable[FileRows], known_at: datetime | None = None) -> Version:
         """Replaces the whole of a static table by pieces, each of which becomes a file.
 
         Args:
@@ -282,23 +281,23 @@ class Lake:
     def _log(self, table: str) -> Path:
         return self.path / table / "_versions"
 
-    def _store(self, table: str, day: date | None, rows: Rows) -> File:
+    def _store(self, table: str, day: date | None, rows: FileRows) -> File:
         """Writes one data file, unless the same content is there already."""
         parts = iter([rows] if isinstance(rows, pa.Table) else rows)
         first = next(parts).replace_schema_metadata(None)
         following = (part.replace_schema_metadata(None) for part in parts)
-        self.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".write-", dir=self.path) as scratch:
+        with scratch_folder(self.path) as scratch:
             # No writer's metadata, fixed encodings, row groups by rows and bytes: the same rows are the same bytes.
-            written = Path(scratch) / "rows.parquet"
+            written = scratch / "rows.parquet"
             write_parquet(written, chain([first], following), first.schema)
             digest, label = digest_of_file(written), day.isoformat() if day else None
             folder, count = f"{table}/date={label}" if label else table, pq.read_metadata(written).num_rows
             file = File(f"{folder}/{digest}.parquet", label, count, written.stat().st_size, digest)
             path = self.path / file.path
             if count and not (path.is_file() and digest_of_file(path) == digest):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(written, path)
+                with full_disk_in_words(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(written, path)
         return file
 
     def _damaged(self, file: File, what: str, expected: str, received: str) -> TerminalError:

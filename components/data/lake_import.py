@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airtight.errors import AirtightError, TerminalError
+from airtight.files import scratch_folder
 from airtight.home import Home
 from components.data.dealt_rows import DealtRows
 from components.data.feature_kinds import kind_of
@@ -111,9 +111,8 @@ def fill(lake: Lake, table: Table, source: Source, zone: str, known_at: datetime
       TransientError: The data change meanwhile, or the disk is full.
     """
     report, read_rows = ReadReport(source), 0
-    lake.path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".import-", dir=lake.path) as folder:
-        dealt = DealtRows(Path(folder), table, source)
+    with scratch_folder(lake.path) as folder:
+        dealt = DealtRows(folder, table, source)
         for rows in read(source, report):
             made = _typed(rows, table, source, report, read_rows)
             read_rows += rows.batch.num_rows

@@ -21,7 +21,7 @@ ROW_GROUP = 1 << 17
 ROW_GROUP_BYTES = 1 << 26
 """Bytes of values at which a row group ends, whatever it has of rows."""
 PIECE_BYTES = 1 << 26
-"""Bytes of a piece, by the file's own account, if that is a row or more."""
+"""Bytes of a piece, by the file's own account: at most, but never less than one row."""
 
 
 def pieces(source: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

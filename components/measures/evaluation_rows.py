@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airtight.errors import TerminalError
 from components.data import examples as reading
+from components.data.row_faults import naming_rows
 from components.measures.comparison import Rows
 from components.measures.slices import Slices
-from components.modelling.scoring import RowFault
 from components.schema import DAY, ExampleSchema
 from components.tasks import Task, task_of
 from components.tasks.weights import weights_of
@@ -77,16 +76,8 @@ class EvaluationRows:
         """
         parts, start = [], 0
         for piece in reading.batches(self.folder, "test", self.schema, self.schema.names, PIECE):
-            try:
+            with naming_rows(self.folder, ("test",), self.schema, start):
                 parts.append(model(reading.features(piece, self.schema)).astype(np.float32))
-            except RowFault as fault:
-                place = reading.row_in_words(self.folder, ("test",), self.schema, start + fault.row)
-                raise TerminalError(
-                    f"{fault.message.rstrip('.')}: it fails on {place}.",
-                    expected=fault.expected,
-                    received=fault.received,
-                    remedy=fault.remedy,
-                ) from fault
             start += piece.num_rows
         answers = np.concatenate(parts)
         return answers if self.order is None else answers[self.order]

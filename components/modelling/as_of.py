@@ -26,6 +26,10 @@ class NoFormerChampion(TerminalError):
     """There is no champion before that of an interval, or it is gone."""
 
 
+class FormerChampionGone(NoFormerChampion):
+    """There was one, but its files are gone or not those that were pushed."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A version, and its SavedModel.
@@ -63,7 +67,7 @@ def choose(
       promotions: `Promotion` of all runs: which versions took over later, or again.
 
     Raises:
-      NoFormerChampion: `former` is asked for, and there is none, or its files are gone or not those that were pushed.
+      NoFormerChampion: `former` is asked for, and there is none (`FormerChampionGone` where there was one).
       TerminalError: There is no such version, or its files are not those that were pushed.
       TransientError: The server cannot be reached.
     """
@@ -84,7 +88,7 @@ def choose(
         folders.append(serving_folder(push.get_string_custom_property("model_uri")))
     folder = next((folder for folder in folders if (folder / "saved_model.pb").is_file()), None)
     # A comparison ends with what it compares; whoever asks for another version cannot go on without it.
-    refusal = NoFormerChampion if version.strip() == FORMER else TerminalError
+    refusal = FormerChampionGone if version.strip() == FORMER else TerminalError
     if folder is None:
         expected = f"a SavedModel in {folders[0]}"
         raise _missing(f"version {number} of {model}", expected, served.versions(model), refusal)

@@ -45,7 +45,7 @@ class Windows:
 
 
 def windows_of(rows: RowStore, batch: int, window_bytes: int) -> Windows:
-    """How an epoch of these rows is cut into windows of so many bytes at most, if that is a block or more.
+    """How an epoch of these rows is cut into windows of at most so many bytes, but never less than a block.
 
     One is in memory: none is read ahead.
     """

@@ -111,10 +111,6 @@ class LabelledExamples:
                 if len(table):
                     yield table
 
-    def row_in_words(self, number: int) -> str:
-        """Which row it is that stands at a place."""
-        return reading.row_in_words(self.folder, self.splits, self.schema, number)
-
     def pieces(self, names: Sequence[str] | None = None) -> Iterator[Labelled]:
         """All rows in pieces.
 

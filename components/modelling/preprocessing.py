@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from airtight.errors import TerminalError
+from components.data.row_faults import naming_rows
 from components.modelling import raw_features
 from components.modelling.fitting import Validation
 from components.modelling.head import Head
 from components.modelling.labelled_examples import LabelledExamples
 from components.modelling.model_spec import ModelSpec
 from components.modelling.row_store import RowStore
-from components.modelling.scoring import first_failing, reason_of
+from components.modelling.scoring import of_row, reason_of
 from components.schema import ExampleSchema
 
 
@@ -37,8 +37,8 @@ def preprocessed(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Row
     store, preprocess, start = RowStore(), _traced(spec.preprocess, examples.schema), 0
     for piece in examples.pieces():
         raw = raw_features.tensors(piece.columns, examples.schema.features)
-        with _naming_rows(preprocess, raw, start, examples):
-            inputs = preprocess(raw)
+        with naming_rows(examples.folder, examples.splits, examples.schema, start):
+            inputs = _called(preprocess, raw)
         start += len(piece.labels)
         weights = () if piece.weights is None else (piece.weights.astype(np.float32),)
         store.append((inputs, head.targets(piece.labels).reshape(len(piece.labels), -1), *weights))
@@ -63,8 +63,8 @@ def validation(spec: ModelSpec, head: Head, examples: LabelledExamples) -> Valid
     for piece in examples.pieces():
         raw = raw_features.tensors(piece.columns, schema.features)
         if spec.build_network is not None:
-            with _naming_rows(preprocess, raw, start, examples):
-                store.append(preprocess(raw))
+            with naming_rows(examples.folder, examples.splits, schema, start):
+                store.append(_called(preprocess, raw))
         start += len(piece.labels)
         labels.append(piece.labels)
         if piece.weights is not None:
@@ -85,21 +85,22 @@ def _traced(model: Callable[..., Any], schema: ExampleSchema) -> Callable[[Any],
     return tf.function(lambda raw: model(raw, training=False), input_signature=[specs])
 
 
-@contextlib.contextmanager
-def _naming_rows(
-    preprocess: Callable[[Any], Any], raw: dict[str, Any], start: int, examples: LabelledExamples
-) -> Iterator[None]:
-    """Names the first row that a model cannot preprocess, such as one whose image is none."""
+def _called(preprocess: Callable[[Any], Any], raw: dict[str, Any]) -> Any:
+    """What a model makes of rows.
+
+    Raises:
+      TerminalError: It fails on them (`RowFault` where one is to blame, such as one whose image is none).
+    """
     try:
-        yield
+        return preprocess(raw)
     except tf.errors.InvalidArgumentError as error:
-        row = first_failing(
-            lambda part: preprocess({name: values[part] for name, values in raw.items()}),
-            len(next(iter(raw.values()))),
-        )
-        raise TerminalError(
-            f"The {examples.row_in_words(start + row)} cannot be preprocessed.",
+        fault = TerminalError(
+            "The model cannot preprocess these examples.",
             expected="values of the schema's kinds",
             received=reason_of(error),
             remedy="Correct the step that makes the examples.",
+        )
+        rows = slice(0, len(next(iter(raw.values()))))
+        raise of_row(
+            fault, lambda part: preprocess({name: values[part] for name, values in raw.items()}), rows
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +93,13 @@ def latest_end(known: Iterable[Registered]) -> str:
     """The end of the latest interval of which a version is registered, ISO 8601; empty where none is known."""
     ends = (version.interval[1] for version in known if version.interval[1])
     return max(ends, key=datetime.fromisoformat, default="")
+
+
+def version_of(
+    champion: Sequence[artifact.Artifact] | None, champion_pushed: Sequence[artifact.Artifact] | None
+) -> int:
+    """The version of a champion that is handed on with its push; 0 where none served."""
+    return int(champion_pushed[0].get_int_custom_property("version")) if champion and champion_pushed else 0
 
 
 def champions(

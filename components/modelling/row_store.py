@@ -19,7 +19,7 @@ import tensorflow as tf
 from airtight.errors import TerminalError
 
 BLOCK, BLOCK_BYTES = 8192, 16 << 20
-"""Rows of a block at most, and its bytes, if that is 256 rows or more; the last one has what is left."""
+"""Rows and bytes of a block, at most, but never less than 256 rows; the last one has what is left."""
 
 ALIGNMENT = 64
 """Bytes of whose multiples one is where a tensor begins."""

@@ -23,7 +23,7 @@ from components.modelling import raw_features
 from components.modelling.constant_folding import constant_folding
 from components.modelling.head import Calibration, Head
 from components.modelling.model_spec import ModelSpec
-from components.modelling.scoring import RowFault, first_failing, reason_of
+from components.modelling.scoring import of_row, reason_of
 from components.schema import ExampleSchema
 from components.tasks import task_of
 
@@ -238,33 +238,38 @@ class Predictor:
           TransientError: The machine failed, such as for want of memory.
         """
         rows = len(next(iter(features.values())))
-        try:
-            answers = [self._answer(features, slice(start, start + BATCH)) for start in range(0, max(rows, 1), BATCH)]
-        except (tf.errors.OpError, TypeError, ValueError) as error:
-            if _is_transient(error):
-                raise TransientError(
-                    f"The model in {self._folder} did not answer.",
-                    expected=f"{', '.join(self._task.outputs)} for each row",
-                    received=reason_of(error),
-                    remedy="Retry the task; if it stays, look at the memory and the device.",
-                ) from error
-            fault = self._no_answer(reason_of(error))
-            if isinstance(error, tf.errors.InvalidArgumentError):
-                row = first_failing(lambda part: self._answer(features, part), rows)
-                words = {"expected": fault.expected, "received": f"row {row} of {rows}: {fault.received}"}
-                raise RowFault(fault.message, row, **words, remedy="Correct the row, or the model.") from error
-            raise fault from error
+        answers = []
+        for start in range(0, max(rows, 1), BATCH):
+            part = slice(start, min(start + BATCH, rows))
+            try:
+                answers.append(self._answer(features, part))
+            except (tf.errors.OpError, TypeError, ValueError) as error:
+                raise self._fault(error, features, part) from error
         predictions = np.concatenate(answers)
         if len(predictions) != rows:
             raise self._no_answer(f"answers of shape {list(predictions.shape)} to {rows} rows")
         return predictions
+
+    def _fault(self, error: Exception, features: Mapping[str, np.ndarray], part: slice) -> AirtightError:
+        """The fault of a part of the rows, all before which were answered."""
+        if _is_transient(error):
+            return TransientError(
+                f"The model in {self._folder} did not answer.",
+                expected=f"{', '.join(self._task.outputs)} for each row",
+                received=reason_of(error),
+                remedy="Retry the task; if it stays, look at the memory and the device.",
+            )
+        fault = self._no_answer(reason_of(error))
+        if not isinstance(error, tf.errors.InvalidArgumentError):
+            return fault
+        return of_row(fault, lambda rows: self._answer(features, rows), part, answered=part.start > 0)
 
     def _no_answer(self, received: str) -> TerminalError:
         return TerminalError(
             f"The model in {self._folder} cannot answer for these examples.",
             expected=f"{', '.join(self._task.outputs)} for each row",
             received=received,
-            remedy="Give it rows of the schema that it was trained with.",
+            remedy="Correct the rows: they must be of the schema that it was trained with.",
         )
 
     def _answer(self, features: Mapping[str, np.ndarray], part: slice) -> np.ndarray:

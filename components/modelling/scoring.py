@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from airtight.errors import TerminalError
 from components.data import examples as reading
+from components.data.row_faults import RowFault, named
 from components.schema import Kind
 
-UNSCORED = "The model cannot answer for a row: "
-"""How the fault of a worker begins that names a row, for who reads it out of Spark's."""
+UNSCORED = "The model cannot answer for these examples: "
+"""How the fault of a worker begins, for who reads it out of Spark's."""
 STEP = 1024
 """Rows of each call of the model. Always as many, so that an answer does not rest on where Spark cuts the rows."""
 
@@ -28,18 +29,6 @@ Batches = Iterator[pa.RecordBatch]
 _TYPES = {1: pa.float32(), 2: pa.float64(), 3: pa.int32(), 7: pa.string(), 9: pa.int64(), 10: pa.bool_()}
 """Columns by TensorFlow's number of a type (types.proto)."""
 _LIST_RANK = 2
-
-
-class RowFault(TerminalError):
-    """A model fails on a row.
-
-    Args:
-      row: Its place among those that the model was called with.
-    """
-
-    def __init__(self, message: str, row: int, **words: str) -> None:
-        super().__init__(message, **words)
-        self.row = row
 
 
 def outputs_of(folder: Path) -> dict[str, pa.DataType]:
@@ -159,7 +148,7 @@ def predict_or_name(
     """As `predict`, of rows of examples.
 
     Raises:
-      ValueError: The model fails on a row, which is named by its columns `keep`.
+      ValueError: The model fails; a row that is to blame is named by its columns `keep`.
     """
     import tensorflow as tf
 
@@ -169,11 +158,11 @@ def predict_or_name(
     except tf.errors.InvalidArgumentError as error:
         row = first_failing(
             lambda part: predict(call, {name: values[part] for name, values in columns.items()}, outputs),
-            rows.num_rows,
+            slice(0, rows.num_rows),
         )
+        words = "" if row is None else f"it fails on the row {named(rows.slice(row, 1), keep)}: "
         # One line: Spark puts its own behind it.
-        words = f"{reading.named(rows.slice(row, 1), keep)}: {reason_of(error)}"
-        raise ValueError(UNSCORED + " ".join(words.split())) from error
+        raise ValueError(UNSCORED + " ".join((words + reason_of(error)).split())) from error
 
 
 def reason_of(error: Exception) -> str:
@@ -183,24 +172,54 @@ def reason_of(error: Exception) -> str:
     return lines[max(0, nodes[0] - 1) if nodes else 0][:200]
 
 
-def first_failing(call: Callable[[slice], Any], rows: int) -> int:
+def of_row(fault: TerminalError, call: Callable[[slice], Any], rows: slice, *, answered: bool = False) -> TerminalError:
+    """The fault of a model that fails on rows, as a `RowFault` where one of them is to blame.
+
+    Args:
+      fault: The fault.
+      call: As `first_failing`.
+      rows: As `first_failing`.
+      answered: As `first_failing`.
+    """
+    row = first_failing(call, rows, answered=answered)
+    if row is None:
+        return fault
+    return RowFault(fault.message, row, expected=fault.expected, received=fault.received, remedy=fault.remedy)
+
+
+def first_failing(call: Callable[[slice], Any], rows: slice, *, answered: bool = False) -> int | None:
     """The place of a row on which a model fails that fails on all of them, the first of such rows.
 
     Args:
       call: Calls the model with a part of the rows.
-      rows: How many there are.
+      rows: Those on which it failed.
+      answered: Whether it is known to answer for other rows.
+
+    Returns:
+      None where no row fails alone while the model answers for others: then it is no row's fault.
     """
     import tensorflow as tf
 
-    first, end = 0, rows
-    while end - first > 1:
-        middle = (first + end) // 2
+    def fails(first: int, end: int) -> bool:
         try:
-            call(slice(first, middle))
-            first = middle
+            call(slice(first, end))
         except tf.errors.InvalidArgumentError:
-            end = middle
-    return first
+            return True
+        return False
+
+    first, end, untried = rows.start, rows.stop, []
+    try:
+        while end - first > 1:
+            middle = (first + end) // 2
+            if fails(first, middle):
+                untried.append((middle, end))
+                end = middle
+            else:
+                first, answered = middle, True
+        answered = answered or any(not fails(*part) for part in reversed(untried))
+        return first if answered and fails(first, end) else None
+    except tf.errors.OpError:  # Of the machine, as for want of memory: the first fault says more.
+        return None
 
 
 def column(values: np.ndarray, type_: pa.DataType) -> pa.Array:

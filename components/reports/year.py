@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from components.modelling.metric_names import metrics_of
+
 BLUE, ORANGE, GREY, RED = "#1f5fa8", "#c8781e", "#9aa5b1", "#a8231f"
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 80rem; padding: 0 1.5rem; }
@@ -68,15 +70,14 @@ class Metric(NamedTuple):
     gain: Gain | None = None
 
 
-def metrics_of(properties: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[Metric, ...]:
+def measured(properties: Mapping[str, Any]) -> tuple[Metric, ...]:
     """The metrics of an evaluation.
 
     Args:
       properties: Its custom properties.
-      titles: Of `components.modelling.metric_names.metrics_of`.
     """
     metrics = []
-    for name, title in titles.items():
+    for name, title in metrics_of(properties).items():
         gain = [properties[key] for end in ("", "_lower", "_upper") if (key := f"{name}_gain{end}") in properties]
         champion = properties.get(f"champion_{name}")
         known = Gain(*map(float, gain)) if len(gain) == len(Gain._fields) else None

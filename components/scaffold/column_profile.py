@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airtight.errors import TerminalError
-from components.data.feature_kinds import IMAGE_HEADS
+from components.data.feature_kinds import is_image
 from components.data.sources import Rows, Source
 from components.data.sources.parsing import NumberStyle, instants, numbers
 from components.data.sources.source import LENIENT
@@ -21,7 +21,6 @@ from components.scaffold.forms import Fit, Forms, add_days
 VALUES = 1000
 """So many different values are counted; of more only that they are many."""
 SEPARATORS = ("|", ";", ",")
-_IMAGES = tuple(IMAGE_HEADS.values())
 _MOSTLY = 0.95
 """From this share on a column of numbers or times has wrong values in it, and is no text."""
 
@@ -130,7 +129,7 @@ class ColumnScan:
         if family == "bytes":
             values = [value for value in column.drop_null().to_pylist() if value]
             self._types |= {family} if values else set()
-            self._all_images &= all(value.startswith(_IMAGES) for value in values)
+            self._all_images &= all(map(is_image, values))
             return
         self._types.add(family)
         if family not in _FAMILIES:
@@ -200,7 +199,7 @@ class ColumnScan:
         if len(self._types) > 1 or not self._types <= set(kinds):
             raise self._source.error(
                 f"The column {self._name} cannot be a feature.",
-                expected="numbers, texts, times, lists of numbers or texts, or PNG and JPEG images",
+                expected="numbers, texts, times, lists of numbers or texts, or whole PNG and JPEG images",
                 received=", ".join(sorted(self._types)),
                 remedy=f"Leave it out: DROP={self._name}.",
             )

@@ -114,7 +114,7 @@ def _folded(name: str) -> str:
 
 def _kind(name: str, rows: Rows, source: Source) -> ColumnProfile:
     scan = ColumnScan(name, source)
-    scan.add(Rows(rows.batch.slice(0, _BEGINNING), rows.first, rows.file))
+    scan.add(replace(rows, batch=rows.batch.slice(0, _BEGINNING)))
     return scan.profile()
 
 

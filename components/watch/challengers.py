@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import reduce
@@ -20,6 +20,7 @@ from airtight.errors import TerminalError
 from airtight.watch.history import ALL
 from components.data import examples as reading
 from components.data.example_frame import columns_of
+from components.data.row_faults import naming_rows
 from components.modelling import preprocessing, tabular
 from components.modelling.boosted_trees import TreeSettings
 from components.modelling.labelled_examples import LabelledExamples
@@ -181,13 +182,12 @@ def _labels(rows: LabelledExamples) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _answers(model: Path, rows: LabelledExamples) -> np.ndarray:
-    predict = Predictor(model, rows.schema)
-    return np.concatenate([predict(features) for features in _features(rows)]).astype(np.float64)
-
-
-def _features(rows: LabelledExamples) -> Iterator[reading.Columns]:
+    predict, answers, start = Predictor(model, rows.schema), [], 0
     for table in rows.tables(rows.schema.names):
-        yield reading.features(table, rows.schema)
+        with naming_rows(rows.folder, rows.splits, rows.schema, start):
+            answers.append(predict(reading.features(table, rows.schema)))
+        start += table.num_rows
+    return np.concatenate(answers).astype(np.float64)
 
 
 def _value(

@@ -19,7 +19,7 @@ from datetime import date
 import numpy as np
 
 from airtight.errors import TerminalError
-from components.watch.clean_past import POOL_DAYS, CleanPast
+from components.watch.clean_past import POOL_DAYS, CleanPast, touched
 from components.watch.day_statistics import Key, floor, statistics
 from components.watch.day_summary import DaySummary
 from components.watch.fault_rules import FAULTS, LEAST_ROWS, ROWS, Finding, is_fault, of_features, of_rows
@@ -131,12 +131,15 @@ def after(
     past = [known for known in past[-POOL_DAYS:] if known.rows >= LEAST_ROWS]
     clean = state.clean
     of_count = of_rows(day, clean.of(ROWS, past))
+    acceptable = {name for name, since in clean.since.items() if since <= accepted}
     if day.rows < LEAST_ROWS or not past:
+        if acceptable:
+            return _having_accepted(state, acceptable, day, past, alarms_a_year)
         few = f"{day.rows} rows" if day.rows < LEAST_ROWS else "no day before it"
-        findings = (*of_count, *_unjudged(clean, few))
+        findings = (*(_dated(finding, clean) for finding in of_count), *_unjudged(clean, few))
         judgement = Judgement(day.day, findings, math.nan, math.inf, (), f"not enough data: {few}")
-        return replace(state, day=day.day), judgement
-    figures = statistics(day, clean.pool(past))
+        return replace(state, day=day.day, clean=clean.after_few(day, past, faulty=bool(of_count))), judgement
+    figures = statistics(day, clean.pool(past, day.version))
     state = _widened(_of_version(state, day), tuple(figures))
     values = np.array([figures.get(key, math.nan) for key in state.keys])
     today = date.fromisoformat(day.day).weekday()
@@ -156,16 +159,24 @@ def after(
         if (feature, figure) not in ruled
     )
     faulty = {finding.feature for finding in (*hard, *soft) if is_fault(finding)}
-    if usual_now := {name for name in faulty & set(clean.since) if clean.since[name] <= accepted}:
-        known = replace(_without(state, usual_now), clean=clean.accepting(usual_now, past))
-        state, judgement = after(known, day, past, alarms_a_year)
-        return state, replace(judgement, accepted=tuple(sorted(usual_now)))
+    if usual_now := faulty & acceptable:
+        return _having_accepted(state, usual_now, day, past, alarms_a_year)
     enough = "" if math.isfinite(threshold) and math.isfinite(score) else _few(state, alarms_a_year)
     foremost = tuple((" ".join(state.keys[place]).strip(), float(scores[place])) for place in order[:FOREMOST])
     findings = tuple(_dated(finding, clean) for finding in (*hard, *soft))
     judgement = Judgement(day.day, findings, score, threshold, foremost, enough)
     state = replace(state, clean=clean.after(day, past, faulty))
-    return _with(state, day.day, values, errors, score, faulty), judgement
+    return _with(state, day.day, values, errors, score, touched(day, faulty)), judgement
+
+
+def _having_accepted(
+    state: State, features: Collection[str], day: DaySummary, past: Sequence[DaySummary], alarms_a_year: float
+) -> tuple[State, Judgement]:
+    """As `after`, where the open faults of some features are accepted."""
+    names = touched(day, features)
+    known = replace(_without(state, names), clean=state.clean.accepting(names, past))
+    state, judgement = after(known, day, past, alarms_a_year)
+    return state, replace(judgement, accepted=tuple(sorted(features)))
 
 
 def _unjudged(clean: CleanPast, few: str) -> list[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.data import examples as reading
+from components.data.row_faults import naming_rows
 from components.modelling.saved_model import Predictor
 from components.schema import ExampleSchema
 from components.watch.day_summary import Numbers
@@ -36,11 +37,13 @@ def predicted(folder: Path, split: str, schema: ExampleSchema, model: Path) -> d
     counts: dict[str, Numbers] = {}
     step, first = -(-rows // MOST_ROWS), 0
     for table in reading.batches(folder, split, schema, schema.names):
-        taken = table.take(np.arange(-first % step, table.num_rows, step))
-        first += table.num_rows
+        place = -first % step
+        taken = table.take(np.arange(place, table.num_rows, step))
+        start, first = first + place, first + table.num_rows
         if not taken.num_rows:
             continue
-        answers = predict(reading.features(taken, schema))
+        with naming_rows(folder, (split,), schema, start, step):
+            answers = predict(reading.features(taken, schema))
         columns = answers.reshape(len(answers), -1).T
         for number, values in enumerate(columns[:MOST_OUTPUTS]):
             part = "" if len(columns) == 1 else f" {parts[number] if len(parts) == len(columns) else number}"

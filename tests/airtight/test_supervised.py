@@ -103,3 +103,10 @@ def test_one_that_lies_elsewhere_is_found_by_its_place():
 def test_an_unknown_pipeline_is_told(name, received):
     with pytest.raises(TerminalError, match=received):
         find(name)
+
+
+def test_a_log_is_joined_by_one_column_which_is_said_where_it_is_declared():
+    assert Labels(log_root="log", join=" order_id, ").join == " order_id, "
+    assert Labels(join="id,at").join == "id,at"
+    with pytest.raises(TerminalError, match=r"Labels cannot be used: join.*one column"):
+        Labels(log_root="log", join="id,at")

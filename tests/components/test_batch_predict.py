@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -170,12 +171,17 @@ def test_served_is_what_is_promoted_or_else_the_highest_and_a_number_is_itself(r
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["gone", "changed"])
-def test_a_former_champion_that_is_gone_or_changed_scores_nothing_and_fails_nobody(root, run, is_there):
+def test_a_former_champion_that_is_gone_or_changed_scores_nothing_and_fails_nobody(root, run, caplog, is_there):
     pushed = [push_of(number, f"2020-0{number}-01T00:00:00-05:00", "other", id_=number) for number in (1, 2)]
     if not is_there:
         shutil.rmtree(root / "m" / "1")
     made = run("former", table(3), version="former", pushed=pushed, serving_root=str(root))
     assert (made.version, made.rows, list(Path(made.uri).glob("date=*"))) == (0, 0, [])
+    assert [record.levelname for record in caplog.records if "Nothing is scored" in record.message] == ["WARNING"]
+    caplog.set_level(logging.INFO)
+    assert run("young", table(3), version="former", pushed=pushed[1:], serving_root=str(root)).version == 0
+    (record,) = [record for record in caplog.records if "no champion before" in record.message]
+    assert record.levelname == "INFO" and record.message.count("\n") == 0
     with pytest.raises(TerminalError):
         run("named", table(3), version="1", pushed=pushed, serving_root=str(root))
 
@@ -283,7 +289,10 @@ def test_a_row_on_which_the_model_fails_is_named(spark, run, tmp_path):
     tf.saved_model.save(fussy, str(tmp_path / "models" / "m" / "1"), signatures=fussy.serve)
     size = rows["size"].to_numpy().copy()
     size[1234] = 1000
-    with pytest.raises(TerminalError, match=r"cannot answer for a row.*id k01234, colour .*, at 2020-.*: .*too large"):
+    with pytest.raises(
+        TerminalError,
+        match=r"cannot answer for these examples.*it fails on the row id k01234, colour .*, at 2020-.*: .*too large",
+    ):
         run("out", rows.set_column(1, "size", pa.array(size)), serving_root=str(tmp_path / "models"))
     assert not list((tmp_path / "out").iterdir())
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import threading
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airtight.errors import TerminalError
+from airtight.errors import TerminalError, TransientError
 from airtight.files import digest_of_file
+from airtight.home import Home
 from components.data.lake import Lake, Table
+from runtime.local import link_lake
 
 DAY = date(2020, 5, 1)
 EVENTS = Table(
@@ -31,6 +37,30 @@ def rows(*ids: int, day: date = DAY) -> pa.Table:
 @pytest.fixture
 def lake(tmp_path) -> Lake:
     return Lake(tmp_path / "lake")
+
+
+@pytest.mark.parametrize("full", ["mkdir", "replace"])
+def test_a_full_disk_is_a_fault_that_a_retry_may_heal(lake, monkeypatch, full):
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(Path if full == "mkdir" else os, full, refuse)
+    with pytest.raises(TransientError, match="no room left"):
+        lake.write("events", {DAY: rows(1)})
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_is_no_table(lake, tmp_path):
+    left, other = (lake.path / f".scratch.{digit * 32}.tmp" for digit in "ab")
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    held = os.open(other, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    lake.write("events", {DAY: rows(1)})
+    assert sorted(path.name for path in lake.path.iterdir()) == [other.name, "events"], "the other one is in use"
+    os.close(held)
+    link_lake(Home(tmp_path), Home(tmp_path / "sandbox"))
+    assert [path.name for path in (tmp_path / "sandbox" / "lake").iterdir()] == ["events"]
 
 
 def test_a_version_lists_whole_files_named_by_their_digest(lake):

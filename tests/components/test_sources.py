@@ -19,7 +19,7 @@ from airtight.errors import TerminalError, TransientError
 from components.data import dealt_rows, lake_import, pieces
 from components.data.lake import Lake, Table
 from components.data.lake_import import ROW, fill, table_of
-from components.data.sources import ReadReport, Source, csv_files, read
+from components.data.sources import ReadReport, Rows, Source, csv_files, parsing, read
 from components.schema import ExampleSchema, Feature
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -155,14 +155,63 @@ def test_rows_that_cannot_be_read_are_counted_where_the_source_says_so(lake, tmp
     text = HEADER + ROW_1 + "2013-01-02,1,b,c\nnever,1,b\n2013-01-03,zz,b\n"
     made = fill(lake, TABLE, Source(written(tmp_path, text), time=("at",), unreadable="leave_out"), "UTC")
     assert (made.rows, made.left_out) == (1, 3)
-    assert "row 3, column at" in "".join(made.examples) or "row 4, column at" in "".join(made.examples)
+    assert "row 4, column at" in "".join(made.examples)
+    assert "row 5, column x" in "".join(made.examples)
     assert "3 rows are left out" in str(made)
+
+
+def test_what_cannot_be_parsed_is_refused_though_a_row_before_it_was_left_out(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    text = HEADER + ROW_1 + "2013-01-02,1\n" + ROW_2 + '2013-01-03,1,"' + "a" * (1 << 14) + '"\n' + ROW_2
+    source = Source(written(tmp_path, text), time=("at",), unreadable="leave_out")
+    assert "rides.csv cannot be parsed" in refusal(lake, source)
+
+
+def test_a_row_is_named_by_its_place_in_the_file_also_behind_many_that_are_left_out(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 1 << 12)
+    text = HEADER + "".join("x\n" if n % 3 else f"2013-01-01,{n},a\n" for n in range(1500)) + "never,1,b\n"
+    source = Source(written(tmp_path, text), time=("at",), unreadable="leave_out")
+    *_, last = read(source)
+    assert last.place(last.batch.num_rows - 1) == "row 1502 of rides.csv"
+
+
+def test_a_file_of_nothing_but_rows_of_another_length_counts_them(tmp_path):
+    source = Source(written(tmp_path, HEADER + "x\ny\n"), time=("at",), unreadable="leave_out")
+    report = ReadReport(source)
+    assert (list(read(source, report)), report.left_out) == ([], 2)
 
 
 def test_rows_that_are_equal_are_there_once_and_counted(lake, tmp_path):
     made = fill(lake, TABLE, Source(written(tmp_path, HEADER + ROW_1 * 3 + ROW_2), time=("at",)), "UTC")
     assert (made.rows, made.doubled) == (2, 2)
     assert "2 doubled rows are there once" in str(made)
+
+
+def test_many_numbers_that_are_no_time_are_no_time_at_the_first_try(monkeypatch):
+    tries, time_of = [], parsing._time_of
+    monkeypatch.setattr(parsing, "_time_of", lambda *given: tries.append(1) or time_of(*given))
+    numbers = [1e9, float("inf"), -float("inf"), 1e300] * 500
+    rows = Rows(pa.record_batch({"at": numbers, "day": ["2013-01-01"] * 2000}), 1, "rides.parquet")
+    made = parsing.time_of(rows, Source("", time=("at",), time_format="epoch_s"))
+    assert made.null_count == 1500 and made[0].as_py() == datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
+    assert parsing.time_of(rows, Source("", time=("day", "at"))).null_count == 2000
+    assert len(tries) == 2
+
+
+def test_rows_with_lists_are_equal_where_their_items_are_though_one_is_not_a_number(lake, tmp_path):
+    vectors = tmp_path / "v.parquet"
+    at = Table("rides", pa.schema({"at": INSTANT, "v": pa.list_(pa.float32())}), key=(), time="at")
+
+    def filled(*rows: list[float | None] | None) -> int:
+        times = pa.array([datetime(2013, 1, 1, tzinfo=UTC)] * len(rows), INSTANT)
+        pq.write_table(pa.table({"at": times, "v": pa.array(rows, pa.list_(pa.float32()))}), vectors)
+        return fill(lake, at, Source(str(vectors), time=("at",)), "UTC").doubled
+
+    nan = float("nan")
+    assert (filled([1.0, nan, None], [1.0, nan, None]), filled(None, None), filled([], [], [])) == (1, 1, 2)
+    for rows in (([1.0, nan], [1.0, 2.0]), ([nan], [None]), ([1.0], [1.0, 1.0]), (None, []), ([1.0], [1.0], [2.0])):
+        with pytest.raises(TerminalError, match=r"Several rows have the key at 2013-01-01 .*Received: v .* and "):
+            filled(*rows)
 
 
 def test_a_file_that_grows_while_it_is_read_is_a_fault_that_a_retry_may_heal(lake, tmp_path, monkeypatch):

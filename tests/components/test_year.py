@@ -1,10 +1,12 @@
 """The page on which a year of runs is seen at a glance."""
 
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from components.reports.year import Gain, Gate, Metric, Month, comparison, metrics_of, page
+from components.modelling.metric_names import METRICS
+from components.reports.year import Gain, Gate, Metric, Month, comparison, measured, page
 
 FEBRUARY = Month(
     "2013-02",
@@ -87,9 +89,15 @@ def test_pipelines_stand_side_by_side_and_are_summed_where_all_have_the_figure()
 
 
 def test_the_metrics_are_those_of_the_task():
-    properties = {"metrics": "...", "mae": 30.5, "champion_mae": 32.0, "mae_gain": 1.5, "pinball": 9.0}
+    properties = {
+        METRICS: json.dumps({"mae": "MAE", "pinball": "pinball loss"}),
+        "mae": 30.5,
+        "champion_mae": 32.0,
+        "mae_gain": 1.5,
+        "pinball": 9.0,
+    }
     properties |= {"mae_gain_lower": 0.5, "mae_gain_upper": 2.5}
-    metrics = metrics_of(properties, {"mae": "MAE", "pinball": "pinball loss"})
+    metrics = measured(properties)
     assert metrics == (("MAE", 30.5, 32.0, (1.5, 0.5, 2.5)), ("pinball loss", 9.0, None, None))
     text = page("bikes", [replace(FEBRUARY, metrics=metrics)])
     assert cells(text, "2013-02")[5:11] == ["30.5000", "32.0000", "+1.5000 [+0.5000, +2.5000]", "9.0000", "-", "-"]

@@ -23,6 +23,12 @@ BEHIND = 1024
 """Bytes at the end in which that is looked for."""
 
 
+def is_image(value: bytes) -> bool:
+    """Whether bytes are a PNG or a JPEG, from beginning to end."""
+    end = value[-BEHIND:]
+    return any(value.startswith(head) and IMAGE_TAILS[name] in end for name, head in IMAGE_HEADS.items())
+
+
 class Number(FeatureKind):
     """float32 [rows], NaN where missing."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -107,13 +108,15 @@ def _read_file(path: Path, names: list[str], source: Source, report: ReadReport)
                 ),
             )
             for batch in reader:
+                # Blocks are parsed ahead: rows that are skipped may be later ones than these.
+                between = [row.number for row in skipped if row.number >= place]
+                places = np.setdiff1d(np.arange(place, place + batch.num_rows + len(between)), between)
                 if batch.num_rows:
-                    yield Rows(batch, place, path.name)
-                place += batch.num_rows
+                    yield Rows(batch, place, path.name, places[: batch.num_rows])
+                    place = int(places[batch.num_rows - 1]) + 1
         except pa.ArrowInvalid as error:
-            if "Empty CSV" in str(error):
-                return  # A header alone: whoever wants rows says so.
-            if not skipped:
+            # Of a header alone whoever wants rows says so. A row of another length is no error where it is left out.
+            if "Empty CSV" not in str(error) and (source.lenient or not skipped):
                 raise source.error(
                     f"{path.name} cannot be parsed.",
                     expected=f"rows of {len(names)} values, each row shorter than {BLOCK >> 20} MiB",

@@ -79,7 +79,11 @@ def instants(values: pa.Array, time_format: str, zone: str) -> pa.Array:
     kind = values.type
     if time_format in EPOCHS:
         micros = pc.multiply_checked(values if not pa.types.is_string(kind) else numbers(values), EPOCHS[time_format])
-        return pc.round(micros).cast(pa.int64()).cast(INSTANT)
+        if pa.types.is_floating(micros.type):
+            # What no int64 holds, NaN among it, is no time; a cast would refuse all rows because of one.
+            fits = pc.less(pc.abs(micros), float(1 << 63))
+            micros = pc.if_else(fits, pc.round(micros), pa.scalar(None, micros.type))
+        return micros.cast(pa.int64()).cast(INSTANT)
     if pa.types.is_date(kind):
         return local_instants(values.cast(pa.timestamp("us")), zone or "UTC")
     if pa.types.is_timestamp(kind):
@@ -135,9 +139,9 @@ def _time_of(columns: Sequence[pa.Array], source: Source) -> pa.Array:
     if hours.null_count == clock.null_count:
         local = instants(day, source.time_format, "UTC").cast(pa.timestamp("us"))
         inside = pc.and_(pc.greater_equal(hours, 0.0), pc.less(hours, float(_HOURS_OF_DAY)))
+        hours = pc.if_else(inside, hours, pa.scalar(None, pa.float64()))
         micros = pc.round(pc.multiply(hours, 3.6e9)).cast(pa.int64()).cast(pa.duration("us"))
-        made = pc.if_else(inside, pc.add(local, micros), pa.scalar(None, pa.timestamp("us")))
-        return local_instants(made, source.time_zone or "UTC")
+        return local_instants(pc.add(local, micros), source.time_zone or "UTC")
     joined = pc.binary_join_element_wise(day.cast(pa.string()), clock.cast(pa.string()), " ")
     return instants(joined, source.time_format, source.time_zone)
 

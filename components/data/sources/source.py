@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -161,11 +162,13 @@ class Rows:
       batch: The rows; a CSV file's values are strings.
       first: The place of the first one, as people count: a CSV file's header is row 1.
       file: Name of the file, or of the table.
+      places: The place of each, [rows], where rows between them may have been left out.
     """
 
     batch: pa.RecordBatch
     first: int
     file: str
+    places: np.ndarray | None = None
 
     def column(self, name: str) -> pa.Array:
         """A column: text is `string`, NaN is null, and so is all of it where no row of these has it, as in JSON."""
@@ -178,7 +181,8 @@ class Rows:
 
     def place(self, index: int, column: str = "") -> str:
         """One row, or one value, in words."""
-        return f"row {self.first + index}{f', column {column}' if column else ''} of {self.file}"
+        row = self.first + index if self.places is None else self.places[index]
+        return f"row {row}{f', column {column}' if column else ''} of {self.file}"
 
 
 @dataclass

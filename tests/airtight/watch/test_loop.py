@@ -27,9 +27,9 @@ def seen(number, served=1, regret=0.0, **more):
     return Observation(str(FIRST + timedelta(days=number)), instant(number), instant(number + 1), served, **fields)
 
 
-def faults(number, words, since=None):
+def faults(number, words, since=None, feature=""):
     day, began = (str(FIRST + timedelta(days=n)) for n in (number, number if since is None else since))
-    return (Fault(day, words, began),)
+    return (Fault(day, words, began, feature),)
 
 
 def rules(policy="airtight.watch.policies:every?n=3", **more):
@@ -141,6 +141,13 @@ def test_a_fault_that_stays_blocks_until_it_is_over_or_accepted():
     assert accepted.action == "retrain"
     _, (early,) = watched([seen(40, accepted=seen(1).day)], state=state)
     assert early.action == "fix_data", "it began after what was accepted"
+
+
+def test_a_fault_blocks_on_though_another_features_began_on_the_same_day_and_is_open():
+    both = (*faults(2, "heat: dead", feature="heat"), *faults(2, "size: dead", feature="size"))
+    days = [seen(0), seen(1), seen(2, faults=both), seen(3, faults=faults(3, "size: dead", 2, "size"))]
+    _, decisions = watched(days)
+    assert decisions[-1].reason.endswith("2013-03-03: heat: dead; 2013-03-04: size: dead"), "heat's day still counts"
 
 
 def test_a_state_of_before_faults_had_a_beginning_is_read():

@@ -9,11 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from airtight.errors import TerminalError
+from components.data.feature_kinds import IMAGE_HEADS, IMAGE_TAILS
 from components.data.lake import Lake, Table
 from components.data.lake_import import ROW, fill
 from components.scaffold.options import Options
 from components.scaffold.proposal import lake_names, propose
 from tests.components.scaffold import tables
+
+PNG, PNG_END = IMAGE_HEADS["PNG"], IMAGE_TAILS["PNG"]
 
 
 def proposed(data, **options):
@@ -225,7 +228,7 @@ def test_vectors_lists_images_and_texts_of_parquet(tmp_path):
         "pixels": [[float(n), 1.0, 2.0] for n in range(count)],
         "ragged": [[1.0] * (1 + n % 2) for n in range(count)],
         "tags": [["a", "b"][: 1 + n % 2] for n in range(count)],
-        "picture": [b"\x89PNG\r\n\x1a\n" + bytes([n]) for n in range(count)],
+        "picture": [PNG + bytes([n]) + PNG_END for n in range(count)],
         "story": [f"Once upon a time there was the number {n}, and it was alone." for n in range(count)],
         "digit": [n % 3 for n in range(count)],
     }
@@ -256,6 +259,19 @@ def test_names_for_the_lake_are_plain_and_differ():
 def test_a_name_must_be_one(name):
     with pytest.raises(TerminalError, match="The pipeline needs a"):
         Options(name=name, data="x.csv")
+
+
+@pytest.mark.parametrize("cut", [PNG + b"1" + PNG_END[:-1], b"\xff\xd8\xff" + PNG_END, PNG + PNG_END + b"\0" * 1024])
+def test_a_column_with_an_image_that_was_cut_off_is_none_of_images(cut):
+    from components.data.sources import Rows, Source
+    from components.scaffold.column_profile import ColumnScan
+
+    scans = [ColumnScan("x", Source("x.parquet")) for _ in range(2)]
+    for scan, values in zip(scans, ([PNG + PNG_END, b"", None], [PNG + PNG_END, cut]), strict=True):
+        scan.add(Rows(pa.record_batch({"x": pa.array(values, pa.binary())}), 1, "x.parquet"))
+    assert scans[0].profile().kind == "image"
+    with pytest.raises(TerminalError, match="whole PNG and JPEG images"):
+        scans[1].profile()
 
 
 def test_one_pass_keeps_its_memory_where_rows_are_many(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -10,10 +12,17 @@ import pyarrow as pa
 import pytest
 
 from airtight.errors import TerminalError
+from components import decide
+from components.artifacts import DataAlarms, SummarizedDay
+from components.data_alarms import data_alarms
 from components.schema import Feature
-from components.watch.data_alarms import State, after
+from components.watch import day_summary
+from components.watch.clean_past import CleanPast
+from components.watch.data_alarms import JUDGEMENT, STATE, State, after
+from components.watch.day_statistics import pooled
 from components.watch.day_summary import DaySummary, Numbers
 from components.watch.fault_rules import is_fault
+from tests.components import toy
 
 FEATURES = (
     Feature("amount", "number", ""),
@@ -258,6 +267,37 @@ def test_predictions_that_shift_alarm_and_are_no_fault_and_another_versions_begi
     assert after(state, answered(134, version=2), days[-28:])[1].findings
 
 
+def test_what_a_model_predicts_of_a_faulty_feature_is_no_part_of_its_usual_predictions():
+    def day(number: int, *, broken: bool = False) -> DaySummary:
+        columns = spoiled(number, "amount", math.nan, 1.0) if broken else rows(number)
+        predictions = answered(number, shift=0.3 if broken else 0.0)
+        return replace(summary(number, columns), predicted=predictions.predicted, version=1)
+
+    days = [day(number) for number in range(130)]
+    state, _ = judged(State(), days, [])
+    of_it = [place for place, (feature, _) in enumerate(state.keys) if feature == "predicted late"]
+    level = state.level[of_it]
+    broken = [day(number, broken=True) for number in range(130, 150)]
+    state, faulty = judged(state, broken, days)
+    assert faulty == [{"amount"}] * 20
+    assert np.array_equal(state.level[of_it], level, equal_nan=True)
+    past = [*days, *broken][-28:]
+    assert state.clean.pool(past, 1).predicted == pooled(days[-28:]).predicted
+    mended = after(state, day(150), past)
+    assert not [finding for finding in mended[1].findings if finding.feature == "predicted late"]
+    shifted = replace(day(150), predicted=answered(150, shift=0.2).predicted)
+    assert "predicted late" in {finding.feature for finding in after(state, shifted, past)[1].findings}
+    accepted, judgement = after(state, day(150, broken=True), past, accepted=broken[-1].day)
+    assert judgement.accepted == ("amount",)
+    assert accepted.clean.pool(past, 1).predicted == pooled([*broken, day(150, broken=True)]).predicted
+
+
+def test_the_predictions_of_another_version_are_none_that_a_versions_are_compared_with():
+    days = [answered(number, version=1 + (number >= 20)) for number in range(28)]
+    assert CleanPast().pool(days, 2).predicted == pooled(days[20:]).predicted
+    assert CleanPast().pool(days, 3).predicted == {}
+
+
 def test_a_fault_is_open_on_a_day_of_too_few_rows(year):
     summaries, states, _ = year
     broken = summary(20, spoiled(20, "amount", math.nan, 1.0))
@@ -266,6 +306,35 @@ def test_a_fault_is_open_on_a_day_of_too_few_rows(year):
     state, judgement = after(state, few, [*summaries[:20], broken])
     assert {finding.feature for finding in judgement.findings if is_fault(finding)} == {"", "amount"}
     assert f"the fault since {broken.day} is open" in judgement.findings[-1].words
+
+
+def empty(number: int) -> DaySummary:
+    return summary(number, {name: values[:0] for name, values in rows(number).items()})
+
+
+def test_a_feed_without_rows_is_one_fault_until_it_is_there_again(year):
+    summaries, states, _ = year
+    dead = [empty(number) for number in range(28, 28 + LONG)]
+    state, faulty = judged(states[28], dead, summaries[:28])
+    assert faulty == [{""}] * LONG, "also when none of the last days has rows"
+    assert dict(state.clean.since) == {"": dead[0].day}
+    state, judgement = after(state, summaries[28 + LONG], dead[-28:])
+    assert not judgement.findings and not state.clean.since
+
+
+def test_the_faults_of_a_day_of_too_few_rows_can_be_accepted(year):
+    summaries, states, _ = year
+    broken = summary(20, spoiled(20, "amount", math.nan, 1.0))
+    state, _ = after(states[20], broken, summaries[:20])
+    past = [*summaries[:20], broken, empty(21)]
+    state, judgement = after(state, empty(21), past[:-1])
+    assert dict(state.clean.since) == {"": empty(21).day, "amount": broken.day}
+    early, judgement = after(state, empty(22), past, accepted=broken.day)
+    assert judgement.accepted == ("amount",) and set(early.clean.since) == {""}
+    state, judgement = after(state, empty(22), past, accepted=empty(21).day)
+    assert (judgement.accepted, judgement.findings) == (("", "amount"), ())
+    _, faulty = judged(state, [empty(23), summary(24, spoiled(24, "amount", math.nan, 1.0))], [*past, empty(22)])
+    assert faulty == [set(), set()]
 
 
 def test_a_weekend_is_held_to_weekends(year):
@@ -324,3 +393,20 @@ def test_what_a_broken_feed_does_blocks_training_and_a_shift_does_not(year):
     shifted["amount"] += 20
     findings = after(states[200], summary(200, shifted), summaries[:200])[1].findings
     assert findings and not any(is_fault(finding) for finding in findings)
+
+
+def test_a_fault_is_handed_on_with_its_feature_and_its_first_day(tmp_path, year):
+    summaries, states, _ = year
+    of, past = [], [*summaries[:20], summary(20, spoiled(20, "amount", math.nan, 1.0))]
+    state, _ = after(states[20], past[-1], past[:-1])
+    for number, day in enumerate([*past, summary(21, spoiled(21, "amount", math.nan, 1.0))]):
+        of.append(toy.artifact(SummarizedDay, tmp_path / str(number)))
+        of[-1].interval_start, of[-1].interval_end = toy.INTERVAL
+        of[-1].day = day.day
+        (tmp_path / str(number) / day_summary.FILE).write_text(day.to_json())
+    before, alarms = (toy.artifact(DataAlarms, tmp_path / name) for name in ("before", "alarms"))
+    (tmp_path / "before" / STATE).write_bytes(state.to_bytes())
+    data_alarms.test_call(summary=of[-1], alarms=alarms, past=of[:-1], before=[before])
+    judgement = json.loads((tmp_path / "alarms" / JUDGEMENT).read_text())
+    (fault,) = decide._faults(judgement, judgement["day"])
+    assert (fault.feature, fault.since, fault.day) == ("amount", past[-1].day, "2013-01-28")
