@@ -2,7 +2,9 @@
 
 import json
 import re
+from contextlib import redirect_stdout
 from datetime import UTC, date, datetime, timedelta
+from io import StringIO
 from urllib.parse import quote
 
 import pytest
@@ -233,9 +235,7 @@ def retrained(past, day, **how):
     return past.train(day, day + timedelta(days=1), 1, began=began, run_id=f"watch__{day}__1a2b3c4d", **how)
 
 
-def test_the_outcome_is_what_became_of_a_version_last_whatever_days_of_labels_changed_nothing(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_outcome_is_what_became_of_a_version_last_whatever_days_of_labels_changed_nothing(tmp_path, monkeypatch):
     past, at = PastModels(Home(tmp_path)), datetime(2026, 10, 1, 9, tzinfo=UTC)
     base = past.train(date(2026, 9, 1), date(2026, 9, 8), 0, began=at - timedelta(days=9), served=0)
     kept = retrained(past, date(2026, 10, 1), served=base)
@@ -263,9 +263,10 @@ def test_the_outcome_is_what_became_of_a_version_last_whatever_days_of_labels_ch
     headline, steps = chain_of(text, "2026-10-04")
     assert headline.startswith("taken back; ") and steps["Outcome"][1] == "taken back: It fails often."
     assert steps["Release"][1] == "began"
-    assert policy.main(["decisions", "--pipeline", MODEL, "--newest", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert "2026-10-04: retrain: taken back" in printed and "2026-10-01: retrain" not in printed
+    with redirect_stdout(StringIO()) as printed:
+        assert policy.main(["decisions", "--pipeline", MODEL, "--newest", "1"]) == 0
+    lines = printed.getvalue()
+    assert "2026-10-04: retrain: taken back" in lines and "2026-10-01: retrain" not in lines
     approvals = card_contents._approvals(versions.of_model(past.store, "Promotion", MODEL), kept)
     assert [approval["reason"] for approval in approvals] == ["it is odd", "it was not"]
 
