@@ -64,13 +64,29 @@ def spans(events: Iterable[Event]) -> list[Span]:
     ]
 
 
+def has_effect(promotion: Mapping[str, Any]) -> bool:
+    """Whether a promotion put a version before the requests, or ended a release.
+
+    `take_back` writes one each day, whatever it does, which tells of most days that nothing was changed.
+
+    Args:
+      promotion: Properties of the `Promotion`.
+    """
+    return took_over(promotion) or str(promotion.get("approval", "")).startswith("release ")
+
+
+def took_over(promotion: Mapping[str, Any]) -> bool:
+    """Whether a promotion put a version before the requests."""
+    return bool(promotion.get("took_over", promotion.get("changed")))
+
+
 def _version_of(properties: Mapping[str, Any], serving: int) -> tuple[int, str]:
     """The version that an event put before the requests, and why; 0 for none."""
     if "to_version" in properties:
-        took_over = properties.get("took_over", properties.get("changed"))
-        return (int(properties["to_version"]), str(properties.get("summary", ""))) if took_over else (0, "")
-    took_over = properties.get("took_over", not properties.get("awaits_release"))
+        summary = str(properties.get("summary", ""))
+        return (int(properties["to_version"]), summary) if took_over(properties) else (0, "")
+    is_served = properties.get("took_over", not properties.get("awaits_release"))
     version = int(properties.get("version") or 0)
     # The highest answers, so that one of an earlier interval is registered only.
-    is_put_first = bool(properties.get("pushed")) and bool(took_over) and version > serving
+    is_put_first = bool(properties.get("pushed")) and bool(is_served) and version > serving
     return (version, str(properties.get("reason", ""))) if is_put_first else (0, "")

@@ -81,6 +81,7 @@ where there is a log."""
 _OPTIONAL = ("expectations", "fill_lake", "stream", "in_words")
 _IMPORT_STRINGS = ("tables", "schema", "transform", "model", *_OPTIONAL)
 _NAME = re.compile(r"[A-Za-z]\w*")
+_ROUTE = re.compile(r"[A-Za-z0-9_.-]+")
 _IMPORT_STRING = re.compile(r"\.?[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 
 
@@ -189,6 +190,9 @@ class Supervised:
             for node, made in self.components.items()
         }
         object.__setattr__(self, "components", components)
+        for route in self.online:
+            if not _ROUTE.fullmatch(route):
+                raise self._refusal(f"online[{route!r}]", "a name of letters, digits, _, . and -", route)
         online = {route: self._absolute(f"online[{route!r}]", code) for route, code in self.online.items()}
         object.__setattr__(self, "online", online)
         if self.release not in ("at_once", "canary", ""):

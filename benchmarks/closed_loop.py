@@ -26,7 +26,8 @@ from benchmarks.parcels import rows
 from benchmarks.parcels.settings import SETTINGS
 from components.data.lake import Lake
 from runtime import metadata_store
-from runtime.lineage.watch_chain import SERVES, Chain, chains, in_words
+from runtime.lineage.chain_steps import in_lines
+from runtime.lineage.watch_chain import SERVES, Chain, chains
 from services.airflow_api import OVER, Airflow
 from services.settings import Settings
 from services.supervisor import ALWAYS
@@ -269,7 +270,7 @@ def main() -> None:
             bad_model(loop, traffic, noticed)
             after = noticed + timedelta(days=1)
             broken_feed(loop, after)
-        print(f"\n{in_words(loop.chain(noticed))}")
+        print("", *in_lines(loop.chain(noticed)), sep="\n")
         for artifact in (*loop.chain(noticed).verdicts, *loop.chain(noticed).releases):
             print(f"  {artifact.type.name}: {artifact.properties.get('summary') or 'passed'}")
         print(f"\nRequests: {dict(traffic.counts)}")

@@ -14,10 +14,11 @@ from airtight.audit.log import AuditLog
 from airtight.errors import TerminalError
 from airtight.home import Home
 from airtight.provenance import COMMIT, LOCK
-from airtight.served_spans import Event, Span, spans
+from airtight.served_spans import Span
 from airtight.supervised import Supervised
 from commands import card_quality
 from components.modelling import metric_names
+from components.modelling.served import RELEASE
 
 if TYPE_CHECKING:
     import ml_metadata as mlmd
@@ -54,8 +55,7 @@ def contents(store: mlmd.MetadataStore, settings: Supervised, home: Home, wanted
     pushed = _chosen(pushes, wanted, name)
     version, digest = int(pushed.properties["version"]), str(pushed.properties.get("model_digest", ""))
     promotions = versions.of_model(store, "Promotion", name)
-    events = [Event(a.proto.id, versions.published_at(a), a.properties) for a in (*pushes, *promotions)]
-    history = spans(events)
+    history = versions.spans_of((*pushes, *promotions))
     releases = _releases(store, name, version, promotions)
     made = versions.rests_on(store, name, pushed)
     evaluation = _output(made, "evaluate", "ModelEvaluation")
@@ -202,6 +202,7 @@ def _drift(store: mlmd.MetadataStore, pipeline: str, made: dict[str, Made]) -> d
 
 
 def _approvals(promotions: list[Artifact], version: int) -> list[dict[str, Any]]:
+    """The promotions that a person approved, and neither a release nor the step that takes versions back."""
     from runtime.lineage import versions
 
     names = ("from_version", "to_version", "approval", "reason", "overridden", "summary")
@@ -209,7 +210,7 @@ def _approvals(promotions: list[Artifact], version: int) -> list[dict[str, Any]]
         {"at": versions.published_at(promotion), **{name: promotion.properties.get(name, "") for name in names}}
         for promotion in promotions
         if version in (promotion.properties.get("from_version"), promotion.properties.get("to_version"))
-        and not str(promotion.properties.get("approval", "")).startswith("release ")
+        and str(promotion.properties.get("approval", "")).split(" ")[0] != RELEASE
     ]
 
 

@@ -70,8 +70,8 @@ def _decisions(options: argparse.Namespace) -> int:
 
     settings, _ = find(options.pipeline)
     store = metadata_connection.project_store(Home.current())
-    wanted = [c for c in chains(store, settings.name) if c.decision.properties["action"] == "retrain"]
-    for chain in wanted[: options.newest]:
+    wanted = chains(store, settings.name, action="retrain", newest=options.newest)
+    for chain in wanted:
         print("\n".join(in_lines(chain)))
     if not wanted:
         print(f"The watch of {settings.name} has wanted no training yet.")

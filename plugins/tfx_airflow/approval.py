@@ -61,13 +61,16 @@ def add_override_approval(dag: DAG, approvers: Sequence[str]) -> ApproveOverride
     Returns:
       The task `approve_override`.
     """
-    accepted = ", ".join(f"{name} = {{{{ params.get('{name}') }}}}" for name in OVERRIDES)
+    accepted = "".join(
+        f"{{% if params.get('{name}') == '{_ACCEPT}' %}}"
+        f"The run has {name} = {_ACCEPT}: {gate} lets through what it would stop. {{% endif %}}"
+        for name, gate in OVERRIDES.items()
+    )
     with dag:
         approve = ApproveOverride(
             task_id="approve_override",
             subject=f"Override a gate of {dag.dag_id}, run {{{{ run_id }}}}?",
-            body=f"The run has {accepted}: {_ACCEPT} lets through what that gate stops. "
-            "{{ params.override_reason or 'No reason was given: it will be refused.' }}",
+            body=f"{accepted}{{{{ params.override_reason or 'No reason was given: it will be refused.' }}}}",
             params={"reason": _REASON},
             assigned_users=_users(approvers),
             fail_on_reject=True,

@@ -24,19 +24,19 @@ def held_by(dag_id: str, day: str, run_id: str, brakes: Brakes) -> str:
         Those that failed hold it, too.
       brakes: Their cooldown, in days, and the longest one, which is as far as earlier decisions are looked at.
     """
-    days = {number: date.fromisoformat(day) - timedelta(days=number) for number in range(1, 1 + brakes.longest)}
+    before = {number: date.fromisoformat(day) - timedelta(days=number) for number in range(1, 1 + brakes.longest)}
     # The newest first.
-    ages = {run_id.replace(day, earlier.isoformat(), 1): number for number, earlier in days.items()}
+    ages = {run_id.replace(day, other.isoformat(), 1): number for number, other in before.items()}
 
     def has(runs: Iterable[str], *states: str) -> bool:
         return count_named_runs(dag_id, list(runs), states) > 0
 
-    if has(ages, *UNFINISHED):
-        waiting = next((run for run in ages if has([run], *UNFINISHED)), "that has just ended")
-        return f"The run {waiting} of an earlier decision is queued or running"
+    unfinished = count_named_runs(dag_id, None, UNFINISHED)
     # The decision's own is there where the task is retried.
-    if count_named_runs(dag_id, None, UNFINISHED) > count_named_runs(dag_id, [run_id], UNFINISHED):
-        return f"Another run of {dag_id} is queued or running"
+    if unfinished and unfinished > count_named_runs(dag_id, [run_id], UNFINISHED):
+        earlier = next((run for run in ages if has([run], *UNFINISHED)), "") if has(ages, *UNFINISHED) else ""
+        holds = f"The run {earlier} of an earlier decision" if earlier else f"Another run of {dag_id}"
+        return f"{holds} is queued or running"
     failed: list[str] = []
     for run in ages if has(ages, "failed") else ():
         if has([run], "success"):

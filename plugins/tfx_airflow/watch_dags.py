@@ -43,8 +43,9 @@ WATCH_PARAMS: dict[str, Any] = {
 LABELLING = """
 # {title}: labels
 
-Each day, when it is over, its rows are scored by the champion of then and by the one before it, and the predictions of
-the last days are joined with the labels that are known by now. **label_quality** says how ripe each day is and how good
+Each day, when it is over, its rows are scored by the champion of then and by the one before it; with a prediction log,
+the champion's answers are those of the log. The answers of the last days are joined with the labels that are known by
+now. **label_quality** says how ripe each day is and how good
 it was; **judge_promotion** compares the champion with the former one on the ripe days since it took over, and
 **take_back** has the former one served again when it surely loses more. Reports lie in the artifacts.
 
@@ -103,11 +104,11 @@ def check_dag(settings: Supervised) -> DAG:
     return dag
 
 
-def by_interval(settings: Supervised, watch: Watch | Labels | None = None) -> dict[str, Any]:
+def by_interval(settings: Supervised, daily: Watch | Labels | None = None) -> dict[str, Any]:
     """The arguments of a DAG whose runs are intervals: those of the pipeline, of its watch, or of its labels."""
-    schedule = watch.schedule if watch else settings.schedule
-    first = (watch.first if watch else None) or settings.first
-    own = {"is_paused_upon_creation": True, **watch.dag} if watch else settings.dag
+    schedule = daily.schedule if daily else settings.schedule
+    first = (daily.first if daily else None) or settings.first
+    own = {"is_paused_upon_creation": True, **daily.dag} if daily else settings.dag
     return {
         "schedule": CronDataIntervalTimetable(schedule, timezone=settings.zone) if schedule else None,
         "start_date": _midnight(first, settings.zone),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from airtight.served_spans import took_over
 from airtight.verdict import FILE_NAME, Verdict
 from runtime.lineage.artifacts import Artifact
 from runtime.lineage.versions import published_at
-from runtime.lineage.watch_chain import FAILED, NOT_BEGUN, Chain
+from runtime.lineage.watch_chain import FAILED, NOT_BEGUN, PROMOTION, Chain
 
 STEPS = ALARM, DECISION, RUN, VERDICTS, RELEASE, OUTCOME = (
     *("Alarm", "Decision", "Training", "Verdicts", "Release", "Outcome"),
@@ -53,8 +54,7 @@ def steps(chain: Chain, state: str | None = None) -> list[ChainStep]:
         made.append(ChainStep(VERDICTS, _when(*chain.verdicts), "; ".join(verdicts)))
     if chain.version and chain.pushed:
         made.append(_release(chain, chain.pushed))
-    at = published_at(chain.settled_by) if chain.settled_by else ""
-    at = ended.isoformat(timespec="seconds") if chain.outcome == FAILED else at
+    at = ended.isoformat(timespec="seconds") if chain.outcome == FAILED else chain.settled_at
     return [*made, ChainStep(OUTCOME, at, _outcome(chain))]
 
 
@@ -110,7 +110,15 @@ def _verdict(artifact: Artifact) -> str:
 
 def _release(chain: Chain, pushed: Artifact) -> ChainStep:
     """How its version came to serve, or was to; what took it back is the outcome."""
-    own = [a for a in chain.releases if a.properties.get("to_version", chain.version) == chain.version]
+
+    def is_own(artifact: Artifact) -> bool:
+        """Whether it tried this version or had it served, and not another one beside it or in its place."""
+        properties = artifact.properties
+        return artifact.type.name != PROMOTION or (
+            properties.get("to_version") == chain.version and took_over(properties)
+        )
+
+    own = list(filter(is_own, chain.releases))
     if not own:
         words = "it took over when it was pushed" if pushed.properties.get("took_over") else "it was registered"
         return ChainStep(RELEASE, published_at(pushed), f"version {chain.version}: {words}")
@@ -119,7 +127,10 @@ def _release(chain: Chain, pushed: Artifact) -> ChainStep:
 
 
 def _outcome(chain: Chain) -> str:
-    saved = f"; it saves {chain.saved:.3g} a row so far" if chain.saved is not None else ""
-    judged = chain.judged.properties if chain.judged else {}
-    beside = f"; {judged['outcome']}: {judged['reason']}".replace("_", " ") if judged else ""
-    return f"{chain.outcome}{f': {chain.words}' if chain.words else ''}{saved}{beside}"
+    parts = [f"{chain.outcome}: {chain.words}" if chain.words else chain.outcome]
+    if chain.saved is not None:
+        parts.append(f"it saves {chain.saved:.3g} a row so far")
+    if chain.judged:
+        judged = chain.judged.properties
+        parts.append(f"{str(judged['outcome']).replace('_', ' ')}: {judged['reason']}")
+    return "; ".join([*(part.removesuffix(".") for part in parts[:-1]), parts[-1]])

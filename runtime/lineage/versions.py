@@ -12,6 +12,7 @@ import ml_metadata as mlmd
 from ml_metadata.proto import metadata_store_pb2
 
 from airtight.served_history import versions_that_served
+from airtight.served_spans import Event, Span, spans
 from runtime import attempt_names
 from runtime.lineage.artifacts import (
     INPUT_EVENTS,
@@ -136,6 +137,15 @@ def published_at(artifact: Artifact) -> str:
     """When an artifact was published, ISO 8601, UTC, in whole seconds."""
     at = datetime.fromtimestamp(artifact.proto.create_time_since_epoch // 1000, UTC)
     return at.isoformat(timespec="seconds")
+
+
+def spans_of(records: Iterable[Artifact]) -> list[Span]:
+    """When each version answered the requests, by the clock.
+
+    Args:
+      records: All pushes and promotions of a model.
+    """
+    return spans(Event(record.proto.id, published_at(record), record.properties) for record in records)
 
 
 def rests_on(store: mlmd.MetadataStore, pipeline: str, artifact: Artifact) -> dict[str, Made]:

@@ -1,7 +1,6 @@
 """The numbers of an answer: one for each row, where the model answers floats, or probabilities of classes.
 
-Probabilities of classes count as (place of the likeliest class + its probability) / classes, from 0 to 1: how that is
-distributed says which classes are answered and how surely, as `components.tasks.multiclass.Multiclass.score` does.
+Probabilities of classes count as their `airtight.class_score.class_score`, as `components.tasks.multiclass` has it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from typing import Any
 import orjson
 from google.protobuf.message import DecodeError
 
+from airtight.class_score import class_score
 from serving.router import messages
 
-SUM_TOLERANCE = 1e-3
-"""How far from 1 the probabilities of a row may sum up."""
 LARGEST = 1 << 20
 """Bytes; a larger answer is not looked into."""
 _FLOAT, _DOUBLE = 1, 2
@@ -71,7 +69,7 @@ def from_grpc(method: str, answer: bytes) -> list[float] | None:
             return [row.value for row in messages.regressed(answer).result.regressions]
         if method == "Classify":
             rows = messages.classified(answer).result.classifications
-            return _positions([[entry.score for entry in row.classes] for row in rows])
+            return _class_scores([[entry.score for entry in row.classes] for row in rows])
         if method != "Predict":
             return None
         outputs = {output.key: output.value for output in messages.predicted(answer).outputs}
@@ -83,7 +81,7 @@ def from_grpc(method: str, answer: bytes) -> list[float] | None:
 def _first(columns: Iterable[Any]) -> list[float] | None:
     """The first column of one float for each row, or else of probabilities of classes."""
     there = list(columns)
-    return next((numbers for read in (_floats, _positions) for column in there if (numbers := read(column))), None)
+    return next((numbers for read in (_floats, _class_scores) for column in there if (numbers := read(column))), None)
 
 
 def _classified(rows: Any) -> list[float] | None:
@@ -91,25 +89,22 @@ def _classified(rows: Any) -> list[float] | None:
     if type(rows) is not list or not all(type(row) is list for row in rows):
         return None
     pairs = all(type(entry) is list and len(entry) == 2 for row in rows for entry in row)  # noqa: PLR2004
-    return _positions([[entry[1] for entry in row] for row in rows]) if pairs else None
+    return _class_scores([[entry[1] for entry in row] for row in rows]) if pairs else None
 
 
-def _positions(rows: Any) -> list[float] | None:
+def _class_scores(rows: Any) -> list[float] | None:
     """Of rows of probabilities; a row that is not finite is NaN."""
     if type(rows) is not list or not rows or not all(type(row) is list and len(row) > 1 for row in rows):
         return None
     if not all(type(value) is float for row in rows for value in row):
         return None
-    positions = []
+    scores = []
     for row in rows:
-        if not all(map(math.isfinite, row)):
-            positions.append(math.nan)
-            continue
-        top = max(row)
-        if min(row) < 0 or abs(sum(row) - 1) > SUM_TOLERANCE:
+        score = class_score(row) if all(map(math.isfinite, row)) else math.nan
+        if score is None:
             return None
-        positions.append((row.index(top) + min(top, 1 - 1e-6)) / len(row))
-    return positions
+        scores.append(score)
+    return scores
 
 
 def _floats(column: Any) -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from airtight.declared_pipelines import online_routes
 from airtight.errors import TerminalError
 from serving import listening
 from serving.listening import Listening
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -38,11 +41,13 @@ class Online:
       name: `POST /v1/NAME:predict`.
       model: The model that answers.
       code: `package.module:attribute`, of a `serving.router.online.Lookup` when it is called.
+      is_declared: Whether a pipeline's settings declare it, so that it is left out where its code cannot be loaded.
     """
 
     name: str
     model: str
     code: str
+    is_declared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ def settings_from_flags(arguments: Sequence[str]) -> Settings:
         admin_grpc_port=flags.admin_grpc_port,
         health_interval_s=flags.health_interval_seconds,
         state_file=flags.state_file,
-        online=_online([*flags.online, *(online_routes() if flags.pipelines else ())]),
+        online=_with_declared(_online(flags.online)) if flags.pipelines else _online(flags.online),
     )
 
 
@@ -120,11 +125,21 @@ def _online(texts: Sequence[str]) -> tuple[Online, ...]:
     if not all(len(part) == 3 and all(part) and _NAME.fullmatch(part[0]) for part in parts) or len(routes) < len(parts):  # noqa: PLR2004
         raise TerminalError(
             "The router does not know what to fill in online.",
-            expected="--online NAME=MODEL=MODULE:ATTRIBUTE for each route, each name once, of the settings' routes too",
+            expected="--online NAME=MODEL=MODULE:ATTRIBUTE for each route, and each NAME once",
             received=" ".join(texts),
-            remedy="Correct --online, or the pipelines' settings.",
+            remedy="Correct --online.",
         )
-    return tuple(Online(*part) for part in parts)
+    return tuple(Online(name, model, code) for name, model, code in parts)
+
+
+def _with_declared(routes: Sequence[Online]) -> tuple[Online, ...]:
+    """Some routes, and after them those of the pipelines' settings whose names are not taken yet."""
+    by_name = {route.name: route for route in routes}
+    for name, model, code in online_routes():
+        taken = by_name.setdefault(name, route := Online(name, model, code, is_declared=True))
+        if taken is not route:
+            log.warning("The route %s of %s is left out: %s has it already", name, model, taken.model)
+    return tuple(by_name.values())
 
 
 def _refusal(received: str) -> TerminalError:

@@ -61,13 +61,19 @@ class Filling:
       timeout_s: A lookup may take so long.
 
     Raises:
-      TerminalError: A setting names no code.
+      TerminalError: A route of `--online` names no code. One of a pipeline's settings is left out, whatever its code
+        raises: the router is also that of the other pipelines.
     """
 
     def __init__(self, settings: Sequence[Online], timeout_s: float) -> None:
-        self._of: dict[str, tuple[str, Lookup]] = {
-            each.name: (each.model, import_string.load(each.code)()) for each in settings
-        }
+        self._of: dict[str, tuple[str, Lookup]] = {}
+        for route in settings:
+            try:
+                self._of[route.name] = route.model, import_string.load(route.code)()
+            except Exception as error:
+                if not route.is_declared:
+                    raise
+                logger.warning("The route %s of %s is left out: %s", route.name, route.model, error)
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="online")
         # Requests wait here and not in the executor's queue: one that is over leaves nothing behind.

@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 
+from airtight.class_score import class_score
 from streaming.windows.declaration import Bounds, Group, Measure, Stream, Windows
 from streaming.windows.messages import Event, Message, json_reader
 
 LATENCY_RATIO = 1.05
 """A quantile of latencies is at most 5 % too high."""
 SCORE_WIDTH = 0.05
-MIN_CLASSES, SUM_TOLERANCE = 2, 1e-3
-"""Of probabilities: how many a row has at least, and how far from 1 they may sum up."""
 
 
 class Answer(msgspec.Struct):
@@ -53,18 +52,14 @@ def parse(message: Message) -> Event:
 def score_of(output: Any) -> float | None:
     """The number that a row's output counts as: itself, if it is finite.
 
-    Probabilities of classes count as (place of the likeliest class + its probability) / classes, from 0 to 1, as the
-    router's answers do. None for anything else.
+    Probabilities of classes count as their `class_score`, as the router's answers do. None for anything else.
     """
     numbers = output if isinstance(output, list) else [output]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
         return None
     if not isinstance(output, list):
         return float(output)
-    if len(output) < MIN_CLASSES or min(output) < 0 or abs(sum(output) - 1) > SUM_TOLERANCE:
-        return None
-    largest = max(output)
-    return (output.index(largest) + min(largest, 1 - 1e-6)) / len(output)
+    return class_score(output) if output else None
 
 
 def prediction_log(

@@ -19,6 +19,8 @@ from websockets.sync.client import connect
 from tests.waiting import until
 
 PROGRAM = "chromium"
+NEEDED = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason=f"{PROGRAM} is not here")
+"""Mark of a module whose tests need it."""
 _SIZE = (1440, 1000)
 _GONE = "target navigated or closed"
 _BY_TEXT = """((text, last) => {
@@ -42,8 +44,6 @@ class Browser:
     """
 
     def __init__(self, size: tuple[int, int] = _SIZE) -> None:
-        if shutil.which(PROGRAM) is None:
-            pytest.skip(f"{PROGRAM} is not here")
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--hide-scrollbars"]
         self._process = subprocess.Popen(

@@ -197,17 +197,23 @@ class PastModels:
         )
 
     def outcome(self, version: int, former: int, *, at: datetime, outcome: str, reason: str) -> None:
-        """How a version did beside the former champion since it took over."""
-        run = Run(f"{MODEL}_quality", f"scheduled__{at.date()}T05:00:00+00:00", f"{MODEL}_quality")
+        """How a version did beside the former champion since it took over; nothing is changed, as on most days."""
+        run = Run(f"{MODEL}_labels", f"scheduled__{at.date()}T05:00:00+00:00", f"{MODEL}_labels")
         properties: dict[str, _Value] = {
             **{"model": MODEL, "version": version, "former": former, "outcome": outcome},
             **{"interval_end": at.isoformat(), "reason": reason},
         }
-        self.execution(run, "after_promotion", "PromotionOutcome", properties, at, seconds=1.0)
+        self.execution(run, "judge_promotion", "PromotionOutcome", properties, at, seconds=1.0)
+        promotion: dict[str, _Value] = {
+            **{"model": MODEL, "from_version": version, "to_version": version, "changed": 0, "took_over": 0},
+            **{"reason": reason, "approval": "release", "interval_end": at.isoformat(), "as_of": at.isoformat()},
+            "summary": f"Nothing was changed. {reason}",
+        }
+        self.execution(run, "take_back", "Promotion", promotion, at, seconds=1.0)
 
     def quality(self, days: Iterable[tuple[date, float]], *, at: datetime) -> None:
         """How good the served predictions were, by day; the last five days have no labels yet."""
-        run = Run(f"{MODEL}_quality", f"scheduled__{at.date()}T04:00:00+00:00", f"{MODEL}_quality")
+        run = Run(f"{MODEL}_labels", f"scheduled__{at.date()}T04:00:00+00:00", f"{MODEL}_labels")
         properties = {"model": MODEL, "known_by": at.isoformat(), "summary": "The last days are unripe."}
         made = self.execution(run, "label_quality", "LabelQuality", properties, at, seconds=9.0)
         rows = list(days)

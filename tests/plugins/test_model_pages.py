@@ -2,7 +2,9 @@
 
 import json
 import re
+from contextlib import redirect_stdout
 from datetime import UTC, date, datetime, timedelta
+from io import StringIO
 from urllib.parse import quote
 
 import pytest
@@ -13,11 +15,13 @@ from airtight.home import Home
 from airtight.rollout import state
 from airtight.rollout.state import Release
 from airtight.watch.alarm_acts import ACKNOWLEDGED, SILENCED
-from commands import policy
+from commands import card_contents, policy
+from runtime.lineage import versions
 from runtime.lineage.chain_steps import STEPS
 from tests.plugins.page_client import get, signed_in
 from tests.plugins.past_models import MODEL, PastModels, Run
 from tests.plugins.past_year import year
+from tests.runtime.store_calls import counted
 
 RUN = "scheduled__2026-07-01T04:00:00+00:00"
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -208,20 +212,101 @@ def test_a_training_of_a_dag_that_the_reader_may_not_read_is_left_out_of_its_cha
     assert headline == "not for you to read" and list(steps) == ["Alarm", "Decision"]
 
 
-def test_a_day_that_was_decided_again_has_the_time_of_what_triggered_its_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kinds", [("scheduled", "backfill"), ("backfill", "scheduled")])
+def test_a_day_that_was_decided_again_has_the_time_of_what_triggered_its_training(tmp_path, monkeypatch, kinds):
     past = PastModels(Home(tmp_path))
-    past.watch(date(2026, 10, 1), at=AT, retrain="it is worse")
     run = "watch__2026-10-01__1a2b3c4d"
-    past.train(date(2026, 9, 25), date(2026, 10, 2), 1, began=AT + timedelta(hours=1), served=0, run_id=run)
-    past.watch(date(2026, 10, 1), at=AT + timedelta(days=9), retrain="it is worse", run="backfill")
+    for kind in kinds:
+        if kind == "scheduled":
+            past.watch(date(2026, 10, 1), at=AT, retrain="it is worse")
+            past.train(date(2026, 9, 25), date(2026, 10, 2), 1, began=AT + timedelta(hours=1), served=0, run_id=run)
+        else:
+            past.watch(date(2026, 10, 1), at=AT + timedelta(days=9), retrain="it is worse", run="backfill")
     past.close()
     headline, steps = chain_of(in_home(past.home, monkeypatch, f"/{MODEL}/model"), "2026-10-01")
     assert headline == "serves; 1.1 h from the decision to the outcome"
     assert steps["Decision"][0] == f"{AT:%Y-%m-%d %H:%M}"
 
 
+def retrained(past, day, **how):
+    """What a watch decided on a day, and the training that it triggered; gives the version."""
+    past.watch(day, at=datetime(day.year, day.month, day.day, 5, tzinfo=UTC), retrain="it is worse")
+    began = datetime(day.year, day.month, day.day, 6, tzinfo=UTC)
+    return past.train(day, day + timedelta(days=1), 1, began=began, run_id=f"watch__{day}__1a2b3c4d", **how)
+
+
+def test_the_outcome_is_what_became_of_a_version_last_whatever_days_of_labels_changed_nothing(tmp_path, monkeypatch):
+    past, at = PastModels(Home(tmp_path)), datetime(2026, 10, 1, 9, tzinfo=UTC)
+    base = past.train(date(2026, 9, 1), date(2026, 9, 8), 0, began=at - timedelta(days=9), served=0)
+    kept = retrained(past, date(2026, 10, 1), served=base)
+    past.promote(kept, base, at=at, reason="it is odd", by="ada")
+    past.promote(base, kept, at=at + timedelta(hours=1), reason="it was not", by="ada")
+    refused = retrained(past, date(2026, 10, 4), served=kept, took_over=False)
+    release = Run(f"{MODEL}_release", "manual", f"{MODEL}_release")
+    properties = {"model": MODEL, "release": "r1", "stable": kept, "candidate": refused, "summary": "began"}
+    past.execution(release, "start", "Release", properties, at + timedelta(days=4), seconds=1.0)
+    ends = {"model": MODEL, "changed": 0, "took_over": 0, "interval_end": "2026-10-05T00:00:00-04:00"}
+    served = {"from_version": kept, "to_version": kept, "approval": "release r1", "summary": "It fails often."}
+    past.execution(release, "finish", "Promotion", ends | served, at + timedelta(days=4), seconds=1.0)
+    past.outcome(kept, base, at=at + timedelta(days=9), outcome="watching", reason="Not enough_data.")
+    # As a backfill writes it of a day on which the version would have been taken back.
+    backfill = Run(f"{MODEL}_labels", "backfill__2026-10-02", f"{MODEL}_labels")
+    would = {"from_version": kept, "to_version": base, "approval": "release", "summary": "Nothing was changed."}
+    past.execution(backfill, "take_back", "Promotion", ends | would, at + timedelta(days=9), seconds=1.0)
+    past.close()
+    text = in_home(past.home, monkeypatch, f"/{MODEL}/model")
+    headline, steps = chain_of(text, "2026-10-01")
+    assert headline.startswith("serves; ")
+    again = f"Version {kept} of {MODEL} is served in place of {base}"
+    assert steps["Release"] == ["2026-10-01 10:00, +5.0 h", f"{again}."]
+    assert steps["Outcome"][1] == f"serves: {again}; watching: Not enough_data."
+    headline, steps = chain_of(text, "2026-10-04")
+    assert headline.startswith("taken back; ") and steps["Outcome"][1] == "taken back: It fails often."
+    assert steps["Release"][1] == "began"
+    with redirect_stdout(StringIO()) as printed:
+        assert policy.main(["decisions", "--pipeline", MODEL, "--newest", "1"]) == 0
+    lines = printed.getvalue()
+    assert "2026-10-04: retrain: taken back" in lines and "2026-10-01: retrain" not in lines
+    approvals = card_contents._approvals(versions.of_model(past.store, "Promotion", MODEL), kept)
+    assert [approval["reason"] for approval in approvals] == ["it is odd", "it was not"]
+
+
+def test_a_version_that_a_later_one_kept_from_serving_has_never_served(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    past.train(date(2026, 9, 1), date(2026, 12, 1), 0, began=AT - timedelta(days=60), served=0)
+    retrained(past, date(2026, 10, 1), served=0)
+    past.close()
+    assert chain_of(in_home(past.home, monkeypatch, f"/{MODEL}/model"), "2026-10-01")[0].startswith("never served; ")
+
+
+def test_who_may_read_the_labels_alone_sees_what_they_took_back(tmp_path, monkeypatch):
+    past = PastModels(Home(tmp_path))
+    first, second = (past.train(date(2026, n, 1), date(2026, n + 1, 1), n, began=AT, served=0) for n in (8, 9))
+    past.promote(second, first, at=AT + timedelta(days=1), reason="it loses", by="release", dag_id=f"{MODEL}_labels")
+    past.close()
+    hidden = (f"{MODEL}_promote", f"{MODEL}_release")
+    assert "taken back 2026-11-02" in in_home(past.home, monkeypatch, f"/{MODEL}/model", *hidden)
+    assert "taken back" not in in_home(past.home, monkeypatch, f"/{MODEL}/model", *hidden, f"{MODEL}_labels")
+
+
+def test_a_day_of_labels_costs_a_page_one_read(tmp_path, monkeypatch):
+    reads = {}
+    for days in (2, 12):
+        past = PastModels(Home(tmp_path / str(days)))
+        version = past.train(date(2026, 8, 1), date(2026, 9, 1), 1, began=AT, served=0)
+        for day in range(days):
+            past.outcome(version, 0, at=AT + timedelta(days=day), outcome="watching", reason="early")
+        past.close()
+        for hidden in ((), (f"{MODEL}_labels",)):
+            with counted() as calls:
+                in_home(past.home, monkeypatch, f"/{MODEL}/model", *hidden)
+            reads[days, hidden] = sum(calls.counts.values())
+    for hidden in ((), (f"{MODEL}_labels",)):
+        assert reads[12, hidden] - reads[2, hidden] <= 10
+
+
 def test_what_other_dags_did_is_shown_to_who_may_read_them_alone(page):
-    seen = page(f"/{MODEL}/model", f"{MODEL}_promote", f"{MODEL}_release", f"{MODEL}_watch", f"{MODEL}_quality").text
+    seen = page(f"/{MODEL}/model", f"{MODEL}_promote", f"{MODEL}_release", f"{MODEL}_watch", f"{MODEL}_labels").text
     for secret in (
         "complaints about Newark",
         "ada at",
@@ -297,7 +382,7 @@ def test_who_chose_what_is_served_is_of_the_dags_that_promote_and_release(tmp_pa
     served.choose(MODEL, Choice.only(version, by="ada at 09:12", reason="complaints about Newark"))
     seen = in_home(past.home, monkeypatch, f"/{MODEL}/model")
     assert "chosen by ada at 09:12: complaints about Newark" in seen
-    for hidden in (f"{MODEL}_promote", f"{MODEL}_release"):
+    for hidden in (f"{MODEL}_promote", f"{MODEL}_release", f"{MODEL}_labels"):
         seen = in_home(past.home, monkeypatch, f"/{MODEL}/model", hidden)
         assert f"Served: version {version}." in seen and "ada at" not in seen and "complaints" not in seen
 
@@ -356,7 +441,7 @@ def test_a_command_prints_what_a_watch_decided_step_by_step(past_year, monkeypat
     monkeypatch.setenv("AIRTIGHT_HOME", str(past_year.path))
     assert policy.main(["decisions", "--pipeline", MODEL]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "2026-09-06: retrain: serves"
+    assert first == "2026-09-06: retrain: served until 2026-10-01"
     assert [line.split()[0] for line in lines[:6]] == list(STEPS)
     assert "  Training  2026-09-07 05:01:00  2026-08-31 to 2026-09-07; 8.4 min up to its last step" in lines
     assert lines[6] == "2026-07-20: retrain (a backfill): not begun"

@@ -15,13 +15,13 @@ from airtight.files import digest_of_tree
 from airtight.home import Home
 from services import state_folder
 from tests.plugins.airflow_services import Airflow
-from tests.plugins.browser import Browser
+from tests.plugins.browser import NEEDED, Browser
 from tests.plugins.past_models import MODEL, PastModels
 from tests.plugins.users import VARIABLE
 from tests.serving.models import save_affine
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, NEEDED]
 
 JUNE, JULY = 201307010400001, 201308010400001
 RUN, SECRET = "july", "secret"

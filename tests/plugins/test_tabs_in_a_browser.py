@@ -22,13 +22,13 @@ from streaming.engine import job_records, stream_status
 from streaming.engine.flink_rest import Checkpoints, Job, JobStatus
 from streaming.engine.job_records import JobRecord
 from streaming.engine.stream_status import Partition, StreamStatus, iso
-from tests.plugins.browser import Browser
+from tests.plugins.browser import NEEDED, Browser
 from tests.plugins.page_client import signed_in
 from tests.plugins.past_models import MODEL
 from tests.plugins.past_year import year
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, NEEDED]
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC).timestamp()
 RUN = "scheduled__2026-07-01T04:00:00+00:00"

@@ -150,6 +150,14 @@ def test_a_training_that_anybody_began_holds_the_next_one(monkeypatch, run):
         start()
 
 
+def test_where_no_training_is_unfinished_none_is_looked_for_one_by_one(monkeypatch):
+    calls = []
+    monkeypatch.setattr(training_hold, "count_named_runs", lambda _, ids, states: calls.append((ids, states)) or 0)
+    assert training_hold.held_by("flights", DAY, RETRAIN["run_id"], Brakes(cooldown=2)) == ""
+    (_, unfinished), (ids, _) = calls
+    assert calls == [(None, unfinished), (ids, ("failed",))]
+
+
 def announce(notify, decision=RETRAIN, alarms=None, **more):
     asset = Asset(name="flights_watch", uri="airtight://flights/watch")
     task = AnnounceDay(task_id="announce", pipeline="flights", notify=notify, asset=asset)

@@ -14,7 +14,7 @@ from components.watch.fault_rules import LEAST_PAST
 from runtime import metadata_store
 from runtime.launch import launch
 from runtime.lineage.chain_steps import STEPS, in_lines, steps
-from runtime.lineage.watch_chain import chains, in_words
+from runtime.lineage.watch_chain import chains
 from tests.tiny_pipeline.running import Run, fault, uri
 from tests.tiny_pipeline.watching import TRAINING
 
@@ -168,7 +168,7 @@ def test_the_chain_leads_from_the_alarm_to_the_outcome(tmp_path):
     assert [v.type.name for v in retrained[0].verdicts] == ["TrainingClearance"]
     served = retrained[2]
     assert served.version == int(decisions[2]["day"].replace("-", "")) + 1
-    assert served.saved == pytest.approx(0.1) and "saves 0.1 a row so far" in in_words(served)
+    assert served.saved == pytest.approx(0.1) and "it saves 0.1 a row so far" in in_lines(served)[-1]
     assert [step.name for step in steps(served)] == list(STEPS) and all(step.at for step in steps(served))
     assert [step.name for step in steps(retrained[0])] == ["Alarm", "Decision", "Training", "Verdicts", "Outcome"]
     assert any("failed: The run failed at push." in line for line in in_lines(retrained[1]))

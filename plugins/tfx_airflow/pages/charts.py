@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from markupsafe import Markup
@@ -21,7 +21,7 @@ class Point:
 
     Args:
       x: Where it stands, in any unit that all points of a plot share.
-      y: Its value; None leaves a gap.
+      y: Its value; None, or one that is not finite, leaves a gap.
       title: What it says when pointed at.
       colour: Of the mark, a name of the page's style such as "blue"; "" for that of the line.
     """
@@ -75,6 +75,7 @@ def lines(series: Sequence[Line], ends: tuple[str, str], height: int = 190, *, m
       height: In pixels.
       marks: Whether each point has a mark; otherwise those of the last line alone.
     """
+    series = [replace(line, points=_finite(line.points)) for line in series]
     points = [point for line in series for point in line.points if point.y is not None]
     if not points:
         return Markup("")
@@ -110,6 +111,7 @@ def bars(
     """
     if not points:
         return Markup("")
+    points = _finite(points)
     across, up, axis = _axes([*points, Point(-0.5, 0, ""), Point(len(points) - 0.5, 0, "")], ends, height)
     wide = max(1.0, (across(1) - across(0)) * 0.8)
     drawn = [axis]
@@ -189,8 +191,14 @@ def _round_values(low: float, high: float) -> list[float]:
     """Values between two bounds that people count in: multiples of 1, 2 or 5 times a power of ten."""
     widest = (high - low) / _MARKS
     power = 10.0 ** math.floor(math.log10(widest))
-    step = next(power * factor for factor in (5, 2, 1) if power * factor <= widest)
+    # By rounding, the power itself may come out a little too high.
+    step = next((power * factor for factor in (5, 2, 1) if power * factor <= widest), power / 2)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    """The points, with a gap in the place of a value that is not finite."""
+    return [point if point.y is None or math.isfinite(point.y) else replace(point, y=None) for point in points]
 
 
 def _unbroken(points: Sequence[Point]) -> list[list[Point]]:

@@ -31,11 +31,13 @@ def section(record: ModelRecord, made: Sequence[Artifact]) -> dict[str, Any]:
     """
     from runtime.lineage.watch_chain import chains_of, losses_saved, of_each_day
 
-    days = of_each_day(made)[::-1]
+    days = of_each_day(record.visible.store, made)[::-1]
     newest = [d for number, d in enumerate(days) if number == 0 or d.properties["action"] != _KEEP][:_NEWEST]
     wanted = [decision for decision in newest if decision.properties["action"] == _RETRAIN]
     released = [*record.promotions, *record.decisions, *record.releases, *record.judgements]
-    chains = chains_of(record.visible.store, record.name, wanted, released, losses_saved(days[0]))
+    chains = chains_of(
+        *(record.visible.store, record.name, wanted, released), history=record.history, saved=losses_saved(days[0])
+    )
     waiting = [str(chain.decision.properties["run_id"]) for chain in chains if chain.run is None]
     states = recorded_run_states(record.settings.id_of(TRAIN), waiting) if waiting else {}
     views = [_view(record, _shown(record, chain), states) for chain in chains]
@@ -46,14 +48,10 @@ def section(record: ModelRecord, made: Sequence[Artifact]) -> dict[str, Any]:
 
 
 def _shown(record: ModelRecord, chain: Chain) -> Chain:
-    """A chain without a training that the reader may not see, and with what came of its version since."""
-    from runtime.lineage.watch_chain import SERVES
-
+    """A chain without a training that the reader may not see."""
     if chain.run is None or record.visible.run(chain.run.key):
-        until = next((span.until for span in reversed(record.history) if span.version == chain.version), "")
-        is_past = chain.outcome == SERVES and until
-        return replace(chain, outcome=f"served until {until[:10]}") if is_past else chain
-    nothing: dict[str, Any] = {"run": None, "verdicts": (), "pushed": None, "releases": (), "settled_by": None}
+        return chain
+    nothing: dict[str, Any] = {"run": None, "verdicts": (), "pushed": None, "releases": (), "settled_at": ""}
     return replace(chain, **nothing, judged=None, saved=None, outcome=_HIDDEN, words="")
 
 
@@ -84,7 +82,7 @@ def _view(record: ModelRecord, chain: Chain, states: Mapping[str, str]) -> dict[
         "would_have": would_have,
         "is_backfilled": would_have and chain.is_backfilled,
         "outcome": state or chain.outcome,
-        "colour": _COLOURS.get(chain.outcome, "dim"),
+        "colour": _COLOURS.get(state or chain.outcome, "dim"),
         "took": _since(decided, steps[-1].at) if steps[-1].name == lineage.OUTCOME else "",
         "steps": [
             {

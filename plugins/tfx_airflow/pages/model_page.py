@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from airtight.home import Home
 from airtight.served_spans import Span
-from airtight.supervised import ALARMS, PROMOTE, RELEASE, Supervised
+from airtight.supervised import ALARMS, PROMOTE, PROMOTIONS, RELEASE, Supervised
 from plugins.tfx_airflow.pages import charts, model_watch
 from plugins.tfx_airflow.pages.charts import Line, Point, Stretch
 from plugins.tfx_airflow.pages.model_record import ModelRecord, metric_of
@@ -104,8 +104,9 @@ def _now(record: ModelRecord) -> str:
         return f"{tried}, since {minute(release.since)}."
     if not choice.versions:
         return f"Served: version {record.served}, the highest that there is."
-    # Who chose it, and why, is of the DAGs that promote and release.
-    may_see = all(record.visible.may_read(record.settings.id_of(part)) for part in (PROMOTE, RELEASE))
+    # Who chose it, and why, is of the DAGs that promote, release and take back.
+    settings = record.settings
+    may_see = all(record.visible.may_read(settings.id_of(part)) for part in PROMOTIONS if part in settings.parts)
     return f"Served: {choice.in_words if may_see else f'version {record.served}'}."
 
 

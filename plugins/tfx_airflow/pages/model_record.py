@@ -11,8 +11,8 @@ from airtight.audit.log import AuditLog
 from airtight.home import Home
 from airtight.rollout import state
 from airtight.served_history import versions_that_served
-from airtight.served_spans import Event, Span, spans
-from airtight.supervised import PROMOTE, RELEASE, Supervised
+from airtight.served_spans import Span
+from airtight.supervised import LABELS, PROMOTIONS, RELEASE, Supervised
 from plugins.tfx_airflow.pages.visible import Visible
 
 if TYPE_CHECKING:
@@ -67,6 +67,17 @@ class ModelRecord:
         return {execution: cost.run for execution, cost in self.costs.items()}
 
     @cached_property
+    def _run_of_labels(self) -> dict[int, str]:
+        """The runs of the part that judges promotions, which makes records each day: read at once."""
+        from runtime.lineage.costs import costs
+
+        if LABELS not in self.settings.parts:
+            return {}
+        dag_id = self.settings.id_of(LABELS)
+        self.visible.also(dag_id)
+        return {execution: cost.run for execution, cost in costs(self.visible.store, dag_id).items()}
+
+    @cached_property
     def pushes(self) -> list[Artifact]:
         """Every push of a version, the oldest first."""
         from runtime.lineage import versions
@@ -83,8 +94,8 @@ class ModelRecord:
 
     @cached_property
     def promotions(self) -> list[Artifact]:
-        """Every promotion, by a person or a release; without those that the reader may not see."""
-        return self._of_model("Promotion", PROMOTE, RELEASE)
+        """Every promotion, by a person or a release or after a promotion; those that the reader may see."""
+        return self._of_model("Promotion", *PROMOTIONS)
 
     @cached_property
     def decisions(self) -> list[Artifact]:
@@ -102,16 +113,15 @@ class ModelRecord:
         from runtime.lineage import versions
         from runtime.lineage.watch_chain import JUDGED, in_data_time
 
-        return sorted(
-            self.visible.artifacts(versions.of_model(self.visible.store, JUDGED, self.name)), key=in_data_time
-        )
+        judgements = versions.of_model(self.visible.store, JUDGED, self.name)
+        return sorted(self.visible.artifacts(judgements, self._run_of_labels), key=in_data_time)
 
     def _of_model(self, kind: str, *parts: str) -> list[Artifact]:
         from runtime.lineage import versions
 
         if not any(self.visible.may_read(self.settings.id_of(part)) for part in parts):
             return []
-        return self.visible.artifacts(versions.of_model(self.visible.store, kind, self.name))
+        return self.visible.artifacts(versions.of_model(self.visible.store, kind, self.name), self._run_of_labels)
 
     @cached_property
     def evaluations(self) -> list[Artifact]:
@@ -125,10 +135,9 @@ class ModelRecord:
     @cached_property
     def history(self) -> list[Span]:
         """Which version answered the requests when, by the clock, as far as the reader may see."""
-        from runtime.lineage.versions import published_at
+        from runtime.lineage.versions import spans_of
 
-        records = [*self.pushes, *self.promotions]
-        return spans(Event(record.proto.id, published_at(record), record.properties) for record in records)
+        return spans_of([*self.pushes, *self.promotions])
 
     @cached_property
     def took_over(self) -> set[int]:

@@ -106,10 +106,11 @@ def _effects(day: str, summary: str, acts: Sequence[alarm_acts.AlarmAct]) -> lis
 def _outcomes(record: ModelRecord) -> Sequence[Mapping[str, Any]]:
     """How the newest versions did beside the former champion after they took over, the newest first."""
     names = ("interval_end", "version", "former", "outcome", "reason")
-    rows = [{name: judged.properties.get(name, "") for name in names} for judged in reversed(record.judgements)]
-    # Of each version what was said last.
-    latest = {row["version"]: row for row in reversed(rows) if row["version"]}
-    return [row for row in rows if latest.get(row["version"]) is row][:_NEWEST]
+    latest: dict[Any, dict[str, Any]] = {}
+    for judged in reversed(record.judgements):
+        if version := judged.properties.get("version"):
+            latest.setdefault(version, {name: judged.properties.get(name, "") for name in names})
+    return list(latest.values())[:_NEWEST]
 
 
 def _quality(record: ModelRecord) -> dict[str, Any] | None:

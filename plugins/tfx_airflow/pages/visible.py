@@ -30,7 +30,6 @@ class Visible:
         self.may_read = functools.cache(may_read)
         # No cache of a bound method: the circle would keep the store's connection until Python looks for circles.
         self._runs: dict[str, bool] = {}
-        self._readable: set[str] = set()
         self.hidden = 0
         """How many artifacts `artifacts` has left out."""
 
@@ -42,11 +41,10 @@ class Visible:
         return runs_of_dag(self.store, self.dag_id)
 
     def also(self, dag_id: str) -> bool:
-        """Whether the reader may read another DAG; if so, its runs are read at once, and not one by one."""
+        """Whether the reader may read another DAG, whose runs are read at once, and not one by one."""
         from runtime.lineage.dags import runs_of_dag
 
-        if self.may_read(dag_id):
-            self._readable.update(runs_of_dag(self.store, dag_id))
+        self._runs.update(dict.fromkeys(runs_of_dag(self.store, dag_id), self.may_read(dag_id)))
         return self.may_read(dag_id)
 
     def run(self, key: str) -> bool:
@@ -58,7 +56,7 @@ class Visible:
     def _may_see(self, key: str) -> bool:
         from runtime.lineage.dags import dag_of_run
 
-        if key in self.own_runs or key in self._readable:
+        if key in self.own_runs:
             return True
         dag_id = dag_of_run(self.store, key)
         return not dag_id or self.may_read(dag_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -12,7 +14,7 @@ from airtight import declared_pipelines
 from airtight.errors import TerminalError
 from airtight.rollout.state import Release
 from serving.router.config import Online, settings_from_flags
-from serving.router.online import _predictions
+from serving.router.online import Filling, _predictions
 from tests.serving.router import routers
 
 HERE = "tests.serving.router.lookups"
@@ -128,29 +130,70 @@ def test_the_flag_names_route_model_and_code():
     assert settings_from_flags(SERVER).online == ()
 
 
-def test_pipelines_declare_their_routes_and_one_that_is_broken_takes_no_other_away(tmp_path, monkeypatch, caplog):
-    for name, text in (
-        ("broken", "1 / 0"),
-        (
-            "second",
-            'from airtight.supervised import Supervised\nS = Supervised(name="second", tables="a:b", schema="a:b", '
-            'transform="a:b", online={"rides": ".online:Lookup"})',
-        ),
-    ):
+def _settings(name: str, online: str) -> str:
+    return (
+        "from dataclasses import replace\nfrom airtight.supervised import Supervised\n"
+        f'S = Supervised(name="{name}", package=__package__, tables="a:b", schema="a:b", transform="a:b", '
+        f"online={{{online}}})\n"
+    )
+
+
+PIPELINES = {
+    "broken_pipeline": "1 / 0",
+    "odd_pipeline": _settings("odd", '"a/b": ".online:Lookup"'),
+    "rides_pipeline": _settings("rides", '"rides": ".online:Lookup"')
+    + 'SAME = S\nWARM = replace(S, name="rides_warm")\n',
+    "trips_pipeline": "from pipelines.rides_pipeline.settings import S as OTHERS\n"
+    + _settings("trips", f'"trips": "{HERE}:Doubling", "rides": ".online:Lookup"'),
+}
+
+
+@pytest.fixture
+def declared(tmp_path, monkeypatch):
+    """Folders of pipelines in the place of the real ones."""
+    for name, text in PIPELINES.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.py").write_text(text)
-    monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(tmp_path)])
+    monkeypatch.setattr(pipelines, "__path__", [str(tmp_path)])
     known = declared_pipelines.declared_settings
-    monkeypatch.setattr(declared_pipelines, "declared_settings", lambda: [*known(tmp_path), *known()])
+    monkeypatch.setattr(declared_pipelines, "declared_settings", lambda: known(tmp_path))
+    yield
+    for name in PIPELINES:
+        for module in (f"pipelines.{name}", f"pipelines.{name}.settings"):
+            sys.modules.pop(module, None)
+
+
+RIDES = Online("rides", "rides", "pipelines.rides_pipeline.online:Lookup", is_declared=True)
+TRIPS = Online("trips", "trips", f"{HERE}:Doubling", is_declared=True)
+
+
+def test_pipelines_declare_their_routes_and_one_that_is_broken_takes_no_other_away(declared, caplog):
     routes = settings_from_flags([*SERVER, *FLAGS, "--pipelines"]).online
-    assert [route.name for route in routes] == ["doubled", "mixed", "rides", "flights"]
-    assert routes[2:] == (
-        Online("rides", "second", "pipelines.second.online:Lookup"),
-        Online("flights", "flight_delays", "pipelines.flight_delays.online:Lookup"),
-    )
-    assert "pipelines.broken.settings cannot be imported" in caplog.text
-    with pytest.raises(TerminalError, match="each name once"):
-        settings_from_flags([*SERVER, "--online=flights=m=a:b", "--pipelines"])
+    assert [route.name for route in routes] == ["doubled", "mixed", "rides", "trips"]
+    assert routes[2:] == (RIDES, TRIPS)
+    assert "pipelines.broken_pipeline.settings cannot be imported" in caplog.text
+    assert "pipelines.odd_pipeline.settings cannot be imported" in caplog.text and "letters, digits" in caplog.text
+    for model in ("rides_warm", "trips"):
+        assert caplog.text.count(f"The route rides of {model} is left out: rides has it already") == 1
+    assert caplog.text.count("has it already") == 2
+
+
+def test_a_flag_takes_the_place_of_what_a_pipeline_declares(declared, caplog):
+    routes = settings_from_flags([*SERVER, "--online=rides=m=a:b", "--pipelines"]).online
+    assert routes == (Online("rides", "m", "a:b"), TRIPS)
+    assert "The route rides of rides is left out: m has it already" in caplog.text
+
+
+def test_a_declared_route_whose_code_cannot_be_loaded_is_left_out_and_one_of_a_flag_is_refused(declared, caplog):
+    filling = Filling([RIDES, TRIPS], timeout_s=1.0)
+    assert filling.name("POST", "/v1/trips:predict") == "trips" and filling.name("POST", "/v1/rides:predict") is None
+    assert "The route rides of rides is left out: " in caplog.text
+    with pytest.raises(TerminalError, match="cannot be found"):
+        Filling([replace(RIDES, is_declared=False)], timeout_s=1.0)
+
+
+def test_a_real_pipeline_declares_its_route():
+    assert ("flights", "flight_delays", "pipelines.flight_delays.online:Lookup") in declared_pipelines.online_routes()
 
 
 @pytest.mark.parametrize("flags", [["a=b"], ["a=b="], ["=b=c:d"], ["a/b=c=d:e"], ["a=b=c:d", "a=b=c:d"], ["a=b=c:d=e"]])
