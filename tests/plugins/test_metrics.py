@@ -98,7 +98,7 @@ def test_nodes_are_counted_by_state_and_their_last_run_is_in_seconds(scrape):
     families = scrape()
     count = values(families, "airtight_node_executions_total")
     assert count[MODEL, MODEL, "validate", "cached"] == count[MODEL, MODEL, "validate", "complete"] == 1
-    assert count[MODEL, WATCH, "decide", "complete"] == 4
+    assert count[MODEL, WATCH, "decide", "complete"] == 4 and count[MODEL, WATCH, "decide", "failed"] == 0
     assert values(families, "airtight_node_last_duration_seconds")[MODEL, MODEL, "train"] == 300
     ended = values(families, "airtight_node_last_success_timestamp_seconds")[MODEL, MODEL, "ingest"]
     assert ended == AT.timestamp() + 40

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -177,8 +178,9 @@ def _recorded(record: ModelRecord, part: str) -> Iterator[_Sample]:
 def _nodes(record: ModelRecord, dag_id: str) -> Iterator[_Sample]:
     costs = sorted(record.costs_of(dag_id).values(), key=lambda cost: cost.began)
     ended = Counter((cost.node, cost.state) for cost in costs if cost.state in _ENDED)
-    for (node, state), count in sorted(ended.items()):
-        yield _Sample("airtight_node_executions_total", (record.name, dag_id, node, state), count)
+    # Zeros, too: `increase` misses the first failure of a series that begins with it.
+    for node, state in product(sorted({node for node, _ in ended}), _ENDED):
+        yield _Sample("airtight_node_executions_total", (record.name, dag_id, node, state), ended[node, state])
     done = {cost.node: cost for cost in costs if cost.state in ("complete", "cached")}
     for node, cost in sorted({cost.node: cost for cost in costs if cost.state == "complete"}.items()):
         yield _Sample("airtight_node_last_duration_seconds", (record.name, dag_id, node), cost.seconds)

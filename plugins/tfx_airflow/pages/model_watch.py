@@ -52,7 +52,7 @@ def section(record: ModelRecord) -> dict[str, Any]:
     }
 
 
-def watched(record: ModelRecord) -> tuple[dict[str, Mapping[str, Any]], list[Artifact]]:
+def watched(record: ModelRecord) -> tuple[Mapping[str, Mapping[str, Any]], list[Artifact]]:
     """What the watch said of days, whose DAG the reader may read.
 
     Args:
