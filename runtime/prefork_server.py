@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ class Server:
         self._imported = imported
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._started = time.time()
         self._ended, self._died = (handover.ended, handover.died) if handover else (0, 0)
         if handover is None:
             self._listener = _listen(path)
@@ -276,10 +278,14 @@ class Server:
                     self._reap_orphans()
 
     def _note_load(self) -> None:
-        """Writes beside the socket how many requests run, how many have ended, and where their folders are."""
+        """Writes beside the socket what `runtime.protocol.load_file` says."""
         running = sum(connection is not None for connection in self._children.values())
-        load = {"running": running, "ended": self._ended, "died": self._died, "temporary": str(self._temporary)}
         try:
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+            load = {
+                **{"running": running, "ended": self._ended, "died": self._died, "temporary": str(self._temporary)},
+                **{"started": self._started, "memory_bytes": pages * os.sysconf("SC_PAGE_SIZE")},
+            }
             # Not as files that must outlast a power cut: the disk may take seconds, and nodes wait for this loop.
             file = load_file(self._path)
             temporary = file.with_suffix(".tmp")

@@ -6,6 +6,7 @@ Standard library only: Airflow's side imports it. A frame is four bytes of lengt
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -202,15 +203,47 @@ def encode_outcome(outcome: Outcome) -> bytes:
     return _frame({"kind": "outcome", **asdict(outcome)})
 
 
+def is_served(path: Path) -> bool:
+    """Whether a process serves on a unix socket; it does not notice, so a launcher counts no request.
+
+    Args:
+      path: The socket's path.
+    """
+    try:
+        with socket_address(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+    except OSError as error:
+        # The kernel looks for the process behind the socket first, and compares the types then.
+        return error.errno == errno.EPROTOTYPE
+    return False
+
+
 def load_file(launcher: Path) -> Path:
     """Where a launcher notes its load: JSON with how many requests are `running`, have `ended`, and of these `died`.
 
-    It has the folder of the nodes' `temporary` folders, too, for the launcher that starts after this one was killed.
+    It has `memory_bytes`, when it `started` in Unix seconds, and the folder of the nodes' `temporary` folders, too: the
+    launcher that starts after this one was killed removes them.
 
     Args:
       launcher: Its socket.
     """
     return launcher.with_suffix(".json")
+
+
+def load_of(launcher: Path) -> dict[str, Any]:
+    """What a launcher that is up has noted of its load; empty where none is, or it has noted nothing yet.
+
+    Args:
+      launcher: Its socket.
+    """
+    # One that was killed leaves its note behind.
+    if not is_served(launcher):
+        return {}
+    try:
+        load: dict[str, Any] = json.loads(load_file(launcher).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return load
 
 
 def encode_exit(status: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import httpx
 
 from airtight.errors import TransientError
 from airtight.home import Home
-from runtime.protocol import load_file, socket_address
+from runtime.protocol import is_served, load_of
 from services.settings import HOST, Settings
 from services.supervisor import AIRFLOW, Supervisor, expand
 
@@ -119,20 +118,12 @@ def launcher_load(home: Home) -> str:
 
     It is not asked for them, because it would count that as a request.
     """
-    try:
-        load = json.loads(load_file(home.launcher_socket).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return ""
-    return f"{load['running']} run, {load['ended']} ended, {load['died']} of them died"
+    load = load_of(home.launcher_socket)
+    return f"{load['running']} run, {load['ended']} ended, {load['died']} of them died" if load else ""
 
 
 def _unix(path: str) -> str:
-    try:
-        with socket_address(Path(path)) as address, socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(address)
-        return ""
-    except OSError:
-        return "its socket is not open yet"
+    return "" if is_served(Path(path)) else "its socket is not open yet"
 
 
 def _tcp(port: int) -> str:

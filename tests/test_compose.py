@@ -100,10 +100,10 @@ def test_secrets_are_files_whose_place_must_be_told() -> None:
     assert [s for s in COMPOSE["secrets"].values() if not s["file"].startswith("${AIRTIGHT_SECRETS:?")] == []
 
 
-def test_whoever_may_run_a_node_knows_the_metadata_store() -> None:
-    """The scheduler's tasks run nodes themselves while there is no launcher."""
+def test_whoever_may_run_a_node_or_makes_pages_knows_the_metadata_store() -> None:
+    """The scheduler's tasks run nodes themselves while there is no launcher; the API server makes the pages."""
     knows = [name for name in SERVICES if "metadata_url" in SERVICES[name].get("secrets", [])]
-    assert set(knows) == {"init", "launcher", "scheduler"}
+    assert set(knows) == {"init", "launcher", "scheduler", "api-server"}
     assert {SERVICES[name]["environment"]["AIRTIGHT_METADATA"] for name in knows} == {"file:/run/secrets/metadata_url"}
 
 

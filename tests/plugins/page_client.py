@@ -10,8 +10,8 @@ from unittest import mock
 
 import httpx
 
-OF_NO_DAG = ("/tab.js",)
-"""Paths of the routes that say nothing of any DAG."""
+OF_NO_DAG = ("/tab.js", "/metrics")
+"""Paths of the routes that say nothing of a DAG in their address; the last only what who asks may read."""
 
 
 @contextlib.contextmanager

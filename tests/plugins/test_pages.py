@@ -91,7 +91,7 @@ def test_every_route_asks_for_permission_and_every_answer_forbids_scripts(client
     for route in pages.app.routes:
         assert isinstance(route, APIRoute), f"{route} is outside of what asks for permission"
         asks = {getattr(dependency.dependency, "__code__", None) for dependency in route.dependencies}
-        # What says nothing of any DAG is for everybody who has logged in; all else is for who may read the DAG.
+        # What is of no DAG is for everybody who has logged in; all else is for who may read the DAG.
         assert (of_user if route.path in OF_NO_DAG else of_dag) in asks, route.path
         assert ("{dag_id}" in route.path) != (route.path in OF_NO_DAG), route.path
         _check_headers(client(address(route.path)), route.path)

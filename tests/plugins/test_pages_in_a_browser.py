@@ -9,6 +9,7 @@ import urllib.error
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from airtight.files import digest_of_tree
@@ -155,6 +156,20 @@ def test_a_reader_sees_nothing_of_the_dags_that_they_may_not_read(airflow):
     with Browser() as browser:
         browser.go(airflow.url)
         assert _status(browser, run) == 401, "who has not logged in sees nothing"
+
+
+def test_prometheus_scrapes_with_a_token_what_its_user_may_read(airflow):
+    def trainings(user, password):
+        credentials = {"username": user, "password": password}
+        token = httpx.post(f"{airflow.url}/auth/token", json=credentials).json()["access_token"]
+        text = httpx.get(scraped, headers={"Authorization": f"Bearer {token}"}, timeout=60).text
+        labels = f'dag_id="{MODEL}",node="train",pipeline="{MODEL}",state="complete"'
+        return float(text.partition(f"airtight_node_executions_total{{{labels}}} ")[2].partition("\n")[0])
+
+    scraped = f"{airflow.url}/airtight/metrics"
+    assert httpx.get(scraped).status_code == 401
+    assert trainings("vera", PASSWORD) == 2, "the third is of a DAG that she may not read"
+    assert trainings("admin", state_folder.password(airflow.home)) == 3
 
 
 def test_who_is_not_assigned_may_not_approve(airflow):

@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 from html import escape
+from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
 from airtight.errors import AirtightError
 from airtight.home import Home
 from airtight.supervised import TRAIN, Supervised, find
 from plugins.tfx_airflow.airflow_compat import dag_reader, is_signed_in, may_read_dag
-from plugins.tfx_airflow.pages import model_page, reports, run_page, stream_page
+from plugins.tfx_airflow.pages import metrics, model_page, reports, run_page, stream_page
 from plugins.tfx_airflow.pages.rendering import render, to_dag
 from plugins.tfx_airflow.pages.visible import MayRead, Visible
 from streaming.engine import job_records, stream_status
 from streaming.engine.flink_rest import Flink
+
+if TYPE_CHECKING:
+    import ml_metadata as mlmd
 
 _STREAM = "_stream"
 """What the id of a DAG that keeps a stream running ends with, after the stream's name."""
@@ -131,6 +135,17 @@ def tab() -> Response:
     return Response(_TAB.read_text(encoding="utf-8"), media_type="text/javascript")
 
 
+@app.get("/metrics", dependencies=[Depends(is_signed_in())])
+def prometheus(may_read: _Reader) -> Response:
+    """What Prometheus scrapes: of the launcher, and of the pipelines whose DAGs the reader may read."""
+    home = Home.current()
+    try:
+        text = metrics.exposition(_store(home), home, may_read)
+    except AirtightError as error:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+    return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
 app.include_router(of_dag)
 
 
@@ -140,17 +155,23 @@ def _ours(html: str) -> HTMLResponse:
 
 def _from_store(dag_id: str, may_read: MayRead, page: Callable[[Visible], str]) -> HTMLResponse:
     """A page of what the metadata store knows; a fault of reading it is told in words."""
-    from runtime import metadata_connection
-
-    home = Home.current()
     try:
-        # A page makes no store where none is.
-        if metadata_connection.project_config(home).HasField("sqlite") and not home.metadata_db.is_file():
+        store = _store(Home.current())
+        if store is None:
             return _ours(render("words.html", title=f"{dag_id}: nothing has run yet", texts=[_NO_STORE], link=None))
-        return _ours(page(Visible(metadata_connection.project_store(home), dag_id, may_read)))
+        return _ours(page(Visible(store, dag_id, may_read)))
     except AirtightError as error:
         title = "The page cannot be made"
         return _ours(render("words.html", title=title, texts=str(error).splitlines(), link=None))
+
+
+def _store(home: Home) -> mlmd.MetadataStore | None:
+    """The metadata store; None before there is one, for a page makes none."""
+    from runtime import metadata_connection
+
+    if metadata_connection.project_config(home).HasField("sqlite") and not home.metadata_db.is_file():
+        return None
+    return metadata_connection.project_store(home)
 
 
 def _supervised(dag_id: str) -> tuple[Supervised | None, str]:

@@ -52,15 +52,26 @@ class ModelRecord:
         self.settings = settings
         self.home = home
         self.name = settings.name
+        self._costs: dict[str, dict[int, Cost]] = {}
 
-    @cached_property
+    @property
     def costs(self) -> dict[int, Cost]:
-        """Every execution of the pipeline's nodes in runs that the reader may see, by its id."""
+        """Every execution of the training's nodes in runs that the reader may see, by its id."""
+        return self.costs_of(self.name)
+
+    def costs_of(self, pipeline: str) -> dict[int, Cost]:
+        """Every execution of the nodes of one of its parts in runs that the reader may see, by its id.
+
+        Args:
+          pipeline: Id of the part's pipeline.
+        """
         from runtime.lineage.costs import costs
 
-        every = costs(self.visible.store, self.name)
-        shown = {key for key in {cost.run for cost in every.values()} if self.visible.run(key)}
-        return {execution: cost for execution, cost in every.items() if cost.run in shown}
+        if pipeline not in self._costs:
+            every = costs(self.visible.store, pipeline)
+            shown = {key for key in {cost.run for cost in every.values()} if self.visible.run(key)}
+            self._costs[pipeline] = {execution: cost for execution, cost in every.items() if cost.run in shown}
+        return self._costs[pipeline]
 
     @cached_property
     def _run_of(self) -> dict[int, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airtight.audit.log import AuditLog
+from airtight.supervised import WATCH
 from airtight.watch import alarm_acts
 from plugins.tfx_airflow.pages import charts, model_decisions
 from plugins.tfx_airflow.pages.charts import Line, Point
@@ -22,7 +23,6 @@ from plugins.tfx_airflow.pages.rendering import figure
 if TYPE_CHECKING:
     from runtime.lineage.artifacts import Artifact
 
-_WATCH = "watch"
 _NEWEST = 12
 _DAYS = "days.jsonl"
 _NO_WATCH = "{what}: the pipeline has no watch, or it has not run yet. It would be the DAG {dag_id}."
@@ -35,15 +35,11 @@ def section(record: ModelRecord) -> dict[str, Any]:
     Args:
       record: The pipeline's versions.
     """
-    from runtime.lineage.costs import costs
-
-    dag_id = f"{record.name}_{_WATCH}"
+    dag_id = record.settings.id_of(WATCH)
     readable = record.visible.also(dag_id)
     text = _NO_WATCH if readable else _NOT_READABLE
     acts = [act for act in alarm_acts.acts(AuditLog(record.name, record.home)) if record.visible.done_by(act.dag_id)]
-    run_of = {execution: cost.run for execution, cost in costs(record.visible.store, dag_id).items()}
-    alarms = _made(record, dag_id, "data_alarms", "DataAlarms", run_of) if readable else []
-    decided = _made(record, dag_id, "decide", "WatchDecision", run_of) if readable else []
+    alarms, decided = watched(record) if readable else ({}, [])
     return {
         "alarms": _alarms(alarms, acts) if alarms else None,
         "no_alarms": text.format(what="Alarms about data", dag_id=dag_id),
@@ -56,17 +52,30 @@ def section(record: ModelRecord) -> dict[str, Any]:
     }
 
 
-def _made(record: ModelRecord, pipeline: str, node: str, kind: str, run_of: Mapping[int, str]) -> list[Artifact]:
-    """What a node of the watch said of days, the oldest first."""
+def watched(record: ModelRecord) -> tuple[Mapping[str, Mapping[str, Any]], list[Artifact]]:
+    """What the watch said of days, whose DAG the reader may read.
+
+    Args:
+      record: The pipeline's versions.
+
+    Returns:
+      The properties of each day's `DataAlarms`, and every `WatchDecision`, the oldest first.
+    """
     from runtime.lineage import versions
 
-    made = versions.of_node(record.visible.store, pipeline, node, kind, "properties.day.string_value != ''")
-    return record.visible.artifacts(made, run_of)
+    pipeline = record.settings.id_of(WATCH)
+    run_of = {execution: cost.run for execution, cost in record.costs_of(pipeline).items()}
 
+    def made(node: str, kind: str) -> list[Artifact]:
+        every = versions.of_node(record.visible.store, pipeline, node, kind, "properties.day.string_value != ''")
+        return record.visible.artifacts(every, run_of)
 
-def _alarms(judged: Sequence[Artifact], acts: Sequence[alarm_acts.AlarmAct]) -> dict[str, Any]:
     # Of a day that was judged again, the last.
-    by_day = {str(artifact.properties["day"]): artifact.properties for artifact in judged}
+    alarms = {str(artifact.properties["day"]): artifact.properties for artifact in made("data_alarms", "DataAlarms")}
+    return alarms, made("decide", "WatchDecision")
+
+
+def _alarms(by_day: Mapping[str, Mapping[str, Any]], acts: Sequence[alarm_acts.AlarmAct]) -> dict[str, Any]:
     first, last = (date.fromisoformat(day) for day in (min(by_day), max(by_day)))
     marks = []
     for number in range((last - first).days + 1):
@@ -113,17 +122,29 @@ def _outcomes(record: ModelRecord) -> Sequence[Mapping[str, Any]]:
     return list(latest.values())[:_NEWEST]
 
 
-def _quality(record: ModelRecord) -> dict[str, Any] | None:
-    """The foremost metric of the predictions by day, with its interval, and what was estimated before labels came."""
+def quality(record: ModelRecord) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    """How good the predictions were by day, as `label_quality` wrote it last, and the artifact's properties.
+
+    Args:
+      record: The pipeline's versions.
+
+    Returns:
+      Nothing of either where nothing is known, or the reader may not see it.
+    """
     from runtime.lineage import versions
 
     last = versions.label_quality(record.visible.store, record.name)
     made = record.visible.artifacts([last] if last else [])
     file = Path(made[-1].uri) / _DAYS if made else None
     if file is None or not file.is_file():
-        return None
-    days = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    name = _foremost(record, days)
+        return [], {}
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], made[-1].properties
+
+
+def _quality(record: ModelRecord) -> dict[str, Any] | None:
+    """The foremost metric of the predictions by day, with its interval, and what was estimated before labels came."""
+    days, properties = quality(record)
+    name = _foremost(record, days) if days else ""
     if not name:
         return None
     series = [
@@ -133,7 +154,6 @@ def _quality(record: ModelRecord) -> dict[str, Any] | None:
         Line("", "grey", [_bound(day, name, 2) for day in days]),
     ]
     plot = charts.lines(series[2:] + series[:2], (str(days[0]["day"]), str(days[-1]["day"])), marks=False)
-    properties = made[-1].properties
     summary = str(properties.get("summary", ""))
     return {"title": name, "plot": plot, "known_by": str(properties.get("known_by", "")), "summary": summary}
 
