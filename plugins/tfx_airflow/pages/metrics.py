@@ -206,7 +206,7 @@ def _watch(record: ModelRecord) -> Iterator[_Sample]:
         for name, value in values.items():
             yield _Sample(f"airtight_watch_{name}", (record.name,), value)
     if decided:
-        last = of_each_day(decided)[-1].properties
+        last = of_each_day(record.visible.store, decided)[-1].properties
         for action in get_args(Action):
             yield _Sample("airtight_watch_decision", (record.name, action), last["action"] == action)
         yield _Sample("airtight_watch_regret_alarm", (record.name,), bool(last.get("alarm")))
