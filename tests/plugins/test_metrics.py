@@ -112,8 +112,7 @@ def test_a_scrape_shows_no_dag_that_its_reader_may_not_read(scrape):
     assert MODEL in dags and WATCH not in dags
     families = scrape(MODEL)
     assert (MODEL,) not in values(families, "airtight_served_version") and values(families, "airtight_watch_alarms")
-    # The figures are of a run of another DAG.
-    assert not values(scrape(f"{MODEL}_quality"), "airtight_quality_figure")
+    assert not values(scrape(f"{MODEL}_labels"), "airtight_quality_figure")
     assert values(scrape(), "airtight_quality_figure"), "what one reader is refused is kept for no other"
 
 
