@@ -60,13 +60,13 @@ class CleanPast:
         for name in sorted({*self.kept, *faulty} & there):
             days = [*self.of(name, past), *([] if name in faulty else [day])][-POOL_DAYS:]
             if [known.day for known in days] != last:
-                kept[name] = tuple(_only(known, name) for known in days)
+                kept[name] = tuple(only(known, name) for known in days)
         return CleanPast({name: self.since.get(name, day.day) for name in sorted(faulty)}, kept)
 
     def accepting(self, features: Collection[str], past: Sequence[DaySummary]) -> CleanPast:
         """What holds where the state since their fault began is the usual one of some features."""
         since = {name: day for name, day in self.since.items() if name not in features}
-        new = {name: tuple(_only(d, name) for d in past if d.day >= self.since[name]) for name in features}
+        new = {name: tuple(only(d, name) for d in past if d.day >= self.since[name]) for name in features}
         return CleanPast(since, {**self.kept, **new})
 
     def to_bytes(self) -> bytes:
@@ -82,8 +82,9 @@ class CleanPast:
         return CleanPast(known["since"], kept)
 
 
-def _only(day: DaySummary, feature: str) -> DaySummary:
+def only(day: DaySummary, feature: str) -> DaySummary:
     """The day with one feature alone, or of ROWS with none."""
     numbers = {feature: day.numbers[feature]} if feature in day.numbers else {}
     categories = {feature: day.categories[feature]} if feature in day.categories else {}
-    return DaySummary(day.day, day.rows, day.labelled, numbers, categories)
+    sources = {source: {feature: sums[feature]} for source, sums in day.sources.items() if feature in sums}
+    return DaySummary(day.day, day.rows, day.labelled, numbers, categories, sources=sources)

@@ -9,13 +9,11 @@ from datetime import date
 
 import numpy as np
 
-from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
+from components.watch.day_statistics import CODE, LEAST_ROWS, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
 from components.watch.day_summary import DaySummary, Numbers, values_of
 
 LEAST_PAST = 14
 """Days with a feature without which rules about it say nothing."""
-LEAST_ROWS = 20
-"""A day of fewer rows is not judged, but for their number."""
 MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
 """Shares beyond so many times the most of the last days, and rows against those of the same weekdays.
 MORE_NEW is also the share of one value below 0, where none was before."""
@@ -75,7 +73,7 @@ def of_features(day: DaySummary, past: Past, figures: dict[Key, float]) -> Itera
         if len(days) < LEAST_PAST:
             continue
         rules = (_of_numbers(name, day, days), _of_categories(name, day, days), _shares(name, days, figures))
-        if rule := next(filter(None, rules), None):
+        if rule := next(filter(None, (*rules, _of_sources(name, day, days))), None):
             what, words = rule
             yield Finding(name, what, f"{name}: {words}", True)
 
@@ -113,6 +111,19 @@ def _shares(name: str, past: Sequence[DaySummary], figures: dict[Key, float]) ->
         return MISSING, f"is missing in {share:.1%} of rows, at most {most:.1%} before"
     if (share := figures.get((name, NEW), 0.0)) > MORE_NEW:
         return NEW, f"has values that no day before had in {share:.1%} of rows"
+    return None
+
+
+def _of_sources(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple[str, str] | None:
+    for source, sums in sorted(day.sources.items()):
+        own, known = sums.get(name), [one.sources[source][name] for one in past if name in one.sources.get(source, {})]
+        there = [one for one in known if one.there >= LEAST_ROWS]
+        if own is None or own.rows < LEAST_ROWS or len(there) < LEAST_PAST:
+            continue
+        if not own.there and len(there) * 2 > len(known):
+            return "dead", f"no row of {source} has a value"
+        if own.there >= LEAST_ROWS and own.is_constant and not any(one.is_constant for one in there):
+            return "constant", f"all values of {source} are the same, as on no day before"
     return None
 
 
