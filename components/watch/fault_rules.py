@@ -115,16 +115,27 @@ def _shares(name: str, past: Sequence[DaySummary], figures: dict[Key, float]) ->
 
 
 def _of_sources(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple[str, str] | None:
+    """Of a source that has had values in most of its rows on each day."""
     for source, sums in sorted(day.sources.items()):
         own, known = sums.get(name), [one.sources[source][name] for one in past if name in one.sources.get(source, {})]
-        there = [one for one in known if one.there >= LEAST_ROWS]
-        if own is None or own.rows < LEAST_ROWS or len(there) < LEAST_PAST:
+        is_sparse = any(one.there < max(LEAST_ROWS, one.rows / 2) for one in known)
+        if own is None or own.rows < LEAST_ROWS or len(known) < LEAST_PAST or is_sparse:
             continue
-        if not own.there and len(there) * 2 > len(known):
+        if not own.there:
             return "dead", f"no row of {source} has a value"
-        if own.there >= LEAST_ROWS and own.is_constant and not any(one.is_constant for one in there):
-            return "constant", f"all values of {source} are the same, as on no day before"
+        if own.there >= LEAST_ROWS and own.is_constant and not any(one.is_constant for one in known):
+            if _varies([one.numbers[name] for one in past if name in one.numbers]):
+                return "constant", f"all values of {source} are the same, as on no day before"
     return None
+
+
+def _varies(past: Sequence[Numbers]) -> bool:
+    """Whether more than chance makes rows differ: one value that most rows share is soon that of all."""
+    pool = Numbers()
+    for one in past:
+        pool.merge(one)
+    low, high = quantiles(*pool.histogram(), (0.25, 0.75))
+    return low < high
 
 
 def _missing(day: DaySummary, name: str) -> float:
