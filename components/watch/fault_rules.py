@@ -83,11 +83,14 @@ def _of_numbers(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple
         return None
     known = [one.numbers[name] for one in past if name in one.numbers]
     there = [one for one in known if one.there]
+    # A feature that few rows have, or whose rows hardly differ, is dead or constant on some days by chance.
+    is_dense = sum(one.there >= one.missing + one.non_finite for one in known) * 2 > len(known)
     if numbers.non_finite and not any(one.non_finite for one in known):
         return NON_FINITE, f"{numbers.non_finite} values are infinite, and none was in {len(known)} days"
-    if len(numbers.buckets) == 1 and numbers.there >= LEAST_ROWS and there and all(len(d.buckets) > 1 for d in there):
+    is_constant = len(numbers.buckets) == 1 and numbers.there >= LEAST_ROWS
+    if is_constant and is_dense and all(len(one.buckets) > 1 for one in there) and _varies(there):
         return "constant", "all values are the same, as on no day before"
-    if not numbers.there and len(there) * 2 > len(known):
+    if not numbers.there and is_dense:
         return "dead", "no row has a value"
     if len(there) >= LEAST_PAST and (words := _below_zero(numbers, there)):
         return CODE, words
