@@ -19,6 +19,8 @@ from pipelines.flight_delays import clock, lake
 STABLE = ("local_minute", "scheduled_minutes", "distance", "flight", "plane_year", "seats", "dep_delay")
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "pressure", "visib", "precip")
 CATEGORIES = ("carrier", "origin", "dest", "manufacturer")
+SOURCE = "origin"
+"""The column that says which source, an airport, a row comes from."""
 GROUPS = {"stable": STABLE, "weather": WEATHER, "categories": CATEGORIES}
 FEATURES = [
     *(Feature(name, "number", "") for name in (*STABLE, *WEATHER)),
@@ -93,6 +95,14 @@ CATEGORY_FAULTS: dict[str, Fault] = {
         rows[name] != _third(rows, name), rows[name].mode()[0]
     ),
 }
+
+
+def planted_at(rows: pd.DataFrame, seed: int) -> Iterator[tuple[Feature, str, pd.Series]]:
+    """Each fault of numbers in the rows of one airport, each day of another one: the day's columns with it."""
+    airport = sorted(set(rows[SOURCE]))[seed % 3]
+    for feature, fault, column in planted(rows[rows[SOURCE] == airport], seed):
+        if feature.kind == "number":
+            yield feature, fault, column.reindex(rows.index).where(rows[SOURCE] == airport, rows[feature.name])
 
 
 def planted(rows: pd.DataFrame, seed: int) -> Iterator[tuple[Feature, str, pd.Series]]:

@@ -33,6 +33,7 @@ def summarize(
     schema: Parameter[str],
     zone: Parameter[str],
     split: Parameter[str] = "day",
+    source: Parameter[str] = "",
     champion: InputArtifact[List[standard_artifacts.Model]] = None,  # noqa: UP006
     champion_pushed: InputArtifact[List[standard_artifacts.PushedModel]] = None,  # noqa: UP006
 ) -> None:
@@ -47,13 +48,14 @@ def summarize(
       schema: Dotted name of the ExampleSchema.
       zone: IANA time zone of the days.
       split: Which rows.
+      source: Category feature that says which source a row comes from, whose numbers are summed by it; "" for none.
       champion: The model that served when the interval began, or none.
       champion_pushed: Its push, which has its version.
     """
     declared: ExampleSchema = load(schema)
     start, end = reading.interval_of(examples)
     day = datetime.fromisoformat(start).astimezone(time_zone(zone)).date().isoformat()
-    counts = summary_of(Path(examples.uri), split, declared, day)
+    counts = summary_of(Path(examples.uri), split, declared, day, source=source)
     version = version_of(champion, champion_pushed)
     if version:
         try:

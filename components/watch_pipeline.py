@@ -19,6 +19,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
 from airtight.errors import TerminalError
+from airtight.import_string import load
 from airtight.supervised import WATCH, Supervised
 from airtight.watch.policies import policy_of
 from components.artifacts import DataAlarms, Dataset, SummarizedDay, TrainingClearance, WatchDecision
@@ -36,7 +37,7 @@ def watching(settings: Supervised) -> Pipeline:
       settings: Of the pipeline that is watched; their `watch` is set.
 
     Raises:
-      TerminalError: It is not, or there is no such policy.
+      TerminalError: It is not, or there is no such policy or source.
     """
     from components.challenger import challenger
     from components.data_alarms import data_alarms
@@ -53,6 +54,7 @@ def watching(settings: Supervised) -> Pipeline:
             remedy="Add it to the settings.",
         )
     policy_of(watch.policy)
+    _check_source(settings)
     nodes, name, zone = Nodes(settings, WATCH), settings.name, {"zone": settings.zone}
     window = {"lookback_days": settings.lookback_days, **nodes.given("window_days", "label_delay_hours")}
     # A broken feed is what a watch is there for: no expectation keeps it from seeing one.
@@ -77,7 +79,7 @@ def watching(settings: Supervised) -> Pipeline:
         **({"promotions": of_all_promotions(settings)} if settings.release else {}),
     )
     served = {"champion": champion.outputs["model"], "champion_pushed": champion.outputs["pushed"]}
-    summarized = nodes.add("summarize", summarize, examples=examples, **served, **schema, **zone)
+    summarized = nodes.add("summarize", summarize, examples=examples, source=watch.source, **served, **schema, **zone)
     challenged = nodes.add(
         "challenger",
         challenger,
@@ -127,3 +129,15 @@ def watching(settings: Supervised) -> Pipeline:
     task(decided, cache=False, history_days=SPAN_DAYS)
     in_order(before, alarmed, decided, until=decided.id)
     return nodes.pipeline(cache=True)
+
+
+def _check_source(settings: Supervised) -> None:
+    source = settings.watch.source if settings.watch else ""
+    categories = load(settings.schema).of_kind("category") if source else ()
+    if source and source not in categories:
+        raise TerminalError(
+            f"The source of {settings.name}'s watch cannot be used.",
+            expected=f"a category feature of {settings.schema}: {', '.join(categories) or 'it has none'}",
+            received=repr(source),
+            remedy="Correct source in the pipeline's Watch, or leave it out.",
+        )

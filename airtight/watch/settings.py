@@ -38,6 +38,8 @@ class Watch:
       release: How a training that the watch decided brings its model before the requests: "canary" tries it on live
         requests first, "at_once" is for a model that few or none ask. Nothing, where the pipeline has no releases.
       unit: What a row is, such as "ride".
+      source: Category feature of the schema that says which of several sources a row comes from, such as a shop or a
+        station; what one differs from the others is watched, too. Nothing, where there are none.
       notify: Import strings of notifiers for alarms, decisions, rollbacks, and a watch that did not run: Airflow's
         notifiers, their classes, or functions of the context. They find what happened under `watch` in the context.
       late_hours: A watch that has not succeeded so many hours after its labels are known is reported as missing.
@@ -61,6 +63,7 @@ class Watch:
     alarms_a_year: float = 4.0
     release: Literal["canary", "at_once"] = "canary"
     unit: str = "row"
+    source: str = ""
     notify: tuple[str, ...] = ()
     late_hours: float = 6.0
     dag: Mapping[str, Any] = field(default_factory=dict)

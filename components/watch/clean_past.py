@@ -67,7 +67,7 @@ class CleanPast:
         for name in sorted({*self.kept, *spoiled} & there):
             days = [*self.of(name, past), *([] if name in spoiled else [day])][-POOL_DAYS:]
             if [known.day for known in days] != last:
-                kept[name] = tuple(_only(known, name) for known in days)
+                kept[name] = tuple(only(known, name) for known in days)
         return CleanPast({name: self.since.get(name, day.day) for name in sorted(faulty)}, kept)
 
     def after_few(self, day: DaySummary, past: Sequence[DaySummary], *, faulty: bool) -> CleanPast:
@@ -81,7 +81,7 @@ class CleanPast:
         since = {name: first for name, first in self.since.items() if name != ROWS}
         if not faulty:
             return replace(self, since=since)
-        days = tuple(_only(known, ROWS) for known in self.of(ROWS, past))
+        days = tuple(only(known, ROWS) for known in self.of(ROWS, past))
         return CleanPast({**since, ROWS: self.since.get(ROWS, day.day)}, {**self.kept, ROWS: days})
 
     def accepting(self, features: Collection[str], past: Sequence[DaySummary]) -> CleanPast:
@@ -94,7 +94,7 @@ class CleanPast:
         since = {name: day for name, day in self.since.items() if name not in features}
         all_since = max(self.since[name] for name in features if name in self.since)
         began = {name: self.since.get(name, all_since) for name in features}
-        new = {name: tuple(_only(d, name) for d in past if d.day >= began[name]) for name in features}
+        new = {name: tuple(only(d, name) for d in past if d.day >= began[name]) for name in features}
         return CleanPast(since, {**self.kept, **new})
 
     def to_bytes(self) -> bytes:
@@ -120,8 +120,10 @@ def _predicted(days: Sequence[DaySummary], version: int) -> dict[str, Numbers]:
     return pooled(of_version).predicted if of_version else {}
 
 
-def _only(day: DaySummary, feature: str) -> DaySummary:
+def only(day: DaySummary, feature: str) -> DaySummary:
     """The day with one feature or prediction alone, or of ROWS with none."""
     numbers, predicted = ({feature: of[feature]} if feature in of else {} for of in (day.numbers, day.predicted))
     categories = {feature: day.categories[feature]} if feature in day.categories else {}
-    return DaySummary(day.day, day.rows, day.labelled, numbers, categories, predicted=predicted, version=day.version)
+    sources = {source: {feature: sums[feature]} for source, sums in day.sources.items() if feature in sums}
+    of_day = DaySummary(day.day, day.rows, day.labelled, numbers, categories, version=day.version)
+    return replace(of_day, predicted=predicted, sources=sources)

@@ -20,9 +20,9 @@ import numpy as np
 
 from airtight.errors import TerminalError
 from components.watch.clean_past import POOL_DAYS, CleanPast, touched
-from components.watch.day_statistics import Key, floor, statistics
+from components.watch.day_statistics import LEAST_ROWS, Key, floor, of_source, statistics
 from components.watch.day_summary import DaySummary
-from components.watch.fault_rules import FAULTS, LEAST_ROWS, ROWS, Finding, is_fault, of_features, of_rows
+from components.watch.fault_rules import FAULTS, ROWS, Finding, is_fault, of_features, of_rows
 
 JUDGEMENT, STATE = "judgement.json", "state.npz"
 """In `DataAlarms`."""
@@ -154,9 +154,7 @@ def after(
     above = [(state.keys[place], values[place], predicted[place]) for place in shown if scores[place] > threshold]
     ruled = {(finding.feature, finding.what) for finding in hard}
     soft = tuple(
-        Finding(feature, figure, f"{feature or 'the day'}: {figure} is {value:.3g}, expected {usual:.3g}", False)
-        for (feature, figure), value, usual in above
-        if (feature, figure) not in ruled
+        Finding(key[0], key[1], _in_words(key, value, usual), False) for key, value, usual in above if key not in ruled
     )
     faulty = {finding.feature for finding in (*hard, *soft) if is_fault(finding)}
     if usual_now := faulty & acceptable:
@@ -177,6 +175,13 @@ def _having_accepted(
     known = replace(_without(state, names), clean=state.clean.accepting(names, past))
     state, judgement = after(known, day, past, alarms_a_year)
     return state, replace(judgement, accepted=tuple(sorted(features)))
+
+
+def _in_words(key: Key, value: float, usual: float) -> str:
+    if source := of_source(key):
+        differs = f"{source} differs from the other sources by {value:.3g} of the usual spread"
+        return f"{key[0]}: {differs}, expected {usual:.3g}"
+    return f"{key[0] or 'the day'}: {key[1]} is {value:.3g}, expected {usual:.3g}"
 
 
 def _unjudged(clean: CleanPast, few: str) -> list[Finding]:
@@ -200,7 +205,10 @@ def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:
     usual = np.full(len(errors), math.nan)
     ready = (known >= LEAST_DAYS) & np.isfinite(errors)
     if ready.any():
-        usual[ready] = np.nanquantile(np.abs(state.errors[:, ready]), USUAL, axis=0)
+        known_errors = np.abs(state.errors[:, ready])
+        # One source's shower is rarer and larger than what all have on a day: the largest error is the measure of it.
+        sparse = [bool(of_source(key)) for key, is_ready in zip(state.keys, ready, strict=True) if is_ready]
+        usual[ready] = np.where(sparse, np.nanmax(known_errors, axis=0), np.nanquantile(known_errors, USUAL, axis=0))
     floors = np.array([floor(key, rows) for key in state.keys])
     scores: np.ndarray = np.abs(errors) / (usual + floors)
     return scores
@@ -251,8 +259,12 @@ def _of_version(state: State, day: DaySummary) -> State:
 
 def _without(state: State, features: Collection[str]) -> State:
     """The state without the figures of some features."""
-    stays = np.array([feature not in features for feature, _ in state.keys])
-    keys = tuple(key for key in state.keys if key[0] not in features)
+    return narrowed(state, np.array([feature not in features for feature, _ in state.keys], bool))
+
+
+def narrowed(state: State, stays: np.ndarray) -> State:
+    """The state with some of its figures alone, bool [figures]."""
+    keys = tuple(key for key, is_kept in zip(state.keys, stays, strict=True) if is_kept)
     level, weekday, errors = state.level[stays], state.weekday[:, stays], state.errors[:, stays]
     return replace(state, keys=keys, level=level, weekday=weekday, errors=errors)
 
@@ -276,4 +288,6 @@ def _with(
         # Those of an open fault would run out.
         kept[:, frozen] = state.errors[:, frozen]
     scores = state.scores if faulty else np.append(state.scores, score)[-YEAR_DAYS:]
-    return replace(state, day=day, level=level, weekday=weekday, errors=kept, scores=scores)
+    state = replace(state, day=day, level=level, weekday=weekday, errors=kept, scores=scores)
+    # Sources come and go: what was not there on any of these days would be kept for ever.
+    return narrowed(state, there | np.isfinite(kept).any(axis=0))

@@ -1,4 +1,7 @@
-"""Figures of a day's summary, by which it is compared with the days before: shares, quantiles and distances."""
+"""Figures of a day's summary, by which it is compared with the days before: shares, quantiles and distances.
+
+Of a pipeline with several sources also what each differs from the others on the same day.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.watch.day_summary import Categories, DaySummary, Numbers
+from components.watch.source_sums import differences
 
 MISSING, NON_FINITE, NEW, VOLUME, CODE = "missing", "non-finite", "new", "rows", "code"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -17,6 +21,10 @@ TOP = 5
 _SHAPE, _DISTANCE, _RISE = "shape", "distance", "rise"
 _ATOM = 0.2
 """Share of the past's rows in one bucket from which on a quantile that lies in it is no figure."""
+_AT = "at "
+"""With a source after it: what its mean differs from that of the others."""
+LEAST_ROWS = 20
+"""A day of fewer rows is not judged, but for their number; nor is a source of fewer values."""
 _CODES = 10
 """A bucket of fewer rows of the past, in parts per thousand, is a new code when it fills up."""
 
@@ -46,7 +54,19 @@ def statistics(day: DaySummary, pool: DaySummary) -> dict[Key, float]:
         # Those of a broken feed are none of a model's: what it predicts is no fault of the data.
         shape = _of_numbers(numbers, pool.predicted.get(name))
         figures |= {(name, key): value for key, value in shape.items() if key not in (MISSING, NON_FINITE, CODE)}
+    for name in day.numbers if day.sources else ():
+        each = {source: sums[name] for source, sums in sorted(day.sources.items()) if name in sums}
+        each = {source: sums for source, sums in each.items() if sums.there >= LEAST_ROWS}
+        before = pool.numbers.get(name)
+        if len(each) > 1 and before and before.there:
+            spread = _spread(*before.histogram())
+            figures |= {(name, _AT + source): value / spread for source, value in differences(each).items()}
     return figures
+
+
+def of_source(key: Key) -> str:
+    """The source that a figure compares with the others; "" of other figures."""
+    return key[1].removeprefix(_AT) if key[1].startswith(_AT) else ""
 
 
 def floor(key: Key, rows: int) -> float:
@@ -69,8 +89,7 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
     values, counts = numbers.histogram()
     past_values, past_counts = pool.histogram()
     # Quantiles in units of the past's spread, so that one floor fits all.
-    low, middle, high = quantiles(past_values, past_counts, (0.05, 0.5, 0.95))
-    spread = (high - low) or float(np.abs(past_values).max()) or 1.0
+    (middle,), spread = quantiles(past_values, past_counts, (0.5,)), _spread(past_values, past_counts)
     usual = quantiles(past_values, past_counts, QUANTILES)
     for share, value, before in zip(QUANTILES, quantiles(values, counts, QUANTILES), usual, strict=True):
         # A quantile within a value that many rows share stays or jumps; the shape tells how many they are.
@@ -123,6 +142,12 @@ def quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float] | 
     """
     until = counts.cumsum()
     return [float(values[np.searchsorted(until, share * until[-1])]) for share in shares]
+
+
+def _spread(values: np.ndarray, counts: np.ndarray) -> float:
+    """What numbers are measured in: the range of most of the past's."""
+    low, high = quantiles(values, counts, (0.05, 0.95))
+    return (high - low) or float(np.abs(values).max()) or 1.0
 
 
 def _quantile_name(share: float) -> str:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from airtight.errors import TerminalError
 from components.measures.profile import CATEGORY_ASPECTS, NUMBER_ASPECTS, as_numbers, counted
 from components.schema import Feature
+from components.watch.source_sums import Sums, rows_of
 
 _SHIFT = 23 - 9
 """Bits of a float32 that a bucket leaves out: nine of the fraction are kept."""
@@ -128,6 +129,7 @@ class DaySummary:
       labels: How many rows have a label so far, by the label's name; empty in summaries that were stored without.
       predicted: What the served model predicts for rows, by the name of each number; empty where none serves.
       version: Of that model.
+      sources: Sums of each number by source and feature; empty in summaries without sources.
     """
 
     day: str
@@ -138,10 +140,17 @@ class DaySummary:
     labels: Counter[str] = field(default_factory=Counter)
     predicted: dict[str, Numbers] = field(default_factory=dict)
     version: int = 0
+    sources: dict[str, dict[str, Sums]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, day: str, features: Sequence[Feature], batches: Iterable[pa.Table], labels: Sequence[str] = ()
+        cls,
+        day: str,
+        features: Sequence[Feature],
+        batches: Iterable[pa.Table],
+        labels: Sequence[str] = (),
+        source: str = "",
+        sources: Sequence[str] = (),
     ) -> DaySummary:
         """Of rows of examples, a few thousand at a time.
 
@@ -150,6 +159,8 @@ class DaySummary:
           features: What is counted.
           batches: Tables with a column for each feature.
           labels: Columns of labels, whose values that are there are counted.
+          source: Column that says which source a row comes from.
+          sources: Those of its values whose rows are summed, too.
         """
         summary = cls(day, labels=Counter(dict.fromkeys(labels, 0)))
         for feature in features:
@@ -158,10 +169,10 @@ class DaySummary:
             if feature.kind in CATEGORY_ASPECTS:
                 summary.categories[feature.name] = Categories()
         for table in batches:
-            summary._add(features, table)
+            summary._add(features, table, rows_of(table[source], tuple(sources)) if sources else {})
         return summary
 
-    def _add(self, features: Sequence[Feature], table: pa.Table) -> None:
+    def _add(self, features: Sequence[Feature], table: pa.Table, rows: Mapping[str, np.ndarray]) -> None:
         self.rows += table.num_rows
         known = [table[name].is_valid() for name in self.labels if name in table.column_names]
         if known and len(known) == len(self.labels):
@@ -171,7 +182,10 @@ class DaySummary:
                 self.labels[name] += table.num_rows - table[name].null_count
         for feature in features:
             if feature.name in self.numbers:
-                self.numbers[feature.name].add(as_numbers(feature, table[feature.name]))
+                values = as_numbers(feature, table[feature.name])
+                self.numbers[feature.name].add(values)
+                for source, places in rows.items():
+                    self.sources.setdefault(source, {}).setdefault(feature.name, Sums()).add(values[places])
             if feature.name in self.categories:
                 self.categories[feature.name].add(counted(feature, table[feature.name]))
 
@@ -187,6 +201,9 @@ class DaySummary:
                     own.setdefault(name, Numbers()).merge(numbers)
             for name, categories in part.categories.items():
                 total.categories.setdefault(name, Categories()).merge(categories)
+            for source, sums in part.sources.items():
+                for name, one in sums.items():
+                    total.sources.setdefault(source, {}).setdefault(name, Sums()).merge(one)
         return total
 
     def to_json(self) -> str:
@@ -201,6 +218,10 @@ class DaySummary:
         counts = {"day": self.day, "rows": self.rows, "labelled": self.labelled, "labels": self.labels}
         counts |= {"numbers": numbers, "categories": categories}
         counts |= {"predicted": predicted, "version": self.version} if predicted else {}
+        if self.sources:
+            counts["sources"] = {
+                s: {n: [*vars(one).values()] for n, one in of.items()} for s, of in self.sources.items()
+            }
         return json.dumps(counts, sort_keys=True, ensure_ascii=False)
 
     @staticmethod
@@ -219,9 +240,13 @@ class DaySummary:
             categories = {
                 k: Categories(m, Counter(dict(map(tuple, c))), h) for k, (m, h, c) in known["categories"].items()
             }
+            sources = {
+                source: {name: Sums(rows, there, total, tuple(ends)) for name, (rows, there, total, ends) in of.items()}
+                for source, of in known.get("sources", {}).items()
+            }
             labels = Counter(known.get("labels", {}))
             counts = known["day"], known["rows"], known["labelled"]
-            return DaySummary(*counts, numbers, categories, labels, predicted, known.get("version", 0))
+            return DaySummary(*counts, numbers, categories, labels, predicted, known.get("version", 0), sources)
         except (ValueError, KeyError, TypeError) as error:
             raise TerminalError(
                 "That is no summary of a day.",

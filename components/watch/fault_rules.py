@@ -9,13 +9,11 @@ from datetime import date
 
 import numpy as np
 
-from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
+from components.watch.day_statistics import CODE, LEAST_ROWS, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
 from components.watch.day_summary import DaySummary, Numbers, values_of
 
 LEAST_PAST = 14
 """Days with a feature without which rules about it say nothing."""
-LEAST_ROWS = 20
-"""A day of fewer rows is not judged, but for their number."""
 MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
 """Shares beyond so many times the most of the last days, and rows against those of the same weekdays.
 MORE_NEW is also the share of one value below 0, where none was before."""
@@ -75,7 +73,7 @@ def of_features(day: DaySummary, past: Past, figures: dict[Key, float]) -> Itera
         if len(days) < LEAST_PAST:
             continue
         rules = (_of_numbers(name, day, days), _of_categories(name, day, days), _shares(name, days, figures))
-        if rule := next(filter(None, rules), None):
+        if rule := next(filter(None, (*rules, _of_sources(name, day, days))), None):
             what, words = rule
             yield Finding(name, what, f"{name}: {words}", True)
 
@@ -85,11 +83,14 @@ def _of_numbers(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple
         return None
     known = [one.numbers[name] for one in past if name in one.numbers]
     there = [one for one in known if one.there]
+    # A feature that few rows have, or whose rows hardly differ, is dead or constant on some days by chance.
+    is_dense = sum(one.there >= one.missing + one.non_finite for one in known) * 2 > len(known)
     if numbers.non_finite and not any(one.non_finite for one in known):
         return NON_FINITE, f"{numbers.non_finite} values are infinite, and none was in {len(known)} days"
-    if len(numbers.buckets) == 1 and numbers.there >= LEAST_ROWS and there and all(len(d.buckets) > 1 for d in there):
+    is_constant = len(numbers.buckets) == 1 and numbers.there >= LEAST_ROWS
+    if is_constant and is_dense and all(len(one.buckets) > 1 for one in there) and _varies(there):
         return "constant", "all values are the same, as on no day before"
-    if not numbers.there and len(there) * 2 > len(known):
+    if not numbers.there and is_dense:
         return "dead", "no row has a value"
     if len(there) >= LEAST_PAST and (words := _below_zero(numbers, there)):
         return CODE, words
@@ -114,6 +115,30 @@ def _shares(name: str, past: Sequence[DaySummary], figures: dict[Key, float]) ->
     if (share := figures.get((name, NEW), 0.0)) > MORE_NEW:
         return NEW, f"has values that no day before had in {share:.1%} of rows"
     return None
+
+
+def _of_sources(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple[str, str] | None:
+    """Of a source that has had values in most of its rows on each day."""
+    for source, sums in sorted(day.sources.items()):
+        own, known = sums.get(name), [one.sources[source][name] for one in past if name in one.sources.get(source, {})]
+        is_sparse = any(one.there < max(LEAST_ROWS, one.rows / 2) for one in known)
+        if own is None or own.rows < LEAST_ROWS or len(known) < LEAST_PAST or is_sparse:
+            continue
+        if not own.there:
+            return "dead", f"no row of {source} has a value"
+        if own.there >= LEAST_ROWS and own.is_constant and not any(one.is_constant for one in known):
+            if _varies([one.numbers[name] for one in past if name in one.numbers]):
+                return "constant", f"all values of {source} are the same, as on no day before"
+    return None
+
+
+def _varies(past: Sequence[Numbers]) -> bool:
+    """Whether more than chance makes rows differ: one value that most rows share is soon that of all."""
+    pool = Numbers()
+    for one in past:
+        pool.merge(one)
+    low, high = quantiles(*pool.histogram(), (0.25, 0.75))
+    return low < high
 
 
 def _missing(day: DaySummary, name: str) -> float:

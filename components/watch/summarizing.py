@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from airtight.home import ROOT
 from components.data import examples as reading
 from components.data.spark import session
+from components.measures.profile import counted
 from components.schema import ExampleSchema
-from components.watch.day_summary import DaySummary
+from components.watch.day_summary import Categories, DaySummary
+from components.watch.source_sums import MOST_SOURCES
 
 MANY_VALUES = 300_000_000
 """Rows times features from which on Spark counts them, where they are Parquet. Of numbers and categories this process
@@ -25,7 +27,9 @@ _JOINED_ROWS, _JOINED_BYTES = 1 << 16, 1 << 25
 _Batches = Iterator[pa.RecordBatch]
 
 
-def summary_of(folder: Path, split: str, schema: ExampleSchema, day: str, many_values: int = MANY_VALUES) -> DaySummary:
+def summary_of(
+    folder: Path, split: str, schema: ExampleSchema, day: str, many_values: int = MANY_VALUES, source: str = ""
+) -> DaySummary:
     """Counts a split.
 
     Args:
@@ -34,24 +38,35 @@ def summary_of(folder: Path, split: str, schema: ExampleSchema, day: str, many_v
       schema: Of the examples.
       day: ISO 8601.
       many_values: From so many rows times features on Spark counts.
+      source: Category feature that says which source a row comes from; "" compares no sources.
 
     Raises:
       TerminalError: The split is not there, or a column is missing or of another type.
     """
     columns = [*schema.names, *schema.labels]
     files = reading.files_of(folder, split)
+    sources = largest(folder, split, schema, source) if source else ()
     is_parquet = all(file.suffix == reading.PARQUET_SUFFIX for file in files)
     if not is_parquet or sum(pq.read_metadata(file).num_rows for file in files) * len(schema.names) < many_values:
         tables = reading.batches(folder, split, schema, columns)
-        return DaySummary.of(day, schema.features, joined(tables), schema.labels)
+        return DaySummary.of(day, schema.features, joined(tables), schema.labels, source, sources)
     # The columns are as the schema has them: this reads the first rows alone.
     next(reading.batches(folder, split, schema, columns), None)
-    count = _counter(str(ROOT), day, [asdict(feature) for feature in schema.features], schema.labels)
+    count = _counter(str(ROOT), day, [asdict(feature) for feature in schema.features], schema.labels, source, sources)
     with session("summarize") as spark:
         rows = spark.read.parquet(*map(str, files)).select(*columns)
         parts = [row[_JSON] for row in rows.mapInArrow(count, f"{_JSON} string").collect()]
     first, *others = map(DaySummary.from_json, parts)
     return first.merged(*others)
+
+
+def largest(folder: Path, split: str, schema: ExampleSchema, source: str) -> tuple[str, ...]:
+    """The sources with the most rows, which only the whole of the rows can say; none of too many to be counted."""
+    feature, counts = schema.features[schema.names.index(source)], Categories()
+    for table in reading.batches(folder, split, schema, [source]):
+        counts.add(counted(feature, table[source]))
+    known = {} if counts.hashed else counts.counts
+    return tuple(sorted(known, key=lambda name: (-known[name], name))[:MOST_SOURCES])
 
 
 def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -67,7 +82,12 @@ def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _counter(
-    root: str, day: str, features: list[dict[str, Any]], labels: Sequence[str]
+    root: str,
+    day: str,
+    features: list[dict[str, Any]],
+    labels: Sequence[str],
+    source: str,
+    sources: Sequence[str],
 ) -> Callable[[_Batches], _Batches]:
     """What `mapInArrow` runs; it names nothing of this checkout until a worker runs it."""
     name = _JSON
@@ -80,7 +100,7 @@ def _counter(
         from components.watch.summarizing import joined
 
         tables = joined(pa.Table.from_batches([batch]) for batch in batches)
-        part = DaySummary.of(day, [Feature(**feature) for feature in features], tables, labels)
+        part = DaySummary.of(day, [Feature(**feature) for feature in features], tables, labels, source, sources)
         yield pa.RecordBatch.from_pydict({name: [part.to_json()]})
 
     return count

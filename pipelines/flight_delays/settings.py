@@ -43,6 +43,7 @@ SETTINGS = Supervised(
         judge_days=14,
         lengths=(ALL, 56),
         unit="flight",
+        source="origin",
     ),
     # An arrival, or that there will be none, is known within two days; corrections later than a week count no more.
     labels=Labels(function=".labels:labels", join="flight_id", days=7, first=date(2013, 3, 1)),

@@ -48,6 +48,15 @@ def test_only_what_is_watched_has_its_training_cleared_before_examples_are_made(
     assert "data_faults" not in {parameter.name for parameter in declared(create_pipeline(SETTINGS)).parameters}
 
 
+def test_the_source_of_a_watch_is_a_category_of_the_schema():
+    watched = replace(WATCHED, watch=replace(WATCHED.watch, source="colour"))
+    assert nodes(create_pipeline(watched, WATCH))["summarize"].exec_properties["source"] == "colour"
+    for wrong in ("size", "shop"):
+        watched = replace(WATCHED, watch=replace(WATCHED.watch, source=wrong))
+        with pytest.raises(TerminalError, match=f"(?s)a category feature of .*: colour.*{wrong}"):
+            create_pipeline(watched, WATCH)
+
+
 def test_predictions_are_watched_for_drift_and_nothing_on_the_way_to_the_push_waits_for_it():
     made = nodes(create_pipeline(SETTINGS))
     assert made["monitor"].inputs["model"] is made["train"].outputs["model"]

@@ -116,6 +116,21 @@ def test_a_fault_is_found_on_its_first_day(year, planted, what, hard):
         assert (planted[0], what, hard) in faults, (number, before, judgement)
 
 
+def test_a_sparse_feature_is_not_dead_and_a_rare_value_not_gone_as_a_hard_rule():
+    """Gusts that a tenth of the rows have, and engines of which nearly all have two."""
+    features = (Feature("gust", "number", ""), Feature("engines", "number", ""))
+
+    def made(number: int, gusts: int, singles: int) -> DaySummary:
+        columns = {"gust": [20.0 + place for place in range(gusts)] + [None] * (300 - gusts)}
+        columns["engines"] = [1.0] * singles + [2.0] * (300 - singles)
+        table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+        return DaySummary.of((date(2013, 1, 7) + timedelta(number)).isoformat(), features, [table])
+
+    days = [made(number, 30, 5) for number in range(28)]
+    assert not after(State(), made(28, 0, 0), days)[1].findings
+    assert after(State(), made(28, 0, 300), [made(number, 280, 140) for number in range(28)])[1].findings
+
+
 def test_the_distance_of_numbers_finds_a_shift_of_half_their_deviation(year):
     summaries, states, _ = year
     for number in range(200, 228, 9):

@@ -54,18 +54,20 @@ def test_predictions_are_a_part_of_the_summary():
 
 
 def test_parts_merge_to_the_same_bytes_in_any_order():
-    rows = table(600)
-    whole = DaySummary.of("2013-06-01", FEATURES, [rows], ("label",)).to_json()
+    rows, known = table(600), (("label",), "shop", ("ö", "a", "none"))
+    whole = DaySummary.of("2013-06-01", FEATURES, [rows], *known).to_json()
+    assert set(json.loads(whole)["sources"]) == {"ö", "a"}
+    assert DaySummary.from_json(whole).to_json() == whole
     for seed in range(20):
         rng = random.Random(seed)
         ends = sorted(rng.sample(range(1, 600), rng.randrange(1, 6)))
         slices = [rows.slice(start, end - start) for start, end in zip([0, *ends], [*ends, 600], strict=True)]
-        parts = [DaySummary.of("2013-06-01", FEATURES, [part], ("label",)) for part in slices]
+        parts = [DaySummary.of("2013-06-01", FEATURES, [part], *known) for part in slices]
         while len(parts) > 1:
             rng.shuffle(parts)
             parts.append(parts.pop().merged(parts.pop()))
         assert parts[0].to_json() == whole
-        assert DaySummary.of("2013-06-01", FEATURES, slices, ("label",)).to_json() == whole
+        assert DaySummary.of("2013-06-01", FEATURES, slices, *known).to_json() == whole
 
 
 def test_too_many_categories_are_hashed_to_the_same_counts_in_any_order(monkeypatch):
@@ -137,6 +139,7 @@ def test_a_summary_is_read_as_it_was_written():
     # Labels were not counted by name at first.
     older = {name: value for name, value in json.loads(text).items() if name != "labels"}
     assert DaySummary.from_json(json.dumps(older)).to_json() == text
+    assert "sources" not in older, "summaries of pipelines without sources are as they were"
     for wrong in ("", "[]", '{"day": 1}'):
         with pytest.raises(TerminalError, match="no summary"):
             DaySummary.from_json(wrong)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.watch import summarizing
+from components.watch import day_summary, summarizing
 from components.watch.summarizing import joined, summary_of
 from tests.components import tables, toy
 
@@ -33,6 +33,19 @@ def test_labels_are_counted_by_name(tmp_path):
     assert (summary.rows, summary.labelled) == (300, 100)
 
 
+def test_the_largest_sources_are_summed(tmp_path, monkeypatch):
+    rows = tables.table(tables.BINARY, 300, 1)
+    toy.examples(tmp_path, day=rows)
+    summary = summary_of(tmp_path, "day", tables.BINARY, "2020-01-01", source="colour")
+    counts = summary.categories["colour"].counts
+    assert {source: sums["size"].rows for source, sums in summary.sources.items()} == dict(counts)
+    monkeypatch.setattr(summarizing, "MOST_SOURCES", 1)
+    summary = summary_of(tmp_path, "day", tables.BINARY, "2020-01-01", source="colour")
+    assert list(summary.sources) == [max(counts, key=counts.get)]
+    monkeypatch.setattr(day_summary, "MOST_CATEGORIES", 1)
+    assert not summary_of(tmp_path, "day", tables.BINARY, "2020-01-01", source="colour").sources, "names of rows"
+
+
 @pytest.mark.slow
 def test_spark_counts_labels_by_name_too(tmp_path, spark):
     toy.examples(tmp_path, day=lacking(tables.table(tables.SEVERAL, 300, 1), label=2, other=3))
@@ -47,9 +60,10 @@ def test_spark_counts_to_the_same_bytes(tmp_path, spark):
     for number in range(1, 4):
         more = tables.table(tables.ALL, 700, number + 1)
         pq.write_table(more, tmp_path / "Split-day" / f"examples-{number:05d}-of-00004.parquet", row_group_size=100)
-    here = summary_of(tmp_path, "day", tables.ALL, "2020-01-01")
-    assert here.rows == 4600
-    assert summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_values=1).to_json() == here.to_json()
+    here = summary_of(tmp_path, "day", tables.ALL, "2020-01-01", source="colour")
+    assert (here.rows, set(here.sources)) == (4600, {"red", "green"})
+    by_spark = summary_of(tmp_path, "day", tables.ALL, "2020-01-01", many_values=1, source="colour")
+    assert by_spark.to_json() == here.to_json()
 
 
 def test_batches_are_joined_until_they_are_many_rows_or_bytes(monkeypatch):
