@@ -241,7 +241,7 @@ class DaySummary:
                 k: Categories(m, Counter(dict(map(tuple, c))), h) for k, (m, h, c) in known["categories"].items()
             }
             sources = {
-                source: {name: Sums(*counts, tuple(ends)) for name, (*counts, ends) in of.items()}
+                source: {name: Sums(r, t, s, tuple(e)) for name, (r, t, s, e) in of.items()}
                 for source, of in known.get("sources", {}).items()
             }
             labels = Counter(known.get("labels", {}))

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 MOST_SOURCES = 20
 """Sources of a day that are summed: those with the most rows."""
+LEAST_VALUES = 20
+"""Of a source on a day, without which it is not judged."""
 _FRACTION = 24
 """Bits of a float32's fraction."""
 _UNIT = 148 + _FRACTION
@@ -56,6 +58,11 @@ class Sums:
         self.ends = (min(ends), max(ends)) if ends else ()
 
     @property
+    def is_judged(self) -> bool:
+        """Whether most of its rows have a value, and enough of them: what few rows have differs by chance."""
+        return self.there >= max(LEAST_VALUES, self.rows / 2)
+
+    @property
     def is_constant(self) -> bool:
         """Whether all values are the same."""
         return len(set(self.ends)) == 1
@@ -69,9 +76,10 @@ def rows_of(column: pa.ChunkedArray, sources: tuple[str, ...]) -> dict[str, np.n
 
 
 def differences(sources: Mapping[str, Sums]) -> dict[str, float]:
-    """The mean of each source less the mean of all rows of the others; at least two sources, each with values."""
+    """The mean of each source less the mean of all rows of the others, where there are others; each with values."""
     there, total = (sum(getattr(one, name) for one in sources.values()) for name in ("there", "total"))
     return {
         source: own.total / (own.there << _UNIT) - (total - own.total) / ((there - own.there) << _UNIT)
         for source, own in sources.items()
+        if there > own.there
     }
