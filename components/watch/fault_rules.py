@@ -121,14 +121,15 @@ def _shares(name: str, past: Sequence[DaySummary], figures: dict[Key, float]) ->
 
 
 def _of_sources(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple[str, str] | None:
-    """Of a source that has had values in most of its rows on each day."""
+    """Of a source that has values in most of its rows on most days."""
     for source, sums in sorted(day.sources.items()):
         own, known = sums.get(name), [one.sources[source][name] for one in past if name in one.sources.get(source, {})]
-        if own is None or own.rows < LEAST_VALUES or len(known) < LEAST_PAST or not all(one.is_judged for one in known):
+        judged = [one for one in known if one.is_judged]
+        if own is None or own.rows < LEAST_VALUES or len(judged) < max(LEAST_PAST, len(known) / 2):
             continue
         if not own.there:
             return "dead", f"no row of {source} has a value"
-        if own.is_judged and own.is_constant and not any(one.is_constant for one in known):
+        if own.is_judged and own.is_constant and not any(one.is_constant for one in judged):
             if _varies([one.numbers[name] for one in past if name in one.numbers]):
                 return "constant", f"all values of {source} are the same, as on no day before"
     return None
