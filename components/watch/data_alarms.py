@@ -20,15 +20,15 @@ import numpy as np
 
 from airtight.errors import TerminalError
 from components.watch.clean_past import POOL_DAYS, CleanPast, touched
-from components.watch.day_statistics import LEAST_ROWS, Key, floor, of_source, statistics
+from components.watch.day_statistics import Key, floor, of_source, statistics
 from components.watch.day_summary import DaySummary
-from components.watch.fault_rules import FAULTS, ROWS, Finding, is_fault, of_features, of_rows
+from components.watch.fault_rules import FAULTS, LEAST_ROWS, ROWS, Finding, is_fault, of_features, of_rows
 
 JUDGEMENT, STATE = "judgement.json", "state.npz"
 """In `DataAlarms`."""
 ERROR_DAYS, YEAR_DAYS = 90, 365
-LEAST_DAYS = 28
-"""Days of which a figure needs errors before its next one is judged."""
+LEAST_DAYS, LEAST_SOURCE_DAYS = 28, 60
+"""Days of which a figure needs errors before its next one is judged, and one that compares sources."""
 LEVEL, WEEKDAY = 0.3, 0.2
 """Weights of the newest day in the level, and of the newest such weekday in the weekday's part."""
 USUAL = 0.98
@@ -203,12 +203,12 @@ def _dated(finding: Finding, clean: CleanPast) -> Finding:
 def _scores(state: State, errors: np.ndarray, rows: int) -> np.ndarray:
     known = np.isfinite(state.errors).sum(axis=0) if len(state.errors) else np.zeros(len(errors))
     usual = np.full(len(errors), math.nan)
-    ready = (known >= LEAST_DAYS) & np.isfinite(errors)
+    compares = np.array([bool(of_source(key)) for key in state.keys], bool)
+    ready = (known >= np.where(compares, LEAST_SOURCE_DAYS, LEAST_DAYS)) & np.isfinite(errors)
     if ready.any():
-        known_errors = np.abs(state.errors[:, ready])
+        past = np.abs(state.errors[:, ready])
         # One source's shower is rarer and larger than what all have on a day: the largest error is the measure of it.
-        sparse = [bool(of_source(key)) for key, is_ready in zip(state.keys, ready, strict=True) if is_ready]
-        usual[ready] = np.where(sparse, np.nanmax(known_errors, axis=0), np.nanquantile(known_errors, USUAL, axis=0))
+        usual[ready] = np.where(compares[ready], np.nanmax(past, axis=0), np.nanquantile(past, USUAL, axis=0))
     floors = np.array([floor(key, rows) for key in state.keys])
     scores: np.ndarray = np.abs(errors) / (usual + floors)
     return scores

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.watch.day_summary import Categories, DaySummary, Numbers
-from components.watch.source_sums import differences
+from components.watch.source_sums import Sums, differences
 
 MISSING, NON_FINITE, NEW, VOLUME, CODE = "missing", "non-finite", "new", "rows", "code"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -23,8 +23,6 @@ _ATOM = 0.2
 """Share of the past's rows in one bucket from which on a quantile that lies in it is no figure."""
 _AT = "at "
 """With a source after it: what its mean differs from that of the others."""
-LEAST_ROWS = 20
-"""A day of fewer rows is not judged, but for their number; nor is a source of fewer values."""
 _CODES = 10
 """A bucket of fewer rows of the past, in parts per thousand, is a new code when it fills up."""
 
@@ -55,12 +53,7 @@ def statistics(day: DaySummary, pool: DaySummary) -> dict[Key, float]:
         shape = _of_numbers(numbers, pool.predicted.get(name))
         figures |= {(name, key): value for key, value in shape.items() if key not in (MISSING, NON_FINITE, CODE)}
     for name in day.numbers if day.sources else ():
-        each = {source: sums[name] for source, sums in sorted(day.sources.items()) if name in sums}
-        each = {source: sums for source, sums in each.items() if sums.there >= LEAST_ROWS}
-        before = pool.numbers.get(name)
-        if len(each) > 1 and before and before.there:
-            spread = _spread(*before.histogram())
-            figures |= {(name, _AT + source): value / spread for source, value in differences(each).items()}
+        figures |= {(name, key): value for key, value in _of_sources(name, day, pool.numbers.get(name)).items()}
     return figures
 
 
@@ -107,6 +100,15 @@ def _of_numbers(numbers: Numbers, pool: Numbers | None) -> dict[str, float]:
         default=0.0,
     )
     return figures
+
+
+def _of_sources(name: str, day: DaySummary, pool: Numbers | None) -> dict[str, float]:
+    each = {source: sums.get(name, Sums()) for source, sums in sorted(day.sources.items())}
+    judged = {source: sums for source, sums in each.items() if sums.is_judged}
+    if pool is None or not pool.there:
+        return {}
+    spread = _spread(*pool.histogram())
+    return {_AT + source: value / spread for source, value in differences(judged).items()}
 
 
 def _of_categories(categories: Categories, pool: Categories | None, rows: int) -> dict[str, float]:

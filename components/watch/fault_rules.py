@@ -9,11 +9,14 @@ from datetime import date
 
 import numpy as np
 
-from components.watch.day_statistics import CODE, LEAST_ROWS, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
+from components.watch.day_statistics import CODE, MISSING, NEW, NON_FINITE, VOLUME, Key, quantiles
 from components.watch.day_summary import DaySummary, Numbers, values_of
+from components.watch.source_sums import LEAST_VALUES
 
 LEAST_PAST = 14
 """Days with a feature without which rules about it say nothing."""
+LEAST_ROWS = 20
+"""A day of fewer rows is not judged, but for their number."""
 MORE_MISSING, MORE_NEW, TIMES = 0.1, 0.05, 2.0
 """Shares beyond so many times the most of the last days, and rows against those of the same weekdays.
 MORE_NEW is also the share of one value below 0, where none was before."""
@@ -118,15 +121,15 @@ def _shares(name: str, past: Sequence[DaySummary], figures: dict[Key, float]) ->
 
 
 def _of_sources(name: str, day: DaySummary, past: Sequence[DaySummary]) -> tuple[str, str] | None:
-    """Of a source that has had values in most of its rows on each day."""
+    """Of a source that has values in most of its rows on most days."""
     for source, sums in sorted(day.sources.items()):
         own, known = sums.get(name), [one.sources[source][name] for one in past if name in one.sources.get(source, {})]
-        is_sparse = any(one.there < max(LEAST_ROWS, one.rows / 2) for one in known)
-        if own is None or own.rows < LEAST_ROWS or len(known) < LEAST_PAST or is_sparse:
+        judged = [one for one in known if one.is_judged]
+        if own is None or own.rows < LEAST_VALUES or len(judged) < max(LEAST_PAST, len(known) / 2):
             continue
         if not own.there:
             return "dead", f"no row of {source} has a value"
-        if own.there >= LEAST_ROWS and own.is_constant and not any(one.is_constant for one in known):
+        if own.is_judged and own.is_constant and not any(one.is_constant for one in judged):
             if _varies([one.numbers[name] for one in past if name in one.numbers]):
                 return "constant", f"all values of {source} are the same, as on no day before"
     return None

@@ -1,4 +1,4 @@
-"""Sums of the rows that one source gave, such as an airport, a shop or a sensor: what sources are compared by.
+"""Sums of the rows that one source gave, such as a shop, a station or a sensor: what sources are compared by.
 
 Sources see the same weather on the same day, so the day's weather cancels in what one differs from the others.
 """
@@ -14,9 +14,13 @@ import pyarrow.compute as pc
 
 MOST_SOURCES = 20
 """Sources of a day that are summed: those with the most rows."""
+LEAST_VALUES = 20
+"""Of a source on a day, without which it is not judged."""
 _FRACTION = 24
 """Bits of a float32's fraction."""
-_UNIT = 148 + _FRACTION
+_LEAST_EXPONENT = 148
+"""Of a float32, its sign turned."""
+_UNIT = _LEAST_EXPONENT + _FRACTION
 """A sum is a whole number of 2 ** -_UNIT, of which every float32 is one: it is exact, and the same in any order."""
 
 
@@ -41,9 +45,9 @@ class Sums:
         # 0 is added because -0 and 0 are equal: which of them is the least would depend on the order.
         finite = np.asarray(values[np.isfinite(values)], np.float32).astype(np.float64) + 0.0
         fractions, exponents = np.frexp(finite)
-        keys, places = np.unique(exponents, return_inverse=True)
-        sums = np.bincount(places, fractions * 2**_FRACTION)
-        total = sum(int(part) << (int(key) + _UNIT - _FRACTION) for key, part in zip(keys, sums, strict=True))
+        # By exponent, from the least on: such sums are whole numbers below 2 ** 53.
+        sums = np.bincount(exponents + _LEAST_EXPONENT, fractions * 2**_FRACTION)
+        total = sum(int(sums[place]) << int(place) for place in np.flatnonzero(sums))
         ends = (float(finite.min()), float(finite.max())) if len(finite) else ()
         self.merge(Sums(len(values), len(finite), total, ends))
 
@@ -54,6 +58,11 @@ class Sums:
         self.total += other.total
         ends = (*self.ends, *other.ends)
         self.ends = (min(ends), max(ends)) if ends else ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether most of its rows have a value, and enough of them: what few rows have differs by chance."""
+        return self.there >= max(LEAST_VALUES, self.rows / 2)
 
     @property
     def is_constant(self) -> bool:
@@ -69,9 +78,10 @@ def rows_of(column: pa.ChunkedArray, sources: tuple[str, ...]) -> dict[str, np.n
 
 
 def differences(sources: Mapping[str, Sums]) -> dict[str, float]:
-    """The mean of each source less the mean of all rows of the others; at least two sources, each with values."""
+    """The mean of each source less the mean of all rows of the others, where there are others; each with values."""
     there, total = (sum(getattr(one, name) for one in sources.values()) for name in ("there", "total"))
     return {
         source: own.total / (own.there << _UNIT) - (total - own.total) / ((there - own.there) << _UNIT)
         for source, own in sources.items()
+        if there > own.there
     }

@@ -21,7 +21,7 @@ from components.watch.source_sums import MOST_SOURCES
 
 MANY_VALUES = 300_000_000
 """Rows times features from which on Spark counts them, where they are Parquet. Of numbers and categories this process
-counts as many in half a minute of CPU time and some 300 MiB."""
+counts as many in half a minute of CPU time, sums of sources in as much again, and some 300 MiB."""
 _JSON = "summary"
 _JOINED_ROWS, _JOINED_BYTES = 1 << 16, 1 << 25
 _Batches = Iterator[pa.RecordBatch]

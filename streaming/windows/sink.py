@@ -84,7 +84,7 @@ class WriteRows(_WithStore):
         self._store.write(list(self._rows.values()))
         self._written.inc(len(self._rows))
         if ends := {row.start + 1 for row in self._rows.values() if row.minutes == 1}:
-            yield from _said(min(ends), max(ends))
+            yield from _first_and_last(min(ends), max(ends))
 
 
 class WriteRecords(_WithStore):
@@ -105,10 +105,10 @@ class WriteRecords(_WithStore):
         """Writes them in one transaction."""
         if self._records:
             self._store.upsert(self._records)
-            yield from _said(min(self._ends), max(self._ends))
+            yield from _first_and_last(min(self._ends), max(self._ends))
 
 
-def _said(first: int, last: int) -> Iterator[WindowedValue]:
+def _first_and_last(first: int, last: int) -> Iterator[WindowedValue]:
     for end in sorted({first, last}):
         yield WindowedValue(("", end), Timestamp(last * MINUTE_S), [GlobalWindow()])
 
