@@ -276,7 +276,7 @@ def test_dead_attempts_are_looked_for_after_a_node_that_died_alone(tmp_path, mon
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    server._path, server._temporary, server._spare = tmp_path / "socket", tmp_path, None
+    server._path, server._temporary, server._spare, server._started = tmp_path / "socket", tmp_path, None, 0.0
     server._children, server._ended, server._died = {child.pid: theirs if is_node else None}, 0, 0
     looks = []
     monkeypatch.setattr(server, "_reap_orphans", lambda: looks.append(child.pid), raising=False)
