@@ -68,7 +68,11 @@ class Pool(BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, stop_worker_request: Any, context: Any) -> Any:
-        """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up."""
+        """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up.
+
+        Beam's runner asks for none where Flink interrupts it while it waits for a worker, as it does when another
+        TaskManager dies at that moment: such a worker is idle until its TaskManager ends.
+        """
         asking = _asking(context)
         for worker in self._workers:  # Never changed, only replaced.
             # A TaskManager that cannot be seen has a pool of its own.
