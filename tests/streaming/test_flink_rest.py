@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -247,19 +246,21 @@ def test_one_command_at_a_time_submits_or_stops_a_job(server: Flink, tmp_path: P
         job_records.stop(server, "counts", home)
 
 
-def test_a_command_waits_for_the_watcher_that_keeps_a_checkpoint(server: Flink, tmp_path: Path) -> None:
-    home, holds = Home(tmp_path), threading.Event()
+def test_a_command_waits_for_the_watcher_that_keeps_a_checkpoint(server: Flink, tmp_path: Path, monkeypatch) -> None:
+    home, holds, lets_go = Home(tmp_path), threading.Event(), threading.Event()
+    monkeypatch.setattr(job_records, "PATIENCE_S", 60.0)
 
     def keep() -> None:
         with job_records.locked("counts", home):
             holds.set()
-            time.sleep(0.3)
+            lets_go.wait(60)
 
     watcher = threading.Thread(target=keep)
     watcher.start()
-    assert holds.wait(10)
+    assert holds.wait(60)
     job_records.keep_checkpoint("counts", JOB, PATH, home)
     assert watcher.is_alive(), "the watcher itself waits for nobody"
+    threading.Timer(0.2, lets_go.set).start()
     with job_records.locked("counts", home):
         pass
     watcher.join()
