@@ -18,7 +18,7 @@ from streaming.windows.declaration import modules_of
 POLL_S = 10.0
 CODE_S = 60.0
 """New code is looked for so often; it must look the same twice, so that a half-written checkout starts nothing."""
-TOLD_S = 60.0
+LOG_S = 60.0
 """How often the log gets a line."""
 FULL_HEAP = 0.95
 """Share of a heap that is never less used between two garbage collections only where memory is short."""
@@ -74,7 +74,7 @@ class StreamWatched(PollingTrigger):
                 return self._event(record.id, *reason, status)
         except AirtightError as error:
             return {"error": error.to_json()}
-        if time.monotonic() - self._logged > TOLD_S:
+        if time.monotonic() - self._logged > LOG_S:
             self._logged = time.monotonic()
             self.log.info("%s", status)
         return None

@@ -57,7 +57,7 @@ class Pool(BeamFnExternalWorkerPoolServicer):
         """Starts the worker that a TaskManager asks for; the response holds the error where it cannot."""
         worker_id, endpoint = start_worker_request.worker_id, start_worker_request.control_endpoint.url
         try:
-            taskmanager = _asking(context)
+            taskmanager = _caller(context)
             process = _FORKED.Process(target=work, args=(endpoint, worker_id), daemon=True)
             with self._lock:
                 process.start()
@@ -68,15 +68,15 @@ class Pool(BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, stop_worker_request: Any, context: Any) -> Any:
-        """Ends the worker of the TaskManager that asks; one that gave up before its worker came never hangs up.
+        """Ends a worker of the TaskManager that calls, which never hangs up where it gave up before the worker came.
 
-        Beam's runner asks for none where Flink interrupts it while it waits for a worker, as it does when another
-        TaskManager dies at that moment: such a worker is idle until its TaskManager ends.
+        Beam's runner does not call where Flink interrupts it while it waits for a worker, as when another TaskManager
+        dies at that moment: such a worker is idle until its TaskManager ends.
         """
-        asking = _asking(context)
+        caller = _caller(context)
         for worker in self._workers:  # Never changed, only replaced.
             # A TaskManager that cannot be seen has a pool of its own.
-            if (worker.id, worker.taskmanager) == (stop_worker_request.worker_id, asking):
+            if (worker.id, worker.taskmanager) == (stop_worker_request.worker_id, caller):
                 worker.process.terminate()
         return beam_fn_api_pb2.StopWorkerResponse()
 
@@ -94,7 +94,7 @@ def work(endpoint: str, worker_id: str) -> None:
     SdkHarness(endpoint, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=-1).run()
 
 
-def _asking(context: Any) -> int | None:
+def _caller(context: Any) -> int | None:
     """Id of the process from whose port a request comes; None where that cannot be seen."""
     port = int(context.peer().rpartition(":")[2])
     pool = int(addresses.workers().rpartition(":")[2])

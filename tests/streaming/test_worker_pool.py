@@ -39,12 +39,12 @@ class Control(beam_fn_api_pb2_grpc.BeamFnControlServicer):
 
 
 def test_who_asks_is_seen_by_the_port_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as pool, socket.create_connection(pool.getsockname()) as asking:
+    with socket.create_server(("127.0.0.1", 0)) as pool, socket.create_connection(pool.getsockname()) as client:
         monkeypatch.setenv(WORKERS, f"127.0.0.1:{pool.getsockname()[1]}")
-        context = SimpleNamespace(peer=lambda: f"ipv4:127.0.0.1:{asking.getsockname()[1]}")
-        assert worker_pool._asking(context) == os.getpid()
+        context = SimpleNamespace(peer=lambda: f"ipv4:127.0.0.1:{client.getsockname()[1]}")
+        assert worker_pool._caller(context) == os.getpid()
         monkeypatch.setenv(WORKERS, "127.0.0.1:1")
-        assert worker_pool._asking(context) is None, "a connection to somebody else"
+        assert worker_pool._caller(context) is None, "a connection to somebody else"
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_the_end_of_one_job_ends_no_worker_of_another_taskmanager(monkeypatch: p
     pool, controls = Pool(), [Control(), Control(), Control()]
     contexts = [SimpleNamespace(peer=lambda port=control.port: f"ipv4:127.0.0.1:{port}") for control in controls]
     # As if each were a process of its own.
-    monkeypatch.setattr(worker_pool, "_asking", lambda context: context.peer())
+    monkeypatch.setattr(worker_pool, "_caller", lambda context: context.peer())
     try:
         for control, context in zip(controls, contexts, strict=True):
             # The counter of each JVM begins at 1.
