@@ -24,11 +24,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from airtight.home import Home
 from runtime import logs
 from runtime.handover import STOPS, Handover, has_ended, reap, remove_leftovers, remove_traces, send_exit
 from runtime.installed import Imported
-from runtime.protocol import load_file, socket_address
+from runtime.protocol import listen, load_file
 from runtime.spare_child import SpareChild, wait_for_connection
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,6 @@ OWN_MODULES = ("runtime.worker", "runtime.launch", "runtime.compile")
 """The project's own code that every node needs; a child imports it anew when it has changed."""
 PRELOAD = "AIRTIGHT_PRELOAD"
 """Names further modules that the launcher imports for its nodes, separated by commas; installed packages only."""
-_BACKLOG = 1024
-"""Clients that wait while the launcher replaces itself; one more is turned away, and asks again."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -75,7 +72,7 @@ class Server:
         self._started = time.time()
         self._ended, self._died = (handover.ended, handover.died) if handover else (0, 0)
         if handover is None:
-            self._listener = _listen(path)
+            self._listener = listen(path)
             # A training's rows among them may be gigabytes.
             remove_leftovers(path)
             # A child holds the reading end; when this process is gone, however it went, the child notices.
@@ -347,28 +344,3 @@ def serve(path: Path) -> None:
     gc.collect()
     gc.freeze()
     Server(path, imported, handover).serve()
-
-
-def _listen(path: Path) -> socket.socket:
-    """Makes the listening socket, in place of one that a launcher left behind that was killed."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700)
-    elif path.parent == Home.current().run:
-        path.parent.chmod(0o700)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            with socket_address(path) as address:
-                probe.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)
-        else:
-            raise SystemExit(f"A launcher serves on {path} already.")
-    before = os.umask(0o177)
-    try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with socket_address(path) as address:
-            listener.bind(address)
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    return listener

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from airtight.errors import AirtightError
+from airtight.home import Home
 
 EXIT_SKIPPED = 99
 """Exit status of a node that had nothing to do (Airflow's shell operators read it as skipped, too)."""
@@ -32,6 +33,8 @@ _LENGTH = struct.Struct("!I")
 _LONGEST_RUN_KEY = 120
 """With a node's name of at most 96 and an attempt's of 36 it fits ML Metadata's 255 characters."""
 _DIGEST_CHARACTERS = 16
+_BACKLOG = 1024
+"""Clients that wait while the launcher replaces itself; one more is turned away, and asks again."""
 _LONGEST_SOCKET_PATH = 107
 """Bytes that the kernel takes for the address of a unix socket."""
 
@@ -216,6 +219,38 @@ def is_served(path: Path) -> bool:
         # The kernel looks for the process behind the socket first, and compares the types then.
         return error.errno == errno.EPROTOTYPE
     return False
+
+
+def listen(path: Path) -> socket.socket:
+    """Makes the socket on which a launcher serves, in place of one that a killed launcher left behind.
+
+    Args:
+      path: Its path; it is its owner's alone, and so is a folder that is made for it, and that of the state folder.
+
+    Raises:
+      SystemExit: A launcher serves there already.
+    """
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700)
+    elif path.parent == Home.current().run:
+        path.parent.chmod(0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            with socket_address(path) as address:
+                probe.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            path.unlink(missing_ok=True)
+        else:
+            raise SystemExit(f"A launcher serves on {path} already.")
+    before = os.umask(0o177)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with socket_address(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener
 
 
 def load_file(launcher: Path) -> Path:
