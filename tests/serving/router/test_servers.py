@@ -212,7 +212,8 @@ def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
             ]
             for thread in threads:
                 thread.start()
-            assert inside.wait(30)  # One of the two hangs there, so that all others go to the other server.
+            assert inside.wait(30)  # One of the two hangs there, so that all others go to the other server,
+            until(lambda: len(answers) == 1, "its answer")  # which is free as soon as the other of the two has its answer.
             assert [ask() for _ in range(20)] == [(200, {"predictions": [8.0]})] * 20
             assert router.status()["servers"][0]["in_flight"] == 1
             go.set()
