@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from streaming.windows.declaration import KEY_SEPARATOR, MINUTE_S, Measure, Stream
+from streaming.windows.declaration import KEY_SEPARATOR, MINUTE_S, Group, Measure, Stream
 from streaming.windows.messages import Event
 from streaming.windows.store import Row
 
-Key = tuple[str, str]
-"""Group, and the fields of the key joined by KEY_SEPARATOR."""
+Place = tuple[str, str, int, int]
+"""Group, the fields of the key joined by KEY_SEPARATOR, first minute since 1970, and length in minutes."""
 Account = list[Any]
 """How many events, then each measure: a number; of a distribution, and of a maximum that may be taken back, how many
 events have which part or value; of a maximum that is never taken back the greatest value or None."""
+
+SUM, GREATEST, VALUES, PARTS = range(4)
+"""How an account keeps a measure: a sum; the greatest value; how many events have which value, where a maximum may be
+taken back; how many are in which part of a distribution."""
 
 
 class Arithmetic:
@@ -25,52 +30,57 @@ class Arithmetic:
     """
 
     def __init__(self, measures: Sequence[Measure], retracts: bool) -> None:
-        self._measures = measures
-        # A maximum that may be taken back is kept as how many events have which value.
-        self._counts = [measure.kind == "distribution" or (retracts and measure.kind == "max") for measure in measures]
+        kinds = {"sum": SUM, "mean": SUM, "max": VALUES if retracts else GREATEST, "distribution": PARTS}
+        self._kinds = [
+            (place, measure.value, kinds[measure.kind], measure) for place, measure in enumerate(measures, 1)
+        ]
+        self._empty = [0, *(None if kind == GREATEST else 0 for *_, kind, _ in self._kinds)]
+        self._counts = [place for place, _, kind, _ in self._kinds if kind in (VALUES, PARTS)]
+        self._maxima = [place for place, _, kind, _ in self._kinds if kind == VALUES]
 
     def empty(self) -> Account:
         """Of no event."""
-        places = zip(self._measures, self._counts, strict=True)
-        return [0, *({} if counts else None if measure.kind == "max" else 0 for measure, counts in places)]
+        account = self._empty.copy()
+        for place in self._counts:
+            account[place] = {}
+        return account
 
     def add_values(self, account: Account, sign: int, values: dict[str, int | float]) -> None:
         """Adds one event's values to an account, or with a sign of -1 takes them away."""
         account[0] += sign
-        for place, measure in enumerate(self._measures, 1):
-            value = values.get(measure.value)
+        for place, name, kind, measure in self._kinds:
+            value = values.get(name)
             if value is None:
                 continue
-            if measure.kind == "distribution":
-                _count(account[place], measure.part_of(value), sign * values.get(measure.weight, 1))
-            elif self._counts[place - 1]:
-                _count(account[place], value, sign)
-            elif measure.kind != "max":
+            if kind == SUM:
                 account[place] += sign * value
+            elif kind == VALUES:
+                _count(account[place], value, sign)
+            elif kind == PARTS:
+                _count(account[place], measure.part_of(value), sign * values.get(measure.weight, 1))
             elif account[place] is None or value > account[place]:
                 account[place] = value
 
     def add(self, account: Account, other: Account) -> None:
         """Adds another account to the first one."""
         account[0] += other[0]
-        for place, measure in enumerate(self._measures, 1):
+        for place, _, kind, _ in self._kinds:
             value = other[place]
-            if self._counts[place - 1]:
+            if kind == SUM:
+                account[place] += value
+            elif kind == GREATEST:
+                if value is not None and (account[place] is None or value > account[place]):
+                    account[place] = value
+            else:
                 for number, count in value.items():
                     _count(account[place], number, count)
-            elif measure.kind != "max":
-                account[place] += value
-            elif value is not None and (account[place] is None or value > account[place]):
-                account[place] = value
 
     def totals(self, account: Account) -> tuple[Any, ...]:
         """How many events, then each measure's total; of a maximum of nothing None, of a distribution its counts."""
-        count, *rest = account
-        numbers = zip(rest, self._measures, self._counts, strict=True)
-        return count, *(
-            max(value, default=None) if measure.kind == "max" and counts else value
-            for value, measure, counts in numbers
-        )
+        totals = account.copy()
+        for place in self._maxima:
+            totals[place] = max(account[place], default=None)
+        return tuple(totals)
 
 
 def sum_of(measures: Sequence[Measure], totals: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
@@ -97,32 +107,36 @@ class Minutes:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self._groups = [(group.name, group.by, tuple(group.where.items())) for group in stream.groups]
+        self._groups = [(group.name, _key_of(group), group.where.items()) for group in stream.groups]
         self._arithmetic = Arithmetic(stream.measures, stream.identity is not None)
-        self._accounts: dict[tuple[Key, int], Account] = {}
+        self.accounts: dict[Place, Account] = {}
+        """Also of what was added and taken away again."""
 
     def add(self, event: Event, sign: int = 1) -> None:
         """Adds an event, or with a sign of -1 takes it away."""
-        accounts, fields, minute = self._accounts, event.fields, int(event.at // MINUTE_S)
-        for name, by, where in self._groups:
-            if not all(fields.get(field) == value for field, value in where):
+        accounts, fields, minute = self.accounts, event.fields, int(event.at // MINUTE_S)
+        has = fields.items()
+        for name, key_of, where in self._groups:
+            if not where <= has:
                 continue
             try:
-                key = KEY_SEPARATOR.join([fields[field] for field in by])
+                place = (name, key_of(fields), minute, 1)
             except KeyError:
                 continue
-            place = ((name, key), minute)
             account = accounts.get(place)
             if account is None:
                 account = accounts[place] = self._arithmetic.empty()
             self._arithmetic.add_values(account, sign, event.values)
 
-    def accounts(self) -> Iterator[tuple[Key, int, Account]]:
-        """Key, minute since 1970 and account, also of what was added and taken away again."""
-        for (key, minute), account in self._accounts.items():
-            yield key, minute, account
-
     def rows(self) -> list[Row]:
         """The same as a store has them: none of what was added and taken away again."""
         totals = self._arithmetic.totals
-        return [Row(*key, minute, 1, totals(account)) for key, minute, account in self.accounts() if any(account)]
+        return [Row(*place, totals(account)) for place, account in self.accounts.items() if any(account)]
+
+
+def _key_of(group: Group) -> Callable[[Mapping[str, str]], str]:
+    """The function fields of an event -> key in a group; it raises KeyError for an event that lacks one."""
+    if not group.by:
+        return lambda fields: ""
+    get = itemgetter(*group.by)
+    return get if len(group.by) == 1 else lambda fields: KEY_SEPARATOR.join(get(fields))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from streaming.windows.declaration import Stream
 from streaming.windows.letters import Judged, Letter, letter_bytes
 from streaming.windows.messages import LATE, BadMessage, Event, Message, read
 
+EVENTS = 10_000
+"""In one list: a bundle has one where Flink ends it after as many messages, and several where it runs to its end."""
 LETTERS = "letters"
 """Tag of the output that `letters.Letters` takes."""
 
 
 class Parse(beam.DoFn):
-    """(key, value) -> `Event`, and `LETTERS` for those that are none: (b"", encoded `Judged` or `Letter`).
+    """(key, value) -> lists of `Event`, and `LETTERS` for those that are none: (b"", encoded `Judged` or `Letter`).
 
     Metrics: `events`, `other` (no event of the stream), `bad`, `late`, and `read_after_ms`, from the publication of a
     bundle's newest message until it is read, by this host's clock; `worker_memory_mb`, resident memory of this process.
@@ -49,28 +51,37 @@ class Parse(beam.DoFn):
 
     def start_bundle(self) -> None:
         """See Beam."""
+        self._batch: list[Event] = []
         self._letters: list[Letter] = []
         self._messages, self._others, self._newest_ms = 0, 0, 0
 
-    def process(self, element: tuple[bytes, bytes], stamp: Any = beam.DoFn.TimestampParam) -> Iterator[Event]:
+    def process(self, element: tuple[bytes, bytes], stamp: Any = beam.DoFn.TimestampParam) -> Sequence[list[Event]]:
         """See Beam."""
         message = Message(*element, stamp.micros // 1000)
         self._messages += 1
-        self._newest_ms = max(self._newest_ms, message.published_ms)
+        if message.published_ms > self._newest_ms:
+            self._newest_ms = message.published_ms
         try:
             event = read(self._parse, self._stream, message)
         except BadMessage as error:
             self._letters.append(Letter(error.reason, error.detail, *message))
         else:
-            if event is not None:
-                yield event
-            else:
+            if event is None:
                 self._others += 1
+                return ()
+            self._batch.append(event)
+            if len(self._batch) == EVENTS:
+                full, self._batch = self._batch, []
+                return [full]
+        return ()
 
     def finish_bundle(self) -> Iterator[Any]:
         """See Beam."""
         if not self._messages:
             return
+        at = Timestamp(self._newest_ms / 1000)
+        if self._batch:
+            yield WindowedValue(self._batch, at, [GlobalWindow()])
         late = sum(letter.reason == LATE for letter in self._letters)
         bad = len(self._letters) - late
         self._bad.inc(bad)
@@ -82,9 +93,7 @@ class Parse(beam.DoFn):
         # First how many were good, so that the share is of the whole bundle.
         for item in (Judged(self._messages - bad), *self._letters):
             encoded = (b"", letter_bytes(item))
-            yield beam.pvalue.TaggedOutput(
-                LETTERS, WindowedValue(encoded, Timestamp(self._newest_ms / 1000), [GlobalWindow()])
-            )
+            yield beam.pvalue.TaggedOutput(LETTERS, WindowedValue(encoded, at, [GlobalWindow()]))
 
 
 def _resident_mb() -> int:

@@ -9,18 +9,15 @@ import apache_beam as beam
 
 from streaming.engine.kafka_source import EventsOf, ReadEvents
 from streaming.run import Build
-from streaming.windows.arithmetic import Account, Key
 from streaming.windows.declaration import MINUTE_S, Stream
 from streaming.windows.letters import Letters
 from streaming.windows.messages import Event, Message
 from streaming.windows.parsing import LETTERS, Parse
 from streaming.windows.sink import Advance, WriteRecords, WriteRows
 from streaming.windows.store import Row
-from streaming.windows.totals import SumInBundle, Totals
-from streaming.windows.versions import Versions
+from streaming.windows.totals import Totals
+from streaming.windows.versions import Change, Versions
 
-FRESH_S = 1
-"""What has come to a window is written so long afterwards at most, seconds of the clock on the wall."""
 Span = tuple[int, int]
 """Minutes since 1970, the end not included."""
 
@@ -54,7 +51,6 @@ def build(
     *,
     follow: bool,
     servers: str = "",
-    fresh_s: int = FRESH_S,
     span: Span | None = None,
 ) -> Build:
     """The steps of a stream, for one pipeline: the source belongs to that, as all transforms of Beam do.
@@ -64,43 +60,37 @@ def build(
       source: Gives (key, value) with the publication as time: `from_kafka`, `kafka_source.ReadOffsets`,
         `lake_source.Replayed`, `messages_of`.
       store: Address of the store.
-      follow: Whether the source goes on for ever. Of one that ends, rows are written when their windows are over.
+      follow: Whether the source goes on for ever. Of one that ends, rows are written when all is read.
       servers: The brokers, for the dead letters; empty has them counted only.
-      fresh_s: How soon an open window is written, if the source goes on for ever, whole seconds.
       span: Only windows that lie in it are written, and only records of its events; None is all.
     """
 
     def steps(pipeline: beam.Pipeline) -> None:
         events, letters = pipeline | "messages" >> source | "parse" >> _Parsed(stream)
-        counted = events | "counted" >> beam.Filter(_is_counted) if stream.tables else events
+        counted = events | "counted" >> beam.Map(_counted) if stream.tables else events
         changes: Any
         if stream.identity:
             versions = counted | "versions" >> Versions(stream, follow)
             changes = versions.changes
             letters = (letters, versions[LETTERS]) | "all_letters" >> beam.Flatten()
         else:
-            changes = counted | "changes" >> beam.Map(_counts)
+            changes = counted | "changes" >> beam.Map(_each_counts)
         _ = letters | "letters" >> Letters(stream, servers)
-        accounts = changes | "sum_in_bundle" >> beam.ParDo(SumInBundle(stream)).with_output_types(tuple[Key, Account])
-        early = fresh_s if follow else None
-        minutes = _inside(accounts | "minutes" >> Totals(stream, None, early), "minutes", span, _is_row_in)
-        ends = [minutes | "store" >> _writing(WriteRows(stream, store))]
+        rows = changes | "totals" >> Totals(stream, follow)
+        ends = [_inside(rows, "rows", span, _is_row_in) | "store" >> _writing(WriteRows(stream, store))]
         if stream.tables:
-            ends.append(
-                _inside(events, "records", span, _is_event_in) | "records" >> _writing(WriteRecords(stream, store))
-            )
-        for windows in stream.windows:
-            name = f"windows_{windows.length_s}_{windows.every_s}"
-            rows = _inside(accounts | name >> Totals(stream, windows, early), name, span, _is_row_in)
-            # They say no end; the watermark waits for them all the same.
-            ends.append(rows | f"store_{name}" >> _writing(WriteRows(stream, store)))
+            within = _inside(events, "events", span, _is_event_in)
+            ends.append(within | "records" >> _writing(WriteRecords(stream, store)))
         _ = ends | "ends" >> beam.Flatten() | "watermark" >> beam.ParDo(Advance(stream, store, follow))
 
     return steps
 
 
-def _inside(items: Any, name: str, span: Span | None, is_in: Callable[..., bool]) -> Any:
-    return items if span is None else items | f"{name}_inside" >> beam.Filter(is_in, *span)
+def _inside(lists: Any, name: str, span: Span | None, is_in: Callable[..., bool]) -> Any:
+    """Of each list what is in the span."""
+    if span is None:
+        return lists
+    return lists | f"{name}_inside" >> beam.Map(lambda items: [item for item in items if is_in(item, *span)])
 
 
 def _is_row_in(row: Row, start: int, end: int) -> bool:
@@ -115,12 +105,12 @@ def _writing(step: beam.DoFn) -> Any:
     return beam.ParDo(step).with_output_types(tuple[str, int])
 
 
-def _is_counted(event: Event) -> bool:
-    return event.counts
+def _counted(events: list[Event]) -> list[Event]:
+    return [event for event in events if event.counts]
 
 
-def _counts(event: Event) -> tuple[int, Event]:
-    return 1, event
+def _each_counts(events: list[Event]) -> list[Change]:
+    return [(1, event) for event in events]
 
 
 class _Parsed(beam.PTransform):

@@ -68,8 +68,6 @@ class RedisStore(Store):
             known = self._watermark()
             with self._client.pipeline(transaction=True) as pipe:
                 for row in rows:
-                    if row.early and known is not None and row.start + row.minutes <= known:
-                        continue
                     key = self._key(row.group, row.key, str(row.minutes))
                     pipe.zremrangebyscore(key, row.start, row.start)
                     if row.totals[0]:

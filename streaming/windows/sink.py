@@ -60,7 +60,7 @@ class _WithStore(beam.DoFn):
 
 
 class WriteRows(_WithStore):
-    """`Row` -> the store, when a bundle ends; and ("", end) of the first minute and of the last one that it has.
+    """Lists of `Row` -> the store, when a bundle ends; and ("", end) of the first minute and of the last one that it has.
 
     Of longer windows it says nothing.
     """
@@ -73,9 +73,9 @@ class WriteRows(_WithStore):
         """See Beam."""
         self._rows: dict[tuple[str, str, int, int], Row] = {}
 
-    def process(self, row: Row) -> None:
+    def process(self, rows: list[Row]) -> None:
         """See Beam."""
-        self._rows[row[:4]] = row
+        self._rows.update((row[:4], row) for row in rows)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Writes them in one transaction."""
@@ -88,18 +88,21 @@ class WriteRows(_WithStore):
 
 
 class WriteRecords(_WithStore):
-    """`Event` -> its records into the store, when a bundle ends; and ("", end) of the first and of the last minute."""
+    """Lists of `Event` -> their records into the store, when a bundle ends; and ("", end) of the first minute and of the
+    last one.
+    """
 
     def start_bundle(self) -> None:
         """See Beam."""
         self._records: list[Record] = []
         self._ends: set[int] = set()
 
-    def process(self, event: Event) -> None:
+    def process(self, events: list[Event]) -> None:
         """See Beam."""
-        if event.records:
-            self._records += [Record(table, values) for table, values in event.records.items()]
-            self._ends.add(int(event.at // MINUTE_S) + 1)
+        for event in events:
+            if event.records:
+                self._records += [Record(table, values) for table, values in event.records.items()]
+                self._ends.add(int(event.at // MINUTE_S) + 1)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Writes them in one transaction."""

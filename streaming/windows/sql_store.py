@@ -61,8 +61,6 @@ class SqlStore(Store):
     def write(self, rows: Sequence[Row]) -> None:
         """See `Store`."""
         with self._transaction(writes=True) as db:
-            known = self._watermark(db)
-            rows = [row for row in rows if not (row.early and known is not None and row.start + row.minutes <= known)]
             places = [(row.group, row.key, row.minutes, row.start) for row in rows if not row.totals[0]]
             if places:
                 db.executemany(

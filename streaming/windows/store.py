@@ -30,7 +30,6 @@ class Row(NamedTuple):
       minutes: Length.
       totals: How many events, then each measure in the order of the declaration: a sum, of a mean too; a maximum, None
         of nothing; or of a distribution how often by the number of the part.
-      early: Whether it was written before its window was over.
     """
 
     group: str
@@ -38,7 +37,6 @@ class Row(NamedTuple):
     start: int
     minutes: int
     totals: tuple[Any, ...]
-    early: bool = False
 
 
 class Span(NamedTuple):
@@ -84,9 +82,6 @@ class Store(Protocol):
 
     def write(self, rows: Sequence[Row]) -> None:
         """Puts rows in place of those of the same key and window; one without events is removed. All or nothing.
-
-        A row that is `early` is passed over where its window was over by the store's watermark: it is what an engine
-        that went back to a checkpoint sees on its way.
 
         Raises:
           TransientError: The store cannot be used now, or was damaged and has been moved aside.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -21,22 +20,22 @@ from apache_beam.utils.windowed_value import WindowedValue
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Letter, letter_bytes
 from streaming.windows.messages import LATE_CORRECTION, NO_MESSAGE, Event
+from streaming.windows.mirrored_log import Logs, Mirrored
 from streaming.windows.parsing import LETTERS
 
 BUCKETS = 64
-"""Identities share so many keys of the engine's state: a bundle asks for tens of states, and not for each event's."""
-SLACK = 256
-"""Entries of a bucket's log that are no last version any more before it is written anew, beside as many as are."""
+"""Identities share so many keys of the engine's state: a bundle needs tens of states, and not one for each event."""
 EXPIRIES = 10
 """A bucket forgets so often within a lifetime."""
 Change = tuple[int, Event]
 """An event that counts (1), or one that does not count any more (-1)."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, Event]).decode
+_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 class Versions(beam.PTransform):
-    """`Event` -> `Change`, and `LETTERS`: corrections that come too late.
+    """Lists of `Event` -> lists of `Change`, and `LETTERS`: corrections that come too late.
 
     Duplicates change nothing. A version counts when its publication is not before that of the one that is held; two of
     the same instant count in the order of their partition. A correction is late when the version that it replaces is
@@ -53,28 +52,36 @@ class Versions(beam.PTransform):
         super().__init__()
         self._stream, self._follow = stream, follow
 
-    def expand(self, events: beam.PCollection[Event]) -> Any:
+    def expand(self, events: beam.PCollection[list[Event]]) -> Any:
         """See the class."""
         if self._follow:
-            keyed = events | "key" >> beam.Map(_in_bucket).with_output_types(tuple[str, bytes])
+            keyed = events | "key" >> beam.FlatMap(_in_buckets).with_output_types(tuple[str, bytes])
             last = beam.ParDo(LastVersions(self._stream))
         else:
-            keyed = events | "key" >> beam.Map(_by_identity).with_output_types(tuple[str, bytes]) | beam.GroupByKey()
+            keyed = (
+                events | "key" >> beam.FlatMap(_by_identity).with_output_types(tuple[str, bytes]) | beam.GroupByKey()
+            )
             last = beam.ParDo(_LastOfAll(self._stream))
         return keyed | "last" >> last.with_outputs(LETTERS, main="changes")
 
 
-def _in_bucket(event: Event) -> tuple[str, bytes]:
-    return str(zlib.crc32(event.identity.encode()) % BUCKETS), _encoded(event)
+def _in_buckets(events: list[Event]) -> Iterator[tuple[str, bytes]]:
+    """A bundle's events, together as far as they share a key: the engine's cost is by element."""
+    buckets: defaultdict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        buckets[zlib.crc32(event.identity.encode()) % BUCKETS].append(_without_records(event))
+    for bucket, own in buckets.items():
+        yield str(bucket), _encode(own)
 
 
-def _by_identity(event: Event) -> tuple[str, bytes]:
-    return event.identity, _encoded(event)
+def _by_identity(events: list[Event]) -> Iterator[tuple[str, bytes]]:
+    for event in events:
+        yield event.identity, _encode([_without_records(event)])
 
 
-def _encoded(event: Event) -> bytes:
-    """The event without its records, which are written already."""
-    return _encode((0, msgspec.structs.replace(event, records={}) if event.records else event))
+def _without_records(event: Event) -> Event:
+    """Its records are written already."""
+    return msgspec.structs.replace(event, records={}) if event.records else event
 
 
 class _Decides(beam.DoFn):
@@ -88,68 +95,64 @@ class _Decides(beam.DoFn):
             name: Metrics.counter(stream.name, name) for name in ("duplicates", "outdated", "corrected", "late")
         }
 
-    def _decide(self, before: Event | None, event: Event) -> tuple[bool, list[Any]]:
-        """Whether the event is what is held from now on, and what goes out."""
+    def _decide(self, before: Event | None, event: Event, changes: list[Change]) -> tuple[bool, Any]:
+        """Whether the event is what is held from now on, and its letter, or None; adds to the changes."""
         if before is None:
-            return True, [(1, event)]
+            changes.append((1, event))
+            return True, None
         if event.published_ms < before.published_ms:
             self._counters["outdated"].inc()
-            return False, []
+            return False, None
         if (event.at, event.fields, event.values) == (before.at, before.fields, before.values):
             self._counters["duplicates"].inc()
-            return True, []
+            return True, None
         delay_s = event.published_ms / 1000 - before.at
         if delay_s > self._lateness_s:
             self._counters["late"].inc()
             detail = f"published {delay_s:.0f} s after the version that it corrects, which stays"
             letter = Letter(LATE_CORRECTION, detail, *event.message)
             item = WindowedValue((b"", letter_bytes(letter)), Timestamp(event.at), [GlobalWindow()])
-            return False, [beam.pvalue.TaggedOutput(LETTERS, item)]
+            return False, beam.pvalue.TaggedOutput(LETTERS, item)
         self._counters["corrected"].inc()
-        return True, [(-1, before), (1, event)]
+        changes += [(-1, before), (1, event)]
+        return True, None
 
 
 class _LastOfAll(_Decides):
     def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[Any]:
-        events = sorted((_decode(encoded)[1] for encoded in element[1]), key=lambda event: event.published_ms)
+        events = [event for encoded in element[1] for event in _decode_events(encoded)]
+        if not element[0]:
+            yield [(1, event) for event in events]
+            return
         held: Event | None = None
-        for event in events:
-            if not element[0]:
-                yield 1, event
-                continue
-            holds, items = self._decide(held, event)
+        changes: list[Change] = []
+        for event in sorted(events, key=lambda event: event.published_ms):
+            holds, letter = self._decide(held, event, changes)
             held = event if holds else held
-            yield from items
+            if letter:
+                yield letter
+        yield changes
 
 
-@dataclass
-class _Bucket:
-    """What a bucket's log comes to.
+class _Bucket(dict[str, bytes]):
+    """Number and encoded event of the last version, by identity.
 
     Args:
-      token: Of its last change; the same one in the engine's state says that this is what lies there.
-      last: Number and encoded entry of the last version, by identity.
-      entries: Of the log.
+      entries: The same, which the log holds.
       number: Of its next entry.
-      expires: Event time of its timer, seconds; 0 for none.
     """
 
-    token: bytes
-    last: dict[str, bytes] = field(default_factory=dict)
-    entries: int = 0
-    number: int = 1
-    expires: float = 0.0
-
-
-_buckets: dict[tuple[str, str], _Bucket] = {}
-"""Of this process, by stream and bucket. Beam's own cache of state measures each entry in milliseconds."""
+    def __init__(self, entries: dict[str, bytes], number: int) -> None:
+        super().__init__(entries)
+        self.number = number
+        self.expires = 0.0
+        """Event time of its timer, seconds; 0 for none."""
 
 
 class LastVersions(_Decides):
-    """(bucket, encoded event) -> `Change`; holds the last versions in the engine's state.
+    """(bucket, encoded events) -> list of `Change`; holds the last versions in the engine's state.
 
-    Each bucket is a log of versions in state, and the same in this process's memory. A token, written with each
-    change, says whether they agree: after a fault, or when another worker had the bucket, the log is read again.
+    Each bucket is a log of versions in state.
     """
 
     LOG = BagStateSpec("log", BytesCoder())
@@ -158,7 +161,7 @@ class LastVersions(_Decides):
 
     def start_bundle(self) -> None:
         """See Beam."""
-        self._current: dict[str, _Bucket] = {}
+        self._logs = Logs(_read)
 
     def process(
         self,
@@ -169,25 +172,29 @@ class LastVersions(_Decides):
     ) -> Iterator[Any]:
         """See Beam."""
         name, encoded = element
-        _, event = _decode(encoded)
-        if not event.identity:
-            yield 1, event
-            return
-        bucket = self._bucket(name, log, token)
-        held = bucket.last.get(event.identity)
-        holds, items = self._decide(_decode(held)[1] if held else None, event)
-        if holds:
-            entry = _encode((bucket.number, msgspec.structs.replace(event, message=NO_MESSAGE)))
-            log.add(entry)
-            bucket.last[event.identity] = entry
-            bucket.number, bucket.entries = bucket.number + 1, bucket.entries + 1
-            if bucket.entries > 2 * len(bucket.last) + SLACK:
-                _rewrite(bucket, log)
-            if not bucket.expires:
-                # After a restart a timer may wait; it is set anew for what the log held before.
-                bucket.expires = _oldest(bucket) + self._lifetime_s
-                expiry.set(Timestamp(bucket.expires))
-        yield from items
+        mirrored = self._logs.of((self._name, name), log, token)
+        bucket = mirrored.content
+        changes: list[Change] = []
+        for event in _decode_events(encoded):
+            if not event.identity:
+                changes.append((1, event))
+                continue
+            held = bucket.get(event.identity)
+            holds, letter = self._decide(_decode(held)[1] if held else None, event, changes)
+            if letter:
+                yield letter
+            if holds:
+                entry = _encode((bucket.number, msgspec.structs.replace(event, message=NO_MESSAGE)))
+                log.add(entry)
+                bucket[event.identity] = entry
+                bucket.number, mirrored.entries = bucket.number + 1, mirrored.entries + 1
+        if mirrored.is_long:
+            _rewrite(mirrored, log)
+        if bucket and not bucket.expires:
+            # After a restart a timer may wait; it is set anew for what the log held before.
+            bucket.expires = min(map(_published, bucket.values())) + self._lifetime_s
+            expiry.set(Timestamp(bucket.expires))
+        yield changes
 
     @on_timer(EXPIRY)
     def expire(
@@ -199,52 +206,39 @@ class LastVersions(_Decides):
         expiry: Any = beam.DoFn.TimerParam(EXPIRY),
     ) -> None:
         """Forgets identities of which nothing was published for a lifetime."""
-        bucket = self._bucket(name, log, token)
-        now = stamp.micros / 1e6
-        published = {identity: _published(entry) for identity, entry in bucket.last.items()}
-        fresh = {identity: at for identity, at in published.items() if at + self._lifetime_s > now}
-        bucket.last = {identity: bucket.last[identity] for identity in fresh}
-        _rewrite(bucket, log)
+        mirrored = self._logs.of((self._name, name), log, token)
+        bucket, now = mirrored.content, stamp.micros / 1e6
+        published = {identity: _published(entry) for identity, entry in bucket.items()}
+        fresh = [at for at in published.values() if at + self._lifetime_s > now]
+        for identity, at in published.items():
+            if at + self._lifetime_s <= now:
+                del bucket[identity]
+        _rewrite(mirrored, log)
         bucket.expires = 0.0
         if fresh:
-            bucket.expires = max(min(fresh.values()) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
+            bucket.expires = max(min(fresh) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
             expiry.set(Timestamp(bucket.expires))
 
-    def _bucket(self, name: str, log: Any, token: Any) -> _Bucket:
-        """The bucket, as it is in state; from now on it is another one."""
-        if name in self._current:
-            return self._current[name]
-        written, bucket = token.read(), _buckets.get((self._name, name))
-        if bucket is None or bucket.token != written:
-            bucket = _read(log)
-        bucket.token = uuid.uuid4().bytes
-        token.write(bucket.token)
-        self._current[name] = _buckets[self._name, name] = bucket
-        return bucket
 
-
-def _read(log: Any) -> _Bucket:
+def _read(log: Iterable[bytes]) -> tuple[_Bucket, int]:
     """What a log says, whatever order the engine gives it in."""
-    bucket = _Bucket(b"")
-    numbers: dict[str, int] = {}
-    for entry in log.read():
+    last: dict[str, tuple[int, bytes]] = {}
+    entries = 0
+    for entry in log:
         number, event = _decode(entry)
-        bucket.entries, bucket.number = bucket.entries + 1, max(bucket.number, number + 1)
-        if number > numbers.get(event.identity, 0):
-            numbers[event.identity], bucket.last[event.identity] = number, entry
-    return bucket
+        entries += 1
+        if number > last.get(event.identity, (0, b""))[0]:
+            last[event.identity] = number, entry
+    number = max((number for number, _ in last.values()), default=0) + 1
+    return _Bucket({identity: entry for identity, (_, entry) in last.items()}, number), entries
 
 
 def _published(entry: bytes) -> float:
     return _decode(entry)[1].published_ms / 1000
 
 
-def _oldest(bucket: _Bucket) -> float:
-    return min(map(_published, bucket.last.values()))
-
-
-def _rewrite(bucket: _Bucket, log: Any) -> None:
+def _rewrite(mirrored: Mirrored[_Bucket], log: Any) -> None:
     log.clear()
-    for entry in bucket.last.values():
+    for entry in mirrored.content.values():
         log.add(entry)
-    bucket.entries = len(bucket.last)
+    mirrored.entries = len(mirrored.content)

@@ -18,8 +18,8 @@ from tests.streaming.windows.shops import BY_OPENING, BY_TOWN, STREAM
 DAY = 24 * 60
 
 
-def row(start: int, count: int = 1, cents: int = 5, *, early: bool = False, key: str = "a", minutes: int = 1) -> Row:
-    return Row("gifts", key, start, minutes, (count, cents, cents, cents if count else None), early)
+def row(start: int, count: int = 1, cents: int = 5, *, key: str = "a", minutes: int = 1) -> Row:
+    return Row("gifts", key, start, minutes, (count, cents, cents, cents if count else None))
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgresql"])
@@ -55,15 +55,12 @@ def test_windows_are_apart_from_minutes(store: Store) -> None:
     assert store.windows("gifts", "a", 5, 10, 15) == [row(10, 4, 20, minutes=5)]
 
 
-def test_the_watermark_never_goes_back_and_closes_early_rows(store: Store) -> None:
+def test_the_watermark_never_goes_back(store: Store) -> None:
     store.write([row(7, 3)])
     assert store.watermark() is None
     store.advance(8)
     store.advance(5)
     assert store.watermark() == 8
-    # An engine that went back to a checkpoint sees less of a minute for a moment.
-    store.write([row(7, 1, early=True), row(8, 1, early=True)])
-    assert [one.totals[0] for one in store.windows("gifts", "a", 1, 0, 99)] == [3, 1]
     store.write([row(7, 4)])
     assert store.read([Span("gifts", "a", 7, 8)])[0][0] == 4
 

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.transforms.window import IntervalWindow
-from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from streaming.windows.declaration import Measure
 from streaming.windows.pipeline import build, messages_of
-from streaming.windows.store import Row
-from streaming.windows.totals import Arithmetic, Combine, _PaneRows
+from streaming.windows.totals import Arithmetic
 from tests.streaming.windows.shops import ONCE, STREAM, newest, orders, plain, recorded, run, written
 
 
@@ -36,34 +33,6 @@ def test_the_steps_without_an_end_can_be_submitted(tmp_path: Path) -> None:
     pipeline = beam.Pipeline()
     build(STREAM, messages_of(orders(1)), str(tmp_path / "store.sqlite"), follow=True)(pipeline)
     pipeline.to_runner_api()
-
-
-@pytest.mark.parametrize(
-    ("pane", "totals", "is_written"),
-    [
-        (PaneInfo(True, False, PaneInfoTiming.EARLY, 0, -1), (3, 7), True),
-        (PaneInfo(False, True, PaneInfoTiming.ON_TIME, 1, 0), (3, 7), True),
-        (PaneInfo(True, True, PaneInfoTiming.LATE, 0, 0), (3, 7), True),
-        (PaneInfo(False, True, PaneInfoTiming.LATE, 1, 1), (3, 7), False),  # It expires.
-        (PaneInfo(True, True, PaneInfoTiming.ON_TIME, 0, 0), None, False),  # It was cleared before its second timer,
-        (PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0), None, False),  # or before that of an early firing.
-        (PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0), (0, 0), True),  # All was taken back.
-        (PaneInfo(False, False, PaneInfoTiming.LATE, 1, 1), (0, 0), True),
-    ],
-)
-def test_which_firings_are_written(pane: PaneInfo, totals: tuple[int, ...] | None, is_written: bool) -> None:
-    rows = [*_PaneRows().process((("all", ""), totals), of=IntervalWindow(60, 120), pane=pane)]
-    assert rows == [Row("all", "", 1, 1, totals or (), pane.timing == PaneInfoTiming.EARLY)] * is_written
-
-
-def test_a_window_to_which_nothing_came_has_no_totals() -> None:
-    add = Combine(Arithmetic((Measure("a"),), retracts=True))
-    empty = add.create_accumulator()
-    assert add.extract_output(add.merge_accumulators([empty, empty])) is None
-    one = add.add_input(empty, [1, 5])
-    nothing = add.merge_accumulators([one, empty, add.add_input(None, [-1, -5])])
-    assert add.extract_output(nothing) == (0, 0)
-    assert add.extract_output(add.create_accumulator()) is None
 
 
 def test_what_is_taken_back_leaves_nothing() -> None:

@@ -15,15 +15,14 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.timestamp import Timestamp
 
 from streaming.run import in_process
-from streaming.windows import versions
-from streaming.windows.arithmetic import Account, Key
+from streaming.windows import mirrored_log, versions
 from streaming.windows.letters import Letter
 from streaming.windows.messages import BadMessage, Event, Message, read
 from streaming.windows.parsing import Parse
 from streaming.windows.pipeline import messages_of
 from streaming.windows.sink import Advance, WriteRows
 from streaming.windows.sqlite_store import SqliteStore
-from streaming.windows.totals import SumInBundle, Totals
+from streaming.windows.totals import Totals
 from streaming.windows.versions import LastVersions, Versions
 from tests.streaming.windows.shops import BEGIN, LATENESS_S, STREAM, message, orders, parse, plain, written
 
@@ -34,8 +33,7 @@ def test_the_steps_of_a_stream_without_end(tmp_path: Path) -> None:
     def steps(pipeline: beam.Pipeline) -> None:
         parsed = pipeline | messages_of(messages) | beam.ParDo(Parse(STREAM)).with_outputs("letters", main="events")
         changes = (parsed.events | Versions(STREAM, follow=True)).changes
-        accounts = changes | beam.ParDo(SumInBundle(STREAM)).with_output_types(tuple[Key, Account])
-        ends = accounts | Totals(STREAM) | beam.ParDo(WriteRows(STREAM, str(path))).with_output_types(tuple[str, int])
+        ends = changes | Totals(STREAM, follow=True) | beam.ParDo(WriteRows(STREAM, str(path))).with_output_types(tuple[str, int])
         _ = ends | beam.ParDo(Advance(STREAM, str(path), follow=False))
 
     in_process(steps)
@@ -117,20 +115,19 @@ class Engine:
                 at, states, changes = kept
                 self.states, self.changes = copy(states), changes.copy()
                 if self.dice.random() < 0.3:
-                    versions._buckets.clear()
+                    mirrored_log.mirrored.clear()
             elif self.dice.random() < 0.4:
                 kept = (at, copy(self.states), self.changes.copy())
 
     def bundle(self, events: list[Event]) -> None:
         self.step.start_bundle()
-        for event in events:
-            name, encoded = versions._in_bucket(event)
+        for name, encoded in versions._in_buckets(events):
             handle = Handle(self.states.setdefault(name, State()), self.dice)
             for item in self.step.process((name, encoded), handle, Token(handle.value), handle):
                 if isinstance(item, TaggedOutput):
                     self.letters.append(msgspec.msgpack.decode(item.value.value[1], type=Letter))
-                else:
-                    sign, changed = item
+                    continue
+                for sign, changed in item:
                     self.changes[changed.identity, changed.at, changed.values["cents"]] += sign
 
     def fire(self, name: str, now: float = 1 << 33) -> None:
@@ -147,27 +144,27 @@ class Engine:
 @pytest.mark.parametrize("seed", range(4))
 def test_versions_are_exact_when_the_engine_goes_back(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "BUCKETS", 3)
-    monkeypatch.setattr(versions, "SLACK", 20)
-    versions._buckets.clear()
+    monkeypatch.setattr(mirrored_log, "SLACK", 20)
+    mirrored_log.mirrored.clear()
     messages, engine = orders(300, seed, versions=0.5), Engine(seed)
     engine.run(in_time(messages))
     counted = +engine.changes
     assert set(counted.values()) == {1}
     expected = [totals for (group, *_), totals in plain(messages).items() if group == "all"]
     assert (len(counted), sum(cents for *_, cents in counted)) == tuple(map(sum, zip(*expected, strict=True)))[:2]
-    held = sum(len(bucket.last) for bucket in versions._buckets.values())
+    held = sum(len(log.content) for log in mirrored_log.mirrored.values())
     assert held == 300
     assert sum(len(state.log) for state in engine.states.values()) <= 2 * 300 + 3 * 21
 
     for name in engine.states:
         assert engine.states[name].at is not None
         engine.fire(name)
-    assert not any(bucket.last for bucket in versions._buckets.values()), "all is forgotten"
+    assert not any(log.content for log in mirrored_log.mirrored.values()), "all is forgotten"
     assert not any(state.log for state in engine.states.values())
 
 
 def test_an_older_version_that_comes_later_changes_nothing() -> None:
-    versions._buckets.clear()
+    mirrored_log.mirrored.clear()
     engine = Engine(0)
     pair = [message(at=BEGIN, id="a", cents=cents, published=BEGIN + cents) for cents in (2, 1)]
     engine.bundle([read(parse, STREAM, one) for one in pair])
@@ -178,18 +175,18 @@ def test_identities_expire_where_jobs_restart_more_often_than_their_lifetime(mon
     monkeypatch.setattr(versions, "BUCKETS", 1)
     engine, held = Engine(0), []
     for hours in range(0, 200, 20):
-        versions._buckets.clear()  # Another worker, after an upgrade.
+        mirrored_log.mirrored.clear()  # Another worker, after an upgrade.
         at = BEGIN + hours * 3600
         engine.advance_to(at)
         engine.bundle([read(parse, STREAM, message(at=at, id=f"{hours}/{number}")) for number in range(5)])
-        (bucket,) = versions._buckets.values()
-        held.append(len(bucket.last))
+        (log,) = mirrored_log.mirrored.values()
+        held.append(len(log.content))
     assert max(held) <= 15, "those of two lifetimes at most"
     assert engine.changes.total() == 50
 
 
 def test_a_late_correction_is_the_message_as_it_was() -> None:
-    versions._buckets.clear()
+    mirrored_log.mirrored.clear()
     engine = Engine(0)
     pair = [message(at=BEGIN, id="a"), message(at=BEGIN + 60, id="a", published=BEGIN + LATENESS_S + 1)]
     engine.bundle([read(parse, STREAM, one) for one in pair])

@@ -1,0 +1,91 @@
+"""A log in the engine's state, and what it comes to in this process's memory, so that a bundle need not read it.
+
+A token, written with each bundle's change, says whether state and memory agree: after a fault, or when another worker
+had the log, it is read again. Beam's own cache of state measures each entry in milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+SLACK = 256
+"""Entries of a log that say nothing any more before it is written anew, beside as many as do."""
+KEPT_S = 10.0
+"""A log that is not used for so long leaves the memory, and is read again when it is needed."""
+
+AT_ONCE = 4
+"""So many may leave the memory for each that comes."""
+
+
+class Content(Protocol):
+    """What a log comes to; `len` is how many entries it needs at least."""
+
+    def __len__(self) -> int: ...
+
+
+T = TypeVar("T", bound=Content)
+
+
+class Mirrored(Generic[T]):
+    """A log's content.
+
+    Args:
+      content: What its entries come to.
+      entries: How many those are.
+    """
+
+    def __init__(self, content: T, entries: int) -> None:
+        self.content, self.entries = content, entries
+        self.token, self.used = b"", 0.0
+
+    @property
+    def is_long(self) -> bool:
+        """Whether most of the log says nothing any more."""
+        return self.entries > 2 * len(self.content) + SLACK
+
+
+mirrored: OrderedDict[Hashable, Mirrored[Any]] = OrderedDict()
+"""Of this process, by name; the one that was used last is the last one."""
+
+
+class Logs(Generic[T]):
+    """The logs of one bundle.
+
+    Args:
+      read: Entries of a log, in any order -> its content, and how many there were.
+    """
+
+    def __init__(self, read: Callable[[Iterable[bytes]], tuple[T, int]]) -> None:
+        self._read = read
+        self._current: dict[Hashable, Mirrored[T]] = {}
+
+    def of(self, name: Hashable, log: Any, token: Any) -> Mirrored[T]:
+        """The log, as it is in state; from now on it is another one.
+
+        Args:
+          name: Unique in this process.
+          log: Handle of its bag state, of bytes.
+          token: Handle of its state of one value, bytes.
+        """
+        if name in self._current:
+            return self._current[name]
+        written, one = token.read(), mirrored.pop(name, None)
+        if one is None or one.token != written:
+            one = Mirrored(*self._read(log.read()))
+        one.token, one.used = uuid.uuid4().bytes, time.monotonic()
+        token.write(one.token)
+        self._current[name] = mirrored[name] = one
+        _forget(one.used - KEPT_S)
+        return one
+
+
+def _forget(before: float) -> None:
+    """Forgets what was used last before a time; bundles of other threads do so at the same time."""
+    for name, one in list(islice(mirrored.items(), AT_ONCE)):
+        if one.used < before:
+            mirrored.pop(name, None)
