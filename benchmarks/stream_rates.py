@@ -52,6 +52,7 @@ from streaming.topics import servers
 from streaming.windows.declaration import Stream
 
 LOG = "spark.log"
+KEEP_DAYS = 100_000
 
 
 def consumer_rate(topic: str, count: int) -> float:
@@ -150,7 +151,8 @@ def spark_is_there() -> bool:
 
 def measure(density: int, count: int, slots: int, with_spark: bool) -> dict[str, Any]:
     """The rates at one density, events an hour of event time."""
-    stream = declaration(f"rates_{density}")
+    # What is read first must still be there at the end: sparse events are years of event time.
+    stream = declaration(f"rates_{density}", keep_days=KEEP_DAYS)
     (topic,) = stream.topics
     events = list(islice(movements(density), count))
     with producer() as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
@@ -20,6 +21,29 @@ KEPT_S = 10.0
 
 AT_ONCE = 4
 """So many may leave the memory for each that comes."""
+
+_EVEN = "anno"
+"""Flink chooses a key's slot by its hash. With these letters before them, 8 and 16 numbers lie evenly on 2, 4 and 8."""
+
+
+def shared_key(text: str, keys: int) -> str:
+    """The key of the engine's state that a text shares with others: a bundle needs a few states, not one for each text.
+
+    Args:
+      text: What belongs to the state.
+      keys: How many there are; so many slots can share the work at most. 8 or 16.
+    """
+    return f"{_EVEN}{zlib.crc32(text.encode()) % keys}"
+
+
+def halfway(times: Iterable[float]) -> float:
+    """The time by which half of some things are old, so that a log is written anew when it becomes half as long.
+
+    A timer for the oldest one would fire again and again while a backlog is read: event time goes on by one timer a
+    bundle, and all that is read meanwhile would wait for it.
+    """
+    ordered = sorted(times)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 class Content(Protocol):

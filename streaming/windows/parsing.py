@@ -59,8 +59,7 @@ class Parse(beam.DoFn):
         """See Beam."""
         message = Message(*element, stamp.micros // 1000)
         self._messages += 1
-        if message.published_ms > self._newest_ms:
-            self._newest_ms = message.published_ms
+        self._newest_ms = max(self._newest_ms, message.published_ms)
         try:
             event = read(self._parse, self._stream, message)
         except BadMessage as error:

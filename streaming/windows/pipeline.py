@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from streaming.engine.kafka_source import EventsOf, ReadEvents
 from streaming.run import Build
+from streaming.windows.batches import Batch
 from streaming.windows.declaration import MINUTE_S, Stream
 from streaming.windows.letters import Letters
 from streaming.windows.messages import Event, Message
@@ -67,14 +68,14 @@ def build(
 
     def steps(pipeline: beam.Pipeline) -> None:
         events, letters = pipeline | "messages" >> source | "parse" >> _Parsed(stream)
-        counted = events | "counted" >> beam.Map(_counted) if stream.tables else events
+        counted = events | "counted" >> beam.Map(_counted).with_output_types(Batch) if stream.tables else events
         changes: Any
         if stream.identity:
             versions = counted | "versions" >> Versions(stream, follow)
             changes = versions.changes
             letters = (letters, versions[LETTERS]) | "all_letters" >> beam.Flatten()
         else:
-            changes = counted | "changes" >> beam.Map(_each_counts)
+            changes = counted | "changes" >> beam.Map(_each_counts).with_output_types(Batch)
         _ = letters | "letters" >> Letters(stream, servers)
         rows = changes | "totals" >> Totals(stream, follow)
         ends = [_inside(rows, "rows", span, _is_row_in) | "store" >> _writing(WriteRows(stream, store))]
@@ -90,7 +91,8 @@ def _inside(lists: Any, name: str, span: Span | None, is_in: Callable[..., bool]
     """Of each list what is in the span."""
     if span is None:
         return lists
-    return lists | f"{name}_inside" >> beam.Map(lambda items: [item for item in items if is_in(item, *span)])
+    within = beam.Map(lambda items: [item for item in items if is_in(item, *span)])
+    return lists | f"{name}_inside" >> within.with_output_types(Batch)
 
 
 def _is_row_in(row: Row, start: int, end: int) -> bool:
@@ -119,5 +121,7 @@ class _Parsed(beam.PTransform):
         self._stream = stream
 
     def expand(self, messages: Any) -> Any:
-        parsed = messages | "read" >> beam.ParDo(Parse(self._stream)).with_outputs(LETTERS, main="events")
+        parsed = messages | "read" >> beam.ParDo(Parse(self._stream)).with_output_types(Batch).with_outputs(
+            LETTERS, main="events"
+        )
         return parsed.events, parsed[LETTERS]

@@ -21,8 +21,8 @@ from streaming.windows.messages import Event
 from streaming.windows.store import Birth, Row, Store, opened
 from streaming.windows.tables import Record
 
-STEPS = tuple(2**power for power in range(11))
-"""Minutes ahead of the last one that was passed at which timers wait: to 17 hours."""
+STEPS = tuple(2**power for power in range(15))
+"""Minutes ahead of the last one that was passed at which timers wait: to eleven days."""
 DAY = 24 * 60
 _encode = msgspec.msgpack.Encoder().encode
 

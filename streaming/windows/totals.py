@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -11,34 +10,38 @@ from typing import Any
 import apache_beam as beam
 import msgspec
 from apache_beam.coders import BytesCoder
+from apache_beam.metrics import Metrics
 from apache_beam.transforms import window
-from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from streaming.windows.arithmetic import Account, Arithmetic, Minutes, Place
+from streaming.windows.batches import Batch
 from streaming.windows.declaration import MINUTE_S, Stream, Windows
-from streaming.windows.mirrored_log import Logs, Mirrored
+from streaming.windows.mirrored_log import Logs, Mirrored, halfway, shared_key
 from streaming.windows.store import Row
 from streaming.windows.versions import Change
 
 PARTS = 8
-"""Keys share so many keys of the engine's state; a stream's windows can be kept by as many slots."""
-SPAN_S = 3600
-"""Windows that end in the same so many seconds share a state; it is gone with the last of them."""
+"""A stream's keys share so many keys of the engine's state."""
+MANY = 5_000
+"""Windows of a part; fewer are held however old they are, so that the timers of a sparse stream are few, too."""
+EXPIRY_S = 600.0
+"""Windows are forgotten once in so many seconds of event time at most."""
 SLICE = 10_000
 """Accounts in one entry of a log that is written anew."""
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[tuple[Place, list[Any]]]).decode
+_decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[Place, list[Any]]]]).decode
 
 
 class Totals(beam.PTransform):
     """Lists of `Change` -> lists of `store.Row`, of minutes and of the windows that the stream declares.
 
     Of an input that goes on for ever each bundle gives the rows that it changes, whole, so that a row may be written
-    again. What comes later than the allowed lateness after the end of the `SPAN_S` in which its window ends changes
-    nothing: the engine drops it. Of an input that ends each window gives one row, at the end of all.
+    again. Of an input that ends each window gives one row, at the end of all.
 
     Args:
       stream: The declaration.
@@ -56,15 +59,12 @@ class Totals(beam.PTransform):
                 changes
                 | "sum_in_bundle" >> beam.ParDo(SumInBundle(self._stream)).with_output_types(tuple[Place, Account])
                 | "add" >> beam.CombinePerKey(Combine(_arithmetic(self._stream)))
-                | "rows" >> beam.MapTuple(lambda place, totals: [Row(*place, totals)])
+                | "rows" >> beam.MapTuple(lambda place, totals: [Row(*place, totals)]).with_output_types(Batch)
             )
-        lateness_s = self._stream.bounds.allowed_lateness_s
         return (
             changes
             | "sum_in_bundle" >> beam.ParDo(PackInBundle(self._stream)).with_output_types(tuple[str, bytes])
-            | "spans" >> beam.WindowInto(window.FixedWindows(SPAN_S), allowed_lateness=lateness_s)
-            | "running" >> beam.ParDo(RunningTotals(self._stream))
-            | "no_spans" >> beam.WindowInto(window.GlobalWindows())
+            | "running" >> beam.ParDo(RunningTotals(self._stream)).with_output_types(Batch)
         )
 
 
@@ -114,21 +114,34 @@ class PackInBundle(SumInBundle):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """See Beam."""
-        packs: defaultdict[tuple[int, int], list[Any]] = defaultdict(list)
+        packs: defaultdict[str, list[Any]] = defaultdict(list)
         for place, account in self._sums():
-            group, key, start, minutes = place
-            last_s = (start + minutes) * MINUTE_S - 1
-            part = zlib.crc32(f"{group}|{key}".encode()) % PARTS
-            packs[part, last_s - last_s % SPAN_S].append((place, account))
-        for (part, span), pack in packs.items():
-            yield WindowedValue((str(part), _encode(pack)), Timestamp(span), [GlobalWindow()])
+            packs[shared_key(place[0] + place[1], PARTS)].append((place, account))
+        for part, pack in packs.items():
+            oldest = min(start for (_, _, start, _), _ in pack)
+            yield WindowedValue((part, _encode((0, pack))), Timestamp(oldest * MINUTE_S), [GlobalWindow()])
+
+
+class _Accounts(dict[Place, Account]):
+    """The accounts of a part's windows.
+
+    Args:
+      over: Minute since 1970; windows that end by it are gone, and what comes to them is too late.
+    """
+
+    def __init__(self, over: int = 0) -> None:
+        super().__init__()
+        self.over = over
+        self.expires = 0.0
+        """Event time of the timer, seconds; 0 for none."""
 
 
 class RunningTotals(beam.DoFn):
-    """(part, encoded accounts) by span -> list of `store.Row`: what the accounts come to with all that came before.
+    """(part, encoded accounts) -> list of `store.Row`: what the accounts come to with all that came before.
 
-    The state of a part and span is a log of what came; Beam removes it when the span is over and its lateness has
-    passed.
+    The state of a part is a log of what came. Where it has many windows it forgets those whose lateness has passed.
+
+    Metrics: `dropped`, accounts that came when their window was forgotten.
 
     Args:
       stream: The declaration.
@@ -136,9 +149,12 @@ class RunningTotals(beam.DoFn):
 
     LOG = BagStateSpec("log", BytesCoder())
     TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
+    EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._lateness_s = stream.bounds.allowed_lateness_s
+        self._dropped = Metrics.counter(stream.name, "dropped")
 
     def setup(self) -> None:
         """See Beam."""
@@ -151,42 +167,76 @@ class RunningTotals(beam.DoFn):
     def process(
         self,
         element: tuple[str, bytes],
-        span: Any = beam.DoFn.WindowParam,
         log: Any = beam.DoFn.StateParam(LOG),
         token: Any = beam.DoFn.StateParam(TOKEN),
+        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
     ) -> Iterator[list[Row]]:
         """See Beam."""
         part, encoded = element
-        mirrored = self._logs.of((self._stream.name, part, int(span.start)), log, token)
+        mirrored = self._logs.of((self._stream.name, "totals", part), log, token)
         log.add(encoded)
         accounts, totals = mirrored.content, self._arithmetic.totals
-        rows = []
-        for place, account in self._added(accounts, encoded):
-            mirrored.entries += 1
-            rows.append(Row(*place, totals(account)))
+        rows = [Row(*place, totals(account)) for place, account in self._added(accounts, encoded)]
+        mirrored.entries += len(rows)
         if mirrored.is_long:
             _rewrite(mirrored, log)
+        if len(accounts) > MANY and not accounts.expires:
+            # After a restart a timer may wait; it is set anew for what the log held before.
+            self._expire_later(accounts, 0.0, expiry)
         yield rows
 
-    def _added(self, accounts: dict[Place, Account], encoded: bytes) -> Iterator[tuple[Place, Account]]:
+    @on_timer(EXPIRY)
+    def expire(
+        self,
+        part: Any = beam.DoFn.KeyParam,
+        log: Any = beam.DoFn.StateParam(LOG),
+        token: Any = beam.DoFn.StateParam(TOKEN),
+        stamp: Any = beam.DoFn.TimestampParam,
+        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
+    ) -> None:
+        """Forgets the windows whose lateness has passed."""
+        mirrored = self._logs.of((self._stream.name, "totals", part), log, token)
+        accounts, now_s = mirrored.content, stamp.micros / 1e6
+        accounts.over = max(accounts.over, int((now_s - self._lateness_s) // MINUTE_S))
+        for place in [place for place in accounts if _end_s(place) <= accounts.over * MINUTE_S]:
+            del accounts[place]
+        _rewrite(mirrored, log)
+        accounts.expires = 0.0
+        if len(accounts) > MANY:
+            self._expire_later(accounts, now_s + EXPIRY_S, expiry)
+
+    def _expire_later(self, accounts: _Accounts, earliest_s: float, expiry: Any) -> None:
+        accounts.expires = max(halfway(map(_end_s, accounts)) + self._lateness_s, earliest_s)
+        expiry.set(Timestamp(accounts.expires))
+
+    def _added(self, accounts: _Accounts, encoded: bytes) -> Iterator[tuple[Place, Account]]:
         """Adds accounts to those that are held, and gives what these come to."""
         add = self._arithmetic.add
-        for place, account in _decode(encoded):
+        over, came = _decode(encoded)
+        accounts.over = max(accounts.over, over)
+        for place, account in came:
+            if place[2] + place[3] <= accounts.over:
+                self._dropped.inc()
+                continue
             held = accounts.setdefault(place, account)
             if held is not account:
                 add(held, account)
             yield place, held
 
-    def _read(self, log: Iterable[bytes]) -> tuple[dict[Place, Account], int]:
-        accounts: dict[Place, Account] = {}
+    def _read(self, log: Iterable[bytes]) -> tuple[_Accounts, int]:
+        accounts = _Accounts()
         return accounts, sum(1 for encoded in log for _ in self._added(accounts, encoded))
 
 
-def _rewrite(mirrored: Mirrored[dict[Place, Account]], log: Any) -> None:
+def _end_s(place: Place) -> int:
+    return (place[2] + place[3]) * MINUTE_S
+
+
+def _rewrite(mirrored: Mirrored[_Accounts], log: Any) -> None:
     log.clear()
     accounts = list(mirrored.content.items())
-    for at in range(0, len(accounts), SLICE):
-        log.add(_encode(accounts[at : at + SLICE]))
+    for at in range(0, len(accounts) or 1, SLICE):
+        log.add(_encode((mirrored.content.over, accounts[at : at + SLICE])))
     mirrored.entries = len(accounts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,16 +16,17 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from streaming.windows.batches import Batch
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Letter, letter_bytes
 from streaming.windows.messages import LATE_CORRECTION, NO_MESSAGE, Event
-from streaming.windows.mirrored_log import Logs, Mirrored
+from streaming.windows.mirrored_log import Logs, Mirrored, halfway, shared_key
 from streaming.windows.parsing import LETTERS
 
-BUCKETS = 64
-"""Identities share so many keys of the engine's state: a bundle needs tens of states, and not one for each event."""
+BUCKETS = 16
+"""Identities share so many keys of the engine's state."""
 EXPIRIES = 10
-"""A bucket forgets so often within a lifetime."""
+"""A bucket forgets so often within a lifetime at most."""
 Change = tuple[int, Event]
 """An event that counts (1), or one that does not count any more (-1)."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,16 +62,16 @@ class Versions(beam.PTransform):
                 events | "key" >> beam.FlatMap(_by_identity).with_output_types(tuple[str, bytes]) | beam.GroupByKey()
             )
             last = beam.ParDo(_LastOfAll(self._stream))
-        return keyed | "last" >> last.with_outputs(LETTERS, main="changes")
+        return keyed | "last" >> last.with_output_types(Batch).with_outputs(LETTERS, main="changes")
 
 
 def _in_buckets(events: list[Event]) -> Iterator[tuple[str, bytes]]:
     """A bundle's events, together as far as they share a key: the engine's cost is by element."""
-    buckets: defaultdict[int, list[Event]] = defaultdict(list)
+    buckets: defaultdict[str, list[Event]] = defaultdict(list)
     for event in events:
-        buckets[zlib.crc32(event.identity.encode()) % BUCKETS].append(_without_records(event))
+        buckets[shared_key(event.identity, BUCKETS)].append(_without_records(event))
     for bucket, own in buckets.items():
-        yield str(bucket), _encode(own)
+        yield bucket, _encode(own)
 
 
 def _by_identity(events: list[Event]) -> Iterator[tuple[str, bytes]]:
@@ -192,8 +192,7 @@ class LastVersions(_Decides):
             _rewrite(mirrored, log)
         if bucket and not bucket.expires:
             # After a restart a timer may wait; it is set anew for what the log held before.
-            bucket.expires = min(map(_published, bucket.values())) + self._lifetime_s
-            expiry.set(Timestamp(bucket.expires))
+            self._expire_later(bucket, 0.0, expiry)
         yield changes
 
     @on_timer(EXPIRY)
@@ -208,16 +207,17 @@ class LastVersions(_Decides):
         """Forgets identities of which nothing was published for a lifetime."""
         mirrored = self._logs.of((self._name, name), log, token)
         bucket, now = mirrored.content, stamp.micros / 1e6
-        published = {identity: _published(entry) for identity, entry in bucket.items()}
-        fresh = [at for at in published.values() if at + self._lifetime_s > now]
-        for identity, at in published.items():
-            if at + self._lifetime_s <= now:
-                del bucket[identity]
+        old = [identity for identity, entry in bucket.items() if _published(entry) + self._lifetime_s <= now]
+        for identity in old:
+            del bucket[identity]
         _rewrite(mirrored, log)
         bucket.expires = 0.0
-        if fresh:
-            bucket.expires = max(min(fresh) + self._lifetime_s, now + self._lifetime_s / EXPIRIES)
-            expiry.set(Timestamp(bucket.expires))
+        if bucket:
+            self._expire_later(bucket, now + self._lifetime_s / EXPIRIES, expiry)
+
+    def _expire_later(self, bucket: _Bucket, earliest: float, expiry: Any) -> None:
+        bucket.expires = max(halfway(map(_published, bucket.values())) + self._lifetime_s, earliest)
+        expiry.set(Timestamp(bucket.expires))
 
 
 def _read(log: Iterable[bytes]) -> tuple[_Bucket, int]:

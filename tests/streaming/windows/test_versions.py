@@ -33,7 +33,11 @@ def test_the_steps_of_a_stream_without_end(tmp_path: Path) -> None:
     def steps(pipeline: beam.Pipeline) -> None:
         parsed = pipeline | messages_of(messages) | beam.ParDo(Parse(STREAM)).with_outputs("letters", main="events")
         changes = (parsed.events | Versions(STREAM, follow=True)).changes
-        ends = changes | Totals(STREAM, follow=True) | beam.ParDo(WriteRows(STREAM, str(path))).with_output_types(tuple[str, int])
+        ends = (
+            changes
+            | Totals(STREAM, follow=True)
+            | beam.ParDo(WriteRows(STREAM, str(path))).with_output_types(tuple[str, int])
+        )
         _ = ends | beam.ParDo(Advance(STREAM, str(path), follow=False))
 
     in_process(steps)
