@@ -19,6 +19,7 @@ import pytest
 
 from airtight.home import ROOT
 from benchmarks import step_memory
+from benchmarks.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -73,12 +74,6 @@ def master(tmp_path: Path) -> Iterator[str]:
             started.callback(os.killpg, process.pid, signal.SIGKILL)
         await_listener(port)
         yield address
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def await_listener(port: int) -> None:
