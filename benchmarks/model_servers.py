@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -164,12 +163,6 @@ def await_started(condition: Callable[[], bool], server: Server) -> None:
         if server.process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"{server.name} did not start")
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def path_of(served: Model) -> str:

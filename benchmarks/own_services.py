@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airtight.home import Home
+from benchmarks.ports import free_ports
 from services import health
 from services.airflow_api import Airflow
 from services.settings import Settings
@@ -55,12 +55,3 @@ def free_settings() -> dict[str, Any]:
     """A free port for each setting that is one."""
     names = tuple(Settings().ports)
     return dict(zip(names, free_ports(len(names)), strict=True))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
-    with contextlib.ExitStack() as open_sockets:
-        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -8,13 +8,14 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.parse
 import uuid
 from pathlib import Path
+
+from benchmarks.ports import free_port
 
 PASSWORD = f"p@ss:w/rd-{secrets.token_hex(8)}"
 """Holds what an address must quote, and can be looked for in what is printed."""
@@ -49,9 +50,7 @@ class Cluster:
             for path in (self._folder, password):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid)
         self._do("initdb", "-U", "airtight", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def address(self) -> str:
         """Names a database that nobody has used; ML Metadata creates it."""

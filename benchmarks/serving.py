@@ -44,7 +44,6 @@ from benchmarks.model_servers import (
     Server,
     await_started,
     figures_of,
-    free_port,
     kill,
     parser_of,
     path_of,
@@ -53,6 +52,7 @@ from benchmarks.model_servers import (
     start_own,
     table_of,
 )
+from benchmarks.ports import free_port
 
 
 def start(served: Model, scratch: Path, python: Path | None, servers: list[Server]) -> None:

@@ -119,9 +119,12 @@ def test_back_with_what_all_runs_know_then_a_list_and_a_refusal(home, capsys):
 
 
 def launch_all(listener: socket.socket) -> None:
-    """The warm launcher's part, in this process, which has TFX already."""
+    """The warm launcher's part, in this process, which has TFX already, until it is shut down."""
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
         with connection:
             message, output = protocol.receive_with_output(connection)
             connection.sendall(protocol.encode_outcome(launch(protocol.decode_request(message))))
@@ -141,8 +144,11 @@ def test_where_the_warm_launcher_runs_the_command_imports_nothing_heavy(home):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(home.launcher_socket))
         listener.listen()
-        threading.Thread(target=launch_all, args=(listener,), daemon=True).start()
+        launcher = threading.Thread(target=launch_all, args=(listener,), daemon=True)
+        launcher.start()
         done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+        listener.shutdown(socket.SHUT_RDWR)
+        launcher.join()
     assert done.returncode == 0, done.stdout + done.stderr
     *_, summary, heavy = done.stdout.splitlines()
     assert summary.startswith(f"Version {JUNE} of flight_delays is served in place of {JULY}")

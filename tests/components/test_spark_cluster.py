@@ -19,6 +19,7 @@ import pytest
 
 from airtight.home import ROOT
 from benchmarks import step_memory
+from benchmarks.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +55,10 @@ def run(folder: Path, model: Path, master: str) -> tuple[int, int, list[str]]:
 
 
 @pytest.fixture
-def master(tmp_path: Path) -> Iterator[str]:
+def master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A standalone cluster: a master and two workers of a core each."""
+    # Nothing here lives long enough to be worth a second compilation, for speed.
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
     port = free_port()
     address = f"spark://127.0.0.1:{port}"
     program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
@@ -73,12 +76,6 @@ def master(tmp_path: Path) -> Iterator[str]:
             started.callback(os.killpg, process.pid, signal.SIGKILL)
         await_listener(port)
         yield address
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def await_listener(port: int) -> None:

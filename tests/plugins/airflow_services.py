@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from airtight.home import ROOT, Home
 from airtight.rollout import arm_metrics
+from benchmarks.killer import descendants
 from benchmarks.own_services import free_settings
 from components.modelling.served import Served
 from services import state_folder
@@ -185,6 +186,18 @@ class Airflow:
     def start_scheduler(self) -> None:
         self.scheduler = self.start_one("airflow", "scheduler", "--skip-serve-logs")
 
+    def kill_scheduler(self) -> None:
+        """Kills it with its tasks, which are in process groups of their own, as when the machine goes down.
+
+        The next one takes it for lost as soon as it starts, and need not wait until it is missed.
+        """
+        for pid in (self.scheduler.pid, *descendants(self.scheduler.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.scheduler.wait()
+        with self._database() as database:
+            database.execute("UPDATE job SET latest_heartbeat = '2013-01-01' WHERE job_type = 'SchedulerJob'")
+
     def stop(self) -> None:
         self.closing.close()
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -222,7 +235,7 @@ class Airflow:
         over = threading.Event()
 
         def write() -> None:
-            with contextlib.closing(sqlite3.connect(self.home.path / "airflow" / "airflow.db", timeout=30)) as database:
+            with contextlib.closing(sqlite3.connect(self._database_file(), timeout=30)) as database:
                 times = itertools.count()
                 while not over.wait(0.001):
                     with database:
@@ -236,6 +249,34 @@ class Airflow:
         finally:
             over.set()
             writer.join()
+
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Airflow's own database, in one transaction."""
+        with contextlib.closing(sqlite3.connect(self._database_file(), timeout=60)) as database, database:
+            yield database
+
+    def _database_file(self) -> str:
+        return self.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+
+    def backfill(self, dag: str, first: str, last: str, reprocess: str = "none", at_once: int = 2, **more) -> None:
+        """Backfills the intervals that begin from one instant to another, and waits until their runs have ended."""
+        span = {"from_date": first, "to_date": last}
+        form = {"dag_id": dag, **span, "reprocess_behavior": reprocess, "max_active_runs": at_once, **more}
+        self.backfilled(self.ask("POST", "backfills", form))
+
+    def backfilled(self, made: dict) -> None:
+        """Waits until the runs of a backfill have ended, and says so, as the scheduler does: it looks every 30 s."""
+        span = f"logical_date_gte={made['from_date']}&logical_date_lte={made['to_date']}"
+        path = f"dags/{made['dag_id']}/dagRuns?limit=100&{span}"
+
+        def is_over() -> bool:
+            states = {run["state"] for run in self.ask("GET", path)["dag_runs"]}
+            return bool(states) and states <= {"success", "failed"}
+
+        until(is_over, f"backfill {made['id']} ends")
+        with self._database() as database:
+            database.execute("UPDATE backfill SET completed_at = updated_at WHERE id = ?", (made["id"],))
 
     def trigger(self, run: str, dag: str = "words", **conf: str | int) -> str:
         body = {"dag_run_id": run, "conf": {"interval": "2013-06", **conf}, "logical_date": None}

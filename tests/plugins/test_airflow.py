@@ -2,8 +2,6 @@
 
 import http
 import json
-import os
-import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from airtight.rollout import state
-from benchmarks.killer import descendants
 from components.modelling.served import HIGHEST, Choice
 from runtime.protocol import run_key
 from services import state_folder
@@ -214,9 +211,7 @@ def test_when_the_scheduler_and_its_tasks_are_killed_the_next_one_brings_the_run
     note = airflow.home.path / "interrupted"
     run = airflow.trigger("interrupted", trouble=f"long_once:{note}")
     until(lambda: note.exists() and note.read_text(), "the node is at work")
-    # As when the machine goes down: its tasks, too, which are in process groups of their own.
-    for pid in (airflow.scheduler.pid, *descendants(airflow.scheduler.pid)):
-        os.kill(pid, signal.SIGKILL)
+    airflow.kill_scheduler()
     until(lambda: not Path(f"/proc/{note.read_text()}").exists(), "the node ends with its task")
     airflow.start_scheduler()
     ended = airflow.ended(run)
@@ -226,19 +221,14 @@ def test_when_the_scheduler_and_its_tasks_are_killed_the_next_one_brings_the_run
 
 
 def test_backfill_reprocesses_failed_runs_alone(airflow):
-    def backfill(behaviour: str) -> None:
-        span = {"from_date": "2013-07-01T04:00:00Z", "to_date": "2013-08-01T04:00:00Z"}
-        form = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
-        made = airflow.ask("POST", "backfills", form)
-        until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
-
-    backfill("none")
+    span = ("2013-07-01T04:00:00Z", "2013-08-01T04:00:00Z")
+    airflow.backfill("words", *span)
     runs = airflow.ask("GET", "dags/words/dagRuns?run_type=backfill&limit=100")["dag_runs"]
     # Airflow names a run after the end of its interval.
     ends = ("backfill__2013-08-01", "backfill__2013-09-01")
     july, august = sorted(run["dag_run_id"] for run in runs if run["dag_run_id"].startswith(ends))
     airflow.ask("PATCH", f"dags/words/dagRuns/{july}", {"state": "failed"})
-    backfill("failed")
+    airflow.backfill("words", *span, "failed")
     attempts = {
         run: len(airflow.executions(run_key("words", "", "", run).removeprefix("words."), "write"))
         for run in (july, august)
@@ -253,14 +243,12 @@ def test_backfill_reprocesses_what_it_says(airflow, reprocess, grows):
         form = {"dag_id": "words", **span, "reprocess_behavior": behaviour, "max_active_runs": 2}
         with airflow.busy_database():
             made = airflow.ask("POST", "backfills", form)
-        until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+        airflow.backfilled(made)
 
     backfill("none")
     before = len(airflow.executions("backfill", "write"))
     backfill(reprocess)
-    # Airflow may call the backfill complete before it has queued the runs again.
-    wanted = ["COMPLETE"] * (before + grows)
-    until(lambda: airflow.executions("backfill", "write") == wanted, f"{grows} nodes more, all complete")
+    assert airflow.executions("backfill", "write") == ["COMPLETE"] * (before + grows)
 
 
 class Ordered:
@@ -273,10 +261,8 @@ class Ordered:
 
     def backfill(self, first: int, last: int, reprocess: str = "none") -> dict[int, str]:
         """Backfills months of 2013, all at once; gives the state of each in the end."""
-        span = {"from_date": f"2013-{first:02}-01T04:00:00Z", "to_date": f"2013-{last:02}-01T04:00:00Z"}
-        form = {"dag_id": "ordered", **span, "reprocess_behavior": reprocess, "max_active_runs": 4}
-        made = self.airflow.ask("POST", "backfills", form | {"dag_run_conf": {"notes": str(self.notes)}})
-        until(lambda: self.airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+        span = (f"2013-{month:02}-01T04:00:00Z" for month in (first, last))
+        self.airflow.backfill("ordered", *span, reprocess, at_once=4, dag_run_conf={"notes": str(self.notes)})
         return {month: state for month, (_, state) in self.runs().items() if first <= month <= last}
 
     def runs(self) -> dict[int, tuple[str, str]]:
@@ -377,6 +363,6 @@ def test_a_run_triggered_by_hand_in_between_is_not_taken_for_the_run_before(airf
     log = str(airflow.ask("GET", f"dags/ordered/dagRuns/{february}/taskInstances/{gate}/logs/1"))
     assert f"Waiting for push of {january}" in log
     (ordered.notes / "hold-1").unlink()
-    until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+    airflow.backfilled(made)
     gates = [words for words in ordered.noted() if not words.startswith("learn")]
     assert gates == ["judge 12", "push 12", "judge 1", "push 1", "judge 2", "push 2"]

@@ -94,10 +94,7 @@ def test_a_run_that_is_deleted_and_created_again_runs_and_shows_its_own_values(a
 
 def test_a_backfill_after_its_runs_were_deleted_runs_again(airflow):
     def backfill() -> list[str]:
-        span = {"from_date": "2013-10-01T04:00:00Z", "to_date": "2013-10-01T04:00:00Z"}
-        body = {"dag_id": "words", **span, "reprocess_behavior": "none", "max_active_runs": 2}
-        made = airflow.ask("POST", "backfills", body)
-        until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+        airflow.backfill("words", "2013-10-01T04:00:00Z", "2013-10-01T04:00:00Z")
         runs = airflow.ask("GET", "dags/words/dagRuns?run_type=backfill&limit=100")["dag_runs"]
         return [run["dag_run_id"] for run in runs]
 
@@ -124,13 +121,11 @@ def test_a_node_whose_task_died_before_it_reported_its_success_is_not_run_twice(
     note = airflow.home.path / "unreported"
     run = airflow.trigger("unreported", trouble=f"wait:{note}")
     until(note.exists, "the node is at work")
-    tree = [airflow.scheduler.pid, *descendants(airflow.scheduler.pid)]
-    for pid in tree:
+    for pid in (airflow.scheduler.pid, *descendants(airflow.scheduler.pid)):
         os.kill(pid, signal.SIGSTOP)
     note.with_suffix(".go").touch()
     until(lambda: airflow.executions(run, "copy") == ["COMPLETE"], "the node has succeeded, and nobody hears it")
-    for pid in tree:
-        os.kill(pid, signal.SIGKILL)
+    airflow.kill_scheduler()
     airflow.start_scheduler()
     states = {task: state for task, (state, _) in airflow.ended(run).items()}
     assert states == dict.fromkeys(("write", "copy", "count"), "success")

@@ -1,15 +1,12 @@
 """A real Airflow: a watch's decision triggers one training, whatever happens in between; a backfill triggers none."""
 
 import json
-import os
-import signal
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from airtight.home import Home
-from benchmarks.killer import descendants
 from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
 
@@ -114,8 +111,7 @@ def test_a_clear_and_a_killed_scheduler_trigger_no_second_one(airflow, scheduled
     airflow.ask("DELETE", f"dags/watched/dagRuns/{training}")
     airflow.clear(scheduled, "retrain", dag="watched_watch")
     until(lambda: airflow.tasks(scheduled, "watched_watch")["retrain"]["state"] in ("queued", "running"), "it triggers")
-    for pid in (airflow.scheduler.pid, *descendants(airflow.scheduler.pid)):
-        os.kill(pid, signal.SIGKILL)
+    airflow.kill_scheduler()
     airflow.start_scheduler()
     assert states(airflow, scheduled)["retrain"] in ("success", "skipped")
     assert trainings(airflow) == [training]
@@ -125,10 +121,7 @@ def test_a_clear_and_a_killed_scheduler_trigger_no_second_one(airflow, scheduled
 def test_a_backfilled_watch_says_what_it_would_have_done_and_triggers_nothing(airflow, scheduled):
     airflow.ended(scheduled, "watched_watch")
     before, heard = trainings(airflow), len(notes(airflow))
-    span = {"from_date": "2013-03-02T00:00:00Z", "to_date": "2013-03-04T00:00:00Z"}
-    wanted = {"dag_id": "watched_watch", **span, "reprocess_behavior": "none", "max_active_runs": 1}
-    made = airflow.ask("POST", "backfills", wanted)
-    until(lambda: airflow.ask("GET", f"backfills/{made['id']}")["completed_at"], "the backfill ends")
+    airflow.backfill("watched_watch", "2013-03-02T00:00:00Z", "2013-03-04T00:00:00Z", at_once=1)
     runs = airflow.ask("GET", "dags/watched_watch/dagRuns?run_type=backfill")["dag_runs"]
     assert len(runs) == 3
     for run in runs:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from airtight.home import Home
 from tests.plugins.airflow_services import Airflow
 from tests.waiting import until
 
@@ -57,6 +58,20 @@ def create(gate: str) -> Pipeline:
 """
 HOLD_FIRST = 'count = steps.count(words=held.outputs["held"]).with_id("count")'
 COUNT_FIRST = 'count = steps.count(words=write.outputs["words"]).with_id("count"); held.add_upstream_node(count)'
+
+
+SEEN_SOON = {
+    "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "2",
+}
+"""So that a change need not be waited for half a minute."""
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory):
+    with Airflow(Home(tmp_path_factory.mktemp("home")), {}, more=SEEN_SOON) as running:
+        yield running
 
 
 class Deployed:

@@ -21,6 +21,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     folder = Path(tempfile.mkdtemp(prefix="airtight-", dir="/tmp"))
     monkeypatch.setenv("AIRTIGHT_HOME", str(folder))
     monkeypatch.setenv("AIRTIGHT_SPARK_MEMORY", "512m")
+    # Nothing here lives long enough to be worth a second compilation, for speed.
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
     monkeypatch.delenv("AIRTIGHT_KAFKA", raising=False)
     for name, port in free_settings().items():
         monkeypatch.setenv(variable(name), str(port))

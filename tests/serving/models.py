@@ -15,6 +15,8 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tests.serving.forks import Fork
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -96,7 +98,7 @@ class Server:
       grpc: gRPC port.
     """
 
-    process: subprocess.Popen
+    process: subprocess.Popen | Fork
     rest: int
     grpc: int
 
@@ -143,16 +145,20 @@ def listening(folder: Path, module: str, *flags: str):
     folder.mkdir(exist_ok=True)
     ready, output = folder / f"{module}.json", folder / f"{module}.log"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", module, "--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags]
-    with output.open("ab") as sink:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        )
+    settings = ("--port=0", "--rest_api_port=0", f"--ready_file={ready}", *flags)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if module == "serving":
+        process = Fork(module, settings, environment, ROOT, output)
+    else:
+        with output.open("ab") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *settings],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
     try:
         deadline = time.monotonic() + 300
         while not ready.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import shutil
@@ -231,11 +230,13 @@ def test_base_paths_and_config_file_are_looked_at_each_in_its_own_time(monkeypat
         )
         monkeypatch.setattr(manager, "_look_at_all", lambda: look("paths"))
         monkeypatch.setattr(manager, "_reread_config", lambda: look("config"))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(manager.run(), 0.2)
+        running = asyncio.create_task(manager.run())
+        while len(looks) < 5:
+            await asyncio.sleep(0.01)
+        running.cancel()
         return looks
 
-    assert set(asyncio.run(run())) == {looked_at}
+    assert set(asyncio.run(asyncio.wait_for(run(), 30))) == {looked_at}
 
 
 class Gate:
@@ -243,15 +244,21 @@ class Gate:
 
     def __init__(self, monkeypatch) -> None:
         self.closed: set[Path] = set()
-        self.open = threading.Event()
+        self.open, self.reached = threading.Event(), threading.Event()
         self.loaded: list[tuple[Path, Loaded]] = []
         monkeypatch.setattr(version_loader, "_load_warm", self._load)
 
     def _load(self, path: Path, *unused: object) -> Loaded:
         if path in self.closed:
+            self.reached.set()
             assert self.open.wait(60)
         self.loaded.append((path, Loaded()))
         return self.loaded[-1][1]
+
+    async def is_reached(self) -> None:
+        """Waits until a load is held."""
+        while not self.reached.is_set():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -424,8 +431,10 @@ def test_a_reload_waits_as_long_as_its_client_and_what_it_asked_for_is_loaded_al
         (base / "1").mkdir()
         gate.closed = {base / "1"}
         manager = managed()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(manager.reload((ModelSettings("m", base),)), 0.2)
+        reload = asyncio.create_task(manager.reload((ModelSettings("m", base),)))
+        await gate.is_reached()
+        assert not reload.done()
+        reload.cancel()  # The client goes.
         gate.open.set()
         while manager.registry.models["m"].latest is None:
             await asyncio.sleep(0.01)
@@ -587,9 +596,12 @@ def test_labels_of_what_loads_are_given_though_another_model_does_not_or_nobody_
             ModelSettings("late", late, labels={"stable": 1}),
             ModelSettings("nowhere", base.with_name("nowhere")),
         )
+        reload = asyncio.create_task(manager.reload(listed))
+        await gate.is_reached()
+        while manager.registry.models["m"].latest is None:
+            await asyncio.sleep(0.01)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):  # The client goes.
-                await manager.reload(listed)
+            await asyncio.wait_for(reload, 0.3)  # The client goes.
         assert manager.registry.resolve("m", label="stable").number == 1
         gate.open.set()
         await asyncio.wait_for(manager.poll(), 30)

@@ -17,6 +17,7 @@ from streaming.topics import Topic, ensure
 from tests.services.conftest import home  # noqa: F401
 from tests.serving import models
 from tests.serving.test_prediction_log_kills import Client, await_that, journals_in, rows_in, server_with_log
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,8 @@ def kill_broker(home: Home) -> None:  # noqa: F811
 
 def test_no_answer_is_lost_though_server_and_broker_are_killed(home: Home, tmp_path: Path) -> None:  # noqa: F811
     servers = up(home, ("kafka",)).kafka_servers
-    ensure(servers, [Topic(TOPIC, 3, {})])
+    topics = [Topic(TOPIC, 3, {})]
+    ensure(servers, topics)
     fallback = tmp_path / "fallback"
     flags = (
         f"--prediction_log=kafka://{servers}/{TOPIC}",
@@ -64,7 +66,7 @@ def test_no_answer_is_lost_though_server_and_broker_are_killed(home: Home, tmp_p
     base = f"--model_base_path={tmp_path}/affine"
     with models.running(tmp_path, "--model_name=m", base, *flags) as server:
         clients = load(server, "second")
-        # The broker takes rows again.
+        assert ensure(servers, topics, PATIENCE_S) == [], "the broker is back, and takes rows again"
         await_that(lambda: any(message["request_id"].startswith("second") for message in messages_in(servers)))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0

@@ -116,7 +116,7 @@ def test_a_base_path_that_does_not_answer_delays_no_other_model(tmp_path, silent
             (base / "2").mkdir()
             await served(manager, "m", 2)
             assert manager.registry.resolve("gone").number == 1
-            assert caplog.text.count("has not answered") == 1
+            assert caplog.text.count("gone has not answered") == 1
         polling.cancel()
         await manager.close()
 

@@ -23,7 +23,7 @@ class Run:
         self.home = home
         self.run = run
         self.values = JUNE | values
-        self.compiled = compile_pipeline(source, home)
+        self.compiled = compile_pipeline(source, home, only_if_stale=True)
 
     def request(self, node: str, **values: str | int | float) -> NodeRequest:
         return NodeRequest(

@@ -196,18 +196,19 @@ def test_labels_that_came_while_the_run_waited_are_the_test_rows_alone(run, real
     assert sum(before[i][features.SCHEMA.label] != after[i][features.SCHEMA.label] for i in before) > 20
 
 
-@pytest.mark.parametrize(("lookback_days", "same"), [(features.LOOKBACK_DAYS, True), (7, False)])
-def test_the_first_rows_of_a_window_look_back_as_far_as_those_of_the_whole_history(
-    run, flight_lake, tmp_path, lookback_days, same
-):
+def test_the_first_rows_of_a_window_look_back_as_far_as_those_of_the_whole_history(run, flight_lake, tmp_path):
     lake = write(tmp_path / "lake", small_lake.read(flight_lake, date(2013, 1, 1), date(2013, 2, 19)))
     interval = Interval.parse("2013-02-18/2013-02-20", clock.ZONE)
-    whole = run(lake, interval=interval)
-    window = run(lake, interval=interval, window_days=7, lookback_days=lookback_days)
-    in_whole, in_window = (by_id(rows_of(examples, "train")) for examples in (whole, window))
-    assert 1000 < len(in_window) < len(in_whole)
-    changed = {name for i in in_window for name in _changed(in_whole[i], in_window[i])}
-    assert bool(changed) is not same, changed
+
+    def learned(**window: int) -> dict[str, dict[str, Any]]:
+        return by_id(rows_of(run(lake, interval=interval, **window), "train"))
+
+    in_whole = learned()
+    for lookback_days, same in ((features.LOOKBACK_DAYS, True), (7, False)):
+        in_window = learned(window_days=7, lookback_days=lookback_days)
+        assert 1000 < len(in_window) < len(in_whole)
+        changed = {name for i in in_window for name in _changed(in_whole[i], in_window[i])}
+        assert bool(changed) is not same, changed
 
 
 def test_corrections_are_read_by_those_who_ask_for_the_lake_of_now(run, absurd_lake, then, tmp_path):

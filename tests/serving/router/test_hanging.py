@@ -177,7 +177,7 @@ def test_a_candidate_that_hangs_is_known_by_the_calls_that_nobody_waits_for(endi
         async with hanging() as router:
             router.release()
             async with router.grpc_call() as call:
-                waiting = asyncio.ensure_future(call(request, timeout=0.3 if ending == "deadline" else 60))
+                waiting = asyncio.ensure_future(call(request, timeout=3 if ending == "deadline" else 60))
                 if ending == "cancel":
                     await until(under_way(router.backend))
                     waiting.cancel()
@@ -234,7 +234,7 @@ class Waiting:
 def test_lookups_that_wait_for_a_thread_keep_no_bodies_of_requests_that_are_over():
     async def ask() -> None:
         Waiting.started, Waiting.go_on = 0, threading.Event()
-        filling = Filling([Online("slow", "m", f"{__name__}:Waiting")], timeout_s=0.2)
+        filling = Filling([Online("slow", "m", f"{__name__}:Waiting")], timeout_s=1.0)
 
         async def unused(path: str, body: bytes) -> Answer:
             raise AssertionError("its time was over before")
@@ -247,7 +247,9 @@ def test_lookups_that_wait_for_a_thread_keep_no_bodies_of_requests_that_are_over
         references = [sys.getrefcount(body) for body in bodies]
         try:
             # Those of the second round wait for threads that hang for requests that are over.
-            await asyncio.gather(*map(over, bodies[:THREADS]))
+            first = asyncio.gather(*map(over, bodies[:THREADS]))
+            await until(lambda: Waiting.started == THREADS)
+            await first
             await asyncio.gather(*map(over, bodies[THREADS:]))
             gc.collect()
             assert Waiting.started == THREADS

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc, predict_pb2
 
+from benchmarks.ports import free_ports
 from tests.serving import models
 from tests.serving.router import routers, stubs
 from tests.waiting import until
@@ -21,14 +22,6 @@ pytestmark = pytest.mark.slow
 
 PATH = "/v1/models/affine:predict"
 BODY = {"instances": [4.0]}
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]
 
 
 def grpc_client(port: int):
@@ -213,7 +206,7 @@ def test_the_least_busy_server_is_asked(servers, models_root, tmp_path):
             for thread in threads:
                 thread.start()
             assert inside.wait(30)  # One of the two hangs there, so that all others go to the other server,
-            until(lambda: len(answers) == 1, "its answer")  # which is free as soon as the other of the two has its answer.
+            until(lambda: len(answers) == 1, "its answer")  # which is free once the other of the two has its answer.
             assert [ask() for _ in range(20)] == [(200, {"predictions": [8.0]})] * 20
             assert router.status()["servers"][0]["in_flight"] == 1
             go.set()
