@@ -69,7 +69,6 @@ def flink_arguments(options: PipelineOptions, name: str, start_from: str = "") -
         "--job_server_timeout=60",
         *environment,
         f"--parallelism={own.slots or 1}",
-        "--sdk_worker_parallelism=2",
         f"--max_bundle_size={own.bundle_events}",
         f"--max_bundle_time_mills={round(own.bundle_s * 1000)}",
         f"--checkpointing_interval={round(own.checkpoint_s * 1000)}",

@@ -17,6 +17,8 @@ from streaming.windows.sql_store import SqlStore
 
 BUSY_S = 30.0
 """A writer waits so long for another one."""
+_TURN = threading.Lock()
+"""Of the writers of this process. SQLite's own wait is a sleep, and longer than need be."""
 _DAMAGED = ("malformed", "not a database", "disk image")
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536")
 
@@ -45,15 +47,16 @@ class SqliteStore(SqlStore):
     @contextlib.contextmanager
     def _transaction(self, writes: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            db = self._connection(writes)
-            db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+            with _TURN if writes else contextlib.nullcontext():
+                db = self._connection(writes)
+                db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
         except sqlite3.DatabaseError as error:
             self.close()
             if any(word in str(error) for word in _DAMAGED):
