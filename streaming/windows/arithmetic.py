@@ -34,7 +34,7 @@ class Arithmetic:
         self._kinds = [
             (place, measure.value, kinds[measure.kind], measure) for place, measure in enumerate(measures, 1)
         ]
-        self._empty = [0, *(None if kind == GREATEST else 0 for *_, kind, _ in self._kinds)]
+        self._empty: Account = [0, *(None if kind == GREATEST else 0 for *_, kind, _ in self._kinds)]
         self._counts = [place for place, _, kind, _ in self._kinds if kind in (VALUES, PARTS)]
         self._maxima = [place for place, _, kind, _ in self._kinds if kind == VALUES]
 

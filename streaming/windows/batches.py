@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import apache_beam as beam
@@ -15,13 +14,16 @@ class Batch(list[Any]):
 class BatchCoder(beam.coders.Coder):
     """Of batches. Beam samples how large elements are, by their coder: a batch's length stands for that."""
 
+    def __init__(self) -> None:
+        self._any = beam.coders.PickleCoder()
+
     def encode(self, value: Any) -> bytes:
         """See Beam; where a runner splits a stage."""
-        return pickle.dumps(list(value), protocol=5)
+        return self._any.encode(value)
 
     def decode(self, encoded: bytes) -> Any:
         """See Beam."""
-        return pickle.loads(encoded)
+        return self._any.decode(encoded)
 
     def estimate_size(self, value: Any) -> int:
         """See Beam."""

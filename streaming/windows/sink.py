@@ -60,7 +60,7 @@ class _WithStore(beam.DoFn):
 
 
 class WriteRows(_WithStore):
-    """Lists of `Row` -> the store, when a bundle ends; and ("", end) of the first minute and of the last one that it has.
+    """Lists of `Row` -> the store, when a bundle ends; and ("", end) of the first minute and of the last one.
 
     Of longer windows it says nothing.
     """
@@ -88,8 +88,9 @@ class WriteRows(_WithStore):
 
 
 class WriteRecords(_WithStore):
-    """Lists of `Event` -> their records into the store, when a bundle ends; and ("", end) of the first minute and of the
-    last one.
+    """Lists of `Event` -> their records into the store, when a bundle ends.
+
+    Gives ("", end) of the first minute and of the last one, too.
     """
 
     def start_bundle(self) -> None:

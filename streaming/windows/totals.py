@@ -18,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from streaming.engine.flink_rest import DROPPED
 from streaming.windows.arithmetic import Account, Arithmetic, Minutes, Place
 from streaming.windows.batches import Batch
 from streaming.windows.declaration import MINUTE_S, Stream, Windows
@@ -59,7 +60,7 @@ class Totals(beam.PTransform):
                 changes
                 | "sum_in_bundle" >> beam.ParDo(SumInBundle(self._stream)).with_output_types(tuple[Place, Account])
                 | "add" >> beam.CombinePerKey(Combine(_arithmetic(self._stream)))
-                | "rows" >> beam.MapTuple(lambda place, totals: [Row(*place, totals)]).with_output_types(Batch)
+                | "rows" >> beam.MapTuple(_row).with_output_types(Batch)
             )
         return (
             changes
@@ -141,7 +142,8 @@ class RunningTotals(beam.DoFn):
 
     The state of a part is a log of what came. Where it has many windows it forgets those whose lateness has passed.
 
-    Metrics: `dropped`, accounts that came when their window was forgotten.
+    Metrics: `droppedDueToLateness`, accounts that came when their window was forgotten; the engine's own steps have one
+    of that name.
 
     Args:
       stream: The declaration.
@@ -154,7 +156,7 @@ class RunningTotals(beam.DoFn):
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lateness_s = stream.bounds.allowed_lateness_s
-        self._dropped = Metrics.counter(stream.name, "dropped")
+        self._dropped = Metrics.counter(stream.name, DROPPED)
 
     def setup(self) -> None:
         """See Beam."""
@@ -176,8 +178,11 @@ class RunningTotals(beam.DoFn):
         mirrored = self._logs.of((self._stream.name, "totals", part), log, token)
         log.add(encoded)
         accounts, totals = mirrored.content, self._arithmetic.totals
-        rows = [Row(*place, totals(account)) for place, account in self._added(accounts, encoded)]
-        mirrored.entries += len(rows)
+        _, came = _decode(encoded)
+        rows = [Row(*place, totals(account)) for place, account in self._added(accounts, came)]
+        mirrored.entries += len(came)
+        if len(rows) < len(came):
+            self._dropped.inc(len(came) - len(rows))
         if mirrored.is_long:
             _rewrite(mirrored, log)
         if len(accounts) > MANY and not accounts.expires:
@@ -209,23 +214,24 @@ class RunningTotals(beam.DoFn):
         accounts.expires = max(halfway(map(_end_s, accounts)) + self._lateness_s, earliest_s)
         expiry.set(Timestamp(accounts.expires))
 
-    def _added(self, accounts: _Accounts, encoded: bytes) -> Iterator[tuple[Place, Account]]:
-        """Adds accounts to those that are held, and gives what these come to."""
+    def _added(self, accounts: _Accounts, came: list[tuple[Place, Account]]) -> Iterator[tuple[Place, Account]]:
+        """Adds accounts to those that are held, unless they are too late, and gives what these come to."""
         add = self._arithmetic.add
-        over, came = _decode(encoded)
-        accounts.over = max(accounts.over, over)
         for place, account in came:
-            if place[2] + place[3] <= accounts.over:
-                self._dropped.inc()
-                continue
-            held = accounts.setdefault(place, account)
-            if held is not account:
-                add(held, account)
-            yield place, held
+            if place[2] + place[3] > accounts.over:
+                held = accounts.setdefault(place, account)
+                if held is not account:
+                    add(held, account)
+                yield place, held
 
     def _read(self, log: Iterable[bytes]) -> tuple[_Accounts, int]:
-        accounts = _Accounts()
-        return accounts, sum(1 for encoded in log for _ in self._added(accounts, encoded))
+        entries = [_decode(encoded) for encoded in log]
+        accounts = _Accounts(max((over for over, _ in entries), default=0))
+        return accounts, sum(1 for _, came in entries for _ in self._added(accounts, came))
+
+
+def _row(place: Place, totals: tuple[Any, ...]) -> list[Row]:
+    return [Row(*place, totals)]
 
 
 def _end_s(place: Place) -> int:
