@@ -47,7 +47,7 @@ class Settings:
       kafka_memory: Heap of the broker.
       flink_taskmanager_memory: Heap for the jobs of each TaskManager.
       flink_taskmanagers: TaskManagers that `up flink` starts, 1 or 2.
-      flink_slots: Slots of each TaskManager: parallel parts of a job, each with a Python worker of its own.
+      flink_slots: Slots of each TaskManager: parallel parts of a job, which share a Python worker.
       kafka: A broker elsewhere, host:port,host:port, to be used in place of ours; empty is ours.
       prediction_log: Where the model server logs: a folder, or kafka://host:port/topic; empty is `predictions` in the
         state folder, which takes what Kafka does not, too.

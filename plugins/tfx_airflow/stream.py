@@ -121,7 +121,7 @@ class WatchStream(_StreamOperator):
     """Watches a stream, and holds no worker meanwhile.
 
     It fails, with the reason, when the job has failed, stands still, completes no checkpoint or uses too much memory,
-    when the broker or a topic is away, when the engine drops messages as late, and when the store has lost something. A
+    when the broker or a topic is away, when messages are dropped as late, and when the store has lost something. A
     job that stands still is cancelled first: the next run's task `ensure` starts it from its last checkpoint. One of
     which a single partition stands still goes on. It ends well when the job was stopped on purpose, the checkout has
     new code, or the time is over.

@@ -142,14 +142,14 @@ class StreamWatched(PollingTrigger):
         return LOST, f"its store has lost what it had of the time before {since}, and is filled again by the next run"
 
     def _dropped(self, job: JobStatus) -> tuple[str, str] | None:
-        """What the engine drops is in no total and no dead letter: a message came later than the bound says."""
+        """What is dropped as late is in no total and no dead letter: a message came later than the bound says."""
         before, self._drops = self._drops, job.dropped
         # A job that was started again counts from 0.
         new = 0 if before is None else job.dropped - before if job.dropped >= before else job.dropped
         if not new:
             return None
         return DROPPED, (
-            f"Flink dropped {new} sums as late: messages came that are older than out_of_order_s "
+            f"{new} sums were dropped as late (one for each group and window): messages came that are older than out_of_order_s "
             "allows, or one was stamped too far ahead; correct that, or the bound, and fill in the rest with --anew"
         )
 

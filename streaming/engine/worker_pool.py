@@ -1,4 +1,4 @@
-"""The program `beam-workers`: starts a Python worker for each slot of Flink that asks for one.
+"""The program `beam-workers`: starts a Python worker for each TaskManager of Flink that asks for one.
 
 Its address is AIRTIGHT_BEAM_WORKERS. Beam's own worker pool listens on every interface, starts whatever `python` is
 first on PATH, and gives a worker that prints a pipe that nobody reads. Each of its workers imports Beam for itself,
@@ -93,8 +93,8 @@ def work(endpoint: str, worker_id: str) -> None:
     """
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    # Events and totals make no cycles: Python's thresholds would walk all that a worker holds again and again, which
-    # takes longer than the work itself.
+    # Neither events nor totals are in cycles, and Beam makes few. Python's own thresholds would walk all that a worker
+    # holds again and again, which takes longer than the work itself.
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

@@ -6,23 +6,21 @@ had the log, it is read again. Beam's own cache of state measures each entry in 
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 SLACK = 256
 """Entries of a log that say nothing any more before it is written anew, beside as many as do."""
-KEPT_S = 10.0
+KEPT_S = 600.0
 """A log that is not used for so long leaves the memory, and is read again when it is needed."""
 
-AT_ONCE = 4
-"""So many may leave the memory for each that comes."""
 
-_EVEN = "anno"
+_EVEN = "atmrr"
 """Flink chooses a key's slot by its hash. With these letters before them, 8 and 16 numbers lie evenly on 2, 4 and 8."""
 
 
@@ -73,8 +71,10 @@ class Mirrored(Generic[T]):
         return self.entries > 2 * len(self.content) + SLACK
 
 
-mirrored: OrderedDict[Hashable, Mirrored[Any]] = OrderedDict()
+in_memory: OrderedDict[Hashable, Mirrored[Any]] = OrderedDict()
 """Of this process, by name; the one that was used last is the last one."""
+_LOCK = threading.Lock()
+"""Of `in_memory`: a process has a thread for each bundle."""
 
 
 class Logs(Generic[T]):
@@ -89,7 +89,7 @@ class Logs(Generic[T]):
         self._current: dict[Hashable, Mirrored[T]] = {}
 
     def of(self, name: Hashable, log: Any, token: Any) -> Mirrored[T]:
-        """The log, as it is in state; from now on it is another one.
+        """The log, as it is in state. Once in a bundle a new token is written: what comes may change it.
 
         Args:
           name: Unique in this process.
@@ -98,18 +98,16 @@ class Logs(Generic[T]):
         """
         if name in self._current:
             return self._current[name]
-        written, one = token.read(), mirrored.pop(name, None)
+        written = token.read()
+        with _LOCK:
+            one = in_memory.pop(name, None)
         if one is None or one.token != written:
             one = Mirrored(*self._read(log.read()))
         one.token, one.used = uuid.uuid4().bytes, time.monotonic()
         token.write(one.token)
-        self._current[name] = mirrored[name] = one
-        _forget(one.used - KEPT_S)
+        self._current[name] = one
+        with _LOCK:
+            in_memory[name] = one
+            for other in [other for other, held in in_memory.items() if held.used < one.used - KEPT_S]:
+                del in_memory[other]
         return one
-
-
-def _forget(before: float) -> None:
-    """Forgets what was used last before a time; bundles of other threads do so at the same time."""
-    for name, one in list(islice(mirrored.items(), AT_ONCE)):
-        if one.used < before:
-            mirrored.pop(name, None)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -17,8 +18,9 @@ from streaming.windows.sql_store import SqlStore
 
 BUSY_S = 30.0
 """A writer waits so long for another one."""
-_TURN = threading.Lock()
-"""Of the writers of this process. SQLite's own wait is a sleep, and longer than need be."""
+_turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""Of the writers of this process to a file. SQLite's own wait is a sleep, and longer than need be."""
+os.register_at_fork(after_in_child=_turns.clear)
 _DAMAGED = ("malformed", "not a database", "disk image")
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536")
 
@@ -47,7 +49,7 @@ class SqliteStore(SqlStore):
     @contextlib.contextmanager
     def _transaction(self, writes: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            with _TURN if writes else contextlib.nullcontext():
+            with self._turn() if writes else contextlib.nullcontext():
                 db = self._connection(writes)
                 db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                 try:
@@ -67,6 +69,16 @@ class SqliteStore(SqlStore):
                 received=str(error),
                 remedy="Start the stream, which makes and fills it; see that it is not locked and the disk not full.",
             ) from error
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        turn = _turns[self.path]
+        if not turn.acquire(timeout=BUSY_S):
+            raise sqlite3.OperationalError(f"another thread has been writing for {BUSY_S:g} s")
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _moved_aside(self, error: sqlite3.DatabaseError) -> TransientError:
         aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -28,10 +28,12 @@ from streaming.windows.versions import Change
 
 PARTS = 8
 """A stream's keys share so many keys of the engine's state."""
-MANY = 5_000
+MANY = 500
 """Windows of a part; fewer are held however old they are, so that the timers of a sparse stream are few, too."""
 EXPIRY_S = 600.0
-"""Windows are forgotten once in so many seconds of event time at most."""
+"""A part forgets windows once in so many seconds of event time at most, unless its state is read again."""
+BEFORE_ALL = -(1 << 40)
+"""A minute before all others."""
 SLICE = 10_000
 """Accounts in one entry of a log that is written anew."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -70,7 +72,7 @@ class Totals(beam.PTransform):
 
 
 class SumInBundle(beam.DoFn):
-    """Lists of `Change` -> (`Place`, account) of the bundle, once each.
+    """Lists of `Change` -> (`Place`, account) of the bundle, once each; for an input that ends.
 
     Args:
       stream: The declaration.
@@ -105,13 +107,18 @@ class SumInBundle(beam.DoFn):
         if self._stream.windows:
             for (group, key, minute, _), account in self._minutes.accounts.items():
                 for start, minutes in self._windows_of(minute):
-                    window_sum = sums.setdefault((group, key, start, minutes), self._arithmetic.empty())
-                    self._arithmetic.add(window_sum, account)
+                    place = (group, key, start, minutes)
+                    if place not in sums:
+                        sums[place] = self._arithmetic.empty()
+                    self._arithmetic.add(sums[place], account)
         return sums.items()
 
 
 class PackInBundle(SumInBundle):
-    """Lists of `Change` -> (part of the keys, encoded accounts), together as far as they share a state."""
+    """Lists of `Change` -> (part of the keys, encoded accounts): the same for an input that goes on for ever.
+
+    Accounts are together as far as they share a state.
+    """
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """See Beam."""
@@ -120,7 +127,7 @@ class PackInBundle(SumInBundle):
             packs[shared_key(place[0] + place[1], PARTS)].append((place, account))
         for part, pack in packs.items():
             oldest = min(start for (_, _, start, _), _ in pack)
-            yield WindowedValue((part, _encode((0, pack))), Timestamp(oldest * MINUTE_S), [GlobalWindow()])
+            yield WindowedValue((part, _encode((BEFORE_ALL, pack))), Timestamp(oldest * MINUTE_S), [GlobalWindow()])
 
 
 class _Accounts(dict[Place, Account]):
@@ -130,7 +137,7 @@ class _Accounts(dict[Place, Account]):
       over: Minute since 1970; windows that end by it are gone, and what comes to them is too late.
     """
 
-    def __init__(self, over: int = 0) -> None:
+    def __init__(self, over: int = BEFORE_ALL) -> None:
         super().__init__()
         self.over = over
         self.expires = 0.0
@@ -190,6 +197,10 @@ class RunningTotals(beam.DoFn):
             self._expire_later(accounts, 0.0, expiry)
         yield rows
 
+    def finish_bundle(self) -> None:
+        """Holds nothing until the next bundle, which may be another step's turn."""
+        self._logs = Logs(self._read)
+
     @on_timer(EXPIRY)
     def expire(
         self,
@@ -226,8 +237,10 @@ class RunningTotals(beam.DoFn):
 
     def _read(self, log: Iterable[bytes]) -> tuple[_Accounts, int]:
         entries = [_decode(encoded) for encoded in log]
-        accounts = _Accounts(max((over for over, _ in entries), default=0))
-        return accounts, sum(1 for _, came in entries for _ in self._added(accounts, came))
+        accounts = _Accounts(max((over for over, _ in entries), default=BEFORE_ALL))
+        for _, came in entries:
+            deque(self._added(accounts, came), maxlen=0)
+        return accounts, sum(len(came) for _, came in entries)
 
 
 def _row(place: Place, totals: tuple[Any, ...]) -> list[Row]:

@@ -19,7 +19,7 @@ MINUTE = BEGIN // 60
 
 
 def event(minute: int, cents: int) -> Event:
-    return Event((MINUTE + minute) * 60.0, {"shop": "a", "kind": "order"}, {"cents": cents}, "x")
+    return Event((MINUTE + minute) * 60.0, {"shop": "a", "kind": "gift"}, {"cents": cents}, "x")
 
 
 class Engine:
@@ -45,6 +45,7 @@ class Engine:
             handle = Handle(self.states.setdefault(element.value[0], State()), self.dice)
             for rows in self.step.process(element.value, handle, Token(handle.value), handle):
                 self.rows.update((row[:4], row.totals) for row in rows)
+        self.step.finish_bundle()
 
     def advance_to(self, now: float) -> None:
         for part, state in self.states.items():
@@ -58,12 +59,12 @@ class Engine:
         return self.rows.get(("all", "", MINUTE + minute, 1))
 
     def accounts(self) -> int:
-        return sum(len(log.content) for log in mirrored_log.mirrored.values())
+        return sum(len(log.content) for log in mirrored_log.in_memory.values())
 
 
 @pytest.fixture(autouse=True)
 def _nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    mirrored_log.mirrored.clear()
+    mirrored_log.in_memory.clear()
     monkeypatch.setattr(mirrored_log, "SLACK", 4)
 
 
@@ -82,7 +83,7 @@ def test_totals_are_exact_when_the_engine_goes_back(seed: int) -> None:
         if fails:
             at, engine.states = kept[0], copy(kept[1])
             if engine.dice.random() < 0.5:
-                mirrored_log.mirrored.clear()
+                mirrored_log.in_memory.clear()
         elif engine.dice.random() < 0.4:
             kept = (at, copy(engine.states))
     for minutes, every in ((1, 1), (5, 5), (10, 2)):
@@ -91,8 +92,9 @@ def test_totals_are_exact_when_the_engine_goes_back(seed: int) -> None:
             if start % every:
                 continue
             within = [one.values["cents"] for one in events[1::2] if first <= one.at // 60 - MINUTE < first + minutes]
-            row = engine.rows.get(("all", "", start, minutes), (0, 0, 0, None))
-            assert row[:2] == (len(within), sum(within)), (first, minutes)
+            expected = (len(within), sum(within), sum(within), max(within, default=None))
+            for place in (("all", "", start, minutes), ("gifts", "a", start, minutes)):
+                assert engine.rows.get(place, (0, 0, 0, None)) == expected, place
 
 
 def test_windows_are_forgotten_when_their_lateness_has_passed_and_do_not_begin_anew(
@@ -111,7 +113,7 @@ def test_windows_are_forgotten_when_their_lateness_has_passed_and_do_not_begin_a
     assert engine.dropped, "what is too late is counted"
     assert engine.of_minute(10)[:2] == (1, 1), "and does not take the place of what was written"
     assert engine.of_minute(999)[:2] == (2, 6)
-    mirrored_log.mirrored.clear()
+    mirrored_log.in_memory.clear()
     engine.bundle([(1, event(10, 7))])
     assert engine.of_minute(10)[:2] == (1, 1), "also where the state is read again"
 
@@ -127,14 +129,37 @@ def test_few_windows_are_held_however_old_they_are() -> None:
 def test_a_log_that_is_not_used_leaves_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrored_log, "KEPT_S", 0.0)
     engine = Engine()
-    for minute in range(3):
+    for _ in range(3):
+        engine.bundle([(1, event(0, 1))])
+        assert len(mirrored_log.in_memory) == 1, "only what was used last"
+        assert not engine.step._logs._current, "and the step holds nothing"
+    assert engine.of_minute(0)[:2] == (3, 3), "it is read again"
+
+
+def test_late_sums_do_not_make_a_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "MANY", 10)
+    engine = Engine()
+    for minute in range(500):
         engine.bundle([(1, event(minute, 1))])
-    assert len(mirrored_log.mirrored) <= len(engine.states)
-    assert engine.of_minute(2)[:2] == (1, 1)
-    first = engine.states.copy()
-    logs = mirrored_log.Logs(engine.step._read)
-    state = State()
-    for name in ("a", "b"):
-        logs.of(name, Handle(state, engine.dice), Token(state))
-    assert set(mirrored_log.mirrored) == {"b"}, "only what was used last"
-    assert first == engine.states
+        engine.advance_to((MINUTE + minute) * 60)
+    for _ in range(100):
+        mirrored_log.in_memory.clear()
+        engine.bundle([(1, event(0, 1))])
+    accounts = engine.accounts()
+    assert sum(len(totals._decode(entry)[1]) for state in engine.states.values() for entry in state.log) < 4 * accounts
+
+
+def test_a_part_is_one_entry_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "SLICE", 3)
+    engine = Engine()
+    for _ in range(3):
+        engine.bundle([(1, event(minute, 1)) for minute in range(40)])
+        mirrored_log.in_memory.clear()
+    assert {engine.of_minute(minute)[:2] for minute in range(40)} == {(3, 3)}
+
+
+def test_windows_before_1970_count() -> None:
+    engine = Engine()
+    engine.bundle([(1, event(-MINUTE - 5, 1))])
+    assert engine.of_minute(-MINUTE - 5)[:2] == (1, 1)
+    assert not engine.dropped

@@ -73,7 +73,7 @@ class Engine:
                 at, states, changes = kept
                 self.states, self.changes = copy(states), changes.copy()
                 if self.dice.random() < 0.3:
-                    mirrored_log.mirrored.clear()
+                    mirrored_log.in_memory.clear()
             elif self.dice.random() < 0.4:
                 kept = (at, copy(self.states), self.changes.copy())
 
@@ -103,26 +103,26 @@ class Engine:
 def test_versions_are_exact_when_the_engine_goes_back(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "BUCKETS", 3)
     monkeypatch.setattr(mirrored_log, "SLACK", 20)
-    mirrored_log.mirrored.clear()
+    mirrored_log.in_memory.clear()
     messages, engine = orders(300, seed, versions=0.5), Engine(seed)
     engine.run(in_time(messages))
     counted = +engine.changes
     assert set(counted.values()) == {1}
     expected = [totals for (group, *_), totals in plain(messages).items() if group == "all"]
     assert (len(counted), sum(cents for *_, cents in counted)) == tuple(map(sum, zip(*expected, strict=True)))[:2]
-    held = sum(len(log.content) for log in mirrored_log.mirrored.values())
+    held = sum(len(log.content) for log in mirrored_log.in_memory.values())
     assert held == 300
     assert sum(len(state.log) for state in engine.states.values()) <= 2 * 300 + 3 * 21
 
     for name in engine.states:
         assert engine.states[name].at is not None
         engine.fire(name)
-    assert not any(log.content for log in mirrored_log.mirrored.values()), "all is forgotten"
+    assert not any(log.content for log in mirrored_log.in_memory.values()), "all is forgotten"
     assert not any(state.log for state in engine.states.values())
 
 
 def test_an_older_version_that_comes_later_changes_nothing() -> None:
-    mirrored_log.mirrored.clear()
+    mirrored_log.in_memory.clear()
     engine = Engine(0)
     pair = [message(at=BEGIN, id="a", cents=cents, published=BEGIN + cents) for cents in (2, 1)]
     engine.bundle([read(parse, STREAM, one) for one in pair])
@@ -133,18 +133,18 @@ def test_identities_expire_where_jobs_restart_more_often_than_their_lifetime(mon
     monkeypatch.setattr(versions, "BUCKETS", 1)
     engine, held = Engine(0), []
     for hours in range(0, 200, 20):
-        mirrored_log.mirrored.clear()  # Another worker, after an upgrade.
+        mirrored_log.in_memory.clear()  # Another worker, after an upgrade.
         at = BEGIN + hours * 3600
         engine.advance_to(at)
         engine.bundle([read(parse, STREAM, message(at=at, id=f"{hours}/{number}")) for number in range(5)])
-        (log,) = mirrored_log.mirrored.values()
+        (log,) = mirrored_log.in_memory.values()
         held.append(len(log.content))
     assert max(held) <= 15, "those of two lifetimes at most"
     assert engine.changes.total() == 50
 
 
 def test_a_late_correction_is_the_message_as_it_was() -> None:
-    mirrored_log.mirrored.clear()
+    mirrored_log.in_memory.clear()
     engine = Engine(0)
     pair = [message(at=BEGIN, id="a"), message(at=BEGIN + 60, id="a", published=BEGIN + LATENESS_S + 1)]
     engine.bundle([read(parse, STREAM, one) for one in pair])
