@@ -149,8 +149,9 @@ class StreamWatched(PollingTrigger):
         if not new:
             return None
         return DROPPED, (
-            f"{new} sums were dropped as late (one for each group and window): messages came that are older than out_of_order_s "
-            "allows, or one was stamped too far ahead; correct that, or the bound, and fill in the rest with --anew"
+            f"{new} sums (of a group and window each) were dropped as late: messages came that are older than "
+            "out_of_order_s allows, or one was stamped too far ahead; correct that, or the bound, and fill in the rest "
+            "with --anew"
         )
 
     def _stuck(self, status: StreamStatus) -> tuple[str, str] | None:

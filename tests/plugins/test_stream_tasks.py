@@ -218,9 +218,11 @@ def test_what_the_engine_drops_as_late_turns_the_task_red(cluster: Cluster) -> N
     cluster.change(dropped=0)
     assert trigger.poll() is None, "it was started again"
     cluster.change(dropped=3)
-    assert "Flink dropped 3 sums as late" in red(cluster, trigger)
+    assert "3 sums (of a group and window each) were dropped" in red(cluster, trigger)
     cluster.change(dropped=1)
-    assert "Flink dropped 1 sums as late" in red(cluster, trigger), "it was started again between two looks"
+    assert "1 sums (of a group and window each) were dropped" in red(cluster, trigger), (
+        "it was started again between two looks"
+    )
 
 
 def test_the_newest_checkpoint_is_kept_for_a_flink_that_forgets(cluster: Cluster) -> None:
