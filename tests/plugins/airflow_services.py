@@ -74,6 +74,8 @@ STANDARD_DAGS = {
     "flight_delays": SUPERVISED,
 }
 
+PROMOTE = "flight_delays_promote"
+
 
 class Airflow:
     """The local services without supervisor, and Airflow's REST API.
@@ -286,26 +288,26 @@ class Airflow:
         instances = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
         return {task["task_id"]: task for task in instances}
 
-    def propose(self, run: str, **conf: str) -> str:
-        """Starts a promotion and waits until it waits for a person; gives what the person sees."""
-        dag = "dags/flight_delays_promote/dagRuns"
-        self.ask("POST", dag, {"dag_run_id": run, "conf": {"reason": "it is better"} | conf, "logical_date": None})
-        until(lambda: self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input", "it waits")
-        return self.ask("GET", f"{dag}/{run}/taskInstances/approve/-1/hitlDetails")["body"]
+    def propose(self, run: str, dag: str = PROMOTE, **conf: str) -> str:
+        """Starts what a person approves, and waits until it waits for one; gives what the person sees."""
+        conf = {"reason": "it is better"} | conf
+        self.ask("POST", f"dags/{dag}/dagRuns", {"dag_run_id": run, "conf": conf, "logical_date": None})
+        until(lambda: self.tasks(run, dag)["approve"]["state"] == "awaiting_input", "it waits")
+        return self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails")["body"]
 
-    def answer(self, run: str, option: str, note: str = "") -> dict[str, str]:
+    def answer(self, run: str, option: str, note: str = "", dag: str = PROMOTE) -> dict[str, str]:
         """Answers as a person does in the UI; gives the tasks' states in the end."""
-        dag = f"dags/flight_delays_promote/dagRuns/{run}"
+        path = f"dags/{dag}/dagRuns/{run}"
         answered = {"chosen_options": [option], "params_input": {"note": note}}
 
         def is_over() -> bool:
             # Also again: Airflow takes a task for lost that is answered in the second in which it begins to wait.
-            if self.tasks(run, "flight_delays_promote")["approve"]["state"] == "awaiting_input":
-                self.ask("PATCH", f"{dag}/taskInstances/approve/-1/hitlDetails", answered)
-            return self.ask("GET", dag)["state"] in ("success", "failed")
+            if self.tasks(run, dag)["approve"]["state"] == "awaiting_input":
+                self.ask("PATCH", f"{path}/taskInstances/approve/-1/hitlDetails", answered)
+            return self.ask("GET", path)["state"] in ("success", "failed")
 
         until(is_over, f"{run} ends")
-        return {task: instance["state"] for task, instance in self.tasks(run, "flight_delays_promote").items()}
+        return {task: instance["state"] for task, instance in self.tasks(run, dag).items()}
 
     def ended(self, run: str, dag: str = "words", patience_s: float = PATIENCE_S) -> dict[str, tuple[str, int]]:
         """Waits for the run and gives state and tries of each task."""

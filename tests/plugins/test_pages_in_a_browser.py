@@ -190,15 +190,10 @@ def test_who_is_not_assigned_may_not_approve(airflow):
 
 
 def test_an_alarm_is_acknowledged_when_a_person_approves(airflow):
-    dag = f"dags/{MODEL}_alarms/dagRuns"
-    conf = {"action": "acknowledge", "alarm": "2013-07-04", "reason": "a holiday"}
-    airflow.ask("POST", dag, {"dag_run_id": "holiday", "conf": conf, "logical_date": None})
-    waits = lambda: airflow.tasks("holiday", f"{MODEL}_alarms")["approve"]["state"] == "awaiting_input"  # noqa: E731
-    until(waits, "it waits")
-    detail = f"{dag}/holiday/taskInstances/approve/-1/hitlDetails"
-    assert "a holiday" in airflow.ask("GET", detail)["body"]
-    airflow.ask("PATCH", detail, {"chosen_options": ["Approve"], "params_input": {"note": "seen"}})
-    assert airflow.ended("holiday", f"{MODEL}_alarms")["act_on_alarm"][0] == "success"
+    dag = f"{MODEL}_alarms"
+    seen = airflow.propose("holiday", dag, action="acknowledge", alarm="2013-07-04", reason="a holiday")
+    assert "a holiday" in seen
+    assert airflow.answer("holiday", "Approve", "seen", dag)["act_on_alarm"] == "success"
     with Browser() as browser:
         browser.log_in(airflow.url, "admin", state_folder.password(airflow.home))
         browser.go(f"{airflow.url}/dags/{MODEL}/plugin/model")
