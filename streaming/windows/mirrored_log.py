@@ -14,6 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
+import apache_beam as beam
+from apache_beam.coders import BytesCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
+
 SLACK = 256
 """Entries of a log that say nothing any more before it is written anew, beside as many as do."""
 KEPT_S = 600.0
@@ -64,6 +70,8 @@ class Mirrored(Generic[T]):
     def __init__(self, content: T, entries: int) -> None:
         self.content, self.entries = content, entries
         self.token, self.used = b"", 0.0
+        self.expires = 0.0
+        """Event time of its timer, seconds; 0 for none."""
 
     @property
     def is_long(self) -> bool:
@@ -111,3 +119,83 @@ class Logs(Generic[T]):
             for other in [other for other, held in in_memory.items() if held.used < one.used - KEPT_S]:
                 del in_memory[other]
         return one
+
+
+class KeepsLog(beam.DoFn, Generic[T]):
+    """A step of which each key's state is a log, and which forgets what is old.
+
+    Args:
+      name: Of the step, unique in this process.
+      age_s: For how long an entry is needed, seconds of event time.
+      least_s: Between two times of forgetting, seconds of event time.
+      many: A log of fewer entries forgets nothing, so that the timers of a sparse stream are few, too.
+    """
+
+    LOG = BagStateSpec("log", BytesCoder())
+    TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
+    EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)
+
+    def __init__(self, name: str, age_s: float, least_s: float, many: int = 0) -> None:
+        self._name, self._age_s, self._least_s, self._many = name, age_s, least_s, many
+
+    def start_bundle(self) -> None:
+        """See Beam."""
+        self._logs = Logs(self._read)
+
+    def finish_bundle(self) -> None:
+        """Holds nothing until the next bundle, which may be another step's turn."""
+        self.start_bundle()
+
+    def _log_of(self, key: str, log: Any, token: Any) -> Mirrored[T]:
+        return self._logs.of((self._name, key), log, token)
+
+    def _added(self, one: Mirrored[T], log: Any, expiry: Any) -> None:
+        """To be called when something was added to a log."""
+        if one.is_long:
+            self._rewrite(one, log)
+        if len(one.content) > self._many and not one.expires:
+            # After a restart a timer may wait; it is set anew for what the log held before.
+            self._expire_later(one, 0.0, expiry)
+
+    @on_timer(EXPIRY)
+    def expire(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        log: Any = beam.DoFn.StateParam(LOG),
+        token: Any = beam.DoFn.StateParam(TOKEN),
+        stamp: Any = beam.DoFn.TimestampParam,
+        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
+    ) -> None:
+        """Forgets what is old."""
+        one, now_s = self._log_of(key, log, token), stamp.micros / 1e6
+        self._forget(one.content, now_s - self._age_s)
+        self._rewrite(one, log)
+        one.expires = 0.0
+        if len(one.content) > self._many:
+            self._expire_later(one, now_s + self._least_s, expiry)
+
+    def _expire_later(self, one: Mirrored[T], earliest_s: float, expiry: Any) -> None:
+        one.expires = max(halfway(self._times(one.content)) + self._age_s, earliest_s)
+        expiry.set(Timestamp(one.expires))
+
+    def _rewrite(self, one: Mirrored[T], log: Any) -> None:
+        log.clear()
+        for entry in self._entries(one.content):
+            log.add(entry)
+        one.entries = len(one.content)
+
+    def _read(self, log: Iterable[bytes]) -> tuple[T, int]:
+        """What a log says, whatever order the engine gives it in, and how many entries those are."""
+        raise NotImplementedError
+
+    def _entries(self, content: T) -> Iterable[bytes]:
+        """A log that says the same."""
+        raise NotImplementedError
+
+    def _times(self, content: T) -> Iterable[float]:
+        """Event times of the entries, seconds."""
+        raise NotImplementedError
+
+    def _forget(self, content: T, before_s: float) -> None:
+        """Removes entries of that event time or older."""
+        raise NotImplementedError

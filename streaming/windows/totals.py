@@ -9,11 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 import msgspec
-from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms import window
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
@@ -22,7 +19,7 @@ from streaming.engine.flink_rest import DROPPED
 from streaming.windows.arithmetic import Account, Arithmetic, Minutes, Place
 from streaming.windows.batches import Batch
 from streaming.windows.declaration import MINUTE_S, Stream, Windows
-from streaming.windows.mirrored_log import Logs, Mirrored, halfway, shared_key
+from streaming.windows.mirrored_log import KeepsLog, shared_key
 from streaming.windows.store import Row
 from streaming.windows.versions import Change
 
@@ -140,14 +137,12 @@ class _Accounts(dict[Place, Account]):
     def __init__(self, over: int = BEFORE_ALL) -> None:
         super().__init__()
         self.over = over
-        self.expires = 0.0
-        """Event time of the timer, seconds; 0 for none."""
 
 
-class RunningTotals(beam.DoFn):
+class RunningTotals(KeepsLog[_Accounts]):
     """(part, encoded accounts) -> list of `store.Row`: what the accounts come to with all that came before.
 
-    The state of a part is a log of what came. Where it has many windows it forgets those whose lateness has passed.
+    The log of a part is what came. Where it has many windows it forgets those whose lateness has passed.
 
     Metrics: `droppedDueToLateness`, accounts that came when their window was forgotten; the engine's own steps have one
     of that name.
@@ -156,76 +151,36 @@ class RunningTotals(beam.DoFn):
       stream: The declaration.
     """
 
-    LOG = BagStateSpec("log", BytesCoder())
-    TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
-    EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)
-
     def __init__(self, stream: Stream) -> None:
+        super().__init__(f"{stream.name} totals", stream.bounds.allowed_lateness_s, EXPIRY_S, MANY)
         self._stream = stream
-        self._lateness_s = stream.bounds.allowed_lateness_s
         self._dropped = Metrics.counter(stream.name, DROPPED)
 
     def setup(self) -> None:
         """See Beam."""
         self._arithmetic = _arithmetic(self._stream)
 
-    def start_bundle(self) -> None:
-        """See Beam."""
-        self._logs = Logs(self._read)
-
     def process(
         self,
         element: tuple[str, bytes],
-        log: Any = beam.DoFn.StateParam(LOG),
-        token: Any = beam.DoFn.StateParam(TOKEN),
-        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
+        log: Any = beam.DoFn.StateParam(KeepsLog.LOG),
+        token: Any = beam.DoFn.StateParam(KeepsLog.TOKEN),
+        expiry: Any = beam.DoFn.TimerParam(KeepsLog.EXPIRY),
     ) -> Iterator[list[Row]]:
         """See Beam."""
         part, encoded = element
-        mirrored = self._logs.of((self._stream.name, "totals", part), log, token)
+        mirrored = self._log_of(part, log, token)
         log.add(encoded)
-        accounts, totals = mirrored.content, self._arithmetic.totals
+        totals = self._arithmetic.totals
         _, came = _decode(encoded)
-        rows = [Row(*place, totals(account)) for place, account in self._added(accounts, came)]
+        rows = [Row(*place, totals(account)) for place, account in self._sums(mirrored.content, came)]
         mirrored.entries += len(came)
         if len(rows) < len(came):
             self._dropped.inc(len(came) - len(rows))
-        if mirrored.is_long:
-            _rewrite(mirrored, log)
-        if len(accounts) > MANY and not accounts.expires:
-            # After a restart a timer may wait; it is set anew for what the log held before.
-            self._expire_later(accounts, 0.0, expiry)
+        self._added(mirrored, log, expiry)
         yield rows
 
-    def finish_bundle(self) -> None:
-        """Holds nothing until the next bundle, which may be another step's turn."""
-        self._logs = Logs(self._read)
-
-    @on_timer(EXPIRY)
-    def expire(
-        self,
-        part: Any = beam.DoFn.KeyParam,
-        log: Any = beam.DoFn.StateParam(LOG),
-        token: Any = beam.DoFn.StateParam(TOKEN),
-        stamp: Any = beam.DoFn.TimestampParam,
-        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
-    ) -> None:
-        """Forgets the windows whose lateness has passed."""
-        mirrored = self._logs.of((self._stream.name, "totals", part), log, token)
-        accounts, now_s = mirrored.content, stamp.micros / 1e6
-        accounts.over = max(accounts.over, int((now_s - self._lateness_s) // MINUTE_S))
-        for place in [place for place in accounts if _end_s(place) <= accounts.over * MINUTE_S]:
-            del accounts[place]
-        _rewrite(mirrored, log)
-        accounts.expires = 0.0
-        if len(accounts) > MANY:
-            self._expire_later(accounts, now_s + EXPIRY_S, expiry)
-
-    def _expire_later(self, accounts: _Accounts, earliest_s: float, expiry: Any) -> None:
-        accounts.expires = max(halfway(map(_end_s, accounts)) + self._lateness_s, earliest_s)
-        expiry.set(Timestamp(accounts.expires))
-
-    def _added(self, accounts: _Accounts, came: list[tuple[Place, Account]]) -> Iterator[tuple[Place, Account]]:
+    def _sums(self, accounts: _Accounts, came: list[tuple[Place, Account]]) -> Iterator[tuple[Place, Account]]:
         """Adds accounts to those that are held, unless they are too late, and gives what these come to."""
         add = self._arithmetic.add
         for place, account in came:
@@ -239,8 +194,21 @@ class RunningTotals(beam.DoFn):
         entries = [_decode(encoded) for encoded in log]
         accounts = _Accounts(max((over for over, _ in entries), default=BEFORE_ALL))
         for _, came in entries:
-            deque(self._added(accounts, came), maxlen=0)
+            deque(self._sums(accounts, came), maxlen=0)
         return accounts, sum(len(came) for _, came in entries)
+
+    def _entries(self, content: _Accounts) -> Iterator[bytes]:
+        accounts = list(content.items())
+        for at in range(0, len(accounts) or 1, SLICE):
+            yield _encode((content.over, accounts[at : at + SLICE]))
+
+    def _times(self, content: _Accounts) -> Iterable[float]:
+        return map(_end_s, content)
+
+    def _forget(self, content: _Accounts, before_s: float) -> None:
+        content.over = max(content.over, int(before_s // MINUTE_S))
+        for place in [place for place in content if _end_s(place) <= content.over * MINUTE_S]:
+            del content[place]
 
 
 def _row(place: Place, totals: tuple[Any, ...]) -> list[Row]:
@@ -249,14 +217,6 @@ def _row(place: Place, totals: tuple[Any, ...]) -> list[Row]:
 
 def _end_s(place: Place) -> int:
     return (place[2] + place[3]) * MINUTE_S
-
-
-def _rewrite(mirrored: Mirrored[_Accounts], log: Any) -> None:
-    log.clear()
-    accounts = list(mirrored.content.items())
-    for at in range(0, len(accounts) or 1, SLICE):
-        log.add(_encode((mirrored.content.over, accounts[at : at + SLICE])))
-    mirrored.entries = len(accounts)
 
 
 class Combine(beam.CombineFn):

@@ -8,10 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 import msgspec
-from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
@@ -20,7 +17,7 @@ from streaming.windows.batches import Batch
 from streaming.windows.declaration import Stream
 from streaming.windows.letters import Letter, letter_bytes
 from streaming.windows.messages import LATE_CORRECTION, NO_MESSAGE, Event
-from streaming.windows.mirrored_log import Logs, Mirrored, halfway, shared_key
+from streaming.windows.mirrored_log import KeepsLog, shared_key
 from streaming.windows.parsing import LETTERS
 
 BUCKETS = 16
@@ -88,9 +85,7 @@ class _Decides(beam.DoFn):
     """What a version changes; the same for both ways to hold versions."""
 
     def __init__(self, stream: Stream) -> None:
-        self._name = stream.name
         self._lateness_s = stream.bounds.allowed_lateness_s
-        self._lifetime_s = stream.identity.lifetime_s if stream.identity else 0.0
         self._counters = {
             name: Metrics.counter(stream.name, name) for name in ("duplicates", "outdated", "corrected", "late")
         }
@@ -145,30 +140,25 @@ class _Bucket(dict[str, bytes]):
     def __init__(self, entries: dict[str, bytes], number: int) -> None:
         super().__init__(entries)
         self.number = number
-        self.expires = 0.0
-        """Event time of its timer, seconds; 0 for none."""
 
 
-class LastVersions(_Decides):
+class LastVersions(_Decides, KeepsLog[_Bucket]):
     """(bucket, encoded events) -> list of `Change`; holds the last versions in the engine's state.
 
-    Each bucket is a log of versions in state.
+    A bucket forgets identities of which nothing was published for a lifetime.
     """
 
-    LOG = BagStateSpec("log", BytesCoder())
-    TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
-    EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)
-
-    def start_bundle(self) -> None:
-        """See Beam."""
-        self._logs = Logs(_read)
+    def __init__(self, stream: Stream) -> None:
+        _Decides.__init__(self, stream)
+        lifetime_s = stream.identity.lifetime_s if stream.identity else 0.0
+        KeepsLog.__init__(self, f"{stream.name} versions", lifetime_s, lifetime_s / EXPIRIES)
 
     def process(
         self,
         element: tuple[str, bytes],
-        log: Any = beam.DoFn.StateParam(LOG),
-        token: Any = beam.DoFn.StateParam(TOKEN),
-        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
+        log: Any = beam.DoFn.StateParam(KeepsLog.LOG),
+        token: Any = beam.DoFn.StateParam(KeepsLog.TOKEN),
+        expiry: Any = beam.DoFn.TimerParam(KeepsLog.EXPIRY),
     ) -> Iterator[Any]:
         """See Beam."""
         name, encoded = element
@@ -177,7 +167,7 @@ class LastVersions(_Decides):
         if len(changes) == len(events):
             yield changes
             return
-        mirrored = self._logs.of((self._name, name), log, token)
+        mirrored = self._log_of(name, log, token)
         bucket = mirrored.content
         for event in events:
             if not event.identity:
@@ -191,61 +181,30 @@ class LastVersions(_Decides):
                 log.add(entry)
                 bucket[event.identity] = entry
                 bucket.number, mirrored.entries = bucket.number + 1, mirrored.entries + 1
-        if mirrored.is_long:
-            _rewrite(mirrored, log)
-        if bucket and not bucket.expires:
-            # After a restart a timer may wait; it is set anew for what the log held before.
-            self._expire_later(bucket, 0.0, expiry)
+        self._added(mirrored, log, expiry)
         yield changes
 
-    def finish_bundle(self) -> None:
-        """Holds nothing until the next bundle, which may be another step's turn."""
-        self._logs = Logs(_read)
+    def _read(self, log: Iterable[bytes]) -> tuple[_Bucket, int]:
+        last: dict[str, tuple[int, bytes]] = {}
+        entries = 0
+        for entry in log:
+            number, event = _decode(entry)
+            entries += 1
+            if number > last.get(event.identity, (0, b""))[0]:
+                last[event.identity] = number, entry
+        number = max((number for number, _ in last.values()), default=0) + 1
+        return _Bucket({identity: entry for identity, (_, entry) in last.items()}, number), entries
 
-    @on_timer(EXPIRY)
-    def expire(
-        self,
-        name: Any = beam.DoFn.KeyParam,
-        log: Any = beam.DoFn.StateParam(LOG),
-        token: Any = beam.DoFn.StateParam(TOKEN),
-        stamp: Any = beam.DoFn.TimestampParam,
-        expiry: Any = beam.DoFn.TimerParam(EXPIRY),
-    ) -> None:
-        """Forgets identities of which nothing was published for a lifetime."""
-        mirrored = self._logs.of((self._name, name), log, token)
-        bucket, now = mirrored.content, stamp.micros / 1e6
-        old = [identity for identity, entry in bucket.items() if _published(entry) + self._lifetime_s <= now]
-        for identity in old:
-            del bucket[identity]
-        _rewrite(mirrored, log)
-        bucket.expires = 0.0
-        if bucket:
-            self._expire_later(bucket, now + self._lifetime_s / EXPIRIES, expiry)
+    def _entries(self, content: _Bucket) -> Iterable[bytes]:
+        return content.values()
 
-    def _expire_later(self, bucket: _Bucket, earliest: float, expiry: Any) -> None:
-        bucket.expires = max(halfway(map(_published, bucket.values())) + self._lifetime_s, earliest)
-        expiry.set(Timestamp(bucket.expires))
+    def _times(self, content: _Bucket) -> Iterable[float]:
+        return map(_published, content.values())
 
-
-def _read(log: Iterable[bytes]) -> tuple[_Bucket, int]:
-    """What a log says, whatever order the engine gives it in."""
-    last: dict[str, tuple[int, bytes]] = {}
-    entries = 0
-    for entry in log:
-        number, event = _decode(entry)
-        entries += 1
-        if number > last.get(event.identity, (0, b""))[0]:
-            last[event.identity] = number, entry
-    number = max((number for number, _ in last.values()), default=0) + 1
-    return _Bucket({identity: entry for identity, (_, entry) in last.items()}, number), entries
+    def _forget(self, content: _Bucket, before_s: float) -> None:
+        for identity in [identity for identity, entry in content.items() if _published(entry) <= before_s]:
+            del content[identity]
 
 
 def _published(entry: bytes) -> float:
     return _decode(entry)[1].published_ms / 1000
-
-
-def _rewrite(mirrored: Mirrored[_Bucket], log: Any) -> None:
-    log.clear()
-    for entry in mirrored.content.values():
-        log.add(entry)
-    mirrored.entries = len(mirrored.content)
